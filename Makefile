@@ -1,0 +1,30 @@
+# `make demo` and `make test` do all set-up on a fresh machine; `make install` does nothing else.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: install demo test lint proofs
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'mtlkit needs Python 3.11 or newer; set PYTHON=...')"
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -e ".[dev]"
+	touch $@
+
+# A new folder each time: a run is never overwritten.
+demo: $(STAMP)
+	$(BIN)/mtlkit train demo output_dir=runs/demo-$$(date +%Y%m%d-%H%M%S)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
+
+# Longer proofs, whose results are committed in docs/proofs.md.
+proofs: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long --durations=0

@@ -1,0 +1,42 @@
+"""Static weights, chosen by hand."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from mtlkit.balancer import BALANCERS, LossBalancer, per_task, stack
+from mtlkit.registry import suggest
+
+
+@BALANCERS.register("fixed")
+class Fixed(LossBalancer):
+    """A weighted sum of the losses with weights that never change.
+
+    Update: theta <- theta - eta sum_k w_k grad L_k. Tuned well, it is the baseline that many papers leave out
+    (arXiv 2505.10347 finds it close to the best balancers).
+
+    Args:
+        weights: task name -> w_k >= 0; a task that is not named has weight 1.
+
+    Raises:
+        ValueError: a weight is negative or not finite, or names no task.
+
+    >>> import torch
+    >>> from mtlkit import BALANCERS
+    >>> BALANCERS.build("fixed", tasks=("a", "b"), weights={"b": 3.0}).weights(torch.ones(2)).tolist()
+    [1.0, 3.0]
+    """
+
+    def __init__(self, tasks: Sequence[str], *, weights: Mapping[str, float] | None = None) -> None:
+        super().__init__(tasks)
+        self.weight = per_task(tasks, torch.ones(()))
+        for task, value in (weights or {}).items():
+            if task not in self.tasks:
+                raise ValueError(f"balancer.weights names the task {task!r}. {suggest(task, self.tasks)}")
+            if not 0 <= value < float("inf"):
+                raise ValueError(f"balancer.weights.{task} must be a number >= 0, got {value}.")
+            self.weight[task].data.fill_(value)
+
+    def weights(self, losses: Tensor, tasks: Sequence[str] | None = None) -> Tensor:
+        return stack(self.weight, tasks or self.tasks).to(losses.dtype)

@@ -1,0 +1,48 @@
+"""Homoscedastic uncertainty weighting (Kendall et al.)."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from mtlkit.balancer import BALANCERS, Balancer, per_task, stack
+from mtlkit.task import EncoderInfo, Task
+
+if TYPE_CHECKING:
+    from mtlkit.step import Step
+
+
+@BALANCERS.register("uncertainty")
+class Uncertainty(Balancer):
+    """Learns one noise level a task and weighs the losses by it.
+
+    With s_k = log sigma_k^2, the objective is sum_k 1/2 e^{-s_k} L_k + s_k/2 over regression tasks (a Gaussian
+    likelihood) plus sum_k e^{-s_k} L_k + s_k/2 over classification tasks (a Boltzmann likelihood); which of the
+    two a task is, the task says (`Task.regression`). Every s_k starts at 0.
+
+    Source: Kendall, Gal and Cipolla, Multi-Task Learning Using Uncertainty to Weigh Losses, CVPR 2018, arXiv
+    1705.07115. The default rate is the one that the GradNorm paper trains this method with.
+
+    Args:
+        lr, lr_decay: of the s_k.
+
+    >>> import torch
+    >>> from mtlkit import BALANCERS
+    >>> balancer = BALANCERS.build("uncertainty", tasks=("a", "b"))
+    >>> [s.item() for s in balancer.log_variance.values()]
+    [0.0, 0.0]
+    """
+
+    def __init__(self, tasks: Sequence[str], *, lr: float = 0.025, lr_decay: float = 1.0) -> None:
+        super().__init__(tasks, lr=lr, lr_decay=lr_decay)
+        self.log_variance = per_task(tasks, torch.zeros(()), learned=True)
+        self.factors = dict.fromkeys(tasks, 1.0)
+
+    def setup(self, tasks: Mapping[str, Task], encoder: EncoderInfo) -> None:
+        self.factors = {name: 0.5 if task.regression else 1.0 for name, task in tasks.items()}
+
+    def objective(self, step: "Step") -> Tensor:
+        s = stack(self.log_variance, step.tasks).to(step.losses.dtype)
+        factors = s.new_tensor([self.factors[task] for task in step.tasks])
+        return (factors * torch.exp(-s) * step.losses + s / 2).sum()

@@ -1,0 +1,1 @@
+"""The YAML files of experiments, by group; read as package data."""

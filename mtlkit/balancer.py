@@ -1,0 +1,129 @@
+"""The contract of a balancer: how K task losses become one training step."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from mtlkit.registry import Registry, suggest
+from mtlkit.task import EncoderInfo, Features, Task
+
+if TYPE_CHECKING:
+    from mtlkit.step import Step
+
+
+class Balancer(nn.Module, ABC):
+    """Turns K task losses and their gradients at the shared features into one update.
+
+    The engine calls the hooks in this order, for every micro-batch:
+
+        features = encoder(image)
+        outputs[k] = decoder_k(adapter(k, features))
+        objective(step).backward():                      # the losses are known
+            combine(step) -> weights of the K gradients  # inside the backward pass, the gradients are known
+        optimizer and the balancer's own optimizer move  # at the end of an accumulation window
+        after_step(step)
+
+    Parameters and buffers are what a resumed run gets back. State that belongs to tasks is kept under their names
+    (`per_task`), so that a task which is absent for a while loses nothing. Parameters are trained by the
+    balancer's own Adam at `lr`, multiplied by `lr_decay` after every optimizer step, from gradients that autograd
+    leaves in `.grad` or that `combine` adds by `step.add_gradient`. Everything in a `Step` is equal on all
+    processes unless its name starts with `local_`, so every process takes the same decisions.
+
+    Args:
+        tasks: the names of all tasks.
+        space: where task gradients are compared, one of the class's `spaces`: `features` (the shared features)
+            or `last_layer` (the weights of the encoder's last layer).
+        lr, lr_decay: of the balancer's own parameters.
+    """
+
+    #: What the engine must provide: "gram" (the Gram matrix of the task gradients, in `combine`) or
+    #: "create_graph" (a differentiable `step.gram` in `objective`; rules out `combine`).
+    needs: ClassVar[frozenset[str]] = frozenset()
+    spaces: ClassVar[tuple[str, ...]] = ("features",)
+
+    def __init__(
+        self, tasks: Sequence[str], *, space: str = "features", lr: float = 1e-3, lr_decay: float = 1.0
+    ) -> None:
+        super().__init__()
+        if not tasks or len(set(tasks)) != len(tasks):
+            raise ValueError(f"A balancer needs at least one task and distinct names, got {tuple(tasks)}.")
+        if space not in self.spaces:
+            raise ValueError(
+                f"{type(self).__name__} does not work in the space {space!r}. {suggest(space, self.spaces)}"
+            )
+        if lr < 0 or not 0 < lr_decay <= 1:
+            raise ValueError(f"Expected lr >= 0 and 0 < lr_decay <= 1, got lr={lr} and lr_decay={lr_decay}.")
+        self.tasks = tuple(tasks)
+        self.space = space
+        self.lr = lr
+        self.lr_decay = lr_decay
+
+    def setup(self, tasks: Mapping[str, Task], encoder: EncoderInfo) -> None:
+        """Called once before training, for balancers that must know the tasks or the features' shape."""
+
+    def adapter(self, task: str, features: Features) -> Features:
+        """What stands between the shared features and a task's decoder, in training and in evaluation."""
+        return features
+
+    def objective(self, step: "Step") -> Tensor:
+        """The scalar to minimise, from `step.losses`. Its derivatives by the losses weigh the encoder's gradient."""
+        return step.losses.sum()
+
+    def combine(self, step: "Step") -> Tensor | Features:
+        """The weights (k,) of the k present tasks' gradients in the encoder's, on top of those of `objective`;
+        or, for methods that work elementwise, this process's gradient itself, a tensor a level."""
+        return step.losses.new_ones(len(step.tasks))
+
+    def after_step(self, step: "Step") -> None:
+        """Called after the optimizers moved, with the last micro-batch's step."""
+
+    def adapt(self, features: Features) -> dict[str, Features]:
+        """Every task's adapted features: what the model's forward takes in evaluation."""
+        return {task: self.adapter(task, features) for task in self.tasks}
+
+
+class LossBalancer(Balancer):
+    """A method that weighs the losses and looks at nothing but them."""
+
+    @abstractmethod
+    def weights(self, losses: Tensor, tasks: Sequence[str] | None = None) -> Tensor:
+        """Losses (k,) of the named tasks (None: all of them) -> weights (k,), held constant in the gradient."""
+
+    def objective(self, step: "Step") -> Tensor:
+        return (self.weights(step.losses.detach(), step.tasks).detach() * step.losses).sum()
+
+
+class GramBalancer(Balancer):
+    """A method that needs no more of the task gradients than their inner products."""
+
+    needs = frozenset({"gram"})
+
+    @abstractmethod
+    def weights(self, gram: Tensor) -> Tensor:
+        """The Gram matrix (k, k) of the present tasks' gradients -> weights (k,); float64 in, float64 out.
+
+        A pure function: it works without any engine.
+        """
+
+    def combine(self, step: "Step") -> Tensor:
+        return self.weights(step.gram)
+
+
+BALANCERS: Registry[Balancer] = Registry("balancer", Balancer)
+
+
+def per_task(tasks: Sequence[str], value: Tensor, *, learned: bool = False) -> nn.ParameterDict:
+    """State of one tensor a task, saved under the task's name; `learned` hands it to the balancer's optimizer.
+
+    >>> sorted(per_task(("a", "b"), torch.zeros(())).state_dict())
+    ['a', 'b']
+    """
+    return nn.ParameterDict({task: nn.Parameter(value.clone(), requires_grad=learned) for task in tasks})
+
+
+def stack(state: nn.ParameterDict, tasks: Sequence[str]) -> Tensor:
+    """The named tasks' tensors of such a state, stacked."""
+    return torch.stack([state[task] for task in tasks])

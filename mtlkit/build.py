@@ -1,0 +1,89 @@
+"""From a configuration to the objects that it describes."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import set_seed
+
+from mtlkit.balancer import BALANCERS, Balancer
+from mtlkit.data.dataset import DATASETS, Dataset, Split, Target
+from mtlkit.model import MultiTaskModel, build_encoder, set_batch_norm
+from mtlkit.registry import suggest
+from mtlkit.schema import Config, TrainerConfig
+from mtlkit.task import TASKS, Task
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a configuration describes, built: the same on every process."""
+
+    tasks: dict[str, Task]
+    model: MultiTaskModel
+    balancer: Balancer
+
+
+def make_accelerator(config: TrainerConfig) -> Accelerator:
+    """The devices and processes; raises `ValueError` for a precision that they do not have."""
+    precision = {"fp32": "no", "fp64": "no"}.get(config.precision, config.precision)
+    AcceleratorState._reset_state()  # an earlier run in this process may have had another precision
+    try:
+        return Accelerator(
+            cpu=not torch.accelerator.is_available(),
+            mixed_precision=precision,
+            gradient_accumulation_steps=config.accumulation,
+            step_scheduler_with_optimizer=False,
+        )
+    except ValueError as error:
+        raise ValueError(f"trainer.precision={config.precision} is not possible here: {error}") from error
+
+
+def seed_everything(config: Config) -> None:
+    """The same random start on every process; with `deterministic`, only deterministic operations."""
+    set_seed(config.seed)
+    if config.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
+
+
+def build_dataset(config: Config, split: Split) -> Dataset:
+    """The configured data set's split, limited as the configuration says."""
+    data = config.data
+    limit = {"train": data.train_size, "val": data.val_size}.get(split)
+    return DATASETS.build(data.name, root=data.root, split=split, size=data.size, limit=limit, **data.options)
+
+
+def build_parts(
+    config: Config, targets: Mapping[str, Target], size: tuple[int, int], pretrained: bool | str | None = None
+) -> Parts:
+    """Tasks, model and balancer for a data set's targets and images of `size` (width, height).
+
+    `pretrained` stands in for the configuration's. Raises `ValueError` for what does not fit together.
+    """
+    tasks: dict[str, Task] = {}
+    for name, task in config.task.items():
+        if name not in targets:
+            raise ValueError(
+                f"task.{name}: the data set {config.data.name!r} has no such target. {suggest(name, targets)}"
+            )
+        classes = targets[name].classes
+        tasks[name] = TASKS.build(task.type, name, classes, decoder=task.decoder, **task.options)
+    balancer = BALANCERS.build(config.balancer.name, tasks=tuple(tasks), **config.balancer.options)
+    if pretrained is None:
+        pretrained = config.model.pretrained
+    encoder = build_encoder(config.model.encoder, image_size=size, pretrained=pretrained, **config.model.options)
+    encoder.check_size(*size)
+    model = MultiTaskModel(encoder, {name: task.decoder(encoder.info) for name, task in tasks.items()})
+    set_batch_norm(model, config.model.batch_norm)
+    balancer.setup(tasks, encoder.info)
+    return Parts(tasks, model, balancer)
+
+
+def image_size(dataset: Dataset) -> tuple[int, int]:
+    """(width, height) of a data set's images."""
+    height, width = dataset[0]["image"].shape[-2:]
+    return width, height

@@ -1,0 +1,121 @@
+"""Saving a run and going on with it exactly."""
+
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, load_model, save_file, save_model
+
+from mtlkit import distributed
+from mtlkit.balancer import Balancer
+from mtlkit.engine import Engine
+from mtlkit.model import MultiTaskModel
+
+WEIGHTS, BALANCER, TRAINING = "model.safetensors", "balancer.safetensors", "training.pt"
+COUNTERS = ("step", "best", "evaluations_without_gain", "initial_losses")
+
+
+def save(engine: Engine, folder: Path) -> None:
+    """Writes the folder: `model.safetensors`, `balancer.safetensors` and `training.pt` (optimizers, counters, RNG).
+
+    To be called on all processes. The folder is written under a temporary name and then takes the old one's
+    place, so that a killed process leaves a whole checkpoint. Raises `OSError` when it cannot be written.
+    """
+    states = distributed.gather(_rng_state())
+    if not engine.accelerator.is_main_process:
+        return
+    temporary, old = folder.with_name(folder.name + ".tmp"), folder.with_name(folder.name + ".old")
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        save_model(engine.network, str(temporary / WEIGHTS), metadata={"step": str(engine.step)})
+        save_file({k: v.contiguous() for k, v in engine.balancer.state_dict().items()}, temporary / BALANCER)
+        torch.save(_state_of(engine) | {"rng": states}, temporary / TRAINING)
+        if folder.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            folder.rename(old)
+        temporary.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors do not raise OSError
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise OSError(f"Could not write the checkpoint {folder}: {error}. An older one is intact.") from error
+
+
+def find(run: Path, name: str) -> Path:
+    """The folder of a run's checkpoint `last` or `best`; raises `FileNotFoundError` where there is none."""
+    folder = run / "checkpoints" / name
+    old = folder.with_name(name + ".old")
+    if not folder.exists() and old.exists():  # killed between the two renamings of `save`
+        old.rename(folder)
+    if not (folder / TRAINING).exists():
+        present = sorted(path.name for path in folder.parent.glob("*") if path.suffix == "")
+        raise FileNotFoundError(f"{run} has no checkpoint {name!r}; it has {', '.join(present) or 'none'}.")
+    return folder
+
+
+def load(engine: Engine, folder: Path) -> None:
+    """Brings a new engine into the saved one's state; training then goes on as if it had never stopped."""
+    load_weights(engine.network, engine.balancer, folder)
+    try:
+        state = torch.load(folder / TRAINING, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, OSError) as error:
+        raise ValueError(f"{folder / TRAINING} is damaged: {error}") from error
+    _restore(engine, state)
+    if len(state["rng"]) == distributed.world_size():  # else dropout draws anew; the order of the data does not change
+        _set_rng_state(state["rng"][distributed.rank()])
+
+
+def load_weights(model: MultiTaskModel, balancer: Balancer, folder: Path) -> None:
+    """Loads model and balancer. Raises `ValueError` for files that are damaged or of another model."""
+    try:
+        load_model(model, str(folder / WEIGHTS))
+        balancer.load_state_dict(load_file(folder / BALANCER))
+    except (SafetensorError, RuntimeError, OSError) as error:
+        raise ValueError(
+            f"The checkpoint {folder} does not fit the run's config.yaml or is damaged: {error}"
+        ) from error
+
+
+def _state_of(engine: Engine) -> dict[str, Any]:
+    scaler, own = engine.accelerator.scaler, engine.balancer_optimizer
+    return {
+        "optimizer": engine.optimizer.state_dict(),
+        "balancer_optimizer": None if own is None else own.state_dict(),
+        "scaler": None if scaler is None else scaler.state_dict(),
+        "first_losses": engine.first_losses.sums,
+        "counters": {name: getattr(engine, name) for name in COUNTERS},
+    }
+
+
+def _restore(engine: Engine, state: dict[str, Any]) -> None:
+    engine.optimizer.load_state_dict(state["optimizer"])
+    if engine.balancer_optimizer is not None:
+        engine.balancer_optimizer.load_state_dict(state["balancer_optimizer"])
+    if engine.accelerator.scaler is not None:
+        engine.accelerator.scaler.load_state_dict(state["scaler"])
+    engine.first_losses.sums = state["first_losses"]
+    for name in COUNTERS:
+        setattr(engine, name, state["counters"][name])
+
+
+def _rng_state() -> dict[str, Any]:
+    name, keys, position, has_gauss, gauss = np.random.get_state()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": [str(name), torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, gauss],
+        "python": random.getstate(),
+    }
+
+
+def _set_rng_state(state: dict[str, Any]) -> None:
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])
+    name, keys, position, has_gauss, gauss = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, gauss))
+    random.setstate(state["python"])

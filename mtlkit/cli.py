@@ -1,0 +1,224 @@
+"""The command `mtlkit`.
+
+Exit status: 0; 2 for a mistake of the user's, with one message on stderr; 3 for a run stopped by a loss that is not
+finite; 130 after Ctrl-C; 1, with a traceback, for anything else. `MTLKIT_DEBUG=1` shows every traceback.
+"""
+
+import argparse
+import importlib.metadata
+import importlib.resources
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from mtlkit import BALANCERS, DATASETS, DECODERS, ENCODERS, TASKS
+from mtlkit.registry import Registry
+from mtlkit.step import NonFiniteError
+
+USER_ERRORS = (ValueError, LookupError, OSError)
+BUGS = (KeyError, IndexError)  # LookupErrors of a wrong program, not of a wrong word
+REGISTRIES: dict[str, Registry] = {
+    "balancers": BALANCERS,
+    "tasks": TASKS,
+    "datasets": DATASETS,
+    "encoders": ENCODERS,
+    "decoders": DECODERS,
+}
+
+EXAMPLES = """\
+examples:
+  mtlkit train scenes balancer=rotograd 'data.size=[64,48]' trainer.max_epochs=2 output_dir=runs/a
+  mtlkit train scenes output_dir=runs/a --resume
+  mtlkit train scenes balancer=uniform,rotograd seed=0,1 output_dir=runs/sweep --multirun
+  mtlkit train my_experiment.yaml 'plugins=[my_lab.balancers]' balancer=my_balancer
+  accelerate launch tools/train.py scenes balancer=rotograd
+  mtlkit evaluate runs/a --split test
+  mtlkit predict runs/a photo.jpg --out predictions
+  mtlkit list balancers
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command of the words `argv` (None: of the process) and returns the exit status."""
+    arguments = _parse(argv)
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # a lab's plug-ins need no installation
+    result = Result()
+    try:
+        with result.watch():
+            arguments.command(arguments, result)
+    except KeyboardInterrupt:
+        result.status = 130
+        _complain("Interrupted.")
+    return result.status
+
+
+class Result:
+    """The exit status: that of the first failure."""
+
+    status = 0
+
+    @contextmanager
+    def watch(self, job: str = "") -> Iterator[None]:
+        """Turns the errors that a user can understand into a message and a status."""
+        try:
+            yield
+        except (NonFiniteError, *USER_ERRORS) as error:
+            if isinstance(error, BUGS) or os.environ.get("MTLKIT_DEBUG"):
+                raise
+            self.status = self.status or (3 if isinstance(error, NonFiniteError) else 2)
+            _complain(f"{job}{_message(error)}")
+
+
+def _message(error: Exception) -> str:
+    """The error's own words; torch wraps those of a loading process in its traceback."""
+    text = str(error)
+    return text.strip().rpartition("\n")[2].partition(": ")[2] if "in DataLoader worker process" in text else text
+
+
+def train(arguments: argparse.Namespace, result: Result) -> None:
+    """One run; or with `--multirun` one after the other. A job that fails does not stop those after it."""
+    from mtlkit.config import sweep
+    from mtlkit.console import Console
+    from mtlkit.experiment import Experiment
+
+    if not arguments.multirun:
+        experiment = Experiment.compose(arguments.experiment, arguments.overrides)
+        _summarise(experiment.run(resume=arguments.resume, observers=[Console()]))
+        return
+    jobs = sweep(arguments.experiment, arguments.overrides)
+    experiments = [Experiment.compose(arguments.experiment, job) for job in jobs]  # all are checked before the first
+    for number, experiment in enumerate(experiments, 1):
+        folder = experiment.config.output_dir
+        _print([f"Job {number} of {len(experiments)}: {folder}"])
+        with result.watch(f"{folder}: "):
+            try:
+                _summarise(experiment.run(resume=arguments.resume, observers=[Console()]))
+            except RuntimeError as error:
+                if isinstance(error, NonFiniteError):
+                    raise
+                traceback.print_exc()  # such as a GPU's memory being too small for this job
+                result.status = result.status or 1
+
+
+def _summarise(run: Path) -> None:
+    """The last words of a run: its figures beside the untrained start and constant predictions."""
+    from rich.console import Console
+
+    from mtlkit.report import summary_table
+
+    if _is_main():
+        Console().print(summary_table(run))
+        _print([f"Report: {run / 'report.html'}"])
+
+
+def evaluate(arguments: argparse.Namespace, result: Result) -> None:
+    """Prints losses and metrics of a run."""
+    from mtlkit.inference import evaluate
+
+    figures = evaluate(arguments.run, arguments.split, arguments.checkpoint)
+    width = max(map(len, figures), default=0)
+    _print(f"{name:<{width}}  {'-' if value is None else f'{value:.6g}'}" for name, value in figures.items())
+
+
+def predict(arguments: argparse.Namespace, result: Result) -> None:
+    """Writes arrays and pictures of every task."""
+    from mtlkit.inference import predict
+
+    _print(map(str, predict(arguments.run, arguments.images, arguments.out, arguments.checkpoint)))
+
+
+def report(arguments: argparse.Namespace, result: Result) -> None:
+    """Writes report.html anew."""
+    from mtlkit.report import write_report
+
+    _print([str(write_report(arguments.run))])
+
+
+def list_names(arguments: argparse.Namespace, result: Result) -> None:
+    """Prints what there is of a kind, with a line on each."""
+    if arguments.kind == "experiments":
+        folder = importlib.resources.files("mtlkit.configs") / "experiment"
+        files = sorted((file for file in folder.iterdir() if file.name.endswith(".yaml")), key=lambda file: file.name)
+        known = {file.name.removesuffix(".yaml"): _first_comment(file.read_text(encoding="utf-8")) for file in files}
+    else:
+        registry = REGISTRIES[arguments.kind]
+        known = {name: registry.describe(name) for name in registry.names()}
+    width = max(map(len, known), default=0)
+    _print(f"{name:<{width}}  {line}".rstrip() for name, line in known.items())
+    if arguments.kind == "encoders":
+        _print(["", "model.encoder takes the name of any timm model, too: timm.list_models() has them."])
+
+
+def _first_comment(text: str) -> str:
+    comments = (line.removeprefix("#").strip() for line in text.splitlines() if line.startswith("#"))
+    return next((comment for comment in comments if comment and not comment.startswith("@package")), "")
+
+
+def _print(lines: Iterable[str]) -> None:
+    if _is_main():
+        sys.stdout.writelines(f"{line}\n" for line in lines)
+        sys.stdout.flush()
+
+
+def _complain(message: str) -> None:
+    if _is_main():
+        sys.stderr.write(f"mtlkit: {message}\n")
+
+
+def _is_main() -> bool:
+    """Whether this is the process that speaks; launchers number them in RANK, before anything is initialised."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        "mtlkit",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=importlib.metadata.version("mtlkit"))
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, command: Callable[..., None], text: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        added.set_defaults(command=command)
+        return added
+
+    sub = add("train", train, "Train as an experiment's configuration says.")
+    sub.add_argument("experiment", metavar="EXPERIMENT", help="a name (mtlkit list experiments) or a YAML file")
+    sub.add_argument("overrides", metavar="key=value", nargs="*", help="overrides, as in Hydra: trainer.lr=0.01")
+    sub.add_argument("--resume", action="store_true", help="go on with the run in output_dir, exactly")
+    sub.add_argument(
+        "-m", "--multirun", action="store_true", help="one run for every combination of key=a,b; folders in output_dir"
+    )
+    sub = add("evaluate", evaluate, "Print losses and metrics of a run.")
+    _add_run(sub)
+    sub.add_argument("--split", choices=("train", "val", "test"), default="val")
+    sub = add("predict", predict, "Write predictions for image files, as arrays and pictures.")
+    _add_run(sub)
+    sub.add_argument("images", metavar="IMAGE", type=Path, nargs="+")
+    sub.add_argument("--out", metavar="DIR", type=Path, required=True, help="gets a folder for every image")
+    sub = add("report", report, "Write a run's report.html anew.")
+    sub.add_argument("run", metavar="RUN", type=Path, help="a run's folder")
+    sub = add("list", list_names, "List what there is, with a line on each.")
+    sub.add_argument("kind", metavar="KIND", choices=[*REGISTRIES, "experiments"], help="%(choices)s")
+
+    arguments, rest = parser.parse_known_args(argv)
+    # argparse leaves over what follows an option: mtlkit train scenes --multirun seed=0,1
+    unknown = [word for word in rest if word.startswith("-") or not hasattr(arguments, "overrides")]
+    if unknown:
+        parser.error(f"unknown arguments: {' '.join(unknown)}")
+    if hasattr(arguments, "overrides"):
+        arguments.overrides += rest
+    return arguments
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", type=Path, help="a run's folder")
+    parser.add_argument("--checkpoint", choices=("best", "last"), default="best")

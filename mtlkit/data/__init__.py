@@ -1,0 +1,1 @@
+"""What a data set is, how its samples are augmented and how they become batches."""

@@ -1,0 +1,248 @@
+"""Augmentation that changes every target the way it changes the image, through albumentations."""
+
+import os
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else the import asks PyPI for the newest version
+
+import albumentations as A
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from mtlkit.data.dataset import Sample, Target
+from mtlkit.registry import check_options, suggest
+
+Values = np.ndarray  # one dense target: (H, W) or (H, W, C)
+
+
+@dataclass(frozen=True)
+class Handler:
+    """How the values of a dense target change when its pixels move; the moving itself is done for all types alike.
+
+    `flip(values)` gets the mirrored values. `zoom(values, scale, ray)` gets the values enlarged by `scale`; `ray`
+    is the viewing ray (t_x, t_y, 1) that becomes the optical axis, None where the camera is not known. A handler that
+    uses it says `needs_camera=True`. None leaves the values as they are.
+    """
+
+    flip: Callable[[Values], Values] | None = None
+    zoom: Callable[[Values, float, np.ndarray | None], Values] | None = None
+    needs_camera: bool = False
+
+
+def flip_normals(normals: Values) -> Values:
+    """The mirrored camera sees -x where the camera saw x."""
+    return normals * np.array([-1, 1, 1], normals.dtype)
+
+
+def zoom_normals(normals: Values, scale: float, ray: np.ndarray | None) -> Values:
+    """The normals after the depth axis was shrunk by `scale` and sheared so that `ray` became the optical axis."""
+    assert ray is not None
+    turned = np.concatenate([normals[..., :2], scale * (normals @ ray)[..., None]], axis=-1)
+    length = np.linalg.norm(turned, axis=-1, keepdims=True)
+    return (turned / np.where(length > 0, length, 1)).astype(normals.dtype)  # (0, 0, 0), invalid, stays
+
+
+def zoom_depth(depth: Values, scale: float, ray: np.ndarray | None) -> Values:
+    """What looks `scale` times larger to the same camera is `scale` times nearer."""
+    return depth / depth.dtype.type(scale)
+
+
+#: What the augmentation knows of each type of target; None marks vectors, which no augmentation here changes.
+#: A type of your own: `HANDLERS["edges"] = Handler()` (pixels move, values stay) or `HANDLERS["pose"] = None`.
+HANDLERS: dict[str, Handler | None] = {
+    "segmentation": Handler(),
+    "depth": Handler(zoom=zoom_depth),
+    "normals": Handler(flip=flip_normals, zoom=zoom_normals, needs_camera=True),
+    "multilabel": None,
+    "classification": None,
+    "regression": None,
+}
+
+
+class Augment:
+    """Random mirror, zoom and colour, the same for a sample's image and its targets.
+
+    `targets`: the data set's targets by name; only their types count.
+    `flip`: the probability of a horizontal mirror. It negates n_x. Labels that tell left from right must not be
+    flipped.
+    `scale`: the factors s >= 1 to choose from. A crop of (W / s, H / s) at a random place is enlarged to (W, H),
+    the image bilinearly, every dense target to its nearest pixel, so that no value arises that was not measured.
+    `colour`: strength c of the jitter of brightness, contrast and saturation, each by a factor from [1 - c, 1 + c].
+    `camera`: (f_x / width, f_y / height, c_x / width, c_y / height), with pixel i's centre at i + 1/2; needed to zoom
+    normals.
+
+    Geometry: a zoomed sample is what the *same* camera sees of a deformed scene. With r = (t_x, t_y, 1) the ray that
+    the zoom moves to the principal point, a point (X, Y, Z) moves to (X - t_x Z, Y - t_y Z, Z / s), the only map that
+    gives the zoomed pixels and divides depth by s. The normals become n' = (n_x, n_y, s n.r) / |.|, which is exact for
+    every surface. (MTAN leaves n as it is: right for a camera of focal length s f, wrong for this one.) A mirrored
+    sample is what the mirrored camera sees, whose c_x is width - c_x.
+
+    Raises `ValueError` for options out of range, for a type that `HANDLERS` lacks and for a missing `camera`.
+
+    >>> augment = Augment({"depth": Target("depth")}, flip=1.0, scale=[2.0])
+    >>> sample: Sample = {"image": torch.rand(3, 4, 6), "targets": {"depth": torch.full((1, 4, 6), 3.0)}}
+    >>> augment(sample, seed=0)["targets"]["depth"].unique()
+    tensor([1.5000])
+    """
+
+    def __init__(
+        self,
+        targets: Mapping[str, Target],
+        flip: float = 0.0,
+        scale: Sequence[float] = (1.0,),
+        colour: float = 0.0,
+        camera: Sequence[float] | None = None,
+    ) -> None:
+        handlers = _handlers(targets)
+        _check(flip, scale, colour, camera)
+        if max(scale) > 1 and camera is None:
+            for name, handler in handlers.items():
+                if handler.needs_camera:
+                    raise ValueError(
+                        f"Zooming (scale={list(scale)}) turns the {targets[name].type} of {name!r} by an angle that "
+                        "depends on the camera, of which the data set says nothing: give its class the attribute "
+                        "camera = (f_x / width, f_y / height, c_x / width, c_y / height), or set scale=[1]."
+                    )
+        self.dense = tuple(handlers)
+        steps: list[A.BasicTransform] = []
+        if max(scale) > 1:
+            steps.append(_Zoom(handlers, list(scale), None if camera is None else np.array(camera)))
+        if flip > 0:  # after the zoom, whose camera is the one that is not mirrored
+            steps.append(_Flip(handlers, flip))
+        if colour > 0:
+            steps.append(A.ColorJitter(brightness=colour, contrast=colour, saturation=colour, hue=0, p=1))
+        self._pipeline = A.Compose(steps, is_check_shapes=False)
+
+    @classmethod
+    def from_options(cls, targets: Mapping[str, Target], options: Mapping[str, Any]) -> "Augment":
+        """The augmentation of a configuration; an unknown option is a `ValueError` with close matches."""
+        check_options("augmentation", cls, options)
+        return cls(targets, **options)
+
+    def __call__(self, sample: Sample, seed: int) -> Sample:
+        """A new sample; the same sample and `seed` (>= 0) give the same one everywhere. The input is not changed."""
+        # One generator for all steps: Compose's own set_random_seed would give each step the same draws.
+        self._pipeline.set_random_state(np.random.default_rng(seed), random.Random(seed))
+        present = {_KEY + name: _array(sample["targets"][name]) for name in self.dense if name in sample["targets"]}
+        out = self._pipeline(image=_array(sample["image"]), **present)
+        moved = {key.removeprefix(_KEY): _tensor(value) for key, value in out.items() if key != "image"}
+        return {"image": _tensor(out["image"]), "targets": {**sample["targets"], **moved}}
+
+
+_KEY = "target_"  # keeps a target called `mask` or `bboxes` apart from albumentations' own names
+
+
+class _Move(A.DualTransform):
+    """Moves pixels: `apply` those of the image, `move` those of a dense target."""
+
+    def __init__(self, handlers: Mapping[str, Handler], p: float) -> None:
+        self.handlers = handlers  # before the parent asks for `targets`
+        super().__init__(p=p)
+
+    @property
+    def targets(self) -> dict[str, Callable[..., Values]]:
+        moves = {_KEY + name: partial(self.move, handler) for name, handler in self.handlers.items()}
+        return {"image": self.apply, **moves}
+
+    def move(self, handler: Handler, values: Values, **params: Any) -> Values:
+        raise NotImplementedError
+
+
+class _Flip(_Move):
+    def apply(self, img: Values, **params: Any) -> Values:
+        return img[:, ::-1]
+
+    def move(self, handler: Handler, values: Values, **params: Any) -> Values:
+        mirrored = values[:, ::-1].copy()
+        return handler.flip(mirrored) if handler.flip else mirrored
+
+
+class _Zoom(_Move):
+    def __init__(self, handlers: Mapping[str, Handler], scales: list[float], camera: np.ndarray | None) -> None:
+        super().__init__(handlers, p=1)
+        self.scales = scales
+        self.camera = camera
+
+    def get_params(self) -> dict[str, Any]:
+        """The crop's size is a share 1 / scale of the image's; its `corner` is (left, top) as shares of it."""
+        scale = self.py_random.choice(self.scales)
+        corner = np.array([self.py_random.uniform(0, 1 - 1 / scale) for _ in range(2)])
+        params = {"scale": scale, "corner": corner, "ray": None}
+        if self.camera is not None:
+            focal, centre = self.camera[:2], self.camera[2:]
+            params["ray"] = np.array([*((corner + centre / scale - centre) / focal), 1.0])
+        return params
+
+    def apply(self, img: Values, scale: float, corner: np.ndarray, **params: Any) -> Values:
+        if scale == 1:
+            return img
+        height, width = img.shape[:2]
+        # New pixel i, with its centre at i + 1/2, comes from corner + (i + 1/2) / scale, less 1/2 as an index.
+        x, y = corner * (width, height) + 0.5 / scale - 0.5
+        back = np.array([[1 / scale, 0, x], [0, 1 / scale, y]])
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        return cv2.warpAffine(img, back, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+
+    def move(self, handler: Handler, values: Values, **params: Any) -> Values:
+        scale, (left, top) = params["scale"], params["corner"]
+        if scale == 1:
+            return values
+        rows, columns = (  # the pixels in which the points of `apply` lie
+            (start * n + (np.arange(n) + 0.5) / scale).astype(np.intp)
+            for start, n in zip((top, left), values.shape[:2], strict=True)
+        )
+        moved = values[rows[:, None], columns]
+        return handler.zoom(moved, scale, params["ray"]) if handler.zoom else moved
+
+
+def _handlers(targets: Mapping[str, Target]) -> dict[str, Handler]:
+    """The handlers of the dense targets by name."""
+    found = {}
+    for name, target in targets.items():
+        if target.type not in HANDLERS:
+            raise ValueError(
+                f"The augmentation does not know the type {target.type!r} of the target {name!r}. "
+                f"{suggest(target.type, HANDLERS)} For a type of your own, set "
+                f"mtlkit.data.transforms.HANDLERS[{target.type!r}] to a Handler (None for vectors), or train with "
+                "data.augment=false."
+            )
+        if (handler := HANDLERS[target.type]) is not None:
+            found[name] = handler
+    return found
+
+
+def _check(flip: Any, scale: Any, colour: Any, camera: Any) -> None:
+    """Refuses options out of range."""
+    a_camera = camera is None or (_numbers(camera, 1e-6, 1e6) and len(camera) == 4)
+    for option, value, fine, expected in (
+        ("flip", flip, _numbers([flip], 0, 1), "a probability in [0, 1]"),
+        ("scale", scale, _numbers(scale, 1, 1e3), "a list of factors >= 1 such as [1.0, 1.2, 1.5] (it only zooms in)"),
+        ("colour", colour, _numbers([colour], 0, 1), "a strength in [0, 1]"),
+        ("camera", camera, a_camera, "[f_x / width, f_y / height, c_x / width, c_y / height], positive numbers"),
+    ):
+        if not fine:
+            raise ValueError(f"The augmentation's {option} must be {expected}, got {value!r}.")
+
+
+def _numbers(values: Any, low: float, high: float) -> bool:
+    """Whether `values` is a sequence, not empty, of numbers from `low` to `high`."""
+    if isinstance(values, str) or not hasattr(values, "__len__") or not len(values):
+        return False
+    return all(isinstance(v, int | float) and not isinstance(v, bool) and low <= v <= high for v in values)
+
+
+def _array(values: Tensor) -> Values:
+    """(C, H, W) -> (H, W, C); (H, W) stays."""
+    return (values.permute(1, 2, 0) if values.ndim == 3 else values).numpy()
+
+
+def _tensor(values: Values) -> Tensor:
+    """The way back, contiguous."""
+    tensor = torch.from_numpy(np.ascontiguousarray(values))
+    return tensor.permute(2, 0, 1).contiguous() if tensor.ndim == 3 else tensor

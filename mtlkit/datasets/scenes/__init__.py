@@ -1,0 +1,139 @@
+"""Rendered rooms: an endless stand-in for NYUv2 that needs no download."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mtlkit.data.dataset import DATASETS, Dataset, Sample, Target
+from mtlkit.datasets.scenes import cache
+from mtlkit.datasets.scenes.attributes import ATTRIBUTES
+from mtlkit.datasets.scenes.camera import intrinsics
+from mtlkit.datasets.scenes.render import CONTROLS, SPLITS, Frame, Knobs, render_frame, stream
+from mtlkit.datasets.scenes.things import CLASSES
+from mtlkit.registry import suggest
+
+__all__ = ["ATTRIBUTES", "CLASSES", "Frame", "Knobs", "Scenes", "intrinsics", "render_frame"]
+
+TARGETS = {
+    "segmentation": Target("segmentation", CLASSES),
+    "depth": Target("depth"),
+    "normals": Target("normals"),
+    "attributes": Target("multilabel", ATTRIBUTES),
+}
+CONTROL_TARGETS = {
+    "noise": Target("segmentation", CLASSES),
+    "opposite": Target("normals"),
+    "duplicate": Target("segmentation", CLASSES),
+}
+UNITS = {"m": 1.0, "dm": 10.0}
+
+
+@DATASETS.register("scenes")
+class Scenes(Dataset):
+    """Rooms rendered by ray casting, with segmentation (NYUv2's 13 classes), depth, normals and 12 attributes.
+
+    The frames are rendered once for each set of options and kept under `root`, the cache folder
+    (~/.cache/mtlkit/scenes by default, $XDG_CACHE_HOME honoured). Frame i of a split is a function of `dataset_seed`,
+    the knobs, the split, i and `size` alone; every frame is a room of its own. `size` is (width, height), each at
+    least 16, rendered, not resized; `limit` takes the first so many of the 800, 200 and 650 frames of train, val and
+    test.
+
+    Knobs (see `Knobs`): `cue_p`, `decoy_p`, `scale_jitter`, `light_jitter` between 0 and 1, `sensor`, `border`.
+    `depth_unit`: "m", or "dm" for values ten times as large, which makes the losses' scales differ more.
+
+    `controls` adds tasks whose right treatment is known: "noise" (a random class for every pixel, to be ignored),
+    "opposite" (normals turned by 180 degrees about the optical axis, so that x and y are negated), "duplicate" (the
+    segmentation once more).
+
+    Raises `ValueError` for options out of range and for a cache folder that cannot be written, `LookupError` for an
+    unknown split, unit or control.
+    """
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str] | None = None,
+        split: str = "train",
+        size: Sequence[int] | None = (64, 48),
+        limit: int | None = None,
+        dataset_seed: int = 0,
+        cue_p: float = Knobs.cue_p,
+        decoy_p: float = Knobs.decoy_p,
+        scale_jitter: float = Knobs.scale_jitter,
+        light_jitter: float = Knobs.light_jitter,
+        sensor: bool = Knobs.sensor,
+        border: bool = Knobs.border,
+        depth_unit: str = "m",
+        controls: Sequence[str] = (),
+    ) -> None:
+        knobs = Knobs(cue_p, decoy_p, scale_jitter, light_jitter, sensor, border)
+        _known("split", [split], SPLITS)
+        _known("depth_unit", [depth_unit], UNITS)
+        controls = [controls] if isinstance(controls, str) else list(controls)
+        _known("control", controls, CONTROL_TARGETS)
+        size = tuple(size if size is not None else (64, 48))
+        if len(size) != 2 or not all(_whole(side, 16) for side in size):
+            raise ValueError(f"scenes: size must be [width, height], whole numbers of 16 or more, got {list(size)}.")
+        if limit is not None and not _whole(limit, 1):
+            raise ValueError(f"scenes: the number of frames must be a whole number of 1 or more, got {limit!r}.")
+        if not _whole(dataset_seed, 0) or dataset_seed >= 2**64:
+            raise ValueError(f"scenes: dataset_seed must be a whole number from 0 to 2^64 - 1, got {dataset_seed!r}.")
+        self.targets = TARGETS | {name: CONTROL_TARGETS[name] for name in controls}
+        self.settings = cache.Settings(
+            split, (size[0], size[1]), min(limit or SPLITS[split], SPLITS[split]), dataset_seed, knobs
+        )
+        self.unit = UNITS[depth_unit]
+        self.folder = cache.cached(_root(root), self.settings)
+        self._arrays = cache.load(self.folder)
+
+    def __len__(self) -> int:
+        return self.settings.count
+
+    def __getitem__(self, index: int) -> Sample:
+        index = range(len(self))[index]
+        frame = {name: torch.from_numpy(np.array(values[index])) for name, values in self._arrays.items()}
+        normals = frame["normals"].permute(2, 0, 1).float() / 32767
+        targets = {
+            "segmentation": frame["label"].long(),
+            "depth": frame["depth"].float()[None] * (self.unit / 1000),
+            "normals": normals,
+            "attributes": frame["attributes"].float(),
+        }
+        if "noise" in self.targets:
+            random = stream(self.settings.dataset_seed, self.settings.split, index, CONTROLS)
+            targets["noise"] = torch.from_numpy(random.integers(0, len(CLASSES), frame["label"].shape))
+        if "opposite" in self.targets:
+            targets["opposite"] = normals * torch.tensor([-1.0, -1.0, 1.0])[:, None, None]
+        if "duplicate" in self.targets:
+            targets["duplicate"] = targets["segmentation"].clone()
+        return {"image": frame["image"].permute(2, 0, 1).float() / 255, "targets": targets}
+
+    def intrinsics(self) -> tuple[float, float, float, float]:
+        """The camera's (fx, fy, cx, cy) in pixels at this data set's size."""
+        return intrinsics(*self.settings.size)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_arrays"}  # maps are not to be copied
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._arrays = cache.load(self.folder)
+
+
+def _root(root: str | os.PathLike[str] | None) -> Path:
+    if root is not None:
+        return Path(root).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "mtlkit" / "scenes"
+
+
+def _whole(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _known(what: str, names: Sequence[str], known: Sequence[str] | dict[str, Any]) -> None:
+    for name in names:
+        if name not in known:
+            raise LookupError(f"scenes: no {what} is called {name!r}. {suggest(str(name), known)}")

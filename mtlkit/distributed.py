@@ -1,0 +1,70 @@
+"""The few collectives that mtlkit needs beyond those of DDP. With one process each of them does nothing."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from torch import Tensor, distributed, nn
+
+
+def world_size() -> int:
+    """The number of processes."""
+    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+
+
+def rank() -> int:
+    """The number of this process, 0 for the main one."""
+    return distributed.get_rank() if world_size() > 1 else 0
+
+
+def sum_over_ranks(tensor: Tensor) -> Tensor:
+    """The sum over processes of a detached copy; every process must call it with the same shape."""
+    total = tensor.detach().clone()
+    if world_size() > 1:
+        distributed.all_reduce(total)
+    return total
+
+
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Replaces each `.grad` by its mean over processes (those that DDP does not see: the balancer's)."""
+    for parameter in parameters:
+        if parameter.grad is not None:
+            parameter.grad.copy_(sum_over_ranks(parameter.grad) / world_size())
+
+
+def average_buffers(module: nn.Module) -> None:
+    """Replaces floating-point buffers by their mean over processes, in place.
+
+    Batch-norm statistics of `batch_norm: local` differ between processes; an evaluation needs one set.
+    """
+    if world_size() > 1:
+        for buffer in module.buffers():
+            if buffer.is_floating_point():
+                buffer.copy_(sum_over_ranks(buffer) / world_size())
+
+
+def broadcast_state(module: nn.Module) -> None:
+    """Gives every process the main process's parameters and buffers."""
+    if world_size() > 1:
+        for tensor in [*module.parameters(), *module.buffers()]:
+            distributed.broadcast(tensor.detach(), 0)
+
+
+def gather(value: object) -> list[object]:
+    """The values of all processes, in order of rank; they must be picklable."""
+    if world_size() == 1:
+        return [value]
+    values: list[object] = [None] * world_size()
+    distributed.all_gather_object(values, value)
+    return values
+
+
+@contextmanager
+def main_first() -> Iterator[None]:
+    """The main process runs the block before the others do; an error in it leaves nobody waiting."""
+    if rank() > 0:
+        gather(None)
+    try:
+        yield
+    finally:
+        if rank() == 0:
+            gather(None)

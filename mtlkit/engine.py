@@ -1,0 +1,250 @@
+"""The training engine. It knows tasks and balancers only by their contracts."""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from statistics import fmean
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from mtlkit import distributed
+from mtlkit.balancer import Balancer
+from mtlkit.data.loader import micro_batches
+from mtlkit.evaluation import directions, monitored, output_sizes
+from mtlkit.log import Observer
+from mtlkit.model import MultiTaskModel
+from mtlkit.normalization import FirstLosses
+from mtlkit.optim import balancer_optimizer, model_optimizer, rate_factor
+from mtlkit.registry import suggest
+from mtlkit.schema import TrainerConfig
+from mtlkit.step import NonFiniteError, Step
+from mtlkit.task import Task
+
+__all__ = ["Engine", "NonFiniteError"]
+
+Batch = dict[str, Any]
+Record = dict[str, Any]
+
+
+class Engine:
+    """Trains a multi-task model with one backward pass a step, whatever the balancer.
+
+    Every process builds the same engine. `model`, `tasks` and `balancer` are moved to the accelerator's device.
+
+    Attributes:
+        step: how many optimizer steps are done.
+        best: the best value of the monitored figure so far (lower is better), None before the first evaluation.
+    """
+
+    def __init__(
+        self,
+        model: MultiTaskModel,
+        tasks: Sequence[Task],
+        balancer: Balancer,
+        config: TrainerConfig,
+        *,
+        accelerator: Accelerator,
+        steps_per_epoch: int,
+    ) -> None:
+        self.accelerator = accelerator
+        self.config = config
+        self.tasks = {task.name: task for task in tasks}
+        self.steps_per_epoch = steps_per_epoch
+        ends = (config.max_steps, None if config.max_epochs is None else config.max_epochs * steps_per_epoch)
+        self.total_steps = min(end for end in ends if end is not None)
+        self.observers: list[Observer] = []  # on the main process only
+
+        self.dtype = torch.float64 if config.precision == "fp64" else torch.float32
+        model.to(self.dtype)
+        self.balancer = balancer.to(accelerator.device, self.dtype)
+        distributed.broadcast_state(self.balancer)
+        self.balancer_optimizer = balancer_optimizer(balancer)
+        optimizer = model_optimizer(model, config)
+        self.base_rates = [group["lr"] for group in optimizer.param_groups]
+        self.model, self.optimizer = accelerator.prepare(model, optimizer)
+        self.network: MultiTaskModel = accelerator.unwrap_model(self.model)
+        self.last_layer = self.network.encoder.last_layer.get_parameter("weight")
+
+        known = directions(self.tasks)
+        if config.monitor is not None and config.monitor not in known:
+            raise ValueError(
+                f"trainer.monitor: there is no metric {config.monitor!r}. {suggest(config.monitor, known)}"
+            )
+        self._higher = known.get(config.monitor or "")
+
+        self.step = 0
+        self.best: float | None = None
+        self.evaluations_without_gain = 0
+        self.initial_losses: dict[str, float] = {}  # of the first evaluation, for the monitored mean
+        self.first_losses = FirstLosses(config.normalize_losses)
+        self._seen: set[str] = set()
+
+    # -- the run ----------------------------------------------------------------------------------------------
+
+    def fit(self, batches: Iterable[Batch], evaluate: Callable[[], Record], save: Callable[[bool], None]) -> None:
+        """Trains until `total_steps`, or until `early_stopping` evaluations brought no gain.
+
+        Args:
+            batches: from the current step on; each holds this process's samples of one optimizer step.
+            evaluate: gives the validation record of the present model, on all processes.
+            save: writes a checkpoint; told whether the model is the best so far.
+        """
+        for observer in self.observers:
+            observer.start(self.total_steps, self.step)
+        if self.step == 0:
+            self.note_evaluation(evaluate())
+        started, since = time.perf_counter(), self.step
+        if self.step < self.total_steps:
+            for batch in batches:
+                steps = [self.train_step(part) for part in micro_batches(batch, self.config.accumulation)]
+                if self._logs(self.step):
+                    seconds, done = time.perf_counter() - started, self.step - since
+                    record = self._training_record(steps) | {"step_time": seconds / done}
+                    for observer in self.observers:
+                        observer.step(record)
+                    started, since = time.perf_counter(), self.step
+                if self._evaluates():
+                    self.note_evaluation(evaluate())
+                    save(self.evaluations_without_gain == 0)
+                elif self._due(self.config.save_every):
+                    save(False)
+                if self._finished():
+                    return
+
+    def note(self, record: Record) -> None:
+        """Tells the observers a fact of the run."""
+        for observer in self.observers:
+            observer.note(record)
+
+    def finish(self, status: str) -> None:
+        """Tells the observers that the run is over."""
+        for observer in self.observers:
+            observer.finish({"status": status})
+
+    def note_evaluation(self, record: Record, split: str = "val") -> None:
+        """Logs an evaluation; those of the model decide which one is the best."""
+        record = {"step": self.step, "epoch": self.step // self.steps_per_epoch, "split": split} | record
+        if split == "val" and self._is_best(record):
+            record["best"] = True
+        for observer in self.observers:
+            observer.evaluation(record)
+
+    def _is_best(self, record: Record) -> bool:
+        losses = {name: record[f"loss/{name}"] for name in self.tasks if record.get(f"loss/{name}") is not None}
+        if self.step == 0:
+            self.initial_losses = losses
+            return False
+        value = monitored(record, losses, self.initial_losses, self.config.monitor, self._higher)
+        if self.best is None or value < self.best:
+            self.best, self.evaluations_without_gain = value, 0
+        else:
+            self.evaluations_without_gain += 1
+        return self.evaluations_without_gain == 0
+
+    def _training_record(self, steps: list[Step]) -> Record:
+        found = [step.scalars() for step in steps]
+        keys = list(dict.fromkeys(key for scalars in found for key in scalars))
+        means = {key: fmean(scalars[key] for scalars in found if key in scalars) for key in keys}
+        rates = {f"lr/{group['name']}": group["lr"] for group in self.optimizer.param_groups}
+        head = {"step": self.step, "epoch": (self.step - 1) // self.steps_per_epoch, "split": "train"}
+        return head | means | rates
+
+    def _logs(self, step: int) -> bool:
+        return step == 1 or step % self.config.log_every == 0 or step == self.total_steps
+
+    def _evaluates(self) -> bool:
+        return self._due(self.config.eval_every or self.steps_per_epoch) or self.step == self.total_steps
+
+    def _due(self, every: int | None) -> bool:
+        return every is not None and self.step % every == 0
+
+    def _finished(self) -> bool:
+        patience = self.config.early_stopping
+        return self.step >= self.total_steps or (patience is not None and self.evaluations_without_gain >= patience)
+
+    # -- training ---------------------------------------------------------------------------------------------
+
+    def train_step(self, batch: Batch) -> Step:
+        """Runs one micro-batch; with the last one of an accumulation window, the optimizers move."""
+        with self.accelerator.accumulate(self.model):
+            step = Step(
+                self.balancer,
+                number=self.step,
+                accumulation=self.config.accumulation,
+                first_losses=self.first_losses,
+                last_layer=self.last_layer,
+                observe=self._logs(self.step + 1),
+            )
+            image, targets = self.prepare(batch)
+            outputs = self.model(image, step.tap, output_sizes(targets))
+            step.record({name: task.loss(outputs[name], targets[name]) for name, task in self.tasks.items()}, outputs)
+
+            # The only backward pass. When it reaches the features, the tap hands the K task gradients to
+            # `balancer.combine` and lets one gradient through to the encoder.
+            step.backward(self.accelerator.backward)
+
+            self._seen.update(step.tasks)
+            if self.accelerator.sync_gradients:
+                self._update(step)
+        return step
+
+    def prepare(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Image and targets on the device, in the run's precision."""
+        image = batch["image"].to(self.accelerator.device, self.dtype)
+        targets = {name: batch["targets"][name].to(self.accelerator.device) for name in self.tasks}
+        return image, {n: t.to(self.dtype) if t.is_floating_point() else t for n, t in targets.items()}
+
+    def _update(self, step: Step) -> None:
+        """Moves model and balancer once, from the gradients of the whole accumulation window."""
+        absent, self._seen = set(self.tasks) - self._seen, set()
+        for name in absent:  # no label anywhere: not even momentum or weight decay may move the decoder
+            self.network.decoders[name].zero_grad(set_to_none=True)
+        if len(absent) < len(self.tasks):
+            self._scale_decoders(step)
+            self._check_gradients(step)
+            factor = rate_factor(self.config, self.step, self.total_steps)
+            for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
+                group["lr"] = rate * factor
+            self.optimizer.step()
+            if not self.optimizer.step_was_skipped:
+                self._update_balancer(step)
+        self.optimizer.zero_grad()
+        self.balancer.zero_grad()
+        self.step += 1
+
+    def _update_balancer(self, step: Step) -> None:
+        if self.balancer_optimizer is not None:
+            distributed.average_gradients(self.balancer.parameters())
+            for parameter in self.balancer.parameters():
+                if parameter.grad is not None:
+                    parameter.grad /= step.scale
+            for group in self.balancer_optimizer.param_groups:
+                group["lr"] = self.balancer.lr * self.balancer.lr_decay**self.step
+            self.balancer_optimizer.step()
+        self.balancer.after_step(step)
+
+    def _scale_decoders(self, step: Step) -> None:
+        if self.config.decoder_gradients == "weighted" and step.weights is not None:
+            for name, weight in zip(step.tasks, step.weights, strict=True):
+                for parameter in self.network.decoders[name].parameters():
+                    if parameter.grad is not None:
+                        parameter.grad.mul_(weight)
+
+    def _check_gradients(self, step: Step) -> None:
+        """Clips, and stops the run before a gradient that is not finite moves anything.
+
+        Under a loss scaler such a step is skipped and the scale lowered instead: there it is part of the method.
+        """
+        parameters = [p for p in self.network.parameters() if p.grad is not None]
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        if self.config.clip_norm is not None:
+            norm = self.accelerator.clip_grad_norm_(parameters, self.config.clip_norm)
+        else:
+            norm = nn.utils.get_total_norm(gradients)
+        if self.accelerator.scaler is None and not bool(torch.isfinite(norm)):
+            raise NonFiniteError(
+                f"The gradient is {float(norm)} at step {self.step}, although the losses of "
+                f"{', '.join(step.tasks)} are finite; the model was left as it was before this step."
+            )

@@ -1,0 +1,213 @@
+"""A run: training as a configuration describes it, and the folder that it leaves."""
+
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mtlkit import checkpoint, distributed
+from mtlkit.build import Parts, build_dataset, build_parts, image_size, make_accelerator, seed_everything
+from mtlkit.config import compose
+from mtlkit.data.dataset import Dataset
+from mtlkit.data.loader import eval_loader, train_loader
+from mtlkit.engine import Engine, Record
+from mtlkit.evaluation import directions, evaluate, evaluate_constants, output_sizes
+from mtlkit.log import JsonLines, Observer, write_whole
+from mtlkit.report import save_pictures, write_report
+from mtlkit.schema import Config
+
+if TYPE_CHECKING:
+    from mtlkit.data.transforms import Augment
+
+CONSTANT_SAMPLES = 1000  #: so many training samples, evenly spread, make the constant predictions
+PICTURES = 4  #: so many validation samples, evenly spread, are drawn
+PACKAGES = ("mtlkit", "torch", "timm", "segmentation-models-pytorch", "accelerate", "albumentations", "numpy")
+
+
+class Experiment:
+    """A run that a configuration describes.
+
+    >>> experiment = Experiment.compose("scenes", ["balancer=rotograd", "trainer.max_steps=10"])
+    >>> experiment.config.balancer.name
+    'rotograd'
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.folder = Path(config.output_dir)
+
+    @classmethod
+    def compose(cls, experiment: str, overrides: Sequence[str] = ()) -> "Experiment":
+        """From an experiment's YAML file and overrides as on the command line."""
+        return cls(compose(experiment, overrides))
+
+    def run(self, resume: bool = False, observers: Iterable[Observer] = ()) -> Path:
+        """Trains, writes the run's folder and returns it. All processes call it.
+
+        Args:
+            resume: go on with the run in `output_dir` from its last checkpoint.
+            observers: further watchers, beside the log.
+
+        Raises:
+            FileExistsError: the folder holds a run, and `resume` is not set.
+            NonFiniteError: a loss or gradient is not finite; the checkpoints are intact.
+        """
+        config = self.config
+        accelerator = make_accelerator(config.trainer)
+        self._check_folder(resume)
+        seed_everything(config)
+        with distributed.main_first():  # it may fill a cache that the others then find
+            training, validation = build_dataset(config, "train"), build_dataset(config, "val")
+        size = image_size(training)
+        parts = build_parts(config, training.targets, size)
+        rank, world = distributed.rank(), distributed.world_size()
+        loader_options = {"workers": config.data.workers, "rank": rank, "world": world}
+        augment = make_augmentation(config, training)
+        engine = Engine(
+            parts.model,
+            list(parts.tasks.values()),
+            parts.balancer,
+            config.trainer,
+            accelerator=accelerator,
+            steps_per_epoch=len(training) // config.data.batch_size,
+        )
+        if resume:
+            checkpoint.load(engine, checkpoint.find(self.folder, "last"))
+        elif accelerator.is_main_process:
+            self._write_description(training, size)
+        batches = train_loader(
+            training,
+            augment,
+            config.data.batch_size,
+            config.seed,
+            accumulation=config.trainer.accumulation,
+            start_step=engine.step,
+            **loader_options,
+        )
+        checks = eval_loader(validation, config.data.eval_batch_size or config.data.batch_size, **loader_options)
+
+        if accelerator.is_main_process:
+            engine.observers = [JsonLines(self.folder / "metrics.jsonl", engine.step if resume else None), *observers]
+        status = "stopped"
+        try:
+            engine.note(self._facts(parts, engine))
+            if not resume:
+                constants = constant_predictions(training, parts)
+                engine.note_evaluation(
+                    evaluate_constants(checks, parts.tasks, engine.prepare, constants), "val_constant"
+                )
+            engine.fit(batches, lambda: evaluate_engine(engine, checks), self._saver(engine))
+            status = "finished"
+        finally:
+            engine.finish(status)
+        checkpoint.load_weights(engine.network, engine.balancer, checkpoint.find(self.folder, "best"))
+        if accelerator.is_main_process:
+            save_pictures(self.folder, draw(engine, validation))
+            write_report(self.folder)
+        accelerator.wait_for_everyone()
+        return self.folder
+
+    def _saver(self, engine: Engine) -> Callable[[bool], None]:
+        def save(best: bool) -> None:
+            if best:
+                checkpoint.save(engine, self.folder / "checkpoints" / "best")
+            checkpoint.save(engine, self.folder / "checkpoints" / "last")
+
+        return save
+
+    def _check_folder(self, resume: bool) -> None:
+        """Refuses a folder that must not or cannot be written, before any work."""
+        exists = (self.folder / "config.yaml").exists()
+        distributed.gather(None)  # no process may look after the main one began to write
+        if resume and not exists:
+            raise FileNotFoundError(f"There is no run in {self.folder} to resume.")
+        if exists and not resume:
+            raise FileExistsError(
+                f"{self.folder} holds a run. Go on with it by --resume, or choose another output_dir."
+            )
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OSError(f"output_dir={self.folder} cannot be made: {error}") from error
+        if not os.access(self.folder, os.W_OK):
+            raise PermissionError(f"output_dir={self.folder} cannot be written.")
+
+    def _write_description(self, dataset: Dataset, size: tuple[int, int]) -> None:
+        targets = {name: {"type": target.type, "classes": target.classes} for name, target in dataset.targets.items()}
+        write_whole(self.folder / "data.json", json.dumps({"size": size, "targets": targets}, indent=1).encode())
+        self.config.save(self.folder / "config.yaml")
+
+    def _facts(self, parts: Parts, engine: Engine) -> Record:
+        versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+        return {
+            "step": engine.step,
+            "split": "info",
+            "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "total_steps": engine.total_steps,
+            "processes": distributed.world_size(),
+            "versions": {"python": platform.python_version()} | versions,
+            "higher_is_better": directions(parts.tasks),
+        }
+
+
+def make_augmentation(config: Config, dataset: Dataset) -> "Augment | None":
+    """The augmentation of training samples, None without `data.augment`."""
+    if not config.data.augment:
+        return None
+    from mtlkit.data.transforms import Augment  # importing albumentations takes seconds
+
+    return Augment(dataset.targets, **vars(config.data.augmentation), camera=dataset.camera)
+
+
+def evaluate_engine(engine: Engine, batches: Iterable[object]) -> Record:
+    """Losses and metrics of the engine's present model."""
+    distributed.average_buffers(engine.network)
+    engine.network.eval()
+    record = evaluate(batches, engine.tasks, engine.prepare, lambda image, targets: forward(engine, image, targets))
+    engine.network.train()
+    return record
+
+
+def forward(engine: Engine, image: Tensor, targets: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The outputs without a tap."""
+    return engine.network(image, engine.balancer.adapt, output_sizes(targets))
+
+
+def constant_predictions(dataset: Dataset, parts: Parts) -> dict[str, Tensor]:
+    """Every task's best constant prediction for (at most `CONSTANT_SAMPLES` of) the training samples."""
+    count = min(len(dataset), CONSTANT_SAMPLES)
+    samples = [dataset[i * len(dataset) // count]["targets"] for i in range(count)]
+    return {
+        name: task.constant(torch.stack([targets[name] for targets in samples if name in targets]))
+        for name, task in parts.tasks.items()
+        if any(name in targets for targets in samples)
+    }
+
+
+@torch.no_grad()
+def draw(engine: Engine, dataset: Dataset) -> list[list[tuple[str, np.ndarray]]]:
+    """Image, target and prediction of a few validation samples, as pictures."""
+    engine.network.eval()
+    rows = []
+    for i in range(min(PICTURES, len(dataset))):
+        sample = dataset[i * len(dataset) // PICTURES]
+        image, targets = engine.prepare({"image": sample["image"][None], "targets": _batched(sample["targets"])})
+        outputs = forward(engine, image, targets)
+        row: list[tuple[str, np.ndarray]] = [("image", (sample["image"].permute(1, 2, 0) * 255).byte().numpy())]
+        for name, task in engine.tasks.items():
+            row.append((f"{name}_target", task.picture(targets[name][0].cpu())))
+            row.append((f"{name}_prediction", task.picture(task.predict(outputs[name])[0].cpu())))
+        rows.append(row)
+    return rows
+
+
+def _batched(targets: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: target[None] for name, target in targets.items()}

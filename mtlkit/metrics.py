@@ -1,0 +1,194 @@
+"""What the tasks share: pooled metrics and checks of options and tensors.
+
+Every metric here adds up over batches and processes, so that its value is the one on the whole split, whatever
+the batch size. Macro figures average over the classes that have positives *in the targets*: how many these are
+depends on the split alone, so two methods are always averaged over the same classes. Where a figure has no valid
+element at all it is NaN. Sums are kept in float64 (torch's MPS device has none: keep metrics on the CPU there).
+Metrics of one base class keep the same state; a task names them as one compute group
+(torchmetrics' own search for groups is never used: it also joins metrics that merely agree on the first batch).
+"""
+
+import math
+from collections.abc import Callable, Collection, Sequence
+from numbers import Real
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric, MetricCollection
+
+from mtlkit.registry import suggest
+from mtlkit.task import Task
+
+
+def check_shapes(what: str, *tensors: tuple[str, Tensor, tuple[int | str, ...], str]) -> None:
+    """Raises `ValueError` unless each (role, tensor, shape, "float" or "int64") has that shape and type.
+
+    A letter in a shape stands for any size, the same one wherever it occurs.
+
+    >>> check_shapes("loss", ("target", torch.zeros(2, 1, 4, 5), ("B", 1, "H", "W"), "float"))
+    >>> check_shapes("loss", ("target", torch.zeros(2, 4, 5), ("B", 1, "H", "W"), "float"))
+    Traceback (most recent call last):
+    ValueError: The loss expected target (B, 1, H, W) float, found target (2, 4, 5) float32.
+    """
+    sizes: dict[str, int] = {}
+    fits = True
+    for _, tensor, shape, kind in tensors:
+        fits &= tensor.is_floating_point() if kind == "float" else tensor.dtype == torch.int64
+        fits &= tensor.ndim == len(shape) and all(
+            size == (sizes.setdefault(want, size) if isinstance(want, str) else want)
+            for want, size in zip(shape, tensor.shape, strict=True)
+        )
+    if not fits:
+        expected = " and ".join(f"{role} ({', '.join(map(str, shape))}) {kind}" for role, _, shape, kind in tensors)
+        found = " and ".join(
+            f"{role} {tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}" for role, tensor, _, _ in tensors
+        )
+        raise ValueError(f"The {what} expected {expected}, found {found}.")
+
+
+def check_values(what: str, valid: Tensor, values: Tensor, expected: str) -> None:
+    """Raises `ValueError` with the first of the `values` that is not `valid`. Costs a device synchronisation."""
+    if not valid.all():
+        wrong = values[~valid]
+        raise ValueError(f"The {what} expected {expected}, found {wrong[0].item()} ({len(wrong)} such values).")
+
+
+def check_choice(what: str, option: str, value: str, known: Collection[str]) -> None:
+    """Raises `ValueError` with close matches when the value of an option is not one of the `known`."""
+    if value not in known:
+        raise ValueError(f"The {what} has no {option} {value!r}. {suggest(str(value), known)}")
+
+
+def check_number(what: str, option: str, value: Any, fits: Callable[[Any], bool], expected: str) -> None:
+    """Raises `ValueError` when the value of an option is no number or does not fit."""
+    if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value) or not fits(value):
+        raise ValueError(f"The {what} expected {option} {expected}, found {value!r}.")
+
+
+def check_no_names(task: Task) -> None:
+    """Raises `ValueError` where a task without classes is given some."""
+    if task.classes:
+        raise ValueError(f"The task {task.name!r} has no classes, found {task.classes!r}: leave `classes` out.")
+
+
+def check_names(task: Task) -> None:
+    """Raises `ValueError` unless the task has names of classes or outputs, each once."""
+    if not task.classes:
+        raise ValueError(f"The task {task.name!r} needs the names of its classes or outputs in `classes`, found none.")
+    twice = sorted({name for name in task.classes if task.classes.count(name) > 1})
+    if twice:
+        raise ValueError(f"The task {task.name!r} has {', '.join(map(repr, twice))} more than once in `classes`.")
+
+
+def check_weights(task: Task, option: str, weights: Sequence[float] | None) -> tuple[float, ...] | None:
+    """The weights as numbers; raises `ValueError` unless there is a positive one for each class."""
+    if weights is None:
+        return None
+    what, classes = f"task {task.name!r}", len(task.classes)
+    if not isinstance(weights, Sequence) or isinstance(weights, str) or len(weights) != classes:
+        raise ValueError(f"The {what} expected {option} to list {classes} numbers, one a class, found {weights!r}.")
+    for weight in weights:
+        check_number(what, option, weight, lambda v: v > 0, "> 0 (to leave a class out, mark it unknown)")
+    return tuple(map(float, weights))
+
+
+def check_owner(what: str, loss: str, owner: str, **options: Any) -> None:
+    """Raises `ValueError` for an option of the loss `owner` that is set (not None) though the loss is another."""
+    for option, value in options.items():
+        if value is not None and loss != owner:
+            raise ValueError(
+                f"The {what} has the loss {loss!r}, but its option {option!r} belongs to the loss {owner!r}: "
+                "leave the option out or choose that loss."
+            )
+
+
+def at_least_float32(output: Tensor) -> Tensor:
+    """The output in float32, or in float64 where it is: half precision is too coarse for sums over a batch."""
+    return output.to(torch.promote_types(output.dtype, torch.float32))
+
+
+def collect(*groups: dict[str, Metric]) -> MetricCollection:
+    """Metrics under their names; those of one group have the same base class and share its state.
+
+    >>> collect({"miou": MeanIoU(3), "pixel_accuracy": Accuracy(3)}).compute_groups
+    {0: ['miou', 'pixel_accuracy']}
+    """
+    every = {name: metric for group in groups for name, metric in group.items()}
+    return MetricCollection(every, compute_groups=[list(group) for group in groups])  # type: ignore[arg-type]
+
+
+class Pooled(Metric):
+    """A metric whose state is one tensor of sums over all elements seen."""
+
+    full_state_update = False
+    sums: Tensor
+
+    def __init__(self, *shape: int, dtype: torch.dtype = torch.float64) -> None:
+        super().__init__()
+        self.add_state("sums", torch.zeros(shape, dtype=dtype), dist_reduce_fx="sum")
+
+
+class Confusion(Pooled):
+    """Metrics of class numbers: counts of (target, prediction) pairs; target -1 is ignored.
+
+    Updated with class numbers of the target's shape, or with scores that have one axis more, the classes, at 1.
+    """
+
+    def __init__(self, classes: int) -> None:
+        super().__init__(classes, classes, dtype=torch.int64)
+
+    def update(self, prediction: Tensor, target: Tensor) -> None:
+        if prediction.ndim == target.ndim + 1:
+            prediction = prediction.argmax(1)
+        classes, what = len(self.sums), f"metric {type(self).__name__}"
+        axes = tuple(f"axis{i}" for i in range(target.ndim))
+        check_shapes(what, ("prediction", prediction, axes, "int64"), ("target", target, axes, "int64"))
+        valid = target != -1
+        target, prediction = target[valid], prediction[valid]
+        check_values(what, (target >= 0) & (target < classes), target, f"labels -1 to {classes - 1}")
+        counts = torch.bincount(target * classes + prediction, minlength=classes * classes)
+        self.sums = self.sums + counts.view(classes, classes)
+
+    def shares(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Per class, in float64: hits, pixels in the target, pixels in the prediction."""
+        sums = self.sums.double()
+        return sums.diagonal(), sums.sum(1), sums.sum(0)
+
+
+class MeanIoU(Confusion):
+    """Intersection over union, averaged over the classes with a union (in targets or predictions); a fraction."""
+
+    higher_is_better = True
+
+    def compute(self) -> Tensor:
+        hits, present, predicted = self.shares()
+        return (hits / (present + predicted - hits))[present + predicted > 0].mean()
+
+
+class ClassesPresent(Confusion):
+    """Over how many classes the macro figures beside it are averaged."""
+
+    def compute(self) -> Tensor:
+        _, present, predicted = self.shares()
+        return (present + predicted > 0).sum()
+
+
+class Accuracy(Confusion):
+    """The fraction of valid elements whose class is right."""
+
+    higher_is_better = True
+
+    def compute(self) -> Tensor:
+        hits, present, _ = self.shares()
+        return hits.sum() / present.sum()
+
+
+class MacroF1(Confusion):
+    """F1 = 2 TP / (2 TP + FP + FN), averaged over the classes in targets or predictions; a fraction."""
+
+    higher_is_better = True
+
+    def compute(self) -> Tensor:
+        hits, present, predicted = self.shares()
+        return (2 * hits / (present + predicted))[present + predicted > 0].mean()

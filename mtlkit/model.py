@@ -1,0 +1,122 @@
+"""The model: one shared encoder, a decoder a task."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.layers import convert_sync_batchnorm
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mtlkit.registry import options_of, suggest
+from mtlkit.task import ENCODERS, Decoder, Encoder, Features
+
+BATCH_NORM_MODES = ("local", "sync", "frozen")
+
+
+class MultiTaskModel(nn.Module):
+    """A shared encoder and a decoder for every task.
+
+    `encoder` and `decoders` (a `ModuleDict` by task name) are its only children. The balancer stands between them
+    through the `share` of `forward` and only there, so that a plain call costs nothing of it.
+
+    >>> from mtlkit.task import DECODERS
+    >>> encoder = build_encoder("test_resnet", image_size=(64, 48), pretrained=False)
+    >>> model = MultiTaskModel(encoder, {"depth": DECODERS.build("conv", encoder.info, 1, width=16)}).eval()
+    >>> tuple(model(torch.rand(2, 3, 48, 64))["depth"].shape)
+    (2, 1, 48, 64)
+    """
+
+    def __init__(self, encoder: Encoder, decoders: Mapping[str, Decoder]) -> None:
+        super().__init__()
+        for name in decoders:
+            if hasattr(nn.ModuleDict, name):
+                raise ValueError(f"A task cannot be called {name!r}: torch's ModuleDict needs that name. Rename it.")
+        self.encoder = encoder
+        self.decoders = nn.ModuleDict(decoders)
+        self.frozen_batch_norm = False  #: set by `set_batch_norm`
+
+    def forward(
+        self,
+        image: Tensor,
+        share: Callable[[Features], Mapping[str, Features]] | None = None,
+        sizes: Mapping[str, tuple[int, int]] | None = None,
+    ) -> dict[str, Tensor]:
+        """The outputs of all tasks for the image (B, 3, H, W) in [0, 1].
+
+        `share` hands every task its own features; without it all get the encoder's. A dense output is resized
+        (bilinear) to the task's entry in `sizes`, (height, width), or else to the image's size.
+        """
+        features = self.encoder(image)
+        shared = {} if share is None else share(features)
+        outputs = {}
+        for name, decoder in self.decoders.items():
+            output = decoder(features if share is None else shared[name])
+            if decoder.dense:
+                size = tuple((sizes or {}).get(name, image.shape[-2:]))
+                if output.shape[-2:] != size:
+                    output = F.interpolate(output, size=size, mode="bilinear", align_corners=False)
+            outputs[name] = output
+        return outputs
+
+    def train(self, mode: bool = True) -> "MultiTaskModel":
+        """As usual, but frozen BatchNorm layers stay in eval mode, whoever calls `train`."""
+        super().train(mode)
+        if self.frozen_batch_norm:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
+
+
+def set_batch_norm(model: MultiTaskModel, mode: str) -> None:
+    """How all BatchNorm layers of the model, the decoders' included, take their statistics in training.
+
+    `local`: from the process's part of the batch. `sync`: from the whole batch over all processes (CUDA only).
+    `frozen`: always the running ones, which never change; scale and shift stay trainable. Raises `ValueError`
+    for an unknown mode and for `sync` on a machine without CUDA.
+    """
+    if mode not in BATCH_NORM_MODES:
+        raise ValueError(f"No batch_norm mode is called {mode!r}. {suggest(mode, BATCH_NORM_MODES)}")
+    if mode == "sync":
+        if not torch.cuda.is_available():
+            raise ValueError(
+                "batch_norm: sync needs CUDA, and torch finds no CUDA device. Take batch_norm: local or frozen, "
+                "or an encoder without BatchNorm such as convnext_tiny."
+            )
+        convert_sync_batchnorm(model)  # timm's: torch's own would drop the activation inside timm's BatchNormAct2d
+    model.frozen_batch_norm = mode == "frozen"
+    model.train(model.training)
+
+
+def build_encoder(
+    name: str, *, image_size: tuple[int, int], pretrained: bool | str | Path = False, **options: Any
+) -> Encoder:
+    """The encoder of that name, or the timm architecture, for images of `image_size` (width, height).
+
+    `pretrained` is true, false or a weight file. It and `image_size` are passed on to encoders that take them.
+    Raises `LookupError` for an unknown name and `ValueError` for an unknown option, an image size that the encoder
+    cannot take and for `pretrained` where the encoder has no such option.
+
+    >>> build_encoder("lenet", image_size=(28, 28)).info
+    EncoderInfo(channels=(25,), strides=(0,))
+    >>> build_encoder("lenett", image_size=(28, 28))  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    LookupError: No encoder and no timm architecture is called 'lenett'. Did you mean 'lenet' or ...
+    """
+    if name not in ENCODERS.names():
+        name, options = "timm", {"architecture": name, **options}
+    known = options_of(ENCODERS.get(name))
+    if "image_size" in known:
+        options["image_size"] = image_size
+    if "pretrained" in known:
+        options["pretrained"] = pretrained
+    elif pretrained:
+        raise ValueError(
+            f"The encoder {name!r} takes no pretrained weights: set pretrained to false, not {pretrained}."
+        )
+    encoder = ENCODERS.build(name, **options)
+    encoder.check_size(*image_size)
+    return encoder

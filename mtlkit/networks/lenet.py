@@ -1,0 +1,69 @@
+"""The LeNet of the Multi-MNIST experiments."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mtlkit.task import ENCODERS, Encoder, EncoderInfo, Features
+
+MEAN, STD = 0.1307, 0.3081  # of MNIST's training images
+
+
+@ENCODERS.register("lenet")
+class LeNet(Encoder):
+    """LeNet on grey images, reduced by default: conv5x5-4, pool, conv5x5-8, pool, linear to 25 values.
+
+    Args:
+        channels: widths of the two convolutions; the Multi-MNIST LeNet of full size has [10, 20].
+        features: length of the shared vector.
+        image_size: (width, height) of the images, at least 16x16. The linear layer is built for it (28x28 gives it
+            4 * 4 * 8 = 128 inputs), so the encoder takes no other.
+
+    The image (B, 3, H, W) in [0, 1], a grey one repeated, is averaged over its channels; what comes out is one
+    level, a vector (B, features) behind a ReLU, stride 0. The reduced net is that of RotoGrad's Multi-MNIST
+    (arXiv 2103.02631).
+
+    >>> import torch
+    >>> [tuple(level.shape) for level in LeNet()(torch.rand(2, 3, 28, 28))]
+    [(2, 25)]
+    >>> sum(p.numel() for p in LeNet().parameters())  # 4 * 26 + 8 * 101 + 25 * 129
+    4137
+    """
+
+    def __init__(
+        self, channels: Sequence[int] = (4, 8), features: int = 25, image_size: tuple[int, int] = (28, 28)
+    ) -> None:
+        super().__init__()
+        if len(channels) != 2 or min(*channels, features) < 1:
+            raise ValueError(
+                f"LeNet needs two channel numbers and a feature number, all positive: "
+                f"got channels={list(channels)}, features={features}."
+            )
+        width, height = image_size
+        if min(width, height) < 16:  # two unpadded convolutions and two poolings leave one pixel of 16
+            raise ValueError(f"LeNet takes images of 16x16 and more, got {width}x{height} (width x height).")
+        self.image_size = (width, height)
+        self.conv1 = nn.Conv2d(1, channels[0], 5)
+        self.conv2 = nn.Conv2d(channels[0], channels[1], 5)
+        flat = channels[1] * (((width - 4) // 2 - 4) // 2) * (((height - 4) // 2 - 4) // 2)
+        self.linear = nn.Linear(flat, features)
+        self.info = EncoderInfo((features,), (0,))
+
+    @property
+    def last_layer(self) -> nn.Module:
+        return self.linear
+
+    def forward(self, image: Tensor) -> Features:
+        x = (image.mean(dim=1, keepdim=True) - MEAN) / STD
+        x = F.max_pool2d(self.conv1(x), 2).relu()
+        x = F.max_pool2d(self.conv2(x), 2).relu()
+        return [self.linear(x.flatten(1)).relu()]
+
+    def check_size(self, width: int, height: int) -> None:
+        if (width, height) != self.image_size:
+            own = "x".join(map(str, self.image_size))
+            raise ValueError(
+                f"The encoder 'lenet' was built for images of {own} (width x height), got {width}x{height}: "
+                f"resize the images, or build it with image_size=({width}, {height})."
+            )

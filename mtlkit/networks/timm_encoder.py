@@ -1,0 +1,178 @@
+"""Every timm architecture that gives features, as an encoder."""
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.models.efficientnet import EfficientNetFeatures
+from timm.models.mobilenetv3 import MobileNetV3Features
+from torch import Tensor, nn
+
+from mtlkit.networks.weights import load, refused_as
+from mtlkit.task import ENCODERS, Encoder, EncoderInfo, Features
+
+
+@ENCODERS.register("timm")
+class TimmEncoder(Encoder):
+    """A timm model without its head (`features_only`), CNN or ViT, normalised as it was pretrained.
+
+    Args:
+        architecture: timm's name, `timm.list_models()` has them all; a tag may follow (`resnet18.a1_in1k`).
+        pretrained: true downloads timm's weights (or takes them from its cache), a file name loads that
+            .safetensors or .pth file with timm's key names, false starts from random weights.
+        levels: which levels are shared, by timm's index, -1 for the deepest. Without it a pyramid shares all of
+            its levels and a ViT four blocks spread evenly over its depth. What lies behind the deepest is dropped.
+        output_stride: at most so much smaller than the image is the deepest level (8 or 16, by dilation).
+        image_size: (width, height) of the images. Architectures with position embeddings or windows are built
+            for it and take no other; the others take any size that leaves something of every level.
+
+    The image (B, 3, H, W) in [0, 1] gives a list of maps (B, channels[i], about H / strides[i], W / strides[i]).
+    Raises `LookupError` for an unknown architecture, `FileNotFoundError` for a missing file and `ValueError`
+    for all else that does not fit, a damaged file and one of another architecture included.
+
+    >>> encoder = TimmEncoder("test_resnet", levels=[1, -1])
+    >>> encoder.info
+    EncoderInfo(channels=(32, 96), strides=(4, 32))
+    >>> [tuple(level.shape) for level in encoder(torch.rand(2, 3, 48, 64))]
+    [(2, 32, 12, 16), (2, 96, 2, 2)]
+    >>> TimmEncoder("test_vit", image_size=(64, 40))
+    Traceback (most recent call last):
+    ValueError: 'test_vit' cannot take images of 64x40 (width x height): both must be multiples of 16, such as 64x48.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        architecture: str,
+        pretrained: bool | str | Path = False,
+        levels: Sequence[int] | None = None,
+        output_stride: int | None = None,
+        image_size: tuple[int, int] | None = None,
+    ) -> None:
+        super().__init__()
+        if not timm.is_model(architecture):
+            raise LookupError(_unknown(architecture))
+        self.architecture = architecture
+        options: dict[str, Any] = {"in_chans": 3, "features_only": True}
+        with torch.device("meta"):  # shapes only, nothing is computed
+            probe = refused_as(f"timm has no features of {architecture!r}", timm.create_model, architecture, **options)
+        options["out_indices"] = _chosen(architecture, probe, levels)
+        if output_stride is not None:
+            options["output_stride"] = output_stride
+        config = probe.pretrained_cfg
+        self.fixed_size = bool(config.get("fixed_input_size"))
+        own = (config["input_size"][2], config["input_size"][1])
+        self.own_size = f"{own[0]}x{own[1]}"
+        width, height = image_size or own
+        self.image_size = (width, height)
+        if self.fixed_size:  # timm's convention: such architectures take an img_size
+            self._check_patches(width, height, probe.feature_info.reduction()[0])
+            options["img_size"] = (height, width)
+        self.net = load(architecture, pretrained, options)
+        if isinstance(self.net, EfficientNetFeatures | MobileNetV3Features):  # these keep all of their blocks
+            deepest = self.net.feature_info.get_dicts()[-1]["stage"]
+            self.net.blocks = self.net.blocks[:deepest]
+        self.info = EncoderInfo(tuple(self.net.feature_info.channels()), tuple(self.net.feature_info.reduction()))
+        if output_stride is not None and self.info.strides[-1] > output_stride:
+            raise ValueError(f"{architecture!r} cannot be dilated to output_stride {output_stride}: leave it out.")
+        self._channels_last = getattr(self.net, "output_fmt", "NCHW") == "NHWC"
+        for name in ("mean", "std"):
+            self.register_buffer(name, torch.tensor(config[name]).view(-1, 1, 1), persistent=False)
+        self._last_layer = self._prepare(width, height)
+
+    @property
+    def last_layer(self) -> nn.Module:
+        """The last layer with a weight matrix or kernel, in order of execution, that the deepest level depends on."""
+        return self.net.get_submodule(self._last_layer)
+
+    def forward(self, image: Tensor) -> Features:
+        features: Features = self.net((image - self.mean) / self.std)
+        if self._channels_last:
+            features = [level.permute(0, 3, 1, 2).contiguous() for level in features]
+        return features
+
+    def check_size(self, width: int, height: int) -> None:
+        if (width, height) == self.image_size:
+            return
+        if self.fixed_size:
+            own = "x".join(map(str, self.image_size))
+            raise ValueError(
+                f"The encoder {self.architecture!r} was built for images of {own} (width x height), got "
+                f"{width}x{height}: resize the images, or build it with image_size=({width}, {height})."
+            )
+        self._try(width, height)
+
+    def _check_patches(self, width: int, height: int, patch: int) -> None:
+        if width < patch or height < patch or width % patch or height % patch:
+            near = "x".join(str(max(patch, -(-side // patch) * patch)) for side in (width, height))
+            raise ValueError(
+                f"{self.architecture!r} cannot take images of {width}x{height} (width x height): "
+                f"both must be multiples of {patch}, such as {near}."
+            )
+
+    def _try(self, width: int, height: int) -> Features:
+        """The features of one black image, in eval mode; refuses a size that does not get through."""
+        modes = [(module, module.training) for module in self.modules()]
+        self.eval()
+        try:
+            return refused_as(
+                f"{self.architecture!r} cannot take images of {width}x{height} (width x height); multiples of "
+                f"{self.info.strides[-1]} that are not too small do as a rule, its own {self.own_size} does",
+                self,
+                self.mean.new_zeros(1, 3, height, width),
+            )
+        finally:
+            for module, mode in modes:
+                module.training = mode
+
+    def _prepare(self, width: int, height: int) -> str:
+        """Freezes what no shared level depends on and finds the last layer's name, by one forward pass."""
+        ran: list[str] = []
+        handles = [
+            module.register_forward_hook(lambda *_, name=name: ran.append(name))
+            for name, module in self.net.named_modules()
+            if isinstance(getattr(module, "weight", None), Tensor) and module.weight.ndim > 1
+        ]
+        with torch.enable_grad():
+            features = self._try(width, height)
+        for handle in handles:
+            handle.remove()
+        names, parameters = zip(*self.net.named_parameters(), strict=True)
+        deepest = torch.autograd.grad(features[-1].sum(), parameters, allow_unused=True, retain_graph=True)
+        anywhere = torch.autograd.grad(
+            torch.stack([level.sum() for level in features]).sum(), parameters, allow_unused=True
+        )
+        for parameter, grad in zip(parameters, anywhere, strict=True):
+            if grad is None:  # rare: side branches that timm cannot drop; DDP would wait for their gradients
+                parameter.requires_grad_(False)
+        used = {name for name, grad in zip(names, deepest, strict=True) if grad is not None}
+        return [name for name in ran if f"{name}.weight" in used][-1]
+
+
+def _unknown(name: str) -> str:
+    close = difflib.get_close_matches(name, [*ENCODERS.names(), *timm.list_models()], n=3, cutoff=0.6)
+    hint = f"Did you mean {' or '.join(map(repr, close))}? " if close else ""
+    return (
+        f"No encoder and no timm architecture is called {name!r}. {hint}"
+        f"Known: {', '.join(ENCODERS.names())} and all that timm.list_models() names."
+    )
+
+
+def _chosen(architecture: str, probe: Any, levels: Sequence[int] | None) -> list[int]:
+    """timm's indices of the shared levels, finest first."""
+    count = len(probe.feature_info.info)
+    if levels is None:
+        if count > 4 and len({level["reduction"] for level in probe.feature_info.info}) == 1:
+            return [count * part // 4 - 1 for part in (1, 2, 3, 4)]  # as in DPT (arXiv 2103.13413)
+        return list(probe.feature_info.out_indices)
+    wrong = [level for level in levels if not -count <= level < count]
+    if wrong or not levels:
+        raise ValueError(
+            f"{architecture!r} has the levels 0 to {count - 1} (or -{count} to -1), got levels={list(levels)}."
+        )
+    return sorted({level % count for level in levels})

@@ -1,0 +1,52 @@
+"""The optimizers of a run and their learning-rate schedule."""
+
+import math
+from typing import Any
+
+import torch
+from torch.optim import SGD, Adam, AdamW, Optimizer
+
+from mtlkit.balancer import Balancer
+from mtlkit.model import MultiTaskModel
+from mtlkit.schema import TrainerConfig
+
+
+def model_optimizer(model: MultiTaskModel, config: TrainerConfig) -> Optimizer:
+    """The model's optimizer, with one parameter group for the encoder and one for the decoders."""
+    groups: list[dict[str, Any]] = [
+        {"name": "encoder", "params": list(model.encoder.parameters()), "lr": config.encoder_lr or config.lr},
+        {"name": "decoders", "params": list(model.decoders.parameters()), "lr": config.lr},
+    ]
+    if config.optimizer == "sgd":
+        return SGD(groups, momentum=config.momentum, weight_decay=config.weight_decay)
+    return {"adam": Adam, "adamw": AdamW}[config.optimizer](groups, weight_decay=config.weight_decay)
+
+
+def balancer_optimizer(balancer: Balancer) -> torch.optim.Adam | None:
+    """The optimizer of the balancer's own parameters, None where there are none."""
+    parameters = [p for p in balancer.parameters() if p.requires_grad]
+    # Adam's usual eps of 1e-8 would make small losses learn more slowly than large ones.
+    return Adam(parameters, lr=balancer.lr, eps=1e-16) if parameters else None
+
+
+def rate_factor(config: TrainerConfig, step: int, total: int) -> float:
+    """What the learning rates are multiplied by at optimizer step `step` of `total`, whatever the number of processes.
+
+    A linear warm-up over `warmup_steps`, then with p = the share of the remaining steps that is done:
+    `constant` 1; `cosine` (1 + cos(pi p)) / 2; `poly` (1 - p)^power; `step` gamma^floor(step / step_size).
+
+    >>> config = TrainerConfig(max_steps=100, schedule="cosine", warmup_steps=10)
+    >>> [round(rate_factor(config, step, 100), 3) for step in (0, 9, 55, 99)]
+    [0.1, 1.0, 0.5, 0.0]
+    """
+    if step < config.warmup_steps:
+        return (step + 1) / config.warmup_steps
+    progress = (step - config.warmup_steps) / max(total - config.warmup_steps, 1)
+    if config.schedule == "cosine":
+        return (1 + math.cos(math.pi * progress)) / 2
+    if config.schedule == "poly":
+        return (1 - progress) ** config.power
+    if config.schedule == "step":
+        assert config.step_size is not None
+        return config.gamma ** (step // config.step_size)
+    return 1.0

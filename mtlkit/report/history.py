@@ -1,0 +1,131 @@
+"""A run's log as series and facts, for the table and the page."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml  # type: ignore[import-untyped]
+
+from mtlkit import log
+
+Series = tuple[np.ndarray, np.ndarray]  # steps and values, float64; NaN where the log has null
+
+
+@dataclass(frozen=True)
+class Row:
+    """One metric of one task: the constant prediction, the untrained start and the trained model.
+
+    `higher` says whether higher is better; None where it is unknown or neither.
+    """
+
+    task: str
+    metric: str
+    unit: str
+    higher: bool | None
+    constant: float | None
+    untrained: float | None
+    trained: float | None
+
+    @property
+    def gain(self) -> float | None:
+        """By how much the trained model is better than the constant prediction (positive), in the metric's unit."""
+        if self.higher is None or self.constant is None or self.trained is None:
+            return None
+        return self.trained - self.constant if self.higher else self.constant - self.trained
+
+    @property
+    def relative_gain(self) -> float | None:
+        """The gain as a part of the constant prediction's value; None where that is 0."""
+        return self.gain / abs(self.constant) if self.gain is not None and self.constant else None
+
+
+class History:
+    """The records of a run's folder.
+
+    Raises `FileNotFoundError` for a folder without a log and `ValueError` for a log or configuration that cannot
+    be read.
+    """
+
+    def __init__(self, run: Path) -> None:
+        path = run / "metrics.jsonl"
+        if not path.is_file():
+            raise FileNotFoundError(f"{run} is not the folder of a run: it has no metrics.jsonl.")
+        self.run = run
+        self.records = log.read(path)
+        self.config_text = (run / "config.yaml").read_text() if (run / "config.yaml").exists() else ""
+        self.config = _parse_yaml(run / "config.yaml", self.config_text)
+        self.info: dict[str, Any] = {}
+        for record in self._of("info"):
+            self.info.update(record)
+        self.tasks = list(dict.fromkeys(task for record in self.records for task in log.tasks_of(record)))
+        evaluations = self._of("val")
+        marked = [record for record in evaluations if record.get("best")]
+        self.trained: dict[str, Any] = (marked or [record for record in evaluations if record["step"]] or [{}])[-1]
+        self.has_best = bool(marked)
+
+    def _of(self, *splits: str) -> list[dict[str, Any]]:
+        return [record for record in self.records if record["split"] in splits]
+
+    @property
+    def last_step(self) -> int:
+        return max((record["step"] for record in self.records), default=0)
+
+    def keys(self, prefix: str) -> list[str]:
+        """The keys of training records that start with `prefix/`, in order of appearance."""
+        return list(dict.fromkeys(key for r in self._of("train") for key in r if key.startswith(f"{prefix}/")))
+
+    def series(self, split: str, keys: Iterable[str]) -> dict[str, Series]:
+        """The values over time by key, for the keys that the split has."""
+        values: dict[str, dict[int, float]] = {key: {} for key in keys}
+        for record in self._of(split):
+            for key in values.keys() & record.keys():
+                values[key][record["step"]] = float("nan") if record[key] is None else record[key]
+        return {
+            key: (np.array(list(points), dtype=float), np.array(list(points.values()), dtype=float))
+            for key, points in values.items()
+            if points
+        }
+
+    def rows(self) -> list[Row]:
+        """The table's rows: every metric of every task, in the run's order."""
+        constant = next(iter(self._of("val_constant")), {})
+        untrained = next((record for record in self._of("val") if record["step"] == 0), {})
+        keys = dict.fromkeys(
+            key
+            for record in self._of("val", "val_constant")
+            for key in record
+            if "/" in key and key.split("/")[0] not in log.RESERVED
+        )
+        rows = [
+            Row(
+                task=key.split("/", 1)[0],
+                metric=key.split("/", 1)[1],
+                unit=self.info.get("units", {}).get(key, ""),
+                higher=self.info.get("higher_is_better", {}).get(key),
+                constant=constant.get(key),
+                untrained=untrained.get(key),
+                trained=self.trained.get(key),
+            )
+            for key in keys
+        ]
+        return sorted(rows, key=lambda row: self.tasks.index(row.task))
+
+    def incidents(self) -> list[tuple[str, list[int]]]:
+        """What went wrong, and the steps: the reported incidents and the values that were not finite."""
+        found: dict[str, list[int]] = {}
+        for record in self.records:
+            texts = [str(record["incident"])] if record.get("incident") else []
+            texts += [f"{key} ({record['split']}) was not finite" for key, value in record.items() if value is None]
+            for text in texts:
+                found.setdefault(text, []).append(record["step"])
+        return sorted(found.items(), key=lambda item: item[1])
+
+
+def _parse_yaml(path: Path, text: str) -> dict[str, Any]:
+    try:
+        config = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML: {error}") from error
+    return config if isinstance(config, dict) else {}

@@ -1,0 +1,60 @@
+"""The metrics of a run in one table: constant prediction, untrained start, trained model."""
+
+from pathlib import Path
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from mtlkit.report.history import History, Row
+
+ARROWS = {True: "↑", False: "↓", None: ""}  #: higher or lower is better
+
+
+def summary_table(run: Path) -> Table:
+    """One row a metric of a task, for the console.
+
+    The trained model is the best evaluation where the log marks one, else the last. The last column says by how
+    much it is better than the best constant prediction: relative to that, or absolute where that is 0.
+    Raises `FileNotFoundError` and `ValueError` as `History` does.
+    """
+    history = History(run)
+    table = Table(box=box.SIMPLE)
+    table.add_column("task", no_wrap=True)
+    table.add_column("metric", no_wrap=True)
+    for heading in headings(history):
+        table.add_column(heading, justify="right")
+    task = None
+    for row in history.rows():
+        if task not in (None, row.task):
+            table.add_section()
+        gain = row.gain or 0
+        style = "green" if gain > 0 else "red" if gain < 0 else ""
+        numbers = [show(value) for value in (row.constant, row.untrained, row.trained)]
+        table.add_row(row.task if row.task != task else "", metric_text(row), *numbers, Text(gain_text(row), style))
+        task = row.task
+    return table
+
+
+def headings(history: History) -> list[str]:
+    """The names of the four columns of numbers."""
+    step = f", step {history.trained['step']}" if history.trained else ""
+    return ["constant", "untrained", f"{'best' if history.has_best else 'last'}{step}", "better than constant by"]
+
+
+def metric_text(row: Row) -> str:
+    """The metric's name, direction and unit: "abs ↓ (m)"."""
+    unit = f"({row.unit})" if row.unit else ""
+    return " ".join(filter(None, (row.metric, ARROWS[row.higher], unit)))
+
+
+def gain_text(row: Row) -> str:
+    if row.gain is None:
+        return "–"
+    if row.relative_gain is None:
+        return f"{row.gain:+.4g}"
+    return f"{100 * row.relative_gain:+.0f} %"
+
+
+def show(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"

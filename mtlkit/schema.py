@@ -1,0 +1,128 @@
+"""The keys that every run's configuration has: their types and their defaults.
+
+The other keys of `data`, `model`, `task.<name>` and `balancer` are options of the class that the section names.
+"""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
+
+from omegaconf import OmegaConf
+
+from mtlkit.log import write_whole
+from mtlkit.typed import Bound, Count, Natural, NonNegative, Positive, Share
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What `data.augment` turns on, in training only."""
+
+    flip: Share = 0.5  #: how often an image is mirrored
+    scale: tuple[Annotated[float, Bound(1)], ...] = (1.0, 1.2, 1.5)  #: enlarged by one of these and cropped back
+    colour: Share = 0.2  #: the jitter's strength of brightness, contrast and saturation
+    focal: tuple[Positive, Positive] | None = None  #: the camera's f_x / width and f_y / height, to zoom normals
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """A data set, and the batches made of it; `options` are the data set's own."""
+
+    name: str  #: of DATASETS
+    root: str | None = None  #: where its files are
+    size: tuple[Count, Count] | None = None  #: [width, height] in pixels; null: the data set's own
+    train_size: Count | None = None  #: at most so many samples, the first ones
+    val_size: Count | None = None
+    batch_size: Count  #: the total over all processes and micro-batches
+    eval_batch_size: Count | None = None  #: null: batch_size
+    workers: Natural = 0  #: loading processes, for each training process
+    augment: bool = False
+    augmentation: Augmentation = Augmentation()
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The shared encoder; `options` are its own."""
+
+    encoder: str  #: of ENCODERS, or the name of a timm model
+    pretrained: bool | str = False  #: true: the published weights; or a file of weights
+    batch_norm: Literal["local", "sync", "frozen"] = "local"  #: statistics of a process, of all, or fixed ones
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskConfig:
+    """One task; `options` are its own."""
+
+    type: str  #: of TASKS
+    decoder: str | dict[str, Any] = "conv"  #: of DECODERS, or {name: NAME, option: value, ...}
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BalancerConfig:
+    """The balancer; `options` are all arguments of its constructor but `tasks`."""
+
+    name: str  #: of BALANCERS
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerConfig:
+    """How training goes. A step is one update of the parameters, from one batch of `data.batch_size`."""
+
+    max_steps: Count | None = None  #: the end; at least one of the two is needed, and the earlier one counts
+    max_epochs: Count | None = None
+    log_every: Count = 10  #: steps
+    eval_every: Count | None = None  #: steps; null: once an epoch
+    save_every: Count | None = None  #: steps; null: at every evaluation
+    precision: Literal["fp32", "bf16", "fp16", "fp64"] = "fp32"
+    accumulation: Count = 1  #: micro-batches that make one batch
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    lr: Positive = 1e-3  #: the decoders' learning rate
+    encoder_lr: Positive | None = None  #: null: lr
+    weight_decay: NonNegative = 0.0
+    momentum: Share = 0.9  #: of sgd
+    clip_norm: Positive | None = None  #: the largest norm of all gradients together
+    schedule: Literal["constant", "cosine", "poly", "step"] = "constant"
+    warmup_steps: Natural = 0  #: steps in which the learning rate grows linearly from 0
+    step_size: Count | None = None  #: of `schedule: step`: steps after which the learning rate is multiplied by gamma
+    gamma: Share = 0.1
+    power: Positive = 0.9  #: of `schedule: poly`: lr * (1 - step / steps) ** power
+    early_stopping: Count | None = None  #: ends after so many evaluations without improvement
+    monitor: str | None = None  #: what `best` means: <task>/<metric>; null: the mean of loss / untrained loss
+    decoder_gradients: Literal["plain", "weighted"] = "plain"  #: whether the balancer's weights reach the decoders
+    normalize_losses: Natural = 0  #: divides each loss by its mean over so many first steps
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """A checked configuration. `compose` makes one of YAML files and overrides, `load` reads a run's."""
+
+    experiment: str
+    output_dir: str
+    seed: Natural = 0
+    deterministic: bool = False  #: refuses operations without a deterministic implementation on this device
+    plugins: tuple[str, ...] = ()  #: modules to import first, which register what the other keys name
+    data: DataConfig
+    model: ModelConfig
+    task: dict[str, Any]  #: TaskConfig by name
+    balancer: BalancerConfig
+    trainer: TrainerConfig
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dictionaries and lists, as in a run's config.yaml."""
+        values = asdict(self)
+        for section in (values["data"], values["model"], values["balancer"], *values["task"].values()):
+            section |= section.pop("options")
+        return cast(dict[str, Any], _plain(values))
+
+    def save(self, path: Path) -> None:
+        """Writes the file, whole or not at all."""
+        write_whole(path, OmegaConf.to_yaml(OmegaConf.create(self.to_dict())).encode())
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,142 @@
+"""The contract of a task."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torchmetrics import MetricCollection
+
+from mtlkit.log import RESERVED
+from mtlkit.registry import Registry
+
+Features = list[Tensor]  # the levels of the shared features, finest first: (B, C, H, W) maps or (B, C) vectors
+
+
+@dataclass(frozen=True)
+class EncoderInfo:
+    """What a decoder must know of the features it gets: one entry a level, finest first.
+
+    `channels[i]` is the width of level i and `strides[i]` the factor by which it is smaller than the image;
+    stride 0 marks a vector (B, C) without positions.
+    """
+
+    channels: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+class Encoder(nn.Module, ABC):
+    """The shared network: image (B, 3, H, W) in [0, 1] -> features, a list of levels, finest first.
+
+    It normalises the image itself. `info` says what comes out; `last_layer` is the module whose `weight` the
+    `last_layer` space of GradNorm and CosReg means.
+    """
+
+    info: EncoderInfo
+
+    @property
+    @abstractmethod
+    def last_layer(self) -> nn.Module: ...
+
+    @abstractmethod
+    def forward(self, image: Tensor) -> Features: ...
+
+    def check_size(self, width: int, height: int) -> None:
+        """Raises `ValueError` for an image size that the encoder cannot take. Any size is fine by default."""
+
+
+class Decoder(nn.Module, ABC):
+    """A task's network: features -> (B, out_channels, H', W') map or (B, out_channels) vector.
+
+    The constructor takes `(info: EncoderInfo, out_channels: int, **options)` and raises `ValueError` where the
+    features do not suit it. `dense` says whether a map comes out; maps are resized to the target by the model.
+    """
+
+    dense: ClassVar[bool]
+
+    @abstractmethod
+    def forward(self, features: Features) -> Tensor: ...
+
+
+ENCODERS: Registry[Encoder] = Registry("encoder", Encoder)
+DECODERS: Registry[Decoder] = Registry("decoder", Decoder)
+
+
+class Task(ABC):
+    """One thing to learn from the shared features. A subclass is final: it overrides no concrete method.
+
+    Three forms of the same thing appear below: the *output* is what the decoder gives (logits, raw vectors),
+    resized to the target; the *prediction* is what a user gets (class numbers, metres, unit normals,
+    probabilities); the *target* is in the data set's format, which the prediction shares except that
+    probabilities stand for labels.
+    """
+
+    dense: ClassVar[bool]  #: a value a pixel, or one vector an image
+    regression: ClassVar[
+        bool
+    ]  #: which form of the uncertainty-weighted loss fits (a Gaussian or a Boltzmann likelihood)
+
+    def __init__(self, name: str, classes: tuple[str, ...] = (), decoder: Mapping[str, Any] | str = "conv") -> None:
+        # Names become keys of torch's containers and first parts of keys of the log.
+        if not name.isidentifier() or hasattr(nn.ParameterDict, name) or name in RESERVED:
+            raise ValueError(
+                f"A task's name must be a Python identifier, no attribute of a module, and none of "
+                f"{', '.join(RESERVED)}; got {name!r}."
+            )
+        self.name = name
+        self.classes = tuple(classes)
+        self.decoder_config = {"name": decoder} if isinstance(decoder, str) else dict(decoder)
+
+    def decoder(self, info: EncoderInfo) -> Decoder:
+        """The task's network on features as `info` describes them; raises `ValueError` for one that does not fit."""
+        options = dict(self.decoder_config)
+        decoder = DECODERS.build(options.pop("name"), info, self.out_channels, **options)
+        if decoder.dense != self.dense:
+            kinds = {True: "one value a pixel", False: "one vector an image"}
+            raise ValueError(
+                f"The task {self.name!r} needs a decoder that gives {kinds[self.dense]}, but "
+                f"{self.decoder_config['name']!r} gives {kinds[decoder.dense]}."
+            )
+        return decoder
+
+    @property
+    @abstractmethod
+    def out_channels(self) -> int:
+        """How many channels the decoder must give."""
+
+    @abstractmethod
+    def loss(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """(sum over valid elements, their number), two scalars; (0, 0) where nothing is valid."""
+
+    @abstractmethod
+    def predict(self, output: Tensor) -> Tensor:
+        """Output -> prediction."""
+
+    @abstractmethod
+    def metrics(self) -> MetricCollection:
+        """New metrics, updated with (prediction, target); pooled over a split and over processes.
+
+        Each has `higher_is_better`, and `compute` returns one scalar under the metric's own name.
+        """
+
+    @abstractmethod
+    def constant(self, targets: Tensor) -> Tensor:
+        """The best constant prediction for these targets (N, ...): one prediction (1, ...) that broadcasts.
+
+        Every table shows it beside the model: a model that is no better has learned nothing from the image.
+        """
+
+    @abstractmethod
+    def picture(self, value: Tensor) -> np.ndarray:
+        """One prediction or target without batch axis -> RGB picture (H, W, 3) uint8, for reports."""
+
+
+TASKS: Registry[Task] = Registry("task", Task)
+
+
+def no_loss(output: Tensor) -> tuple[Tensor, Tensor]:
+    """The loss where nothing is valid: zeros that stay connected to the output."""
+    return (output * 0).nan_to_num().sum(), torch.zeros((), device=output.device)

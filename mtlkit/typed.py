@@ -1,0 +1,177 @@
+"""Values from YAML and the command line, checked against type annotations."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from inspect import Parameter
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+
+from mtlkit.registry import suggest
+
+T = TypeVar("T")
+
+NAMES: dict[Any, str] = {int: "an integer", float: "a number", bool: "true or false", NoneType: "null"}
+NAMES |= dict.fromkeys((str, Path), "text") | dict.fromkeys((list, tuple, Sequence, Iterable), "a list")
+NAMES |= dict.fromkeys((dict, Mapping), "a mapping")
+
+
+@dataclass(frozen=True)
+class Bound:
+    """The range of a number, for `Annotated`: from `low` (excluded if `open`) to `high`; never infinite or NaN."""
+
+    low: float
+    high: float = math.inf
+    open: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        return math.isfinite(value) and self.low <= value <= self.high and not (self.open and value == self.low)
+
+    def __str__(self) -> str:
+        return f"{'>' if self.open else '>='} {self.low:g}" + (f" and <= {self.high:g}" if self.high < math.inf else "")
+
+
+Count = Annotated[int, Bound(1)]
+Natural = Annotated[int, Bound(0)]
+Positive = Annotated[float, Bound(0, open=True)]
+NonNegative = Annotated[float, Bound(0)]
+Share = Annotated[float, Bound(0, 1)]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where values came from, so that an error can say it: `keys` by dotted key, `default` for all others."""
+
+    default: str
+    keys: Mapping[str, str] = field(default_factory=dict)
+
+    def of(self, key: str) -> str:
+        """The source of a dotted key, or of the nearest section around it."""
+        while key and key not in self.keys:
+            key = key.rpartition(".")[0]
+        return self.keys.get(key, self.default)
+
+    def error(self, key: str, problem: str, hint: str = "") -> ValueError:
+        """A `ValueError` with the key, what is wrong with it, where it came from and a hint."""
+        return ValueError(f"{key}: {problem} (in {self.of(key)}). {hint}".rstrip())
+
+
+class MisfitError(Exception):
+    """A value is not what its annotation says."""
+
+
+def fit(value: Any, annotation: Any) -> Any:
+    """The value as its annotation has it: an integer where a float is due becomes one, a list becomes a tuple.
+
+    Annotations beyond numbers, text, `None`, `Literal`, unions and containers are left to the constructor.
+    Raises `MisfitError`.
+
+    >>> fit([64, 48], tuple[int, int]), fit(1, float | None)
+    ((64, 48), 1.0)
+    """
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        value = fit(value, args[0])
+        return _require(value in args[1], value)
+    if origin in (Union, UnionType):
+        return _first_fit(value, args)
+    if origin is Literal:
+        return _require(any(value == a and type(value) is type(a) for a in args), value)
+    kind = origin or annotation
+    if kind in (list, tuple, Sequence, Iterable):
+        return _fit_items(value, kind, args)
+    if kind in (dict, Mapping):
+        items = dict(_require(isinstance(value, Mapping), value))
+        return {key: fit(item, args[1] if args else Any) for key, item in items.items()}
+    if kind is float:
+        return float(_require(isinstance(value, int | float) and not isinstance(value, bool), value))
+    if kind in NAMES:
+        return _require(type(value) is (str if kind is Path else kind), value)
+    return value
+
+
+def _require(condition: bool, value: T) -> T:
+    if not condition:
+        raise MisfitError
+    return value
+
+
+def _first_fit(value: Any, annotations: Iterable[Any]) -> Any:
+    for annotation in annotations:
+        try:
+            return fit(value, annotation)
+        except MisfitError:
+            continue
+    raise MisfitError
+
+
+def _fit_items(value: Any, kind: Any, args: tuple[Any, ...]) -> Any:
+    _require(isinstance(value, list | tuple), value)
+    if kind is not tuple or not args or args[-1] is Ellipsis:
+        args = (args[0] if args else Any,) * len(value)
+    _require(len(args) == len(value), value)
+    items = [fit(item, annotation) for item, annotation in zip(value, args, strict=True)]
+    return tuple(items) if kind is tuple else items
+
+
+def describe(annotation: Any) -> str:
+    """What an annotation asks for, in words.
+
+    >>> describe(tuple[Count, Count] | None)
+    '[an integer >= 1, an integer >= 1] or null'
+    """
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return f"{describe(args[0])} {args[1]}"
+    if origin is Literal:
+        return f"one of {', '.join(map(str, args))}"
+    if origin in (Union, UnionType):
+        return " or ".join(map(describe, args))
+    if origin is tuple and args[-1] is not Ellipsis:
+        return f"[{', '.join(map(describe, args))}]"
+    if origin in (list, tuple, Sequence, Iterable):
+        return f"a list, each item {describe(args[0])}"
+    return NAMES.get(origin or annotation, str(annotation))
+
+
+def build(
+    cls: Callable[..., T],
+    values: Any,
+    key: str,
+    source: Source,
+    options: Mapping[str, Parameter] | None = None,
+    owner: str = "",
+) -> T:
+    """The dataclass `cls` of a mapping; `options` are the further keys that `owner` takes, kept in `cls.options`.
+
+    Raises `ValueError` for an unknown key, a missing one and a value of the wrong type.
+    """
+    if not isinstance(values, Mapping):
+        raise source.error(key, f"expected a mapping, found {values!r}")
+    hints = get_type_hints(cls, include_extras=True)
+    required = {f.name for f in fields(cast(Any, cls)) if f.default is MISSING and f.default_factory is MISSING}
+    known = {f.name: hints[f.name] for f in fields(cast(Any, cls)) if f.name != "options"}
+    options = {name: p for name, p in (options or {}).items() if name not in known}
+    required |= {name for name, p in options.items() if p.default is Parameter.empty}
+    annotations = known | {name: p.annotation for name, p in options.items()}
+    path = f"{key}.".lstrip(".")
+    result: dict[str, Any] = {}
+    for name, value in values.items():
+        if name not in annotations:
+            problem = f"{owner} has no option {name!r}" if owner else "unknown key"
+            raise source.error(f"{path}{name}", problem, suggest(str(name), annotations))
+        result[name] = _value(value, annotations[name], f"{path}{name}", source)
+    for name in sorted(required - set(result) - {"options"}):
+        raise source.error(f"{path}{name}", f"missing; {owner or key or 'a run'} needs it")
+    taken = {name: result.pop(name) for name in options if name in result}
+    return cls(**result, options=taken) if "options" in hints else cls(**result)
+
+
+def _value(value: Any, annotation: Any, key: str, source: Source) -> Any:
+    if is_dataclass(annotation):
+        return value if isinstance(value, cast(type, annotation)) else build(cast(Any, annotation), value, key, source)
+    try:
+        return fit(value, annotation)
+    except MisfitError:
+        raise source.error(key, f"expected {describe(annotation)}, found {value!r}") from None

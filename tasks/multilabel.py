@@ -1,0 +1,231 @@
+"""Attributes an image, each present or not; and the picture of bars that tasks with names share."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+from torch.nn import functional as F
+from torchmetrics import Metric, MetricCollection
+from torchmetrics.functional.classification import binary_auroc, binary_average_precision
+from torchmetrics.utilities import dim_zero_cat
+
+from mtlkit.metrics import (
+    Pooled,
+    at_least_float32,
+    check_choice,
+    check_names,
+    check_number,
+    check_owner,
+    check_shapes,
+    check_values,
+    check_weights,
+    collect,
+)
+from mtlkit.task import TASKS, Task
+
+
+@TASKS.register("multilabel")
+class Multilabel(Task):
+    """C attributes an image, each present or not.
+
+    Target: float32 (B, C) in {0, 1}, NaN unknown. Output: logits (B, C). Prediction: probabilities (B, C), float32.
+
+    Losses, over known labels, with p = sigmoid(output) and p_t = p for a present attribute and 1 - p for an absent one:
+
+    - `bce`: -w log p for a present attribute and -log(1 - p) for an absent one; w from `positive_weights`, one an
+      attribute, 1 by default. The count is the number of known labels, as in torch's mean.
+    - `focal`: -a_t (1 - p_t)^gamma log p_t (Lin et al. 2017, arXiv 1708.02002), `gamma` 2 by default; a_t is `alpha`
+      for a present and 1 - alpha for an absent attribute (0.25 in the paper), 1 where no alpha is given.
+
+    Metrics, pooled, fractions, higher is better: `f1` at threshold 0.5 and `map` (average precision), averaged over the
+    attributes that have positives; `auroc`, over those that have positives and negatives; `accuracy` at
+    threshold 0.5, over all known labels. `map` and `auroc` are exact and keep every score (B x C float32).
+    Constant: the base rates, optimal for `bce`.
+
+    >>> task = Multilabel("face", classes=("smiling", "hat"), loss="focal", gamma=0)
+    >>> total, count = task.loss(torch.zeros(2, 2), torch.tensor([[1, 0], [0, torch.nan]]))
+    >>> bool((total / count).isclose(torch.tensor(2.0).log())), int(count)
+    (True, 3)
+    """
+
+    dense = False
+    regression = False
+
+    def __init__(
+        self,
+        name: str,
+        classes: Sequence[str] = (),
+        decoder: Mapping[str, Any] | str = "linear",
+        loss: str = "bce",
+        positive_weights: Sequence[float] | None = None,
+        gamma: float | None = None,
+        alpha: float | None = None,
+    ) -> None:
+        super().__init__(name, tuple(classes), decoder)
+        check_names(self)
+        what = f"task {name!r}"
+        check_choice(what, "loss", loss, ("bce", "focal"))
+        check_owner(what, loss, "bce", positive_weights=positive_weights)
+        check_owner(what, loss, "focal", gamma=gamma, alpha=alpha)
+        self.loss_name = loss
+        self.positive_weights = check_weights(self, "positive_weights", positive_weights)
+        self.gamma = 2.0 if gamma is None else gamma
+        check_number(what, "gamma", self.gamma, lambda v: v >= 0, ">= 0")
+        self.alpha = alpha
+        if alpha is not None:
+            check_number(what, "alpha", alpha, lambda v: 0 < v < 1, "in (0, 1)")
+
+    @property
+    def out_channels(self) -> int:
+        return len(self.classes)
+
+    def check(self, target: Tensor) -> None:
+        what = f"task {self.name!r}"
+        check_shapes(what, ("target", target, ("B", self.out_channels), "float"))
+        check_values(what, (target == 0) | (target == 1) | target.isnan(), target, "labels 0, 1, or NaN unknown")
+
+    def loss(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        axes = ("B", self.out_channels)
+        check_shapes(f"task {self.name!r}", ("output", output, axes, "float"), ("target", target, axes, "float"))
+        known = ~target.isnan()
+        logits = torch.where(known, at_least_float32(output), 0)
+        target = torch.where(known, target, 0).to(logits.dtype)
+        if self.loss_name == "bce":
+            weight = None if self.positive_weights is None else logits.new_tensor(self.positive_weights)
+            losses = F.binary_cross_entropy_with_logits(logits, target, reduction="none", pos_weight=weight)
+        else:
+            losses = self._focal(logits, target)
+        return torch.where(known, losses, 0).sum(), known.sum(dtype=logits.dtype)
+
+    def _focal(self, logits: Tensor, target: Tensor) -> Tensor:
+        # In logarithms, so that (1 - p_t)^gamma has a finite slope at p_t = 1 for every gamma.
+        signed = (2 * target - 1) * logits
+        losses = -(self.gamma * F.logsigmoid(-signed)).exp() * F.logsigmoid(signed)
+        if self.alpha is None:
+            return losses
+        return losses * (self.alpha * target + (1 - self.alpha) * (1 - target))
+
+    def predict(self, output: Tensor) -> Tensor:
+        return at_least_float32(output).sigmoid()
+
+    def metrics(self) -> MetricCollection:
+        labels = len(self.classes)
+        return collect(
+            {"f1": LabelF1(labels), "accuracy": LabelAccuracy(labels)},
+            {"map": MeanAveragePrecision(labels), "auroc": AUROC(labels)},
+        )
+
+    def constant(self, targets: Tensor) -> Tensor:
+        self.check(targets)
+        if targets.isnan().all():
+            raise ValueError(f"The task {self.name!r} has no known label in the targets: all are NaN.")
+        rates = targets.double().nanmean(0, keepdim=True).float()
+        return rates.nan_to_num(0.5)  # a label that is never known counts nowhere
+
+    def picture(self, value: Tensor) -> np.ndarray:
+        return bars(self.classes, value)
+
+
+class Labels(Pooled):
+    """Metrics of probabilities (B, C) at threshold 0.5: true and false positives and negatives a label; NaN unknown."""
+
+    higher_is_better = True
+
+    def __init__(self, labels: int) -> None:
+        super().__init__(4, labels, dtype=torch.int64)
+
+    def update(self, prediction: Tensor, target: Tensor) -> None:
+        axes = ("B", self.sums.shape[1])
+        check_shapes("multilabel metrics", ("prediction", prediction, axes, "float"), ("target", target, axes, "float"))
+        guess = prediction > 0.5
+        parts = [(target == label) & (guess == positive) for label in (1, 0) for positive in (True, False)]
+        self.sums = self.sums + torch.stack([part.sum(0) for part in parts])
+
+
+class LabelF1(Labels):
+    """F1 = 2 TP / (2 TP + FP + FN), averaged over the labels that have positives."""
+
+    def compute(self) -> Tensor:
+        tp, fn, fp, _ = self.sums.double()
+        return (2 * tp / (2 * tp + fp + fn))[tp + fn > 0].mean()
+
+
+class LabelAccuracy(Labels):
+    """The fraction of known labels that are right."""
+
+    def compute(self) -> Tensor:
+        tp, _, _, tn = self.sums.double()
+        return (tp + tn).sum() / self.sums.sum()
+
+
+class Scores(Metric):
+    """Metrics of rankings: keeps all probabilities and labels (B, C), NaN unknown. NaN where a known one's score is."""
+
+    higher_is_better = True
+    full_state_update = False
+    seen: list[Tensor]
+
+    def __init__(self, labels: int) -> None:
+        super().__init__()
+        self.labels = labels
+        # Flat, as torchmetrics gathers a flat empty tensor from a process that has seen no batch.
+        self.add_state("seen", [], dist_reduce_fx="cat")
+
+    def update(self, prediction: Tensor, target: Tensor) -> None:
+        axes = ("B", self.labels)
+        check_shapes("multilabel metrics", ("prediction", prediction, axes, "float"), ("target", target, axes, "float"))
+        self.seen.append(torch.cat([prediction, target], 1).float().flatten())
+
+    def known(self) -> list[tuple[Tensor, Tensor]]:
+        """(scores, labels) of each label that has positives, where known."""
+        scores, labels = dim_zero_cat(self.seen).view(-1, 2, self.labels).unbind(1)
+        columns = [(score, label, ~label.isnan()) for score, label in zip(scores.T, labels.T, strict=True)]
+        pairs = [(score[known], label[known].long()) for score, label, known in columns]
+        return [(score, label) for score, label in pairs if label.any()]
+
+
+class MeanAveragePrecision(Scores):
+    """Average precision, sum_n (R_n - R_(n-1)) P_n, averaged over the labels that have positives."""
+
+    def compute(self) -> Tensor:
+        return _mean([binary_average_precision(s, t, validate_args=False) + 0 * s.sum() for s, t in self.known()])
+
+
+class AUROC(Scores):
+    """The area under the ROC curve, averaged over the labels that have positives and negatives."""
+
+    def compute(self) -> Tensor:
+        known = [(s, t) for s, t in self.known() if not t.all()]
+        return _mean([binary_auroc(s, t, validate_args=False) + 0 * s.sum() for s, t in known])
+
+
+def _mean(values: list[Tensor]) -> Tensor:
+    return torch.stack(values).mean() if values else torch.tensor(torch.nan)
+
+
+def bars(names: Sequence[str], values: Tensor, lengths: Tensor | None = None) -> np.ndarray:
+    """One row a name with its value and a bar, RGB uint8 (18 C, 320, 3); NaN is grey and marked unknown.
+
+    `lengths` in [-1, 1] are those of the bars, where they are not the values; negative ones are red.
+    """
+    lengths = values if lengths is None else lengths
+    height, left, right = 18, 130, 260
+    image = Image.new("RGB", (320, height * len(names)), "white")
+    draw = ImageDraw.Draw(image)
+    for row, (name, value, length) in enumerate(zip(names, values.tolist(), lengths.tolist(), strict=True)):
+        top = row * height
+        draw.rectangle((left, top + 3, right, top + height - 4), fill=(235, 235, 235))
+        if np.isnan(value):
+            text, colour = "unknown", (150, 150, 150)
+        else:
+            text, colour = f"{value:.3g}", (0, 0, 0)
+            end = left + round(np.nan_to_num(min(abs(length), 1)) * (right - left))  # no bar for infinity
+            draw.rectangle(
+                (left, top + 3, end, top + height - 4), fill=(31, 119, 180) if length >= 0 else (214, 39, 40)
+            )
+        draw.text((4, top + 3), name[:20], fill=colour)
+        draw.text((right + 6, top + 3), text, fill=colour)
+    return np.asarray(image)

@@ -1,0 +1,167 @@
+"""The direction of the surface at every pixel."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchmetrics import MetricCollection
+
+from mtlkit.metrics import Pooled, at_least_float32, check_choice, check_no_names, check_shapes, check_values, collect
+from mtlkit.task import TASKS, Task
+
+MAP = ("B", 3, "H", "W")
+BINS = 1000  # a degree, in the histogram of angles
+
+
+@TASKS.register("normals")
+class Normals(Task):
+    """The unit normal of the surface at every pixel.
+
+    Target: float32 (B, 3, H, W), unit, x right, y down, z forward, facing the camera; a pixel is valid where
+    |n|² > 0.25, so that (0, 0, 0) is invalid. Output: any vector (B, 3, H, W). Prediction: unit vectors.
+
+    Losses, over valid pixels, with a = output / sqrt(|output|² + 1e-6), whose slope is finite at a zero output, and
+    b the target at length 1:
+
+    - `cosine`: 1 - a.b, in [0, 2].
+    - `l1`: the mean over the three components of |a - b|.
+    - `mse`: the mean over the three components of (a - b)².
+
+    Metrics, over all valid pixels of the split: `mean` and `median` of the angle between prediction and target in
+    degrees, lower is better; `within_11`, `within_22` and `within_30`, the fractions of angles below 11.25, 22.5 and
+    30 degrees, higher is better. Constant: the mean direction, optimal for `cosine` and `mse`. Pictures: red is
+    right, green up, blue towards the camera; black is invalid.
+
+    >>> task = Normals("normals")
+    >>> up = torch.tensor([0.0, -1.0, 0.0]).view(1, 3, 1, 1)
+    >>> total, count = task.loss(-5 * up, up)
+    >>> round(float(total), 4), int(count)
+    (2.0, 1)
+    """
+
+    dense = True
+    regression = True
+    out_channels = 3
+
+    def __init__(
+        self,
+        name: str,
+        classes: Sequence[str] = (),
+        decoder: Mapping[str, Any] | str = "conv",
+        loss: str = "cosine",
+    ) -> None:
+        super().__init__(name, tuple(classes), decoder)
+        check_no_names(self)
+        check_choice(f"task {name!r}", "loss", loss, ("cosine", "l1", "mse"))
+        self.loss_name = loss
+
+    def check(self, target: Tensor) -> None:
+        what = f"task {self.name!r}"
+        check_shapes(what, ("target", target, MAP, "float"))
+        short = target.square().sum(1, keepdim=True) < 1.1
+        check_values(what, short & target.isfinite(), target, "unit normals, or (0, 0, 0) invalid")
+
+    def loss(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        check_shapes(f"task {self.name!r}", ("output", output, MAP, "float"), ("target", target, MAP, "float"))
+        valid = target.square().sum(1, keepdim=True) > 0.25
+        output = torch.where(valid, at_least_float32(output), 0)
+        a = output * (output.square().sum(1, keepdim=True) + 1e-6).rsqrt()
+        b = F.normalize(torch.where(valid, target, 0), dim=1)
+        if self.loss_name == "cosine":
+            losses = 1 - (a * b).sum(1, keepdim=True)
+        else:
+            error = a - b
+            losses = (error.abs() if self.loss_name == "l1" else error.square()).mean(1, keepdim=True)
+        return torch.where(valid, losses, 0).sum(), valid.sum(dtype=losses.dtype)
+
+    def predict(self, output: Tensor) -> Tensor:
+        return _unit(at_least_float32(output))
+
+    def metrics(self) -> MetricCollection:
+        within = {f"within_{int(limit)}": WithinAngle(limit) for limit in (11.25, 22.5, 30.0)}
+        return collect({"mean": MeanAngle(), "median": MedianAngle(), **within})
+
+    def constant(self, targets: Tensor) -> Tensor:
+        self.check(targets)
+        valid = targets.square().sum(1) > 0.25
+        if not valid.any():
+            raise ValueError(f"The task {self.name!r} has no valid pixel in the targets: all normals are (0, 0, 0).")
+        directions = F.normalize(targets.movedim(1, -1)[valid], dim=1)
+        return _unit(directions.sum(0, dtype=torch.float64).float().view(1, 3, 1, 1))
+
+    def picture(self, value: Tensor) -> np.ndarray:
+        normals = value.float().nan_to_num(0, 0, 0).cpu().numpy().transpose(1, 2, 0)
+        colours = np.uint8(np.round(255 * np.clip(normals * [0.5, -0.5, -0.5] + 0.5, 0, 1)))
+        return np.where((normals**2).sum(-1, keepdims=True) > 0.25, colours, np.uint8(0))
+
+
+def _unit(vectors: Tensor) -> Tensor:
+    """Unit vectors along axis 1; (0, 0, -1), facing the camera, for one without direction."""
+    length = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+    camera = vectors.new_tensor([0, 0, -1]).view(3, 1, 1)
+    return torch.where(length < 1e-12, camera, vectors / length.clamp_min(1e-12))
+
+
+class Angles(Pooled):
+    """Metrics of the angle between directions (B, 3, H, W), in degrees, where the target's |n|² > 0.25.
+
+    The angle is atan2(|a x b|, a.b), exact near 0 and 180 where arccos is not. The state is a histogram in bins
+    of 0.001 degrees beside the exact sum, so that the pooled median needs no list of all pixels. A prediction that
+    is zero or not finite has no angle: every figure is then NaN.
+    """
+
+    total: Tensor
+
+    def __init__(self) -> None:
+        super().__init__(180 * BINS + 2, dtype=torch.int64)  # the last two bins: exactly 180, and no angle
+        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, prediction: Tensor, target: Tensor) -> None:
+        check_shapes("normals metrics", ("prediction", prediction, MAP, "float"), ("target", target, MAP, "float"))
+        valid = target.square().sum(1) > 0.25
+        a, b = (x.movedim(1, -1)[valid].double() for x in (prediction, target))
+        cross, dot = torch.linalg.vector_norm(torch.linalg.cross(a, b), dim=-1), (a * b).sum(-1)
+        angles = torch.atan2(cross, dot).rad2deg()
+        angles = torch.where((cross == 0) & (dot == 0), torch.nan, angles)
+        bins = (angles * BINS).nan_to_num(180 * BINS + 1).long()
+        self.sums = self.sums + torch.bincount(bins, minlength=len(self.sums))
+        self.total = self.total + angles.sum()
+
+
+class MeanAngle(Angles):
+    """The mean angle in degrees."""
+
+    higher_is_better = False
+
+    def compute(self) -> Tensor:
+        return self.total / self.sums.sum()
+
+
+class MedianAngle(Angles):
+    """The median angle in degrees, to 0.0005: the mean of the two middle ones where their number is even."""
+
+    higher_is_better = False
+
+    def compute(self) -> Tensor:
+        upto, count = self.sums.cumsum(0), self.sums.sum()
+        middle = torch.stack([(count + 1) // 2, count // 2 + 1])  # how many angles lie at or below each
+        bins = torch.searchsorted(upto, middle).double()
+        median = ((bins + 0.5) / BINS).clamp(max=180).mean()
+        return median + 0 * self.total / count  # NaN where there is none, or where one is no angle
+
+
+class WithinAngle(Angles):
+    """The fraction of angles below a limit in degrees, a multiple of 0.001."""
+
+    higher_is_better = True
+
+    def __init__(self, degrees: float) -> None:
+        super().__init__()
+        self.limit = round(degrees * BINS)
+
+    def compute(self) -> Tensor:
+        count = self.sums.sum().double()
+        return self.sums[: self.limit].sum() / count + 0 * self.total / count

@@ -1,0 +1,131 @@
+"""Numbers an image."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchmetrics import MetricCollection
+
+from mtlkit.metrics import Pooled, at_least_float32, check_choice, check_names, check_shapes, check_values, collect
+from mtlkit.task import TASKS, Task
+
+from .multilabel import bars
+
+
+@TASKS.register("regression")
+class Regression(Task):
+    """C numbers an image, named by `classes`.
+
+    Target: float32 (B, C), NaN unknown. Output and prediction: (B, C), in the target's unit.
+
+    Losses, over known numbers, e = output - target: `mse` e², `l1` |e|.
+
+    Metrics, each averaged over the outputs that have known targets: `mse` and `mae`, lower is better, and `r2`,
+    1 - sum e² / sum (target - mean target)², higher is better, over the outputs whose targets differ.
+    Constant: the mean, optimal for `mse`. Pictures: bars of length |v| / (1 + |v|), red below zero.
+
+    >>> task = Regression("count", classes=("sum",))
+    >>> total, count = task.loss(torch.tensor([[1.0], [5.0]]), torch.tensor([[3.0], [torch.nan]]))
+    >>> float(total), int(count)
+    (4.0, 1)
+    """
+
+    dense = False
+    regression = True
+
+    def __init__(
+        self,
+        name: str,
+        classes: Sequence[str] = (),
+        decoder: Mapping[str, Any] | str = "linear",
+        loss: str = "mse",
+    ) -> None:
+        super().__init__(name, tuple(classes), decoder)
+        check_names(self)
+        check_choice(f"task {name!r}", "loss", loss, ("mse", "l1"))
+        self.loss_name = loss
+
+    @property
+    def out_channels(self) -> int:
+        return len(self.classes)
+
+    def check(self, target: Tensor) -> None:
+        what = f"task {self.name!r}"
+        check_shapes(what, ("target", target, ("B", self.out_channels), "float"))
+        check_values(what, ~target.isinf(), target, "finite numbers, or NaN unknown")
+
+    def loss(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        axes = ("B", self.out_channels)
+        check_shapes(f"task {self.name!r}", ("output", output, axes, "float"), ("target", target, axes, "float"))
+        known = ~target.isnan()
+        error = torch.where(known, at_least_float32(output) - target, 0)
+        losses = error.abs() if self.loss_name == "l1" else error.square()
+        return losses.sum(), known.sum(dtype=losses.dtype)
+
+    def predict(self, output: Tensor) -> Tensor:
+        return at_least_float32(output)
+
+    def metrics(self) -> MetricCollection:
+        outputs = len(self.classes)
+        return collect(
+            {"mse": MeanSquaredError(outputs), "mae": MeanAbsoluteError(outputs), "r2": R2Score(outputs)},
+        )
+
+    def constant(self, targets: Tensor) -> Tensor:
+        self.check(targets)
+        if targets.isnan().all():
+            raise ValueError(f"The task {self.name!r} has no known number in the targets: all are NaN.")
+        return targets.double().nanmean(0, keepdim=True).float().nan_to_num(0)  # one never known counts nowhere
+
+    def picture(self, value: Tensor) -> np.ndarray:
+        return bars(self.classes, value, value / (1 + value.abs()))
+
+
+class Errors(Pooled):
+    """Metrics of numbers (B, C), NaN unknown: sums of known, |e|, e², target and target² an output."""
+
+    def __init__(self, outputs: int) -> None:
+        super().__init__(5, outputs)
+
+    def update(self, prediction: Tensor, target: Tensor) -> None:
+        axes = ("B", self.sums.shape[1])
+        check_shapes("regression metrics", ("prediction", prediction, axes, "float"), ("target", target, axes, "float"))
+        known = ~target.isnan()
+        target = torch.where(known, target, 0).double()
+        error = torch.where(known, prediction - target, 0)
+        parts = torch.stack([known, error.abs(), error.square(), target, target.square()])
+        self.sums = self.sums + parts.sum(1)
+
+
+class MeanSquaredError(Errors):
+    """The mean squared error, averaged over outputs."""
+
+    higher_is_better = False
+
+    def compute(self) -> Tensor:
+        known, _, squares, _, _ = self.sums
+        return (squares / known)[known > 0].mean()
+
+
+class MeanAbsoluteError(Errors):
+    """The mean absolute error, averaged over outputs."""
+
+    higher_is_better = False
+
+    def compute(self) -> Tensor:
+        known, sizes, _, _, _ = self.sums
+        return (sizes / known)[known > 0].mean()
+
+
+class R2Score(Errors):
+    """The share of the targets' variance that is explained, averaged over the outputs whose targets differ."""
+
+    higher_is_better = True
+
+    def compute(self) -> Tensor:
+        known, _, residual, target, squares = self.sums
+        spread = squares - target.square() / known
+        differ = spread > 1e-12 * squares  # float64's noise aside
+        return (1 - residual / spread)[differ].mean()

@@ -1,0 +1,93 @@
+"""One class a pixel."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from torch import Tensor
+from torchmetrics import MetricCollection
+
+from mtlkit.metrics import Accuracy, ClassesPresent, MeanIoU, check_names, check_shapes, check_weights, collect
+from mtlkit.task import TASKS, Task
+
+from .classification import check_labels, check_smoothing, cross_entropy, label_counts
+
+
+@TASKS.register("segmentation")
+class Segmentation(Task):
+    """One of C classes a pixel.
+
+    Target: int64 (B, H, W), -1 ignored. Output: logits (B, C, H, W). Prediction: class numbers int64 (B, H, W).
+
+    Loss: the cross-entropy of `mtlkit.tasks.classification.cross_entropy`, over labelled pixels, with
+    `label_smoothing` and `class_weights`.
+
+    Metrics, from one confusion matrix of the whole split: `miou`, the mean over the classes with a union (in targets
+    or predictions) of intersection over union, `classes_present`, their number, and `pixel_accuracy`; fractions,
+    higher is better. Constant: the majority class.
+
+    >>> import torch
+    >>> task = Segmentation("parts", classes=("wall", "floor"))
+    >>> target = torch.tensor([[[0, 1], [1, -1]]])
+    >>> metrics = task.metrics()
+    >>> metrics.update(task.constant(target).expand_as(target), target)
+    >>> {name: round(float(value), 3) for name, value in metrics.compute().items()}
+    {'classes_present': 2.0, 'miou': 0.333, 'pixel_accuracy': 0.667}
+    """
+
+    dense = True
+    regression = False
+
+    def __init__(
+        self,
+        name: str,
+        classes: Sequence[str] = (),
+        decoder: Mapping[str, Any] | str = "conv",
+        label_smoothing: float = 0.0,
+        class_weights: Sequence[float] | None = None,
+    ) -> None:
+        super().__init__(name, tuple(classes), decoder)
+        check_names(self)
+        check_smoothing(self, label_smoothing)
+        self.label_smoothing = label_smoothing
+        self.class_weights = check_weights(self, "class_weights", class_weights)
+
+    @property
+    def out_channels(self) -> int:
+        return len(self.classes)
+
+    def check(self, target: Tensor) -> None:
+        check_shapes(f"task {self.name!r}", ("target", target, ("B", "H", "W"), "int64"))
+        check_labels(self, target)
+
+    def loss(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        check_shapes(
+            f"task {self.name!r}",
+            ("output", output, ("B", self.out_channels, "H", "W"), "float"),
+            ("target", target, ("B", "H", "W"), "int64"),
+        )
+        return cross_entropy(output, target, self.label_smoothing, self.class_weights)
+
+    def predict(self, output: Tensor) -> Tensor:
+        return output.argmax(1)
+
+    def metrics(self) -> MetricCollection:
+        classes = len(self.classes)
+        return collect(
+            {"miou": MeanIoU(classes), "classes_present": ClassesPresent(classes), "pixel_accuracy": Accuracy(classes)}
+        )
+
+    def constant(self, targets: Tensor) -> Tensor:
+        self.check(targets)
+        return label_counts(self, targets).argmax().view(1, 1, 1)
+
+    def picture(self, value: Tensor) -> np.ndarray:
+        labels = value.cpu().numpy()
+        return np.where(labels[..., None] == -1, np.uint8(0), PALETTE[labels % len(PALETTE)])
+
+
+# Sixty colours, none of them black, which is void; more classes than that begin again.
+PALETTE = np.concatenate(
+    [matplotlib.colormaps[name](range(20), bytes=True)[:, :3] for name in ("tab20", "tab20b", "tab20c")]
+)

@@ -1,0 +1,36 @@
+"""Fixtures that every test file may use."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+TESTS = Path(__file__).parent
+SHARED = TESTS.parent.parent / "shared"
+
+
+@pytest.fixture(autouse=True)
+def _deterministic_threads():
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def mnist() -> Path:
+    """The folder with the real MNIST files; skips where they are absent."""
+    if not (SHARED / "data" / "MNIST" / "raw").is_dir():
+        pytest.skip(f"the real MNIST is not in {SHARED / 'data'}")
+    return SHARED / "data"
+
+
+@pytest.fixture(scope="session")
+def toys():
+    """The module `toys.py`: a small network, tasks and batches with known gradients."""
+    if "toys" not in sys.modules:
+        spec = importlib.util.spec_from_file_location("toys", TESTS / "toys.py")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules["toys"] = module
+        spec.loader.exec_module(module)
+    return sys.modules["toys"]

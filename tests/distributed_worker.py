@@ -1,0 +1,91 @@
+"""Trains the toy under every case and stores what came out; started once in one process and once in two.
+
+RANK=0 WORLD_SIZE=1 ... python tests/distributed_worker.py OUT.pt
+"""
+
+import itertools
+import sys
+import warnings
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+warnings.simplefilter("error")
+
+STEPS = 10
+BALANCERS = {
+    "uniform": ("uniform", {}),
+    "fixed": ("fixed", {"weights": {"depth": 3.0}}),
+    "uncertainty": ("uncertainty", {}),
+    "gradnorm_features": ("gradnorm", {"space": "features"}),
+    "gradnorm_last_layer": ("gradnorm", {"space": "last_layer"}),
+    "rotograd": ("rotograd", {"lr": 1e-2}),
+    "cosreg_features": ("cosreg", {"space": "features", "alpha": 2.0}),
+    "cosreg_last_layer": ("cosreg", {"space": "last_layer", "alpha": 2.0, "scale_by_loss": True}),
+}
+CASES = {
+    "plain": {},
+    "accumulation": {"accumulation": 2},
+    "missing_on_a_rank": {},
+    "missing_everywhere": {},
+    "weighted_decoders": {"decoder_gradients": "weighted", "clip_norm": 0.05},
+}
+
+
+def batch_of(toys, case, number):
+    """Batch `number` of 8 samples; rows 4 to 7 are those of the second process."""
+    batch = toys.make_batch(number)
+    if case == "missing_on_a_rank" and number % 2:
+        return toys.without(batch, "depth", slice(4, 8))
+    if case == "missing_everywhere" and number in (0, 4, 5):
+        batch = toys.without(batch, "depth")
+        if number == 5:
+            batch = toys.without(toys.without(batch, "segmentation"), "attributes")
+    return batch
+
+
+def share_of(batch, micro, accumulation, rank, world):
+    """This process's part of a micro-batch: the union over processes is the same for any number of them."""
+    size = 8 // (accumulation * world)
+    start = (micro * world + rank) * size
+    rows = slice(start, start + size)
+    return {"image": batch["image"][rows], "targets": {k: t[rows] for k, t in batch["targets"].items()}}
+
+
+def run(toys, name, case, precision):
+    from mtlkit import distributed
+
+    balancer, options = BALANCERS[name]
+    trainer = CASES[case]
+    engine = toys.make_engine(balancer, options=options, precision=precision, optimizer="adamw", **trainer)
+    accumulation = trainer.get("accumulation", 1)
+    losses, weights = [], []
+    for number in range(STEPS):
+        batch = batch_of(toys, case, number)
+        for micro in range(accumulation):
+            share = share_of(batch, micro, accumulation, distributed.rank(), distributed.world_size())
+            step = engine.train_step(share)
+            losses.append(dict(step.raw_losses))
+            weights.append({} if step.weights is None else dict(zip(step.tasks, step.weights.tolist(), strict=True)))
+    state = {f"model.{k}": v.clone() for k, v in engine.network.state_dict().items()}
+    state |= {f"balancer.{k}": v.clone() for k, v in engine.balancer.state_dict().items()}
+    spread = max(
+        float((v - distributed.sum_over_ranks(v) / distributed.world_size()).abs().max()) for v in state.values()
+    )
+    return {"losses": losses, "weights": weights, "state": state, "spread": spread}
+
+
+def main():
+    import toys
+
+    torch.set_num_threads(1)
+    found = {key: run(toys, *key) for key in itertools.product(BALANCERS, CASES, ("fp64", "fp32"))}
+    if int(__import__("os").environ["RANK"]) == 0:
+        torch.save(found, sys.argv[1])
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""House rules that a reader may rely on."""
+
+import ast
+import inspect
+from pathlib import Path
+
+import pytest
+
+import mtlkit
+from mtlkit.engine import Engine
+
+ROOT = Path(mtlkit.__file__).parent
+REPOSITORY = Path(__file__).parents[1]
+PLUGINS = ("mtlkit.balancers", "mtlkit.tasks", "mtlkit.datasets", "mtlkit.networks")
+CORE = [file for file in ROOT.rglob("*.py") if file.relative_to(ROOT).parts[0] not in ("datasets", "networks")]
+
+
+def imports(file):
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        if isinstance(node, ast.ImportFrom):
+            yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
+
+
+@pytest.mark.parametrize("file", CORE, ids=lambda file: str(file.relative_to(ROOT)))
+def test_core_never_imports_a_plugin(file):
+    assert not [(line, name) for line, name in imports(file) if name.startswith(PLUGINS)]
+
+
+@pytest.mark.parametrize("file", CORE, ids=lambda file: str(file.relative_to(ROOT)))
+def test_no_core_file_is_longer_than_250_lines(file):
+    assert len(file.read_text().splitlines()) <= 250
+
+
+@pytest.mark.parametrize(("folder", "other"), [("balancers", "mtlkit.tasks"), ("tasks", "mtlkit.balancers")])
+def test_balancers_and_tasks_do_not_know_each_other(folder, other):
+    for file in (REPOSITORY / folder).glob("*.py"):
+        assert not [(file.name, line) for line, name in imports(file) if name.startswith(other)]
+
+
+def test_the_engine_names_no_method_and_no_task():
+    names = {*mtlkit.BALANCERS.names(), *mtlkit.TASKS.names()}
+    for module in ("engine", "step", "tap", "model"):
+        tree = ast.parse((ROOT / f"{module}.py").read_text())
+        docs = {
+            ast.get_docstring(n, clean=False)
+            for n in ast.walk(tree)
+            if isinstance(n, ast.Module | ast.ClassDef | ast.FunctionDef)
+        }
+        strings = {n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)} - docs
+        used = strings | {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)}
+        assert not names & used, module
+
+
+def test_train_step_fits_on_a_screen():
+    assert len(inspect.getsource(Engine.train_step).splitlines()) <= 40
+
+
+def test_every_balancer_is_found_by_its_file_name():
+    files = {file.stem for file in (REPOSITORY / "balancers").glob("*.py")} - {"__init__"}
+    ours = {name for name in mtlkit.BALANCERS.names() if mtlkit.BALANCERS.get(name).__module__.startswith("mtlkit.")}
+    assert files == ours
+
+
+def test_plugins_are_described():
+    for registry in (mtlkit.BALANCERS, mtlkit.TASKS, mtlkit.DATASETS, mtlkit.ENCODERS, mtlkit.DECODERS):
+        for name in registry.names():
+            assert registry.describe(name), name

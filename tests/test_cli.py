@@ -1,0 +1,243 @@
+import errno
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+import mtlkit.config
+import mtlkit.experiment
+import mtlkit.inference
+import mtlkit.report
+from mtlkit import BALANCERS
+from mtlkit.cli import main
+from mtlkit.step import NonFiniteError
+
+ROOT = Path(__file__).parents[1]
+
+
+class FakeExperiment:
+    """Checks its configuration as the real one does, and fails or not instead of training."""
+
+    failures: dict[str, BaseException]
+    runs: list[tuple[str, bool]]
+
+    def __init__(self, experiment: str, overrides: list[str]) -> None:
+        self.config = mtlkit.config.compose(experiment, overrides)
+        self.overrides = overrides
+
+    def run(self, resume: bool = False, observers: object = ()) -> Path:
+        folder = Path(self.config.output_dir)
+        self.runs.append((folder.name, resume))
+        if failure := self.failures.get(folder.name):
+            raise failure
+        return folder
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    monkeypatch.setattr(FakeExperiment, "failures", {}, raising=False)
+    monkeypatch.setattr(FakeExperiment, "runs", [], raising=False)
+    monkeypatch.setattr(mtlkit.report, "summary_table", lambda run: f"figures of {run}")
+    monkeypatch.setattr(mtlkit.experiment, "Experiment", SimpleNamespace(compose=FakeExperiment))
+    monkeypatch.delenv("MTLKIT_DEBUG", raising=False)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    return SimpleNamespace(failures=FakeExperiment.failures, done=FakeExperiment.runs)
+
+
+def test_a_run(runs: SimpleNamespace, capsys: pytest.CaptureFixture):
+    assert main(["train", "multimnist", "balancer=rotograd", "output_dir=runs/a"]) == 0
+    assert runs.done == [("a", False)]
+    assert capsys.readouterr().out == "figures of runs/a\nReport: runs/a/report.html\n"
+
+
+def test_options_may_stand_anywhere(runs: SimpleNamespace):
+    assert main(["train", "multimnist", "seed=1", "--resume", "output_dir=runs/a", "~task.left"]) == 0
+    assert main(["train", "--resume", "multimnist", "output_dir=runs/b"]) == 0
+    assert runs.done == [("a", True), ("b", True)]
+
+
+@pytest.mark.parametrize(
+    ("failure", "status", "message"),
+    [
+        (ValueError("no such size"), 2, "no such size"),
+        (LookupError("no such name"), 2, "no such name"),
+        (FileExistsError("runs/a holds a run"), 2, "runs/a holds a run"),
+        (OSError(errno.ENOSPC, "No space left on device", "runs/a/metrics.jsonl"), 2, "No space left on device"),
+        (NonFiniteError("the loss of depth is nan"), 3, "the loss of depth is nan"),
+        (KeyboardInterrupt(), 130, "Interrupted."),
+    ],
+)
+def test_a_failure_is_one_message_and_a_status(
+    runs: SimpleNamespace, capsys: pytest.CaptureFixture, failure: BaseException, status: int, message: str
+):
+    runs.failures["a"] = failure
+    assert main(["train", "multimnist", "output_dir=runs/a"]) == status
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.err.startswith("mtlkit: ")
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
+
+
+@pytest.mark.parametrize(
+    "failure", [KeyError("k"), IndexError("i"), TypeError("t"), AssertionError("a"), RuntimeError()]
+)
+def test_a_bug_keeps_its_traceback(runs: SimpleNamespace, failure: Exception):
+    runs.failures["a"] = failure
+    with pytest.raises(type(failure)):
+        main(["train", "multimnist", "output_dir=runs/a"])
+
+
+def test_debugging_shows_every_traceback(runs: SimpleNamespace, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MTLKIT_DEBUG", "1")
+    runs.failures["a"] = ValueError("no such size")
+    with pytest.raises(ValueError, match="no such size"):
+        main(["train", "multimnist", "output_dir=runs/a"])
+
+
+def test_only_the_main_process_speaks(
+    runs: SimpleNamespace, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("RANK", "1")
+    runs.failures["a"] = ValueError("no such size")
+    assert main(["train", "multimnist", "output_dir=runs/a"]) == 2
+    assert main(["train", "multimnist", "output_dir=runs/b"]) == 0
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["trian", "multimnist"],
+        ["train"],
+        ["train", "multimnist", "--resum"],
+        ["list", "balancer"],
+        ["predict", "runs/a", "image.jpg"],
+        ["evaluate", "runs/a", "--split", "all"],
+        ["report", "runs/a", "runs/b"],
+    ],
+)
+def test_wrong_words_are_a_users_mistake(words: list[str], capsys: pytest.CaptureFixture):
+    with pytest.raises(SystemExit) as end:
+        main(words)
+    assert end.value.code == 2
+    assert "error: " in capsys.readouterr().err
+
+
+SWEEP = ["train", "multimnist", "balancer=uniform,fixed", "--multirun", "seed=0,1", "output_dir=runs/sweep"]
+JOBS = [f"balancer={balancer},seed={seed}" for balancer in ("uniform", "fixed") for seed in (0, 1)]
+
+
+def test_a_sweep_runs_every_job_in_its_own_folder(runs: SimpleNamespace, capsys: pytest.CaptureFixture):
+    assert main(SWEEP) == 0
+    assert runs.done == [(job, False) for job in JOBS]
+    assert f"Job 3 of 4: runs/sweep/{JOBS[2]}\n" in capsys.readouterr().out
+
+
+def test_a_failing_job_does_not_stop_the_others(runs: SimpleNamespace, capsys: pytest.CaptureFixture):
+    runs.failures |= {JOBS[0]: NonFiniteError("nan"), JOBS[1]: RuntimeError("out of memory"), JOBS[3]: ValueError("no")}
+    assert main([*SWEEP, "--resume"]) == 3  # the first failure's
+    assert runs.done == [(job, True) for job in JOBS]
+    error = capsys.readouterr().err
+    assert f"mtlkit: runs/sweep/{JOBS[0]}: nan\n" in error
+    assert "RuntimeError: out of memory" in error
+    assert f"mtlkit: runs/sweep/{JOBS[3]}: no\n" in error
+
+
+def test_ctrl_c_stops_a_sweep(runs: SimpleNamespace):
+    runs.failures |= {JOBS[0]: ValueError("no"), JOBS[1]: KeyboardInterrupt()}
+    assert main(SWEEP) == 130
+    assert len(runs.done) == 2
+
+
+def test_a_sweep_is_checked_whole_before_its_first_job(runs: SimpleNamespace, capsys: pytest.CaptureFixture):
+    assert main(["train", "multimnist", "trainer.lr=0.1,fast", "--multirun"]) == 2
+    assert runs.done == []
+    assert "trainer.lr: expected a number > 0, found 'fast'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["balancers", "tasks", "datasets", "encoders", "decoders", "experiments"])
+def test_list_gives_a_line_on_each(kind: str, capsys: pytest.CaptureFixture):
+    assert main(["list", kind]) == 0
+    lines = capsys.readouterr().out.partition("\n\n")[0].splitlines()
+    assert lines == sorted(lines)
+    assert all(len(line.split()) >= 3 for line in lines), lines  # a name and a description
+
+
+def test_list_names_what_can_be_used(capsys: pytest.CaptureFixture):
+    main(["list", "balancers"])
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == BALANCERS.names()
+    main(["list", "experiments"])
+    assert "multimnist  Two overlapping digits" in capsys.readouterr().out
+    main(["list", "encoders"])
+    assert "timm" in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_evaluate_prints_the_figures(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
+    def evaluate(*given: object) -> dict[str, float | None]:
+        assert given == (Path("runs/a"), "test", "last")
+        return {"loss/depth": 0.25, "depth/abs": None}
+
+    monkeypatch.setattr(mtlkit.inference, "evaluate", evaluate)
+    assert main(["evaluate", "runs/a", "--split", "test", "--checkpoint", "last"]) == 0
+    assert capsys.readouterr().out.splitlines() == ["loss/depth  0.25", "depth/abs   -"]
+
+
+def test_predict_and_report_name_what_they_wrote(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
+    def predict(run: Path, images: list[Path], out: Path, checkpoint: str) -> list[Path]:
+        assert (run, images, checkpoint) == (Path("runs/a"), [Path("1.png"), Path("2.png")], "best")
+        return [out / image.stem for image in images]
+
+    monkeypatch.setattr(mtlkit.inference, "predict", predict)
+    monkeypatch.setattr(mtlkit.report, "write_report", lambda run: run / "report.html")
+    assert main(["predict", "runs/a", "1.png", "2.png", "--out", "out"]) == 0
+    assert main(["report", "runs/a"]) == 0
+    assert capsys.readouterr().out.splitlines() == ["out/1", "out/2", "runs/a/report.html"]
+
+
+def test_a_folder_without_a_run_is_a_users_mistake(tmp_path: Path, capsys: pytest.CaptureFixture):
+    assert main(["evaluate", str(tmp_path)]) == 2
+    assert str(tmp_path) in capsys.readouterr().err
+
+
+def test_the_launchers_file_takes_the_same_words(runs: SimpleNamespace, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys, "argv", ["train.py", "multimnist", "--resume", "output_dir=runs/a"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(ROOT / "tools" / "train.py"), run_name="__main__")
+    assert end.value.code == 0
+    assert runs.done == [("a", True)]
+
+
+def test_a_process_of_its_own_says_one_message_and_leaves_nothing(tmp_path: Path):
+    (tmp_path / "my_lab.py").write_text(LAB)
+    words = [sys.executable, "-P", "-B", "-m", "mtlkit", "train", "multimnist"]
+    done = subprocess.run(
+        [*words, "plugins=[my_lab]", "balancer=mine", "balancer.slop=1"],
+        cwd=tmp_path,  # which -P keeps off the path, so that the command must put it there
+        env=os.environ | {"OMP_NUM_THREADS": "1", "MTLKIT_DEBUG": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "mtlkit: balancer.slop: balancer 'mine' has no option 'slop' (in the override 'balancer.slop=1'). "
+        "Did you mean 'slope'? Known: lr, lr_decay, name, slope, space.\n"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["my_lab.py"]
+
+
+LAB = """
+from mtlkit import BALANCERS
+from mtlkit.balancer import Balancer
+
+@BALANCERS.register("mine")
+class Mine(Balancer):
+    def __init__(self, tasks, *, slope: float = 1.0, **options):
+        super().__init__(tasks, **options)
+"""

@@ -1,0 +1,75 @@
+"""Two processes give what one gives on the joined batches."""
+
+import itertools
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+from distributed_worker import BALANCERS, CASES
+
+pytestmark = pytest.mark.xdist_group("distributed")  # one worker launches the processes for all tests here
+
+
+def launch(world: int, *command: str) -> None:
+    """Starts the command in `world` processes that find each other by gloo."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes = []
+    for rank in range(world):
+        env = os.environ | {
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": str(world),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "OMP_NUM_THREADS": "1",
+        }
+        processes.append(subprocess.Popen([sys.executable, *command], env=env, stderr=subprocess.PIPE, text=True))
+    errors = [process.communicate(timeout=600)[1] for process in processes]
+    assert all(process.returncode == 0 for process in processes), "\n".join(errors)[-4000:]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("distributed")
+    worker = str(Path(__file__).parent / "distributed_worker.py")
+    for world in (1, 2):
+        launch(world, worker, str(folder / f"{world}.pt"))
+    return torch.load(folder / "1.pt"), torch.load(folder / "2.pt")
+
+
+@pytest.mark.parametrize("precision", ["fp64", "fp32"])
+@pytest.mark.parametrize(("name", "case"), list(itertools.product(BALANCERS, CASES)))
+def test_two_processes_equal_one(results, name, case, precision):
+    one, two = (found[name, case, precision] for found in results)
+    tolerance = 1e-9 if precision == "fp64" else 1e-5
+    assert two["spread"] == 0  # both processes hold the same
+    for kind in ("losses", "weights"):
+        for a, b in zip(one[kind], two[kind], strict=True):
+            assert a.keys() == b.keys()
+            for task in a:
+                assert b[task] == pytest.approx(a[task], rel=tolerance, abs=tolerance), (kind, task)
+    assert one["state"].keys() == two["state"].keys()
+    for key, value in one["state"].items():
+        torch.testing.assert_close(
+            two["state"][key], value, rtol=tolerance, atol=tolerance, msg=lambda m, k=key: f"{k}: {m}"
+        )
+
+
+def test_cases_are_what_they_say(results):
+    """The comparison would be empty if nothing were absent, or no weight differed from 1."""
+    one = results[0]
+    tasks = [set(found) for found in one["uniform", "missing_everywhere", "fp64"]["losses"]]
+    assert tasks[0] == tasks[4] == {"segmentation", "attributes"}
+    assert tasks[5] == set()
+    assert len(one["uniform", "accumulation", "fp64"]["losses"]) == 2 * len(tasks)
+    for name in ("gradnorm_features", "gradnorm_last_layer", "rotograd", "uncertainty"):
+        weights = one[name, "plain", "fp64"]["weights"][-1]
+        assert len({round(value, 3) for value in weights.values()}) > 1, name

@@ -1,0 +1,265 @@
+"""The engine: windows, schedules, missing labels, and what stops a run."""
+
+import math
+
+import pytest
+import torch
+from accelerate.optimizer import AcceleratedOptimizer
+
+from mtlkit.engine import NonFiniteError
+from mtlkit.log import Observer
+from mtlkit.optim import rate_factor
+from mtlkit.schema import TrainerConfig
+
+
+def parameters(engine):
+    return {name: p.detach().clone() for name, p in engine.network.named_parameters()}
+
+
+class Broken(torch.autograd.Function):
+    """An identity whose gradient is not a number."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, g):
+        return g * math.nan
+
+
+def break_gradient(module):
+    module.register_forward_hook(lambda module, args, output: Broken.apply(output))
+
+
+class Memory(Observer):
+    """Keeps what it is told."""
+
+    def __init__(self):
+        self.steps, self.evaluations = [], []
+
+    def step(self, record):
+        self.steps.append(record)
+
+    def evaluation(self, record):
+        self.evaluations.append(record)
+
+
+def test_accumulation_is_the_mean_of_the_micro_batches(toys):
+    first, second = toys.make_batch(0), toys.make_batch(1)
+    gradients = []
+    for batch in (first, second):
+        single = toys.make_engine(optimizer="sgd", momentum=0.0)
+        before = parameters(single)
+        single.train_step(batch)
+        gradients.append({name: before[name] - value for name, value in parameters(single).items()})
+    engine = toys.make_engine(accumulation=2, optimizer="sgd", momentum=0.0)  # Accelerate's state is that of the last
+    before = parameters(engine)
+    engine.train_step(first)
+    assert engine.step == 0
+    torch.testing.assert_close(parameters(engine), before, rtol=0, atol=0)  # the window is not over
+    engine.train_step(second)
+    assert engine.step == 1
+    for name, value in parameters(engine).items():
+        mean = (gradients[0][name] + gradients[1][name]) / 2
+        torch.testing.assert_close(before[name] - value, mean, rtol=1e-9, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", ["uniform", "uncertainty", "gradnorm", "rotograd", "cosreg"])
+def test_a_task_without_labels_stands_still(toys, name):
+    """Not even momentum and weight decay move its decoder or its state in the balancer."""
+    engine = toys.make_engine(name, optimizer="adamw", weight_decay=0.1)
+    for i in range(3):
+        engine.train_step(toys.make_batch(i))
+    before = {k: v.clone() for k, v in engine.network.decoders["depth"].state_dict().items()}
+    state = {k: v.clone() for k, v in engine.balancer.state_dict().items() if k.endswith(".depth")}
+    encoder = engine.network.encoder.first.weight.detach().clone()
+    step = engine.train_step(toys.without(toys.make_batch(3), "depth"))
+    assert step.tasks == ("segmentation", "attributes")
+    torch.testing.assert_close(dict(engine.network.decoders["depth"].state_dict()), before, rtol=0, atol=0)
+    if name != "gradnorm":  # whose weights are scaled to the sum K together
+        assert all(torch.equal(engine.balancer.state_dict()[k], v) for k, v in state.items())
+    assert not torch.equal(engine.network.encoder.first.weight, encoder)
+
+
+def test_a_batch_without_any_label_moves_nothing(toys):
+    engine = toys.make_engine("rotograd", optimizer="adamw", weight_decay=0.1)
+    engine.train_step(toys.make_batch())
+    before, state = parameters(engine), {k: v.clone() for k, v in engine.balancer.state_dict().items()}
+    batch = toys.make_batch(1)
+    for task in toys.TASK_NAMES:
+        batch = toys.without(batch, task)
+    step = engine.train_step(batch)
+    assert step.tasks == ()
+    assert engine.step == 2
+    torch.testing.assert_close(parameters(engine), before, rtol=0, atol=0)
+    assert all(torch.equal(engine.balancer.state_dict()[k], v) for k, v in state.items())
+    engine.train_step(toys.make_batch(2))  # and training goes on
+
+
+def test_a_loss_that_is_not_finite_stops_before_anything_moves(toys):
+    engine = toys.make_engine("gradnorm")
+    engine.train_step(toys.make_batch())
+    before = parameters(engine)
+    batch = toys.make_batch(1)
+    batch["targets"]["depth"][0, 0, 0, 0] = math.inf
+    with pytest.raises(NonFiniteError, match=r"'depth' is inf at step 1"):
+        engine.train_step(batch)
+    torch.testing.assert_close(parameters(engine), before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", ["uniform", "rotograd"])
+def test_a_gradient_that_is_not_finite_stops_before_anything_moves(toys, name):
+    engine = toys.make_engine(name)
+    break_gradient(engine.network.decoders["depth"])
+    before = parameters(engine)
+    state = {k: v.clone() for k, v in engine.balancer.state_dict().items()}
+    with pytest.raises(NonFiniteError, match="gradient is nan at step 0"):
+        engine.train_step(toys.make_batch())
+    torch.testing.assert_close(parameters(engine), before, rtol=0, atol=0)
+    assert all(torch.equal(engine.balancer.state_dict()[k], v) for k, v in state.items())
+
+
+def test_a_task_with_a_loss_in_the_wrong_form_is_named(toys):
+    engine = toys.make_engine()
+    engine.tasks["depth"].loss = lambda output, target: ((output - target).abs(), torch.tensor(1.0))
+    with pytest.raises(ValueError, match="loss of task 'depth' must be two scalars"):
+        engine.train_step(toys.make_batch())
+
+
+def test_clipping_bounds_the_update(toys):
+    engine = toys.make_engine(clip_norm=1e-3, optimizer="sgd", momentum=0.0, lr=1.0)
+    before = parameters(engine)
+    engine.train_step(toys.make_batch())
+    moved = torch.cat([(before[name] - value).flatten() for name, value in parameters(engine).items()])
+    assert moved.norm().item() == pytest.approx(1e-3, rel=1e-4)
+
+
+def test_encoder_and_decoders_have_their_own_rates(toys):
+    engine = toys.make_engine(encoder_lr=1e-12, lr=1e-2)
+    before = parameters(engine)
+    engine.train_step(toys.make_batch())
+    moved = {name: (before[name] - value).abs().max().item() for name, value in parameters(engine).items()}
+    assert max(value for name, value in moved.items() if name.startswith("encoder")) < 1e-11
+    assert min(value for name, value in moved.items() if name.startswith("decoders")) > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("schedule", "options", "expected"),
+    [
+        ("constant", {}, [1, 1, 1]),
+        ("cosine", {}, [1, 0.5, (1 + math.cos(math.pi * 0.99)) / 2]),
+        ("poly", {"power": 2.0}, [1, 0.25, 0.01**2]),
+        ("step", {"step_size": 40, "gamma": 0.5}, [1, 0.5, 0.25]),
+    ],
+)
+def test_schedules(schedule, options, expected):
+    config = TrainerConfig(max_steps=100, schedule=schedule, **options)
+    assert [rate_factor(config, step, 100) for step in (0, 50, 99)] == pytest.approx(expected)
+
+
+def test_warm_up_is_linear():
+    config = TrainerConfig(max_steps=100, warmup_steps=4)
+    assert [rate_factor(config, step, 100) for step in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
+
+
+def fit(engine, losses, batches=None):
+    """Runs `fit` with made-up validation losses of one task; returns what was seen and saved."""
+    memory, saved, values = Memory(), [], iter(losses)
+    engine.observers = [memory]
+    toys_batches = batches or iter(lambda: engine.batch, None)
+    engine.fit(toys_batches, lambda: {"loss/depth": next(values)}, lambda best: saved.append((engine.step, best)))
+    return memory, saved
+
+
+def test_fit_evaluates_marks_the_best_and_stops_early(toys):
+    engine = toys.make_engine(steps=20, eval_every=2, early_stopping=2, log_every=5)
+    engine.batch = toys.make_batch()
+    memory, saved = fit(engine, [2.0, 1.0, 0.5, 0.6, 0.7])
+    assert [(r["step"], r.get("best", False)) for r in memory.evaluations] == [
+        (0, False),
+        (2, True),
+        (4, True),
+        (6, False),
+        (8, False),
+    ]
+    assert saved == [(2, True), (4, True), (6, False), (8, False)]
+    assert [r["step"] for r in memory.steps] == [1, 5]
+    assert engine.step == 8
+    record = memory.steps[-1]
+    assert {"loss/depth", "weight/depth", "grad_norm/depth", "cosine/segmentation/depth", "lr/encoder"} < set(record)
+
+
+def test_fit_saves_between_evaluations_and_at_the_end(toys):
+    engine = toys.make_engine(steps=5, eval_every=4, save_every=2)
+    engine.batch = toys.make_batch()
+    _, saved = fit(engine, [2.0, 1.0, 0.5])
+    assert saved == [(2, False), (4, True), (5, True)]
+
+
+def test_monitor_follows_the_metrics_direction(toys):
+    engine = toys.make_engine(steps=3, eval_every=1, monitor="depth/delta1")
+    engine.batch, memory = toys.make_batch(), Memory()
+    engine.observers, values = [memory], iter([0.1, 0.5, 0.4, 0.6])
+    engine.fit(iter(lambda: engine.batch, None), lambda: {"depth/delta1": next(values)}, lambda best: None)
+    assert [r.get("best", False) for r in memory.evaluations] == [False, True, False, True]
+    with pytest.raises(ValueError, match=r"no metric 'depth/detla1'. Did you mean 'depth/delta1'"):
+        toys.make_engine(monitor="depth/detla1")
+
+
+def test_losses_divided_by_their_first_value(toys):
+    engine = toys.make_engine("uncertainty", normalize_losses=1, optimizer="sgd", momentum=0.0)
+    seen = []
+    objective = engine.balancer.objective
+    engine.balancer.objective = lambda step: (seen.append(step.losses.detach().clone()), objective(step))[1]
+    raw = [engine.train_step(toys.make_batch(i)).raw_losses for i in range(2)]
+    torch.testing.assert_close(seen[0], torch.ones(3, dtype=torch.float64))
+    expected = [raw[1][name] / raw[0][name] for name in toys.TASK_NAMES]
+    torch.testing.assert_close(seen[1], torch.tensor(expected, dtype=torch.float64))
+
+
+def test_a_tapped_forward_pass_changes_no_output_and_evaluation_makes_no_tap(toys, monkeypatch):
+    from mtlkit import step as step_module
+
+    engine = toys.make_engine()
+    image, _ = engine.prepare(toys.make_batch())
+    plain = engine.network(image)
+    step = step_module.Step(engine.balancer)
+    tapped = engine.network(image, step.tap)
+    for name in plain:
+        assert torch.equal(plain[name], tapped[name])
+    monkeypatch.setattr(step_module.Tap, "forward", None)  # would be called by a tap
+    engine.network.eval()
+    engine.network(image, engine.balancer.adapt)
+
+
+def test_bf16_trains_and_keeps_weights_in_float32(toys):
+    engine = toys.make_engine("rotograd", precision="bf16")
+    before = parameters(engine)
+    for i in range(2):
+        step = engine.train_step(toys.make_batch(i))
+    assert all(math.isfinite(value) for value in step.scalars().values())
+    assert all(p.dtype == torch.float32 for p in engine.network.parameters())
+    assert any(not torch.equal(before[name], value) for name, value in parameters(engine).items())
+
+
+def test_a_loss_scaler_changes_nothing_but_skips_overflows(toys):
+    """The scaler of fp16, run on the CPU in float32: same numbers as without, and a skipped step moves nothing."""
+    plain, scaled = (toys.make_engine("rotograd", precision="fp32") for _ in range(2))
+    scaler = scaled.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=2)
+    scaled.optimizer = AcceleratedOptimizer(scaled.optimizer.optimizer, device_placement=False, scaler=scaler)
+    for i in range(4):
+        plain.train_step(toys.make_batch(i))
+        scaled.train_step(toys.make_batch(i))
+    for name, value in parameters(plain).items():
+        torch.testing.assert_close(parameters(scaled)[name], value, rtol=1e-4, atol=1e-6)
+    for name, value in plain.balancer.state_dict().items():
+        torch.testing.assert_close(scaled.balancer.state_dict()[name], value, rtol=1e-4, atol=1e-6)
+    before, scale = parameters(scaled), scaled.accelerator.scaler.get_scale()
+    state = {k: v.clone() for k, v in scaled.balancer.state_dict().items()}
+    break_gradient(scaled.network.decoders["depth"])
+    step = scaled.train_step(toys.make_batch(5))
+    assert not step.finite
+    assert scaled.accelerator.scaler.get_scale() == scale / 2
+    torch.testing.assert_close(parameters(scaled), before, rtol=0, atol=0)
+    assert all(torch.equal(scaled.balancer.state_dict()[k], v) for k, v in state.items())

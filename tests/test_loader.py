@@ -1,0 +1,305 @@
+"""The loader: the same samples in every step on any number of processes and workers, checked and completed."""
+
+import itertools
+
+import pytest
+import torch
+from torch import Tensor
+
+from mtlkit.data.dataset import Dataset, Sample, Target
+from mtlkit.data.loader import Samples, StepSampler, eval_loader, train_loader
+from mtlkit.data.transforms import Augment
+
+HEIGHT, WIDTH = 4, 6
+TARGETS = {
+    "classes": Target("segmentation", ("a", "b", "c")),
+    "distance": Target("depth"),
+    "surface": Target("normals"),
+    "flags": Target("multilabel", ("p", "q")),
+    "label": Target("classification", ("a", "b")),
+    "number": Target("regression", ("n",)),
+}
+FORMATS = {
+    "classes": ((HEIGHT, WIDTH), torch.int64, -1.0),
+    "distance": ((1, HEIGHT, WIDTH), torch.float32, 0.0),
+    "surface": ((3, HEIGHT, WIDTH), torch.float32, 0.0),
+    "flags": ((2,), torch.float32, float("nan")),
+    "label": ((), torch.int64, -1.0),
+    "number": ((1,), torch.float32, float("nan")),
+}
+
+
+class Toy(Dataset):
+    """Sample i is random in a generator seeded with i; its `number` is i. `change(index, sample)` may spoil it."""
+
+    def __init__(self, length: int = 10, change=None, targets=None) -> None:
+        self.length, self.change = length, change
+        self.targets = targets or TARGETS
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> Sample:
+        draw = torch.Generator().manual_seed(index)
+        size = (HEIGHT, WIDTH)
+        normals = torch.nn.functional.normalize(torch.randn(3, *size, generator=draw), dim=0)
+        targets = {
+            "classes": torch.randint(-1, 3, size, generator=draw),
+            "distance": torch.rand(1, *size, generator=draw) + 1,
+            "surface": normals,
+            "flags": torch.tensor([1.0, float("nan")]),
+            "label": torch.tensor(index % 2),
+            "number": torch.tensor([float(index)]),
+        }
+        sample: Sample = {"image": torch.rand(3, *size, generator=draw), "targets": targets}
+        if self.change:
+            self.change(index, sample)
+        return sample
+
+
+def numbers(batch: Sample) -> list[int]:
+    return batch["targets"]["number"][:, 0].int().tolist()
+
+
+def assert_equal(one: Sample, other: Sample) -> None:
+    torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True)
+
+
+def take(loader, steps: int) -> list[Sample]:
+    return list(itertools.islice(loader, steps))
+
+
+# ---- StepSampler
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_the_ranks_together_hold_the_same_micro_batches(world: int, accumulation: int) -> None:
+    def micro_batches(world: int) -> list[list[list[tuple[int, int]]]]:
+        samplers = [StepSampler(37, 16, 5, rank, world, accumulation) for rank in range(world)]
+        steps = zip(*(itertools.islice(sampler, 7) for sampler in samplers), strict=True)
+        each = 16 // world // accumulation
+        assert all(len(part) == each * accumulation for s in samplers for part in itertools.islice(s, 3))
+        return [
+            [[key for part in parts for key in part[i * each : (i + 1) * each]] for i in range(accumulation)]
+            for parts in steps
+        ]
+
+    assert micro_batches(world) == micro_batches(1)
+
+
+def test_every_sample_at_most_once_an_epoch_and_another_order_each_time() -> None:
+    sampler = StepSampler(37, 8, seed=3)
+    assert sampler.steps_per_epoch == 4
+    steps = list(itertools.islice(sampler, 5 * 4))
+    orders = []
+    for epoch in range(5):
+        keys = [key for step in steps[4 * epoch : 4 * epoch + 4] for key in step]
+        assert {e for e, _ in keys} == {epoch}
+        order = [index for _, index in keys]
+        assert len(set(order)) == 32
+        assert set(order) <= set(range(37))
+        orders.append(order)
+    assert len({tuple(order) for order in orders}) == 5
+    assert set().union(*orders) == set(range(37))  # what one epoch drops, another has
+    assert next(iter(StepSampler(37, 8, seed=4))) != steps[0]
+    assert next(iter(sampler)) == steps[0]
+
+
+@pytest.mark.parametrize("start", [0, 1, 3, 4, 5, 11])
+def test_starting_later_continues_the_same_run(start: int) -> None:
+    whole = list(itertools.islice(StepSampler(37, 8, 3, rank=1, world=2), 16))
+    later = StepSampler(37, 8, 3, rank=1, world=2, start_step=start)
+    assert list(itertools.islice(later, 16 - start)) == whole[start:]
+
+
+@pytest.mark.parametrize(
+    ("length", "batch", "world", "accumulation", "message"),
+    [
+        (99, 10, 4, 1, r"data.batch_size=10 .* x trainer.accumulation = 4 x 1 = 4. .* would do: 8 or 12"),
+        (99, 10, 2, 2, r"2 x 2 = 4. .* would do: 8 or 12"),
+        (99, 2, 4, 1, r"would do: 4\."),
+        (99, 0, 1, 1, "data.batch_size=0"),
+        (7, 8, 1, 1, "has 7 samples, fewer than data.batch_size=8"),
+    ],
+)
+def test_batch_sizes_that_do_not_fit(length: int, batch: int, world: int, accumulation: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        train_loader(Toy(length), None, batch, seed=0, world=world, accumulation=accumulation)
+
+
+# ---- Samples
+
+
+@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize("absent", ["key", "none", "every"])
+def test_missing_labels_are_filled_as_invalid(name: str, absent: str) -> None:
+    def change(index: int, sample: Sample) -> None:
+        if absent == "every" or index % 2:
+            sample["targets"].pop(name)
+        if absent == "none" and index % 2:
+            sample["targets"][name] = None
+
+    batch = next(iter(eval_loader(Toy(4, change), batch_size=4)))
+    shape, dtype, invalid = FORMATS[name]
+    whole = next(iter(eval_loader(Toy(4), batch_size=4)))
+    for i in range(4):
+        value = batch["targets"][name][i]
+        assert (value.shape, value.dtype) == (shape, dtype)
+        expected = whole["targets"][name][i] if absent != "every" and i % 2 == 0 else torch.full(shape, invalid)
+        torch.testing.assert_close(value, expected.to(dtype), equal_nan=True)
+
+
+def spoil(name: str, value: Tensor | str):
+    def change(index: int, sample: Sample) -> None:
+        if index == 2:
+            (sample if name == "image" else sample["targets"])[name] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("image", torch.zeros(3, 5, 6), r"Sample 2: the image must be float32 \(3, 4, 6\), found float32 \(3, 5, 6\)"),
+        ("image", torch.zeros(3, 4, 6, dtype=torch.uint8), r"must be float32 .*, found uint8 \(3, 4, 6\)"),
+        ("image", torch.full((3, 4, 6), 255.0), r"Sample 2: the image's values must be in \[0, 1\], found 255 to 255"),
+        ("image", torch.full((3, 4, 6), -0.1), r"in \[0, 1\], found -0.1"),
+        ("image", torch.full((3, 4, 6), float("nan")), r"Sample 2: .*in \[0, 1\], found nan"),
+        (
+            "classes",
+            torch.zeros(1, 4, 6).long(),
+            r"Sample 2: the target 'classes' \(segmentation\) must be int64 \(4, 6\)",
+        ),
+        ("classes", torch.full((4, 6), 255), "must hold classes from 0 to 2 or -1 .*found 255 to 255"),
+        ("distance", torch.zeros(4, 6), r"'distance' \(depth\) must be float32 \(1, 4, 6\), found float32 \(4, 6\)"),
+        ("distance", torch.zeros(1, 4, 6).double(), r"found float64 \(1, 4, 6\)"),
+        ("surface", torch.zeros(4, 6, 3), r"must be float32 \(3, 4, 6\)"),
+        ("flags", torch.zeros(3), r"'flags' \(multilabel\) must be float32 \(2,\), found float32 \(3,\)"),
+        ("label", torch.tensor(2), "must hold classes from 0 to 1 or -1 .*found 2 to 2"),
+        ("label", torch.tensor(-2), "found -2 to -2"),
+        ("label", torch.tensor([1]), r"must be int64 \(\), found int64 \(1,\)"),
+        ("number", "three", r"must be float32 \(1,\), found str"),
+        ("nmber", torch.zeros(1), "Sample 2: its target 'nmber' is not among the data set's `targets`"),
+    ],
+)
+def test_samples_out_of_format_are_named(name: str, value: Tensor | str, message: str) -> None:
+    samples = Samples(Toy(change=spoil(name, value)))
+    samples[0, 1]
+    with pytest.raises(ValueError, match=message):
+        samples[0, 2]
+
+
+def test_the_first_sample_is_checked_before_any_work() -> None:
+    def change(index: int, sample: Sample) -> None:
+        sample["image"] = torch.zeros(HEIGHT, WIDTH, 3)
+
+    with pytest.raises(ValueError, match=r"Sample 0: the image must be a float32 tensor \(3, H, W\), found float32"):
+        Samples(Toy(change=change))
+    with pytest.raises(ValueError, match="no samples"):
+        Samples(Toy(0))
+
+
+def test_a_type_of_the_users_own_must_look_as_in_the_first_sample() -> None:
+    targets = TARGETS | {"heat": Target("heat")}
+
+    def change(shape: tuple, broken: int):
+        def give(index: int, sample: Sample) -> None:
+            if index != broken:
+                sample["targets"]["heat"] = torch.zeros((2, 2) if index < 3 else shape)
+
+        return give
+
+    batch = next(iter(eval_loader(Toy(4, change((2, 2), 9), targets), batch_size=4)))
+    assert batch["targets"]["heat"].shape == (4, 2, 2)
+    with pytest.raises(
+        ValueError, match=r"Sample 3: the target 'heat' \(heat\) must be float32 \(2, 2\), found .*\(2, 3\)"
+    ):
+        take(eval_loader(Toy(4, change((2, 3), 9), targets), 1), 4)
+    with pytest.raises(ValueError, match=r"Sample 1: the target 'heat' .*is missing.*all-invalid"):
+        take(eval_loader(Toy(4, change((2, 2), 1), targets), 1), 4)
+    with pytest.raises(ValueError, match=r"Sample 0: the target 'heat' .*is missing"):
+        eval_loader(Toy(4, change((2, 2), 0), targets), 1)
+
+
+def test_each_epoch_and_sample_has_its_own_seed() -> None:
+    def record(sample: Sample, seed: int) -> Sample:
+        seeds.append(seed)
+        return sample
+
+    keys = list(itertools.product(range(4), range(10)))
+    runs = []
+    for run_seed, order in ((0, keys), (0, keys[::-1]), (1, keys)):
+        seeds: list[int] = []
+        samples = Samples(Toy(), record, run_seed)
+        for key in order:
+            samples[key]
+        runs.append(dict(zip(order, seeds, strict=True)))
+    assert runs[0] == runs[1]
+    assert len({*runs[0].values(), *runs[2].values()}) == 80
+    assert min(runs[0].values()) >= 0
+
+
+# ---- loaders
+
+
+def test_workers_change_nothing() -> None:
+    augment = Augment(TARGETS, flip=0.5, scale=[1.0, 1.5], colour=0.3, camera=(1, 1, 0.5, 0.5))
+    plain = take(train_loader(Toy(), None, 4, seed=1), 4)
+    alone = take(train_loader(Toy(), augment, 4, seed=1), 4)
+    helped = take(train_loader(Toy(), augment, 4, seed=1, workers=2), 4)
+    for one, other in zip(alone, helped, strict=True):
+        assert_equal(one, other)
+    assert [numbers(batch) for batch in alone] == [numbers(batch) for batch in plain]
+    assert not torch.equal(alone[0]["image"], plain[0]["image"])
+
+
+def test_two_processes_and_a_resume_see_the_samples_of_one() -> None:
+    augment = Augment(TARGETS, flip=0.5, colour=0.3)
+    whole = take(train_loader(Toy(), augment, 4, seed=1), 6)
+    ranks = [take(train_loader(Toy(), augment, 4, seed=1, rank=r, world=2, start_step=3), 3) for r in range(2)]
+    for one, parts in zip(whole[3:], zip(*ranks, strict=True), strict=True):
+        torch.testing.assert_close(one["image"], torch.cat([part["image"] for part in parts]), rtol=0, atol=0)
+
+
+def test_batches_have_the_format_of_samples_with_a_batch_axis() -> None:
+    loader = train_loader(Toy(), None, 4, seed=1)
+    batch = next(iter(loader))
+    assert loader.batch_sampler.steps_per_epoch == 2
+    assert batch["image"].shape == (4, 3, HEIGHT, WIDTH)
+    assert {name: (tuple(v.shape), v.dtype) for name, v in batch["targets"].items()} == {
+        name: ((4, *shape), dtype) for name, (shape, dtype, _) in FORMATS.items()
+    }
+
+
+@pytest.mark.parametrize(("world", "workers"), [(1, 0), (1, 1), (2, 0), (2, 1), (4, 0), (8, 0)])
+def test_evaluation_sees_every_sample_once_and_in_order(world: int, workers: int) -> None:
+    shares = [eval_loader(Toy(5), 2, workers, rank, world) for rank in range(world)]
+    for _ in range(2):
+        seen = [[i for batch in share for i in numbers(batch)] for share in shares]
+        assert seen == [list(range(rank, 5, world)) for rank in range(world)]
+    assert [len(share) for share in shares] == [-(-len(range(rank, 5, world)) // 2) for rank in range(world)]
+
+
+def test_loading_leaves_the_global_generator_alone() -> None:
+    before = torch.get_rng_state()
+    take(train_loader(Toy(), Augment(TARGETS, flip=0.5, colour=0.1), 4, seed=1), 3)
+    take(eval_loader(Toy(), 4), 3)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+class PeculiarError(Exception):
+    def __init__(self, path: str, line: int) -> None:
+        super().__init__(f"{path} is broken in line {line}")
+
+
+@pytest.mark.parametrize("error", [ValueError("labels.txt is broken in line 3"), PeculiarError("labels.txt", 3)])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_data_sets_own_error_survives(error: Exception, workers: int) -> None:
+    def change(index: int, sample: Sample) -> None:
+        if index == 2:
+            raise error
+
+    kind = RuntimeError if workers and isinstance(error, PeculiarError) else type(error)  # torch's rule
+    with pytest.raises(kind, match=r"labels\.txt is broken in line 3"):
+        take(eval_loader(Toy(change=change), 1, workers), 5)

@@ -1,0 +1,368 @@
+"""The report: the table's numbers, the page of whole and broken runs, and the pictures."""
+
+import base64
+import io
+import json
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from mtlkit.report import pictures_png, save_pictures, summary_table, write_report
+from mtlkit.report.history import History
+
+INFO = {
+    "step": 0,
+    "split": "info",
+    "total_steps": 20,
+    "versions": {"torch": "2.99"},
+    "higher_is_better": {"depth/abs": False, "depth/delta": True, "depth/bias": None},
+    "units": {"depth/abs": "m"},
+}
+CONSTANT = {"step": 0, "split": "val_constant", "depth/abs": 2.0, "depth/delta": 0.0, "depth/bias": 0.5}
+UNTRAINED = {"step": 0, "split": "val", "depth/abs": 4.0, "depth/delta": 0.25, "depth/bias": 0.75, "loss/depth": 3.0}
+BETTER = {"step": 10, "split": "val", "depth/abs": 0.5, "depth/delta": 0.75, "depth/bias": 1.0, "best": True}
+WORSE = {"step": 20, "split": "val", "depth/abs": 3.0, "depth/delta": 0.5, "depth/bias": 2.0}
+TRAIN = {
+    "step": 10,
+    "split": "train",
+    "loss/depth": 1.0,
+    "weight/depth": 1.0,
+    "grad_norm/depth": 2.0,
+    "lr/encoder": 0.1,
+}
+RECORDS = [INFO, CONSTANT, UNTRAINED, TRAIN, BETTER, WORSE]
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """Writes a run's folder with these records."""
+
+    def write(records: list[dict[str, Any]], config: str | None = None) -> Path:
+        (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+        if config is not None:
+            (tmp_path / "config.yaml").write_text(config)
+        return tmp_path
+
+    return write
+
+
+def text(run: Path) -> str:
+    file = io.StringIO()
+    Console(file=file, width=100).print(summary_table(run))
+    return file.getvalue()
+
+
+def cells(run: Path) -> dict[str, list[str]]:
+    """The table's numbers by metric."""
+    lines = [re.split(r"\s{2,}", line.strip()) for line in text(run).splitlines()]
+    lines = [line[-5:] for line in lines if len(line) >= 5]
+    return {line[0].split()[0]: line[1:] for line in lines}
+
+
+class Page(HTMLParser):
+    """The headings, visible text and attributes of a page; fails on tags that are closed but not open."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.data: list[str] = []
+        self.headings: list[str] = []
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.data.append(data)
+        if self.tags and self.tags[-1][0] == "h2" and data.strip() and self.getpos():
+            self.headings.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(self.data)
+
+    def count(self, tag: str) -> int:
+        return sum(name == tag for name, _ in self.tags)
+
+
+def report(run: Path) -> Page:
+    return Page(write_report(run).read_text())
+
+
+def test_the_table_compares_the_best_model_with_the_constant_prediction(write):
+    rows = cells(write(RECORDS))
+    assert rows["abs"] == ["2", "4", "0.5", "+75 %"]
+    assert rows["delta"] == ["0", "0.25", "0.75", "+0.75"]  # no part of 0: the difference itself
+    assert rows["bias"] == ["0.5", "0.75", "1", "–"]  # no direction
+    shown = text(write(RECORDS))
+    assert "abs ↓ (m)" in shown
+    assert "delta ↑" in shown
+    assert re.search(r"best,\s+step\s+10|best, step 10", shown)
+
+
+def test_without_a_marked_best_the_last_evaluation_counts(write):
+    run = write([INFO, CONSTANT, UNTRAINED, {**BETTER, "best": False}, WORSE])
+    assert cells(run)["abs"] == ["2", "4", "3", "-50 %"]
+    assert "last, step 20" in text(run)
+
+
+def test_the_last_marked_evaluation_is_the_best(write):
+    assert cells(write([INFO, CONSTANT, BETTER, WORSE | {"best": True}]))["abs"][2] == "3"
+
+
+def test_what_is_missing_is_a_dash(write):
+    assert cells(write([CONSTANT]))["abs"] == ["2", "–", "–", "–"]
+    assert cells(write([INFO, UNTRAINED]))["abs"] == ["–", "4", "–", "–"]
+    assert cells(write([INFO, CONSTANT, UNTRAINED, BETTER | {"depth/abs": None}]))["abs"] == ["2", "4", "–", "–"]
+
+
+def test_the_rows_are_the_tasks_metrics_and_nothing_else(write):
+    rows = History(write([*RECORDS, {"step": 20, "split": "val", "normals/mean": 9.0, "depth/late": 1.0}])).rows()
+    assert [(row.task, row.metric) for row in rows] == [
+        *(("depth", metric) for metric in ("abs", "delta", "bias", "late")),
+        ("normals", "mean"),
+    ]
+
+
+def test_the_page_shows_the_run(write):
+    run = write(RECORDS, "experiment: rooms\nbalancer: {name: nash, lr: 0.1}\nseed: 7\nmodel: {encoder: resnet18}\n")
+    page = report(run)
+    for part in ("rooms", "nash", "7", "resnet18", "20 of 20", "2.99", "+75 %", "balancer: {name: nash, lr: 0.1}"):
+        assert part in page.text
+    assert page.headings == [
+        *("Results", "Metrics", "Losses", "Task weights", "Gradient norms", "Learning rates", "Configuration")
+    ]
+    assert sorted(path.name for path in run.iterdir()) == ["config.yaml", "metrics.jsonl", "report.html"]
+
+
+def test_the_page_needs_nothing_else_and_runs_nothing(write, pictured):
+    page = report(pictured(write(RECORDS)))
+    assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in page.tags}
+    for tag, attributes in page.tags:
+        for name in ("src", "href", "xlink:href"):
+            value = attributes.get(name) or "#"
+            assert value.startswith(("data:image/", "#")), (tag, value)
+
+
+def test_text_is_escaped(write):
+    evil = "<script>alert(1)</script>&amp;"
+    records = [CONSTANT, {"step": 5, "split": "info", "incident": evil, "versions": {evil: evil}}]
+    records += [{"step": 20, "split": "val", f"depth/{evil}": 1.0}, {"step": 20, "split": "train", f"lr/{evil}": 1.0}]
+    page = report(write(records, f"experiment: '{evil}'\nseed: '{evil}'\n"))
+    assert not page.count("script")
+    assert page.text.count("alert(1)") >= 8
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        [],
+        [INFO],
+        [CONSTANT],
+        [UNTRAINED],
+        [TRAIN],
+        [INFO, CONSTANT, UNTRAINED],
+        [{"step": 1, "split": "train"}],
+        [{"step": 1, "split": "val"}],
+        [{"step": 0, "split": "test", "depth/abs": 1.0}],
+        [{key: None if "/" in key else value for key, value in record.items()} for record in RECORDS],
+        [TRAIN | {"weight/depth": 0.0, "grad_norm/depth": 0.0}, TRAIN | {"step": 11}],
+        [TRAIN | {"step": 11}, TRAIN | {"step": 11}, BETTER, BETTER],
+    ],
+)
+def test_a_run_with_little_in_it_has_a_page(write, records):
+    page = report(write(records))
+    assert page.headings[0] == "Results"
+    assert "nan" not in page.text.lower()
+
+
+def test_a_run_without_weights_has_no_plot_of_them(write):
+    bare = {key: value for key, value in TRAIN.items() if not key.startswith(("weight", "grad_norm"))}
+    headings = report(write([bare, BETTER])).headings
+    assert "Losses" in headings
+    assert not {"Task weights", "Gradient norms", "Cosines", "Predictions", "Incidents"} & set(headings)
+
+
+def many_tasks(count: int, steps: int, null: bool = False) -> list[dict[str, Any]]:
+    random = np.random.default_rng(0)
+    tasks = [f"task_{i}" for i in range(count)]
+    records: list[dict[str, Any]] = []
+    for step in range(1, steps + 1):
+        record: dict[str, Any] = {f"{key}/{task}": random.random() for key in ("weight", "grad_norm") for task in tasks}
+        record |= {f"cosine/{a}/{b}": random.uniform(-1, 1) for a, b in combinations(tasks, 2)}
+        record = dict.fromkeys(record) if null else record
+        records.append(record | {"step": step, "split": "train"} | ({"loss/task_0": 1.0} if step == 1 else {}))
+    return records
+
+
+def test_a_few_pairs_have_a_plot_each_and_many_a_map(write):
+    few = report(write(many_tasks(5, 4)))
+    assert few.count("svg") == 1 + 2 + 10  # the loss, weights and norms, pairs
+    many = report(write(many_tasks(6, 4)))
+    assert many.count("svg") == 1 + 2 + 2
+
+
+def test_cosines_are_summarised(write):
+    tasks = [{"loss/a": 1.0, "loss/b": 1.0, "loss/c": 1.0}]
+    cosines = [{"cosine/a/b": -0.5, "cosine/a/c": 0.5}, {"cosine/a/b": -0.25, "cosine/a/c": 0.75, "cosine/b/c": None}]
+    page = report(write([{"step": i, "split": "train"} | record for i, record in enumerate(tasks + cosines)]))
+    assert "a · b (-0.38)" in page.text
+    assert "a · c (+0.62)" in page.text
+    assert "1 of 2 pairs" in page.text
+
+
+@pytest.mark.parametrize("null", [False, True])
+def test_forty_tasks_are_readable_and_small(write, null):
+    run = write(many_tasks(40, 2, null))
+    page = report(run)
+    assert page.count("svg") == (3 if null else 5)  # the loss, weights, norms and the cosines' two
+    assert (run / "report.html").stat().st_size < 3e6
+
+
+def test_long_series_are_thinned(write):
+    records = [{"step": step, "split": "train", "loss/depth": 1 / step} for step in range(1, 5001)]
+    run = write(records)
+    write_report(run)
+    assert (run / "report.html").stat().st_size < 100_000
+
+
+def test_incidents_are_listed_once_each(write):
+    broken = [TRAIN | {"step": step, "loss/depth": None, "incident": "singular"} for step in (11, 12, 13)]
+    page = report(write(broken))
+    assert "step 11: singular (and 2 more, the last at step 13)" in page.text
+    assert "step 11: loss/depth (train) was not finite (and 2 more, the last at step 13)" in page.text
+
+
+def test_the_last_facts_count(write):
+    page = report(write([INFO, {"step": 10, "split": "info", "total_steps": 400}]))
+    assert "10 of 400" in page.text
+    assert "2.99" in page.text
+
+
+@pytest.mark.parametrize("use", [write_report, summary_table])
+def test_a_folder_that_is_no_run_is_an_error(tmp_path, use):
+    with pytest.raises(FileNotFoundError, match=r"has no metrics\.jsonl"):
+        use(tmp_path)
+
+
+def test_broken_files_are_errors_that_name_them_and_leave_the_old_report(write):
+    run = write(RECORDS, "a: [")
+    (run / "report.html").write_text("old")
+    with pytest.raises(ValueError, match=r"config\.yaml is not valid YAML"):
+        write_report(run)
+    run = write([{"loss": 1}], "a: 1")
+    with pytest.raises(ValueError, match=r"metrics\.jsonl:1"):
+        write_report(run)
+    assert (run / "report.html").read_text() == "old"
+
+
+# Pictures
+
+
+def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+SAMPLE = [
+    ("image", picture(48, 64, 0)),
+    ("depth_target", picture(48, 64, 1)),
+    ("depth_prediction", picture(48, 64, 2)),
+    ("left_right_prediction", picture(10, 30, 3)),  # no label; a name with an underscore
+]
+
+
+@pytest.fixture
+def pictured() -> Callable[[Path], Path]:
+    def add(run: Path) -> Path:
+        save_pictures(run, [SAMPLE] * 11)
+        return run
+
+    return add
+
+
+def test_pictures_are_kept_exactly_in_file_and_page(write, pictured):
+    run = pictured(write([]))
+    for name, pixels in SAMPLE:
+        np.testing.assert_array_equal(np.asarray(Image.open(run / "pictures" / "10" / f"{name}.png")), pixels)
+    page = report(run)
+    images = [attributes for tag, attributes in page.tags if tag == "img"]
+    assert len(images) == 11 * len(SAMPLE)
+    assert [image["alt"] for image in images[:4]] == [
+        *("image ", "depth target", "depth prediction", "left_right prediction")
+    ]
+    for image, (_, pixels) in zip(images, SAMPLE, strict=False):
+        assert image["class"] == "small"
+        embedded = base64.b64decode(str(image["src"]).partition(",")[2])
+        np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(embedded))), pixels)
+
+
+def test_large_pictures_are_reduced_in_the_page(write):
+    run = write([])
+    save_pictures(run, [[("image", picture(600, 800))]])
+    (image,) = [attributes for tag, attributes in report(run).tags if tag == "img"]
+    embedded = base64.b64decode(str(image["src"]).partition(",")[2])
+    assert Image.open(io.BytesIO(embedded)).size == (240, 180)
+    assert len(embedded) < 100_000
+
+
+def test_many_tasks_are_not_all_pictured(write):
+    run = write([])
+    save_pictures(run, [[(f"task_{i}_prediction", picture(4, 4)) for i in range(40)]])
+    page = report(run)
+    assert page.count("img") == 12
+    assert "28 more tasks" in page.text
+
+
+def test_new_pictures_replace_the_old(tmp_path):
+    folder = tmp_path / "pictures"
+    save_pictures(tmp_path, [SAMPLE, SAMPLE])
+    save_pictures(tmp_path, [SAMPLE[:1]])
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.png")] == ["pictures/0/image.png"]
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+@pytest.mark.parametrize(
+    ("name", "pixels", "message"),
+    [
+        ("depth", picture(4, 4), "<task>_target or <task>_prediction, got 'depth'"),
+        ("../depth_target", picture(4, 4), "got '../depth_target'"),
+        ("_target", picture(4, 4), "got '_target'"),
+        ("image", picture(4, 4).astype(np.float32), "must be .* uint8"),
+        ("image", picture(4, 4)[..., :1], r"got \(4, 4, 1\)"),
+        ("image", picture(4, 4)[:0], r"got \(0, 4, 3\)"),
+    ],
+)
+def test_a_wrong_picture_is_refused_before_anything_changes(tmp_path, name, pixels, message):
+    folder = tmp_path / "pictures"
+    save_pictures(tmp_path, [SAMPLE])
+    with pytest.raises(ValueError, match=message):
+        save_pictures(tmp_path, [[], [(name, pixels)]])
+    assert len(list(folder.glob("*/*"))) == len(SAMPLE)
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_the_grid_as_one_picture(write):
+    run = write([])
+    save_pictures(run, [SAMPLE] * 2)
+    path = pictures_png(run, ["left_right"])
+    assert path == run / "pictures.png"
+    grid = np.asarray(Image.open(path))
+    assert grid.shape[1] > 3 * 192  # the image and two tasks
+    left = 6  # the first picture, each of its pixels three wide
+    np.testing.assert_array_equal(grid[24 : 24 + 144 : 3, left : left + 192 : 3], SAMPLE[0][1])
+
+
+def test_the_grid_of_no_pictures_is_an_error(write):
+    with pytest.raises(FileNotFoundError, match="holds no pictures"):
+        pictures_png(write([]))

@@ -1,0 +1,335 @@
+"""Augmentation: what a mirror and a zoom do to every type of target, by geometry."""
+
+import pickle
+from collections.abc import Iterator
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from mtlkit.data.dataset import Sample, Target
+from mtlkit.data.transforms import HANDLERS, Augment, Handler, zoom_depth, zoom_normals
+from mtlkit.datasets.scenes import intrinsics, render_frame
+
+WIDTH, HEIGHT = 160, 120
+FX, FY = 140.0, 150.0  # pixels
+CX, CY = 78.0, 66.0
+CAMERA = (FX / WIDTH, FY / HEIGHT, CX / WIDTH, CY / HEIGHT)
+TARGETS = {
+    "classes": Target("segmentation", ("plane", "ball")),
+    "distance": Target("depth"),
+    "surface": Target("normals"),
+    "flags": Target("multilabel", ("a", "b")),
+    "label": Target("classification", ("a", "b")),
+    "number": Target("regression", ("n",)),
+}
+PLANE = np.array([0.35, -0.5, -1.0]) / np.linalg.norm([0.35, -0.5, -1.0])
+BALL, RADIUS = np.array([-0.5, 0.2, 3.0]), 0.9
+
+
+def scene(mirrored: bool = False) -> Sample:
+    """A ball before a slanted plane, seen by a pinhole camera; or the same world with x negated."""
+    side = np.array([-1 if mirrored else 1, 1, 1])
+    x, y = np.meshgrid(np.arange(WIDTH) + 0.5, np.arange(HEIGHT) + 0.5)
+    cx = WIDTH - CX if mirrored else CX
+    rays = np.stack([(x - cx) / FX, (y - CY) / FY, np.ones_like(x)], axis=-1)
+    plane, ball = PLANE * side, BALL * side
+    far = (plane @ [0, 0, 4.5]) / (rays @ plane)  # through (0, 0, 4.5)
+    a, b, c = (rays**2).sum(-1), rays @ ball, ball @ ball - RADIUS**2
+    root = b**2 - a * c
+    hit = root > 0
+    depth = np.where(hit, (b - np.sqrt(np.maximum(root, 0))) / a, far)
+    normals = np.where(hit[..., None], (rays * depth[..., None] - ball) / RADIUS, plane)
+    assert (far > 0).all()
+    assert ((normals * rays).sum(-1) < 0).all()  # facing the camera
+    hole = (np.abs(x - WIDTH / 2) < 3) & (y < 20)  # pixels without a measurement
+    image = np.stack([(depth - 1) / 9, normals[..., 1] / 2 + 0.5, hit * 0.8])
+    return {
+        "image": torch.from_numpy(image).float(),
+        "targets": {
+            "classes": torch.from_numpy(np.where(hole, -1, hit)).long(),
+            "distance": torch.from_numpy(np.where(hole, 0, depth)).float()[None],
+            "surface": torch.from_numpy(np.where(hole[..., None], 0, normals)).float().permute(2, 0, 1).contiguous(),
+            "flags": torch.tensor([1.0, float("nan")]),
+            "label": torch.tensor(1),
+            "number": torch.tensor([2.5]),
+        },
+    }
+
+
+def equal(one: Sample, other: Sample) -> bool:
+    pairs = [(one["image"], other["image"]), *((one["targets"][k], other["targets"][k]) for k in TARGETS)]
+    return all(torch.equal(a.nan_to_num(7.0), b.nan_to_num(7.0)) for a, b in pairs)
+
+
+@pytest.fixture
+def handlers() -> Iterator[dict]:
+    """`HANDLERS`, put back afterwards."""
+    before = dict(HANDLERS)
+    yield HANDLERS
+    HANDLERS.clear()
+    HANDLERS.update(before)
+
+
+def test_flip_gives_what_the_mirrored_camera_sees() -> None:
+    flipped, expected = Augment(TARGETS, flip=1.0)(scene(), seed=0), scene(mirrored=True)
+    torch.testing.assert_close(flipped["image"], expected["image"])
+    for name in TARGETS:
+        torch.testing.assert_close(flipped["targets"][name], expected["targets"][name], equal_nan=True, msg=name)
+        assert flipped["targets"][name].is_contiguous()
+    assert not torch.allclose(flipped["targets"]["surface"], scene()["targets"]["surface"].flip(-1))
+
+
+def test_two_flips_are_none() -> None:
+    augment = Augment(TARGETS, flip=1.0)
+    assert equal(augment(augment(scene(), 0), 1), scene())
+
+
+@pytest.mark.parametrize("scale", [1.0, 1.3, 2.0])
+@pytest.mark.parametrize("corner", [(0.0, 0.0), (0.2, 0.05), (0.11, 0.5)])
+def test_the_zoomed_scene_projects_to_the_zoomed_pixels_and_keeps_its_normals(scale: float, corner: tuple) -> None:
+    """The claimed map of points gives the crop's pixels, and the claimed normals stand upright on its surface."""
+    sample = scene()
+    depth = sample["targets"]["distance"][0].double().numpy() + 1e-9
+    normals = sample["targets"]["surface"].double().permute(1, 2, 0).numpy()
+    x, y = np.meshgrid(np.arange(WIDTH) + 0.5, np.arange(HEIGHT) + 0.5)
+    points = np.stack([(x - CX) / FX, (y - CY) / FY, np.ones_like(x)], -1) * depth[..., None]
+    left, top = corner[0] * WIDTH, corner[1] * HEIGHT
+    ray = np.array([(left + CX / scale - CX) / FX, (top + CY / scale - CY) / FY, 1.0])  # lands on the principal point
+
+    def move(p: np.ndarray) -> np.ndarray:
+        return np.stack([p[..., 0] - ray[0] * p[..., 2], p[..., 1] - ray[1] * p[..., 2], p[..., 2] / scale], -1)
+
+    moved = move(points)
+    np.testing.assert_allclose(moved[..., 0] / moved[..., 2] * FX + CX, (x - left) * scale, atol=1e-6)
+    np.testing.assert_allclose(moved[..., 1] / moved[..., 2] * FY + CY, (y - top) * scale, atol=1e-6)
+    np.testing.assert_allclose(moved[..., 2], zoom_depth(depth, scale, ray), atol=1e-6)
+
+    turned = zoom_normals(normals, scale, ray)
+    tangent = np.cross(normals, [0.3, 0.5, 0.7])
+    for direction in (tangent, np.cross(normals, tangent)):
+        np.testing.assert_allclose((turned * move(direction)).sum(-1), 0, atol=1e-6)
+    valid = np.abs(normals).sum(-1) > 0
+    np.testing.assert_allclose(np.linalg.norm(turned, axis=-1), valid, atol=1e-6)
+    assert ((turned * moved).sum(-1)[valid] < 0).all()  # still facing the camera
+
+
+def angles_to_surface(sample: Sample, normals: Tensor) -> Tensor:
+    """Degrees between `normals` and the surface that every second pixel of the depth shows to the camera."""
+    depth = sample["targets"]["distance"][0, ::2, ::2].double()
+    y, x = torch.meshgrid(torch.arange(0, HEIGHT, 2) + 0.5, torch.arange(0, WIDTH, 2) + 0.5, indexing="ij")
+    points = torch.stack([(x - CX) / FX * depth, (y - CY) / FY * depth, depth])
+    right, down = points[:, 1:-1, 2:] - points[:, 1:-1, :-2], points[:, 2:, 1:-1] - points[:, :-2, 1:-1]
+    seen = torch.nn.functional.normalize(torch.linalg.cross(down, right, dim=0), dim=0)
+    cosine = (seen * normals[:, ::2, ::2].double()[:, 1:-1, 1:-1]).sum(0)
+    ids = sample["targets"]["classes"][::2, ::2]
+    plain = torch.nn.functional.max_pool2d(ids.double()[None] + 2, 3, 1)[0]  # plane 2 and ball 3, hole 1
+    inside = (plain == -torch.nn.functional.max_pool2d(-ids.double()[None] - 2, 3, 1)[0]) & (plain > 1)
+    return cosine.clamp(-1, 1).arccos().rad2deg()[inside]
+
+
+def test_zoomed_normals_fit_the_zoomed_depth(handlers: dict) -> None:
+    """Finite differences of the augmented depth with the unchanged camera against the augmented normals.
+
+    Enlarged twice, every second pixel is a regular sample of the original. Not zoomed, the check itself is right to
+    0.1 degrees in the median; being half an original pixel off costs at most 0.3 degrees more.
+    """
+    plain = scene()
+    assert angles_to_surface(plain, plain["targets"]["surface"]).median() < 0.1
+    handlers["kept"] = Handler()
+    kept = Augment({"surface": Target("kept")}, scale=[2.0])
+    central = Augment({"surface": Target("normals")}, scale=[2.0], camera=(1e6, 1e6, 0.5, 0.5))
+    worst: dict[str, float] = {}
+    for seed in range(8):
+        sample = Augment(TARGETS, scale=[2.0], camera=CAMERA)(scene(), seed)
+        for way, augment in (("exact", None), ("kept", kept), ("central", central)):
+            out = augment(scene(), seed) if augment else sample
+            angle = float(angles_to_surface(sample, out["targets"]["surface"]).median())
+            worst[way] = max(angle, worst.get(way, 0))
+    assert worst["exact"] < 0.5
+    # The controls: normals that are left as they are, or turned as if the crop were central, do not fit.
+    assert worst["kept"] > 10
+    assert worst["central"] > 1
+
+
+def test_zoom_moves_image_and_targets_alike(handlers: dict) -> None:
+    """The image holds its own pixel coordinates, and so does a target of a user's type."""
+    handlers["coordinates"] = Handler()
+    y, x = torch.meshgrid((torch.arange(40) + 0.5) / 40, (torch.arange(60) + 0.5) / 60, indexing="ij")
+    ramps = torch.stack([x, y, x * 0])
+    augment = Augment({"place": Target("coordinates")}, scale=[1.5])
+    corners = []
+    for seed in range(30):
+        out = augment({"image": ramps, "targets": {"place": ramps.clone()}}, seed)
+        image, place = out["image"], out["targets"]["place"]
+        assert image.shape == place.shape == (3, 40, 60)
+        off = (image - place).abs()[:2].amax(dim=(1, 2))
+        assert off[0] <= 0.51 / 60  # nearest: at most half an original pixel
+        assert off[1] <= 0.51 / 40
+        steps = image[0, :, 5:-5].diff(dim=1)
+        torch.testing.assert_close(steps, torch.full_like(steps, 1 / 60 / 1.5), atol=1e-3, rtol=0)
+        assert torch.isin(place, ramps).all()  # no value that was not there before
+        corners.append((float(image[0].min()), float(image[1].min())))
+    spread = torch.tensor(corners)
+    assert (spread.amin(0) < 0.06).all()  # the crop reaches all sides
+    assert (spread.amax(0) > 1 / 3 - 0.06).all()
+
+
+def test_zoom_divides_depth_and_keeps_normals_unit_and_holes_invalid() -> None:
+    sample = scene()
+    for seed in range(5):
+        out = Augment(TARGETS, flip=0.5, scale=[1.2, 1.5], colour=0.3, camera=CAMERA)(sample, seed)["targets"]
+        holes = out["classes"] == -1
+        assert torch.equal(out["distance"][0] == 0, holes)
+        lengths = out["surface"].norm(dim=0)
+        torch.testing.assert_close(lengths, (~holes).float())
+    shrunk = Augment(TARGETS, scale=[1.5], camera=CAMERA)(sample, 3)["targets"]["distance"]
+    assert torch.isin(shrunk, sample["targets"]["distance"] / 1.5).all()
+
+
+def test_vectors_and_dtypes_pass_and_the_input_stays() -> None:
+    sample = scene()
+    out = Augment(TARGETS, flip=1.0, scale=[1.4], colour=0.5, camera=CAMERA)(sample, 1)
+    assert equal(sample, scene())
+    for name in TARGETS:
+        assert out["targets"][name].dtype == sample["targets"][name].dtype
+        assert out["targets"][name].shape == sample["targets"][name].shape
+    for name in ("flags", "label", "number"):
+        torch.testing.assert_close(out["targets"][name], sample["targets"][name], equal_nan=True)
+
+
+def test_colour_changes_the_image_only_and_within_its_range() -> None:
+    sample, augment = scene(), Augment(TARGETS, colour=1.0)
+    for seed in range(20):
+        out = augment(sample, seed)
+        assert out["image"].dtype == torch.float32
+        assert 0 <= out["image"].min() <= out["image"].max() <= 1
+        assert not torch.equal(out["image"], sample["image"])
+        assert equal({"image": sample["image"], "targets": out["targets"]}, sample)
+
+
+def test_the_seed_alone_decides() -> None:
+    options = {"flip": 0.5, "scale": [1.0, 1.2, 1.5], "colour": 0.2, "camera": CAMERA}
+    one, other = Augment(TARGETS, **options), pickle.loads(pickle.dumps(Augment(TARGETS, **options)))
+    forward = [one(scene(), seed) for seed in range(8)]
+    backward = [other(scene(), seed) for seed in reversed(range(8))][::-1]
+    assert all(equal(a, b) for a, b in zip(forward, backward, strict=True))
+    assert not any(equal(a, b) for a, b in pairwise(forward))
+
+
+def test_flips_and_scales_are_drawn_apart() -> None:
+    """Every combination occurs about as often as it should, 64 of 384 times (standard deviation 7.3)."""
+    slope, flat = torch.arange(6.0).expand(1, 4, 6) + 1, torch.full((1, 4, 6), 6.0)
+    sample: Sample = {"image": torch.zeros(3, 4, 6), "targets": {"slope": slope, "flat": flat}}
+    augment = Augment({"slope": Target("depth"), "flat": Target("depth")}, flip=0.5, scale=[1.0, 1.5, 2.0])
+    counts: dict[tuple[bool, float], int] = {}
+    for seed in range(384):
+        out = augment(sample, seed)["targets"]
+        case = bool(out["slope"][0, 0, 0] > out["slope"][0, 0, -1]), float(out["flat"][0, 0, 0])
+        counts[case] = counts.get(case, 0) + 1
+    assert set(counts) == {(flipped, depth) for flipped in (True, False) for depth in (6.0, 4.0, 3.0)}
+    assert all(64 - 29 < n < 64 + 29 for n in counts.values())
+
+
+def test_off_by_default() -> None:
+    assert equal(Augment(TARGETS)(scene(), 0), scene())
+
+
+def test_an_absent_target_stays_absent() -> None:
+    sample = scene()
+    del sample["targets"]["surface"]
+    assert set(Augment(TARGETS, flip=1.0)(sample, 0)["targets"]) == set(TARGETS) - {"surface"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"flip": 1.5}, r"flip must be a probability in \[0, 1\], got 1.5"),
+        ({"flip": True}, "flip must be a probability"),
+        ({"scale": 1.5}, "scale must be a list of factors"),
+        ({"scale": []}, "scale must be a list of factors"),
+        ({"scale": [1.0, 0.5]}, r"factors >= 1 .*got \[1.0, 0.5\]"),
+        ({"scale": [float("nan")]}, "factors >= 1"),
+        ({"colour": -0.1}, "colour must be a strength"),
+        ({"camera": 0.8}, "camera must be"),
+        ({"camera": [0.8, 1.1, 0.5, 0]}, "camera must be"),
+        ({"scale": [1.2]}, "turns the normals of 'surface'.*camera="),
+        ({"flipp": 0.5}, "no option 'flipp'. Did you mean 'flip'"),
+    ],
+)
+def test_options_are_checked(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Augment.from_options(TARGETS, options)
+
+
+def test_zooming_without_normals_needs_no_camera() -> None:
+    Augment({"distance": Target("depth")}, scale=[1.2])
+
+
+def test_an_unknown_type_is_refused_and_can_be_registered(handlers: dict) -> None:
+    with pytest.raises(ValueError, match=r"type 'heat' of the target 'warmth'.*HANDLERS\['heat'\]"):
+        Augment({"warmth": Target("heat")})
+    handlers["heat"] = Handler(flip=lambda values: -values, zoom=lambda values, scale, ray: values * scale)
+    sample: Sample = {"image": torch.rand(3, 4, 6), "targets": {"warmth": torch.ones(4, 6)}}
+    out = Augment({"warmth": Target("heat")}, flip=1.0, scale=[3.0])(sample, 0)
+    assert torch.equal(out["targets"]["warmth"], torch.full((4, 6), -3.0))
+    handlers["heat"] = None
+    assert Augment({"warmth": Target("heat")}, flip=1.0)(sample, 0)["targets"]["warmth"] is sample["targets"]["warmth"]
+
+
+# ---- on rendered rooms
+
+ROOM = {"label": Target("segmentation", ("any",)), "depth": Target("depth"), "normals": Target("normals")}
+SIZE = (96, 72)
+
+
+def room(index: int, **options) -> Sample:
+    frame = render_frame(index, size=SIZE, clean=True, **options)
+    return {
+        "image": torch.from_numpy(frame.image).float().permute(2, 0, 1),
+        "targets": {
+            "label": torch.from_numpy(frame.label).long(),
+            "depth": torch.from_numpy(frame.depth).float()[None],
+            "normals": torch.from_numpy(frame.normals).float().permute(2, 0, 1),
+        },
+    }
+
+
+@pytest.mark.parametrize("index", range(3))
+def test_a_flipped_room_is_what_the_mirrored_camera_renders(index: int) -> None:
+    flipped, rendered = Augment(ROOM, flip=1.0)(room(index), 0), room(index, mirror=True)
+    for one, other in ((flipped["image"], rendered["image"]), *zip_targets(flipped, rendered)):
+        assert ((one - other).abs() < 1e-4).float().mean() > 0.999  # but for ties on edges
+
+
+@pytest.mark.parametrize("index", range(3))
+def test_a_zoomed_room_is_what_the_zoomed_camera_renders(index: int) -> None:
+    """With a longer lens, moved off-centre, the renderer sees the same crop: the same depth but for the factor."""
+    width, height = SIZE
+    fx, fy, cx, cy = intrinsics(*SIZE)  # whole numbers are pixel centres here
+    camera = (fx / width, fy / height, (cx + 0.5) / width, (cy + 0.5) / height)
+    augment, scale = Augment(ROOM, scale=[1.5], camera=camera), 1.5
+    sample = room(index)
+    out = augment(sample, seed=index)
+    # Where the crop lies, from an image that holds its own pixel coordinates.
+    y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
+    ramps = augment({"image": torch.stack([x, y, x]) / 100, "targets": sample["targets"]}, seed=index)["image"] * 100
+    left, top = (float((ramps[k] - at / scale)[3:-3, 3:-3].mean()) for k, at in ((0, x), (1, y)))
+    lens = (fx * scale, fy * scale, (cx + 0.5 - left) * scale - 0.5, (cy + 0.5 - top) * scale - 0.5)
+    seen = room(index, camera_intrinsics=lens)["targets"]
+
+    assert (out["targets"]["label"] == seen["label"]).float().mean() > 0.95
+    ratio = out["targets"]["depth"] / (seen["depth"] / scale)
+    assert ((ratio - 1).abs() < 0.02).float().mean() > 0.9
+    ray = np.array([(left + camera[2] * width / scale) / fx, (top + camera[3] * height / scale) / fy, 1.0])
+    ray[:2] -= [(cx + 0.5) / fx, (cy + 0.5) / fy]
+    expected = torch.from_numpy(zoom_normals(seen["normals"].permute(1, 2, 0).numpy(), scale, ray)).permute(2, 0, 1)
+    shares = [((out["targets"]["normals"] * n).sum(0) > 0.9998).float().mean() for n in (expected, seen["normals"])]
+    assert shares[0] > 0.8  # within 1.1 degrees, but for edges and small curved things
+    assert shares[1] < 0.5  # the control: the normals as they were
+
+
+def zip_targets(one: Sample, other: Sample) -> list[tuple[Tensor, Tensor]]:
+    return [(one["targets"][name], other["targets"][name]) for name in one["targets"]]

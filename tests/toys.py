@@ -1,0 +1,103 @@
+"""A small multi-task problem: a pyramid of two levels, three dense or pooled tasks with missing labels."""
+
+import torch
+from torch import nn
+
+from mtlkit import BALANCERS, DECODERS, ENCODERS, TASKS, Decoder, Encoder, EncoderInfo
+from mtlkit.build import make_accelerator
+from mtlkit.engine import Engine
+from mtlkit.model import MultiTaskModel
+from mtlkit.schema import TrainerConfig
+
+TASK_NAMES = ("segmentation", "depth", "attributes")
+
+
+@ENCODERS.register("toy")
+class ToyEncoder(Encoder):
+    """Two levels of which the second is computed from the first, as in every pyramid."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 4, 3, stride=2, padding=1)
+        self.second = nn.Conv2d(4, 6, 3, stride=2, padding=1)
+        self.info = EncoderInfo(channels=(4, 6), strides=(2, 4))
+
+    @property
+    def last_layer(self) -> nn.Module:
+        return self.second
+
+    def forward(self, image):
+        fine = torch.tanh(self.first(image))
+        return [fine, torch.tanh(self.second(fine))]
+
+
+@DECODERS.register("toy_map")
+class ToyMap(Decoder):
+    """Both levels, at the finer one's resolution."""
+
+    dense = True
+
+    def __init__(self, info: EncoderInfo, out_channels: int) -> None:
+        super().__init__()
+        self.fine = nn.Conv2d(info.channels[0], out_channels, 1)
+        self.coarse = nn.Conv2d(info.channels[1], out_channels, 1)
+
+    def forward(self, features):
+        coarse = nn.functional.interpolate(self.coarse(features[1]), scale_factor=2, mode="nearest")
+        return torch.tanh(self.fine(features[0])) + coarse
+
+
+@DECODERS.register("toy_vector")
+class ToyVector(Decoder):
+    """The deeper level only."""
+
+    dense = False
+
+    def __init__(self, info: EncoderInfo, out_channels: int) -> None:
+        super().__init__()
+        self.out = nn.Linear(info.channels[1], out_channels)
+
+    def forward(self, features):
+        return self.out(features[1].mean(dim=(2, 3)))
+
+
+def make_tasks():
+    return {
+        "segmentation": TASKS.build("segmentation", "segmentation", ("a", "b", "c"), decoder="toy_map"),
+        "depth": TASKS.build("depth", "depth", (), decoder="toy_map"),
+        "attributes": TASKS.build("multilabel", "attributes", ("p", "q"), decoder="toy_vector"),
+    }
+
+
+def make_engine(balancer="uniform", *, options=None, steps=100, precision="fp64", **trainer):
+    torch.manual_seed(0)
+    tasks = make_tasks()
+    encoder = ToyEncoder()
+    model = MultiTaskModel(encoder, {name: task.decoder(encoder.info) for name, task in tasks.items()})
+    if isinstance(balancer, str):
+        balancer = BALANCERS.build(balancer, tasks=tuple(tasks), **(options or {}))
+    balancer.setup(tasks, encoder.info)
+    config = TrainerConfig(max_steps=steps, precision=precision, **({"lr": 1e-2} | trainer))
+    accelerator = make_accelerator(config)
+    return Engine(model, list(tasks.values()), balancer, config, accelerator=accelerator, steps_per_epoch=10)
+
+
+def make_batch(number=0, size=8):
+    """A batch with unequal numbers of valid pixels per sample; always the same for the same number."""
+    g = torch.Generator().manual_seed(1000 + number)
+    image = torch.rand(size, 3, 8, 12, generator=g)
+    segmentation = torch.randint(0, 3, (size, 8, 12), generator=g)
+    share = torch.rand(size, 1, 1, generator=g)
+    segmentation[torch.rand(size, 8, 12, generator=g) < share] = -1
+    depth = 0.5 + 3 * torch.rand(size, 1, 8, 12, generator=g)
+    depth[torch.rand(size, 1, 8, 12, generator=g) < share[..., None]] = 0
+    attributes = torch.randint(0, 2, (size, 2), generator=g).float()
+    attributes[torch.rand(size, 2, generator=g) < 0.3] = float("nan")
+    return {"image": image, "targets": {"segmentation": segmentation, "depth": depth, "attributes": attributes}}
+
+
+def without(batch, task, rows=slice(None)):
+    """The batch without a task's labels in the given rows."""
+    target = batch["targets"][task].clone()
+    target[rows] = {"segmentation": -1, "depth": 0, "attributes": float("nan")}[task]
+    return {"image": batch["image"], "targets": batch["targets"] | {task: target}}
