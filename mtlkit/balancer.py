@@ -28,9 +28,9 @@ class Balancer(nn.Module, ABC):
 
     Parameters and buffers are what a resumed run gets back. State that belongs to tasks is kept under their names
     (`per_task`), so that a task which is absent for a while loses nothing. Parameters are trained by the
-    balancer's own Adam at `lr`, multiplied by `lr_decay` after every optimizer step, from gradients that autograd
-    leaves in `.grad` or that `combine` adds by `step.add_gradient`. Everything in a `Step` is equal on all
-    processes unless its name starts with `local_`, so every process takes the same decisions.
+    balancer's own Adam at `lr`, times `lr_decay` to the number of steps, times the factor of the model's schedule,
+    from gradients that autograd leaves in `.grad` or that `combine` adds by `step.add_gradient`. Everything in a
+    `Step` is equal on all processes unless its name starts with `local_`, so every process takes the same decisions.
 
     Args:
         tasks: the names of all tasks.

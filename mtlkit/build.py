@@ -30,6 +30,8 @@ def make_accelerator(config: TrainerConfig) -> Accelerator:
     """The devices and processes; raises `ValueError` for a precision that they do not have."""
     precision = {"fp32": "no", "fp64": "no"}.get(config.precision, config.precision)
     AcceleratorState._reset_state()  # an earlier run in this process may have had another precision
+    if precision == "fp16" and not torch.accelerator.is_available():
+        raise ValueError("trainer.precision=fp16 needs a GPU; bf16 works on CPUs too.")
     try:
         return Accelerator(
             cpu=not torch.accelerator.is_available(),

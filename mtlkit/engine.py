@@ -209,19 +209,20 @@ class Engine:
                 group["lr"] = rate * factor
             self.optimizer.step()
             if not self.optimizer.step_was_skipped:
-                self._update_balancer(step)
+                self._update_balancer(step, factor)
         self.optimizer.zero_grad()
         self.balancer.zero_grad()
         self.step += 1
 
-    def _update_balancer(self, step: Step) -> None:
+    def _update_balancer(self, step: Step, factor: float) -> None:
         if self.balancer_optimizer is not None:
             distributed.average_gradients(self.balancer.parameters())
             for parameter in self.balancer.parameters():
                 if parameter.grad is not None:
                     parameter.grad /= step.scale
             for group in self.balancer_optimizer.param_groups:
-                group["lr"] = self.balancer.lr * self.balancer.lr_decay**self.step
+                # The model's schedule counts too: a leader must not outrun a follower that slows down.
+                group["lr"] = self.balancer.lr * self.balancer.lr_decay**self.step * factor
             self.balancer_optimizer.step()
         self.balancer.after_step(step)
 

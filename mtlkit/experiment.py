@@ -22,6 +22,7 @@ from mtlkit.engine import Engine, Record
 from mtlkit.evaluation import directions, evaluate, evaluate_constants, output_sizes
 from mtlkit.log import JsonLines, Observer, write_whole
 from mtlkit.report import save_pictures, write_report
+from mtlkit.resume import resumed
 from mtlkit.schema import Config
 
 if TYPE_CHECKING:
@@ -40,26 +41,30 @@ class Experiment:
     'rotograd'
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, words: Sequence[str] | None = None) -> None:
         self.config = config
         self.folder = Path(config.output_dir)
+        self._words = words
 
     @classmethod
     def compose(cls, experiment: str, overrides: Sequence[str] = ()) -> "Experiment":
         """From an experiment's YAML file and overrides as on the command line."""
-        return cls(compose(experiment, overrides))
+        return cls(compose(experiment, overrides), overrides)
 
     def run(self, resume: bool = False, observers: Iterable[Observer] = ()) -> Path:
         """Trains, writes the run's folder and returns it. All processes call it.
 
         Args:
-            resume: go on with the run in `output_dir` from its last checkpoint.
+            resume: go on with the run in `output_dir` from its last checkpoint and with its configuration, of which
+                only the keys of `mtlkit.resume.MAY_CHANGE` can differ.
             observers: further watchers, beside the log.
 
         Raises:
             FileExistsError: the folder holds a run, and `resume` is not set.
             NonFiniteError: a loss or gradient is not finite; the checkpoints are intact.
         """
+        if resume:
+            self.config = resumed(self.config, self._words)
         config = self.config
         accelerator = make_accelerator(config.trainer)
         self._check_folder(resume)
@@ -81,8 +86,6 @@ class Experiment:
         )
         if resume:
             checkpoint.load(engine, checkpoint.find(self.folder, "last"))
-        elif accelerator.is_main_process:
-            self._write_description(training, size)
         batches = train_loader(
             training,
             augment,
@@ -95,6 +98,8 @@ class Experiment:
         checks = eval_loader(validation, config.data.eval_batch_size or config.data.batch_size, **loader_options)
 
         if accelerator.is_main_process:
+            if not resume:
+                self._write_description(training, size)
             engine.observers = [JsonLines(self.folder / "metrics.jsonl", engine.step if resume else None), *observers]
         status = "stopped"
         try:
@@ -127,8 +132,6 @@ class Experiment:
         """Refuses a folder that must not or cannot be written, before any work."""
         exists = (self.folder / "config.yaml").exists()
         distributed.gather(None)  # no process may look after the main one began to write
-        if resume and not exists:
-            raise FileNotFoundError(f"There is no run in {self.folder} to resume.")
         if exists and not resume:
             raise FileExistsError(
                 f"{self.folder} holds a run. Go on with it by --resume, or choose another output_dir."

@@ -20,7 +20,6 @@ class Augmentation:
     flip: Share = 0.5  #: how often an image is mirrored
     scale: tuple[Annotated[float, Bound(1)], ...] = (1.0, 1.2, 1.5)  #: enlarged by one of these and cropped back
     colour: Share = 0.2  #: the jitter's strength of brightness, contrast and saturation
-    focal: tuple[Positive, Positive] | None = None  #: the camera's f_x / width and f_y / height, to zoom normals
 
 
 @dataclass(frozen=True, kw_only=True)

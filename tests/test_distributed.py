@@ -1,6 +1,7 @@
 """Two processes give what one gives on the joined batches."""
 
 import itertools
+import json
 import os
 import socket
 import subprocess
@@ -61,6 +62,42 @@ def test_two_processes_equal_one(results, name, case, precision):
         torch.testing.assert_close(
             two["state"][key], value, rtol=tolerance, atol=tolerance, msg=lambda m, k=key: f"{k}: {m}"
         )
+
+
+def test_a_whole_run_on_two_processes_is_that_on_one(tmp_path):
+    """From the command line to the log: rendering, loading, augmentation, training, evaluation and checkpoints."""
+    words = [
+        "data.size=[32,32]",
+        "data.train_size=12",
+        "data.val_size=5",  # the processes get 3 and 2
+        "data.batch_size=4",
+        "data.augment=true",
+        f"data.root={tmp_path / 'cache'}",
+        "model.encoder=test_resnet",
+        "model.levels=null",
+        "model.batch_norm=frozen",
+        "balancer=rotograd",
+        "trainer.precision=fp64",
+        "trainer.accumulation=2",
+        "trainer.max_epochs=null",
+        "trainer.max_steps=4",
+        "trainer.log_every=1",
+        "trainer.eval_every=2",
+    ]
+    tool = str(Path(__file__).parents[1] / "tools" / "train.py")
+    for world in (1, 2):
+        launch(world, tool, "scenes", *words, f"output_dir={tmp_path / str(world)}")
+    one, two = (
+        [json.loads(line) for line in (tmp_path / str(world) / "metrics.jsonl").read_text().splitlines()]
+        for world in (1, 2)
+    )
+    assert [r["processes"] for r in (one[0], two[0])] == [1, 2]
+    assert len(one) == len(two) > 8
+    for a, b in zip(one[1:], two[1:], strict=True):
+        assert a.keys() == b.keys()
+        for key in a.keys() - {"step_time"}:
+            same = a[key] if isinstance(a[key], str) else pytest.approx(a[key], rel=1e-9, abs=1e-9)
+            assert b[key] == same, (a["step"], key)
 
 
 def test_cases_are_what_they_say(results):

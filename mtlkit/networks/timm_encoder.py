@@ -130,6 +130,7 @@ class TimmEncoder(Encoder):
             for module, mode in modes:
                 module.training = mode
 
+    @torch.enable_grad()
     def _prepare(self, width: int, height: int) -> str:
         """Freezes what no shared level depends on and finds the last layer's name, by one forward pass."""
         ran: list[str] = []
@@ -138,8 +139,7 @@ class TimmEncoder(Encoder):
             for name, module in self.net.named_modules()
             if isinstance(getattr(module, "weight", None), Tensor) and module.weight.ndim > 1
         ]
-        with torch.enable_grad():
-            features = self._try(width, height)
+        features = self._try(width, height)
         for handle in handles:
             handle.remove()
         names, parameters = zip(*self.net.named_parameters(), strict=True)

@@ -38,8 +38,8 @@ def summary_table(run: Path) -> Table:
 
 def headings(history: History) -> list[str]:
     """The names of the four columns of numbers."""
-    step = f", step {history.trained['step']}" if history.trained else ""
-    return ["constant", "untrained", f"{'best' if history.has_best else 'last'}{step}", "better than constant by"]
+    step = f" (step {history.trained['step']})" if history.trained else ""
+    return ["constant", "untrained", f"{'best' if history.has_best else 'last'}{step}", "vs constant"]
 
 
 def metric_text(row: Row) -> str:

@@ -85,6 +85,8 @@ class Scenes(Dataset):
         self.settings = cache.Settings(
             split, (size[0], size[1]), min(limit or SPLITS[split], SPLITS[split]), dataset_seed, knobs
         )
+        fx, fy, cx, cy = self.intrinsics()
+        self.camera = (fx / size[0], fy / size[1], cx / size[0], cy / size[1])
         self.unit = UNITS[depth_unit]
         self.folder = cache.cached(_root(root), self.settings)
         self._arrays = cache.load(self.folder)

@@ -1,0 +1,85 @@
+"""The configuration of a run that goes on: its own, with what may change."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mtlkit.checks import check
+from mtlkit.config import load
+from mtlkit.schema import Config
+from mtlkit.typed import Source
+
+#: What does not change the steps that are done. A longer run with a schedule continues on the longer one's.
+MAY_CHANGE = frozenset(
+    {
+        "output_dir",
+        "data.root",
+        "data.workers",
+        "data.eval_batch_size",
+        "trainer.max_steps",
+        "trainer.max_epochs",
+        "trainer.log_every",
+        "trainer.eval_every",
+        "trainer.save_every",
+        "trainer.early_stopping",
+    }
+)
+
+
+def resumed(config: Config, words: Sequence[str] | None = None) -> Config:
+    """The configuration of the run in `config.output_dir`, with what `config` may change of it.
+
+    Args:
+        config: what the user asked for now.
+        words: the overrides that it was composed from; only what they name can differ. None: everything can.
+
+    Raises:
+        FileNotFoundError: there is no run in the folder.
+        ValueError: a setting differs that would make it another run.
+
+    The keys of `MAY_CHANGE` may differ.
+    """
+    folder = Path(config.output_dir)
+    if not (folder / "config.yaml").exists():
+        raise FileNotFoundError(f"There is no run in {folder} to resume.")
+    old, new = (dict(_flat(c.to_dict())) for c in (load(folder / "config.yaml"), config))
+    named = None if words is None else {word.partition("=")[0].lstrip("+~") for word in words}
+    for key in sorted(old.keys() | new.keys()):
+        if old.get(key) == new.get(key) or not _names(named, key):
+            continue
+        if key not in MAY_CHANGE:
+            raise ValueError(
+                f"{key}: the run in {folder} has {old.get(key)!r}, not {new.get(key)!r}. A resumed run goes on as it "
+                f"began; another output_dir starts a new one."
+            )
+        old[key] = new[key]
+    return check(_nested(old), Source(str(folder / "config.yaml")))
+
+
+def _names(named: set[str] | None, key: str) -> bool:
+    """Whether the words name the key: itself, a mapping around it, or a group, which chooses a name."""
+    if named is None:
+        return True
+    section, _, name = key.partition(".")
+    return any(key == n or (key.startswith(f"{n}.") and "." in n) for n in named) or (
+        section in named and name in ("", "name", "encoder")
+    )
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for key, value in values.items():
+        *sections, name = key.split(".")
+        inner = result
+        for section in sections:
+            inner = inner.setdefault(section, {})
+        inner[name] = value
+    return result

@@ -1,0 +1,282 @@
+"""A run from the configuration to its folder: files, resume, evaluation, prediction, refusals."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from mtlkit import inference, log
+from mtlkit.cli import main
+from mtlkit.experiment import Experiment
+from mtlkit.step import NonFiniteError
+
+TINY = [
+    "data.size=[32,32]",
+    "data.train_size=12",
+    "data.val_size=6",
+    "data.batch_size=4",
+    "model.encoder=test_resnet",
+    "model.levels=null",
+    "trainer.max_epochs=null",
+    "trainer.log_every=1",
+    "trainer.eval_every=2",
+]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def compose(cache, tmp_path):
+    def make(*words, folder="run"):
+        own = [f"data.root={cache}", f"output_dir={tmp_path / folder}"]
+        return Experiment.compose("scenes", [*TINY, *own, *words])
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def finished(cache, tmp_path_factory):
+    """A finished run of four steps with RotoGrad."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    words = [*TINY, f"data.root={cache}", f"output_dir={folder}", "balancer=rotograd", "trainer.max_steps=4"]
+    return Experiment.compose("scenes", words).run()
+
+
+def test_the_folder_of_a_run(finished):
+    names = {path.name for path in finished.iterdir()}
+    assert names == {"checkpoints", "config.yaml", "data.json", "metrics.jsonl", "pictures", "report.html"}
+    for name in ("last", "best"):
+        files = {path.name for path in (finished / "checkpoints" / name).iterdir()}
+        assert files == {"model.safetensors", "balancer.safetensors", "training.pt"}
+    records = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in records if r["split"] == "train"] == [1, 2, 3, 4]
+    assert [r["step"] for r in records if r["split"] == "val"] == [0, 2, 4]
+    train = next(r for r in records if r["split"] == "train")
+    assert {"epoch", "step_time", "loss/depth", "weight/depth", "grad_norm/depth", "cosine/depth/normals"} < set(train)
+    val = next(r for r in records if r["split"] == "val")
+    assert {"segmentation/miou", "depth/abs", "normals/mean", "attributes/f1", "loss/normals"} < set(val)
+    constant = next(r for r in records if r["split"] == "val_constant")
+    assert constant["depth/abs"] is not None
+    page = (finished / "report.html").read_text()
+    assert "rotograd" in page
+    assert "<img" in page
+
+
+def weights(run, name="last"):
+    found = load_file(run / "checkpoints" / name / "model.safetensors")
+    return found | load_file(run / "checkpoints" / name / "balancer.safetensors")
+
+
+def without_times(run):
+    hidden = ("step_time", "started")
+    return [
+        {k: v for k, v in r.items() if k not in hidden} for r in log.read(run / "metrics.jsonl") if r["split"] != "info"
+    ]
+
+
+@pytest.mark.parametrize("balancer", ["uniform", "fixed", "uncertainty", "gradnorm", "rotograd", "cosreg"])
+def test_two_steps_and_two_after_resume_equal_four(compose, balancer):
+    words = [f"balancer={balancer}", "data.augment=true", "trainer.schedule=constant"]
+    whole = compose(*words, "trainer.max_steps=4", folder="whole").run()
+    half = compose(*words, "trainer.max_steps=2", folder="half").run()
+    compose(*words, "trainer.max_steps=4", folder="half").run(resume=True)
+    found, expected = weights(half), weights(whole)
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert torch.equal(found[name], value), name
+    assert without_times(half) == without_times(whole)
+
+
+def test_a_killed_run_resumes_to_the_same_end(compose, cache, tmp_path, finished):
+    """Killed hard between two checkpoints: what was logged after the last one is done again, and nothing is lost."""
+    code = (
+        "import os, sys; from mtlkit import engine; from mtlkit.cli import main\n"
+        "step = engine.Engine.train_step\n"
+        "def train_step(self, batch):\n"
+        "    if self.step == 3: os._exit(9)\n"
+        "    return step(self, batch)\n"
+        "engine.Engine.train_step = train_step\n"
+        "main(sys.argv[1:])\n"
+    )
+    words = [*TINY, f"data.root={cache}", "balancer=rotograd", "trainer.max_steps=4", f"output_dir={tmp_path / 'run'}"]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, "train", "scenes", *words], env=env, capture_output=True, text=True
+    )
+    assert done.returncode == 9, done.stderr
+    assert [r["step"] for r in log.read(tmp_path / "run" / "metrics.jsonl")][-1] == 3
+    assert main(["train", "scenes", *words, "--resume"]) == 0
+    found, expected = weights(tmp_path / "run"), weights(finished)
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+    assert without_times(tmp_path / "run") == without_times(finished)
+
+
+def test_an_existing_run_is_not_overwritten(compose, finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    with pytest.raises(FileExistsError, match=r"holds a run.*--resume"):
+        compose("trainer.max_steps=4").run()
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
+    with pytest.raises(FileNotFoundError, match=r"no run in .* to resume"):
+        compose("trainer.max_steps=4", folder="other").run(resume=True)
+
+
+def test_a_resumed_run_must_be_the_same_experiment(compose, finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    with pytest.raises(ValueError, match=r"balancer\.name.*rotograd.*uniform"):
+        compose("balancer=uniform", "trainer.max_steps=8").run(resume=True)
+    with pytest.raises(ValueError, match=r"trainer\.lr.*0\.001.*0\.5"):
+        compose("trainer.lr=0.5", "trainer.max_steps=8").run(resume=True)
+    run = compose("trainer.max_steps=6").run(resume=True)  # what the words do not name is as it was
+    assert "name: rotograd" in (run / "config.yaml").read_text()
+    assert [r["step"] for r in log.read(run / "metrics.jsonl") if r["split"] == "train"] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_nan_stops_the_run_and_keeps_the_last_checkpoint(compose, monkeypatch, capsys, cache, tmp_path):
+    from mtlkit.tasks.depth import Depth
+
+    original, calls = Depth.loss, []
+
+    def loss(self, output, target):
+        total, count = original(self, output, target)
+        calls.append(torch.is_grad_enabled())
+        return (total * float("nan"), count) if sum(calls) == 4 else (total, count)
+
+    monkeypatch.setattr(Depth, "loss", loss)
+    with pytest.raises(NonFiniteError, match="'depth' is nan at step 3"):
+        compose("trainer.max_steps=6").run()
+    run = tmp_path / "run"
+    assert torch.isfinite(torch.cat([v.float().flatten() for v in weights(run).values()])).all()
+    monkeypatch.undo()
+    compose("trainer.max_steps=4").run(resume=True)
+    calls.clear()
+    monkeypatch.setattr(Depth, "loss", loss)
+    words = [*TINY, f"data.root={cache}", "trainer.max_steps=6", f"output_dir={tmp_path / 'other'}"]
+    assert main(["train", "scenes", *words]) == 3
+    assert "'depth' is nan at step 3" in capsys.readouterr().err
+
+
+def test_evaluate_gives_the_logged_figures(finished):
+    best = [r for r in log.read(finished / "metrics.jsonl") if r.get("best")][-1]
+    figures = inference.evaluate(finished)
+    assert figures["depth/abs"] == pytest.approx(best["depth/abs"], rel=1e-6)
+    assert figures["segmentation/miou"] == pytest.approx(best["segmentation/miou"], rel=1e-6)
+    assert set(inference.evaluate(finished, "train", "last")) == set(figures)
+
+
+def test_predict_writes_arrays_and_pictures_at_the_images_size(finished, tmp_path):
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 255, (40, 50, 3), dtype=np.uint8)).save(tmp_path / "photo.jpg")
+    (folder,) = inference.predict(finished, [tmp_path / "photo.jpg"], tmp_path / "out")
+    assert np.load(folder / "segmentation.npy").shape == (40, 50)
+    assert np.load(folder / "depth.npy").shape == (1, 40, 50)
+    normals = np.load(folder / "normals.npy")
+    np.testing.assert_allclose(np.linalg.norm(normals, axis=0), 1, atol=1e-3)
+    assert np.load(folder / "attributes.npy").shape == (12,)
+    assert Image.open(folder / "depth.png").size == (50, 40)
+    with pytest.raises(FileExistsError, match="exists already"):
+        inference.predict(finished, [tmp_path / "photo.jpg"], tmp_path / "out")
+
+
+def test_predict_refuses_what_is_no_image_before_any_work(finished, tmp_path):
+    good, bad = tmp_path / "good.png", tmp_path / "bad.png"
+    Image.new("RGB", (8, 8)).save(good)
+    bad.write_text("no image")
+    with pytest.raises(ValueError, match=r"bad\.png is not an image"):
+        inference.predict(finished, [good, bad], tmp_path / "out")
+    with pytest.raises(FileNotFoundError, match="no image"):
+        inference.predict(finished, [tmp_path / "missing.png"], tmp_path / "out")
+    (tmp_path / "other").mkdir()
+    shutil.copy(good, tmp_path / "other" / "good.png")
+    with pytest.raises(ValueError, match="Two of the images are called 'good'"):
+        inference.predict(finished, [good, tmp_path / "other" / "good.png"], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_damaged_and_missing_runs_are_named(finished, tmp_path):
+    with pytest.raises(FileNotFoundError, match="not the folder of a run"):
+        inference.load_run(tmp_path)
+    broken = tmp_path / "broken"
+    shutil.copytree(finished, broken)
+    file = broken / "checkpoints" / "best" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="damaged"):
+        inference.load_run(broken)
+    shutil.rmtree(broken / "checkpoints" / "best")
+    with pytest.raises(FileNotFoundError, match="no checkpoint 'best'; it has last"):
+        inference.load_run(broken)
+
+
+def test_a_checkpoint_survives_a_kill_between_its_two_renamings(finished, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    (run / "checkpoints" / "best").rename(run / "checkpoints" / "best.old")
+    inference.load_run(run)
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_intact(compose, monkeypatch, tmp_path):
+    from mtlkit import checkpoint
+
+    compose("trainer.max_steps=2").run()
+    before = weights(tmp_path / "run")
+
+    def full(*args, **options):
+        raise RuntimeError("PytorchStreamWriter failed writing file: No space left on device")
+
+    monkeypatch.setattr(checkpoint.torch, "save", full)
+    with pytest.raises(OSError, match=r"Could not write the checkpoint .* No space left"):
+        compose("trainer.max_steps=4").run(resume=True)
+    after = weights(tmp_path / "run")
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    assert sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir()) == ["best", "last"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["task=[depht]"], "depht"),
+        (["data.size=[7,5]", "model.encoder=test_vit"], r"size.*7.*5"),
+        (["data.batch_size=64"], r"12 samples, fewer than data\.batch_size=64"),
+        (["trainer.precision=fp16"], r"trainer\.precision=fp16 needs a GPU"),
+        (["model.batch_norm=sync"], "sync"),
+        (["task.segmentation.decoder=linear"], "one value a pixel"),
+        (["balancer=rotograd", "balancer.dim=100000"], r"balancer\.dim"),
+        (["model.pretrained=missing.safetensors"], r"missing\.safetensors"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_its_name(compose, words, message, tmp_path):
+    with pytest.raises((ValueError, LookupError, FileNotFoundError), match=message):
+        compose(*words, "trainer.max_steps=2").run()
+    assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_an_unwritable_folder_is_refused(compose, tmp_path):
+    (tmp_path / "run").mkdir(mode=0o500)
+    with pytest.raises(OSError, match="output_dir"):
+        compose("trainer.max_steps=2").run()
+
+
+def test_a_folder_that_cannot_be_made_is_refused(compose, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=r"output_dir=.* cannot be made"):
+        compose("trainer.max_steps=2", folder="file/run").run()
+
+
+def test_one_task_alone_and_deterministic_runs_repeat(compose):
+    words = ["task=[depth]", "balancer=gradnorm", "trainer.max_steps=2", "deterministic=true"]
+    try:
+        a, b = compose(*words, folder="a").run(), compose(*words, folder="b").run()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert all(torch.equal(weights(a)[name], value) for name, value in weights(b).items())
