@@ -69,9 +69,7 @@ class Engine:
 
         known = directions(self.tasks)
         if config.monitor is not None and config.monitor not in known:
-            raise ValueError(
-                f"trainer.monitor: there is no metric {config.monitor!r}. {suggest(config.monitor, known)}"
-            )
+            raise ValueError(f"trainer.monitor: no metric is {config.monitor!r}. {suggest(config.monitor, known)}")
         self._higher = known.get(config.monitor or "")
 
         self.step = 0

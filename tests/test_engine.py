@@ -203,7 +203,7 @@ def test_monitor_follows_the_metrics_direction(toys):
     engine.observers, values = [memory], iter([0.1, 0.5, 0.4, 0.6])
     engine.fit(iter(lambda: engine.batch, None), lambda: {"depth/delta1": next(values)}, lambda best: None)
     assert [r.get("best", False) for r in memory.evaluations] == [False, True, False, True]
-    with pytest.raises(ValueError, match=r"no metric 'depth/detla1'. Did you mean 'depth/delta1'"):
+    with pytest.raises(ValueError, match=r"no metric is 'depth/detla1'. Did you mean 'depth/delta1'"):
         toys.make_engine(monitor="depth/detla1")
 
 

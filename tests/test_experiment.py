@@ -183,7 +183,8 @@ def test_predict_writes_arrays_and_pictures_at_the_images_size(finished, tmp_pat
     normals = np.load(folder / "normals.npy")
     np.testing.assert_allclose(np.linalg.norm(normals, axis=0), 1, atol=1e-3)
     assert np.load(folder / "attributes.npy").shape == (12,)
-    assert Image.open(folder / "depth.png").size == (50, 40)
+    with Image.open(folder / "depth.png") as picture:
+        assert picture.size == (50, 40)
     with pytest.raises(FileExistsError, match="exists already"):
         inference.predict(finished, [tmp_path / "photo.jpg"], tmp_path / "out")
 

@@ -144,6 +144,7 @@ def test_a_foreign_distribution_trains_with_its_own_task_and_balancer(foreign, t
         "task=[depth,normals]",
         "task.depth.type=inverse_depth",
         "model.encoder=test_resnet",
+        "model.levels=null",
         "data.size=[32,32]",
         "data.train_size=8",
         "data.val_size=4",

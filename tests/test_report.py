@@ -114,7 +114,7 @@ def test_the_table_compares_the_best_model_with_the_constant_prediction(write):
 def test_without_a_marked_best_the_last_evaluation_counts(write):
     run = write([INFO, CONSTANT, UNTRAINED, {**BETTER, "best": False}, WORSE])
     assert cells(run)["abs"] == ["2", "4", "3", "-50 %"]
-    assert "last, step 20" in text(run)
+    assert re.search(r"last\s+\(step\s+20\)", text(run))
 
 
 def test_the_last_marked_evaluation_is_the_best(write):

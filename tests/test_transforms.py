@@ -255,7 +255,7 @@ def test_an_absent_target_stays_absent() -> None:
         ({"colour": -0.1}, "colour must be a strength"),
         ({"camera": 0.8}, "camera must be"),
         ({"camera": [0.8, 1.1, 0.5, 0]}, "camera must be"),
-        ({"scale": [1.2]}, "turns the normals of 'surface'.*camera="),
+        ({"scale": [1.2]}, "turns the normals of 'surface'.*camera = "),
         ({"flipp": 0.5}, "no option 'flipp'. Did you mean 'flip'"),
     ],
 )

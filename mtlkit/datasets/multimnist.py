@@ -50,7 +50,7 @@ class MultiMNIST(Dataset):
 
     def __init__(
         self,
-        root: str | Path,
+        root: str | Path | None,
         split: str = "train",
         size: tuple[int, int] | None = None,
         limit: int | None = None,
@@ -65,6 +65,8 @@ class MultiMNIST(Dataset):
             raise ValueError(f"The number of samples must be at least 1, got {limit}.")
         if dataset_seed < 0:
             raise ValueError(f"dataset_seed must not be negative, got {dataset_seed}.")
+        if root is None:
+            raise ValueError("data.root is not set: name the folder with MNIST's files, or one for data.download=true.")
         digits, labels = _read(Path(root).expanduser(), "t10k" if split == "test" else "train", download)
         if split != "test":
             kept = len(digits) - len(digits) // 6

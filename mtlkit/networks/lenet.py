@@ -49,6 +49,9 @@ class LeNet(Encoder):
         flat = channels[1] * (((width - 4) // 2 - 4) // 2) * (((height - 4) // 2 - 4) // 2)
         self.linear = nn.Linear(flat, features)
         self.info = EncoderInfo((features,), (0,))
+        for layer in (self.conv1, self.conv2, self.linear):  # torch's own start leaves many of few units dead
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            nn.init.zeros_(layer.bias)
 
     @property
     def last_layer(self) -> nn.Module:

@@ -47,6 +47,11 @@ class UNetDecoder(_SMPDecoder):
 
     `channels`: the width of every doubling, coarsest first; halved from 256 down to 16 without it. Needs a
     pyramid whose strides are powers of two, of which some may be missing.
+
+    >>> import torch
+    >>> decoder = UNetDecoder(EncoderInfo((8, 16, 24), (2, 4, 8)), out_channels=3)
+    >>> tuple(decoder([torch.rand(2, 8, 24, 32), torch.rand(2, 16, 12, 16), torch.rand(2, 24, 6, 8)]).shape)
+    (2, 3, 48, 64)
     """
 
     def __init__(self, info: EncoderInfo, out_channels: int, channels: Sequence[int] | None = None) -> None:
@@ -92,6 +97,11 @@ class FPNDecoder(_SMPDecoder):
 
     `width`: channels of the pyramid, a multiple of 64; half of it is left in the branch. Needs four levels,
     each twice as fine as the next.
+
+    >>> import torch
+    >>> decoder = FPNDecoder(EncoderInfo((8, 8, 8, 8), (4, 8, 16, 32)), out_channels=3)
+    >>> tuple(decoder([torch.rand(2, 8, 64 // s, 64 // s) for s in (4, 8, 16, 32)]).shape)
+    (2, 3, 16, 16)
     """
 
     def __init__(self, info: EncoderInfo, out_channels: int, width: int = 256, dropout: float = 0.2) -> None:
@@ -117,6 +127,11 @@ class DeepLabV3PlusDecoder(_SMPDecoder):
 
     The atrous rates are the paper's: 6, 12, 18 at stride 16 and as far in pixels of the image at stride 8 or 32;
     the paper's encoders have `output_stride: 16`. Needs a level of stride 4 and a deepest one of stride 8, 16 or 32.
+
+    >>> import torch
+    >>> decoder = DeepLabV3PlusDecoder(EncoderInfo((8, 16), (4, 16)), out_channels=3)
+    >>> tuple(decoder([torch.rand(2, 8, 16, 16), torch.rand(2, 16, 4, 4)]).shape)
+    (2, 3, 16, 16)
     """
 
     def __init__(self, info: EncoderInfo, out_channels: int, width: int = 256, dropout: float = 0.5) -> None:
@@ -142,6 +157,11 @@ class SegFormerDecoder(_SMPDecoder):
     """SegFormer's all-MLP decoder (arXiv 2105.15203): every level to `width` channels and stride 4, one fusion.
 
     Suits all maps, those of a ViT included.
+
+    >>> import torch
+    >>> decoder = SegFormerDecoder(EncoderInfo((8, 16), (4, 8)), out_channels=3)
+    >>> tuple(decoder([torch.rand(2, 8, 16, 16), torch.rand(2, 16, 8, 8)]).shape)
+    (2, 3, 16, 16)
     """
 
     def __init__(self, info: EncoderInfo, out_channels: int, width: int = 256) -> None:
@@ -160,6 +180,11 @@ class DPTDecoder(_SMPDecoder):
     """Dense prediction transformer (arXiv 2103.13413): a ViT's blocks as a pyramid, fused from coarse to fine.
 
     Needs one to four maps of one stride, finest-to-be first. Class and register tokens are ignored.
+
+    >>> import torch
+    >>> decoder = DPTDecoder(EncoderInfo((32, 32), (16, 16)), out_channels=3)
+    >>> tuple(decoder([torch.rand(2, 32, 4, 4), torch.rand(2, 32, 4, 4)]).shape)
+    (2, 3, 32, 32)
     """
 
     def __init__(self, info: EncoderInfo, out_channels: int, width: int = 256) -> None:
