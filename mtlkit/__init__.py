@@ -1,9 +1,23 @@
 """Multi-task training for PyTorch: interchangeable balancers on one engine."""
 
+from typing import TYPE_CHECKING, Any
+
 from mtlkit.balancer import BALANCERS, Balancer, GramBalancer, LossBalancer
 from mtlkit.data.dataset import DATASETS, Dataset, Target
 from mtlkit.step import Step
 from mtlkit.task import DECODERS, ENCODERS, TASKS, Decoder, Encoder, EncoderInfo, Task
+
+if TYPE_CHECKING:
+    from mtlkit.experiment import Experiment
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Experiment":  # which imports all that training needs
+        from mtlkit.experiment import Experiment
+
+        return Experiment
+    raise AttributeError(f"module 'mtlkit' has no attribute {name!r}")
+
 
 __all__ = [
     "BALANCERS",
@@ -16,6 +30,7 @@ __all__ = [
     "Decoder",
     "Encoder",
     "EncoderInfo",
+    "Experiment",
     "GramBalancer",
     "LossBalancer",
     "Step",

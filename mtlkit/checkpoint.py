@@ -57,6 +57,11 @@ def find(run: Path, name: str) -> Path:
     return folder
 
 
+def exists(run: Path) -> bool:
+    """Whether the run has a checkpoint to go on from."""
+    return any((run / "checkpoints" / name / TRAINING).exists() for name in ("last", "last.old"))
+
+
 def load(engine: Engine, folder: Path) -> None:
     """Brings a new engine into the saved one's state; training then goes on as if it had never stopped."""
     load_weights(engine.network, engine.balancer, folder)

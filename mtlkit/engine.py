@@ -89,10 +89,9 @@ class Engine:
             evaluate: gives the validation record of the present model, on all processes.
             save: writes a checkpoint; told whether the model is the best so far.
         """
-        for observer in self.observers:
-            observer.start(self.total_steps, self.step)
-        if self.step == 0:
+        if not self.initial_losses:
             self.note_evaluation(evaluate())
+            save(False)
         started, since = time.perf_counter(), self.step
         if self.step < self.total_steps:
             for batch in batches:
@@ -111,10 +110,11 @@ class Engine:
                 if self._finished():
                     return
 
-    def note(self, record: Record) -> None:
-        """Tells the observers a fact of the run."""
+    def start(self, facts: Record) -> None:
+        """Tells the observers that the run begins or goes on, and facts of it."""
         for observer in self.observers:
-            observer.note(record)
+            observer.start(self.total_steps, self.step)
+            observer.note(facts)
 
     def finish(self, status: str) -> None:
         """Tells the observers that the run is over."""

@@ -84,6 +84,9 @@ class Experiment:
             accelerator=accelerator,
             steps_per_epoch=len(training) // config.data.batch_size,
         )
+        if resume and not checkpoint.exists(self.folder):  # killed before the first one
+            (self.folder / "metrics.jsonl").unlink(missing_ok=True)
+            resume = False
         if resume:
             checkpoint.load(engine, checkpoint.find(self.folder, "last"))
         batches = train_loader(
@@ -103,7 +106,7 @@ class Experiment:
             engine.observers = [JsonLines(self.folder / "metrics.jsonl", engine.step if resume else None), *observers]
         status = "stopped"
         try:
-            engine.note(self._facts(parts, engine))
+            engine.start(self._facts(parts, engine))
             if not resume:
                 constants = constant_predictions(training, parts)
                 engine.note_evaluation(

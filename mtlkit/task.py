@@ -3,15 +3,17 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torchmetrics import MetricCollection
 
 from mtlkit.log import RESERVED
 from mtlkit.registry import Registry
+
+if TYPE_CHECKING:  # importing it takes seconds
+    from torchmetrics import MetricCollection
 
 Features = list[Tensor]  # the levels of the shared features, finest first: (B, C, H, W) maps or (B, C) vectors
 
@@ -116,7 +118,7 @@ class Task(ABC):
         """Output -> prediction."""
 
     @abstractmethod
-    def metrics(self) -> MetricCollection:
+    def metrics(self) -> "MetricCollection":
         """New metrics, updated with (prediction, target); pooled over a split and over processes.
 
         Each has `higher_is_better`, and `compute` returns one scalar under the metric's own name.

@@ -45,7 +45,7 @@ class Depth(Task):
 
     Metrics, over all valid pixels of the split: `abs`, mean |e|, and `rmse`, in the target's unit; `rel`, mean |e| /
     target, a fraction; lower is better. `delta1`, the fraction with max(p / t, t / p) < 1.25; higher is better.
-    Constant: the median depth, optimal for `abs`. Pictures: viridis from 0 to `max_depth` (10), black where invalid.
+    Constant: the median depth, optimal for `abs`. Pictures: turbo from 0 to `max_depth` (10), black where invalid.
 
     >>> task = Depth("depth", loss="berhu", berhu_threshold=1)
     >>> total, count = task.loss(torch.tensor([[[[2.0, 5.0, 7.0]]]]), torch.tensor([[[[1.5, 2.0, 0.0]]]]))
@@ -129,7 +129,7 @@ class Depth(Task):
 
     def picture(self, value: Tensor) -> np.ndarray:
         depth = value[0].float().cpu().numpy()
-        colours = matplotlib.colormaps["viridis"](depth / self.max_depth, bytes=True)[..., :3]
+        colours = matplotlib.colormaps["turbo"](depth / self.max_depth, bytes=True)[..., :3]
         return np.where(depth[..., None] > 0, colours, np.uint8(0))
 
 

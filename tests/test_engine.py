@@ -183,7 +183,7 @@ def test_fit_evaluates_marks_the_best_and_stops_early(toys):
         (6, False),
         (8, False),
     ]
-    assert saved == [(2, True), (4, True), (6, False), (8, False)]
+    assert saved == [(0, False), (2, True), (4, True), (6, False), (8, False)]
     assert [r["step"] for r in memory.steps] == [1, 5]
     assert engine.step == 8
     record = memory.steps[-1]
@@ -194,14 +194,15 @@ def test_fit_saves_between_evaluations_and_at_the_end(toys):
     engine = toys.make_engine(steps=5, eval_every=4, save_every=2)
     engine.batch = toys.make_batch()
     _, saved = fit(engine, [2.0, 1.0, 0.5])
-    assert saved == [(2, False), (4, True), (5, True)]
+    assert saved == [(0, False), (2, False), (4, True), (5, True)]
 
 
 def test_monitor_follows_the_metrics_direction(toys):
     engine = toys.make_engine(steps=3, eval_every=1, monitor="depth/delta1")
     engine.batch, memory = toys.make_batch(), Memory()
     engine.observers, values = [memory], iter([0.1, 0.5, 0.4, 0.6])
-    engine.fit(iter(lambda: engine.batch, None), lambda: {"depth/delta1": next(values)}, lambda best: None)
+    record = {"loss/depth": 1.0}
+    engine.fit(iter(lambda: engine.batch, None), lambda: record | {"depth/delta1": next(values)}, lambda best: None)
     assert [r.get("best", False) for r in memory.evaluations] == [False, True, False, True]
     with pytest.raises(ValueError, match=r"no metric is 'depth/detla1'. Did you mean 'depth/delta1'"):
         toys.make_engine(monitor="depth/detla1")

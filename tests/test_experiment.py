@@ -121,6 +121,26 @@ def test_a_killed_run_resumes_to_the_same_end(compose, cache, tmp_path, finished
     assert without_times(tmp_path / "run") == without_times(finished)
 
 
+@pytest.mark.parametrize("dead_at", ["before the first checkpoint", "at step 0"])
+def test_a_run_killed_at_its_very_start_resumes(compose, tmp_path, monkeypatch, finished, dead_at):
+    from mtlkit import checkpoint, engine
+
+    words, run = ["balancer=rotograd", "trainer.max_steps=4"], tmp_path / "run"
+
+    def die(*args):
+        raise KeyboardInterrupt
+
+    if dead_at == "at step 0":
+        monkeypatch.setattr(engine.Engine, "train_step", die)
+    else:
+        monkeypatch.setattr(checkpoint, "save", die)
+    with pytest.raises(KeyboardInterrupt):
+        compose(*words).run()
+    monkeypatch.undo()
+    compose(*words).run(resume=True)
+    assert without_times(run) == without_times(finished)
+
+
 def test_an_existing_run_is_not_overwritten(compose, finished, tmp_path):
     shutil.copytree(finished, tmp_path / "run")
     before = (tmp_path / "run" / "metrics.jsonl").read_bytes()

@@ -51,7 +51,7 @@ class LeNet(Encoder):
         self.info = EncoderInfo((features,), (0,))
         for layer in (self.conv1, self.conv2, self.linear):  # torch's own start leaves many of few units dead
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-            nn.init.zeros_(layer.bias)
+            nn.init.zeros_(layer.get_parameter("bias"))
 
     @property
     def last_layer(self) -> nn.Module:
