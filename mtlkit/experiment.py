@@ -84,10 +84,8 @@ class Experiment:
             accelerator=accelerator,
             steps_per_epoch=len(training) // config.data.batch_size,
         )
-        if resume and not checkpoint.exists(self.folder):  # killed before the first one
-            (self.folder / "metrics.jsonl").unlink(missing_ok=True)
-            resume = False
-        if resume:
+        begun = resume and checkpoint.exists(self.folder)  # a run may have died before its first checkpoint
+        if begun:
             checkpoint.load(engine, checkpoint.find(self.folder, "last"))
         batches = train_loader(
             training,
@@ -101,13 +99,16 @@ class Experiment:
         checks = eval_loader(validation, config.data.eval_batch_size or config.data.batch_size, **loader_options)
 
         if accelerator.is_main_process:
-            if not resume:
+            log = self.folder / "metrics.jsonl"
+            if not begun:
                 self._write_description(training, size)
-            engine.observers = [JsonLines(self.folder / "metrics.jsonl", engine.step if resume else None), *observers]
+                if resume:
+                    log.unlink(missing_ok=True)
+            engine.observers = [JsonLines(log, engine.step if begun else None), *observers]
         status = "stopped"
         try:
             engine.start(self._facts(parts, engine))
-            if not resume:
+            if not begun:
                 constants = constant_predictions(training, parts)
                 engine.note_evaluation(
                     evaluate_constants(checks, parts.tasks, engine.prepare, constants), "val_constant"
