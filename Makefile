@@ -27,4 +27,4 @@ test: lint
 
 # Longer proofs; docs/proofs.md has their results.
 proofs: $(STAMP)
-	$(BIN)/python -m pytest -m long --log-cli-level=INFO
+	$(BIN)/python -m pytest -m long --log-cli-level=WARNING

@@ -16,7 +16,7 @@ from mtlkit.engine import Engine
 from mtlkit.model import MultiTaskModel
 
 WEIGHTS, BALANCER, TRAINING = "model.safetensors", "balancer.safetensors", "training.pt"
-COUNTERS = ("step", "best", "evaluations_without_gain", "initial_losses")
+MONITOR = ("best", "without_gain", "initial")
 
 
 def save(engine: Engine, folder: Path) -> None:
@@ -92,7 +92,8 @@ def _state_of(engine: Engine) -> dict[str, Any]:
         "balancer_optimizer": None if own is None else own.state_dict(),
         "scaler": None if scaler is None else scaler.state_dict(),
         "first_losses": engine.first_losses.sums,
-        "counters": {name: getattr(engine, name) for name in COUNTERS},
+        "step": engine.step,
+        "monitor": {name: getattr(engine.monitor, name) for name in MONITOR},
     }
 
 
@@ -103,8 +104,9 @@ def _restore(engine: Engine, state: dict[str, Any]) -> None:
     if engine.accelerator.scaler is not None:
         engine.accelerator.scaler.load_state_dict(state["scaler"])
     engine.first_losses.sums = state["first_losses"]
-    for name in COUNTERS:
-        setattr(engine, name, state["counters"][name])
+    engine.step = state["step"]
+    for name in MONITOR:
+        setattr(engine.monitor, name, state["monitor"][name])
 
 
 def _rng_state() -> dict[str, Any]:

@@ -143,6 +143,11 @@ def _impossible(config: Config) -> list[tuple[str, str]]:
             "only after its decoders' backward pass",
         ),
         (
+            "trainer.eval_every_epochs",
+            trainer.eval_every is not None and trainer.eval_every_epochs is not None,
+            f"it does not go with trainer.eval_every={trainer.eval_every}",
+        ),
+        (
             "trainer.step_size",
             trainer.schedule == "step" and trainer.step_size is None,
             "trainer.schedule=step needs it, and it is not set",

@@ -12,12 +12,11 @@ from torch import Tensor, nn
 from mtlkit import distributed
 from mtlkit.balancer import Balancer
 from mtlkit.data.loader import micro_batches
-from mtlkit.evaluation import directions, monitored, output_sizes
+from mtlkit.evaluation import Monitor, output_sizes
 from mtlkit.log import Observer
 from mtlkit.model import MultiTaskModel
 from mtlkit.normalization import FirstLosses
 from mtlkit.optim import balancer_optimizer, model_optimizer, rate_factor
-from mtlkit.registry import suggest
 from mtlkit.schema import TrainerConfig
 from mtlkit.step import NonFiniteError, Step
 from mtlkit.task import Task
@@ -35,7 +34,7 @@ class Engine:
 
     Attributes:
         step: how many optimizer steps are done.
-        best: the best value of the monitored figure so far (lower is better), None before the first evaluation.
+        monitor: which evaluation is the best so far.
     """
 
     def __init__(
@@ -67,15 +66,8 @@ class Engine:
         self.network: MultiTaskModel = accelerator.unwrap_model(self.model)
         self.last_layer = self.network.encoder.last_layer.get_parameter("weight")
 
-        known = directions(self.tasks)
-        if config.monitor is not None and config.monitor not in known:
-            raise ValueError(f"trainer.monitor: no metric is {config.monitor!r}. {suggest(config.monitor, known)}")
-        self._higher = known.get(config.monitor or "")
-
         self.step = 0
-        self.best: float | None = None
-        self.evaluations_without_gain = 0
-        self.initial_losses: dict[str, float] = {}  # of the first evaluation, for the monitored mean
+        self.monitor = Monitor(self.tasks, config.monitor)
         self.first_losses = FirstLosses(config.normalize_losses)
         self._seen: set[str] = set()
 
@@ -89,7 +81,7 @@ class Engine:
             evaluate: gives the validation record of the present model, on all processes.
             save: writes a checkpoint; told whether the model is the best so far.
         """
-        if not self.initial_losses:
+        if self.monitor.initial is None:
             self.note_evaluation(evaluate())
             save(False)
         started, since = time.perf_counter(), self.step
@@ -104,7 +96,7 @@ class Engine:
                     started, since = time.perf_counter(), self.step
                 if self._evaluates():
                     self.note_evaluation(evaluate())
-                    save(self.evaluations_without_gain == 0)
+                    save(self.monitor.without_gain == 0)
                 elif self._due(self.config.save_every):
                     save(False)
                 if self._finished():
@@ -124,28 +116,18 @@ class Engine:
     def note_evaluation(self, record: Record, split: str = "val") -> None:
         """Logs an evaluation; those of the model decide which one is the best."""
         record = {"step": self.step, "epoch": self.step // self.steps_per_epoch, "split": split} | record
-        if split == "val" and self._is_best(record):
+        if split == "val" and self.monitor.update(record):
             record["best"] = True
         for observer in self.observers:
             observer.evaluation(record)
-
-    def _is_best(self, record: Record) -> bool:
-        losses = {name: record[f"loss/{name}"] for name in self.tasks if record.get(f"loss/{name}") is not None}
-        if self.step == 0:
-            self.initial_losses = losses
-            return False
-        value = monitored(record, losses, self.initial_losses, self.config.monitor, self._higher)
-        if self.best is None or value < self.best:
-            self.best, self.evaluations_without_gain = value, 0
-        else:
-            self.evaluations_without_gain += 1
-        return self.evaluations_without_gain == 0
 
     def _training_record(self, steps: list[Step]) -> Record:
         found = [step.scalars() for step in steps]
         keys = list(dict.fromkeys(key for scalars in found for key in scalars))
         means = {key: fmean(scalars[key] for scalars in found if key in scalars) for key in keys}
         rates = {f"lr/{group['name']}": group["lr"] for group in self.optimizer.param_groups}
+        if self.balancer_optimizer is not None:
+            rates["lr/balancer"] = self.balancer_optimizer.param_groups[0]["lr"]
         head = {"step": self.step, "epoch": (self.step - 1) // self.steps_per_epoch, "split": "train"}
         return head | means | rates
 
@@ -153,14 +135,15 @@ class Engine:
         return step == 1 or step % self.config.log_every == 0 or step == self.total_steps
 
     def _evaluates(self) -> bool:
-        return self._due(self.config.eval_every or self.steps_per_epoch) or self.step == self.total_steps
+        every = self.config.eval_every or (self.config.eval_every_epochs or 1) * self.steps_per_epoch
+        return self._due(every) or self.step == self.total_steps
 
     def _due(self, every: int | None) -> bool:
         return every is not None and self.step % every == 0
 
     def _finished(self) -> bool:
         patience = self.config.early_stopping
-        return self.step >= self.total_steps or (patience is not None and self.evaluations_without_gain >= patience)
+        return self.step >= self.total_steps or (patience is not None and self.monitor.without_gain >= patience)
 
     # -- training ---------------------------------------------------------------------------------------------
 

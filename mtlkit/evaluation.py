@@ -9,6 +9,7 @@ from torch import Tensor
 from torchmetrics import MetricCollection
 
 from mtlkit.distributed import sum_over_ranks
+from mtlkit.registry import suggest
 from mtlkit.task import Task
 
 Outputs = Mapping[str, Tensor]
@@ -89,24 +90,46 @@ def output_sizes(targets: Mapping[str, Tensor]) -> dict[str, tuple[int, int]]:
     return {name: (target.shape[-2], target.shape[-1]) for name, target in targets.items() if target.ndim >= 3}
 
 
-def monitored(
-    record: Mapping[str, Any],
-    losses: Mapping[str, float],
-    initial: Mapping[str, float],
-    key: str | None,
-    higher: bool | None,
-) -> float:
-    """The figure by which a checkpoint is the best; lower is better.
+class Monitor:
+    """Decides which evaluation is the best, and counts those without gain.
 
-    Without a key it is the mean over tasks of validation loss over that of the untrained model, so that no task
-    counts more because its loss is in larger units. A key names an entry of the record; `higher` says whether
-    more of it is better. An entry without a value is never the best.
+    Without a key, what counts is the mean over tasks of validation loss over that of the untrained model, so that no
+    task counts more because its loss is in larger units. A key names a metric, `<task>/<metric>`, whose direction
+    the metric knows. A figure without a value is never the best. Raises `ValueError` for an unknown key.
+
+    >>> monitor = Monitor({}, None)
+    >>> monitor.update({"loss/depth": 2.0}), monitor.update({"loss/depth": 1.0}), monitor.update({"loss/depth": 1.5})
+    (False, True, False)
+    >>> monitor.best, monitor.without_gain
+    (0.5, 1)
     """
-    if key is not None:
-        value = record.get(key)
-        return math.inf if value is None else -value if higher else value
-    ratios = [losses[name] / initial[name] for name in losses if initial.get(name)]
-    return sum(ratios) / len(ratios) if ratios else math.inf
+
+    def __init__(self, tasks: Mapping[str, Task], key: str | None) -> None:
+        known = directions(tasks)
+        if key is not None and key not in known:
+            raise ValueError(f"trainer.monitor: no metric is {key!r}. {suggest(key, known)}")
+        self.key = key
+        self.sign = -1.0 if key is not None and known[key] else 1.0
+        self.best: float | None = None  # lower is better
+        self.without_gain = 0
+        self.initial: dict[str, float] | None = None  # losses of the untrained model, from the first evaluation
+
+    def update(self, record: Mapping[str, Any]) -> bool:
+        """Whether this evaluation is the best so far; the first one, of the untrained model, is not."""
+        losses = {key: loss for key, loss in record.items() if key.startswith("loss/") and loss is not None}
+        if self.initial is None:
+            self.initial = losses
+            return False
+        if self.key is not None:
+            value = math.inf if record.get(self.key) is None else self.sign * record[self.key]
+        else:
+            ratios = [losses[key] / self.initial[key] for key in losses if self.initial.get(key)]
+            value = sum(ratios) / len(ratios) if ratios else math.inf
+        if self.best is None or value < self.best:
+            self.best, self.without_gain = value, 0
+        else:
+            self.without_gain += 1
+        return self.without_gain == 0
 
 
 def _finite(value: float) -> float | None:

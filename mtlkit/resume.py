@@ -20,6 +20,7 @@ MAY_CHANGE = frozenset(
         "trainer.max_epochs",
         "trainer.log_every",
         "trainer.eval_every",
+        "trainer.eval_every_epochs",
         "trainer.save_every",
         "trainer.early_stopping",
     }

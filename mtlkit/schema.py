@@ -73,7 +73,8 @@ class TrainerConfig:
     max_steps: Count | None = None  #: the end; at least one of the two is needed, and the earlier one counts
     max_epochs: Count | None = None
     log_every: Count = 10  #: steps
-    eval_every: Count | None = None  #: steps; null: once an epoch
+    eval_every: Count | None = None  #: steps; null: as eval_every_epochs says
+    eval_every_epochs: Count | None = None  #: null: every epoch
     save_every: Count | None = None  #: steps; null: at every evaluation
     precision: Literal["fp32", "bf16", "fp16", "fp64"] = "fp32"
     accumulation: Count = 1  #: micro-batches that make one batch

@@ -197,6 +197,13 @@ def test_fit_saves_between_evaluations_and_at_the_end(toys):
     assert saved == [(0, False), (2, False), (4, True), (5, True)]
 
 
+def test_evaluation_every_so_many_epochs(toys):
+    engine = toys.make_engine(steps=45, eval_every_epochs=2)  # of ten steps
+    engine.batch = toys.make_batch()
+    memory, _ = fit(engine, [2.0, 1.0, 0.5, 0.4])
+    assert [record["step"] for record in memory.evaluations] == [0, 20, 40, 45]
+
+
 def test_monitor_follows_the_metrics_direction(toys):
     engine = toys.make_engine(steps=3, eval_every=1, monitor="depth/delta1")
     engine.batch, memory = toys.make_batch(), Memory()

@@ -294,6 +294,15 @@ def test_a_folder_that_cannot_be_made_is_refused(compose, tmp_path):
         compose("trainer.max_steps=2", folder="file/run").run()
 
 
+def test_control_tasks_train(compose):
+    names = ["noise", "opposite", "duplicate"]
+    run = compose(f"data.controls=[{','.join(names)}]", f"task=[depth,{','.join(names)}]", "trainer.max_steps=2").run()
+    last = log.read(run / "metrics.jsonl")[-1]
+    assert all(last[f"loss/{name}"] is not None for name in names)
+    with pytest.raises(ValueError, match=r"task\.noise: the data set 'scenes' has no such target"):
+        compose("task=[depth,noise]", "trainer.max_steps=2", folder="other").run()
+
+
 def test_one_task_alone_and_deterministic_runs_repeat(compose):
     words = ["task=[depth]", "balancer=gradnorm", "trainer.max_steps=2", "deterministic=true"]
     try:
