@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mtlkit.data.dataset import Sample, Target
-from mtlkit.registry import check_options, suggest
+from mtlkit.registry import suggest
 
 Values = np.ndarray  # one dense target: (H, W) or (H, W, C)
 
@@ -118,12 +118,6 @@ class Augment:
         if colour > 0:
             steps.append(A.ColorJitter(brightness=colour, contrast=colour, saturation=colour, hue=0, p=1))
         self._pipeline = A.Compose(steps, is_check_shapes=False)
-
-    @classmethod
-    def from_options(cls, targets: Mapping[str, Target], options: Mapping[str, Any]) -> "Augment":
-        """The augmentation of a configuration; an unknown option is a `ValueError` with close matches."""
-        check_options("augmentation", cls, options)
-        return cls(targets, **options)
 
     def __call__(self, sample: Sample, seed: int) -> Sample:
         """A new sample; the same sample and `seed` (>= 0) give the same one everywhere. The input is not changed."""
