@@ -208,7 +208,11 @@ class Engine:
         self.balancer.after_step(step)
 
     def _scale_decoders(self, step: Step) -> None:
-        if self.config.decoder_gradients == "weighted" and step.weights is not None:
+        if self.config.decoder_gradients == "weighted" and step.finite:
+            if step.weights is None:
+                raise ValueError(
+                    "trainer.decoder_gradients=weighted: this balancer combines gradients without weights."
+                )
             for name, weight in zip(step.tasks, step.weights, strict=True):
                 for parameter in self.network.decoders[name].parameters():
                     if parameter.grad is not None:

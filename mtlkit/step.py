@@ -118,9 +118,7 @@ class Step:
 
     def total(self) -> Tensor:
         """The scalar for the one backward pass."""
-        total = list(self._anchors)
-        if self._create_graph:
-            total += [no_loss(level)[0] for level in self._levels]
+        total = self._anchors + [no_loss(level)[0] for level in self._levels if self._create_graph]
         if self.tasks:
             total.append(self._balancer.objective(self))
         return Seed.apply(self, sum(total[1:], total[0]))
@@ -190,6 +188,11 @@ class Step:
             if self.finite:
                 combined = self._balancer.combine(self)
             if isinstance(combined, Tensor):
+                if combined.shape != self.losses.shape:
+                    raise ValueError(
+                        f"{type(self._balancer).__name__} must give a weight for each of {', '.join(self.tasks)}, "
+                        f"got the shape {tuple(combined.shape)}."
+                    )
                 self.weights = self.coefficients * combined.to(self.coefficients.dtype)
                 result = [weighted_sum(level, self.weights) for level in zip(*self._rows, strict=True)]
             else:
@@ -227,13 +230,13 @@ class Step:
         return local + (sum_over_ranks(local) / world - local).detach()
 
     def scalars(self) -> dict[str, float]:
-        """What the log keeps of this step, under the keys of `metrics.jsonl`; one transfer from the device each."""
+        """What the log keeps of this step, under the keys of `metrics.jsonl`."""
         found = {f"loss/{name}": loss for name, loss in self.raw_losses.items()}
         if self.weights is not None:
-            found |= _named("weight", self.tasks, self.weights)
+            found |= {f"weight/{t}": w for t, w in zip(self.tasks, self.weights.tolist(), strict=True)}
         if self._gram is not None and self.finite:
             norms = self.norms
-            found |= _named("grad_norm", self.tasks, norms)
+            found |= {f"grad_norm/{t}": n for t, n in zip(self.tasks, norms.tolist(), strict=True)}
             scaled = norms.clamp_min(torch.finfo(norms.dtype).tiny)
             cosines = (self.gram / scaled / scaled[:, None]).tolist()
             for (i, a), (j, b) in combinations(enumerate(self.tasks), 2):
@@ -244,7 +247,3 @@ class Step:
         self._levels, self._aliases, self._anchors, self._means = [], {}, [], []
         self.losses = self.losses.detach()
         self._gram = None if self._gram is None else self._gram.detach()
-
-
-def _named(prefix: str, names: tuple[str, ...], values: Tensor) -> dict[str, float]:
-    return {f"{prefix}/{name}": value for name, value in zip(names, values.tolist(), strict=True)}

@@ -1,0 +1,91 @@
+"""The tap: what strangers' balancers may return, and the levels of a pyramid."""
+
+import pytest
+import torch
+
+from mtlkit.balancer import Balancer, GramBalancer
+
+
+class Elementwise(Balancer):
+    """Keeps an element of the sum only where all tasks agree on its sign; elementwise, so it gives gradients."""
+
+    def combine(self, step):
+        levels = []
+        for level in zip(*step.local_gradients, strict=True):
+            stacked = torch.stack([g for g in level if g is not None])
+            levels.append(stacked.sum(0) * (stacked.sign().sum(0).abs() == len(stacked)))
+        return levels
+
+
+class Wrong(GramBalancer):
+    """Gives a weight too many."""
+
+    def weights(self, gram):
+        return gram.new_ones(len(gram) + 1)
+
+
+def test_a_balancer_may_return_the_gradient_itself(toys):
+    batch = toys.make_batch()
+    engine, plain = toys.make_engine(Elementwise(toys.TASK_NAMES)), toys.make_engine()
+    for e in (engine, plain):
+        e._update = lambda step: None
+    step = engine.train_step(batch)
+    plain.train_step(batch)
+    assert step.weights is None
+    found, whole = engine.network.encoder.second.weight.grad, plain.network.encoder.second.weight.grad
+    assert 0 < found.norm() < whole.norm() * 2
+    assert not torch.equal(found, whole)
+    for name in toys.TASK_NAMES:  # decoders do not notice
+        for a, b in zip(
+            engine.network.decoders[name].parameters(), plain.network.decoders[name].parameters(), strict=True
+        ):
+            torch.testing.assert_close(a.grad, b.grad)
+    weighted = toys.make_engine(Elementwise(toys.TASK_NAMES), decoder_gradients="weighted")
+    with pytest.raises(ValueError, match="combines gradients without weights"):
+        weighted.train_step(batch)
+
+
+def test_wrong_weights_are_refused_with_the_balancers_name(toys):
+    engine = toys.make_engine(Wrong(toys.TASK_NAMES))
+    with pytest.raises(ValueError, match=r"Wrong must give a weight for each of .*depth.*, got the shape \(4,\)"):
+        engine.train_step(toys.make_batch())
+
+
+def test_the_gram_matrix_is_that_of_partial_derivatives_at_the_features(toys):
+    """A coarser level is computed from the finer one; counting that path at the features would count it twice."""
+    engine = toys.make_engine("rotograd", options={"rotate_only": True, "lr": 0.0})
+    engine._update = lambda step: None
+    batch = toys.make_batch()
+    step = engine.train_step(batch)
+    image, targets = engine.prepare(batch)
+    rows = []
+    for name, task in engine.tasks.items():
+        with torch.no_grad():
+            levels = engine.network.encoder(image)
+        levels = [level.requires_grad_() for level in levels]  # cut apart: no path from one to the other
+        features = engine.balancer.adapter(name, levels)
+        output = engine.network.decoders[name](features)
+        if task.dense:
+            output = torch.nn.functional.interpolate(output, targets[name].shape[-2:], mode="bilinear")
+        total, count = task.loss(output, targets[name])
+        gradients = torch.autograd.grad(total / count, levels, allow_unused=True)
+        rows.append(torch.cat([(x * 0 if g is None else g).flatten() for g, x in zip(gradients, levels, strict=True)]))
+    stacked = torch.stack(rows)
+    torch.testing.assert_close(step.gram, stacked @ stacked.T, rtol=1e-9, atol=1e-15)
+
+
+def test_a_common_scale_of_the_losses_scales_the_gram_matrix_and_nothing_else(toys):
+    batch, grams = toys.make_batch(), []
+    for factor in (1.0, 1e-8):
+        engine = toys.make_engine("rotograd")
+        for task in engine.tasks.values():
+            loss = task.loss
+            task.loss = lambda output, target, loss=loss, f=factor: (
+                loss(output, target)[0] * f,
+                loss(output, target)[1],
+            )
+        step = engine.train_step(batch)
+        grams.append(step.gram / factor**2)
+        weights = step.weights
+    torch.testing.assert_close(grams[0], grams[1], rtol=1e-6, atol=0)
+    assert torch.isfinite(weights).all()
