@@ -87,10 +87,12 @@ def predict(run: Path, images: Sequence[Path], out: Path, name: str = "best") ->
             raise ValueError(f"Two of the images are called {image.stem!r}; their predictions would share {folder}.")
         if folder.exists():
             raise FileExistsError(f"{folder} exists already. Remove it, or choose another --out.")
-    pictures = [_open(image) for image in images]  # all of them, before any work
+    for image in images:  # all of them, before any work; they need not fit into memory together
+        _open(image)
     _, parts, size = load_run(run, name)
     first = next(parts.model.parameters())
-    for picture, folder in zip(pictures, folders, strict=True):
+    for image, folder in zip(images, folders, strict=True):
+        picture = _open(image)
         small = np.asarray(picture.resize(size, Image.Resampling.BILINEAR), dtype=np.float32) / 255
         pixels = torch.from_numpy(small).permute(2, 0, 1)[None].to(first)
         sizes = {key: (picture.height, picture.width) for key in parts.tasks}
@@ -110,6 +112,7 @@ def _open(path: Path) -> Image.Image:
     if not path.is_file():
         raise FileNotFoundError(f"There is no image {path}.")
     try:
-        return Image.open(path).convert("RGB")
+        with Image.open(path) as file:
+            return file.convert("RGB")
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
         raise ValueError(f"{path} is not an image that can be read: {error}") from error
