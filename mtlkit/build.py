@@ -78,7 +78,6 @@ def build_parts(
     if pretrained is None:
         pretrained = config.model.pretrained
     encoder = build_encoder(config.model.encoder, image_size=size, pretrained=pretrained, **config.model.options)
-    encoder.check_size(*size)
     model = MultiTaskModel(encoder, {name: task.decoder(encoder.info) for name, task in tasks.items()})
     set_batch_norm(model, config.model.batch_norm)
     balancer.setup(tasks, encoder.info)

@@ -47,19 +47,16 @@ def save(engine: Engine, folder: Path) -> None:
 
 def find(run: Path, name: str) -> Path:
     """The folder of a run's checkpoint `last` or `best`; raises `FileNotFoundError` where there is none."""
-    folder = run / "checkpoints" / name
-    old = folder.with_name(name + ".old")
-    if not folder.exists() and old.exists():  # killed between the two renamings of `save`
-        old.rename(folder)
-    if not (folder / TRAINING).exists():
-        present = sorted(path.name for path in folder.parent.glob("*") if path.suffix == "")
+    folder = _present(run, name)
+    if folder is None:
+        present = sorted(path.name for path in (run / "checkpoints").glob("*") if path.suffix == "")
         raise FileNotFoundError(f"{run} has no checkpoint {name!r}; it has {', '.join(present) or 'none'}.")
     return folder
 
 
 def exists(run: Path) -> bool:
     """Whether the run has a checkpoint to go on from."""
-    return any((run / "checkpoints" / name / TRAINING).exists() for name in ("last", "last.old"))
+    return _present(run, "last") is not None
 
 
 def load(engine: Engine, folder: Path) -> None:
@@ -83,6 +80,12 @@ def load_weights(model: MultiTaskModel, balancer: Balancer, folder: Path) -> Non
         raise ValueError(
             f"The checkpoint {folder} does not fit the run's config.yaml or is damaged: {error}"
         ) from error
+
+
+def _present(run: Path, name: str) -> Path | None:
+    """The checkpoint's folder, or the one that `save` left when it was killed between its two renamings."""
+    folders = (run / "checkpoints" / name, run / "checkpoints" / f"{name}.old")
+    return next((folder for folder in folders if (folder / TRAINING).exists()), None)
 
 
 def _state_of(engine: Engine) -> dict[str, Any]:

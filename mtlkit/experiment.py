@@ -100,10 +100,9 @@ class Experiment:
 
         if accelerator.is_main_process:
             log = self.folder / "metrics.jsonl"
-            if not begun:
-                self._write_description(training, size)
-                if resume:
-                    log.unlink(missing_ok=True)
+            self._write_description(training, size)  # on a resume as well: its length may be another
+            if resume and not begun:
+                log.unlink(missing_ok=True)
             engine.observers = [JsonLines(log, engine.step if begun else None), *observers]
         status = "stopped"
         try:

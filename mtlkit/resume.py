@@ -45,8 +45,10 @@ def resumed(config: Config, words: Sequence[str] | None = None) -> Config:
         raise FileNotFoundError(f"There is no run in {folder} to resume.")
     old, new = (dict(_flat(c.to_dict())) for c in (load(folder / "config.yaml"), config))
     named = None if words is None else {word.partition("=")[0].lstrip("+~") for word in words}
-    for key in sorted(old.keys() | new.keys()):
-        if old.get(key) == new.get(key) or not _names(named, key):
+    # What chooses a class comes first: the other differences follow from it.
+    for key in sorted(old.keys() | new.keys(), key=lambda key: (not key.endswith((".name", ".encoder")), key)):
+        in_one_only = (key in old) != (key in new)
+        if old.get(key) == new.get(key) or not _names(named, key, in_one_only):
             continue
         if key not in MAY_CHANGE:
             raise ValueError(
@@ -57,13 +59,13 @@ def resumed(config: Config, words: Sequence[str] | None = None) -> Config:
     return check(_nested(old), Source(str(folder / "config.yaml")))
 
 
-def _names(named: set[str] | None, key: str) -> bool:
-    """Whether the words name the key: itself, a mapping around it, or a group, which chooses a name."""
+def _names(named: set[str] | None, key: str, in_one_only: bool) -> bool:
+    """Whether the words name the key: itself, a mapping around it, or a group, which chooses a name and the keys."""
     if named is None:
         return True
     section, _, name = key.partition(".")
     return any(key == n or (key.startswith(f"{n}.") and "." in n) for n in named) or (
-        section in named and name in ("", "name", "encoder")
+        section in named and (in_one_only or name in ("name", "encoder"))
     )
 
 

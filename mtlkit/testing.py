@@ -1,6 +1,8 @@
 """The contract of a balancer, as checks that strangers can run on theirs."""
 
+import tempfile
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -8,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import MeanSquaredError, MetricCollection
 
+from mtlkit import checkpoint
 from mtlkit.balancer import BALANCERS
 from mtlkit.build import make_accelerator
 from mtlkit.engine import Engine
@@ -84,12 +87,9 @@ def resume(make: Make) -> None:
     whole, half, second = make(), make(), make()
     train(whole, 4)
     train(half, 2)
-    second.network.load_state_dict(half.network.state_dict())
-    second.balancer.load_state_dict(half.balancer.state_dict())
-    second.optimizer.load_state_dict(half.optimizer.state_dict())
-    if second.balancer_optimizer is not None and half.balancer_optimizer is not None:
-        second.balancer_optimizer.load_state_dict(half.balancer_optimizer.state_dict())
-    second.step = half.step
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint.save(half, Path(folder, "half"))
+        checkpoint.load(second, Path(folder, "half"))
     train(second, 2)
     assert_same(state_of(whole), state_of(second), "after a resume")
 

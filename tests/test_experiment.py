@@ -157,8 +157,11 @@ def test_a_resumed_run_must_be_the_same_experiment(compose, finished, tmp_path):
         compose("balancer=uniform", "trainer.max_steps=8").run(resume=True)
     with pytest.raises(ValueError, match=r"trainer\.lr.*0\.001.*0\.5"):
         compose("trainer.lr=0.5", "trainer.max_steps=8").run(resume=True)
+    with pytest.raises(ValueError, match=r"task\.attributes\..*A resumed run goes on as it began"):
+        compose("task=[depth]", "trainer.max_steps=8").run(resume=True)
     run = compose("trainer.max_steps=6").run(resume=True)  # what the words do not name is as it was
     assert "name: rotograd" in (run / "config.yaml").read_text()
+    assert "max_steps: 6" in (run / "config.yaml").read_text()
     assert [r["step"] for r in log.read(run / "metrics.jsonl") if r["split"] == "train"] == [1, 2, 3, 4, 5, 6]
 
 
