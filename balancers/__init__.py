@@ -1,8 +1,10 @@
-"""The balancers that come with mtlkit, one a file; importing this package registers them."""
+"""The balancers that come with mtlkit, one a file; importing this package registers every one of them."""
+
+from importlib import import_module
+from pkgutil import iter_modules
 
 if __name__ == "balancers":
     raise ImportError("Import mtlkit.balancers, not balancers: pyproject.toml maps the folder (make install).")
 
-from mtlkit.balancers import cosreg, fixed, gradnorm, rotograd, uncertainty, uniform
-
-__all__ = ["cosreg", "fixed", "gradnorm", "rotograd", "uncertainty", "uniform"]
+for _module in iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")

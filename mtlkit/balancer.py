@@ -14,6 +14,16 @@ if TYPE_CHECKING:
     from mtlkit.step import Step
 
 
+#: What a balancer may declare in `needs`, and what it gets for it.
+NEEDS = {
+    "gram": "the Gram matrix of the task gradients, in `combine`",
+    "create_graph": "differentiable `step.gram` and `step.local_gradients` in `objective`; rules out `combine`",
+    "second_batch": "`step.cross_gram`, from two halves of the batch, in the space `parameters`",
+    "second_forward": "`step.losses_after` in `after_model`: the losses of the same batch once the model has moved",
+    "indicators": "`step.indicators`: how well each task does, in [0, 1]",
+}
+
+
 class Balancer(nn.Module, ABC):
     """Turns K task losses and their gradients at the shared features into one update.
 
@@ -23,7 +33,9 @@ class Balancer(nn.Module, ABC):
         outputs[k] = decoder_k(adapter(k, features))
         objective(step).backward():                      # the losses are known
             combine(step) -> weights of the K gradients  # inside the backward pass, the gradients are known
-        optimizer and the balancer's own optimizer move  # at the end of an accumulation window
+        # at the end of an accumulation window the model's optimizer moves
+        after_model(step)
+        # the balancer's own optimizer moves
         after_step(step)
 
     Parameters and buffers are what a resumed run gets back. State that belongs to tasks is kept under their names
@@ -34,13 +46,13 @@ class Balancer(nn.Module, ABC):
 
     Args:
         tasks: the names of all tasks.
-        space: where task gradients are compared, one of the class's `spaces`: `features` (the shared features)
-            or `last_layer` (the weights of the encoder's last layer).
+        space: where task gradients are compared, one of the class's `spaces`: `features` (the shared features),
+            `parameters` (those of the encoder; one encoder backward pass a task) or `last_layer` (the weights of
+            the encoder's last layer).
         lr, lr_decay: of the balancer's own parameters.
     """
 
-    #: What the engine must provide: "gram" (the Gram matrix of the task gradients, in `combine`) or
-    #: "create_graph" (a differentiable `step.gram` in `objective`; rules out `combine`).
+    #: What the engine must provide, of `NEEDS`.
     needs: ClassVar[frozenset[str]] = frozenset()
     spaces: ClassVar[tuple[str, ...]] = ("features",)
 
@@ -50,6 +62,8 @@ class Balancer(nn.Module, ABC):
         super().__init__()
         if not tasks or len(set(tasks)) != len(tasks):
             raise ValueError(f"A balancer needs at least one task and distinct names, got {tuple(tasks)}.")
+        if unknown := sorted(self.needs - NEEDS.keys()):
+            raise ValueError(f"{type(self).__name__}.needs has {unknown[0]!r}. {suggest(unknown[0], NEEDS)}")
         if space not in self.spaces:
             raise ValueError(
                 f"{type(self).__name__} does not work in the space {space!r}. {suggest(space, self.spaces)}"
@@ -73,12 +87,19 @@ class Balancer(nn.Module, ABC):
         return step.losses.sum()
 
     def combine(self, step: "Step") -> Tensor | Features:
-        """The weights (k,) of the k present tasks' gradients in the encoder's, on top of those of `objective`;
-        or, for methods that work elementwise, this process's gradient itself, a tensor a level."""
+        """The weights (k,) of the k present tasks' gradients in the encoder's, on top of those of `objective`.
+
+        Or, for methods that work elementwise, the gradient itself: in the space `features` this process's, a tensor
+        a level, and in the space `parameters` that of all processes, in a list of one tensor (P,).
+        """
         return step.losses.new_ones(len(step.tasks))
 
+    def after_model(self, step: "Step") -> None:
+        """Called after the model moved and before the balancer's own optimizer does: the place to set the `.grad` of
+        parameters that learn from the outcome."""
+
     def after_step(self, step: "Step") -> None:
-        """Called after the optimizers moved, with the last micro-batch's step."""
+        """Called after both optimizers moved, with the last micro-batch's step."""
 
     def adapt(self, features: Features) -> dict[str, Features]:
         """Every task's adapted features: what the model's forward takes in evaluation."""
@@ -100,6 +121,10 @@ class GramBalancer(Balancer):
     """A method that needs no more of the task gradients than their inner products."""
 
     needs = frozenset({"gram"})
+    spaces = ("features", "parameters")
+
+    def __init__(self, tasks: Sequence[str], *, space: str = "features") -> None:
+        super().__init__(tasks, space=space)
 
     @abstractmethod
     def weights(self, gram: Tensor) -> Tensor:
@@ -127,3 +152,15 @@ def per_task(tasks: Sequence[str], value: Tensor, *, learned: bool = False) -> n
 def stack(state: nn.ParameterDict, tasks: Sequence[str]) -> Tensor:
     """The named tasks' tensors of such a state, stacked."""
     return torch.stack([state[task] for task in tasks])
+
+
+def generator(seed: Tensor, number: int) -> torch.Generator:
+    """Random numbers for step `number` that are the same on all processes, in all micro-batches and after a resume.
+
+    `seed` is a buffer that the balancer's constructor draws: `register_buffer("seed", torch.randint(2**31, ()))`.
+
+    >>> seed = torch.tensor(5)
+    >>> torch.equal(torch.rand(2, generator=generator(seed, 7)), torch.rand(2, generator=generator(seed, 7)))
+    True
+    """
+    return torch.Generator().manual_seed((int(seed) << 32) + number)

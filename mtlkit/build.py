@@ -80,7 +80,7 @@ def build_parts(
     encoder = build_encoder(config.model.encoder, image_size=size, pretrained=pretrained, **config.model.options)
     model = MultiTaskModel(encoder, {name: task.decoder(encoder.info) for name, task in tasks.items()})
     set_batch_norm(model, config.model.batch_norm)
-    balancer.setup(tasks, encoder.info)
+    balancer.setup(tasks, model.encoder_info)
     return Parts(tasks, model, balancer)
 
 

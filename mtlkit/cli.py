@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mtlkit import BALANCERS, DATASETS, DECODERS, ENCODERS, TASKS
+from mtlkit.losses import NonFiniteError
 from mtlkit.registry import Registry
-from mtlkit.step import NonFiniteError
 
 USER_ERRORS = (ValueError, LookupError, OSError)
 BUGS = (KeyError, IndexError)  # LookupErrors of a wrong program, not of a wrong word

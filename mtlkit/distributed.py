@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import Tensor, distributed, nn
 
 
@@ -18,10 +19,23 @@ def rank() -> int:
 
 def sum_over_ranks(tensor: Tensor) -> Tensor:
     """The sum over processes of a detached copy; every process must call it with the same shape."""
-    total = tensor.detach().clone()
+    return add_over_ranks(tensor.detach().clone())
+
+
+def add_over_ranks(tensor: Tensor) -> Tensor:
+    """The same in place, for what is too large to be copied."""
     if world_size() > 1:
-        distributed.all_reduce(total)
-    return total
+        distributed.all_reduce(tensor)
+    return tensor
+
+
+def join_over_ranks(tensor: Tensor) -> Tensor:
+    """The rows of all processes in order of rank; every process must call it with the same shape."""
+    if world_size() == 1:
+        return tensor.detach()
+    parts = [torch.empty_like(tensor) for _ in range(world_size())]
+    distributed.all_gather(parts, tensor.detach().contiguous())
+    return torch.cat(parts)
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:

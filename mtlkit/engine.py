@@ -1,7 +1,7 @@
 """The training engine. It knows tasks and balancers only by their contracts."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -14,17 +14,20 @@ from mtlkit.balancer import Balancer
 from mtlkit.data.loader import micro_batches
 from mtlkit.evaluation import Monitor, output_sizes
 from mtlkit.log import Observer
-from mtlkit.model import MultiTaskModel
+from mtlkit.losses import Losses, NonFiniteError
+from mtlkit.model import MultiTaskModel, kept_buffers
 from mtlkit.normalization import FirstLosses
 from mtlkit.optim import balancer_optimizer, model_optimizer, rate_factor
 from mtlkit.schema import TrainerConfig
-from mtlkit.step import NonFiniteError, Step
-from mtlkit.task import Task
+from mtlkit.step import Step
+from mtlkit.task import Features, Task
 
 __all__ = ["Engine", "NonFiniteError"]
 
 Batch = dict[str, Any]
 Record = dict[str, Any]
+Tensors = dict[str, Tensor]
+Share = Callable[[Features], Mapping[str, Features]]
 
 
 class Engine:
@@ -64,7 +67,6 @@ class Engine:
         self.base_rates = [group["lr"] for group in optimizer.param_groups]
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
         self.network: MultiTaskModel = accelerator.unwrap_model(self.model)
-        self.last_layer = self.network.encoder.last_layer.get_parameter("weight")
 
         self.step = 0
         self.monitor = Monitor(self.tasks, config.monitor)
@@ -97,7 +99,7 @@ class Engine:
                 if self._evaluates():
                     self.note_evaluation(evaluate())
                     save(self.monitor.without_gain == 0)
-                elif self._due(self.config.save_every):
+                elif self.config.save_every and self.step % self.config.save_every == 0:
                     save(False)
                 if self._finished():
                     return
@@ -136,10 +138,7 @@ class Engine:
 
     def _evaluates(self) -> bool:
         every = self.config.eval_every or (self.config.eval_every_epochs or 1) * self.steps_per_epoch
-        return self._due(every) or self.step == self.total_steps
-
-    def _due(self, every: int | None) -> bool:
-        return every is not None and self.step % every == 0
+        return self.step % every == 0 or self.step == self.total_steps
 
     def _finished(self) -> bool:
         patience = self.config.early_stopping
@@ -150,17 +149,22 @@ class Engine:
     def train_step(self, batch: Batch) -> Step:
         """Runs one micro-batch; with the last one of an accumulation window, the optimizers move."""
         with self.accelerator.accumulate(self.model):
+            factor = rate_factor(self.config, self.step, self.total_steps)
             step = Step(
                 self.balancer,
+                self.network.encoder,
                 number=self.step,
+                epoch=self.step // self.steps_per_epoch,
+                rate=self.balancer.lr * self.balancer.lr_decay**self.step * factor,
                 accumulation=self.config.accumulation,
                 first_losses=self.first_losses,
-                last_layer=self.last_layer,
                 observe=self._logs(self.step + 1),
             )
-            image, targets = self.prepare(batch)
-            outputs = self.model(image, step.tap, output_sizes(targets))
-            step.record({name: task.loss(outputs[name], targets[name]) for name, task in self.tasks.items()}, outputs)
+            step.inputs = image, targets = self.prepare(batch)
+            outputs, losses = self._forward(self.model, image, targets, step.tap)
+            step.record(losses, outputs)
+            if "indicators" in self.balancer.needs:
+                step.record_indicators({n: t.indicator(outputs[n], targets[n]) for n, t in self.tasks.items()})
 
             # The only backward pass. When it reaches the features, the tap hands the K task gradients to
             # `balancer.combine` and lets one gradient through to the encoder.
@@ -171,7 +175,11 @@ class Engine:
                 self._update(step)
         return step
 
-    def prepare(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    def _forward(self, model: nn.Module, image: Tensor, targets: Tensors, share: Share) -> tuple[Tensors, Losses]:
+        outputs = model(image, share, output_sizes(targets))
+        return outputs, {name: task.loss(outputs[name], targets[name]) for name, task in self.tasks.items()}
+
+    def prepare(self, batch: Batch) -> tuple[Tensor, Tensors]:
         """Image and targets on the device, in the run's precision."""
         image = batch["image"].to(self.accelerator.device, self.dtype)
         targets = {name: batch["targets"][name].to(self.accelerator.device) for name in self.tasks}
@@ -190,20 +198,25 @@ class Engine:
                 group["lr"] = rate * factor
             self.optimizer.step()
             if not self.optimizer.step_was_skipped:
-                self._update_balancer(step, factor)
+                self._update_balancer(step, absent)
         self.optimizer.zero_grad()
         self.balancer.zero_grad()
         self.step += 1
 
-    def _update_balancer(self, step: Step, factor: float) -> None:
+    def _update_balancer(self, step: Step, absent: set[str]) -> None:
+        distributed.average_gradients(self.balancer.parameters())
+        for name, parameter in self.balancer.named_parameters():
+            if absent.intersection(name.split(".")):
+                parameter.grad = None
+            elif parameter.grad is not None:
+                parameter.grad /= step.scale
+        if "second_forward" in self.balancer.needs and step.tasks:
+            with torch.no_grad(), kept_buffers(self.network):
+                step.record_after(self._forward(self.network, *step.inputs, self.balancer.adapt)[1])
+        self.balancer.after_model(step)
         if self.balancer_optimizer is not None:
-            distributed.average_gradients(self.balancer.parameters())
-            for parameter in self.balancer.parameters():
-                if parameter.grad is not None:
-                    parameter.grad /= step.scale
             for group in self.balancer_optimizer.param_groups:
-                # The model's schedule counts too: a leader must not outrun a follower that slows down.
-                group["lr"] = self.balancer.lr * self.balancer.lr_decay**self.step * factor
+                group["lr"] = step.rate
             self.balancer_optimizer.step()
         self.balancer.after_step(step)
 

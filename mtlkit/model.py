@@ -1,6 +1,8 @@
 """The model: one shared encoder, a decoder a task."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,8 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mtlkit.registry import options_of, suggest
-from mtlkit.task import ENCODERS, Decoder, Encoder, Features
+from mtlkit.space import shared_parameters
+from mtlkit.task import ENCODERS, Decoder, Encoder, EncoderInfo, Features
 
 BATCH_NORM_MODES = ("local", "sync", "frozen")
 
@@ -37,6 +40,11 @@ class MultiTaskModel(nn.Module):
         self.encoder = encoder
         self.decoders = nn.ModuleDict(decoders)
         self.frozen_batch_norm = False  #: set by `set_batch_norm`
+
+    @property
+    def encoder_info(self) -> EncoderInfo:
+        """The encoder's `info`, with the number of parameters that the tasks share."""
+        return replace(self.encoder.info, parameters=sum(p.numel() for p in shared_parameters(self.encoder)))
 
     def forward(
         self,
@@ -69,6 +77,17 @@ class MultiTaskModel(nn.Module):
                 if isinstance(module, _BatchNorm):
                     module.eval()
         return self
+
+
+@contextmanager
+def kept_buffers(model: nn.Module) -> Iterator[None]:
+    """Whatever the block does to buffers such as batch-norm statistics is undone at its end."""
+    kept = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    try:
+        yield
+    finally:
+        for buffer, value in kept:
+            buffer.copy_(value)
 
 
 def set_batch_norm(model: MultiTaskModel, mode: str) -> None:

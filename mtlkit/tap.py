@@ -12,28 +12,35 @@ if TYPE_CHECKING:
     from mtlkit.step import Step
 
 
+Row = list[Tensor | None]  # a task's gradient at the features, a tensor a level; None where it does not reach
+
+
 class Tap(Function):
-    """K aliases of the features forward; backward, one call with all K gradients, which become one."""
+    """K aliases of the features forward; backward, one call with all K gradients, which become one.
+
+    `inputs` are the features or, for a step that compares gradients over the shared parameters, the cut-off
+    features and those parameters: the combined gradient goes to whatever the tap stands on.
+    """
 
     @staticmethod
-    def forward(ctx: Any, step: Step, copies: int, *levels: Tensor) -> tuple[Tensor, ...]:
-        ctx.step, ctx.copies = step, copies
+    def forward(ctx: Any, step: Step, copies: int, levels: int, *inputs: Tensor) -> tuple[Tensor, ...]:
+        ctx.step, ctx.copies, ctx.levels = step, copies, levels
         ctx.set_materialize_grads(False)
-        ctx.like = [(level.shape, level.dtype, level.device) for level in levels]
-        return tuple(level.view_as(level) for _ in range(copies) for level in levels)
+        ctx.like = [(x.shape, x.dtype, x.device) for x in inputs]
+        return tuple(level.view_as(level) for _ in range(copies) for level in inputs[:levels])
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        n = len(ctx.like)
-        rows = [gradients[k * n : (k + 1) * n] for k in range(ctx.copies)]
-        combined = ctx.step._combine(rows)
+        n = ctx.levels
+        combined = ctx.step._combine([list(gradients[k * n : (k + 1) * n]) for k in range(ctx.copies)])
         # A level that no decoder uses still gives its parameters a (zero) gradient, as DDP expects of all of them.
         return (
             None,
             None,
+            None,
             *(
-                torch.zeros(shape, dtype=dtype, device=device) if g is None else g.to(dtype)
-                for g, (shape, dtype, device) in zip(combined, ctx.like, strict=True)
+                None if not needed else torch.zeros(shape, dtype=dtype, device=device) if g is None else g.to(dtype)
+                for g, needed, (shape, dtype, device) in zip(combined, ctx.needs_input_grad[3:], ctx.like, strict=True)
             ),
         )
 

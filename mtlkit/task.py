@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -23,11 +23,13 @@ class EncoderInfo:
     """What a decoder must know of the features it gets: one entry a level, finest first.
 
     `channels[i]` is the width of level i and `strides[i]` the factor by which it is smaller than the image;
-    stride 0 marks a vector (B, C) without positions.
+    stride 0 marks a vector (B, C) without positions. `parameters`, the number of trainable numbers that the tasks
+    share, is told to a balancer's `setup` only.
     """
 
     channels: tuple[int, ...]
     strides: tuple[int, ...]
+    parameters: int = field(default=0, repr=False)
 
 
 class Encoder(nn.Module, ABC):

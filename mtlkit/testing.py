@@ -14,9 +14,9 @@ from mtlkit import checkpoint
 from mtlkit.balancer import BALANCERS
 from mtlkit.build import make_accelerator
 from mtlkit.engine import Engine
+from mtlkit.losses import NonFiniteError
 from mtlkit.model import MultiTaskModel
 from mtlkit.schema import TrainerConfig
-from mtlkit.step import NonFiniteError
 from mtlkit.task import Decoder, Encoder, EncoderInfo, Features, Task
 
 TASKS = ("a", "b", "c")
@@ -180,7 +180,7 @@ def make_engine(
     model = MultiTaskModel(encoder, {task: decoders[task] for task in tasks})
     built = [_Task(task, scales[TASKS.index(task)]) for task in tasks]
     balancer = BALANCERS.build(name, tasks=tasks, **options)
-    balancer.setup({task.name: task for task in built}, encoder.info)
+    balancer.setup({task.name: task for task in built}, model.encoder_info)
     config = TrainerConfig(max_steps=100, lr=1e-2, precision="fp64", accumulation=accumulation)
     return Engine(model, built, balancer, config, accelerator=make_accelerator(config), steps_per_epoch=10)
 

@@ -294,7 +294,7 @@ def train_opposites(balancer, seed, **options):
     encoder = PointEncoder()
     model = MultiTaskModel(encoder, {task.name: task.decoder(encoder.info) for task in tasks})
     balancer = BALANCERS.build(balancer, tasks=names, **options)
-    balancer.setup({task.name: task for task in tasks}, encoder.info)
+    balancer.setup({task.name: task for task in tasks}, model.encoder_info)
     config = TrainerConfig(max_steps=1500, lr=1e-2)
     engine = Engine(model, tasks, balancer, config, accelerator=Accelerator(cpu=True), steps_per_epoch=10)
     points = torch.randn(512, 3, 1, 1)

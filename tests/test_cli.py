@@ -14,7 +14,7 @@ import mtlkit.inference
 import mtlkit.report
 from mtlkit import BALANCERS
 from mtlkit.cli import main
-from mtlkit.step import NonFiniteError
+from mtlkit.losses import NonFiniteError
 
 ROOT = Path(__file__).parents[1]
 

@@ -232,7 +232,7 @@ def test_a_tapped_forward_pass_changes_no_output_and_evaluation_makes_no_tap(toy
     engine = toys.make_engine()
     image, _ = engine.prepare(toys.make_batch())
     plain = engine.network(image)
-    step = step_module.Step(engine.balancer)
+    step = step_module.Step(engine.balancer, engine.network.encoder)
     tapped = engine.network(image, step.tap)
     for name in plain:
         assert torch.equal(plain[name], tapped[name])

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from mtlkit import inference, log
 from mtlkit.cli import main
 from mtlkit.experiment import Experiment
-from mtlkit.step import NonFiniteError
+from mtlkit.losses import NonFiniteError
 
 TINY = [
     "data.size=[32,32]",

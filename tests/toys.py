@@ -76,7 +76,7 @@ def make_engine(balancer="uniform", *, options=None, steps=100, precision="fp64"
     model = MultiTaskModel(encoder, {name: task.decoder(encoder.info) for name, task in tasks.items()})
     if isinstance(balancer, str):
         balancer = BALANCERS.build(balancer, tasks=tuple(tasks), **(options or {}))
-    balancer.setup(tasks, encoder.info)
+    balancer.setup(tasks, model.encoder_info)
     config = TrainerConfig(max_steps=steps, precision=precision, **({"lr": 1e-2} | trainer))
     accelerator = make_accelerator(config)
     return Engine(model, list(tasks.values()), balancer, config, accelerator=accelerator, steps_per_epoch=10)

@@ -1,0 +1,180 @@
+"""The spaces in which task gradients are compared: the shared features, the encoder's last layer, its parameters."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mtlkit.distributed import add_over_ranks, rank, sum_over_ranks, world_size
+from mtlkit.tap import Row, at_least_float32, gradients_of, gram_of, weighted_sum
+from mtlkit.task import Encoder, Features
+
+
+def shared_parameters(encoder: Encoder) -> list[Tensor]:
+    """What the tasks share, in the order of `Step.jacobian`'s columns."""
+    return [parameter for parameter in encoder.parameters() if parameter.requires_grad]
+
+
+class Space(ABC):
+    """The K task gradients of one backward pass, as a balancer sees them.
+
+    Attributes:
+        levels: the shared features, one tensor a level.
+        inputs: what the tap stands on: it hands out aliases of the first ones, a tensor a level, and returns a
+            gradient for each of them.
+        rows: the gradients at the features as they arrive, a row a present task; `unit` times too large.
+    """
+
+    def __init__(self, levels: Features, encoder: Encoder, halves: bool) -> None:
+        self.levels = levels
+        self.encoder = encoder
+        self.halves = halves
+        self.inputs: list[Tensor] = levels
+        self.rows: list[Row] = []
+        self.seed = self.unit = torch.ones(())
+
+    def receive(self, rows: list[Row], seed: Tensor) -> None:
+        """Takes the gradients at the features; `seed` is the factor that the backward pass started with."""
+        self.rows, self.seed, self.unit = rows, seed, seed * world_size()
+
+    @abstractmethod
+    def gram(self) -> Tensor:
+        """(k, k) float64: the inner products over all processes."""
+
+    @abstractmethod
+    def weighted(self, weights: Tensor) -> list[Tensor | None]:
+        """The gradient for each input that these weights of the tasks make."""
+
+    @abstractmethod
+    def given(self, gradient: Features) -> list[Tensor | None]:
+        """The gradient for each input that the balancer worked out itself."""
+
+    @abstractmethod
+    def products(self, gradient: Features) -> Tensor:
+        """(k + 1,) inner products of such a gradient with the tasks' ones and with itself, over all processes."""
+
+
+class FeatureSpace(Space):
+    """The gradients at the features. Samples differ between processes, so the Gram matrices of all processes add up."""
+
+    def gram(self) -> Tensor:
+        return sum_over_ranks(gram_of(self.rows)) / self.unit.double() ** 2
+
+    def weighted(self, weights: Tensor) -> list[Tensor | None]:
+        return [weighted_sum(level, weights) for level in zip(*self.rows, strict=True)]
+
+    def given(self, gradient: Features) -> list[Tensor | None]:
+        return [level * self.unit for level in gradient]
+
+    def products(self, gradient: Features) -> Tensor:
+        rows = [[None if g is None else g / self.unit for g in row] for row in self.rows]
+        return sum_over_ranks(gram_of([*rows, gradient])[-1])
+
+    def gram_with_graph(self, means: Sequence[Tensor], aliases: Sequence[Features]) -> Tensor:
+        """The same before the backward pass, differentiable."""
+        local = [gradients_of(mean, levels) for mean, levels in zip(means, aliases, strict=True)]
+        mine = gram_of(local) / world_size()
+        return mine + (sum_over_ranks(mine) / world_size() - mine).detach()
+
+
+class LastLayerSpace(FeatureSpace):
+    """Compares the gradients of the last layer's weights; the combined gradient is that of the features."""
+
+    def gram(self) -> Tensor:
+        weight = self._weight
+        rows = torch.stack([torch.cat(pull_back(self.levels, row, [weight])) for row in self.rows])
+        total = sum_over_ranks(rows)
+        return (total @ total.T).double() / self.unit.double() ** 2
+
+    def gram_with_graph(self, means: Sequence[Tensor], aliases: Sequence[Features]) -> Tensor:
+        local = torch.stack([at_least_float32(gradients_of(mean, [self._weight])[0].flatten()) for mean in means])
+        whole = local + (sum_over_ranks(local) / world_size() - local).detach()
+        return (whole @ whole.T).double()
+
+    @property
+    def _weight(self) -> Tensor:
+        return self.encoder.last_layer.get_parameter("weight")
+
+
+class ParameterSpace(Space):
+    """The gradients over the shared parameters, by one encoder backward pass a task (two where halves are needed).
+
+    They are summed over processes before anything is compared: gradients of parameters, unlike those of features,
+    overlap between processes. The tap stands on the parameters themselves and gives each its gradient, so the
+    encoder's own backward pass never runs.
+
+    Attributes:
+        jacobian: (k, P) the gradients of the tasks' losses, over all processes.
+        half_jacobians: (2, k, P) the shares of the even and of the odd samples in it, where they are needed.
+    """
+
+    def __init__(self, levels: Features, encoder: Encoder, halves: bool) -> None:
+        super().__init__(levels, encoder, halves)
+        self.parameters = shared_parameters(encoder)
+        self.inputs = [*(level.detach() for level in levels), *self.parameters]
+
+    def receive(self, rows: list[Row], seed: Tensor) -> None:
+        super().receive(rows, seed)
+        parts = [half_of(row, half) for half in (0, 1) for row in rows] if self.halves else rows
+        size = sum(parameter.numel() for parameter in self.parameters)
+        total = at_least_float32(self.parameters[0].detach()).new_empty(len(parts), size)
+        for i, row in enumerate(parts):
+            last = i == len(parts) - 1
+            torch.cat(pull_back(self.levels, row, self.parameters, retain_graph=not last), out=total[i])
+        total = add_over_ranks(total).div_(self.unit.to(total.dtype))
+        self.half_jacobians = total.view(2, len(rows), size) if self.halves else None
+        self.jacobian = total if self.half_jacobians is None else self.half_jacobians.sum(0)
+
+    def gram(self) -> Tensor:
+        return (self.jacobian @ self.jacobian.T).double()
+
+    def cross_gram(self) -> Tensor:
+        assert self.half_jacobians is not None, "`step.cross_gram` needs `needs = {'second_batch'}`"
+        first, second = self.half_jacobians
+        return 4 * (first @ second.T).double()  # each half's share estimates one half of the whole gradient
+
+    def weighted(self, weights: Tensor) -> list[Tensor | None]:
+        return self.given([weights.to(self.jacobian.dtype) @ self.jacobian])
+
+    def given(self, gradient: Features) -> list[Tensor | None]:
+        (flat,) = gradient
+        sizes = [parameter.numel() for parameter in self.parameters]
+        parts = (flat * self.seed.to(flat.dtype)).split(sizes)  # equal on all processes: their mean is the same
+        shaped = [part.view_as(parameter) for part, parameter in zip(parts, self.parameters, strict=True)]
+        return [*(None for _ in self.levels), *shaped]
+
+    def products(self, gradient: Features) -> Tensor:
+        (flat,) = gradient
+        return torch.cat([self.jacobian @ flat, (flat @ flat).view(1)]).double()
+
+
+SPACES: dict[str, type[Space]] = {
+    "features": FeatureSpace,
+    "last_layer": LastLayerSpace,
+    "parameters": ParameterSpace,
+}
+
+
+def pull_back(levels: Features, row: Row, inputs: Sequence[Tensor], *, retain_graph: bool = True) -> list[Tensor]:
+    """A task's gradient at the features carried back to `inputs`, flattened; zeros where it does not reach."""
+    used = [(level, g) for level, g in zip(levels, row, strict=True) if g is not None]
+    outputs, cotangents = zip(*used, strict=True)
+    with torch.enable_grad():
+        found = torch.autograd.grad(outputs, inputs, cotangents, retain_graph=retain_graph, allow_unused=True)
+    return [
+        at_least_float32(torch.zeros_like(x) if g is None else g).flatten() for g, x in zip(found, inputs, strict=True)
+    ]
+
+
+def half_of(row: Row, half: int) -> Row:
+    """The gradients of the even (0) or odd (1) samples, counted over all processes; zeros for the others."""
+    found: Row = []
+    for g in row:
+        if g is not None:
+            number = rank() * len(g) + torch.arange(len(g), device=g.device)
+            g = g * (number % 2 == half).view(-1, *[1] * (g.dim() - 1))
+        found.append(g)
+    return found
