@@ -37,6 +37,7 @@ class Fixed(LossBalancer):
             if not 0 <= value < float("inf"):
                 raise ValueError(f"balancer.weights.{task} must be a number >= 0, got {value}.")
             self.weight[task].data.fill_(value)
+        self.equals_uniform = all(value == 1 for value in (weights or {}).values())
 
     def weights(self, losses: Tensor, tasks: Sequence[str] | None = None) -> Tensor:
         return stack(self.weight, tasks or self.tasks).to(losses.dtype)

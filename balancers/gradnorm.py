@@ -19,7 +19,7 @@ class GradNorm(LossBalancer):
     The w_k descend on sum_k | w_k n_k - target_k | with n_k = |grad_W L_k|, target_k = mean_j(w_j n_j) r_k^alpha
     held constant and r_k = (L_k / L_k^0) / mean_j(L_j / L_j^0) the relative inverse training rate. The derivative
     by w_k is n_k sign(w_k n_k - target_k), so no second backward pass is needed. After every step the weights
-    are scaled back to sum K. L_k^0 is the loss at the first step in which task k takes part.
+    are scaled back to sum K; those of absent tasks stay. L_k^0 is the loss at the first step in which task k takes part.
 
     Source: Chen et al., GradNorm, ICML 2018, arXiv 1711.02257 (Adam at 0.025 for the weights, alpha 1.5 on
     NYUv2). `space: last_layer` is the paper's choice of W; `features` takes W = Z, as the Rotograd paper proposes.
@@ -70,6 +70,9 @@ class GradNorm(LossBalancer):
 
     @torch.no_grad()
     def after_step(self, step: "Step") -> None:
-        weights = stack(self.weight, self.tasks).clamp_min(1e-3)  # Adam's step may cross zero
-        for task, value in zip(self.tasks, weights * len(weights) / weights.sum(), strict=True):
-            self.weight[task].copy_(value)
+        moved = [task for task in self.tasks if self.weight[task].grad is not None]
+        if moved:  # the weights of absent tasks stay, and so does the sum of all
+            weights = stack(self.weight, moved).clamp_min(1e-3)  # Adam's step may cross zero
+            kept = sum(float(self.weight[task]) for task in self.tasks if task not in moved)
+            for task, value in zip(moved, weights * (len(self.tasks) - kept) / weights.sum(), strict=True):
+                self.weight[task].copy_(value)

@@ -13,3 +13,5 @@ class Uniform(Balancer):
     >>> BALANCERS.build("uniform", tasks=("depth", "normals")).tasks
     ('depth', 'normals')
     """
+
+    equals_uniform = True

@@ -55,6 +55,8 @@ class Balancer(nn.Module, ABC):
     #: What the engine must provide, of `NEEDS`.
     needs: ClassVar[frozenset[str]] = frozenset()
     spaces: ClassVar[tuple[str, ...]] = ("features",)
+    equals_uniform: bool = False  #: plain summing by definition, with these options; then the kit checks that it is
+    seeks_pareto: bool = True  #: rests only where no step helps all tasks; say why, where a penalty forbids that
 
     def __init__(
         self, tasks: Sequence[str], *, space: str = "features", lr: float = 1e-3, lr_decay: float = 1.0
@@ -141,7 +143,10 @@ BALANCERS: Registry[Balancer] = Registry("balancer", Balancer)
 
 
 def per_task(tasks: Sequence[str], value: Tensor, *, learned: bool = False) -> nn.ParameterDict:
-    """State of one tensor a task, saved under the task's name; `learned` hands it to the balancer's optimizer.
+    """State of one tensor a task, saved under the task's name.
+
+    With `learned`, the balancer's optimizer moves it; otherwise the balancer itself does, at once or, where every
+    micro-batch of a step shall count, by `step.add_change`.
 
     >>> sorted(per_task(("a", "b"), torch.zeros(())).state_dict())
     ['a', 'b']
@@ -154,13 +159,48 @@ def stack(state: nn.ParameterDict, tasks: Sequence[str]) -> Tensor:
     return torch.stack([state[task] for task in tasks])
 
 
+def have_logarithm(losses: Tensor, tasks: Sequence[str]) -> Tensor:
+    """Which of the tasks' losses are positive, (k,). A loss of zero has no logarithm, and nothing left to learn.
+
+    Numbers so small that their inverse would not be finite count as zero.
+
+    Raises:
+        ValueError: a loss is negative; the message names its task.
+
+    >>> have_logarithm(torch.tensor([0.5, 0.0]), ("a", "b")).tolist()
+    [True, False]
+    """
+    for task, loss in zip(tasks, losses.tolist(), strict=True):
+        if loss < 0:
+            raise ValueError(
+                f"The loss of task {task!r} is {loss:.4g}, but this balancer takes logarithms of losses and needs all "
+                f"of them >= 0. Add a constant to that loss or choose another balancer."
+            )
+    return losses.detach() >= torch.finfo(losses.dtype).tiny
+
+
+def random_orders(seed: Tensor, number: int, tasks: Sequence[str], names: Sequence[str]) -> Tensor:
+    """(k, k - 1): for each of the tasks, the rows of the others in a random order, drawn anew in every step.
+
+    Drawn for the sorted `names` of all tasks, so that neither the order of tasks nor an absent one changes a thing.
+
+    >>> random_orders(torch.tensor(0), 0, ("b", "a"), ("a", "b")).tolist()
+    [[1], [0]]
+    """
+    names = sorted(names)
+    rows = torch.tensor([names.index(task) for task in tasks])
+    draws = torch.rand(len(names), len(names), generator=generator(seed, number))[rows][:, rows]
+    return draws.fill_diagonal_(2).argsort(dim=1)[:, :-1]
+
+
 def generator(seed: Tensor, number: int) -> torch.Generator:
     """Random numbers for step `number` that are the same on all processes, in all micro-batches and after a resume.
 
     `seed` is a buffer that the balancer's constructor draws: `register_buffer("seed", torch.randint(2**31, ()))`.
 
-    >>> seed = torch.tensor(5)
-    >>> torch.equal(torch.rand(2, generator=generator(seed, 7)), torch.rand(2, generator=generator(seed, 7)))
-    True
+    >>> a, b, c = (torch.rand(2, generator=generator(torch.tensor(seed), 7)) for seed in (5, 5, 6))
+    >>> torch.equal(a, b), torch.equal(a, c)
+    (True, False)
     """
-    return torch.Generator().manual_seed((int(seed) << 32) + number)
+    # Torch's generator on the CPU looks at the lower 32 bits only; an odd factor keeps all steps of a run apart.
+    return torch.Generator().manual_seed((int(seed) + 2654435761 * number) % 2**32)

@@ -2,9 +2,13 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, distributed, nn
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 
 def world_size() -> int:
@@ -70,6 +74,16 @@ def gather(value: object) -> list[object]:
     values: list[object] = [None] * world_size()
     distributed.all_gather_object(values, value)
     return values
+
+
+def check_whole_parameters(accelerator: "Accelerator", space: str) -> None:
+    """Raises `ValueError` where a process holds a part of the parameters only and the balancer's space needs all."""
+    kind = accelerator.distributed_type
+    if space != "features" and kind.value in ("FSDP", "DEEPSPEED"):
+        raise ValueError(
+            f"balancer.space={space} needs the encoder's whole parameters on every process, and {kind.value} may split "
+            f"them. Take balancer.space=features, or launch with plain data parallelism (--multi_gpu)."
+        )
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from mtlkit.log import Observer
 from mtlkit.losses import Losses, NonFiniteError
 from mtlkit.model import MultiTaskModel, kept_buffers
 from mtlkit.normalization import FirstLosses
-from mtlkit.optim import balancer_optimizer, model_optimizer, rate_factor
+from mtlkit.optim import balancer_optimizer, model_optimizer, move_balancer, rate_factor
 from mtlkit.schema import TrainerConfig
 from mtlkit.step import Step
 from mtlkit.task import Features, Task
@@ -50,6 +50,7 @@ class Engine:
         accelerator: Accelerator,
         steps_per_epoch: int,
     ) -> None:
+        distributed.check_whole_parameters(accelerator, balancer.space)
         self.accelerator = accelerator
         self.config = config
         self.tasks = {task.name: task for task in tasks}
@@ -214,10 +215,7 @@ class Engine:
             with torch.no_grad(), kept_buffers(self.network):
                 step.record_after(self._forward(self.network, *step.inputs, self.balancer.adapt)[1])
         self.balancer.after_model(step)
-        if self.balancer_optimizer is not None:
-            for group in self.balancer_optimizer.param_groups:
-                group["lr"] = step.rate
-            self.balancer_optimizer.step()
+        move_balancer(self.balancer, self.balancer_optimizer, step.rate)
         self.balancer.after_step(step)
 
     def _scale_decoders(self, step: Step) -> None:

@@ -80,7 +80,7 @@ class LossMeans:
         """The means of the tasks' indicators; exp(-loss) stands for that of a task that has none."""
         totals = totals_of({name: pair for name, pair in pairs.items() if pair is not None})
         means = {name: total / count for name, (total, count) in totals.items() if count > 0}
-        return [means.get(name, math.exp(-loss)) for name, loss in self.raw.items()]
+        return [means.get(name, math.exp(-max(loss, 0.0))) for name, loss in self.raw.items()]
 
 
 def totals_of(pairs: Losses) -> dict[str, tuple[float, float]]:

@@ -29,6 +29,18 @@ def balancer_optimizer(balancer: Balancer) -> torch.optim.Adam | None:
     return Adam(parameters, lr=balancer.lr, eps=1e-16) if parameters else None
 
 
+@torch.no_grad()
+def move_balancer(balancer: Balancer, optimizer: torch.optim.Adam | None, rate: float) -> None:
+    """Moves learned parameters by the optimizer, and kept states by the changes that their steps gathered."""
+    if optimizer is not None:
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
+    for state in balancer.parameters():
+        if not state.requires_grad and state.grad is not None:
+            state.add_(state.grad)
+
+
 def rate_factor(config: TrainerConfig, step: int, total: int) -> float:
     """What the learning rates are multiplied by at optimizer step `step` of `total`, whatever the number of processes.
 

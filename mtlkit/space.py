@@ -160,10 +160,12 @@ SPACES: dict[str, type[Space]] = {
 
 def pull_back(levels: Features, row: Row, inputs: Sequence[Tensor], *, retain_graph: bool = True) -> list[Tensor]:
     """A task's gradient at the features carried back to `inputs`, flattened; zeros where it does not reach."""
-    used = [(level, g) for level, g in zip(levels, row, strict=True) if g is not None]
-    outputs, cotangents = zip(*used, strict=True)
-    with torch.enable_grad():
-        found = torch.autograd.grad(outputs, inputs, cotangents, retain_graph=retain_graph, allow_unused=True)
+    used = [i for i, g in enumerate(row) if g is not None]
+    found: Sequence[Tensor | None] = [None] * len(inputs)
+    if used:
+        outputs, cotangents = [levels[i] for i in used], [row[i] for i in used]
+        with torch.enable_grad():
+            found = torch.autograd.grad(outputs, inputs, cotangents, retain_graph=retain_graph, allow_unused=True)
     return [
         at_least_float32(torch.zeros_like(x) if g is None else g).flatten() for g, x in zip(found, inputs, strict=True)
     ]

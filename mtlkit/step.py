@@ -71,7 +71,7 @@ class Step:
         self._aliases: dict[str, Features] = {}
         self._seed = torch.ones(())
         self._gram: Tensor | None = None
-        self._direction: dict[str, float] = {}
+        self._products: Tensor | None = None  # of a gradient without weights, with the tasks' ones and itself
 
     @torch.compiler.disable
     def tap(self, features: Features) -> dict[str, Features]:
@@ -101,17 +101,12 @@ class Step:
         """Takes the losses of the same batch once more, when the model has moved."""
         self.losses_after = self.losses.detach().new_tensor(self._record.after(losses))
 
-    def total(self) -> Tensor:
-        """The scalar for the one backward pass."""
-        total = self._record.anchors + [no_loss(level)[0] for level in self.space.levels if self._create_graph]
-        if self.tasks:
-            total.append(self._balancer.objective(self))
-        return Seed.apply(self, sum(total[1:], total[0]))
-
     def backward(self, backward: Callable[[Tensor], None]) -> None:
         """Runs the one backward pass; raises `ValueError` where a needed double backward does not exist."""
+        total = self._record.anchors + [no_loss(level)[0] for level in self.space.levels if self._create_graph]
         try:
-            backward(self.total())
+            total += [self._balancer.objective(self)] if self.tasks else []
+            backward(Seed.apply(self, sum(total[1:], total[0])))
         except RuntimeError as error:
             if self._create_graph and ("is not implemented" in str(error) or "differentiate twice" in str(error)):
                 raise ValueError(
@@ -138,7 +133,13 @@ class Step:
     def gram(self) -> Tensor:
         """(k, k) float64: inner products of the gradients of `losses` in the balancer's space, over all processes."""
         if self._gram is None:
-            self._gram = self.space.gram() if self.space.rows else self._gram_with_graph()
+            if self.space.rows:
+                self._gram = self.space.gram()
+            else:
+                assert self._create_graph, "`step.gram` before the backward pass needs `needs = {'create_graph'}`"
+                assert isinstance(self.space, FeatureSpace)
+                aliases = [self._aliases[task] for task in self.tasks]
+                self._gram = self.space.gram_with_graph(self._record.means, aliases)
         return self._gram
 
     @property
@@ -184,6 +185,10 @@ class Step:
         gradient = gradient.to(parameter.dtype) * self._seed.to(parameter.dtype)
         parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
 
+    def add_change(self, state: Tensor, change: Tensor) -> None:
+        """Adds to what a kept state moves by after the step: the mean over its micro-batches."""
+        self.add_gradient(state, change)
+
     def sum_over_ranks(self, tensor: Tensor) -> Tensor:
         """The sum over processes of something `local_`."""
         return sum_over_ranks(tensor)
@@ -216,23 +221,10 @@ class Step:
                 result = self.space.weighted(self.weights)
             else:
                 if self._observe:
-                    self._note_direction(self.space.products(combined))
+                    self._products = self.space.products(combined)
                 result = self.space.given(combined)
         self.space.rows = []  # frees the K gradients before the encoder's backward pass begins
         return result
-
-    def _note_direction(self, products: Tensor) -> None:
-        tiny = torch.finfo(products.dtype).tiny
-        length, norms = products[-1].sqrt().clamp_min(tiny), self.norms.clamp_min(tiny)
-        cosines = (products[:-1] / length / norms).tolist()
-        self._direction = {f"direction/{task}": c for task, c in zip(self.tasks, cosines, strict=True)}
-        whole = self.gram.sum().clamp_min(tiny).sqrt()
-        self._direction |= {"direction/sum": float(products[:-1].sum() / length / whole)}
-
-    def _gram_with_graph(self) -> Tensor:
-        assert self._create_graph, "`step.gram` before the backward pass needs `needs = {'create_graph'}`"
-        assert isinstance(self.space, FeatureSpace)
-        return self.space.gram_with_graph(self._record.means, [self._aliases[task] for task in self.tasks])
 
     def scalars(self) -> dict[str, float]:
         """What the log keeps of this step, under the keys of `metrics.jsonl`."""
@@ -246,5 +238,9 @@ class Step:
             cosines = (self.gram / scaled / scaled[:, None]).tolist()
             for (i, a), (j, b) in combinations(enumerate(self.tasks), 2):
                 found[f"cosine/{a}/{b}"] = cosines[i][j]
-        found |= self._direction
+            if self._products is not None:
+                length = self._products[-1].clamp_min(0).sqrt()
+                alignment = self._products[:-1] / length.clamp_min(torch.finfo(norms.dtype).tiny) / scaled
+                found |= {f"direction/{t}": c for t, c in zip(self.tasks, alignment.tolist(), strict=True)}
+                found["direction_norm"] = float(length)
         return found | {f"balancer/{name}": float(value) for name, value in self.extras.items()}

@@ -70,7 +70,7 @@ DECODERS: Registry[Decoder] = Registry("decoder", Decoder)
 
 
 class Task(ABC):
-    """One thing to learn from the shared features. A subclass is final: it overrides no concrete method.
+    """One thing to learn from the shared features. A subclass is final: of what is concrete, only `indicator` is free.
 
     Three forms of the same thing appear below: the *output* is what the decoder gives (logits, raw vectors),
     resized to the target; the *prediction* is what a user gets (class numbers, metres, unit normals,
@@ -114,6 +114,14 @@ class Task(ABC):
     @abstractmethod
     def loss(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """(sum over valid elements, their number), two scalars; (0, 0) where nothing is valid."""
+
+    def indicator(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor] | None:
+        """How well the task does: (number of valid elements that are right, their number), two scalars.
+
+        The mean is in [0, 1], 1 for a perfect output, and has no gradient; balancers that prioritise by success
+        ask for it. None, the default, where no share of right answers is natural: exp(-loss) then stands for it.
+        """
+        return None
 
     @abstractmethod
     def predict(self, output: Tensor) -> Tensor:

@@ -35,8 +35,8 @@ class Classification(Task):
     Loss: the cross-entropy of `cross_entropy`, with `label_smoothing` and `class_weights`.
 
     Metrics, pooled: `accuracy` and macro `f1` over the classes in targets or predictions, whose number is
-    `classes_present`; fractions, higher is better. Constant: the class frequencies, optimal for the cross-entropy,
-    whose most likely class is the majority.
+    `classes_present`; fractions, higher is better. Indicator: the accuracy. Constant: the class frequencies, optimal
+    for the cross-entropy, whose most likely class is the majority.
 
     >>> task = Classification("digit", classes=("zero", "one", "two"), label_smoothing=0.1)
     >>> total, count = task.loss(torch.zeros(4, 3), torch.tensor([0, 2, -1, 1]))
@@ -76,6 +76,9 @@ class Classification(Task):
             ("target", target, ("B",), "int64"),
         )
         return cross_entropy(output, target, self.label_smoothing, self.class_weights)
+
+    def indicator(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        return right_labels(output, target)
 
     def predict(self, output: Tensor) -> Tensor:
         return at_least_float32(output).softmax(1)
@@ -118,6 +121,14 @@ def cross_entropy(
         along_classes = weight.view(-1, *[1] * (log_p.ndim - 2))
         losses = losses - smoothing / len(weight) * (along_classes * log_p).sum(1, keepdim=True)
     return torch.where(valid, losses, 0).sum(), torch.where(valid, counts, 0).sum()
+
+
+def right_labels(output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """How many labelled elements have the largest of their scores in the right place, and how many there are.
+
+    output (B, C, *), target (B, *), -1 unknown.
+    """
+    return (output.argmax(1) == target).sum(), (target != -1).sum()
 
 
 def check_smoothing(task: Task, label_smoothing: float) -> None:

@@ -44,8 +44,9 @@ class Depth(Task):
       is 0.5 by default, as in the paper; at 1 the scale of the prediction is free.
 
     Metrics, over all valid pixels of the split: `abs`, mean |e|, and `rmse`, in the target's unit; `rel`, mean |e| /
-    target, a fraction; lower is better. `delta1`, the fraction with max(p / t, t / p) < 1.25; higher is better.
-    Constant: the median depth, optimal for `abs`. Pictures: turbo from 0 to `max_depth` (10), black where invalid.
+    target, a fraction; lower is better. `delta1`, the fraction with max(p / t, t / p) < 1.25; higher is better, and
+    the indicator. Constant: the median depth, optimal for `abs`. Pictures: turbo from 0 to `max_depth` (10), black
+    where invalid.
 
     >>> task = Depth("depth", loss="berhu", berhu_threshold=1)
     >>> total, count = task.loss(torch.tensor([[[[2.0, 5.0, 7.0]]]]), torch.tensor([[[[1.5, 2.0, 0.0]]]]))
@@ -111,6 +112,10 @@ class Depth(Task):
         losses = variance + (1 - self.silog_lambda) * mean.square()
         return losses.sum(), (pixels > 0).sum(dtype=losses.dtype)
 
+    def indicator(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        valid = target > 0
+        return (valid & within_ratio(self.predict(output.detach()), target)).sum(), valid.sum()
+
     def predict(self, output: Tensor) -> Tensor:
         output = at_least_float32(output)
         return (output.exp() if self.loss_name == "silog" else output).clamp_min(SMALLEST)
@@ -133,6 +138,11 @@ class Depth(Task):
         return np.where(depth[..., None] > 0, colours, np.uint8(0))
 
 
+def within_ratio(prediction: Tensor, target: Tensor) -> Tensor:
+    """Which depths are right to a factor of 1.25."""
+    return (prediction < 1.25 * target) & (target < 1.25 * prediction)
+
+
 class Errors(Pooled):
     """Metrics of depth where the target t is > 0: sums of |e|, |e| / t, e², max(p / t, t / p) < 1.25, and 1."""
 
@@ -146,8 +156,7 @@ class Errors(Pooled):
         valid = target > 0
         prediction, target = prediction[valid], target[valid]
         error = (prediction - target).abs()
-        within = (prediction < 1.25 * target) & (target < 1.25 * prediction)
-        parts = (error, error / target, error.double().square(), within, valid)
+        parts = (error, error / target, error.double().square(), within_ratio(prediction, target), valid)
         self.sums = self.sums + torch.stack([part.sum(dtype=torch.float64) for part in parts])
 
 

@@ -43,7 +43,7 @@ class Multilabel(Task):
     Metrics, pooled, fractions, higher is better: `f1` at threshold 0.5 and `map` (average precision), averaged over the
     attributes that have positives; `auroc`, over those that have positives and negatives; `accuracy` at
     threshold 0.5, over all known labels. `map` and `auroc` are exact and keep every score (B x C float32).
-    Constant: the base rates, optimal for `bce`.
+    Indicator: the accuracy. Constant: the base rates, optimal for `bce`.
 
     >>> task = Multilabel("face", classes=("smiling", "hat"), loss="focal", gamma=0)
     >>> total, count = task.loss(torch.zeros(2, 2), torch.tensor([[1, 0], [0, torch.nan]]))
@@ -107,6 +107,10 @@ class Multilabel(Task):
         if self.alpha is None:
             return losses
         return losses * (self.alpha * target + (1 - self.alpha) * (1 - target))
+
+    def indicator(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        known = ~target.isnan()
+        return (known & ((output > 0) == (target == 1))).sum(), known.sum()
 
     def predict(self, output: Tensor) -> Tensor:
         return at_least_float32(output).sigmoid()

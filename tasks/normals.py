@@ -1,5 +1,6 @@
 """The direction of the surface at every pixel."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -32,8 +33,9 @@ class Normals(Task):
 
     Metrics, over all valid pixels of the split: `mean` and `median` of the angle between prediction and target in
     degrees, lower is better; `within_11`, `within_22` and `within_30`, the fractions of angles below 11.25, 22.5 and
-    30 degrees, higher is better. Constant: the mean direction, optimal for `cosine` and `mse`. Pictures: red is
-    right, green up, blue towards the camera; black is invalid.
+    30 degrees, higher is better. Indicator: `within_30`, which tells early steps apart as 11.25 degrees does not.
+    Constant: the mean direction, optimal for `cosine` and `mse`. Pictures: red is right, green up, blue towards the
+    camera; black is invalid.
 
     >>> task = Normals("normals")
     >>> up = torch.tensor([0.0, -1.0, 0.0]).view(1, 3, 1, 1)
@@ -76,6 +78,11 @@ class Normals(Task):
             error = a - b
             losses = (error.abs() if self.loss_name == "l1" else error.square()).mean(1, keepdim=True)
         return torch.where(valid, losses, 0).sum(), valid.sum(dtype=losses.dtype)
+
+    def indicator(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        valid = target.square().sum(1) > 0.25
+        cosines = (self.predict(output.detach()) * F.normalize(target, dim=1)).sum(1)
+        return (valid & (cosines > math.cos(math.radians(30)))).sum(), valid.sum()
 
     def predict(self, output: Tensor) -> Tensor:
         return _unit(at_least_float32(output))

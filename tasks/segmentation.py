@@ -11,7 +11,7 @@ from torchmetrics import MetricCollection
 from mtlkit.metrics import Accuracy, ClassesPresent, MeanIoU, check_names, check_shapes, check_weights, collect
 from mtlkit.task import TASKS, Task
 
-from .classification import check_labels, check_smoothing, cross_entropy, label_counts
+from .classification import check_labels, check_smoothing, cross_entropy, label_counts, right_labels
 
 
 @TASKS.register("segmentation")
@@ -25,7 +25,7 @@ class Segmentation(Task):
 
     Metrics, from one confusion matrix of the whole split: `miou`, the mean over the classes with a union (in targets
     or predictions) of intersection over union, `classes_present`, their number, and `pixel_accuracy`; fractions,
-    higher is better. Constant: the majority class.
+    higher is better. Indicator: the pixel accuracy. Constant: the majority class.
 
     >>> import torch
     >>> task = Segmentation("parts", classes=("wall", "floor"))
@@ -68,6 +68,9 @@ class Segmentation(Task):
             ("target", target, ("B", "H", "W"), "int64"),
         )
         return cross_entropy(output, target, self.label_smoothing, self.class_weights)
+
+    def indicator(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        return right_labels(output, target)
 
     def predict(self, output: Tensor) -> Tensor:
         return output.argmax(1)

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import torch
 
+from mtlkit import BALANCERS as registry  # noqa: N811
+
 sys.path.insert(0, str(Path(__file__).parent))
 warnings.simplefilter("error")
 
 STEPS = 10
-BALANCERS = {
+VARIANTS = {
     "uniform": ("uniform", {}),
     "fixed": ("fixed", {"weights": {"depth": 3.0}}),
     "uncertainty": ("uncertainty", {}),
@@ -31,6 +33,24 @@ CASES = {
     "missing_everywhere": {},
     "weighted_decoders": {"decoder_gradients": "weighted", "clip_norm": 0.05},
 }
+
+
+def every_balancer():
+    """Every registered balancer in every space that it works in."""
+    for name in registry.names():
+        spaces = registry.get(name).spaces
+        if len(spaces) == 1:
+            yield name, (name, {})
+        else:
+            yield from ((f"{name} in {space}", (name, {"space": space})) for space in spaces)
+
+
+BALANCERS = dict(every_balancer()) | VARIANTS
+OTHERS = [name for name in BALANCERS if name not in VARIANTS]  # in one order on all processes
+RUNS = [
+    *itertools.product(VARIANTS, CASES, ("fp64", "fp32")),
+    *itertools.product(OTHERS, ("accumulation", "missing_on_a_rank", "missing_everywhere"), ("fp64",)),
+]
 
 
 def batch_of(toys, case, number):
@@ -80,7 +100,7 @@ def main():
     import toys
 
     torch.set_num_threads(1)
-    found = {key: run(toys, *key) for key in itertools.product(BALANCERS, CASES, ("fp64", "fp32"))}
+    found = {key: run(toys, *key) for key in RUNS}
     if int(__import__("os").environ["RANK"]) == 0:
         torch.save(found, sys.argv[1])
     if torch.distributed.is_initialized():

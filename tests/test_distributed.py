@@ -1,6 +1,5 @@
 """Two processes give what one gives on the joined batches."""
 
-import itertools
 import json
 import os
 import socket
@@ -12,7 +11,7 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from distributed_worker import BALANCERS, CASES
+from distributed_worker import RUNS
 
 pytestmark = pytest.mark.xdist_group("distributed")  # one worker launches the processes for all tests here
 
@@ -46,8 +45,7 @@ def results(tmp_path_factory):
     return torch.load(folder / "1.pt"), torch.load(folder / "2.pt")
 
 
-@pytest.mark.parametrize("precision", ["fp64", "fp32"])
-@pytest.mark.parametrize(("name", "case"), list(itertools.product(BALANCERS, CASES)))
+@pytest.mark.parametrize(("name", "case", "precision"), RUNS)
 def test_two_processes_equal_one(results, name, case, precision):
     one, two = (found[name, case, precision] for found in results)
     tolerance = 1e-9 if precision == "fp64" else 1e-5

@@ -100,8 +100,7 @@ def test_a_gradient_over_the_parameters_may_be_given_whole(toys):
     cosines = torch.nn.functional.cosine_similarity(gradients, expected[None])
     for task, cosine in zip(step.tasks, cosines.tolist(), strict=True):
         assert scalars[f"direction/{task}"] == pytest.approx(cosine, rel=1e-9)
-    whole = torch.nn.functional.cosine_similarity(gradients.sum(0), expected, dim=0).item()
-    assert scalars["direction/sum"] == pytest.approx(whole, rel=1e-9)
+    assert scalars["direction_norm"] == pytest.approx(expected.norm().item(), rel=1e-9)
 
 
 def test_a_gradient_at_the_features_may_be_given_whole_and_its_direction_is_logged(toys):
@@ -206,3 +205,16 @@ def test_unknown_needs_and_spaces_are_refused():
         Wrong(("a",))
     with pytest.raises(ValueError, match="Did you mean 'parameters'"):
         InverseNorm(("a",), space="parameter")
+
+
+def test_sharded_parameters_are_refused():
+    from types import SimpleNamespace
+
+    from accelerate import DistributedType
+
+    from mtlkit.distributed import check_whole_parameters
+
+    check_whole_parameters(SimpleNamespace(distributed_type=DistributedType.FSDP), "features")
+    check_whole_parameters(SimpleNamespace(distributed_type=DistributedType.MULTI_GPU), "parameters")
+    with pytest.raises(ValueError, match="space=parameters needs the encoder's whole parameters"):
+        check_whole_parameters(SimpleNamespace(distributed_type=DistributedType.FSDP), "parameters")

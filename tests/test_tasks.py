@@ -473,3 +473,61 @@ def test_a_diverged_prediction_has_a_picture(kind, garbage):
     if kind != "segmentation":
         prediction = torch.full_like(task.predict(output)[0], garbage)
         assert task.picture(prediction).dtype == np.uint8
+
+
+# Indicators
+
+SUCCESS = {
+    "segmentation": "pixel_accuracy",
+    "classification": "accuracy",
+    "depth": "delta1",
+    "normals": "within_30",
+    "multilabel": "accuracy",
+}
+
+
+def half_right(kind, options):
+    """(task, output, target), with an output that is right at about half of the elements."""
+    task, output, target = make(kind, options, count=20)
+    g = torch.Generator().manual_seed(3)
+    if kind in ("segmentation", "classification"):
+        labels = F.one_hot(target.clamp_min(0), task.out_channels).movedim(-1, 1).float()
+        return task, output + labels, target
+    if kind == "depth":
+        factor = torch.empty(target.shape).uniform_(0.6, 1.6, generator=g)
+        output = target.clamp_min(1) * factor
+        return task, output.log() if options.get("loss") == "silog" else output, target
+    if kind == "normals":
+        return task, 3 * (target + 0.4 * output), target
+    return task, output + target.nan_to_num() - 0.5, target
+
+
+@variants
+def test_the_indicator_is_a_metric_of_success_on_the_batch(kind, options):
+    task, output, target = half_right(kind, options)
+    found = task.indicator(output.requires_grad_(), target)
+    if kind not in SUCCESS:
+        assert found is None
+        return
+    right, count = found
+    metrics = task.metrics()
+    metrics.update(task.predict(output.detach()), target)
+    assert not right.requires_grad
+    assert right.shape == count.shape == ()
+    assert 0 < right < count
+    assert float(right / count) == pytest.approx(float(metrics.compute()[SUCCESS[kind]]), abs=1e-7)
+
+
+@pytest.mark.parametrize("kind", SUCCESS)
+def test_indicators_count_valid_elements_only(kind):
+    task, output, target = half_right(kind, {})
+    valid, invalid = valid_outputs(kind, target)
+    right, count = task.indicator(output, target)
+    assert count == valid.sum()
+    for garbage in (torch.nan, torch.inf, 0.0):
+        assert task.indicator(torch.where(valid, output, garbage), target) == (right, count)
+    parts = [task.indicator(output[i:j], target[i:j]) for i, j in ((0, 1), (1, 20))]
+    assert [sum(part) for part in zip(*parts, strict=True)] == [right, count]
+    assert task.indicator(output, torch.full_like(target, invalid)) == (0, 0)
+    if kind in ("depth", "normals"):
+        assert task.indicator(output, torch.where(valid, target, torch.nan)) == (right, count)

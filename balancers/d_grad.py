@@ -1,0 +1,56 @@
+"""D-grad: an affine map of the features before every decoder."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from mtlkit.balancer import BALANCERS, Balancer, per_task
+from mtlkit.task import EncoderInfo, Features, Task
+
+
+@BALANCERS.register("d_grad")
+class DGrad(Balancer):
+    """Puts a learnable affine map of the features before each task's decoder, and sums the losses.
+
+    Decoder k sees A_k z + b_k, with A_k a d x d matrix that starts at the identity and b_k a vector that starts at 0,
+    on the d channels of one level, the same at every position: z is (B, d) or (B, d, H, W). The maps descend on the
+    losses by the same backward pass, so that the encoder gets sum_k A_k^T dL_k / d(A_k z + b_k) at that level.
+
+    Source: Yu et al.'s idea as Javaloy and Valera adapt it to hard parameter sharing, for comparison, in Rotograd:
+    Dynamic Gradient Homogenization for Multitask Learning (the first version of arXiv 2103.02631).
+
+    Memory: K (d^2 + d) numbers, three times that with Adam's.
+
+    Args:
+        level: which level of a pyramid is mapped (-1: the deepest).
+        lr, lr_decay: of the maps.
+
+    Raises:
+        ValueError: in `setup`, when the encoder has no such level.
+
+    >>> import torch
+    >>> from mtlkit import BALANCERS, EncoderInfo
+    >>> balancer = BALANCERS.build("d_grad", tasks=("a", "b"))
+    >>> balancer.setup({}, EncoderInfo(channels=(8,), strides=(0,)))
+    >>> z = torch.randn(3, 8)
+    >>> torch.equal(balancer.adapter("a", [z])[0], z)
+    True
+    """
+
+    def __init__(self, tasks: Sequence[str], *, level: int = -1, lr: float = 1e-3, lr_decay: float = 1.0) -> None:
+        super().__init__(tasks, lr=lr, lr_decay=lr_decay)
+        self.level = level
+
+    def setup(self, tasks: Mapping[str, Task], encoder: EncoderInfo) -> None:
+        if not -len(encoder.channels) <= self.level < len(encoder.channels):
+            raise ValueError(f"balancer.level is {self.level}, but the encoder shares {len(encoder.channels)} levels.")
+        d = encoder.channels[self.level]
+        self.weight = per_task(self.tasks, torch.eye(d), learned=True)
+        self.bias = per_task(self.tasks, torch.zeros(d), learned=True)
+
+    def adapter(self, task: str, features: Features) -> Features:
+        z = features[self.level]
+        mapped = torch.einsum("ij,bj...->bi...", self.weight[task].to(z.dtype), z)
+        adapted = list(features)
+        adapted[self.level] = mapped + self.bias[task].to(z.dtype).view(-1, *[1] * (z.ndim - 2))
+        return adapted

@@ -1,0 +1,74 @@
+"""Dynamic task prioritisation."""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from mtlkit.balancer import BALANCERS, Balancer, per_task, stack
+
+if TYPE_CHECKING:
+    from mtlkit.step import Step
+
+FLOOR = 0.01  # of an average: without it a task that gets nothing right would have an infinite weight
+
+
+@BALANCERS.register("dtp")
+class DynamicTaskPrioritization(Balancer):
+    """Gives the most weight to the tasks that do worst.
+
+    w_k = -(1 - m_k)^gamma log m_k, with m_k <- alpha I_k + (1 - alpha) m_k the moving average of the task's key
+    performance indicator I_k in [0, 1] on the batch, which it starts at. The indicator is the task's share of right
+    answers (`Task.indicator`: an accuracy, the share of depths right to a factor of 1.25, ...), or exp(-L_k) for a
+    task without one. m_k counts as 0.01 at least, so that no weight is above 4.6. The present batch is in the average
+    that weighs it; a task that is absent keeps its average. This is the paper's weighting of tasks; its focal
+    weighting of samples within a task is left to the tasks' losses.
+
+    Source: Guo et al., Dynamic Task Prioritization for Multitask Learning, ECCV 2018.
+
+    Args:
+        alpha: how much the present batch counts, in (0, 1].
+        gamma: how quickly a task that does well loses weight (the paper tunes one a task; both defaults are ours).
+
+    Raises:
+        ValueError: an option is out of its range.
+
+    >>> import torch
+    >>> from mtlkit import BALANCERS
+    >>> balancer = BALANCERS.build("dtp", tasks=("a", "b"), gamma=2.0)
+    >>> [round(w, 4) for w in balancer.weights(torch.tensor([0.5, 0.9])).tolist()]
+    [0.1733, 0.0011]
+    """
+
+    needs = frozenset({"indicators"})
+
+    def __init__(self, tasks: Sequence[str], *, alpha: float = 0.1, gamma: float = 1.0) -> None:
+        super().__init__(tasks)
+        if not 0 < alpha <= 1:
+            raise ValueError(f"balancer.alpha must be in (0, 1], got {alpha}.")
+        if not 0 <= gamma < math.inf:
+            raise ValueError(f"balancer.gamma must be a number >= 0, got {gamma}.")
+        self.alpha = alpha
+        self.gamma = gamma
+        self.average = per_task(tasks, torch.full((), -1.0))  # m_k; -1: the task has not taken part yet
+
+    def weights(self, averages: Tensor) -> Tensor:
+        """Averages m (k,) of the indicators -> weights (k,)."""
+        averages = averages.clamp(FLOOR, 1)
+        return (1 - averages) ** self.gamma * (1 / averages).log()
+
+    def objective(self, step: "Step") -> Tensor:
+        averages = self._averages(step)
+        for task, value in zip(step.tasks, averages, strict=True):
+            step.extras[f"indicator/{task}"] = value
+        return (self.weights(averages).to(step.losses.dtype) * step.losses).sum()
+
+    def after_step(self, step: "Step") -> None:
+        for task, value in zip(step.tasks, self._averages(step) if step.tasks else (), strict=True):
+            self.average[task].copy_(value)
+
+    def _averages(self, step: "Step") -> Tensor:
+        old, new = stack(self.average, step.tasks).double(), step.indicators.double()
+        return torch.where(old < 0, new, self.alpha * new + (1 - self.alpha) * old)

@@ -1,0 +1,100 @@
+"""FAMO: all losses fall at one rate, without task gradients."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from mtlkit.balancer import BALANCERS, LossBalancer, per_task, stack
+from mtlkit.registry import suggest
+
+if TYPE_CHECKING:
+    from mtlkit.step import Step
+
+
+@BALANCERS.register("famo")
+class FAMO(LossBalancer):
+    """Learns weights under which the logarithms of all losses fall equally fast.
+
+    With D_k = L_k - b_k, b_k a lower bound of the loss, and z = softmax(xi), the encoder descends on
+    sum_k c z_k log D_k, c = 1 / sum_k (z_k / D_k): the weights of the losses, c z_k / D_k, sum to 1. When the model
+    has moved, the losses D'_k of the same batch tell how fast each one fell, delta_k = log D_k - log D'_k, and xi makes
+    one step of Adam by the gradient J^T delta + gamma xi, J = dz / dxi: tasks that fell faster than the others lose
+    weight. This costs one more forward pass, with no task gradient. The softmax is over the tasks of the step.
+
+    D_k = 0 has no logarithm and nothing left to learn: such a task gets weight 0, where the limit would stop all the
+    others, and with D_k or D'_k = 0 it takes no part in that step of xi.
+
+    Source: Liu, Feng, Stone and Liu, FAMO: Fast Adaptive Multitask Optimization, NeurIPS 2023, arXiv 2306.03792.
+
+    Args:
+        gamma: how strongly xi is pulled to 0, the weight decay of its Adam.
+        min_losses: task name -> b_k, in the unit of the losses as they are balanced; 0 for a task that is not named.
+        lr, lr_decay: of xi.
+
+    Raises:
+        ValueError: an option is out of its range or names no task; in training, when a loss is below its bound.
+
+    >>> import torch
+    >>> from mtlkit import BALANCERS
+    >>> [round(w, 4) for w in BALANCERS.build("famo", tasks=("a", "b")).weights(torch.tensor([1.0, 3.0])).tolist()]
+    [0.75, 0.25]
+    """
+
+    needs = frozenset({"second_forward"})
+
+    def __init__(
+        self,
+        tasks: Sequence[str],
+        *,
+        gamma: float = 0.01,
+        min_losses: Mapping[str, float] | None = None,
+        lr: float = 0.025,
+        lr_decay: float = 1.0,
+    ) -> None:
+        super().__init__(tasks, lr=lr, lr_decay=lr_decay)
+        if not 0 <= gamma < math.inf:
+            raise ValueError(f"balancer.gamma must be a number >= 0, got {gamma}.")
+        for task, value in (min_losses or {}).items():
+            if task not in self.tasks:
+                raise ValueError(f"balancer.min_losses names the task {task!r}. {suggest(task, self.tasks)}")
+            if not math.isfinite(value):
+                raise ValueError(f"balancer.min_losses.{task} must be a number, got {value}.")
+        self.gamma = gamma
+        self.min_losses = {task: (min_losses or {}).get(task, 0.0) for task in tasks}
+        self.xi = per_task(tasks, torch.zeros(()), learned=True)
+
+    def weights(self, losses: Tensor, tasks: Sequence[str] | None = None) -> Tensor:
+        names = tasks or self.tasks
+        above = self._above_bounds(losses, names)
+        # c z_k / D_k as one softmax, in which a small D_k overflows nothing.
+        scores = stack(self.xi, names).double() - above.log()
+        return torch.where(above > 0, scores, -torch.inf).softmax(0).nan_to_num().to(losses.dtype)
+
+    def after_model(self, step: "Step") -> None:
+        if not step.tasks:
+            return
+        before, after = (self._above_bounds(losses, step.tasks) for losses in (step.losses, step.losses_after))
+        alive = ((before > 0) & (after > 0)).tolist()
+        if not any(alive):
+            return
+        names = [task for task, part in zip(step.tasks, alive, strict=True) if part]
+        delta = (before.log() - after.log())[alive]
+        xi = stack(self.xi, names).detach().double()
+        z = xi.softmax(0)
+        gradient = z * (delta - (z * delta).sum()) + self.gamma * xi
+        for task, value in zip(names, gradient, strict=True):
+            self.xi[task].grad = value.to(self.xi[task].dtype)
+
+    def _above_bounds(self, losses: Tensor, tasks: Sequence[str]) -> Tensor:
+        """D (k,), float64."""
+        above = losses.double() - losses.new_tensor([self.min_losses[task] for task in tasks]).double()
+        for task, value in zip(tasks, above.tolist(), strict=True):
+            if value < 0:
+                raise ValueError(
+                    f"balancer.min_losses.{task} is {self.min_losses[task]:g}, but the loss of task {task!r} is "
+                    f"{value + self.min_losses[task]:.4g}: set it to a number that this loss never falls below."
+                )
+        return above

@@ -1,0 +1,43 @@
+"""Impartial multi-task learning by the losses (IMTL-L)."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from mtlkit.balancer import BALANCERS, Balancer, have_logarithm, per_task, stack
+
+if TYPE_CHECKING:
+    from mtlkit.step import Step
+
+
+@BALANCERS.register("imtl_l")
+class ImpartialLosses(Balancer):
+    """Learns one factor a loss under which all weighted losses are 1.
+
+    The objective is sum_k e^{s_k} L_k - s_k. Every s_k starts at 0 and is pulled by e^{s_k} L_k - 1 towards
+    -log L_k. A loss of zero, for which s_k would grow without end, adds nothing to the objective.
+
+    Source: Liu et al., Towards Impartial Multi-Task Learning, ICLR 2021 (openreview IMPnRXEWpvr). The paper trains
+    the s_k with the network; here they have a rate of their own, by default that of `uncertainty`, its next of kin.
+
+    Args:
+        lr, lr_decay: of the s_k.
+
+    Raises:
+        ValueError: in training, when a loss is negative; the message names the task.
+
+    >>> from mtlkit import BALANCERS
+    >>> [s.item() for s in BALANCERS.build("imtl_l", tasks=("a", "b")).log_scale.values()]
+    [0.0, 0.0]
+    """
+
+    def __init__(self, tasks: Sequence[str], *, lr: float = 0.025, lr_decay: float = 1.0) -> None:
+        super().__init__(tasks, lr=lr, lr_decay=lr_decay)
+        self.log_scale = per_task(tasks, torch.zeros(()), learned=True)
+
+    def objective(self, step: "Step") -> Tensor:
+        positive = have_logarithm(step.losses, step.tasks)
+        s = stack(self.log_scale, step.tasks).to(step.losses.dtype)[positive]
+        return (s.exp() * step.losses[positive] - s).sum()

@@ -1,0 +1,42 @@
+"""Random loss weighting."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from mtlkit.balancer import BALANCERS, Balancer, generator
+
+if TYPE_CHECKING:
+    from mtlkit.step import Step
+
+
+@BALANCERS.register("rlw")
+class RandomLossWeighting(Balancer):
+    """Weighs the losses at random, anew in every step.
+
+    w = softmax(n) over the k tasks of the step, with n_k drawn from the standard normal distribution. The weights
+    sum to 1, as in the paper, where those of plain summing sum to k. A draw belongs to a task's name and a step's
+    number: it is the same on all processes, in all micro-batches of the step and after a resume.
+
+    Source: Lin, Ye, Zhang and Tsang, Reasonable Effectiveness of Random Weighting, TMLR 2022, arXiv 2111.10603.
+
+    >>> from mtlkit import BALANCERS
+    >>> weights = BALANCERS.build("rlw", tasks=("a", "b")).draw(number=0)
+    >>> round(weights.sum().item(), 6)
+    1.0
+    """
+
+    def __init__(self, tasks: Sequence[str]) -> None:
+        super().__init__(tasks)
+        self.register_buffer("seed", torch.randint(2**31, ()))
+
+    def draw(self, number: int, tasks: Sequence[str] | None = None) -> Tensor:
+        """The weights (k,), float64, of the named tasks (None: all of them) in step `number`."""
+        names = sorted(self.tasks)
+        drawn = torch.randn(len(names), dtype=torch.float64, generator=generator(self.get_buffer("seed"), number))
+        return torch.stack([drawn[names.index(task)] for task in tasks or self.tasks]).softmax(0)
+
+    def objective(self, step: "Step") -> Tensor:
+        return (self.draw(step.number, step.tasks).to(step.losses) * step.losses).sum()

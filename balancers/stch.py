@@ -1,0 +1,111 @@
+"""Smooth Tchebycheff scalarisation."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from mtlkit.balancer import BALANCERS, Balancer, have_logarithm, per_task, stack
+from mtlkit.registry import suggest
+
+if TYPE_CHECKING:
+    from mtlkit.step import Step
+
+
+@BALANCERS.register("stch")
+class SmoothTchebycheff(Balancer):
+    """Minimises a smooth maximum of the losses.
+
+    The objective is mu log sum_k exp(lambda_k (L_k - z_k) / mu) over the k tasks of the step, lambda_k > 0 of sum 1;
+    for mu -> 0 it is the largest lambda_k (L_k - z_k). With f_k = lambda_k (L_k - z_k) the weights are w_k = lambda_k
+    softmax(f / mu)_k.
+
+    `warmup_epochs` chooses the form that the paper's multi-task experiments use. Its objective is sum_k log L_k up
+    to and including epoch number `warmup_epochs` (counted from 0). In that epoch each task's mean loss is taken, its
+    nadir N_k, and from then on the objective is k mu log sum_k exp(log(L_k / N_k) / mu). A task that is absent in that
+    epoch has its nadir from its next one, and adds log L_k until it is known. A loss of zero, which has no
+    logarithm, is left out of its step.
+
+    Source: Lin et al., Smooth Tchebycheff Scalarization for Multi-Objective Optimization, ICML 2024, arXiv 2402.19078.
+
+    Args:
+        mu: how smooth the maximum is.
+        preference: task name -> its share in the lambda_k > 0; a task that is not named has 1.
+        ideal: task name -> z_k, what its loss can reach; a task that is not named has 0.
+        warmup_epochs: see above (null: the plain form). The paper's code has 4.
+
+    Raises:
+        ValueError: an option is out of its range, names no task, or belongs to the other form; in training with
+            `warmup_epochs`, when a loss is negative.
+
+    >>> import torch
+    >>> from mtlkit import BALANCERS
+    >>> balancer = BALANCERS.build("stch", tasks=("a", "b"), mu=0.01)
+    >>> round(balancer.scalarise(torch.tensor([1.0, 4.0]), ("a", "b")).item(), 4)
+    2.0
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[str],
+        *,
+        mu: float = 1.0,
+        preference: Mapping[str, float] | None = None,
+        ideal: Mapping[str, float] | None = None,
+        warmup_epochs: int | None = None,
+    ) -> None:
+        super().__init__(tasks)
+        if not 0 < mu < math.inf:
+            raise ValueError(f"balancer.mu must be a number > 0, got {mu}.")
+        if warmup_epochs is not None and (warmup_epochs < 0 or preference or ideal):
+            raise ValueError(
+                f"balancer.warmup_epochs must be >= 0 and goes without balancer.preference and balancer.ideal, got "
+                f"{warmup_epochs}, {preference} and {ideal}."
+            )
+        for option, values, low in (("preference", preference, 0.0), ("ideal", ideal, -math.inf)):
+            for task, value in (values or {}).items():
+                if task not in self.tasks:
+                    raise ValueError(f"balancer.{option} names the task {task!r}. {suggest(task, self.tasks)}")
+                if not low < value < math.inf:
+                    raise ValueError(f"balancer.{option}.{task} must be a number > {low:g}, got {value}.")
+        self.mu = mu
+        self.preference = {task: (preference or {}).get(task, 1.0) for task in tasks}
+        self.ideal = {task: (ideal or {}).get(task, 0.0) for task in tasks}
+        self.warmup_epochs = warmup_epochs
+        self.nadir_sum = per_task(tasks, torch.zeros(()))
+        self.nadir_count = per_task(tasks, torch.zeros((), dtype=torch.int64))
+        self.nadir_epoch = per_task(tasks, torch.full((), -1))  # -1: not yet begun
+
+    def scalarise(self, losses: Tensor, tasks: Sequence[str]) -> Tensor:
+        """The plain form's objective for the losses (k,) of the named tasks."""
+        preference = losses.new_tensor([self.preference[task] for task in tasks])
+        ideal = losses.new_tensor([self.ideal[task] for task in tasks])
+        return self._smooth_maximum(preference / preference.sum() * (losses - ideal))
+
+    def objective(self, step: "Step") -> Tensor:
+        if self.warmup_epochs is None:
+            return self.scalarise(step.losses, step.tasks)
+        total, count = stack(self.nadir_sum, step.tasks), stack(self.nadir_count, step.tasks)
+        known = (total > 0) & (stack(self.nadir_epoch, step.tasks) < step.epoch)
+        positive = have_logarithm(step.losses, step.tasks)
+        objective = step.losses[positive & ~known].log().sum()
+        final = positive & known
+        if final.any():
+            nadir = (total / count)[final].to(step.losses.dtype)
+            logs = step.losses[final].log() - nadir.log()
+            objective = objective + len(logs) * self._smooth_maximum(logs)
+        return objective
+
+    def after_step(self, step: "Step") -> None:
+        if self.warmup_epochs is None or step.epoch < self.warmup_epochs:
+            return
+        for task, loss in zip(step.tasks, step.losses, strict=True):
+            if self.nadir_epoch[task] in (-1, step.epoch):
+                self.nadir_epoch[task].fill_(step.epoch)
+                self.nadir_sum[task].add_(loss)
+                self.nadir_count[task].add_(1)
+
+    def _smooth_maximum(self, values: Tensor) -> Tensor:
+        return self.mu * (values / self.mu).logsumexp(0)

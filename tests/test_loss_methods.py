@@ -1,0 +1,506 @@
+"""Methods that look at losses only, and d-grad: each against its published formula, computed by plain autograd."""
+
+import copy
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from mtlkit import BALANCERS, EncoderInfo, checkpoint
+from mtlkit.balancer import stack
+from mtlkit.evaluation import output_sizes
+
+NAMES = ("segmentation", "depth", "attributes")
+METHODS = [
+    ("rlw", {}),
+    ("dwa", {"temperature": 0.5}),
+    ("gls", {}),
+    ("imtl_l", {}),
+    ("stch", {"mu": 0.1, "preference": {"depth": 3.0}, "ideal": {"attributes": 0.2}}),
+    ("stch", {"mu": 0.5, "warmup_epochs": 1}),
+    ("famo", {"min_losses": {"segmentation": 0.1}}),
+    ("dtp", {"gamma": 2.0}),
+    ("d_grad", {}),
+    ("d_grad", {"level": 0}),
+]
+methods = pytest.mark.parametrize(("name", "options"), METHODS, ids=lambda v: v if isinstance(v, str) else str(v))
+
+
+def build(name, tasks=("a", "b"), **options):
+    return BALANCERS.build(name, tasks=tasks, **options)
+
+
+def fake_step(tasks, losses, epoch=0, **more):
+    """What a loss method sees of a step whose losses are given."""
+    losses = torch.tensor(losses, dtype=torch.float64)
+    return SimpleNamespace(tasks=tasks, losses=losses, epoch=epoch, number=0, extras={}, **more)
+
+
+def weights_of(balancer, step):
+    """The derivatives of the objective by the losses."""
+    losses = step.losses
+    step.losses = losses.clone().requires_grad_()
+    (found,) = torch.autograd.grad(balancer.objective(step), step.losses)
+    step.losses = losses
+    return found
+
+
+def plain_forward(engine, batch):
+    """A copy of the network, its outputs and losses (k,), with a graph, without mtlkit's step."""
+    image, targets = engine.prepare(batch)
+    network = copy.deepcopy(engine.network)
+    levels, outputs, losses = network.encoder(image), {}, []
+    for name, task in engine.tasks.items():
+        outputs[name] = network.decoders[name](engine.balancer.adapter(name, levels))
+        if task.dense:
+            outputs[name] = nn.functional.interpolate(outputs[name], output_sizes(targets)[name], mode="bilinear")
+        total, count = task.loss(outputs[name], targets[name])
+        losses.append(total / count)
+    return network, outputs, torch.stack(losses)
+
+
+def some_depths_right(engine):
+    """The engine, with a depth decoder that starts within the data's range."""
+    engine.network.decoders["depth"].coarse.bias.data.fill_(2.0)
+    return engine
+
+
+def step_gradients(engine, batch):
+    """The gradients that one step leaves, without moving anything."""
+    engine._update = lambda step: None
+    step = engine.train_step(batch)
+    return step, {name: p.grad for name, p in engine.network.named_parameters()}
+
+
+XI, S, BOUND = (0.3, -0.2, 0.5), (0.3, -0.2, 0.1), 0.1
+
+
+def published_objective(name, options, losses, right):
+    """The scalar whose gradient the encoder must get; what the papers hold constant is detached."""
+    constant = losses.detach()
+    if name == "gls":
+        return losses.prod() ** (1 / 3)
+    if name == "imtl_l":
+        return sum(math.exp(s) * loss - s for s, loss in zip(S, losses, strict=True))
+    if name == "stch" and "warmup_epochs" in options:
+        return losses[0].log() + losses[1].log() + losses[2].log()
+    if name == "stch":
+        mu, shares, ideal = options["mu"], (0.2, 0.6, 0.2), (0.0, 0.0, 0.2)
+        terms = (torch.exp(p * (loss - z) / mu) for p, loss, z in zip(shares, losses, ideal, strict=True))
+        return mu * torch.log(sum(terms))
+    if name == "famo":
+        exp = torch.tensor(XI, dtype=torch.float64).exp()
+        z, bounds = exp / exp.sum(), torch.tensor([BOUND, 0, 0])
+        c = 1 / (z / (constant - bounds)).sum()
+        return (c * z * (losses - bounds).log()).sum()
+    assert name == "dtp"
+    return (-((1 - right) ** 2) * right.log() * losses).sum()
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [m for m in METHODS if m[0] in ("gls", "imtl_l", "stch", "famo", "dtp")], ids=str
+)
+def test_the_encoder_descends_on_the_published_objective(toys, name, options):
+    engine, batch = some_depths_right(toys.make_engine(name, options=options)), toys.make_batch()
+    for state, values in (("xi", XI), ("log_scale", S)):
+        if hasattr(engine.balancer, state):
+            for task, value in zip(NAMES, values, strict=True):
+                getattr(engine.balancer, state)[task].data.fill_(value)
+    network, outputs, losses = plain_forward(engine, batch)
+    _, targets = engine.prepare(batch)
+    depth, valid = targets["depth"], targets["depth"] > 0
+    ratio = torch.maximum(outputs["depth"] / depth, depth / outputs["depth"])[valid]
+    labelled, known = targets["segmentation"] != -1, ~targets["attributes"].isnan()
+    right = [
+        (outputs["segmentation"].argmax(1) == targets["segmentation"])[labelled].double().mean(),
+        ((ratio > 0) & (ratio < 1.25)).double().mean(),
+        ((outputs["attributes"].sigmoid() > 0.5).double() == targets["attributes"])[known].double().mean(),
+    ]
+    objective = published_objective(name, options, losses, torch.stack(right))
+    parameters = dict(network.named_parameters())
+    encoder = torch.autograd.grad(objective, list(parameters.values()), retain_graph=True, allow_unused=True)
+    plain = torch.autograd.grad(losses.sum(), list(parameters.values()))
+    step, found = step_gradients(engine, batch)
+    for key, e, p in zip(parameters, encoder, plain, strict=True):
+        torch.testing.assert_close(found[key], e if key.startswith("encoder") else p, rtol=1e-7, atol=1e-12)
+    assert step.weights.std() > 1e-3  # it is not plain summing
+
+
+@methods
+def test_a_resume_across_epochs_with_absent_tasks_changes_nothing(toys, tmp_path, name, options):
+    def engine():
+        made = toys.make_engine(name, options=options)
+        made.steps_per_epoch = 2
+        return made
+
+    def train(engine, steps):
+        for number in range(engine.step, engine.step + steps):
+            batch = toys.make_batch(number)
+            for task in {1: ("depth",), 2: ("attributes",), 3: ("attributes", "depth")}.get(number, ()):
+                batch = toys.without(batch, task)
+            engine.train_step(batch)
+
+    whole, half, second = engine(), engine(), engine()
+    train(whole, 8)
+    train(half, 5)
+    checkpoint.save(half, tmp_path / "half")
+    checkpoint.load(second, tmp_path / "half")
+    train(second, 3)
+    for one, two in ((whole.network, second.network), (whole.balancer, second.balancer)):
+        assert one.state_dict().keys() == two.state_dict().keys()
+        for key, value in one.state_dict().items():
+            assert torch.equal(value, two.state_dict()[key]), key
+
+
+@pytest.mark.parametrize(("name", "options"), [m for m in METHODS if m[0] not in ("rlw", "gls")], ids=str)
+def test_an_absent_task_keeps_its_state(toys, name, options):
+    engine = toys.make_engine(name, options=options)
+    engine.steps_per_epoch = 2
+    for number in range(5):
+        engine.train_step(toys.make_batch(number))
+
+    def state():
+        return {k: v.clone() for k, v in engine.balancer.state_dict().items() if "depth" in k.split(".")}
+
+    before = state()
+    assert before
+    step = engine.train_step(toys.without(toys.make_batch(5), "depth"))
+    assert step.tasks == ("segmentation", "attributes")
+    assert all(torch.equal(before[key], value) for key, value in state().items())
+
+
+@pytest.mark.parametrize("name", ["gls", "famo"])
+@pytest.mark.parametrize("scale", [1e-8, 1e8])
+def test_weights_of_geometric_methods_do_not_depend_on_a_common_scale(name, scale):
+    balancer, losses = build(name, tasks=NAMES), torch.tensor([0.5, 2.0, 30.0])
+    torch.testing.assert_close(balancer.weights(scale * losses), balancer.weights(losses))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("dwa", {"temperature": 0}, "balancer.temperature"),
+        ("stch", {"mu": 0.0}, "balancer.mu"),
+        ("stch", {"preference": {"aa": 1.0}}, "Did you mean 'a'"),
+        ("stch", {"preference": {"a": 0.0}}, r"balancer.preference.a must be a number > 0, got 0.0"),
+        ("stch", {"ideal": {"a": float("inf")}}, "balancer.ideal.a"),
+        ("stch", {"warmup_epochs": -1}, "balancer.warmup_epochs"),
+        ("stch", {"warmup_epochs": 1, "ideal": {"a": 1.0}}, "without balancer.preference and balancer.ideal"),
+        ("famo", {"gamma": -1e-3}, "balancer.gamma"),
+        ("famo", {"min_losses": {"aa": 1.0}}, "Did you mean 'a'"),
+        ("famo", {"min_losses": {"a": float("nan")}}, "balancer.min_losses.a"),
+        ("dtp", {"alpha": 0.0}, "balancer.alpha"),
+        ("dtp", {"gamma": -1.0}, "balancer.gamma"),
+    ],
+)
+def test_options_are_checked(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        build(name, **options)
+
+
+# -- losses of zero and below --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("gls", {}), ("imtl_l", {}), ("stch", {"warmup_epochs": 0}), ("famo", {})], ids=str
+)
+def test_a_loss_of_zero_leaves_the_other_tasks_as_if_it_were_absent(name, options):
+    balancer = build(name, tasks=("a", "b", "c"), **options)
+    with_zero = weights_of(balancer, fake_step(("a", "b", "c"), (0.5, 0.0, 3.0)))
+    without = weights_of(balancer, fake_step(("a", "c"), (0.5, 3.0)))
+    torch.testing.assert_close(with_zero[[0, 2]], without)
+    assert with_zero[1] == 0
+    assert weights_of(balancer, fake_step(("a", "b"), (0.0, 0.0))).tolist() == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("gls", {}), ("imtl_l", {}), ("stch", {"warmup_epochs": 0}), ("famo", {})], ids=str
+)
+def test_a_negative_loss_has_no_logarithm(name, options):
+    with pytest.raises(ValueError, match=r"(?s)loss of task 'b' is -0.25"):
+        weights_of(build(name, **options), fake_step(("a", "b"), (0.5, -0.25)))
+
+
+def test_smooth_tchebycheff_takes_negative_losses_in_its_plain_form():
+    found = weights_of(build("stch"), fake_step(("a", "b"), (0.5, -0.25)))
+    torch.testing.assert_close(found, 0.5 * torch.tensor([0.25, -0.125], dtype=torch.float64).softmax(0))
+
+
+# -- rlw -----------------------------------------------------------------------------------------------------------
+
+
+def test_random_weights_are_a_softmax_of_normal_draws():
+    balancer = build("rlw", tasks=("a", "b", "c"))
+    drawn = torch.stack([balancer.draw(number) for number in range(4000)])
+    torch.testing.assert_close(drawn.sum(1), torch.ones(4000, dtype=torch.float64))
+    for i, j in ((0, 1), (1, 2)):
+        difference = (drawn[:, i] / drawn[:, j]).log()  # of two standard normal numbers
+        assert difference.mean().abs() < 0.1
+        assert difference.var().item() == pytest.approx(2, rel=0.1)
+        assert (difference.abs() < 0.9539).double().mean().item() == pytest.approx(0.5, abs=0.03)  # its quartiles
+
+
+def test_random_weights_belong_to_names_and_steps():
+    balancer, permuted = build("rlw", tasks=("a", "b", "c")), build("rlw", tasks=("c", "a", "b"))
+    permuted.load_state_dict(balancer.state_dict())
+    a, b, c = balancer.draw(3).tolist()
+    assert permuted.draw(3).tolist() == pytest.approx([c, a, b], rel=1e-14)
+    assert balancer.draw(3, ("c", "a")).tolist() == pytest.approx([c / (a + c), a / (a + c)], rel=1e-14)
+    assert balancer.draw(4)[0] != a
+    assert build("rlw", tasks=("a", "b", "c")).draw(3)[0] != a  # another run
+
+
+def test_all_micro_batches_of_a_step_have_one_draw(toys):
+    engine = toys.make_engine("rlw", accumulation=2)
+    steps = [engine.train_step(toys.make_batch(number)) for number in range(4)]
+    assert torch.equal(steps[0].weights, steps[1].weights)
+    assert not torch.equal(steps[1].weights, steps[2].weights)
+    torch.testing.assert_close(steps[2].weights, engine.balancer.draw(1))
+
+
+# -- dwa -----------------------------------------------------------------------------------------------------------
+
+
+def test_dwa_compares_the_last_two_epochs(toys):
+    engine = toys.make_engine("dwa", options={"temperature": 2.0})
+    engine.steps_per_epoch = 3
+    steps = [engine.train_step(toys.make_batch(number)) for number in range(12)]
+    losses = torch.tensor([list(step.raw_losses.values()) for step in steps], dtype=torch.float64)
+    means = losses.reshape(4, 3, 3).mean(1)
+    for number, step in enumerate(steps):
+        epoch, expected = number // 3, torch.ones(3, dtype=torch.float64)
+        if epoch >= 2:
+            exp = (means[epoch - 1] / means[epoch - 2] / 2.0).exp()
+            expected = 3 * exp / exp.sum()
+            assert expected.std() > 1e-4
+        torch.testing.assert_close(step.weights, expected, rtol=1e-9, atol=0)
+
+
+def test_dwa_counts_a_step_once_whatever_the_accumulation(toys):
+    engine = toys.make_engine("dwa", accumulation=2)
+    for number in range(4):
+        engine.train_step(toys.make_batch(number))
+    assert [int(count) for count in engine.balancer.loss_count.values()] == [2, 2, 2]
+
+
+def test_dwa_keeps_the_means_of_a_task_that_is_absent_for_an_epoch():
+    balancer = build("dwa", temperature=1.0)
+    for epoch, tasks, losses in (
+        (0, ("a", "b"), (4.0, 1.0)),
+        (0, ("a", "b"), (2.0, 3.0)),
+        (1, ("a", "b"), (6.0, 1.0)),
+        (1, ("a",), (3.0,)),
+        (2, ("b", "a"), (2.0, 9.0)),
+        (3, ("a",), (3.0,)),
+    ):
+        balancer.after_step(fake_step(tasks, losses, epoch))
+    ratios = torch.tensor([3.0 / 9.0, 2.0 / 1.0], dtype=torch.float64)  # b: its epochs 2 and 1
+    torch.testing.assert_close(balancer.weights(4), 2 * ratios.softmax(0))
+    torch.testing.assert_close(balancer.weights(4, ("b", "a")), 2 * ratios.flip(0).softmax(0))
+    assert balancer.weights(4, ("b",)).tolist() == [1]
+    assert torch.equal(balancer.weights(4), balancer.weights(4))  # asking changes nothing
+
+
+@pytest.mark.parametrize("losses", [(0.0, 1.0), (0.0, 0.0), (1e-300, 1e300)], ids=str)
+def test_dwa_is_finite_for_losses_that_vanish(losses):
+    balancer = build("dwa", temperature=0.1).double()
+    for epoch, loss in enumerate(losses):
+        balancer.after_step(fake_step(("a", "b"), (loss, 1.0), epoch))
+    found = balancer.weights(2)
+    expected = [2, 0] if losses[0] else [1, 1]  # with nothing to divide by there is no ratio
+    assert found.tolist() == pytest.approx(expected)
+
+
+# -- imtl_l --------------------------------------------------------------------------------------------------------
+
+
+def test_imtl_l_moves_its_factors_down_their_gradient(toys):
+    engine, batch = toys.make_engine("imtl_l"), toys.make_batch()
+    for task, value in zip(NAMES, S, strict=True):
+        engine.balancer.log_scale[task].data.fill_(value)
+    *_, losses = plain_forward(engine, batch)
+    step_gradients(engine, batch)
+    for task, s, loss in zip(NAMES, S, losses.tolist(), strict=True):
+        assert engine.balancer.log_scale[task].grad.item() == pytest.approx(math.exp(s) * loss - 1, rel=1e-9)
+
+
+def test_imtl_l_brings_all_weighted_losses_to_one(toys):
+    engine, batch = toys.make_engine("imtl_l", lr=1e-12, steps=200), toys.make_batch()  # the network stands still
+    for _ in range(200):
+        step = engine.train_step(batch)
+    torch.testing.assert_close(step.weights * step.losses, torch.ones(3, dtype=torch.float64), rtol=1e-2, atol=0)
+
+
+# -- stch ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_small_mu_sees_the_largest_weighted_loss_only():
+    balancer = build("stch", tasks=("a", "b", "c"), mu=1e-3, preference={"a": 2.0, "b": 2.0}, ideal={"b": 3.0})
+    losses = (2.0, 4.0, 3.0)  # 2/5 (2 - 0), 2/5 (4 - 3), 1/5 (3 - 0)
+    found = weights_of(balancer, fake_step(("a", "b", "c"), losses))
+    assert found.tolist() == pytest.approx([0.4, 0, 0], abs=1e-12)
+    assert balancer.scalarise(torch.tensor(losses), ("a", "b", "c")).item() == pytest.approx(0.8)
+    found = weights_of(balancer, fake_step(("b", "c"), losses[1:]))  # the shares of the tasks that are there
+    assert found.tolist() == pytest.approx([0, 1 / 3], abs=1e-12)
+
+
+def test_warm_up_by_hand(toys):
+    engine = toys.make_engine("stch", options={"mu": 0.5, "warmup_epochs": 1})
+    engine.steps_per_epoch = 2
+    steps = [engine.train_step(toys.make_batch(number)) for number in range(6)]
+    losses = [torch.tensor(list(step.raw_losses.values()), dtype=torch.float64) for step in steps]
+    nadir = (losses[2] + losses[3]) / 2
+    for number, (step, loss) in enumerate(zip(steps, losses, strict=True)):
+        x = loss.clone().requires_grad_()
+        objective = x.log().sum() if number < 4 else 3 * 0.5 * ((x / nadir).log() / 0.5).exp().sum().log()
+        (expected,) = torch.autograd.grad(objective, x)
+        torch.testing.assert_close(step.weights, expected, rtol=1e-9, atol=0)
+
+
+def test_a_task_absent_in_the_nadir_epoch_has_its_nadir_from_its_next_one():
+    balancer = build("stch", warmup_epochs=0)
+    balancer.after_step(fake_step(("a",), (2.0,), 0))
+    mixed = fake_step(("a", "b"), (3.0, 5.0), 1)
+    torch.testing.assert_close(weights_of(balancer, mixed), torch.tensor([1 / 3, 1 / 5], dtype=torch.float64))
+    for losses in ((3.0, 4.0), (3.0, 8.0)):
+        balancer.after_step(fake_step(("a", "b"), losses, 1))
+    balancer.after_step(fake_step(("a", "b"), (9.0, 9.0), 2))  # counts for no nadir
+    ratios = torch.tensor([3.0 / 2.0, 5.0 / 6.0], dtype=torch.float64)
+    expected = 2 * ratios / ratios.sum() / torch.tensor([3.0, 5.0], dtype=torch.float64)
+    torch.testing.assert_close(weights_of(balancer, fake_step(("a", "b"), (3.0, 5.0), 2)), expected)
+
+
+# -- famo ----------------------------------------------------------------------------------------------------------
+
+
+def test_famo_equals_two_hand_worked_steps(toys):
+    gamma, rate = 0.1, 0.025
+    engine = toys.make_engine("famo", options={"gamma": gamma, "min_losses": {"segmentation": BOUND}})
+    xi = torch.zeros(3, dtype=torch.float64)
+    m, v, bounds = torch.zeros_like(xi), torch.zeros_like(xi), torch.tensor([BOUND, 0, 0], dtype=torch.float64)
+    for t in (1, 2):
+        batch = toys.make_batch(t)
+        before = plain_forward(engine, batch)[2].detach() - bounds
+        step = engine.train_step(batch)
+        after = plain_forward(engine, batch)[2].detach() - bounds
+        z = xi.exp() / xi.exp().sum()
+        torch.testing.assert_close(step.weights, z / before / (z / before).sum(), rtol=1e-8, atol=0)
+        jacobian = torch.diag(z) - z[:, None] * z[None, :]
+        gradient = jacobian @ (before.log() - after.log()) + gamma * xi
+        m, v = 0.9 * m + 0.1 * gradient, 0.999 * v + 0.001 * gradient**2
+        xi = xi - rate * (m / (1 - 0.9**t)) / (v / (1 - 0.999**t)).sqrt()
+        torch.testing.assert_close(stack(engine.balancer.xi, NAMES).detach(), xi, rtol=1e-7, atol=1e-9)
+    assert xi.std() > 1e-3
+
+
+def test_famo_gives_weight_to_the_task_that_falls_slowest():
+    balancer = build("famo", tasks=("a", "b", "c"), gamma=0.0)
+    losses_after = torch.tensor([0.5, 0.9, 2.7], dtype=torch.float64)
+    balancer.after_model(fake_step(("a", "b", "c"), (1.0, 1.0, 3.0), losses_after=losses_after))
+    a, b, c = (balancer.xi[task].grad.item() for task in ("a", "b", "c"))
+    assert a > 0 > b
+    assert b == pytest.approx(c)  # 0.9 both: the scale of a loss does not matter
+
+
+def test_famo_does_not_learn_from_a_loss_of_zero():
+    whole, part = build("famo", tasks=("a", "b", "c")), build("famo", tasks=("a", "b", "c"))
+    after = torch.tensor([0.5, 0.0, 2.9], dtype=torch.float64)
+    whole.after_model(fake_step(("a", "b", "c"), (1.0, 1.0, 3.0), losses_after=after))
+    part.after_model(fake_step(("a", "c"), (1.0, 3.0), losses_after=after[[0, 2]]))
+    assert whole.xi["b"].grad is None
+    for task in ("a", "c"):
+        assert whole.xi[task].grad == part.xi[task].grad != 0
+    for tasks, losses in (((), ()), (("b",), (0.0,))):
+        none = build("famo", tasks=("a", "b"))
+        none.after_model(fake_step(tasks, losses, losses_after=torch.tensor(losses, dtype=torch.float64)))
+        assert all(xi.grad is None for xi in none.xi.values())
+
+
+def test_famo_names_a_bound_that_is_none():
+    balancer = build("famo", min_losses={"b": 0.5})
+    with pytest.raises(ValueError, match=r"balancer.min_losses.b is 0.5, but the loss of task 'b' is 0.25"):
+        balancer.weights(torch.tensor([1.0, 0.25]))
+
+
+# -- dtp -----------------------------------------------------------------------------------------------------------
+
+
+def test_dtp_averages_the_indicators(toys):
+    alpha, gamma = 0.3, 2.0
+    engine = some_depths_right(toys.make_engine("dtp", options={"alpha": alpha, "gamma": gamma}, lr=0.1))
+    average = None
+    for number in range(3):
+        step = engine.train_step(toys.make_batch(number))
+        new = step.indicators.double()
+        average = new if average is None else alpha * new + (1 - alpha) * average
+        torch.testing.assert_close(step.weights, -((1 - average) ** gamma) * average.log(), rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(stack(engine.balancer.average, NAMES).detach(), average)
+    assert (average - new).abs().max() > 1e-3
+
+
+def test_dtp_prefers_the_task_that_does_worst_and_is_finite_at_the_ends():
+    found = build("dtp").weights(torch.tensor([0.0, 1e-9, 0.2, 0.6, 0.99, 1.0]))
+    assert found.isfinite().all()
+    assert found[0] == found[1]
+    assert (found[1:].diff() < 0).all()
+    assert found[-1] == 0
+
+
+def test_dtp_takes_the_likelihood_where_a_task_has_no_indicator(toys):
+    engine = toys.make_engine("dtp")
+    engine.tasks["depth"].indicator = lambda output, target: None
+    step = engine.train_step(toys.make_batch())
+    likelihood = torch.exp(-step.losses[1])
+    torch.testing.assert_close(step.indicators[1], likelihood)
+    torch.testing.assert_close(step.weights[1], (1 - likelihood) * step.losses[1])
+
+
+# -- d_grad --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("level", [0, 1, -1])
+def test_d_grad_maps_features_and_learns_by_the_same_backward_pass(toys, level):
+    engine, batch = toys.make_engine("d_grad", options={"level": level}), toys.make_batch()
+    maps = dict(engine.balancer.named_parameters())
+    channels = (4, 6)[level]
+    assert {tuple(p.shape) for p in maps.values()} == {(channels, channels), (channels,)}
+    for parameter in maps.values():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+
+    image, targets = engine.prepare(batch)
+    network = copy.deepcopy(engine.network)
+    levels, losses = network.encoder(image), []
+    for name, task in engine.tasks.items():
+        mapped, a, b = list(levels), maps[f"weight.{name}"], maps[f"bias.{name}"]
+        mapped[level] = (levels[level].movedim(1, -1) @ a.T + b).movedim(-1, 1)
+        output = network.decoders[name](mapped)
+        if task.dense:
+            output = nn.functional.interpolate(output, output_sizes(targets)[name], mode="bilinear")
+        total, count = task.loss(output, targets[name])
+        losses.append(total / count)
+    parameters = dict(network.named_parameters()) | maps
+    gradients = torch.autograd.grad(sum(losses), list(parameters.values()), allow_unused=True)
+    _, found = step_gradients(engine, batch)
+    found |= {name: parameter.grad for name, parameter in maps.items()}
+    for name, gradient in zip(parameters, gradients, strict=True):
+        if gradient is None:  # level 0 is nothing to the attributes
+            assert found[name] is None or not found[name].any()
+        else:
+            torch.testing.assert_close(found[name], gradient, rtol=1e-9, atol=1e-12)
+
+
+def test_d_grad_on_vectors():
+    balancer = build("d_grad")
+    balancer.setup({}, EncoderInfo(channels=(3,), strides=(0,)))
+    a, b, z = torch.randn(3, 3), torch.randn(3), torch.randn(5, 3)
+    balancer.weight["b"].data.copy_(a)
+    balancer.bias["b"].data.copy_(b)
+    torch.testing.assert_close(balancer.adapter("b", [z])[0], z @ a.T + b)
+    assert torch.equal(balancer.adapter("a", [z])[0], z)
+
+
+def test_d_grad_refuses_a_level_that_there_is_not():
+    with pytest.raises(ValueError, match=r"balancer.level is 2, but the encoder shares 2 levels"):
+        build("d_grad", level=2).setup({}, EncoderInfo(channels=(3, 4), strides=(2, 4)))
