@@ -1,0 +1,111 @@
+"""Gradient-adversarial training: the model hides from a discriminator which task a gradient comes from."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mtlkit.balancer import BALANCERS, Balancer, per_task, stack
+from mtlkit.task import EncoderInfo, Task
+
+if TYPE_CHECKING:
+    from mtlkit.step import Step
+
+
+@BALANCERS.register("adversarial")
+class Adversarial(Balancer):
+    """Makes the task gradients at the features indistinguishable, by true double backward.
+
+    With g_{k,n,p} the gradient of L_k at position p of sample n's features and v_{k,n,p} the same divided by its root
+    mean square length over the sample, a discriminator D (linear, ReLU, linear: one output a task) learns to name k
+    from v_{k,n,p}. It descends on CE = mean_{k,n,p} cross-entropy(D(v_{k,n,p}), k), while encoder and decoders descend
+    on sum_k L_k - alpha CE: the gradient of CE is reversed where it enters the v. A sample without a gradient of task
+    k has no part in CE for it, and only the present tasks are told from each other. The scale of the losses has no
+    effect on CE, so alpha is in the units of the losses.
+
+    Source: Maninis, Radosavovic and Kokkinos, Attentive Single-Tasking of Multiple Tasks, CVPR 2019, arXiv
+    1904.08918 (its adversarial part).
+
+    Memory: (C + 1) h numbers for C channels and h hidden units, and h + 1 a task; three times that with Adam's.
+
+    Args:
+        alpha: the weight of the reversed gradient, >= 0.
+        hidden: the width of the discriminator.
+        level: which level of a pyramid the gradients are taken at (-1: the deepest).
+        lr, lr_decay: of the discriminator.
+
+    Raises:
+        ValueError: an option is out of its range; in training, when a layer has no double backward.
+
+    >>> from mtlkit import BALANCERS, EncoderInfo
+    >>> balancer = BALANCERS.build("adversarial", tasks=("a", "b"), hidden=16)
+    >>> balancer.setup({}, EncoderInfo(channels=(8,), strides=(0,)))
+    >>> sum(p.numel() for p in balancer.parameters())  # (8 + 1) 16 + (16 + 1) 2
+    178
+    """
+
+    needs = frozenset({"create_graph"})
+
+    def __init__(
+        self,
+        tasks: Sequence[str],
+        *,
+        alpha: float = 0.1,
+        hidden: int = 64,
+        level: int = -1,
+        lr: float = 1e-3,
+        lr_decay: float = 1.0,
+    ) -> None:
+        super().__init__(tasks, lr=lr, lr_decay=lr_decay)
+        if not 0 <= alpha < float("inf"):
+            raise ValueError(f"balancer.alpha must be a number >= 0, got {alpha}.")
+        if hidden < 1:
+            raise ValueError(f"balancer.hidden must be a whole number >= 1, got {hidden}.")
+        self.alpha = alpha
+        self.equals_uniform = alpha == 0
+        self.hidden = hidden
+        self.level = level
+
+    def setup(self, tasks: Mapping[str, Task], encoder: EncoderInfo) -> None:
+        if not -len(encoder.channels) <= self.level < len(encoder.channels):
+            raise ValueError(f"balancer.level is {self.level}, but the encoder shares {len(encoder.channels)} levels.")
+        self.first = nn.Linear(encoder.channels[self.level], self.hidden)
+        self.output = per_task(self.tasks, torch.zeros(self.hidden), learned=True)
+        self.output_bias = per_task(self.tasks, torch.zeros(()), learned=True)
+        for task in sorted(self.tasks):
+            nn.init.uniform_(self.output[task], -(self.hidden**-0.5), self.hidden**-0.5)
+
+    def discriminate(self, vectors: Tensor, tasks: Sequence[str]) -> Tensor:
+        """Normalised gradients (n, C) -> logits (n, k) of the named tasks."""
+        return F.relu(self.first(vectors)) @ stack(self.output, tasks).T + stack(self.output_bias, tasks)
+
+    def objective(self, step: "Step") -> Tensor:
+        rows, labels = [], []
+        for k, levels in enumerate(step.local_gradients):
+            gradient = levels[self.level]
+            assert gradient is not None
+            row = _normalized(gradient.to(self.first.weight.dtype))
+            rows.append(row)
+            labels.append(torch.full((len(row),), k, device=row.device))
+        vectors = torch.cat(rows)
+        reversed_ = vectors.detach() - self.alpha * (vectors - vectors.detach())  # the value of v, minus its gradient
+        local = F.cross_entropy(self.discriminate(reversed_, step.tasks), torch.cat(labels), reduction="sum")
+        counts = torch.stack([local.detach(), local.new_tensor(len(vectors)), local.new_ones(())])
+        total, count, processes = step.sum_over_ranks(counts)
+        step.extras["cross_entropy"] = total / count.clamp_min(1)
+        # Gradients of processes are averaged, so this process's share of the mean is multiplied by their number.
+        return step.losses.sum() + (local * (processes / count.clamp_min(1))).to(step.losses.dtype)
+
+
+def _normalized(gradient: Tensor) -> Tensor:
+    """(B, C, ...) -> (n, C): one row a position of the samples that have a gradient, of mean square length 1 in each.
+
+    A position's own length would not do: where contributions cancel, it is rounding noise.
+    """
+    rows = gradient.flatten(2) if gradient.dim() > 2 else gradient[:, :, None]
+    rows = rows[rows.ne(0).flatten(1).any(dim=1)]
+    rows = rows / rows.detach().abs().amax(dim=(1, 2), keepdim=True)  # squares of tiny numbers would vanish
+    rows = rows / rows.square().sum(dim=1, keepdim=True).mean(dim=2, keepdim=True).sqrt()
+    return rows.transpose(1, 2).flatten(0, 1)

@@ -1,0 +1,71 @@
+"""DB-MTL: logarithms of the losses, and task gradients of one length."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from mtlkit.balancer import BALANCERS, Balancer, have_logarithm, per_task, stack
+from mtlkit.task import EncoderInfo, Features, Task
+
+if TYPE_CHECKING:
+    from mtlkit.step import Step
+
+
+@BALANCERS.register("db_mtl")
+class DBMTL(Balancer):
+    """Takes the logarithm of every loss and gives all averaged task gradients the length of the longest.
+
+    With h_k = grad log L_k = grad L_k / L_k over the shared parameters, g_k, which starts at zero, and t = 1, 2, ...
+    the number of the step:
+
+        b   <- beta / t^decay
+        g_k <- b g_k + (1 - b) h_k
+        encoder's gradient: max_j |g_j| sum_k g_k / |g_k|
+
+    The scale of a loss has no effect, and a loss of zero counts as learnt. With gradient accumulation, g_k moves by
+    the mean of what the micro-batches ask for. Decoders get the gradients of their own plain losses, as with every
+    balancer; the paper gives them those of the logarithms. An absent task keeps its g_k and takes no part.
+
+    Source: Lin et al., Dual-Balancing for Multi-Task Learning, Neural Networks 2025, arXiv 2308.12029.
+
+    Memory: K P numbers for P shared parameters, twice that during a step.
+
+    Args:
+        beta: how much of the average stays, in [0, 1); the paper searches 0.1, 0.5 and 0.9.
+        decay: how fast beta fades, >= 0; the paper searches 0 and 0.5. Without it, gradients of equal length that lag
+            behind the model can make it swing about the solution instead of settling there.
+
+    Raises:
+        ValueError: an option is out of its range; in training, a loss is negative.
+
+    >>> from mtlkit import BALANCERS
+    >>> BALANCERS.build("db_mtl", tasks=("a", "b"), beta=0.5).space
+    'parameters'
+    """
+
+    needs = frozenset({"gram"})
+    spaces = ("parameters",)
+
+    def __init__(self, tasks: Sequence[str], *, beta: float = 0.9, decay: float = 0.5) -> None:
+        super().__init__(tasks, space="parameters")
+        if not 0 <= beta < 1:
+            raise ValueError(f"balancer.beta must be a number in [0, 1), got {beta}.")
+        if not 0 <= decay < float("inf"):
+            raise ValueError(f"balancer.decay must be a number >= 0, got {decay}.")
+        self.beta = beta
+        self.decay = decay
+
+    def setup(self, tasks: Mapping[str, Task], encoder: EncoderInfo) -> None:
+        self.average = per_task(self.tasks, torch.zeros(encoder.parameters))
+
+    def combine(self, step: "Step") -> Features:
+        positive = have_logarithm(step.losses, step.tasks)  # refuses negative losses
+        gradients = step.jacobian * torch.where(positive, 1 / step.losses.detach(), 0.0)[:, None]
+        before = stack(self.average, step.tasks).to(gradients.dtype)
+        beta = self.beta / (step.number + 1) ** self.decay
+        average = beta * before + (1 - beta) * gradients
+        for k, task in enumerate(step.tasks):
+            step.add_change(self.average[task], average[k] - before[k])
+        norms = average.norm(dim=1)
+        return [torch.where(norms > 0, norms.max() / norms, 0.0) @ average]

@@ -1,0 +1,96 @@
+"""ExcessMTL: weights that follow how far each task is from convergence."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from mtlkit.balancer import BALANCERS, Balancer, per_task, stack
+from mtlkit.task import EncoderInfo, Task
+
+if TYPE_CHECKING:
+    from mtlkit.step import Step
+
+
+@BALANCERS.register("excess_mtl")
+class ExcessMTL(Balancer):
+    """Raises the weights of the tasks with the largest excess risk, the loss above what it could fall to.
+
+    With g_k the gradient of L_k over the shared parameters and s_k the root of the sum of its squares over all steps
+    (elementwise, as in Adagrad), which stands for the diagonal of the Hessian:
+
+        E_k = sum_p g_kp^2 / s_kp                       the excess risk, by a second-order expansion of L_k
+        w_k <- w_k exp(eta E_k / E_k^0) / normalisation
+        encoder's gradient: sum_k w_k g_k
+
+    E_k^0 is the mean of E_k over the first `warmup_steps` steps in which task k has a gradient; until they are over,
+    E_k / E_k^0 counts as 1, so the weights stay equal. The ratio frees the weights of the scale of the losses; the
+    gradients that they weigh keep it. With gradient accumulation, s_k, log w_k and E_k^0 move by the mean of what the
+    micro-batches ask for. The present tasks share the weight that they hold together, scaled to sum 1 in the step;
+    an absent one keeps its own.
+
+    Source: He et al., Robust Multi-Task Learning with Excess Risks, ICML 2024, arXiv 2402.02009.
+
+    Memory: K P numbers for P shared parameters, twice that during a step.
+
+    Args:
+        eta: the rate of the weights, > 0.
+        warmup_steps: over how many steps E_k^0 is taken (the paper: three epochs).
+
+    Raises:
+        ValueError: an option is out of its range.
+
+    >>> import torch
+    >>> from mtlkit import BALANCERS
+    >>> balancer = BALANCERS.build("excess_mtl", tasks=("a", "b"), eta=1.0)
+    >>> moved = balancer.moved(torch.tensor([0.5, 0.5]).log(), torch.tensor([2.0, 1.0]))  # E_k / E_k^0
+    >>> round(float(moved.exp()[0] / moved.exp()[1]), 4), round(float(moved.exp().sum()), 4)
+    (2.7183, 1.0)
+    """
+
+    needs = frozenset({"gram"})
+    spaces = ("parameters",)
+
+    def __init__(self, tasks: Sequence[str], *, eta: float = 0.01, warmup_steps: int = 1) -> None:
+        super().__init__(tasks, space="parameters")
+        if not 0 < eta < float("inf"):
+            raise ValueError(f"balancer.eta must be a positive number, got {eta}.")
+        if warmup_steps < 1:
+            raise ValueError(f"balancer.warmup_steps must be a whole number >= 1, got {warmup_steps}.")
+        self.eta = eta
+        self.warmup_steps = warmup_steps
+        self.log_weight = per_task(tasks, torch.tensor(1 / len(tasks)).log())
+        self.first_risk = per_task(tasks, torch.zeros(()))
+        self.warmed_up = per_task(tasks, torch.zeros((), dtype=torch.int64))
+
+    def setup(self, tasks: Mapping[str, Task], encoder: EncoderInfo) -> None:
+        self.root = per_task(self.tasks, torch.zeros(encoder.parameters))  # s_k
+
+    def moved(self, log_weights: Tensor, risks: Tensor) -> Tensor:
+        """log w (k,) after one step, for relative excess risks (k,); the sum of the w stays."""
+        moved = log_weights + self.eta * risks
+        return moved + log_weights.logsumexp(0) - moved.logsumexp(0)
+
+    def combine(self, step: "Step") -> Tensor:
+        gradients = step.jacobian
+        before = stack(self.root, step.tasks).to(gradients.dtype)
+        root = torch.hypot(before, gradients)  # neither overflows nor underflows, as squares would
+        risks = (gradients * torch.where(root > 0, gradients / root, 0.0)).sum(dim=1).double()
+        first = stack(self.first_risk, step.tasks).double()
+        waits = stack(self.warmed_up, step.tasks) < self.warmup_steps
+        old = stack(self.log_weight, step.tasks).double()
+        new = self.moved(old, torch.where(waits, 1.0, risks / first))
+        for k, task in enumerate(step.tasks):
+            step.extras[f"excess_risk/{task}"] = risks[k]
+            step.add_change(self.root[task], root[k] - before[k])
+            step.add_change(self.log_weight[task], new[k] - old[k])
+            if waits[k]:
+                step.add_change(self.first_risk[task], risks[k] / self.warmup_steps)
+        return new.softmax(0)
+
+    def after_step(self, step: "Step") -> None:
+        for task, count in self.warmed_up.items():
+            risk = self.first_risk[task].grad
+            if risk is not None and risk > 0:
+                count += 1

@@ -1,0 +1,67 @@
+"""GradDrop: at every position of the features, only task gradients of one sign pass."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from mtlkit.balancer import BALANCERS, Balancer, generator
+from mtlkit.task import Features
+
+if TYPE_CHECKING:
+    from mtlkit.step import Step
+
+
+@BALANCERS.register("graddrop")
+class GradDrop(Balancer):
+    """Draws a sign at every position of the features and drops the task gradients of the other one.
+
+    With g_{k,n} the gradient of L_k at the features z_n of sample n, G_k = sum_n sign(z_n) g_{k,n} (elementwise, over
+    the whole batch) says which way task k pulls a position. The positive sign is drawn with probability
+    P = 1/2 (1 + sum_k G_k / sum_k |G_k|), the negative one otherwise; M_k = 0 where G_k has the other sign, else 1;
+    the encoder gets sum_k (leak + (1 - leak) M_k) g_{k,n}. A position has one mask for all samples, as in the
+    authors' layer, so a batch may be split over any number of processes.
+
+    Source: Chen et al., Just Pick a Sign: Optimizing Deep Multitask Models with Gradient Sign Dropout, NeurIPS 2020,
+    arXiv 2010.06808, with f(P) = P and one leak for all tasks.
+
+    Args:
+        leak: the share of a dropped gradient that passes all the same, from 0 to 1 (1: plain summing).
+
+    Raises:
+        ValueError: `leak` is not in [0, 1].
+
+    >>> import torch
+    >>> from mtlkit import BALANCERS
+    >>> balancer = BALANCERS.build("graddrop", tasks=("a", "b"), leak=0.25)
+    >>> balancer.factors(torch.tensor([[3.0, 3.0], [-1.0, -1.0]]), torch.tensor([0.5, 0.8])).tolist()  # P = 0.75
+    [[1.0, 0.25], [0.25, 1.0]]
+    """
+
+    seed: Tensor
+
+    def __init__(self, tasks: Sequence[str], *, leak: float = 0.0) -> None:
+        super().__init__(tasks)
+        if not 0 <= leak <= 1:
+            raise ValueError(f"balancer.leak must be a number from 0 to 1, got {leak}.")
+        self.leak = leak
+        self.equals_uniform = leak == 1
+        self.register_buffer("seed", torch.randint(2**31, ()))
+
+    def combine(self, step: "Step") -> Features:
+        rows, random = step.local_gradients, generator(self.seed, step.number)
+        combined = []
+        for level, z in enumerate(step.local_features):
+            gradients = [torch.zeros_like(z) if row[level] is None else row[level] for row in rows]
+            sums = step.sum_over_ranks(torch.stack([(z.sign() * g).sum(dim=0) for g in gradients]))
+            draws = torch.rand(z.shape[1:], generator=random, dtype=torch.float64)
+            factors = self.factors(sums, draws.to(z.device))
+            combined.append(sum(f * g for f, g in zip(factors, gradients, strict=True)))
+        return combined
+
+    def factors(self, sums: Tensor, draws: Tensor) -> Tensor:
+        """The sums G (k, ...) and uniform draws (...) -> what each task's gradient is multiplied by (k, ...)."""
+        purity = (1 + sums.sum(dim=0) / sums.abs().sum(dim=0).clamp_min(torch.finfo(sums.dtype).tiny)) / 2
+        sign = torch.where(purity > draws, 1.0, -1.0).to(sums.dtype)
+        return torch.where(sums.sign() == -sign, self.leak, 1.0).to(sums.dtype)

@@ -1,0 +1,71 @@
+"""Gradient similarity: auxiliary tasks help only where they agree with the main one."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from mtlkit.balancer import BALANCERS, GramBalancer
+from mtlkit.registry import suggest
+
+if TYPE_CHECKING:
+    from mtlkit.step import Step
+
+
+@BALANCERS.register("gradient_similarity")
+class GradientSimilarity(GramBalancer):
+    """Uses an auxiliary task's gradient only where it does not oppose the main task's.
+
+    With m the main task: w_m = 1, and for every other task w_k = 1 where cos(g_m, g_k) >= 0, else 0. The weighted
+    version has w_k = max(0, cos(g_m, g_k)). A zero gradient has the cosine 0. In a step from which the main task is
+    absent nobody is opposed: all weights are 1.
+
+    Source: Du et al., Adapting Auxiliary Losses Using Gradient Similarity, arXiv 1812.02224. The paper compares
+    gradients over the shared parameters (`space: parameters`).
+
+    Args:
+        main: the main task (null: the first one in alphabetical order, so that the order of tasks is no matter).
+        weighted: the paper's weighted version.
+        space: `features` or `parameters`.
+
+    Raises:
+        ValueError: `main` is not among the tasks.
+
+    >>> import torch
+    >>> from mtlkit import BALANCERS
+    >>> gram = torch.tensor([[1.0, -0.5, 2.0], [-0.5, 1.0, 0.0], [2.0, 0.0, 16.0]], dtype=torch.float64)
+    >>> BALANCERS.build("gradient_similarity", tasks=("a", "b", "c")).weights(gram).tolist()
+    [1.0, 0.0, 1.0]
+    >>> BALANCERS.build("gradient_similarity", tasks=("a", "b", "c"), weighted=True).weights(gram).tolist()
+    [1.0, 0.0, 0.5]
+    """
+
+    def __init__(
+        self, tasks: Sequence[str], *, main: str | None = None, weighted: bool = False, space: str = "features"
+    ) -> None:
+        super().__init__(tasks, space=space)
+        self.main = min(self.tasks) if main is None else main
+        if self.main not in self.tasks:
+            raise ValueError(f"balancer.main names the task {main!r}. {suggest(self.main, self.tasks)}")
+        self.weighted = weighted
+
+    def weights(self, gram: Tensor, tasks: Sequence[str] | None = None) -> Tensor:
+        """The Gram matrix of the named tasks (None: all of them) -> weights."""
+        tasks = self.tasks if tasks is None else tasks
+        if gram.shape != (len(tasks), len(tasks)):
+            raise ValueError(f"Expected the Gram matrix of {', '.join(tasks)}, got the shape {tuple(gram.shape)}.")
+        if self.main not in tasks:
+            return torch.ones_like(gram.diagonal())
+        main = tasks.index(self.main)
+        if self.weighted:
+            norms = gram.diagonal().clamp_min(0).sqrt()
+            inverse = torch.where(norms > 0, 1 / norms, 0.0)
+            weights = (gram[main] * inverse[main] * inverse).clamp(0, 1)
+        else:
+            weights = (gram[main] >= 0).to(gram.dtype)
+        weights[main] = 1
+        return weights
+
+    def combine(self, step: "Step") -> Tensor:
+        return self.weights(step.gram, step.tasks)

@@ -1,0 +1,105 @@
+"""GradVac: gradient surgery towards the usual similarity of each pair of tasks."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from mtlkit.balancer import BALANCERS, GramBalancer, random_orders
+
+if TYPE_CHECKING:
+    from mtlkit.step import Step
+
+
+@BALANCERS.register("gradvac")
+class GradVac(GramBalancer):
+    """Raises the cosine between each two task gradients to what it usually is.
+
+    g'_i starts as g_i. For the other tasks j, in an order drawn for each i and step, with p = cos(g'_i, g_j) and the
+    target t = t_ij: where p < t, g'_i <- g'_i + |g'_i| (t sqrt(1 - p^2) - p sqrt(1 - t^2)) / (|g_j| sqrt(1 - t^2)) g_j,
+    after which the cosine is t. The encoder gets sum_i g'_i. The targets start at 0, where this is PCGrad, and after
+    each optimizer step t_ij <- (1 - beta) t_ij + beta p, with p the mean over the step's micro-batches. Absent
+    tasks keep their targets. A target counts as at most 1 - 1e-6, and a g'_i that was cancelled to less than 1e-6
+    of |g_i| has no cosine.
+
+    Source: Wang et al., Gradient Vaccine: Investigating and Improving Multi-task Optimization in Massively
+    Multilingual Models, ICLR 2021, arXiv 2010.05874. The paper compares gradients over the shared parameters
+    (`space: parameters`).
+
+    Memory: K x K targets.
+
+    Args:
+        beta: how fast the targets move, from 0 to 1.
+        space: `features` or `parameters`.
+
+    Raises:
+        ValueError: `beta` is out of its range.
+
+    >>> import torch
+    >>> from mtlkit import BALANCERS
+    >>> gram = torch.tensor([[1.0, -1.0], [-1.0, 2.0]], dtype=torch.float64)
+    >>> BALANCERS.build("gradvac", tasks=("a", "b")).weights(gram).round(decimals=6).tolist()
+    [2.0, 1.5]
+    """
+
+    seed: Tensor
+    target: Tensor  # (K, K), rows and columns after the sorted names
+
+    def __init__(self, tasks: Sequence[str], *, beta: float = 1e-2, space: str = "features") -> None:
+        super().__init__(tasks, space=space)
+        if not 0 <= beta <= 1:
+            raise ValueError(f"balancer.beta must be a number from 0 to 1, got {beta}.")
+        self.beta = beta
+        self.register_buffer("seed", torch.randint(2**31, ()))
+        self.register_buffer("target", torch.zeros(len(self.tasks), len(self.tasks)))
+        self._seen: list[Tensor] = []  # the cosines of this step's micro-batches, NaN where there is none
+        self._number = 0  # the step that they belong to
+
+    def weights(self, gram: Tensor, tasks: Sequence[str] | None = None, number: int = 0) -> Tensor:
+        """The Gram matrix of the named tasks (None: all of them) -> weights, in the orders of step `number`."""
+        return self._vaccinate(gram, self.tasks if tasks is None else tasks, number)[0]
+
+    def combine(self, step: "Step") -> Tensor:
+        weights, cosines = self._vaccinate(step.gram, step.tasks, step.number)
+        if self._number != step.number:  # a step before was skipped
+            self._seen, self._number = [], step.number
+        whole = torch.full_like(self.target, torch.nan, dtype=cosines.dtype)
+        rows = self._rows(step.tasks)
+        whole[rows[:, None], rows] = cosines
+        self._seen.append(whole)
+        return weights
+
+    @torch.no_grad()
+    def after_step(self, step: "Step") -> None:
+        if not self._seen or self._number != step.number:  # the Gram matrix overflowed, and `combine` was not asked
+            return
+        mean, old = torch.stack(self._seen).nanmean(dim=0), self.target.double()
+        self.target.copy_(torch.where(mean.isnan(), old, (1 - self.beta) * old + self.beta * mean))
+        self._seen = []
+
+    def _vaccinate(self, gram: Tensor, tasks: Sequence[str], number: int) -> tuple[Tensor, Tensor]:
+        """Weights (k,), and the cosines (k, k) that were met, NaN where there is none."""
+        if gram.shape != (len(tasks), len(tasks)):
+            raise ValueError(f"Expected the Gram matrix of {', '.join(tasks)}, got the shape {tuple(gram.shape)}.")
+        rows, i = self._rows(tasks), torch.arange(len(tasks))
+        targets = self.target[rows][:, rows].to(gram.dtype).clamp(-1 + 1e-6, 1 - 1e-6)
+        norms = gram.diagonal().clamp_min(0).sqrt()
+        coefficients = torch.eye(len(tasks), dtype=gram.dtype, device=gram.device)  # row i is g'_i in terms of the g_j
+        products = gram.clone()  # <g'_i, g_j>
+        cosines = torch.full_like(gram, torch.nan)
+        for j in random_orders(self.seed, number, tasks, self.tasks).T:  # each task's next partner
+            length = (coefficients * products).sum(dim=1).clamp_min(0).sqrt()
+            cosine, target = (products[i, j] / length / norms[j]).clamp(-1, 1), targets[i, j]
+            sine, target_sine = (1 - cosine**2).clamp_min(0).sqrt(), (1 - target**2).sqrt()
+            known = (length > 1e-6 * norms) & (norms[j] > 0)
+            share = length * (target * sine - cosine * target_sine) / (norms[j] * target_sine)
+            share = torch.where(known & (cosine < target), share, 0.0)
+            coefficients[i, j] += share
+            products += share[:, None] * gram[j]
+            cosines[i, j] = torch.where(known, cosine, torch.nan)
+        return coefficients.sum(dim=0), cosines
+
+    def _rows(self, tasks: Sequence[str]) -> Tensor:
+        names = sorted(self.tasks)
+        return torch.tensor([names.index(task) for task in tasks])

@@ -1,0 +1,45 @@
+"""IMTL-G: impartial weights of the task gradients."""
+
+import torch
+from torch import Tensor
+
+from mtlkit.balancer import BALANCERS, GramBalancer
+
+
+@BALANCERS.register("imtl_g")
+class IMTLG(GramBalancer):
+    """Gives the combined gradient the same projection on every task's.
+
+    With n_k = |g_k|, u_k = g_k / n_k and g = sum_k w_k g_k, the weights solve <g, u_k> = c for all k and
+    sum_k w_k = 1. With U = (<u_i, u_j>) they are w_k = x_k / n_k over their sum, x = U^+ 1; some may be negative.
+
+    Limits: eigenvalues of U below 1e-10 of the largest count as 0, which makes the projections equal in least
+    squares when gradients depend on each other. Where U^+ 1 vanishes, as for two opposed gradients, x = 1, its
+    limit. A sum within 1e-12 of zero, relative to the weights, counts as that far from it. Zero gradients weigh
+    nothing; if there is no other, all weights are 1 / K.
+
+    Source: Liu et al., Towards Impartial Multi-task Learning, ICLR 2021. The paper compares gradients at the shared
+    features, the default.
+
+    Args:
+        space: `features` or `parameters`.
+
+    >>> import torch
+    >>> from mtlkit import BALANCERS
+    >>> gram = torch.tensor([[1.0, 0.0], [0.0, 9.0]], dtype=torch.float64)
+    >>> BALANCERS.build("imtl_g", tasks=("a", "b")).weights(gram).round(decimals=6).tolist()
+    [0.75, 0.25]
+    """
+
+    def weights(self, gram: Tensor) -> Tensor:
+        norms = gram.diagonal().clamp_min(0).sqrt()
+        inverse = torch.where(norms > 0, 1 / norms, 0.0)
+        units = gram * inverse * inverse[:, None]
+        x = torch.linalg.pinv(units, rtol=1e-10, hermitian=True).sum(dim=1)
+        if x.sum() <= 1e-10:
+            x = torch.ones_like(x)
+        weights = x * inverse
+        size, total = weights.abs().sum(), weights.sum()
+        if size == 0:
+            return torch.full_like(weights, 1 / len(weights))
+        return weights / torch.copysign(torch.maximum(total.abs(), 1e-12 * size), total)

@@ -1,0 +1,59 @@
+"""PCGrad: gradient surgery on conflicting tasks."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from mtlkit.balancer import BALANCERS, GramBalancer, random_orders
+
+if TYPE_CHECKING:
+    from mtlkit.step import Step
+
+
+@BALANCERS.register("pcgrad")
+class PCGrad(GramBalancer):
+    """Takes out of each task gradient what conflicts with the others, in random order.
+
+    g'_i starts as g_i. For the other tasks j, in an order drawn for each i and step: where <g'_i, g_j> < 0,
+    g'_i <- g'_i - <g'_i, g_j> / |g_j|^2 g_j, with g_j as it was. The encoder gets sum_i g'_i. As g'_i = sum_j C_ij g_j,
+    all of this follows from the Gram matrix: w_j = sum_i C_ij. The orders are equal on all processes and in all
+    micro-batches of a step.
+
+    Source: Yu et al., Gradient Surgery for Multi-Task Learning, NeurIPS 2020, arXiv 2001.06782. The paper compares
+    gradients over the shared parameters (`space: parameters`).
+
+    Args:
+        space: `features` or `parameters`.
+
+    >>> import torch
+    >>> from mtlkit import BALANCERS
+    >>> gram = torch.tensor([[1.0, -1.0], [-1.0, 2.0]], dtype=torch.float64)  # each gains a share of the other
+    >>> BALANCERS.build("pcgrad", tasks=("a", "b")).weights(gram).tolist()
+    [2.0, 1.5]
+    """
+
+    seed: Tensor
+
+    def __init__(self, tasks: Sequence[str], *, space: str = "features") -> None:
+        super().__init__(tasks, space=space)
+        self.register_buffer("seed", torch.randint(2**31, ()))
+
+    def weights(self, gram: Tensor, tasks: Sequence[str] | None = None, number: int = 0) -> Tensor:
+        """The Gram matrix of the named tasks (None: all of them) -> weights, in the orders of step `number`."""
+        tasks = self.tasks if tasks is None else tasks
+        if gram.shape != (len(tasks), len(tasks)):
+            raise ValueError(f"Expected the Gram matrix of {', '.join(tasks)}, got the shape {tuple(gram.shape)}.")
+        squares, i = gram.diagonal(), torch.arange(len(tasks))
+        coefficients = torch.eye(len(tasks), dtype=gram.dtype, device=gram.device)  # row i is g'_i in terms of the g_j
+        products = gram.clone()  # <g'_i, g_j>
+        for j in random_orders(self.seed, number, tasks, self.tasks).T:  # each task's next opponent
+            conflict = products[i, j].clamp_max(0)
+            share = torch.where(squares[j] > 0, conflict / squares[j], 0.0)
+            coefficients[i, j] -= share
+            products -= share[:, None] * gram[j]
+        return coefficients.sum(dim=0)
+
+    def combine(self, step: "Step") -> Tensor:
+        return self.weights(step.gram, step.tasks, step.number)
