@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: install demo test lint proofs
+.PHONY: install demo test lint proofs docs
 
 install: $(STAMP)
 
@@ -24,6 +24,11 @@ lint: $(STAMP)
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
+
+# What is generated from the code; tests compare it.
+docs: $(STAMP)
+	$(BIN)/mtlkit list balancers --markdown > docs/balancers.md.new
+	mv docs/balancers.md.new docs/balancers.md
 
 # Longer proofs; docs/proofs.md has their results.
 proofs: $(STAMP)

@@ -37,6 +37,7 @@ examples:
   accelerate launch tools/train.py scenes balancer=rotograd
   mtlkit evaluate runs/a --split test
   mtlkit predict runs/a photo.jpg --out predictions
+  mtlkit explain runs/a
   mtlkit list balancers
 """
 
@@ -138,8 +139,26 @@ def report(arguments: argparse.Namespace, result: Result) -> None:
     _print([str(write_report(arguments.run))])
 
 
+def explain(arguments: argparse.Namespace, result: Result) -> None:
+    """Prints which tasks conflicted and what the balancer made of their gradients."""
+    from rich.console import Console
+
+    from mtlkit.report import explain
+
+    tables = explain(arguments.run)
+    if _is_main():
+        Console().print(*tables, highlight=False, sep="\n")
+
+
 def list_names(arguments: argparse.Namespace, result: Result) -> None:
-    """Prints what there is of a kind, with a line on each."""
+    """Prints what there is of a kind, with a line on each; balancers also as a page of Markdown."""
+    if arguments.markdown:
+        from mtlkit.catalog import markdown
+
+        if arguments.kind != "balancers":
+            raise ValueError(f"--markdown is there for balancers only, not for {arguments.kind}.")
+        _print([markdown(BALANCERS.names()).rstrip("\n")])
+        return
     if arguments.kind == "experiments":
         folder = importlib.resources.files("mtlkit.configs") / "experiment"
         files = sorted((file for file in folder.iterdir() if file.name.endswith(".yaml")), key=lambda file: file.name)
@@ -206,8 +225,11 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     sub.add_argument("--out", metavar="DIR", type=Path, required=True, help="gets a folder for every image")
     sub = add("report", report, "Write a run's report.html anew.")
     sub.add_argument("run", metavar="RUN", type=Path, help="a run's folder")
+    sub = add("explain", explain, "Tell which tasks of a run conflicted and what the balancer did about it.")
+    sub.add_argument("run", metavar="RUN", type=Path, help="a run's folder")
     sub = add("list", list_names, "List what there is, with a line on each.")
     sub.add_argument("kind", metavar="KIND", choices=[*REGISTRIES, "experiments"], help="%(choices)s")
+    sub.add_argument("--markdown", action="store_true", help="as docs/balancers.md: all that the docstrings say")
 
     arguments, rest = parser.parse_known_args(argv)
     # argparse leaves over what follows an option: mtlkit train scenes --multirun seed=0,1

@@ -5,8 +5,9 @@ A record is a dictionary with at least `step` and `split`. The splits:
 - `info`: facts of the run, each optional: `started` (ISO 8601), `total_steps`, `versions` (name -> version), and by
   "<task>/<metric>" `higher_is_better` (bool or null) and `units` (text). A resumed run writes another; the last wins.
 - `train`: `epoch`, `loss/<task>`, `weight/<task>`, `grad_norm/<task>`, `cosine/<a>/<b>` (each pair once),
-  `lr/<group>`, `balancer/...` (what the balancer itself
-  reports), `step_time` (seconds).
+  `lr/<group>`, `balancer/...` (what the balancer itself reports), `step_time` (seconds). In place of `weight/<task>`,
+  elementwise methods have `direction/<task>`, the cosine of the combined gradient with the task's, and
+  `direction_norm`, its length.
 - `val`: `epoch`, `loss/<task>`, `<task>/<metric>`; the first at step 0, untrained. `"best": true` marks an
   evaluation that was the best until then, so the last one marked is that of the checkpoint `best`.
 - `val_constant`: `<task>/<metric>` of the best constant prediction.
@@ -32,6 +33,7 @@ RESERVED = (
     "weight",
     "grad_norm",
     "cosine",
+    "direction",
     "lr",
     "balancer",
 )  #: first parts of keys, so no task can have these names

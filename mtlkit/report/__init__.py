@@ -1,7 +1,8 @@
-"""What a run's folder shows a person: the table of metrics, pictures and the report page."""
+"""What a run's folder shows a person: the table of metrics, pictures, the report page, and what explains it."""
 
+from mtlkit.report.explanation import explain
 from mtlkit.report.page import write_report
 from mtlkit.report.pictures import pictures_png, save_pictures
 from mtlkit.report.table import summary_table
 
-__all__ = ["pictures_png", "save_pictures", "summary_table", "write_report"]
+__all__ = ["explain", "pictures_png", "save_pictures", "summary_table", "write_report"]

@@ -71,9 +71,12 @@ def panel(
 
 
 @matplotlib.rc_context(STYLE)
-def lines(series: Mapping[str, Series], ylabel: str) -> str:
-    """Several named series in one wide plot; a heat map where they are too many to tell apart."""
-    log = _spans(values for _, values in series.values())
+def lines(series: Mapping[str, Series], ylabel: str, *, parts: bool = False) -> str:
+    """Several named series in one wide plot; a heat map where they are too many to tell apart.
+
+    `parts` are of 1: their axis is linear and reaches from 0, or the lowest value below it, to 1.
+    """
+    log = not parts and _spans(values for _, values in series.values())
     if len(series) > MAX_LINES:
         return _heat_map(series, ylabel, log)
     figure, axes = _figure(9.6, 2.6)
@@ -81,6 +84,8 @@ def lines(series: Mapping[str, Series], ylabel: str) -> str:
         axes.plot(*_thin(steps, values), color=color, label=name)
     if log:
         axes.set_yscale("log")
+    if parts:
+        axes.set_ylim(min(0.0, *(float(np.nanmin(values)) for _, values in series.values())) - 0.05, 1.05)
     axes.set_xlabel("step")
     axes.set_ylabel(ylabel)
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))

@@ -2,23 +2,21 @@
 
 import base64
 import io
-from collections.abc import Collection
 from datetime import datetime
 from html import escape
 from pathlib import Path
 from statistics import median
 
-import numpy as np
 from PIL import Image
 
 from mtlkit.log import write_whole
 from mtlkit.report import curves
+from mtlkit.report.balance import conflicts, direction
 from mtlkit.report.history import History
+from mtlkit.report.html import figure, grid, section
 from mtlkit.report.pictures import KINDS, pictured_tasks, saved_pictures
 from mtlkit.report.table import gain_text, headings, metric_text, show
 
-MAX_PAIRS = 10  #: so many pairs of tasks get a plot each
-MAX_PANELS = 24  #: more plots than this scroll in a box of their own
 MAX_PICTURES = 12  #: tasks pictured a sample
 PICTURE_SIDE = 240  #: pixels; larger pictures are embedded at this size
 
@@ -37,8 +35,10 @@ table { border-collapse: collapse } td, th { padding: .15rem .9rem .15rem 0; tex
 th { border-bottom: 1px solid var(--rule); position: sticky; top: 0; background: var(--paper) }
 .n { text-align: right; font-variant-numeric: tabular-nums } .good { color: var(--good) } .bad { color: var(--bad) }
 tr.first td { border-top: 1px solid var(--rule) }
+th.heat, td.heat { text-align: center; padding: .15rem .7rem } td.heat small { display: block; color: var(--soft) }
 .grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(16rem, 1fr)); gap: .6rem 1rem }
-figure { margin: 0 } figcaption { font-weight: 600; font-size: .9rem } svg { width: 100%; height: auto; display: block }
+figure { margin: 0 } .grid + figure, .scroll + figure { margin-top: 1.2rem }
+figcaption { font-weight: 600; font-size: .9rem } svg { width: 100%; height: auto; display: block }
 svg text { font-family: system-ui, sans-serif !important } .map svg { width: auto; max-width: 100% }
 .sample { display: flex; flex-wrap: wrap; gap: .6rem; margin-bottom: 1.2rem }
 .sample figure { width: 10.5rem } .sample small { display: block; font-weight: 400 }
@@ -62,7 +62,8 @@ def write_report(run: Path) -> Path:
         _losses(history),
         _by_task(history, "weight", "Task weights", "What the balancer multiplies each task's gradient or loss by."),
         _by_task(history, "grad_norm", "Gradient norms", "The length of each task's gradient, before balancing."),
-        _cosines(history),
+        conflicts(history),
+        direction(history),
         _by_task(history, "lr", "Learning rates", ""),
         _config(history),
     )
@@ -108,11 +109,11 @@ def _table(history: History) -> str:
         )
         task = row.task
     if not rows:
-        return _section("Results", "No evaluation is logged yet.", "")
+        return section("Results", "No evaluation is logged yet.", "")
     head = "".join(f'<th class="n">{escape(text)}' for text in headings(history))
     table = f'<div class="scroll"><table><thead><tr><th>task<th>metric{head}<tbody>{"".join(rows)}</table></div>'
     note = "On the validation split. “Constant” is the best prediction that does not look at the image."
-    return _section("Results", note, table)
+    return section("Results", note, table)
 
 
 def _incidents(history: History) -> str:
@@ -120,7 +121,7 @@ def _incidents(history: History) -> str:
     for text, steps in history.incidents():
         more = f" (and {len(steps) - 1} more, the last at step {steps[-1]})" if len(steps) > 1 else ""
         items += f"<li>step {steps[0]}: {escape(text)}{more}"
-    return _section("Incidents", "", f'<ul class="scroll">{items}</ul>') if items else ""
+    return section("Incidents", "", f'<ul class="scroll">{items}</ul>') if items else ""
 
 
 def _metrics(history: History) -> str:
@@ -133,9 +134,9 @@ def _metrics(history: History) -> str:
             options = {"color": _color(history, row.task), "marker": ".", "markersize": 4}
             levels = {"--": row.constant, ":": row.untrained}
             plot = curves.panel([(series[key], options)], levels, history.trained.get("step"))
-            figures.append(_figure(f"{row.task} {metric_text(row)}", plot))
+            figures.append(figure(f"{row.task} {metric_text(row)}", plot))
     note = "Validation. Dashed: the constant prediction. Dotted: the untrained start. Large dot: the table's model."
-    return _section("Metrics", note, _grid(figures))
+    return section("Metrics", note, grid(figures))
 
 
 def _losses(history: History) -> str:
@@ -147,38 +148,14 @@ def _losses(history: History) -> str:
         parts = [(train[key], {"color": color, "alpha": 0.5, "linewidth": 0.9})] if key in train else []
         parts += [(val[key], {"color": color, "marker": ".", "markersize": 5})] if key in val else []
         if parts:
-            figures.append(_figure(task, curves.panel(parts)))
-    return _section("Losses", "Thin: training. With dots: validation.", _grid(figures))
+            figures.append(figure(task, curves.panel(parts)))
+    return section("Losses", "Thin: training. With dots: validation.", grid(figures))
 
 
 def _by_task(history: History, prefix: str, title: str, note: str) -> str:
     series = history.series("train", history.keys(prefix))
     named = {key.removeprefix(f"{prefix}/"): values for key, values in series.items()}
-    return _section(title, note, _figure("", curves.lines(named, title.lower()))) if named else ""
-
-
-def _cosines(history: History) -> str:
-    series = history.series("train", history.keys("cosine"))
-    finite = {key: values[np.isfinite(values)] for key, (_, values) in series.items()}
-    means = {key: float(values.mean()) for key, values in finite.items() if values.size}
-    if not means:
-        return ""
-    conflicts = sum(mean < 0 for mean in means.values())
-    note = f"Between task gradients; below 0 they conflict. Negative on average: {conflicts} of {len(means)} pairs."
-    if len(means) <= MAX_PAIRS:
-        options = {"color": curves.COLORS[0], "linewidth": 0.9}
-        plots = {key: curves.panel([(series[key], options)], {"-": 0.0}, limits=(-1.05, 1.05)) for key in means}
-        figures = [_figure(f"{' · '.join(_pair(key))} ({means[key]:+.2f})", plot) for key, plot in plots.items()]
-        return _section("Cosines", f"{note} In brackets: the mean.", _grid(figures))
-    pairs = {_pair(key): mean for key, mean in means.items()}
-    tasks = list(dict.fromkeys(task for pair in pairs for task in pair))
-    body = _figure("", curves.band(series)) + f'<div class="map">{_figure("", curves.pair_map(tasks, pairs))}</div>'
-    return _section("Cosines", note, body)
-
-
-def _pair(key: str) -> tuple[str, str]:
-    _, first, second = key.split("/")
-    return first, second
+    return section(title, note, figure("", curves.lines(named, title.lower()))) if named else ""
 
 
 def _pictures(history: History) -> str:
@@ -192,7 +169,7 @@ def _pictures(history: History) -> str:
             cards += [_card(task, pair)] if pair else []
         blocks.append(f'<div class="sample">{"".join(cards)}</div>')
     more = f"{len(tasks) - MAX_PICTURES} more tasks are in pictures/." if len(tasks) > MAX_PICTURES else ""
-    return _section("Predictions", f"On samples of the validation split. {more}", "".join(blocks)) if blocks else ""
+    return section("Predictions", f"On samples of the validation split. {more}", "".join(blocks)) if blocks else ""
 
 
 def _card(title: str, pictures: list[tuple[str, Path]]) -> str:
@@ -218,19 +195,7 @@ def _config(history: History) -> str:
     if not history.config_text:
         return ""
     body = f"<details><summary>config.yaml</summary><pre>{escape(history.config_text)}</pre></details>"
-    return _section("Configuration", "", body)
-
-
-def _section(title: str, note: str, body: str) -> str:
-    return f"<h2>{title}</h2>{f'<p>{escape(note)}</p>' if note else ''}{body}\n"
-
-
-def _grid(figures: Collection[str]) -> str:
-    return f'<div class="grid{" scroll" if len(figures) > MAX_PANELS else ""}">{"".join(figures)}</div>'
-
-
-def _figure(caption: str, svg: str) -> str:
-    return f"<figure><figcaption>{escape(caption)}</figcaption>{svg}</figure>"
+    return section("Configuration", "", body)
 
 
 def _color(history: History, task: str) -> str:

@@ -1,0 +1,139 @@
+"""All balancers in one table, from the classes and their docstrings: what `docs/balancers.md` shows."""
+
+import inspect
+import re
+from collections.abc import Iterable
+
+from mtlkit.balancer import BALANCERS, Balancer
+from mtlkit.registry import options_of
+from mtlkit.task import EncoderInfo
+
+TASKS = ("first_task", "second_task")  # those that a balancer is built with, to see its state
+ENCODER = EncoderInfo(channels=(4,), strides=(8,), parameters=10)
+
+COSTS = {
+    "features": "inner products of the gradients",
+    "last_layer": "K backward passes through that layer",
+    "parameters": "K encoder backward passes",
+}  #: of knowing the gradients, by space, beyond the plain sum's step
+WHERE = {"features": "at the features", "last_layer": "of the last layer", "parameters": "over the parameters"}
+FURTHER_COSTS = {"second_forward": "one more forward pass", "indicators": "an indicator a task"}  #: of `needs`
+
+INTRODUCTION = """\
+# Balancers
+
+Made by `mtlkit list balancers --markdown` from the classes and their docstrings; change those, not this page.
+
+K is the number of tasks and P that of the encoder's trainable numbers. *Needs* are what a method asks of the engine
+(`mtlkit/balancer.py`). *Spaces* are where it can look at the task gradients: the shared features, the encoder's last
+layer or all its parameters; the default comes first. *Cost* is what a step takes beyond one of the plain sum; K encoder
+backward passes are in place of its single one. *State* is what a checkpoint keeps: learned by the balancer's own Adam,
+or kept by the method itself. A docstring has the whole rule and the options: `python -m pydoc mtlkit.balancers.NAME`.
+"""
+
+
+def markdown(names: Iterable[str]) -> str:
+    """The page: the introduction and a table with a row for each of the named balancers."""
+    head = ("name", "what it does", "needs", "spaces", "cost", "state", "memory", "paper")
+    lines = [head, ["---"] * len(head), *(row(name) for name in names)]
+    return INTRODUCTION + "\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def row(name: str) -> list[str]:
+    """A balancer's cells.
+
+    >>> row("uniform")[:5]
+    ['`uniform`', 'The plain sum of the losses (equal weighting, linear scalarisation).', 'losses', '–', 'none']
+    """
+    cls = BALANCERS.get(name)
+    cells = [
+        f"`{name}`",
+        BALANCERS.describe(name),
+        needs(cls),
+        spaces(cls),
+        cost(cls),
+        state(cls),
+        memory(cls),
+        paper(cls),
+    ]
+    return [cell.replace("|", "\\|") for cell in cells]
+
+
+def needs(cls: type[Balancer]) -> str:
+    """What the engine must provide; the losses it always does."""
+    if not cls.needs:
+        return "gradients" if _uses_gradients(cls) else "losses"
+    return ", ".join(f"`{need}`" for need in sorted(cls.needs))
+
+
+def spaces(cls: type[Balancer]) -> str:
+    """The spaces, the default first; a dash for a method that looks at no gradient."""
+    return ", ".join(f"`{space}`" for space in _spaces(cls)) or "–"
+
+
+def cost(cls: type[Balancer]) -> str:
+    """What a step takes beyond one of the plain sum, in words."""
+    found = {space: _gradient_cost(cls, space) for space in _spaces(cls)}
+    parts = list(found.values()) if len(found) == 1 else [f"`{space}`: {words}" for space, words in found.items()]
+    if cls.adapter is not Balancer.adapter:
+        parts.append("a map of the features a task")
+    parts += [words for need, words in FURTHER_COSTS.items() if need in cls.needs]
+    return "; ".join(parts) or "none"
+
+
+def state(cls: type[Balancer]) -> str:
+    """What a checkpoint keeps, by role and without the tasks' names."""
+    try:
+        balancer = cls(TASKS)
+        balancer.setup({}, ENCODER)
+    except (TypeError, ValueError) as error:  # an option without a default, or a package that is not installed
+        return f"not known here: {error}"
+    learned = {name for name, parameter in balancer.named_parameters() if parameter.requires_grad}
+    roles: dict[str, dict[str, None]] = {"learned": {}, "kept": {}}
+    for key in balancer.state_dict():
+        role = ".".join(part for part in key.split(".") if part not in TASKS)
+        roles["learned" if key in learned else "kept"][f"`{role}`"] = None
+    return "; ".join(f"{kind}: {', '.join(found)}" for kind, found in roles.items() if found) or "none"
+
+
+def memory(cls: type[Balancer]) -> str:
+    """The docstring's `Memory:` paragraph; without one, a few numbers a task at most."""
+    return paragraph(cls, "Memory").rstrip(".") or ("none" if state(cls) == "none" else "a few numbers a task")
+
+
+def paper(cls: type[Balancer]) -> str:
+    """The docstring's `Source:` up to its arXiv number, which becomes a link, or else up to the year."""
+    text = paragraph(cls, "Source")
+    if found := re.match(r"(.*?)(?: \([^()]*)?,? arXiv (\d{4}\.\d{4,5})", text):
+        return f"{found[1]}, [arXiv {found[2]}](https://arxiv.org/abs/{found[2]})"
+    found = re.match(r".*?\b(19|20)\d\d\b", text)
+    return found[0] if found else "–"
+
+
+def paragraph(cls: type, title: str) -> str:
+    """The paragraph of the docstring that begins with `title:`, in one line and without the title."""
+    found = re.search(rf"^{title}:\s+(.*?)(?:\n\s*\n|\Z)", inspect.getdoc(cls) or "", re.DOTALL | re.MULTILINE)
+    return " ".join(found[1].split()) if found else ""
+
+
+def _uses_gradients(cls: type[Balancer]) -> bool:
+    return cls.combine is not Balancer.combine or bool(cls.needs & {"gram", "create_graph", "second_batch"})
+
+
+def _spaces(cls: type[Balancer]) -> list[str]:
+    """The spaces in which the method looks at gradients, the default first."""
+    if not _uses_gradients(cls):
+        return []
+    option = options_of(cls).get("space")
+    default = cls.spaces[0] if option is None or option.default not in cls.spaces else option.default
+    return sorted(cls.spaces, key=lambda space: space != default)
+
+
+def _gradient_cost(cls: type[Balancer], space: str) -> str:
+    if "create_graph" in cls.needs:
+        return f"a double backward pass over the gradients {WHERE[space]}"
+    if "second_batch" in cls.needs:
+        return "2 K encoder backward passes"
+    if space == "features" and "gram" not in cls.needs:
+        return "elementwise work on the gradients"
+    return COSTS[space]

@@ -1,0 +1,149 @@
+"""A run explained: which tasks conflicted, where the balancer led instead of the plain sum, and whom it favoured."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from rich import box
+from rich.console import RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from mtlkit.report.gradients import WINDOW, Directions, Pair, directions, mean, pairs, thirds
+from mtlkit.report.history import History
+
+MAX_ROWS = 15  #: pairs listed, those with most conflicts first
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table of text for console and page; the first column names what a row is about."""
+
+    title: str
+    notes: list[str]
+    head: list[str]
+    rows: list[list[str]]
+
+    def table(self) -> Table:
+        """The sheet for the console."""
+        table = Table(box=box.SIMPLE, title=self.title, title_justify="left", title_style="bold")
+        table.caption, table.caption_justify, table.caption_style = escape("\n".join(self.notes)), "left", "dim"
+        table.add_column(self.head[0], no_wrap=True)
+        for heading in self.head[1:]:
+            table.add_column(heading, justify="right")
+        for row in self.rows:
+            table.add_row(*map(escape, row))
+        return table
+
+
+def explain(run: Path) -> list[RenderableType]:
+    """What `mtlkit explain` prints: a headline and tables.
+
+    Raises `FileNotFoundError` for a folder without a log, and `ValueError` for a log that cannot be read, or that
+    has no gradient norms of at least two tasks.
+    """
+    history = History(run)
+    path = run / "metrics.jsonl"
+    if not any(record["split"] == "train" for record in history.records):
+        raise ValueError(f"{path} has no training steps: there is nothing to explain yet.")
+    if len(history.tasks) == 1:
+        raise ValueError(f"{run} trains {history.tasks[0]!r} alone: with one task there is nothing to balance.")
+    found = directions(history)
+    if not found.tasks:
+        raise ValueError(
+            f"{path} has no gradient norms (grad_norm/<task>), so nothing can be said of the task gradients. Train "
+            f"again: they are logged with every training step that is logged, whatever the balancer."
+        )
+    balancer = history.config.get("balancer")
+    name = balancer.get("name") if isinstance(balancer, dict) else balancer
+    headline = f"{run}: {name or 'unknown balancer'}, {len(history.tasks)} tasks, {history.last_step} steps"
+    return [Text(headline), *(item for sheet in sheets(history, found) for item in ("", sheet.table()))]
+
+
+def sheets(history: History, found: Directions) -> Iterator[Sheet]:
+    """The sheets that a run's log is enough for."""
+    known = pairs(history)
+    if known:
+        yield conflict_sheet(known)
+    yield direction_sheet(history, found)
+    if len(found.steps) and found.weighted:
+        yield share_sheet(found)
+
+
+def conflict_sheet(known: list[Pair]) -> Sheet:
+    """How often each pair of tasks conflicted."""
+    ordered = sorted(known, key=lambda pair: (-pair.conflicts, pair.mean))[:MAX_ROWS]
+    rows = [
+        [f"{p.first} · {p.second}", percent(p.conflicts), signed(p.mean), f"{p.deviation:.3f}", str(p.count)]
+        for p in ordered
+    ]
+    notes = [
+        "Conflict: a negative cosine; near 0 the sign says little.",
+        f"Deviation: the standard one of {WINDOW} logged steps in a row, averaged over all such windows.",
+    ]
+    if min(pair.count for pair in known) < WINDOW:
+        notes.append(f"Pairs with fewer than {WINDOW} steps are one window.")
+    if len(known) > MAX_ROWS:
+        notes.append(f"The {MAX_ROWS} of {len(known)} pairs with most conflicts.")
+    return Sheet("Conflicts", notes, ["pair", "conflicts", "mean cosine", "deviation", "steps"], rows)
+
+
+def direction_sheet(history: History, found: Directions) -> Sheet:
+    """Where the combined gradient went, beside the plain sum and every task's own gradient."""
+    head = ["cosine of the step with", "mean", "lowest", "early", "late", "against"]
+    notes, rows = [], []
+    if len(found.steps):
+        values = {"the plain sum": found.cosine} | dict(zip(found.tasks, found.alignment.T, strict=True))
+        for name, column in values.items():
+            there = column[np.isfinite(column)]
+            lowest, against = (there.min(), (there < 0).mean()) if there.size else (None, None)
+            rows.append([name, signed(mean(column)), signed(lowest), *map(signed, thirds(column)), percent(against)])
+        whole, (early, late) = number(mean(found.length)), map(number, thirds(found.length))
+        notes.append("Early and late: the first and the last third of the logged steps.")
+        notes.append("Against: the share of steps with a negative cosine.")
+        notes.append(f"Length, the plain sum's being 1: {whole}; early {early}, late {late}.")
+        notes.append("What a balancer adds to the loss is not in these figures.")
+    if not found.weighted:
+        notes.append("This balancer combines the gradients elementwise: there are no weights, so no task has a share.")
+    if found.left_out:
+        total = len(found.steps) + found.left_out
+        notes.append(f"{found.left_out} of {total} logged steps have values that are missing or not finite: left out.")
+    accumulation = (history.config.get("trainer") or {}).get("accumulation") or 1
+    if accumulation > 1:
+        notes.append(f"From means over {accumulation} micro-batches, so approximate.")
+    return Sheet("Direction", notes, head, rows)
+
+
+def share_sheet(found: Directions) -> Sheet:
+    """Each task's part in the combined gradient, beside its part in the plain sum."""
+    columns = (found.norms, found.weights, found.plain_shares, found.shares)
+    rows, gains = [], {}
+    for task, norms, weights, plain, shares in zip(found.tasks, *(column.T for column in columns), strict=True):
+        present = norms > 0
+        before, after = mean(plain), mean(shares)
+        rows.append(
+            [task, number(mean(norms[present])), number(mean(weights[present])), percent(before), percent(after)]
+        )
+        rows[-1] += map(percent, thirds(shares))
+        if before is not None and after is not None:
+            gains[task] = 100 * (after - before)
+    notes = ["Share: weight times gradient norm, as a part of all tasks'. Plain: with equal weights."]
+    if gains and max(map(abs, gains.values())) >= 1:
+        most, least = max(gains, key=gains.__getitem__), min(gains, key=gains.__getitem__)
+        notes.append(f"Favoured most: {most} ({gains[most]:+.0f} points); least: {least} ({gains[least]:+.0f} points).")
+    head = ["task", "gradient norm", "weight", "plain share", "share", "early", "late"]
+    return Sheet("Shares", notes, head, rows)
+
+
+def percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.0f} %"
+
+
+def signed(value: float | None) -> str:
+    return "–" if value is None else f"{value:+.3f}"
+
+
+def number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3g}"
