@@ -1,0 +1,526 @@
+"""Step time and peak memory of every balancer, as ratios to plain summing measured in the same run.
+
+    python tools/bench_step.py [--setting a] [--balancers gradnorm rotograd] [--markdown FILE]
+
+Settings, both on timm's `resnet18` from random weights with its deepest level shared, and random inputs:
+
+    a  3 dense tasks on a stride of 8, batches of 4 x 96 x 128 (height x width), heads `conv` of width 64
+    b  40 attributes, batches of 32 x 64 x 64, a linear head each
+
+Every balancer runs in each of its spaces, with its defaults, by `Engine.train_step`. Beside them run: `plain loop`,
+plain summing in a few lines of PyTorch, which shows what the engine costs; `bound`, the least work in the space
+`parameters` (one forward pass, one backward pass through the heads, one a task through the encoder); and the packages
+`torchjd` (`mtl_backward` over all shared parameters, and at the features) and `rotograd`, where they are installed.
+
+Time: each contestant has a network of its own, and one step to warm up. Then, round by round, all make one step in
+turn, starting with another one each round, so that noise hits all alike. The figure is the median over rounds of the
+time divided by that of `uniform` in the same round, with the quartiles beside it. A contestant leaves after
+`--repeats` rounds or `--seconds` of work, but not before two rounds. Garbage collection is off; SGD moves the models.
+
+Memory: the bytes of all live tensors at the worst moment of a step, the network and the balancer's state included and
+the inputs not, counted in the dispatcher during the first step; what this step leaves behind counts as if it had been
+there. The figure is the same on every machine, but does not see what an operation needs inside itself, such as a
+convolution's workspace.
+
+Aims: 1.05 for methods of losses or of the Gram matrix at the features, 1.25 for `rotograd`, and in the space
+`parameters` 1.10 of the bound; methods that need two halves of the batch make twice the passes and have none.
+"""
+
+import argparse
+import datetime
+import gc
+import importlib.metadata
+import platform
+import shlex
+import sys
+import time
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from mtlkit import BALANCERS, TASKS, GramBalancer
+from mtlkit.balancer import Balancer, LossBalancer
+from mtlkit.build import make_accelerator
+from mtlkit.engine import Engine
+from mtlkit.model import MultiTaskModel, build_encoder
+from mtlkit.schema import TrainerConfig
+from mtlkit.task import Features, Task
+
+RATE = 1e-4
+LEAST = 2  # rounds
+BOUND = "bound (parameters)"
+PACKAGES = ("mtlkit", "torch", "timm", "torchjd", "rotograd")
+
+Step = Callable[[], object]
+Clock = Callable[[], float]  # seconds
+CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
+Batch = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A network, its tasks and a batch, the same whenever they are made."""
+
+    text: str
+    tasks: Callable[[], dict[str, Task]]
+    encoder: dict[str, Any]
+    size: tuple[int, int]  # height, width
+    batch: int
+
+    def model(self) -> tuple[MultiTaskModel, dict[str, Task]]:
+        torch.manual_seed(0)
+        tasks = self.tasks()
+        encoder = build_encoder(image_size=self.size[::-1], levels=[-1], **self.encoder)
+        return MultiTaskModel(encoder, {name: task.decoder(encoder.info) for name, task in tasks.items()}), tasks
+
+    def inputs(self) -> Batch:
+        generator = torch.Generator().manual_seed(0)
+        height, width = self.size
+        targets = {}
+        for name, task in self.tasks().items():
+            value = torch.rand(
+                self.batch, *((task.out_channels, height, width) if task.dense else (1,)), generator=generator
+            )
+            if name == "segmentation":
+                targets[name] = (value[:, 0] * task.out_channels).long()
+            elif name == "normals":
+                targets[name] = F.normalize(value - 0.5, dim=1)
+            else:
+                targets[name] = value + 0.5 if task.dense else value.round()
+        return {"image": torch.rand(self.batch, 3, height, width, generator=generator), "targets": targets}
+
+
+def dense_tasks() -> dict[str, Task]:
+    decoder = {"name": "conv", "width": 64}
+    classes = {"segmentation": tuple(map(str, range(13))), "depth": (), "normals": ()}
+    return {name: TASKS.build(name, name, names, decoder=decoder) for name, names in classes.items()}
+
+
+def attributes() -> dict[str, Task]:
+    names = [f"attribute{i}" for i in range(40)]
+    return {name: TASKS.build("multilabel", name, (name,), decoder="linear") for name in names}
+
+
+SETTINGS = {
+    "a": Setting(
+        "3 dense tasks, resnet18 at stride 8, batches of 4 x 96 x 128",
+        dense_tasks,
+        {"name": "resnet18", "output_stride": 8},
+        (96, 128),
+        4,
+    ),
+    "b": Setting("40 attributes, resnet18, batches of 32 x 64 x 64", attributes, {"name": "resnet18"}, (64, 64), 32),
+}
+
+
+# -- who takes part ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """`make` builds its network and returns its step; it raises `ImportError` where a package is not there."""
+
+    name: str
+    space: str
+    make: Callable[[Setting, Batch], Step]
+    aim: str = ""
+
+    @property
+    def key(self) -> str:
+        return f"{self.name} ({self.space})" if self.space else self.name
+
+
+def contestants(chosen: Sequence[str]) -> list[Contestant]:
+    """`uniform` first; then the other references and all that is chosen (nothing: everything)."""
+    found = []
+    for name in sorted(set(BALANCERS.names()) - {"uniform"}):
+        cls = BALANCERS.get(name)
+        for space in cls.spaces:
+            options = {"space": space} if len(cls.spaces) > 1 else {}
+            found.append(Contestant(name, space, in_engine(name, options), aim_of(name, cls, space)))
+    for name in ("upgrad", "mgda"):
+        found.append(Contestant(f"package:torchjd.{name}", "parameters", torchjd(name, at_features=False)))
+        found.append(Contestant(f"package:torchjd.{name}", "features", torchjd(name, at_features=True)))
+    found.append(Contestant("package:rotograd", "features", rotograd_package))
+    if unknown := set(chosen) - {"uniform", "package", *(c.name for c in found)}:
+        raise SystemExit(f"There is no {', '.join(sorted(unknown))}. `mtlkit list balancers` names them.")
+    if chosen:
+        found = [c for c in found if {c.name, c.name.partition(":")[0]} & set(chosen)]
+    references = [Contestant("uniform", "", in_engine("uniform", {})), Contestant("plain loop", "", plain_loop)]
+    if any(c.space == "parameters" for c in found):
+        references.append(Contestant("bound", "parameters", bound))
+    return references + found
+
+
+def aim_of(name: str, cls: type[Balancer], space: str) -> str:
+    if space == "parameters":
+        return "" if "second_batch" in cls.needs else "1.10 of the bound"
+    if name == "rotograd":
+        return "1.25"
+    cheap = issubclass(cls, LossBalancer | GramBalancer) or not cls.needs
+    return "1.05" if cheap and space == "features" else ""
+
+
+def in_engine(name: str, options: dict[str, Any]) -> Callable[[Setting, Batch], Step]:
+    def make(setting: Setting, batch: Batch) -> Step:
+        model, tasks = setting.model()
+        balancer = BALANCERS.build(name, tasks=tuple(tasks), **options)
+        balancer.setup(tasks, model.encoder_info)
+        never = 10**9  # logs nothing, so that each method computes what it needs itself
+        config = TrainerConfig(max_steps=never, log_every=never, optimizer="sgd", momentum=0.0, lr=RATE)
+        engine = Engine(
+            model, list(tasks.values()), balancer, config, accelerator=make_accelerator(config), steps_per_epoch=never
+        )
+        return lambda: engine.train_step(batch)
+
+    return make
+
+
+class Loop:
+    """What the loops without engine share."""
+
+    def __init__(self, setting: Setting, batch: Batch) -> None:
+        self.model, self.tasks = setting.model()
+        self.image, self.targets = batch["image"], batch["targets"]
+        self.sizes = {name: setting.size for name in self.tasks}
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=RATE)
+
+    def losses(self, share: Callable[[Features], dict[str, Features]] | None = None) -> list[Tensor]:
+        outputs = self.model(self.image, share, self.sizes)
+        return self.means([outputs[name] for name in self.tasks])
+
+    def means(self, outputs: Sequence[Tensor]) -> list[Tensor]:
+        pairs = zip(self.tasks.items(), outputs, strict=True)
+        parts = [task.loss(output, self.targets[name]) for (name, task), output in pairs]
+        return [total / count for total, count in parts]
+
+    def update(self) -> None:
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+
+def plain_loop(setting: Setting, batch: Batch) -> Step:
+    loop = Loop(setting, batch)
+
+    def step() -> None:
+        torch.stack(loop.losses()).sum().backward()
+        loop.update()
+
+    return step
+
+
+def bound(setting: Setting, batch: Batch) -> Step:
+    loop = Loop(setting, batch)
+
+    def step() -> None:
+        levels: Features = []
+        leaves: dict[str, Features] = {}
+
+        def share(features: Features) -> dict[str, Features]:
+            levels.extend(features)
+            leaves.update({name: [z.detach().requires_grad_() for z in features] for name in loop.tasks})
+            return leaves
+
+        torch.stack(loop.losses(share)).sum().backward()
+        for k, mine in enumerate(leaves.values(), 1):
+            torch.autograd.backward(levels, [leaf.grad for leaf in mine], retain_graph=k < len(leaves))
+        loop.update()
+
+    return step
+
+
+def torchjd(name: str, at_features: bool) -> Callable[[Setting, Batch], Step]:
+    def make(setting: Setting, batch: Batch) -> Step:
+        from torchjd.aggregation import MGDA, UPGrad
+        from torchjd.autojac import jac_to_grad, mtl_backward
+
+        aggregator = {"upgrad": UPGrad, "mgda": MGDA}[name]()
+        loop = Loop(setting, batch)
+        shared = list(loop.model.encoder.parameters())
+
+        def step() -> None:
+            levels: Features = []
+
+            def share(features: Features) -> dict[str, Features]:
+                levels.extend(features)
+                return dict.fromkeys(loop.tasks, features)
+
+            mtl_backward(loop.losses(share), features=levels)
+            jac_to_grad(shared, aggregator)
+            loop.update()
+
+        def step_at_features() -> None:
+            levels: Features = []
+            leaves: Features = []
+            copies: Features = []
+
+            def share(features: Features) -> dict[str, Features]:
+                levels.extend(features)
+                leaves.extend(z.detach().requires_grad_() for z in features)
+                copies.extend(leaf.view_as(leaf) for leaf in leaves)
+                return dict.fromkeys(loop.tasks, copies)
+
+            mtl_backward(loop.losses(share), features=copies)
+            jac_to_grad(leaves, aggregator)
+            torch.autograd.backward(levels, [leaf.grad for leaf in leaves])
+            loop.update()
+
+        return step_at_features if at_features else step
+
+    return make
+
+
+class Backbone(nn.Module):
+    """The encoder's one level; a vector where the heads would average the map anyway."""
+
+    def __init__(self, encoder: nn.Module, dense: bool) -> None:
+        super().__init__()
+        self.encoder, self.dense = encoder, dense
+
+    def forward(self, image: Tensor) -> Tensor:
+        (features,) = self.encoder(image)
+        return features if self.dense else features.mean(dim=(2, 3))
+
+
+class Head(nn.Module):
+    def __init__(self, decoder: nn.Module, size: tuple[int, int] | None) -> None:
+        super().__init__()
+        self.decoder, self.size = decoder, size
+
+    def forward(self, features: Tensor) -> Tensor:
+        output = self.decoder([features])
+        return output if self.size is None else F.interpolate(output, self.size, mode="bilinear", align_corners=False)
+
+
+def rotograd_package(setting: Setting, batch: Batch) -> Step:
+    import rotograd
+
+    loop = Loop(setting, batch)
+    dense = all(task.dense for task in loop.tasks.values())
+    backbone = Backbone(loop.model.encoder, dense)
+    heads = [Head(decoder, setting.size if dense else None) for decoder in loop.model.decoders.values()]
+    with torch.no_grad():
+        shape = backbone(loop.image[:1]).shape
+    network = rotograd.RotoGrad(backbone, heads, shape[1], post_shape=shape[2:])
+    leader = torch.optim.Adam(network.parameters(), lr=RATE)
+
+    def step() -> None:
+        with rotograd.cached():
+            network.backward(loop.means(network(loop.image)))
+            leader.step()
+            leader.zero_grad()
+            loop.update()
+
+    return step
+
+
+# -- measuring --------------------------------------------------------------------------------------------------
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of the storages that operations under it make, until they are freed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._alive: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in _tensors(result):
+            if tensor.device.type != "meta":
+                self._note(tensor.untyped_storage())
+        return result
+
+    def _note(self, storage: Any) -> None:
+        key, size = id(storage), storage.nbytes()  # the same object for as long as the storage lives
+        if key not in self._alive:
+            self._alive.add(key)
+            self.now += size
+            self.peak = max(self.peak, self.now)
+            weakref.finalize(storage, self._free, key, size)
+
+    def _free(self, key: int, size: int) -> None:
+        self._alive.remove(key)
+        self.now -= size
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _tensors(item)
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A contestant after its first step."""
+
+    contestant: Contestant
+    step: Step
+    seconds: float
+    memory: int  # bytes
+
+
+def begin(contestant: Contestant, setting: Setting, batch: Batch) -> Ready:
+    gc.collect()
+    with LiveBytes() as memory:
+        step = contestant.make(setting, batch)
+        gc.collect()  # what building left behind is not the step's
+        before = memory.peak = memory.now
+        started = time.perf_counter()
+        step()
+        seconds = time.perf_counter() - started
+        gc.collect()
+        left = memory.now - before
+    return Ready(contestant, step, seconds, memory.peak + left)
+
+
+def rounds_of(ready: dict[str, Ready], repeats: int, seconds: float, clock: Clock) -> list[dict[str, float]]:
+    """The seconds of every contestant's step, round by round."""
+    names = list(ready)
+    rounds = {name: max(LEAST, min(repeats, int(seconds / one.seconds))) for name, one in ready.items()}
+    most = rounds["uniform"] = max(rounds.values())
+    if BOUND in rounds:
+        rounds[BOUND] = max(n for name, n in rounds.items() if ready[name].contestant.space == "parameters")
+    found: list[dict[str, float]] = []
+    for number in range(most):
+        progress(f"round {number + 1} of {most}")
+        found.append({})
+        gc.collect()
+        gc.disable()
+        start = number * len(names) // most
+        for name in names[start:] + names[:start]:
+            if rounds[name] > number:
+                started = clock()
+                ready[name].step()
+                found[-1][name] = clock() - started
+        gc.enable()
+    return found
+
+
+@dataclass(frozen=True)
+class Row:
+    contestant: Contestant
+    milliseconds: float
+    ratios: list[float]  # to `uniform`, a round each
+    to_bound: float | None
+    memory: float
+
+
+def measure(
+    setting: Setting, chosen: Sequence[str], repeats: int, seconds: float, clock: Clock
+) -> tuple[list[Row], dict[str, str]]:
+    """The table's rows, and why some contestants are not in it."""
+    batch = setting.inputs()
+    gc.collect()
+    gc.freeze()  # what is there already needs no look at every collection
+    ready: dict[str, Ready] = {}
+    skipped: dict[str, str] = {}
+    for contestant in contestants(chosen):
+        progress(contestant.key)
+        try:
+            ready[contestant.key] = begin(contestant, setting, batch)
+        except (ImportError, ValueError, RuntimeError) as error:
+            skipped[contestant.key] = f"{type(error).__name__}: {error}"
+            progress(f"skipped, {skipped[contestant.key]}")
+    rounds = rounds_of(ready, repeats, seconds, clock)
+    gc.unfreeze()
+    rows = []
+    for key, one in ready.items():
+        mine = [times for times in rounds if key in times]
+        bounded = [times[key] / times[BOUND] for times in mine] if one.contestant.space == "parameters" else []
+        rows.append(
+            Row(
+                one.contestant,
+                1000 * median(times[key] for times in mine),
+                [times[key] / times["uniform"] for times in mine],
+                median(bounded) if bounded else None,
+                one.memory / ready["uniform"].memory,
+            )
+        )
+    return rows, skipped
+
+
+def progress(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+
+
+# -- the page ---------------------------------------------------------------------------------------------------
+
+
+def table(rows: Sequence[Row]) -> str:
+    lines = [
+        "| balancer | space | ms | time / `uniform` | quartiles | rounds | time / bound | memory / `uniform` | aim |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        low, middle, high = quantiles(row.ratios, n=4, method="inclusive")
+        cells = [
+            f"`{row.contestant.name}`",
+            row.contestant.space,
+            f"{row.milliseconds:.0f}",
+            f"{middle:.2f}",
+            f"{low:.2f} to {high:.2f}",
+            str(len(row.ratios)),
+            "" if row.to_bound is None else f"{row.to_bound:.2f}",
+            f"{row.memory:.2f}",
+            row.contestant.aim,
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def heading(threads: int, words: Sequence[str]) -> str:
+    versions = [f"Python {platform.python_version()}"]
+    for name in PACKAGES:
+        try:
+            versions.append(f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            versions.append(f"no {name}")
+    command = shlex.join(["python", "tools/bench_step.py", *words])
+    return (
+        f"# Step time and memory\n\nMade by `{command}`, {datetime.date.today()}, {threads} thread(s) on a CPU; "
+        f"{', '.join(versions)}. `tools/bench_step.py` says what is measured and how.\n"
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--setting", choices=SETTINGS, help="without it: all")
+    parser.add_argument(
+        "--balancers", nargs="+", default=[], metavar="NAME", help="without it: all; `package` for the other packages"
+    )
+    parser.add_argument("--repeats", type=int, default=9, help="rounds at most")
+    parser.add_argument("--seconds", type=float, default=4.0, help="of work for each contestant, or two rounds")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument(
+        "--clock", choices=CLOCKS, default="wall", help="cpu: on a machine that is not quiet, one thread"
+    )
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="writes the tables to this file, too")
+    args = parser.parse_args(argv)
+    torch.set_num_threads(args.threads)
+    page = [heading(args.threads, sys.argv[1:] if argv is None else argv)]
+    for name, setting in SETTINGS.items():
+        if args.setting in (None, name):
+            rows, skipped = measure(setting, args.balancers, args.repeats, args.seconds, CLOCKS[args.clock])
+            page.append(f"## Setting {name}: {setting.text}\n")
+            page.append(table(rows))
+            page += [f"Skipped: `{key}`, {reason}\n" for key, reason in skipped.items()]
+    text = "\n".join(page)
+    sys.stdout.write(text)
+    if args.markdown is not None:
+        args.markdown.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
