@@ -37,6 +37,7 @@ class CosReg(Balancer):
 
     needs = frozenset({"create_graph"})
     spaces = ("last_layer", "features")
+    seeks_pareto = False  # on the Pareto set of two tasks the gradients are opposite, where the penalty is largest
 
     def __init__(
         self, tasks: Sequence[str], *, alpha: float = 0.1, scale_by_loss: bool = False, space: str = "last_layer"

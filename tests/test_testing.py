@@ -1,10 +1,20 @@
 """The contract kit: every registered balancer keeps the promises, and a broken one is caught by name."""
 
+import faulthandler
+import os
+import runpy
+import textwrap
+import time
+import warnings
+from typing import ClassVar
+
 import pytest
 import torch
 
-from mtlkit import BALANCERS, GramBalancer
-from mtlkit.testing import check_balancer
+from mtlkit import BALANCERS, GramBalancer, testing_processes
+from mtlkit.balancer import Balancer, LossBalancer, per_task, stack
+from mtlkit.testing import check_balancer, resume, trains_to_finite
+from mtlkit.testing_toys import Method
 
 
 @pytest.mark.parametrize("name", BALANCERS.names())
@@ -12,10 +22,16 @@ def test_every_balancer_keeps_its_promises(name):
     check_balancer(name)
 
 
+@pytest.mark.parametrize("name", BALANCERS.names())
+def test_zero_beside_tiny_and_huge_gradients_in_float32(name):
+    """More than the kit asks of strangers."""
+    for scales in ((0.0, 1e-10, 1e10), (0.0, 0.0, 1.0), (0.0,) * 3):
+        trains_to_finite(Method(name), scales, "fp32")
+
+
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        ("gradnorm", {"space": "last_layer"}),
         ("cosreg", {"space": "features", "alpha": 5.0}),
         ("rotograd", {"dim": 3, "burn_in": 1}),
         ("rotograd", {"scale_only": True}),
@@ -26,15 +42,170 @@ def test_options_keep_them_too(name, options):
     check_balancer(name, **options)
 
 
+def test_what_there_is_not_is_refused_as_by_the_registry():
+    with pytest.raises(LookupError, match="Did you mean 'uniform'"):
+        check_balancer("unifrom")
+    with pytest.raises(ValueError, match="has no option 'alpa'"):
+        check_balancer("gradnorm", alpa=1.0)
+
+
 @pytest.fixture
 def register():
     known = dict(BALANCERS._classes)
-    yield lambda name, cls: BALANCERS.register(name)(cls)
+    yield lambda cls: BALANCERS.register("broken")(cls)
     BALANCERS._classes.clear()
     BALANCERS._classes.update(known)
 
 
-class Forgetful(GramBalancer):
+class Even(GramBalancer):
+    """Gives all gradients one length. It keeps all promises; the classes below break one each."""
+
+    spaces = ("features",)
+
+    def weights(self, gram):
+        norms = gram.diagonal().sqrt()
+        return torch.where(norms > 0, norms.mean() / norms, 0.0)
+
+
+class Pairs(Even):
+    """Divides by the number of other tasks."""
+
+    def weights(self, gram):
+        return super().weights(gram) / (len(gram) - 1)
+
+
+class Fragile(Even):
+    """Divides by lengths that may be zero."""
+
+    def weights(self, gram):
+        return 1 / gram.diagonal().sqrt()
+
+
+class Ageing(Even):
+    """Counts the steps of tasks that take no part in them."""
+
+    def __init__(self, tasks):
+        super().__init__(tasks)
+        self.age = per_task(tasks, torch.zeros(()))
+
+    def after_step(self, step):
+        for age in self.age.values():
+            age.data += 1
+
+
+class Centred(Even):
+    """Follows the features' mean in the forward pass, labels or not."""
+
+    def __init__(self, tasks):
+        super().__init__(tasks)
+        self.register_buffer("centre", torch.zeros(()))
+
+    def adapter(self, task, features):
+        if task == self.tasks[0]:
+            self.centre.copy_(features[0].detach()[0, 0])
+        return features
+
+
+class Pushy(Balancer):
+    """Adds to the features' gradient, labels or not."""
+
+    needs = frozenset({"create_graph"})
+
+    def adapter(self, task, features):
+        for level in features:
+            if level.requires_grad:
+                level.register_hook(lambda gradient: gradient + 1e-3)
+        return features
+
+
+class Partial(Even):
+    """Favours the first task, whichever it is."""
+
+    def weights(self, gram):
+        return torch.cat([gram.new_full((1,), 2.0), gram.new_ones(len(gram) - 1)])
+
+
+class Hasty(LossBalancer):
+    """Moves its state with every micro-batch."""
+
+    def __init__(self, tasks):
+        super().__init__(tasks)
+        self.count = per_task(tasks, torch.ones(()))
+
+    def weights(self, losses, tasks=None):
+        return stack(self.count, tasks or self.tasks) / losses.clamp_min(1e-30)
+
+    def combine(self, step):
+        for task, loss in zip(step.tasks, step.losses, strict=True):
+            self.count[task] += loss / (1 + loss)
+        return super().combine(step)
+
+
+class Rows(Even):
+    """Averages lengths in rows; `row` says whose is which."""
+
+    def __init__(self, tasks):
+        super().__init__(tasks)
+        self.register_buffer("rows", torch.zeros(len(tasks)))
+
+    def row(self, step):
+        return [sorted(self.tasks).index(task) for task in step.tasks]
+
+    def combine(self, step):
+        return 1 / (1 + self.rows[self.row(step)].double())
+
+    def after_step(self, step):
+        self.rows[self.row(step)] = (self.rows[self.row(step)] + step.norms.to(self.rows.dtype)) / 2
+
+
+class Shifted(Rows):
+    """Counts the present tasks only."""
+
+    def row(self, step):
+        return [sorted(step.tasks).index(task) for task in step.tasks]
+
+
+class Reset(Rows):
+    """Starts anew whenever the number of tasks changes."""
+
+    def after_step(self, step):
+        if len(step.tasks) != len(self.tasks):
+            self.rows.zero_()
+        super().after_step(step)
+
+
+class Crowded(LossBalancer):
+    """Shares a fixed sum among all tasks, the absent ones included."""
+
+    def __init__(self, tasks):
+        super().__init__(tasks)
+        self.count = per_task(tasks, torch.ones(()))
+
+    def weights(self, losses, tasks=None):
+        return losses.sigmoid() * 3 / stack(self.count, self.tasks).sum()
+
+
+class Plain(GramBalancer):
+    """Plain summing by another name, as from a solver that fails without a word."""
+
+    def weights(self, gram):
+        return gram.new_full((len(gram),), 1 / len(gram))
+
+
+class Denying(Even):
+    """Says that it is plain summing, and is not."""
+
+    equals_uniform = True
+
+
+class Levelling(LossBalancer):
+    """Makes the losses equal, whatever it costs."""
+
+    def weights(self, losses, tasks=None):
+        return 0.01 + (losses - losses.mean()) / losses.sum().clamp_min(1e-30)
+
+
+class Forgetful(Even):
     """Keeps its average in a plain attribute, which no checkpoint sees."""
 
     average = None
@@ -45,22 +216,138 @@ class Forgetful(GramBalancer):
         return self.average / norms
 
 
-class Partial(GramBalancer):
-    """Favours the first task, whichever it is."""
+class Common(Even):
+    """Keeps the first total of all in the class itself, which only the same process remembers."""
+
+    first: ClassVar[list[float]] = []
 
     def weights(self, gram):
-        return torch.cat([gram.new_full((1,), 2.0), gram.new_ones(len(gram) - 1)])
+        if not self.first:
+            self.first.append(float(gram.trace().sqrt()))
+        return 1 / (gram.diagonal().sqrt() + self.first[0])
 
 
-class Fragile(GramBalancer):
-    """Divides by lengths that may be zero."""
+class Local(Even):
+    """Compares the lengths on its own process only."""
 
-    def weights(self, gram):
-        return 1 / gram.diagonal().sqrt()
+    def combine(self, step):
+        norms = torch.stack(
+            [sum(g.square().sum() for g in row if g is not None).sqrt() for row in step.local_gradients]
+        )
+        return torch.where(norms > 0, norms.mean() / norms, 0.0)
 
 
-@pytest.mark.parametrize(("cls", "promise"), [(Fragile, "finite"), (Forgetful, "resume"), (Partial, "permutation")])
-def test_a_broken_promise_is_named(register, cls, promise):
-    register("broken", cls)
-    with pytest.raises(AssertionError, match=f"broken breaks the promise '{promise}'"):
+class Failing(Even):
+    """Fails where nobody looks, and leaves another process waiting for it."""
+
+    def combine(self, step):
+        if os.environ.get("RANK") == "1":
+            raise KeyError("only in a child")
+        return super().combine(step)
+
+
+class Dying(Even):
+    """Takes a whole process down, and leaves the other one waiting for it."""
+
+    def combine(self, step):
+        if os.environ.get("RANK") == "1":
+            faulthandler._sigsegv()
+        return super().combine(step)
+
+
+class Hanging(Even):
+    """Never comes back."""
+
+    def combine(self, step):
+        if testing_processes.in_child:
+            time.sleep(1000)
+        return super().combine(step)
+
+
+class Talkative(Even):
+    """Warns where nobody looks."""
+
+    def combine(self, step):
+        if testing_processes.in_child:
+            warnings.warn("only in a child", UserWarning, stacklevel=1)
+        return super().combine(step)
+
+
+@pytest.mark.parametrize(
+    ("cls", "promise", "reason"),
+    [
+        (Pairs, "one_task", "NonFiniteError"),
+        (Fragile, "finite", "NonFiniteError"),
+        (Ageing, "absent_task", "balancer.age.b differs after steps without labels of its task"),
+        (Centred, "no_labels", "balancer.centre differs without labels"),
+        (Pushy, "no_labels", "a gradient reached the encoder"),
+        (Partial, "permutation", "differs in another order"),
+        (Hasty, "accumulation", "differs with two equal micro-batches"),
+        (Shifted, "comes_and_goes", "differs when the first task by name was away"),
+        (Reset, "comes_and_goes", "rows: forgotten in a step"),
+        (Crowded, "comes_and_goes", "differs beside a task without any label"),
+        (Plain, "differs_from_uniform", "it moves as plain summing does"),
+        (Denying, "differs_from_uniform", "moves in another way than plain summing"),
+        (Levelling, "pareto", "a step could still help both"),
+        (Forgetful, "resume", "differs after a resume in a fresh process"),
+        (Common, "resume", "differs after a resume in a fresh process"),
+        (Local, "two_ranks", "differs between one process and two"),
+        (Failing, "two_ranks", "KeyError: 'only in a child'"),
+        (Dying, "two_ranks", "Segmentation fault"),
+    ],
+)
+def test_a_broken_promise_is_named(register, cls, promise, reason):
+    register(cls)
+    with pytest.raises(AssertionError, match=rf"(?s)broken breaks the promise '{promise}'.*: .*{reason}"):
         check_balancer("broken")
+
+
+@pytest.mark.parametrize("cls", [Even, Rows])
+def test_what_the_broken_ones_are_made_of_keeps_all_promises(register, cls):
+    register(cls)
+    check_balancer("broken")
+
+
+def test_a_process_that_hangs_is_ended(register, monkeypatch):
+    register(Hanging)
+    monkeypatch.setattr(testing_processes, "TIMEOUT", 3)
+    with pytest.raises(AssertionError, match=r"(?s)Timeout.*in combine"):
+        resume(Method("broken"))
+
+
+def test_warnings_in_other_processes_come_back(register):
+    register(Talkative)
+    with pytest.warns(UserWarning, match="only in a child"):
+        resume(Method("broken"))
+    with pytest.raises(AssertionError, match="'resume': UserWarning: only in a child"):
+        check_balancer("broken")
+
+
+def test_a_class_that_no_other_process_can_load_is_explained(register):
+    class Inner(Even):
+        """Lives in a function."""
+
+    register(Inner)
+    with pytest.raises(AssertionError, match=r"'resume': no other process .*Inner.* at the top level"):
+        check_balancer("broken")
+
+
+def test_a_script_of_a_stranger(register, tmp_path, capsys):
+    """No guard around its main part, which the children that need the class in it run as well."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        textwrap.dedent("""
+        from mtlkit import BALANCERS, GramBalancer
+        from mtlkit.testing import check_balancer
+
+        @BALANCERS.register("inverse_square")
+        class InverseSquare(GramBalancer):
+            def weights(self, gram):
+                return 1 / (gram.diagonal() + gram.trace() + 1e-300)
+
+        check_balancer("inverse_square", space="features")
+        print("checked in", __name__)
+        """)
+    )
+    runpy.run_path(script, run_name="__main__")
+    assert capsys.readouterr().out == "checked in __main__\n"
