@@ -1,0 +1,29 @@
+"""Aligned-MTL: gradients whose principal components have one length (Senushkin et al.)."""
+
+from torch import Tensor
+
+from mtlkit.balancer import BALANCERS, GramBalancer
+from mtlkit.solvers import alignment
+
+
+@BALANCERS.register("aligned_mtl")
+class AlignedMTL(GramBalancer):
+    """Gives the system of task gradients the condition number 1 and takes the mean of the aligned gradients.
+
+    With M = V L V' it is w = sqrt(l_min) V L^(-1/2) V' (1/K), l_min the smallest eigenvalue that is not zero:
+    every principal component gets the length of the shortest one. Weights may be negative. A task with a zero
+    gradient gets the weight 0.
+
+    Source: Senushkin et al., Independent Component Alignment for Multi-Task Learning, CVPR 2023, arXiv 2305.19000.
+
+    Args:
+        space: `features` or `parameters` (the paper's).
+
+    >>> import torch
+    >>> balancer = BALANCERS.build("aligned_mtl", tasks=("a", "b"))
+    >>> balancer.weights(torch.tensor([[1.0, 0.0], [0.0, 4.0]])).tolist()
+    [0.5, 0.25]
+    """
+
+    def weights(self, gram: Tensor) -> Tensor:
+        return alignment(gram)

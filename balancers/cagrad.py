@@ -1,0 +1,45 @@
+"""CAGrad: the mean gradient, moved towards the task that is worst off (Liu et al.)."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from mtlkit.balancer import BALANCERS, GramBalancer
+from mtlkit.registry import suggest
+from mtlkit.solvers import best_worst_case
+
+RESCALES = ("none", "c", "c2")
+
+
+@BALANCERS.register("cagrad")
+class CAGrad(GramBalancer):
+    """Takes the d with |d - g_0| <= c |g_0| that maximises min_k <g_k, d>, g_0 the mean of the task gradients.
+
+    With w* = argmin over the simplex of <g_w, g_0> + c |g_0| |g_w| it is d = g_0 + c |g_0| / |g_w*| g_w*. At a
+    Pareto-stationary point c < 1 leaves a part of g_0 and c >= 1 nothing that harms a task. A task with a zero
+    gradient counts in the mean only.
+
+    Source: Liu et al., Conflict-Averse Gradient Descent for Multi-task Learning, NeurIPS 2021, arXiv 2110.14048.
+
+    Args:
+        c: the radius around the mean; 0 is the mean itself.
+        rescale: `none`; `c` divides d by 1 + c; `c2` by 1 + c^2.
+        space: `features` or `parameters` (the paper's).
+
+    >>> import torch
+    >>> balancer = BALANCERS.build("cagrad", tasks=("a", "b"), c=0.5)
+    >>> balancer.weights(torch.eye(2)).tolist()
+    [0.75, 0.75]
+    """
+
+    def __init__(self, tasks: Sequence[str], *, c: float = 0.5, rescale: str = "none", space: str = "features") -> None:
+        super().__init__(tasks, space=space)
+        if not 0 <= c < float("inf"):
+            raise ValueError(f"balancer.c must be a number >= 0, got {c}.")
+        if rescale not in RESCALES:
+            raise ValueError(f"balancer.rescale cannot be {rescale!r}. {suggest(str(rescale), RESCALES)}")
+        self.c = c
+        self.rescale = rescale
+
+    def weights(self, gram: Tensor) -> Tensor:
+        return best_worst_case(gram, self.c) / {"none": 1.0, "c": 1 + self.c, "c2": 1 + self.c**2}[self.rescale]

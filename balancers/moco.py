@@ -1,0 +1,86 @@
+"""MoCo: minimum-norm weights from gradients that are averaged over time."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from mtlkit.balancer import BALANCERS, Balancer, per_task, stack
+from mtlkit.solvers import project_to_simplex
+from mtlkit.task import EncoderInfo, Features, Task
+
+if TYPE_CHECKING:
+    from mtlkit.step import Step
+
+
+@BALANCERS.register("moco")
+class MoCo(Balancer):
+    """Tracks every task's gradient over time and moves the weights towards the shortest combination of the trackers.
+
+    With h_k the gradient of L_k over the shared parameters in this step:
+
+        y_k <- y_k + beta (h_k - y_k)                                  (the first gradient starts the tracker)
+        w   <- projection to the simplex of w - gamma (Y Y^T / m + rho) w,   m the mean of |y_k|^2
+        encoder's gradient: sum_k w_k y_k
+
+    The division by m is a choice of the step size that the paper leaves open: with it, gamma and rho mean the same
+    whatever the scale of the losses. A task's large loss still gives it a small weight, as in MGDA. With gradient
+    accumulation, tracker and weights move by the mean of what the micro-batches ask for. An absent task keeps its
+    tracker and weight; the weights of the others are projected to the simplex.
+
+    Source: Fernando et al., Mitigating Gradient Bias in Multi-objective Learning, ICLR 2023, arXiv 2210.12624.
+
+    Memory: K P numbers for P shared parameters, twice that during a step.
+
+    Args:
+        beta: how much of the new gradient enters the tracker, in (0, 1].
+        gamma: the rate of the weights, > 0.
+        rho: draws the weights towards equal ones, >= 0.
+
+    Raises:
+        ValueError: an option is out of its range.
+
+    >>> import torch
+    >>> from mtlkit import BALANCERS
+    >>> balancer = BALANCERS.build("moco", tasks=("a", "b"), gamma=0.25)
+    >>> balancer.moved(torch.tensor([0.5, 0.5]), torch.tensor([[3.0, 0.0], [0.0, 1.0]])).tolist()
+    [0.4375, 0.5625]
+    """
+
+    needs = frozenset({"gram"})
+    spaces = ("parameters",)
+
+    def __init__(self, tasks: Sequence[str], *, beta: float = 0.5, gamma: float = 0.1, rho: float = 0.0) -> None:
+        super().__init__(tasks, space="parameters")
+        if not 0 < beta <= 1:
+            raise ValueError(f"balancer.beta must be a number in (0, 1], got {beta}.")
+        if not 0 < gamma < float("inf"):
+            raise ValueError(f"balancer.gamma must be a positive number, got {gamma}.")
+        if not 0 <= rho < float("inf"):
+            raise ValueError(f"balancer.rho must be a number >= 0, got {rho}.")
+        self.beta = beta
+        self.gamma = gamma
+        self.rho = rho
+        self.weight = per_task(tasks, torch.tensor(1 / len(tasks)))
+
+    def setup(self, tasks: Mapping[str, Task], encoder: EncoderInfo) -> None:
+        self.tracker = per_task(self.tasks, torch.zeros(encoder.parameters))
+
+    def moved(self, weights: Tensor, gram: Tensor) -> Tensor:
+        """The weights (k,) after one step, for the trackers' Gram matrix (k, k)."""
+        mean = gram.diagonal().mean().clamp_min(torch.finfo(gram.dtype).tiny)
+        return project_to_simplex(weights - self.gamma * (gram @ weights / mean + self.rho * weights))
+
+    def combine(self, step: "Step") -> Features:
+        gradients = step.jacobian
+        before = stack(self.tracker, step.tasks).to(gradients.dtype)
+        started = before.any(dim=1, keepdim=True)
+        trackers = torch.where(started, before + self.beta * (gradients - before), gradients)
+        old = stack(self.weight, step.tasks).double()
+        weights = self.moved(project_to_simplex(old), (trackers @ trackers.T).double())
+        for k, task in enumerate(step.tasks):
+            step.extras[f"weight/{task}"] = weights[k]
+            step.add_change(self.tracker[task], trackers[k] - before[k])
+            step.add_change(self.weight[task], weights[k] - old[k])
+        return [weights.to(trackers.dtype) @ trackers]

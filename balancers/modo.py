@@ -1,0 +1,67 @@
+"""MoDo: minimum-norm weights whose step uses two halves of the batch."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from mtlkit.balancer import BALANCERS, Balancer, per_task, stack
+from mtlkit.solvers import project_to_simplex
+
+if TYPE_CHECKING:
+    from mtlkit.step import Step
+
+
+@BALANCERS.register("modo")
+class MoDo(Balancer):
+    """Moves the weights one step a batch towards the shortest combination, by an estimate without bias.
+
+    With g_k the gradient of L_k over the shared parameters on the whole batch, g'_k and g''_k on its two halves:
+
+        w <- projection to the simplex of w - gamma C w / m,   C_ij = <g'_i, g''_j>,   m the mean of |g_k|^2
+        encoder's gradient: sum_k w_k g_k
+
+    E[C] is the Gram matrix of the expected gradients, since the halves are independent; a batch with itself would add
+    the noise to the diagonal. The paper draws a third sample for the model, for which the whole batch stands here.
+    The division by m is a choice of the step size that the paper leaves open: with it, gamma means the same whatever
+    the scale of the losses. With gradient accumulation, the weights move by the mean of what the micro-batches ask
+    for. An absent task keeps its weight; the weights of the others are projected to the simplex.
+
+    Source: Chen et al., Three-Way Trade-Off in Multi-Objective Learning: Optimization, Generalization and
+    Conflict-Avoidance, NeurIPS 2023, arXiv 2305.20057.
+
+    Args:
+        gamma: the rate of the weights, > 0.
+
+    Raises:
+        ValueError: `gamma` is out of its range.
+
+    >>> import torch
+    >>> from mtlkit import BALANCERS
+    >>> balancer = BALANCERS.build("modo", tasks=("a", "b"), gamma=0.25)
+    >>> balancer.moved(torch.tensor([0.5, 0.5]), torch.tensor([[3.0, 0.0], [0.0, 1.0]]), torch.tensor(2.0)).tolist()
+    [0.4375, 0.5625]
+    """
+
+    needs = frozenset({"gram", "second_batch"})
+    spaces = ("parameters",)
+
+    def __init__(self, tasks: Sequence[str], *, gamma: float = 0.1) -> None:
+        super().__init__(tasks, space="parameters")
+        if not 0 < gamma < float("inf"):
+            raise ValueError(f"balancer.gamma must be a positive number, got {gamma}.")
+        self.gamma = gamma
+        self.weight = per_task(tasks, torch.tensor(1 / len(tasks)))
+
+    def moved(self, weights: Tensor, cross_gram: Tensor, mean: Tensor) -> Tensor:
+        """The weights (k,) after one step, for C (k, k) and m."""
+        relative = torch.where(mean > 0, cross_gram / mean, 0.0)
+        return project_to_simplex(weights - self.gamma * (relative @ weights))
+
+    def combine(self, step: "Step") -> Tensor:
+        old = stack(self.weight, step.tasks).double()
+        weights = self.moved(project_to_simplex(old), step.cross_gram, step.gram.diagonal().mean())
+        for k, task in enumerate(step.tasks):
+            step.add_change(self.weight[task], weights[k] - old[k])
+        return weights

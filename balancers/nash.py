@@ -1,0 +1,69 @@
+"""Nash-MTL: the tasks bargain about the direction (Navon et al.)."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from mtlkit.balancer import BALANCERS, GramBalancer, per_task, stack
+from mtlkit.solvers import alpha_fair
+
+if TYPE_CHECKING:
+    from mtlkit.step import Step
+
+
+@BALANCERS.register("nash")
+class Nash(GramBalancer):
+    """Takes the direction d that maximises sum_k log <g_k, d>: its weights a solve M a = 1 / a, a > 0.
+
+    The combined gradient always has the length sqrt(K), however short the task gradients are; `max_norm` limits it.
+    A task with a zero gradient gets the weight 0. Tasks that no direction can serve together are held harmless while
+    the rest bargain; at a Pareto-stationary point nobody agrees and all weights are 0.
+
+    Source: Navon et al., Multi-Task Learning as a Bargaining Game, ICML 2022, arXiv 2202.01017.
+
+    Args:
+        max_norm: the combined gradient is scaled down to this length (None: never).
+        update_every: solve in every n-th step only and keep the weights in between.
+        space: `features` or `parameters` (the paper's).
+
+    >>> balancer = BALANCERS.build("nash", tasks=("a", "b"))
+    >>> balancer.weights(torch.tensor([[4.0, 0.0], [0.0, 16.0]])).tolist()
+    [0.5, 0.25]
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[str],
+        *,
+        max_norm: float | None = None,
+        update_every: int = 1,
+        space: str = "features",
+    ) -> None:
+        super().__init__(tasks, space=space)
+        if max_norm is not None and not max_norm > 0:
+            raise ValueError(f"balancer.max_norm must be above 0, or none at all, got {max_norm}.")
+        if not isinstance(update_every, int) or update_every < 1:
+            raise ValueError(f"balancer.update_every must be a whole number of steps >= 1, got {update_every}.")
+        self.max_norm = max_norm
+        self.update_every = update_every
+        self.weight = per_task(tasks, torch.tensor(-1.0, dtype=torch.float64))  # below 0: not known yet
+
+    def weights(self, gram: Tensor) -> Tensor:
+        return self.limited(alpha_fair(gram, alpha=1.0), gram)
+
+    def limited(self, weights: Tensor, gram: Tensor) -> Tensor:
+        """The weights, scaled so that the combined gradient is no longer than `max_norm`."""
+        if self.max_norm is None:
+            return weights
+        norm = (weights @ gram @ weights).clamp_min(0).sqrt()
+        return weights * (self.max_norm / norm).clamp_max(1)
+
+    def combine(self, step: "Step") -> Tensor:
+        weights = stack(self.weight, step.tasks)
+        if step.number % self.update_every == 0 or (weights < 0).any():
+            weights = alpha_fair(step.gram, alpha=1.0)
+            for task, weight in zip(step.tasks, weights, strict=True):
+                self.weight[task].copy_(weight)
+        return self.limited(weights.to(step.gram), step.gram)

@@ -1,0 +1,27 @@
+"""UPGrad: the mean of the task gradients, each freed of its conflicts first (Quinton and Rey)."""
+
+import torch
+from torch import Tensor
+
+from mtlkit.balancer import BALANCERS, GramBalancer
+from mtlkit.solvers import dual_cone_projection
+
+
+@BALANCERS.register("upgrad")
+class UPGrad(GramBalancer):
+    """Projects every task gradient onto the dual cone {d: <g_i, d> >= 0 for all i} and takes their mean.
+
+    The projection of g_k has the weights argmin w'Mw over w >= e_k. It harms no task, so neither does the mean.
+
+    Source: Quinton and Rey, Jacobian Descent for Multi-Objective Optimization, arXiv 2406.16232.
+
+    Args:
+        space: `features` or `parameters` (the paper's).
+
+    >>> balancer = BALANCERS.build("upgrad", tasks=("a", "b"))
+    >>> balancer.weights(torch.tensor([[1.0, -1.0], [-1.0, 4.0]])).tolist()
+    [1.0, 0.625]
+    """
+
+    def weights(self, gram: Tensor) -> Tensor:
+        return dual_cone_projection(gram, torch.eye(len(gram), dtype=gram.dtype)).mean(dim=0)

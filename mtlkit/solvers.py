@@ -1,0 +1,183 @@
+"""The small convex problems of Gram balancers: pure functions of a K x K Gram matrix, solved to rounding error.
+
+Every function takes the Gram matrix M (k, k) of k task gradients g_i and gives weights (k,), w, of the combined
+gradient sum_i w_i g_i, in M's dtype and on M's device; inside all is float64.
+
+Precision: all but `alignment` work on the cosines C_ij = M_ij / (|g_i| |g_j|), so lengths may differ by any factor:
+1e-12 next to 1e12 in one Gram is fine. What float64 cannot hold is angles: a Gram knows cosines to about 1e-16, so a
+combination that is 1e-8 times shorter than the gradients that cancel in it is rounding. A ridge of that size,
+`RIDGE` times k, is added to C's diagonal. A Gram with a negative eigenvalue (summed in float32, say) shows by it how
+large its error is, and the ridge follows.
+
+A gradient of exactly zero length has no direction: it gets no vote.
+
+>>> gram = torch.tensor([[4.0, -2.0], [-2.0, 4.0]], dtype=torch.float64)
+>>> gram @ min_norm_point(gram)  # equal products: the combined gradient serves both tasks
+tensor([1., 1.], dtype=torch.float64)
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mtlkit.convex import EPS, SolverError, bargain, nonnegative, push
+
+__all__ = [
+    "SolverError",
+    "alignment",
+    "alpha_fair",
+    "best_worst_case",
+    "dual_cone_projection",
+    "min_norm_point",
+    "project_to_simplex",
+]
+
+RIDGE = 4 * EPS
+
+
+def min_norm_point(gram: Tensor) -> Tensor:
+    """The shortest gradient in the convex hull: argmin w'Mw over w >= 0, sum w = 1.
+
+    It has M w >= w'Mw in every entry, with equality where w > 0. Where gradients are linearly dependent w is one of
+    several solutions; the combined gradient is unique. A zero gradient is the shortest point itself.
+
+    >>> min_norm_point(torch.tensor([[1.0, 0.0], [0.0, 3.0]])).tolist()
+    [0.75, 0.25]
+    """
+    m = _read(gram)
+    if not (zero := m.diagonal() <= 0).any():
+        p = _cosines(m)
+        # w solves min w'Mw/2 + c (sum w - 1)^2/2 over w >= 0, up to its length; here with b = |g| w and c = min |g|^2.
+        q = p.norms.min() / p.norms
+        w = nonnegative(p.cosines + q.outer(q), q) * q
+    else:
+        w = zero.double()
+    return _write(w / w.sum(), gram)
+
+
+def project_to_simplex(point: Tensor) -> Tensor:
+    """The nearest point (k,) with entries >= 0 that sum to 1: those above a common threshold, less that threshold.
+
+    >>> project_to_simplex(torch.tensor([0.75, 0.5, -1.0])).tolist()
+    [0.625, 0.375, 0.0]
+    """
+    ordered = point.sort(descending=True).values
+    shifts = (ordered.cumsum(0) - 1) / torch.arange(1, len(point) + 1, dtype=point.dtype, device=point.device)
+    return (point - shifts[(ordered > shifts).sum() - 1]).clamp_min(0)
+
+
+def dual_cone_projection(gram: Tensor, start: Tensor) -> Tensor:
+    """Projects each combination `start` (r, k) of the gradients onto {d: g_i . d >= 0 for every task i}.
+
+    The nearest d is a combination with weights w = argmin w'Mw over w >= start: (r, k), row by row.
+
+    >>> dual_cone_projection(torch.tensor([[1.0, -1.0], [-1.0, 4.0]]), torch.eye(2)).tolist()
+    [[1.0, 0.25], [1.0, 1.0]]
+    """
+    m, rows = _read(gram), start.detach().to(gram.device, torch.float64, copy=True)
+    p = _cosines(m)
+    for row in rows:
+        b = p.norms * row[p.kept]
+        if len(b) and (size := b.abs().max()) > 0:
+            row[p.kept] += size / p.norms * nonnegative(p.cosines, -p.cosines @ (b / size))
+    return _write(rows, gram)
+
+
+def alpha_fair(gram: Tensor, alpha: float) -> Tensor:
+    """Solves M w = w^(-1/alpha), w > 0: the direction that shares progress alpha-fairly (alpha = 1: Nash's bargain).
+
+    The w minimise w'Mw/2 - sum_i u(w_i), u' = w^(-1/alpha), by Newton's method in relative steps. Tasks that no
+    direction serves together with the others (some convex combination of gradients, theirs among them, is zero) make
+    it unsolvable. Then the limit is returned of M with a vanishing ridge on its diagonal: they are held harmless and
+    the rest bargain about the directions orthogonal to them. At a Pareto-stationary point of all tasks all w are 0.
+
+    >>> alpha_fair(torch.tensor([[4.0, 0.0], [0.0, 16.0]]), alpha=1.0).tolist()
+    [0.5, 0.25]
+    """
+    m = _read(gram)
+    p, w = _cosines(m), torch.zeros_like(m[0])
+    if len(p.norms):
+        size = p.norms.max()
+        norms = p.norms / size
+        b = bargain(p.cosines, p.ridge, norms ** (1 / alpha - 1), alpha)
+        w[p.kept] = b / norms * size ** (-2 * alpha / (1 + alpha))
+    return _write(w, gram)
+
+
+def best_worst_case(gram: Tensor, radius: float) -> Tensor:
+    """The d in a ball around the mean gradient g_0 that maximises min_i g_i . d.
+
+    The ball's radius is `radius` |g_0|. With w* = argmin over the simplex of g_w . g_0 + radius |g_0| |g_w| it is
+    d = g_0 + radius |g_0| g_w* / |g_w*|; the weights of d are returned. Where g_w* = 0 (no d serves all tasks) d is
+    the limit: g_0 moved just until it harms none.
+
+    >>> best_worst_case(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), radius=0.5).tolist()
+    [0.75, 0.75]
+    """
+    m = _read(gram)
+    k = len(m)
+    p, w = _cosines(m), torch.full_like(m[0], 1 / k)
+    if not len(p.norms):
+        return _write(w, gram)
+    norms = p.norms / p.norms.max()
+    mean = norms / k
+    products = p.cosines @ mean  # of g_i / |g_i| and g_0
+    length = radius * math.sqrt(float(mean @ products))
+    if length > radius * 2 * math.sqrt(p.ridge) * float(mean.norm()):  # otherwise g_0 = 0 up to rounding, and d = g_0
+        w[p.kept] += push(p.cosines, p.ridge, norms.min() / norms, products, length) / norms
+    return _write(w, gram)
+
+
+def alignment(gram: Tensor) -> Tensor:
+    """Weights that give the system of gradients the condition number 1: sqrt(l_min) V L^(-1/2) V' 1/k, M = V L V'.
+
+    l_min is the smallest eigenvalue that is not zero. Float64 cannot tell eigenvalues below 4 k eps times the largest
+    from zero, so independent gradients must not differ in length by more than about 1e7 to count fully.
+
+    >>> alignment(torch.tensor([[1.0, 0.0], [0.0, 4.0]])).tolist()
+    [0.5, 0.25]
+    """
+    m = _read(gram)
+    values, vectors = torch.linalg.eigh(m)
+    kept = values > torch.maximum(4 * len(m) * EPS * values[-1], -2 * values[0])
+    mean = torch.full_like(values, 1 / len(m))
+    if not kept.any():
+        return _write(mean, gram)
+    values, vectors = values[kept], vectors[:, kept]
+    return _write(vectors @ ((vectors.T @ mean) * (values[0] / values).sqrt()), gram)
+
+
+# -- inside: float64, gradients of length one ---------------------------------------------------------------
+
+
+class _Problem(NamedTuple):
+    kept: Tensor  # the tasks with a gradient; the rows of the others are left out below
+    norms: Tensor
+    cosines: Tensor  # positive definite: the ridge is in it
+    ridge: float
+
+
+def _cosines(m: Tensor) -> _Problem:
+    kept = m.diagonal() > 0
+    norms = m.diagonal()[kept].sqrt()
+    cosines = m[kept][:, kept] / norms / norms[:, None]
+    ridge = RIDGE * len(norms)
+    if len(norms):
+        ridge += max(0.0, -2 * float(torch.linalg.eigvalsh(cosines)[0]))
+    cosines.diagonal().add_(ridge)
+    return _Problem(kept, norms, cosines, ridge)
+
+
+def _read(gram: Tensor) -> Tensor:
+    if gram.dim() != 2 or gram.shape[0] != gram.shape[1] or not len(gram):
+        raise ValueError(f"Expected a Gram matrix (k, k), got the shape {tuple(gram.shape)}.")
+    m = gram.detach().double()
+    if not torch.isfinite(m).all():
+        raise ValueError("The Gram matrix is not finite: a task's gradient overflows or is NaN. Look at its loss.")
+    return m
+
+
+def _write(weights: Tensor, gram: Tensor) -> Tensor:
+    return weights.to(gram.dtype)
