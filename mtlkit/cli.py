@@ -1,7 +1,8 @@
 """The command `mtlkit`.
 
 Exit status: 0; 2 for a mistake of the user's, with one message on stderr; 3 for a run stopped by a loss that is not
-finite; 130 after Ctrl-C; 1, with a traceback, for anything else. `MTLKIT_DEBUG=1` shows every traceback.
+finite or by a balancer's problem that cannot be solved; 130 after Ctrl-C; 1, with a traceback, for anything else.
+`MTLKIT_DEBUG=1` shows every traceback.
 """
 
 import argparse
@@ -15,10 +16,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mtlkit import BALANCERS, DATASETS, DECODERS, ENCODERS, TASKS
+from mtlkit.convex import SolverError
 from mtlkit.losses import NonFiniteError
 from mtlkit.registry import Registry
 
 USER_ERRORS = (ValueError, LookupError, OSError)
+STOPPED = (NonFiniteError, SolverError)  # a step that cannot be made
 BUGS = (KeyError, IndexError)  # LookupErrors of a wrong program, not of a wrong word
 REGISTRIES: dict[str, Registry] = {
     "balancers": BALANCERS,
@@ -67,10 +70,10 @@ class Result:
         """Turns the errors that a user can understand into a message and a status."""
         try:
             yield
-        except (NonFiniteError, *USER_ERRORS) as error:
+        except (*STOPPED, *USER_ERRORS) as error:
             if isinstance(error, BUGS) or os.environ.get("MTLKIT_DEBUG"):
                 raise
-            self.status = self.status or (3 if isinstance(error, NonFiniteError) else 2)
+            self.status = self.status or (3 if isinstance(error, STOPPED) else 2)
             _complain(f"{job}{_message(error)}")
 
 
@@ -99,7 +102,7 @@ def train(arguments: argparse.Namespace, result: Result) -> None:
             try:
                 _summarise(experiment.run(resume=arguments.resume, observers=[Console()]))
             except RuntimeError as error:
-                if isinstance(error, NonFiniteError):
+                if isinstance(error, STOPPED):
                     raise
                 traceback.print_exc()  # such as a GPU's memory being too small for this job
                 result.status = result.status or 1

@@ -18,6 +18,7 @@ from mtlkit.losses import Losses, NonFiniteError
 from mtlkit.model import MultiTaskModel, kept_buffers
 from mtlkit.normalization import FirstLosses
 from mtlkit.optim import balancer_optimizer, model_optimizer, move_balancer, rate_factor
+from mtlkit.registry import options_of
 from mtlkit.schema import TrainerConfig
 from mtlkit.step import Step
 from mtlkit.task import Features, Task
@@ -129,8 +130,8 @@ class Engine:
         keys = list(dict.fromkeys(key for scalars in found for key in scalars))
         means = {key: fmean(scalars[key] for scalars in found if key in scalars) for key in keys}
         rates = {f"lr/{group['name']}": group["lr"] for group in self.optimizer.param_groups}
-        if self.balancer_optimizer is not None:
-            rates["lr/balancer"] = self.balancer_optimizer.param_groups[0]["lr"]
+        if "lr" in options_of(type(self.balancer)):
+            rates["lr/balancer"] = steps[-1].rate
         head = {"step": self.step, "epoch": (self.step - 1) // self.steps_per_epoch, "split": "train"}
         return head | means | rates
 

@@ -14,6 +14,7 @@ import mtlkit.inference
 import mtlkit.report
 from mtlkit import BALANCERS
 from mtlkit.cli import main
+from mtlkit.convex import SolverError
 from mtlkit.losses import NonFiniteError
 
 ROOT = Path(__file__).parents[1]
@@ -68,6 +69,7 @@ def test_options_may_stand_anywhere(runs: SimpleNamespace):
         (FileExistsError("runs/a holds a run"), 2, "runs/a holds a run"),
         (OSError(errno.ENOSPC, "No space left on device", "runs/a/metrics.jsonl"), 2, "No space left on device"),
         (NonFiniteError("the loss of depth is nan"), 3, "the loss of depth is nan"),
+        (SolverError("quadratic program", 3, 0.5), 3, "The quadratic program of 3 tasks was not solved"),
         (KeyboardInterrupt(), 130, "Interrupted."),
     ],
 )

@@ -1,0 +1,245 @@
+"""Rotograd, the first version: rigid motions in closed form, and GradNorm's weights at the features."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from mtlkit.balancer import BALANCERS, Balancer, per_task, stack
+from mtlkit.task import EncoderInfo, Features, Task
+
+if TYPE_CHECKING:
+    from mtlkit.step import Step
+
+UPDATES = ("closed_form_step", "sgd", "jump")
+
+
+@BALANCERS.register("rotograd_procrustes")
+class RotogradProcrustes(Balancer):
+    """Turns each task's features towards the rotation that solves a least-squares problem of the gradients.
+
+    Decoder k sees z_k = R_k (z - c) + c_k with a rotation R_k of the channels, the running mean c of z and c_k of
+    z_k. With g_{i,k} the gradient of L_k at z_k and g_i = sum_j w_j R_j^T g_{i,j} the weighted gradient at z, for
+    each sample and position i, R^_k = argmin over rotations of sum_i |R g_i - g_{i,k}|^2 = U diag(1, ..., 1,
+    det(U V^T)) V^T, where U S V^T = sum_i g_{i,k} g_i^T. Where samples are too few to determine R^_k it is the
+    minimiser nearest to R_k; directions with singular values below sqrt(eps) of the largest count as undetermined.
+
+    After each step R_k <- R_k - lr (R_k - R^_k), projected back to a rotation; c <- c - lr (c - mean z); c_k <- c_k -
+    lr (c_k - mean z_k). `update: sgd` replaces R_k - R^_k by the gradient of the same sum, divided by |G| |G_k| and
+    projected on the rotations' tangent space. `update: jump` sets all to the closed form (lr = 1). The sums are over
+    all micro-batches of a step; in each, G_k and G are divided by their lengths |G_k| and |G|.
+
+    The weights are GradNorm's at Z: w_k > 0 of sum K descend on sum_k | w_k |G_k| - target_k |, target_k =
+    mean_j(w_j |G_j|) r_k^alpha held constant, r_k = (L_k / L_k^0) / mean_j(L_j / L_j^0), by proximal steps: each w_k
+    moves by up to `weight_lr` and not past target_k / |G_k|. The encoder gets sum_k w_k G_k.
+
+    Kept are R_k, c and, a task, c_k - R_k c, which the moves of the centres leave as it is: an absent task keeps
+    its features. R_k starts as the exponential of a skew matrix with random entries of about 1e-2, as exact
+    conflicts keep the identity fixed. With n samples and positions and 4 n <= d all is solved in the span of the
+    gradients, in O(d^2 n); beyond, by two singular value decompositions of d x d a task and step (0.5 s on a CPU core
+    for d = 512), until `lr` has decayed below the rounding of its floats.
+
+    Source: Rotograd: Dynamic Gradient Homogenization for Multitask Learning, submission to ICLR 2021 (first version
+    of arXiv 2103.02631); its product of gradients, read literally, gives the transpose of R^_k.
+
+    Memory: K d^2 numbers.
+
+    Args:
+        update: `closed_form_step`, `sgd` or `jump`.
+        dim: rotate the first `dim` channels (null: all).
+        level: which level of a pyramid is rotated (-1: the deepest).
+        alpha: how strongly slow tasks are favoured.
+        weight_lr: of the weights; `lr_decay` counts for it too.
+        lr, lr_decay: of rotations and centres. The paper starts at 0.02 and does best with decays of 0.9 and 0.99.
+
+    Raises:
+        ValueError: in training, when a loss is negative; the message names its task.
+
+    >>> import torch
+    >>> from mtlkit import BALANCERS, EncoderInfo
+    >>> balancer = BALANCERS.build("rotograd_procrustes", tasks=("a", "b"))
+    >>> balancer.setup({}, EncoderInfo(channels=(8,), strides=(0,)))
+    >>> z = torch.randn(3, 8)
+    >>> (z_a,) = balancer.adapter("a", [z])
+    >>> torch.allclose(torch.cdist(z_a, z_a), torch.cdist(z, z), atol=1e-4)
+    True
+    """
+
+    needs = frozenset({"gram"})
+    centre: Tensor
+
+    def __init__(
+        self,
+        tasks: Sequence[str],
+        *,
+        update: str = "closed_form_step",
+        dim: int | None = None,
+        level: int = -1,
+        alpha: float = 1.5,
+        weight_lr: float = 0.025,
+        lr: float = 0.02,
+        lr_decay: float = 0.99,
+    ) -> None:
+        super().__init__(tasks, lr=lr, lr_decay=lr_decay)
+        if update not in UPDATES:
+            raise ValueError(f"balancer.update must be one of {', '.join(UPDATES)}; got {update!r}.")
+        if not 0 < lr <= 1 or weight_lr < 0:
+            raise ValueError(f"Expected 0 < balancer.lr <= 1 and balancer.weight_lr >= 0, got {lr} and {weight_lr}.")
+        self.update = update
+        self.dim = dim
+        self.level = level
+        self.alpha = alpha
+        self.weight_lr = weight_lr
+        self.weight = per_task(tasks, torch.ones(()))
+        self.initial_loss = per_task(tasks, torch.zeros(()))
+        self.rotation = nn.ParameterDict()  # R_k
+        self.offset = nn.ParameterDict()  # c_k - R_k c
+        self.register_buffer("centre", torch.zeros(0))  # c
+        self._start_window(-1)
+
+    def setup(self, tasks: Mapping[str, Task], encoder: EncoderInfo) -> None:
+        if not -len(encoder.channels) <= self.level < len(encoder.channels):
+            raise ValueError(f"balancer.level is {self.level}, but the encoder shares {len(encoder.channels)} levels.")
+        channels = encoder.channels[self.level]
+        d = channels if self.dim is None else self.dim
+        if not 2 <= d <= channels:
+            raise ValueError(f"balancer.dim must be from 2 to {channels}, the level's channels; got {d}.")
+        self.centre = torch.zeros(d)
+        self.offset = per_task(self.tasks, torch.zeros(d))
+        self.rotation = per_task(self.tasks, torch.eye(d))
+        for task in sorted(self.tasks):
+            generator = torch.randn(d, d) * 1e-2
+            self.rotation[task].data.copy_(torch.linalg.matrix_exp(generator - generator.T))
+
+    def adapter(self, task: str, features: Features) -> Features:
+        z, d = features[self.level], len(self.centre)
+        rotated = torch.einsum("ij,bj...->bi...", self.rotation[task].to(z.dtype), z[:, :d])
+        rotated = rotated + self.offset[task].to(z.dtype).view(-1, *[1] * (z.ndim - 2))
+        adapted = list(features)
+        adapted[self.level] = rotated if d == z.shape[1] else torch.cat([rotated, z[:, d:]], dim=1)
+        return adapted
+
+    def combine(self, step: "Step") -> Tensor:
+        if self._noted_at != step.number:
+            self._start_window(step.number)
+        weights, norms, losses = stack(self.weight, step.tasks).double(), step.norms, step.losses.detach().double()
+        for task, norm, loss in zip(step.tasks, norms, losses, strict=True):
+            if loss < 0:
+                raise ValueError(f"The loss of task {task!r} is {loss:.4g}; GradNorm's weights need losses >= 0.")
+            self._sizes.setdefault(task, []).append(torch.stack([norm, loss]))
+        total = (weights @ step.gram @ weights).clamp_min(0).sqrt()
+        self._note_directions(step, norms, weights * norms * _inverse(total))
+        return weights
+
+    def _start_window(self, number: int) -> None:
+        """Forgets what the micro-batches of the last optimizer step left."""
+        self._noted_at = number
+        self._sizes: dict[str, list[Tensor]] = {}  # |G_k|, L_k
+        self._means: list[Tensor] = []  # sum and number of z
+        # (U_k, U), the gradients of L_k and of the weighted sum at z over their lengths, (n, d): U_k^T U is
+        # R_k^T sum_i g_{i,k} g_i^T / (|G_k| |G|). Or (None, U_k^T U).
+        self._pairs: dict[str, list[tuple[Tensor | None, Tensor]]] = {}
+
+    def _note_directions(self, step: "Step", norms: Tensor, shares: Tensor) -> None:
+        d = len(self.centre)
+        z = _rows(step.local_features[self.level], d)
+        self._means.append(step.sum_over_ranks(torch.cat([z.sum(0), z.new_tensor([len(z)])])))
+        gradients = [row[self.level] for row in step.local_gradients]
+        zero = torch.zeros_like(step.local_features[self.level], dtype=z.dtype)
+        units = torch.stack(
+            [
+                _rows(zero if g is None else g, d) * scale.to(z.dtype)
+                for g, scale in zip(gradients, _inverse(norms), strict=True)
+            ],
+            dim=1,
+        )  # (n, k, d)
+        few = 4 * int(self._means[-1][-1]) <= d
+        if few:  # the factors of all processes are smaller than their products
+            units = step.gather(units)
+        mean = torch.einsum("nkd,k->nd", units, shares.to(z.dtype))
+        if few:
+            found: list[tuple[Tensor | None, Tensor]] = [(unit, mean) for unit in units.unbind(1)]
+        else:
+            sums = step.sum_over_ranks((units.flatten(1).T @ mean).view(-1, d, d))
+            found = [(None, product) for product in sums]
+        for task, pair in zip(step.tasks, found, strict=True):
+            self._pairs.setdefault(task, []).append(pair)
+
+    @torch.no_grad()
+    def after_step(self, step: "Step") -> None:
+        self._move_weights(self.weight_lr * step.rate / self.lr)
+        rate = 1.0 if self.update == "jump" else step.rate
+        *sums, count = torch.stack(self._means).sum(0)
+        self.centre += rate * (torch.stack(sums).to(self.centre) / count - self.centre)
+        # Here c_k moves by lr R_k (mean z - c), as mean z_k = R_k (mean z - c) + c_k: c_k - R_k c stays as it is.
+        for task, pairs in self._pairs.items() if rate > torch.finfo(self.centre.dtype).eps else ():
+            rotation, offset = self.rotation[task], self.offset[task]
+            task_centre = offset + rotation @ self.centre
+            self._turn(rotation, pairs, rate)
+            if step.number % 100 == 0:  # rounding adds up: a Newton-Schulz step back to orthogonality
+                rotation.copy_(1.5 * rotation - 0.5 * rotation @ (rotation.T @ rotation))
+            offset.copy_(task_centre - rotation @ self.centre)
+        self._start_window(-1)
+
+    def _move_weights(self, rate: float) -> None:
+        tasks = list(self._sizes)
+        norms, losses = torch.stack([torch.stack(found).mean(0) for found in self._sizes.values()]).unbind(1)
+        for task, loss in zip(tasks, losses, strict=True):
+            if self.initial_loss[task] == 0:
+                self.initial_loss[task].copy_(loss)
+        weights = stack(self.weight, tasks).double()
+        progress = losses * _inverse(stack(self.initial_loss, tasks).double())
+        target = (weights * norms).mean() * (progress * _inverse(progress.mean())) ** self.alpha
+        gap = torch.where(norms > 0, weights - target * _inverse(norms), 0.0)
+        moved = (weights - gap.clamp(-rate, rate)).clamp_min(1e-3)
+        for task, value in zip(tasks, moved * weights.sum() / moved.sum(), strict=True):
+            self.weight[task].copy_(value)
+
+    def _turn(self, rotation: Tensor, pairs: Sequence[tuple[Tensor | None, Tensor]], rate: float) -> None:
+        """R <- R P in place, with R^T R^ = rotation_nearest(U_k^T U). P is the identity outside the gradients' span."""
+        basis = None
+        rows = sum(len(right) for _, right in pairs)
+        if 4 * rows <= len(rotation):
+            left, right = (torch.cat(parts).to(rotation.dtype) for parts in zip(*pairs, strict=True))
+            basis = torch.linalg.qr(torch.cat([left, right]).T).Q  # (d, 2n): elsewhere P is the identity
+            total = (left @ basis).T @ (right @ basis)
+        else:
+            total = sum(right if left is None else left.T @ right for left, right in pairs)
+        total = total.double()
+        tolerance = torch.finfo(rotation.dtype).eps ** 0.5
+        one = torch.eye(len(total)).to(total)
+        if self.update == "sgd":
+            moved = one + rate * (total - total.T) / len(pairs)
+        else:
+            moved = one + rate * (rotation_nearest(total, tolerance) - one)
+        change = (rotation_nearest(moved, tolerance) - one).to(rotation.dtype)
+        if basis is None:
+            rotation += rotation @ change
+        else:
+            rotation.addmm_(rotation @ basis @ change, basis.T)
+
+
+def rotation_nearest(matrix: Tensor, tolerance: float) -> Tensor:
+    """The rotation Q nearest to the matrix, i.e. with the largest <Q, matrix>; of all that are, the one nearest to 1.
+
+    There are several where the matrix has no full rank; singular values below `tolerance` times the largest count as 0.
+    """
+    u, s, vh = torch.linalg.svd(matrix)
+    fixed = min(int((s > tolerance * s[0]).sum()), len(s) - 1)
+    # Q = u1 v1^T + u2 W v2^T. W is free up to det Q = 1, and nearest to 1 is the one with the largest tr(W v2^T u2).
+    a, _, bh = torch.linalg.svd(vh[fixed:] @ u[:, fixed:])
+    sign = torch.linalg.det(u) * torch.linalg.det(vh) * torch.linalg.det(a) * torch.linalg.det(bh)
+    bh[-1] *= sign.sign()
+    return u[:, :fixed] @ vh[:fixed] + u[:, fixed:] @ bh.T @ a.T @ vh[fixed:]
+
+
+def _rows(level: Tensor, d: int) -> Tensor:
+    """The first d channels of a level, (n, d): a row a sample and position."""
+    level = level.float() if level.dtype in (torch.float16, torch.bfloat16) else level
+    return level[:, :d].movedim(1, -1).reshape(-1, d)
+
+
+def _inverse(values: Tensor) -> Tensor:
+    """1/x, and 0 for a task without gradient."""
+    return torch.where(values > 0, 1 / values, 0.0)

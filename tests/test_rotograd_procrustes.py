@@ -1,0 +1,216 @@
+"""Rotograd's first version against its formulas: the least-squares rotation, the leader's step, centres and weights."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from mtlkit import BALANCERS, checkpoint
+from mtlkit.balancers.rotograd_procrustes import rotation_nearest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from test_rotograd import NAMES, assert_same, make_batch, make_engine, state_of
+
+NAME = "rotograd_procrustes"
+
+
+def normal(*shape, seed=0):
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def rotation(d, seed=0, size=1.0):
+    generator = normal(d, d, seed=seed) * size
+    return torch.linalg.matrix_exp(generator - generator.T)
+
+
+def distance(q, target, source):
+    """The minimised sum."""
+    return (source @ q.T - target).square().sum()
+
+
+def test_no_rotation_brings_the_gradients_closer():
+    target, source = normal(20, 5, seed=1), normal(20, 5, seed=2)
+    mirror = torch.diag(torch.tensor([-1.0, 1, 1, 1, 1], dtype=torch.float64))
+    for t, s in [(target, source), (source @ rotation(5), source), (source @ mirror, source), (target[:2], source[:2])]:
+        best = rotation_nearest(t.T @ s, 1e-8)
+        torch.testing.assert_close(best @ best.T, torch.eye(5, dtype=torch.float64), rtol=0, atol=1e-12)
+        assert torch.linalg.det(best) == pytest.approx(1)
+        least = distance(best, t, s)
+        for seed in range(200):
+            assert distance(rotation(5, seed), t, s) > least
+            assert distance(best @ rotation(5, seed, 1e-3), t, s) >= least - 1e-12  # the neighbours neither
+    exact = rotation_nearest((source @ rotation(5)).T @ source, 1e-8)
+    torch.testing.assert_close(exact, rotation(5).T, rtol=0, atol=1e-12)  # a rotation between them is found
+
+
+def test_an_undetermined_rotation_is_the_one_nearest_to_the_present_one():
+    target, source, one = normal(2, 6, seed=3), normal(2, 6, seed=4), torch.eye(6, dtype=torch.float64)
+    best = rotation_nearest(target.T @ source, 1e-8)
+    least = distance(best, target, source)
+    basis = torch.linalg.svd(source).Vh  # the last four rows are free
+    for seed in range(200):
+        other = torch.block_diag(one[:2, :2], rotation(4, seed, 0.1 * (seed + 1) / 200))
+        other = best @ basis.T @ other @ basis
+        assert distance(other, target, source) == pytest.approx(least.item(), abs=1e-12)  # as good,
+        assert (other - one).norm() > (best - one).norm() - 1e-12  # and not nearer
+    noise = 1e-15 * normal(6, 6, seed=5)  # what another order of summation does
+    torch.testing.assert_close(rotation_nearest(target.T @ source + noise, 1e-8), best, rtol=0, atol=1e-12)
+    torch.testing.assert_close(rotation_nearest(torch.zeros_like(one), 1e-8), one, rtol=0, atol=1e-15)
+
+
+def textbook(engine, batch):
+    """z, z_k and the gradients at z_k by plain autograd, a task a row; norms of those at z; losses."""
+    image, targets = engine.prepare(batch)
+    (z,) = engine.network.encoder(image)
+    z = z.detach()
+    adapted, gradients, norms, losses = {}, {}, {}, {}
+    for name, task in engine.tasks.items():
+        own = z.clone().requires_grad_()
+        (adapted[name],) = engine.balancer.adapter(name, [own])
+        total, count = task.loss(engine.network.decoders[name]([adapted[name]]), targets[name])
+        losses[name] = (total / count).detach()
+        gradients[name], at_z = torch.autograd.grad(total / count, [adapted[name], own])
+        norms[name] = at_z.norm()
+    return z, adapted, gradients, norms, losses
+
+
+@pytest.mark.parametrize("update", ["closed_form_step", "jump", "sgd"])
+def test_a_step_moves_the_leader_by_the_papers_formulas(update):
+    engine = make_engine(NAME, {"lr": 0.1, "update": update}, width=4, labels=5)  # which determine 4 channels
+    balancer = engine.balancer
+    for number in range(2):
+        engine.train_step(make_batch(number, labels=5))
+    batch, lr = make_batch(2, labels=5), 1.0 if update == "jump" else 0.1 * 0.99**2
+    z, adapted, gradients, norms, _ = textbook(engine, batch)
+    old = {name: balancer.rotation[name].detach().clone() for name in NAMES}
+    centre = balancer.centre.clone()
+    centres = {name: balancer.offset[name] + old[name] @ centre for name in NAMES}
+    weighted = sum(balancer.weight[name] * gradients[name] @ old[name] for name in NAMES).detach()
+    engine.train_step(batch)
+
+    new_centre = centre - lr * (centre - z.mean(0))
+    torch.testing.assert_close(balancer.centre, new_centre, rtol=1e-10, atol=1e-12)
+    for name in NAMES:
+        if update == "sgd":
+            r = old[name].clone().requires_grad_()
+            objective = distance(r, gradients[name].detach(), weighted) / (norms[name] * weighted.norm())
+            (gradient,) = torch.autograd.grad(objective, r)
+            gradient = (gradient - old[name] @ gradient.T @ old[name]) / 2  # in the tangent space
+            moved = old[name] - lr * gradient
+        else:
+            u, _, vh = torch.linalg.svd(gradients[name].T @ weighted)
+            u[:, -1] *= torch.linalg.det(u @ vh)
+            moved = old[name] - lr * (old[name] - u @ vh)
+        u, _, vh = torch.linalg.svd(moved)
+        torch.testing.assert_close(balancer.rotation[name], u @ vh, rtol=0, atol=1e-9)
+        new_task_centre = centres[name] - lr * (centres[name] - adapted[name].detach().mean(0))
+        found = balancer.offset[name] + balancer.rotation[name] @ balancer.centre
+        torch.testing.assert_close(found, new_task_centre, rtol=1e-9, atol=1e-11)
+
+
+def test_the_forward_is_the_rigid_motion_about_the_centres():
+    engine = make_engine(NAME, {"lr": 0.3, "dim": 5}, width=8)
+    for number in range(3):
+        engine.train_step(make_batch(number))
+    balancer, z = engine.balancer, normal(3, 8, 2, 2)  # maps as well as vectors
+    (found,) = balancer.adapter("a", [z])
+    centred = z[:, :5] - balancer.centre.view(5, 1, 1)
+    task_centre = balancer.offset["a"] + balancer.rotation["a"] @ balancer.centre
+    expected = torch.einsum("ij,bjhw->bihw", balancer.rotation["a"], centred) + task_centre.view(5, 1, 1)
+    torch.testing.assert_close(found[:, :5], expected, rtol=0, atol=1e-12)
+    assert torch.equal(found[:, 5:], z[:, 5:])
+    assert balancer.centre.abs().max() > 0.01
+
+
+@pytest.mark.parametrize("update", ["closed_form_step", "jump", "sgd"])
+def test_the_span_of_the_gradients_is_all_that_matters(update):
+    balancer = BALANCERS.build(NAME, tasks=("a",), update=update)
+    left, right, before = normal(6, 40, seed=1), normal(6, 40, seed=2), rotation(40)
+    few, whole = before.clone(), before.clone()
+    balancer._turn(few, [(left[:2], right[:2]), (left[2:], right[2:])], 0.3)
+    balancer._turn(whole, [(None, left[:2].T @ right[:2]), (None, left[2:].T @ right[2:])], 0.3)
+    torch.testing.assert_close(few, whole, rtol=0, atol=1e-9)
+    assert (few - before).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("width", [4, 12, 64])
+def test_micro_batches_add_up(width):
+    options = {"lr": 0.2}
+    engine = make_engine(NAME, options, width, accumulation=2)
+    alike = make_engine(NAME, options, width, accumulation=2)
+    halves = [make_batch(rows=rows) for rows in (slice(0, 4), slice(4, 8))]
+    for half, other in zip(halves, halves[::-1], strict=True):
+        engine.train_step(half)
+        alike.train_step(other)
+    assert engine.step == 1
+    assert_same(state_of(engine), state_of(alike), tolerance=1e-9)  # the last one does not count for more
+    fresh = make_engine(NAME, options, width, accumulation=2)
+    mean = torch.cat([fresh.network.encoder(fresh.prepare(half)[0])[0] for half in halves]).mean(0).detach()
+    torch.testing.assert_close(engine.balancer.centre, 0.2 * mean)
+
+
+def test_the_weights_take_gradnorms_direction_and_never_pass_the_target():
+    engine = make_engine(NAME, {"weight_lr": 0.02, "alpha": 0.7, "lr_decay": 1.0}, width=4)
+    balancer, moves = engine.balancer, []
+    for number in range(30):
+        batch = make_batch(number % 3)
+        *_, norms, losses = textbook(engine, batch)
+        n, loss = (torch.stack([found[name] for name in NAMES]) for found in (norms, losses))
+        w = torch.stack([balancer.weight[name].detach() for name in NAMES])
+        step = engine.train_step(batch)
+        torch.testing.assert_close(step.weights, w)  # which the encoder's gradient is made with
+        rates = loss / torch.stack([balancer.initial_loss[name] for name in NAMES])
+        target = (w * n).mean() * (rates / rates.mean()) ** 0.7
+        moved = torch.where((w * n - target).abs() > 0.02 * n, w - 0.02 * torch.sign(w * n - target), target / n)
+        found = torch.stack([balancer.weight[name].detach() for name in NAMES])
+        torch.testing.assert_close(found, moved * 3 / moved.sum(), rtol=1e-9, atol=1e-12)
+        moves.append((w * n - target).abs() > 0.02 * n)
+    assert {True, False} == {bool(value) for value in torch.stack(moves).flatten()}  # both cases were met
+
+
+def test_an_absent_task_keeps_its_features_and_a_resumed_run_goes_on_bit_for_bit(tmp_path):
+    whole, half, second = (make_engine(NAME, {"lr": 0.2}) for _ in range(3))
+    z = normal(5, 64)
+    for number in range(4):
+        before = whole.balancer.adapter("a", [z])[0].clone()
+        whole.train_step(make_batch(number, absent=("a",) if number == 2 else ()))
+        assert torch.equal(before, whole.balancer.adapter("a", [z])[0]) == (number == 2)
+        if number < 2:
+            half.train_step(make_batch(number))
+    checkpoint.save(half, tmp_path / "half")
+    checkpoint.load(second, tmp_path / "half")
+    second.train_step(make_batch(2, absent=("a",)))
+    second.train_step(make_batch(3))
+    assert_same(state_of(whole), state_of(second))
+
+
+@pytest.mark.parametrize("n", [4, 16])
+def test_a_thousand_turns_in_float32_leave_a_rotation(n):
+    balancer, found = BALANCERS.build(NAME, tasks=("a",)), torch.eye(16)
+    for seed in range(1000):
+        balancer._turn(found, [(normal(n, 16, seed=seed).float(), normal(n, 16, seed=-seed).float())], 0.1)
+    assert (found @ found.T - torch.eye(16)).abs().max() < 1e-5
+    assert torch.linalg.det(found) == pytest.approx(1, abs=1e-4)
+    assert (found - torch.eye(16)).abs().max() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"update": "adam"}, r"balancer\.update must be one of closed_form_step, sgd, jump; got 'adam'"),
+        ({"lr": 0.0}, r"0 < balancer\.lr <= 1"),
+        ({"weight_lr": -1.0}, r"balancer\.weight_lr >= 0"),
+    ],
+)
+def test_wrong_options_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        BALANCERS.build(NAME, tasks=("a",), **options)
+
+
+def test_a_negative_loss_is_refused_by_name():
+    engine = make_engine(NAME, {})
+    loss = engine.tasks["b"].loss
+    engine.tasks["b"].loss = lambda output, target: (-loss(output, target)[0], loss(output, target)[1])
+    with pytest.raises(ValueError, match="loss of task 'b' is -"):
+        engine.train_step(make_batch())
