@@ -19,7 +19,7 @@ class GradNorm(LossBalancer):
     The w_k descend on sum_k | w_k n_k - target_k | with n_k = |grad_W L_k|, target_k = mean_j(w_j n_j) r_k^alpha
     held constant and r_k = (L_k / L_k^0) / mean_j(L_j / L_j^0) the relative inverse training rate. The derivative
     by w_k is n_k sign(w_k n_k - target_k), so no second backward pass is needed. After every step the weights
-    are scaled back to sum K; those of absent tasks stay. L_k^0 is the loss at the first step in which task k takes part.
+    are scaled back to sum K; those of absent tasks stay. L_k^0 is the loss at task k's first step.
 
     Source: Chen et al., GradNorm, ICML 2018, arXiv 1711.02257 (Adam at 0.025 for the weights, alpha 1.5 on
     NYUv2). `space: last_layer` is the paper's choice of W; `features` takes W = Z, as the Rotograd paper proposes.

@@ -221,8 +221,9 @@ def test_the_references_compute_the_gradient_of_plain_summing(bench, small, monk
 
 
 def test_the_bench_from_end_to_end(bench, small, tmp_path, monkeypatch):
-    for package in ("torchjd", "rotograd"):
-        monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
+    packages = ("torchjd", "rotograd")
+    for name in {*packages, *(name for name in sys.modules if name.split(".")[0] in packages)}:
+        monkeypatch.setitem(sys.modules, name, None)  # as if it were not installed
     page = tmp_path / "bench.md"
     bench.main(["--repeats", "2", "--balancers", "gradnorm", "package", "--markdown", str(page)])
     text = page.read_text()
