@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mtlkit.balancer import BALANCERS, Balancer, per_task, stack
+from mtlkit.channels import width
 from mtlkit.task import EncoderInfo, Task
 
 if TYPE_CHECKING:
@@ -69,9 +70,7 @@ class Adversarial(Balancer):
         self.level = level
 
     def setup(self, tasks: Mapping[str, Task], encoder: EncoderInfo) -> None:
-        if not -len(encoder.channels) <= self.level < len(encoder.channels):
-            raise ValueError(f"balancer.level is {self.level}, but the encoder shares {len(encoder.channels)} levels.")
-        self.first = nn.Linear(encoder.channels[self.level], self.hidden)
+        self.first = nn.Linear(width(encoder, self.level), self.hidden)
         self.output = per_task(self.tasks, torch.zeros(self.hidden), learned=True)
         self.output_bias = per_task(self.tasks, torch.zeros(()), learned=True)
         for task in sorted(self.tasks):

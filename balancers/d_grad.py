@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from mtlkit.balancer import BALANCERS, Balancer, per_task
+from mtlkit.channels import transform, width
 from mtlkit.task import EncoderInfo, Features, Task
 
 
@@ -42,15 +43,9 @@ class DGrad(Balancer):
         self.level = level
 
     def setup(self, tasks: Mapping[str, Task], encoder: EncoderInfo) -> None:
-        if not -len(encoder.channels) <= self.level < len(encoder.channels):
-            raise ValueError(f"balancer.level is {self.level}, but the encoder shares {len(encoder.channels)} levels.")
-        d = encoder.channels[self.level]
+        d = width(encoder, self.level)
         self.weight = per_task(self.tasks, torch.eye(d), learned=True)
         self.bias = per_task(self.tasks, torch.zeros(d), learned=True)
 
     def adapter(self, task: str, features: Features) -> Features:
-        z = features[self.level]
-        mapped = torch.einsum("ij,bj...->bi...", self.weight[task].to(z.dtype), z)
-        adapted = list(features)
-        adapted[self.level] = mapped + self.bias[task].to(z.dtype).view(-1, *[1] * (z.ndim - 2))
-        return adapted
+        return transform(features, self.level, self.weight[task], self.bias[task])

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mtlkit.balancer import BALANCERS, Balancer, per_task, stack
+from mtlkit.channels import inverse, orthogonalise, skew_exponential, transform, unit_gradients, width
 from mtlkit.task import EncoderInfo, Features, Task
 
 if TYPE_CHECKING:
@@ -95,29 +96,19 @@ class RotoGrad(Balancer):
     def setup(self, tasks: Mapping[str, Task], encoder: EncoderInfo) -> None:
         if not self.rotate:
             return
-        if not -len(encoder.channels) <= self.level < len(encoder.channels):
-            raise ValueError(f"balancer.level is {self.level}, but the encoder shares {len(encoder.channels)} levels.")
-        channels = encoder.channels[self.level]
-        d = channels if self.dim is None else self.dim
-        if not 2 <= d <= channels:
-            raise ValueError(f"balancer.dim must be from 2 to {channels}, the level's channels; got {d}.")
+        d = width(encoder, self.level, self.dim)
         generator = per_task(self.tasks, torch.zeros(d, d), learned=self.update == "adam")
         self.rotation = per_task(self.tasks, torch.eye(d))
         for task in sorted(self.tasks):
             generator[task].data.normal_(std=1e-2)
-            self.rotation[task].data.copy_(_exponential(generator[task].data))
+            self.rotation[task].data.copy_(skew_exponential(generator[task].data))
         if self.update == "adam":
             self.generator = generator
 
     def adapter(self, task: str, features: Features) -> Features:
         if not self.rotate:
             return features
-        rotation, z = self.rotation[task], features[self.level]
-        d = len(rotation)
-        rotated = torch.einsum("ij,bj...->bi...", rotation.to(z.dtype), z[:, :d])
-        adapted = list(features)
-        adapted[self.level] = rotated if d == z.shape[1] else torch.cat([rotated, z[:, d:]], dim=1)
-        return adapted
+        return transform(features, self.level, self.rotation[task])
 
     def combine(self, step: "Step") -> Tensor:
         norms = step.norms
@@ -128,25 +119,17 @@ class RotoGrad(Balancer):
             self._note_directions(step, norms)
         if not self.scale:
             return torch.ones_like(norms)
-        ratios = norms * _inverse(stack(self.initial_norm, step.tasks).double())
-        alpha = ratios * _inverse(ratios.sum())
-        return (alpha * norms).sum() * _inverse(norms)
+        ratios = norms * inverse(stack(self.initial_norm, step.tasks).double())
+        alpha = ratios * inverse(ratios.sum())
+        return (alpha * norms).sum() * inverse(norms)
 
     def _note_directions(self, step: "Step", norms: Tensor) -> None:
         if self._noted_at != step.number:
             self._noted, self._noted_at = {}, step.number
-        rows = [row[self.level] for row in step.local_gradients]
-        like = next((row for row in rows if row is not None), None)
-        if like is None:  # no present task uses this level
+        if all(row[self.level] is None for row in step.local_gradients):  # no present task uses this level
             return
         d = len(self.rotation[step.tasks[0]])
-        units = torch.stack(  # (n, k, d): u_{n,k}, n over samples and positions
-            [
-                (torch.zeros_like(like) if row is None else row)[:, :d].movedim(1, -1).reshape(-1, d) * scale
-                for row, scale in zip(rows, _inverse(norms).to(like.dtype), strict=True)
-            ],
-            dim=1,
-        )
+        units = unit_gradients(step, self.level, d)  # u_{n,k}, n over samples and positions
         count = int(step.sum_over_ranks(torch.tensor(len(units), device=units.device)))
         few = self.update == "geodesic" and 4 * count <= d
         if few:  # the factors of all processes are smaller than their products
@@ -170,7 +153,7 @@ class RotoGrad(Balancer):
         rotated = self.rotation[task] @ total.to(self.rotation[task].dtype)  # sum_n g~_n v_n^T, as g~ = R g
         with torch.enable_grad():
             generator = self.generator[task]
-            loss = -(_exponential(generator) * rotated).sum()
+            loss = -(skew_exponential(generator) * rotated).sum()
             (gradient,) = torch.autograd.grad(loss, generator)
         step.add_gradient(generator, gradient)
 
@@ -178,13 +161,13 @@ class RotoGrad(Balancer):
     def after_step(self, step: "Step") -> None:
         if self.update == "adam":
             for task, generator in self.generator.items():
-                self.rotation[task].copy_(_exponential(generator))
+                self.rotation[task].copy_(skew_exponential(generator))
             return
         for task, pairs in self._noted.items():
             rotation = self.rotation[task]
             turn(rotation, pairs, step.rate)
-            if step.number % 100 == 0:  # rounding adds up: a Newton-Schulz step back to orthogonality
-                rotation.copy_(1.5 * rotation - 0.5 * rotation @ (rotation.T @ rotation))
+            if step.number % 100 == 0:  # rounding adds up
+                orthogonalise(rotation)
         self._noted = {}
 
 
@@ -209,12 +192,3 @@ def _skew(total: Tensor, arc: float) -> Tensor:
     skew = total - total.T
     size = skew.norm().clamp_min(1e-3 * total.norm()).clamp_min(torch.finfo(total.dtype).tiny)
     return skew / size * (arc * 2**0.5)
-
-
-def _inverse(values: Tensor) -> Tensor:
-    """1/x, and 0 for a task without gradient."""
-    return torch.where(values > 0, 1 / values, 0.0)
-
-
-def _exponential(generator: Tensor) -> Tensor:
-    return torch.linalg.matrix_exp(generator - generator.T)

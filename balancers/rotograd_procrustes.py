@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mtlkit.balancer import BALANCERS, Balancer, per_task, stack
+from mtlkit.channels import inverse, orthogonalise, skew_exponential, transform, unit_gradients, vectors, width
 from mtlkit.task import EncoderInfo, Features, Task
 
 if TYPE_CHECKING:
@@ -99,26 +100,15 @@ class RotogradProcrustes(Balancer):
         self._start_window(-1)
 
     def setup(self, tasks: Mapping[str, Task], encoder: EncoderInfo) -> None:
-        if not -len(encoder.channels) <= self.level < len(encoder.channels):
-            raise ValueError(f"balancer.level is {self.level}, but the encoder shares {len(encoder.channels)} levels.")
-        channels = encoder.channels[self.level]
-        d = channels if self.dim is None else self.dim
-        if not 2 <= d <= channels:
-            raise ValueError(f"balancer.dim must be from 2 to {channels}, the level's channels; got {d}.")
+        d = width(encoder, self.level, self.dim)
         self.centre = torch.zeros(d)
         self.offset = per_task(self.tasks, torch.zeros(d))
         self.rotation = per_task(self.tasks, torch.eye(d))
         for task in sorted(self.tasks):
-            generator = torch.randn(d, d) * 1e-2
-            self.rotation[task].data.copy_(torch.linalg.matrix_exp(generator - generator.T))
+            self.rotation[task].data.copy_(skew_exponential(torch.randn(d, d) * 1e-2))
 
     def adapter(self, task: str, features: Features) -> Features:
-        z, d = features[self.level], len(self.centre)
-        rotated = torch.einsum("ij,bj...->bi...", self.rotation[task].to(z.dtype), z[:, :d])
-        rotated = rotated + self.offset[task].to(z.dtype).view(-1, *[1] * (z.ndim - 2))
-        adapted = list(features)
-        adapted[self.level] = rotated if d == z.shape[1] else torch.cat([rotated, z[:, d:]], dim=1)
-        return adapted
+        return transform(features, self.level, self.rotation[task], self.offset[task])
 
     def combine(self, step: "Step") -> Tensor:
         if self._noted_at != step.number:
@@ -129,7 +119,7 @@ class RotogradProcrustes(Balancer):
                 raise ValueError(f"The loss of task {task!r} is {loss:.4g}; GradNorm's weights need losses >= 0.")
             self._sizes.setdefault(task, []).append(torch.stack([norm, loss]))
         total = (weights @ step.gram @ weights).clamp_min(0).sqrt()
-        self._note_directions(step, norms, weights * norms * _inverse(total))
+        self._note_directions(step, weights * norms * inverse(total))
         return weights
 
     def _start_window(self, number: int) -> None:
@@ -141,19 +131,11 @@ class RotogradProcrustes(Balancer):
         # R_k^T sum_i g_{i,k} g_i^T / (|G_k| |G|). Or (None, U_k^T U).
         self._pairs: dict[str, list[tuple[Tensor | None, Tensor]]] = {}
 
-    def _note_directions(self, step: "Step", norms: Tensor, shares: Tensor) -> None:
+    def _note_directions(self, step: "Step", shares: Tensor) -> None:
         d = len(self.centre)
-        z = _rows(step.local_features[self.level], d)
+        z = vectors(step.local_features[self.level], d)
         self._means.append(step.sum_over_ranks(torch.cat([z.sum(0), z.new_tensor([len(z)])])))
-        gradients = [row[self.level] for row in step.local_gradients]
-        zero = torch.zeros_like(step.local_features[self.level], dtype=z.dtype)
-        units = torch.stack(
-            [
-                _rows(zero if g is None else g, d) * scale.to(z.dtype)
-                for g, scale in zip(gradients, _inverse(norms), strict=True)
-            ],
-            dim=1,
-        )  # (n, k, d)
+        units = unit_gradients(step, self.level, d)
         few = 4 * int(self._means[-1][-1]) <= d
         if few:  # the factors of all processes are smaller than their products
             units = step.gather(units)
@@ -177,8 +159,8 @@ class RotogradProcrustes(Balancer):
             rotation, offset = self.rotation[task], self.offset[task]
             task_centre = offset + rotation @ self.centre
             self._turn(rotation, pairs, rate)
-            if step.number % 100 == 0:  # rounding adds up: a Newton-Schulz step back to orthogonality
-                rotation.copy_(1.5 * rotation - 0.5 * rotation @ (rotation.T @ rotation))
+            if step.number % 100 == 0:  # rounding adds up
+                orthogonalise(rotation)
             offset.copy_(task_centre - rotation @ self.centre)
         self._start_window(-1)
 
@@ -189,9 +171,9 @@ class RotogradProcrustes(Balancer):
             if self.initial_loss[task] == 0:
                 self.initial_loss[task].copy_(loss)
         weights = stack(self.weight, tasks).double()
-        progress = losses * _inverse(stack(self.initial_loss, tasks).double())
-        target = (weights * norms).mean() * (progress * _inverse(progress.mean())) ** self.alpha
-        gap = torch.where(norms > 0, weights - target * _inverse(norms), 0.0)
+        progress = losses * inverse(stack(self.initial_loss, tasks).double())
+        target = (weights * norms).mean() * (progress * inverse(progress.mean())) ** self.alpha
+        gap = torch.where(norms > 0, weights - target * inverse(norms), 0.0)
         moved = (weights - gap.clamp(-rate, rate)).clamp_min(1e-3)
         for task, value in zip(tasks, moved * weights.sum() / moved.sum(), strict=True):
             self.weight[task].copy_(value)
@@ -232,14 +214,3 @@ def rotation_nearest(matrix: Tensor, tolerance: float) -> Tensor:
     sign = torch.linalg.det(u) * torch.linalg.det(vh) * torch.linalg.det(a) * torch.linalg.det(bh)
     bh[-1] *= sign.sign()
     return u[:, :fixed] @ vh[:fixed] + u[:, fixed:] @ bh.T @ a.T @ vh[fixed:]
-
-
-def _rows(level: Tensor, d: int) -> Tensor:
-    """The first d channels of a level, (n, d): a row a sample and position."""
-    level = level.float() if level.dtype in (torch.float16, torch.bfloat16) else level
-    return level[:, :d].movedim(1, -1).reshape(-1, d)
-
-
-def _inverse(values: Tensor) -> Tensor:
-    """1/x, and 0 for a task without gradient."""
-    return torch.where(values > 0, 1 / values, 0.0)

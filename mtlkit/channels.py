@@ -1,0 +1,74 @@
+"""Matrices that act on the channels of one level, for balancers that hand each decoder its own view of the features."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from mtlkit.tap import at_least_float32
+from mtlkit.task import EncoderInfo, Features
+
+if TYPE_CHECKING:
+    from mtlkit.step import Step
+
+
+def width(encoder: EncoderInfo, level: int, dim: int | None = None) -> int:
+    """How many channels `balancer.level` and `balancer.dim` (None: all) mean.
+
+    >>> width(EncoderInfo(channels=(8, 32), strides=(4, 8)), level=-1)
+    32
+
+    Raises:
+        ValueError: the encoder has no such level, or that level has fewer channels, or there are fewer than two.
+    """
+    if not -len(encoder.channels) <= level < len(encoder.channels):
+        raise ValueError(f"balancer.level is {level}, but the encoder shares {len(encoder.channels)} levels.")
+    channels = encoder.channels[level]
+    if dim is not None and not 2 <= dim <= channels:
+        raise ValueError(f"balancer.dim must be from 2 to {channels}, the level's channels; got {dim}.")
+    return channels if dim is None else dim
+
+
+def transform(features: Features, level: int, matrix: Tensor, offset: Tensor | None = None) -> Features:
+    """The features with A z + b in place of the first d channels z of a level, at every position."""
+    z, d = features[level], len(matrix)
+    mapped = torch.einsum("ij,bj...->bi...", matrix.to(z.dtype), z[:, :d])
+    if offset is not None:
+        mapped = mapped + offset.to(z.dtype).view(-1, *[1] * (z.ndim - 2))
+    adapted = list(features)
+    adapted[level] = mapped if d == z.shape[1] else torch.cat([mapped, z[:, d:]], dim=1)
+    return adapted
+
+
+def vectors(level: Tensor, d: int) -> Tensor:
+    """(n, d): the first d channels of a level, a row a sample and position."""
+    return at_least_float32(level)[:, :d].movedim(1, -1).reshape(-1, d)
+
+
+def unit_gradients(step: Step, level: int, d: int) -> Tensor:
+    """(n, k, d): this process's gradients at the first d channels of a level, over the tasks' `step.norms`."""
+    nothing = torch.zeros_like(step.local_features[level])
+    gradients = [row[level] for row in step.local_gradients]
+    stacked = torch.stack([vectors(nothing if g is None else g, d) for g in gradients], dim=1)
+    return stacked * inverse(step.norms).to(stacked.dtype)[:, None]
+
+
+def inverse(values: Tensor) -> Tensor:
+    """1/x, and 0 for 0: a task without gradient.
+
+    >>> inverse(torch.tensor([4.0, 0.0])).tolist()
+    [0.25, 0.0]
+    """
+    return torch.where(values > 0, 1 / values, 0.0)
+
+
+def skew_exponential(generator: Tensor) -> Tensor:
+    """The rotation exp(A - A^T)."""
+    return torch.linalg.matrix_exp(generator - generator.T)
+
+
+def orthogonalise(rotation: Tensor) -> None:
+    """Takes out what rounding added over many products, in place: one step of Newton and Schulz."""
+    rotation.copy_(1.5 * rotation - 0.5 * rotation @ (rotation.T @ rotation))
