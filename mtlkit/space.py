@@ -106,9 +106,6 @@ class ParameterSpace(Space):
     overlap between processes. The tap stands on the parameters themselves and gives each its gradient, so the
     encoder's own backward pass never runs.
 
-    Attributes:
-        jacobian: (k, P) the gradients of the tasks' losses, over all processes.
-        half_jacobians: (2, k, P) the shares of the even and of the odd samples in it, where they are needed.
     """
 
     def __init__(self, levels: Features, encoder: Encoder, halves: bool) -> None:
@@ -124,31 +121,40 @@ class ParameterSpace(Space):
         for i, row in enumerate(parts):
             last = i == len(parts) - 1
             torch.cat(pull_back(self.levels, row, self.parameters, retain_graph=not last), out=total[i])
-        total = add_over_ranks(total).div_(self.unit.to(total.dtype))
-        self.half_jacobians = total.view(2, len(rows), size) if self.halves else None
-        self.jacobian = total if self.half_jacobians is None else self.half_jacobians.sum(0)
+        add_over_ranks(total)
+        self._halves = total.view(2, len(rows), size) if self.halves else None
+        self._total = total if self._halves is None else self._halves.sum(0)  # `unit` times too large, like the rows
+
+    @property
+    def jacobian(self) -> Tensor:
+        """(k, P): the gradients of the tasks' losses, over all processes."""
+        return self._total / self.unit.to(self._total.dtype)
 
     def gram(self) -> Tensor:
-        return (self.jacobian @ self.jacobian.T).double()
+        return (self._total @ self._total.T).double() / self.unit.double() ** 2
 
     def cross_gram(self) -> Tensor:
-        assert self.half_jacobians is not None, "`step.cross_gram` needs `needs = {'second_batch'}`"
-        first, second = self.half_jacobians
-        return 4 * (first @ second.T).double()  # each half's share estimates one half of the whole gradient
+        """(k, k) float64: <g_i on the even samples, g_j on the odd ones>."""
+        assert self._halves is not None, "`step.cross_gram` needs `needs = {'second_batch'}`"
+        first, second = self._halves  # each estimates one half of the whole gradient
+        return 4 * (first @ second.T).double() / self.unit.double() ** 2
 
     def weighted(self, weights: Tensor) -> list[Tensor | None]:
-        return self.given([weights.to(self.jacobian.dtype) @ self.jacobian])
+        return self._handed_out((weights / world_size()).to(self._total.dtype) @ self._total)
 
     def given(self, gradient: Features) -> list[Tensor | None]:
         (flat,) = gradient
-        sizes = [parameter.numel() for parameter in self.parameters]
-        parts = (flat * self.seed.to(flat.dtype)).split(sizes)  # equal on all processes: their mean is the same
-        shaped = [part.view_as(parameter) for part, parameter in zip(parts, self.parameters, strict=True)]
-        return [*(None for _ in self.levels), *shaped]
+        return self._handed_out(flat * self.seed.to(flat.dtype))
 
     def products(self, gradient: Features) -> Tensor:
         (flat,) = gradient
         return torch.cat([self.jacobian @ flat, (flat @ flat).view(1)]).double()
+
+    def _handed_out(self, flat: Tensor) -> list[Tensor | None]:
+        """Each parameter's part: equal on all processes, so their mean is the same."""
+        parts = flat.split([parameter.numel() for parameter in self.parameters])
+        shaped = [part.view_as(parameter) for part, parameter in zip(parts, self.parameters, strict=True)]
+        return [*(None for _ in self.levels), *shaped]
 
 
 SPACES: dict[str, type[Space]] = {
