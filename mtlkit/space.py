@@ -111,6 +111,8 @@ class ParameterSpace(Space):
     def __init__(self, levels: Features, encoder: Encoder, halves: bool) -> None:
         super().__init__(levels, encoder, halves)
         self.parameters = shared_parameters(encoder)
+        if not self.parameters:
+            raise ValueError("balancer.space=parameters needs an encoder with trainable parameters; this one has none.")
         self.inputs = [*(level.detach() for level in levels), *self.parameters]
 
     def receive(self, rows: list[Row], seed: Tensor) -> None:

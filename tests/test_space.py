@@ -207,6 +207,13 @@ def test_unknown_needs_and_spaces_are_refused():
         InverseNorm(("a",), space="parameter")
 
 
+def test_an_encoder_without_trainable_parameters_is_refused(toys):
+    engine = toys.make_engine(InverseNorm(toys.TASK_NAMES, space="parameters"))
+    engine.network.encoder.requires_grad_(False)
+    with pytest.raises(ValueError, match="needs an encoder with trainable parameters"):
+        engine.train_step(toys.make_batch())
+
+
 def test_sharded_parameters_are_refused():
     from types import SimpleNamespace
 
