@@ -10,10 +10,14 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 
 from mtlkit.balancer import BALANCERS, Balancer
+from mtlkit.data.concat import Concat
 from mtlkit.data.dataset import DATASETS, Dataset, Split, Target
+from mtlkit.data.loader import Samples
+from mtlkit.data.order import Mixed, Order, Shuffled
+from mtlkit.data.prepared import Prepared, is_prepared
 from mtlkit.model import MultiTaskModel, build_encoder, set_batch_norm
 from mtlkit.registry import suggest
-from mtlkit.schema import Config, TrainerConfig
+from mtlkit.schema import Config, SetConfig, TrainerConfig
 from mtlkit.task import TASKS, Task
 
 
@@ -53,10 +57,44 @@ def seed_everything(config: Config) -> None:
 
 
 def build_dataset(config: Config, split: Split) -> Dataset:
-    """The configured data set's split, limited as the configuration says."""
+    """The configured data sets' split, limited as the configuration says."""
     data = config.data
-    limit = {"train": data.train_size, "val": data.val_size}.get(split)
-    return DATASETS.build(data.name, root=data.root, split=split, size=data.size, limit=limit, **data.options)
+    sets = [_build_set(part, split, data.size) for part in data.sets]
+    if not data.concat:
+        return sets[0]
+    targets = [part.targets for part in data.sets]
+    chosen = [dict(zip(names, names, strict=True)) if isinstance(names, tuple) else names for names in targets]
+    return Concat(sets, [part.name for part in data.sets], chosen)
+
+
+def _build_set(part: SetConfig, split: Split, size: tuple[int, int] | None) -> Dataset:
+    limit = {"train": part.train_size, "val": part.val_size}.get(split)
+    if part.name != "prepared" and part.root is not None and is_prepared(part.root):
+        return Prepared(part.root, split, size, limit, source={"name": part.name, **part.options})
+    return DATASETS.build(part.name, root=part.root, split=split, size=size, limit=limit, **part.options)
+
+
+def build_order(config: Config, dataset: Dataset) -> Order:
+    """The order in which training sees the samples."""
+    data = config.data
+    if not isinstance(dataset, Concat):
+        return Shuffled(len(dataset), data.batch_size, config.seed)
+    if data.mixing == "weights":
+        shares = [part.weight or 0.0 for part in data.concat]
+    else:
+        power = {"proportional": 1.0, "uniform": 0.0, "temperature": 1 / (data.temperature or 1.0)}[data.mixing]
+        shares = [length**power for length in dataset.lengths]
+    return Mixed(dataset.lengths, shares, data.batch_size, config.seed)
+
+
+def build_samples(config: Config, dataset: Dataset, *, augment: bool = False) -> Samples:
+    """The data set's samples as the configuration wants them checked, augmented and completed."""
+    data, augmentation = config.data, None
+    if augment and data.augment:
+        from mtlkit.data.transforms import Augment  # importing albumentations takes seconds
+
+        augmentation = Augment(dataset.targets, **vars(data.augmentation))
+    return Samples(dataset, augmentation, config.seed, target_size=data.target_size, skip=data.on_error == "skip")
 
 
 def build_parts(
@@ -69,9 +107,7 @@ def build_parts(
     tasks: dict[str, Task] = {}
     for name, task in config.task.items():
         if name not in targets:
-            raise ValueError(
-                f"task.{name}: the data set {config.data.name!r} has no such target. {suggest(name, targets)}"
-            )
+            raise ValueError(f"task.{name}: the data has no such target. {suggest(name, targets)}")
         classes = targets[name].classes
         tasks[name] = TASKS.build(task.type, name, classes, decoder=task.decoder, **task.options)
     balancer = BALANCERS.build(config.balancer.name, tasks=tuple(tasks), **config.balancer.options)
@@ -82,9 +118,3 @@ def build_parts(
     set_batch_norm(model, config.model.batch_norm)
     balancer.setup(tasks, model.encoder_info)
     return Parts(tasks, model, balancer)
-
-
-def image_size(dataset: Dataset) -> tuple[int, int]:
-    """(width, height) of a data set's images."""
-    height, width = dataset[0]["image"].shape[-2:]
-    return width, height

@@ -14,6 +14,7 @@ from mtlkit import distributed
 from mtlkit.balancer import Balancer
 from mtlkit.engine import Engine
 from mtlkit.model import MultiTaskModel
+from mtlkit.schema import TrainerConfig
 
 WEIGHTS, BALANCER, TRAINING = "model.safetensors", "balancer.safetensors", "training.pt"
 MONITOR = ("best", "without_gain", "initial")
@@ -52,6 +53,11 @@ def find(run: Path, name: str) -> Path:
         present = sorted(path.name for path in (run / "checkpoints").glob("*") if path.suffix == "")
         raise FileNotFoundError(f"{run} has no checkpoint {name!r}; it has {', '.join(present) or 'none'}.")
     return folder
+
+
+def selected(config: TrainerConfig) -> str:
+    """The checkpoint that goes with the results: of the best evaluation where that is what selects, or the last."""
+    return "best" if config.selection == "best" else "last"
 
 
 def exists(run: Path) -> bool:

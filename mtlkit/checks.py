@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from mtlkit.balancer import BALANCERS
 from mtlkit.data.dataset import DATASETS
 from mtlkit.registry import Registry, options_of, suggest
-from mtlkit.schema import BalancerConfig, Config, DataConfig, ModelConfig, TaskConfig, TrainerConfig
+from mtlkit.schema import BalancerConfig, Config, DataConfig, ModelConfig, SetConfig, TaskConfig, TrainerConfig
 from mtlkit.task import DECODERS, ENCODERS, TASKS
 from mtlkit.typed import Source, build
 
@@ -35,10 +35,11 @@ def check(values: Mapping[str, Any], source: Source) -> Config:
     import_plugins(values.get("plugins", []), source)
     values = dict(values)
     sections: dict[str, tuple[Any, Any, str]] = {
-        "data": (DataConfig, DATASETS, "name"),
         "model": (ModelConfig, ENCODERS, "encoder"),
         "balancer": (BalancerConfig, BALANCERS, "name"),
     }
+    if "data" in values:
+        values["data"] = _data(values["data"], source)
     for key, (section, registry, naming) in sections.items():
         if key in values:
             values[key] = _section(section, registry, naming, values[key], key, source)
@@ -46,7 +47,7 @@ def check(values: Mapping[str, Any], source: Source) -> Config:
     if isinstance(tasks := values.get("task"), Mapping):
         values["task"] = {str(name): _task(str(name), task, source) for name, task in tasks.items()}
     config = build(Config, values, "", source)
-    for key, problem in _impossible(config):
+    for key, problem in (*_impossible_data(config), *_impossible(config)):
         raise source.error(key, problem)
     return config
 
@@ -70,6 +71,17 @@ def import_plugins(modules: Any, source: Source) -> None:
 def options(registry: Registry, name: str) -> dict[str, Parameter]:
     """The options of a registered class: its constructor's parameters without those that mtlkit gives."""
     return {key: p for key, p in options_of(registry.get(name)).items() if key not in GIVEN[registry]}
+
+
+def _data(values: Any, source: Source) -> DataConfig:
+    """The section `data`: one data set, or those of `concat`, each checked as a section of its own."""
+    if not isinstance(values, Mapping) or not values.get("concat"):
+        return _section(DataConfig, DATASETS, "name", values, "data", source)
+    sets = values["concat"]
+    if not isinstance(sets, list | tuple):
+        raise source.error("data.concat", f"expected a list of data sets, found {sets!r}")
+    parts = [_section(SetConfig, DATASETS, "name", part, f"data.concat.{i}", source) for i, part in enumerate(sets)]
+    return build(DataConfig, {**values, "concat": tuple(parts)}, "data", source)
 
 
 def _section(cls: type[T], registry: Registry, naming: str, values: Any, key: str, source: Source) -> T:
@@ -111,6 +123,40 @@ def _task(name: str, values: Any, source: Source) -> TaskConfig:
     return task
 
 
+def _impossible_data(config: Config) -> list[tuple[str, str]]:
+    """The same for the keys of `data`."""
+    data = config.data
+    single = [key for key in ("name", "root", "train_size", "val_size") if getattr(data, key) is not None]
+    weighted = [part.weight is not None for part in data.concat]
+    rules = (
+        (
+            f"data.{single[0]}" if single else "",
+            bool(data.concat and single),
+            "belongs to a single data set, but data.concat names several; give it to one of them, or leave out one of "
+            "the two (~data.concat or ~data.name)",
+        ),
+        ("data.mixing", data.mixing != "proportional" and not data.concat, "is about data.concat, which is not set"),
+        (
+            "data.temperature",
+            (data.temperature is None) == (data.mixing == "temperature"),
+            f"goes with data.mixing=temperature and with nothing else, found data.mixing={data.mixing}, "
+            f"data.temperature={data.temperature}",
+        ),
+        (
+            "data.concat",
+            any(weighted) if data.mixing != "weights" else not all(weighted),
+            "a weight for every data set goes with data.mixing=weights and with nothing else",
+        ),
+        (
+            "data.validation",
+            data.validation == "test" and config.protocol != "published",
+            "selecting on test data makes every figure on it too good. Published tables do so: protocol=published "
+            "allows it, and the results say it",
+        ),
+    )
+    return [(key, why) for key, wrong, why in rules if wrong]
+
+
 def _impossible(config: Config) -> list[tuple[str, str]]:
     """The keys whose values cannot go together with others, and why."""
     trainer, batch, encoder = config.trainer, config.data.batch_size, config.model.encoder
@@ -149,13 +195,14 @@ def _impossible(config: Config) -> list[tuple[str, str]]:
         ),
         (
             "trainer.step_size",
-            trainer.schedule == "step" and trainer.step_size is None,
-            "trainer.schedule=step needs it, and it is not set",
+            trainer.schedule == "step" and (trainer.step_size is None) == (trainer.step_size_epochs is None),
+            "trainer.schedule=step needs either it or trainer.step_size_epochs",
         ),
         (
             "trainer.monitor",
-            trainer.monitor is not None and (monitored not in config.task or not metric),
-            f"expected <task>/<metric> with a task of {', '.join(config.task)}, found {trainer.monitor!r}",
+            trainer.monitor is not None and (monitored not in (*config.task, "*") or not metric),
+            f"expected <task>/<metric> with a task of {', '.join(config.task)}, or */<metric>, found "
+            f"{trainer.monitor!r}",
         ),
     )
     return [(key, why) for key, wrong, why in rules if wrong]
@@ -164,7 +211,7 @@ def _impossible(config: Config) -> list[tuple[str, str]]:
 def unused(trainer: TrainerConfig) -> Iterator[tuple[str, str]]:
     """The keys of `trainer` that were set and that another key leaves without effect."""
     owners = {"momentum": ("optimizer", "sgd"), "power": ("schedule", "poly")}
-    owners |= dict.fromkeys(("step_size", "gamma"), ("schedule", "step"))
+    owners |= dict.fromkeys(("step_size", "step_size_epochs", "gamma"), ("schedule", "step"))
     defaults = {f.name: f.default for f in fields(trainer)}
     for key, (owner, value) in owners.items():
         if getattr(trainer, key) != defaults[key] and getattr(trainer, owner) != value:

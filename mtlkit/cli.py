@@ -7,15 +7,16 @@ finite or by a balancer's problem that cannot be solved; 130 after Ctrl-C; 1, wi
 
 import argparse
 import importlib.metadata
-import importlib.resources
 import os
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from mtlkit import BALANCERS, DATASETS, DECODERS, ENCODERS, TASKS
+from mtlkit import BALANCERS, DATASETS, DECODERS, ENCODERS, TASKS, cli_data
 from mtlkit.convex import SolverError
 from mtlkit.losses import NonFiniteError
 from mtlkit.registry import Registry
@@ -41,6 +42,8 @@ examples:
   mtlkit evaluate runs/a --split test
   mtlkit predict runs/a photo.jpg --out predictions
   mtlkit explain runs/a
+  mtlkit data show nyuv2 data.root=/data/nyuv2
+  mtlkit data prepare nyuv2 data.root=/data/nyuv2 --out /fast/nyuv2
   mtlkit list balancers
 """
 
@@ -163,9 +166,9 @@ def list_names(arguments: argparse.Namespace, result: Result) -> None:
         _print([markdown(BALANCERS.names()).rstrip("\n")])
         return
     if arguments.kind == "experiments":
-        folder = importlib.resources.files("mtlkit.configs") / "experiment"
-        files = sorted((file for file in folder.iterdir() if file.name.endswith(".yaml")), key=lambda file: file.name)
-        known = {file.name.removesuffix(".yaml"): _first_comment(file.read_text(encoding="utf-8")) for file in files}
+        from mtlkit.catalog import experiments
+
+        known = experiments()
     else:
         registry = REGISTRIES[arguments.kind]
         known = {name: registry.describe(name) for name in registry.names()}
@@ -173,11 +176,6 @@ def list_names(arguments: argparse.Namespace, result: Result) -> None:
     _print(f"{name:<{width}}  {line}".rstrip() for name, line in known.items())
     if arguments.kind == "encoders":
         _print(["", "model.encoder takes the name of any timm model, too: timm.list_models() has them."])
-
-
-def _first_comment(text: str) -> str:
-    comments = (line.removeprefix("#").strip() for line in text.splitlines() if line.startswith("#"))
-    return next((comment for comment in comments if comment and not comment.startswith("@package")), "")
 
 
 def _print(lines: Iterable[str]) -> None:
@@ -207,8 +205,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--version", action="version", version=importlib.metadata.version("mtlkit"))
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def add(name: str, command: Callable[..., None], text: str) -> argparse.ArgumentParser:
-        added = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+    def add(name: str, command: Callable[..., None], text: str, below: Any = commands) -> argparse.ArgumentParser:
+        added = below.add_parser(name, help=text, description=text, allow_abbrev=False)
         added.set_defaults(command=command)
         return added
 
@@ -221,7 +219,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     sub = add("evaluate", evaluate, "Print losses and metrics of a run.")
     _add_run(sub)
-    sub.add_argument("--split", choices=("train", "val", "test"), default="val")
+    sub.add_argument("--split", choices=("train", "val", "test"), help="the one it validated on by default")
     sub = add("predict", predict, "Write predictions for image files, as arrays and pictures.")
     _add_run(sub)
     sub.add_argument("images", metavar="IMAGE", type=Path, nargs="+")
@@ -230,6 +228,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     sub.add_argument("run", metavar="RUN", type=Path, help="a run's folder")
     sub = add("explain", explain, "Tell which tasks of a run conflicted and what the balancer did about it.")
     sub.add_argument("run", metavar="RUN", type=Path, help="a run's folder")
+    text = "Look at a data set, or prepare it for fast loading."
+    data = commands.add_parser("data", help=text, description=text, allow_abbrev=False)
+    cli_data.add_commands(partial(add, below=data.add_subparsers(required=True, metavar="COMMAND")))
     sub = add("list", list_names, "List what there is, with a line on each.")
     sub.add_argument("kind", metavar="KIND", choices=[*REGISTRIES, "experiments"], help="%(choices)s")
     sub.add_argument("--markdown", action="store_true", help="as docs/balancers.md: all that the docstrings say")
@@ -246,4 +247,4 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", type=Path, help="a run's folder")
-    parser.add_argument("--checkpoint", choices=("best", "last"), default="best")
+    parser.add_argument("--checkpoint", choices=("best", "last"), help="the one of its results by default")

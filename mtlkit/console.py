@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from mtlkit.data.summary import facts_in_words
 from mtlkit.log import Observer, Record, tasks_of
 
 SHOWN = 6  #: at most so many tasks appear, the first ones
@@ -66,6 +67,8 @@ class Console(Observer):
         self._incident(record)
 
     def note(self, record: Record) -> None:
+        for line in facts_in_words(record["data"]) if "data" in record else ():
+            self.console.print(line, style="dim", markup=False, highlight=False, soft_wrap=True)
         self._incident(record)
 
     def finish(self, summary: Record) -> None:

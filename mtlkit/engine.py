@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from mtlkit import distributed
 from mtlkit.balancer import Balancer
 from mtlkit.data.loader import micro_batches
-from mtlkit.evaluation import Monitor, output_sizes
-from mtlkit.log import Observer
+from mtlkit.evaluation import LeftOut, Monitor, output_sizes
+from mtlkit.log import Observer, Observers
 from mtlkit.losses import Losses, NonFiniteError
 from mtlkit.model import MultiTaskModel, kept_buffers
 from mtlkit.normalization import FirstLosses
-from mtlkit.optim import balancer_optimizer, model_optimizer, move_balancer, rate_factor
+from mtlkit.optim import balancer_optimizer, in_steps, model_optimizer, move_balancer, rate_factor
 from mtlkit.registry import options_of
 from mtlkit.schema import TrainerConfig
 from mtlkit.step import Step
@@ -53,12 +53,12 @@ class Engine:
     ) -> None:
         distributed.check_whole_parameters(accelerator, balancer.space)
         self.accelerator = accelerator
-        self.config = config
+        self.config = in_steps(config, steps_per_epoch)
         self.tasks = {task.name: task for task in tasks}
         self.steps_per_epoch = steps_per_epoch
         ends = (config.max_steps, None if config.max_epochs is None else config.max_epochs * steps_per_epoch)
         self.total_steps = min(end for end in ends if end is not None)
-        self.observers: list[Observer] = []  # on the main process only
+        self.observer: Observer = Observers()  # those of the main process; the others have none
 
         self.dtype = torch.float64 if config.precision == "fp64" else torch.float32
         model.to(self.dtype)
@@ -73,6 +73,7 @@ class Engine:
         self.step = 0
         self.monitor = Monitor(self.tasks, config.monitor)
         self.first_losses = FirstLosses(config.normalize_losses)
+        self.left_out = LeftOut()
         self._seen: set[str] = set()
 
     # -- the run ----------------------------------------------------------------------------------------------
@@ -92,11 +93,11 @@ class Engine:
         if self.step < self.total_steps:
             for batch in batches:
                 steps = [self.train_step(part) for part in micro_batches(batch, self.config.accumulation)]
+                self.left_out.add(batch)
                 if self._logs(self.step):
                     seconds, done = time.perf_counter() - started, self.step - since
-                    record = self._training_record(steps) | {"step_time": seconds / done}
-                    for observer in self.observers:
-                        observer.step(record)
+                    left_out = self.left_out.report() if "error" in batch else {}
+                    self.observer.step(self._training_record(steps) | {"step_time": seconds / done} | left_out)
                     started, since = time.perf_counter(), self.step
                 if self._evaluates():
                     self.note_evaluation(evaluate())
@@ -108,22 +109,23 @@ class Engine:
 
     def start(self, facts: Record) -> None:
         """Tells the observers that the run begins or goes on, and facts of it."""
-        for observer in self.observers:
-            observer.start(self.total_steps, self.step)
-            observer.note(facts)
+        self.observer.start(self.total_steps, self.step)
+        self.note(facts)
+
+    def note(self, facts: Record) -> None:
+        """Tells the observers something about the run."""
+        self.observer.note({"step": self.step, "split": "info"} | facts)
 
     def finish(self, status: str) -> None:
         """Tells the observers that the run is over."""
-        for observer in self.observers:
-            observer.finish({"status": status})
+        self.observer.finish({"status": status})
 
     def note_evaluation(self, record: Record, split: str = "val") -> None:
         """Logs an evaluation; those of the model decide which one is the best."""
         record = {"step": self.step, "epoch": self.step // self.steps_per_epoch, "split": split} | record
         if split == "val" and self.monitor.update(record):
             record["best"] = True
-        for observer in self.observers:
-            observer.evaluation(record)
+        self.observer.evaluation(record)
 
     def _training_record(self, steps: list[Step]) -> Record:
         found = [step.scalars() for step in steps]

@@ -7,28 +7,35 @@ import os
 import platform
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from mtlkit import checkpoint, distributed
-from mtlkit.build import Parts, build_dataset, build_parts, image_size, make_accelerator, seed_everything
+from mtlkit.build import (
+    Parts,
+    build_dataset,
+    build_order,
+    build_parts,
+    build_samples,
+    make_accelerator,
+    seed_everything,
+)
 from mtlkit.config import compose
-from mtlkit.data.dataset import Dataset
-from mtlkit.data.loader import eval_loader, train_loader
+from mtlkit.data.dataset import BadSampleError, Dataset
+from mtlkit.data.loader import Samples, eval_loader, train_loader
+from mtlkit.data.summary import spread, summarise
 from mtlkit.engine import Engine, Record
 from mtlkit.evaluation import directions, evaluate, evaluate_constants, output_sizes
-from mtlkit.log import JsonLines, Observer, write_whole
+from mtlkit.log import JsonLines, Observer, Observers, write_whole
 from mtlkit.report import save_pictures, write_report
 from mtlkit.resume import resumed
 from mtlkit.schema import Config
 
-if TYPE_CHECKING:
-    from mtlkit.data.transforms import Augment
-
-CONSTANT_SAMPLES = 1000  #: so many training samples, evenly spread, make the constant predictions
+Targets = dict[str, Tensor]
+LOOK_SAMPLES, LOOK_PIXELS = 1000, 20_000_000  #: at most so many training samples, and pixels in them, are looked at
+#: for the summary of the data and the constant predictions
 PICTURES = 4  #: so many validation samples, evenly spread, are drawn
 PACKAGES = ("mtlkit", "torch", "timm", "segmentation-models-pytorch", "accelerate", "albumentations", "numpy")
 
@@ -70,53 +77,54 @@ class Experiment:
         self._check_folder(resume)
         seed_everything(config)
         with distributed.main_first():  # it may fill a cache that the others then find
-            training, validation = build_dataset(config, "train"), build_dataset(config, "val")
-        size = image_size(training)
-        parts = build_parts(config, training.targets, size)
+            training, validation = (
+                build_samples(config, build_dataset(config, split), augment=split == "train")
+                for split in ("train", config.data.validation)
+            )
+        dataset, size = training.dataset, training.image_size
+        parts = build_parts(config, dataset.targets, size)
+        order = build_order(config, dataset)
         rank, world = distributed.rank(), distributed.world_size()
-        loader_options = {"workers": config.data.workers, "rank": rank, "world": world}
-        augment = make_augmentation(config, training)
+        shared = {"workers": config.data.workers, "rank": rank, "world": world}
         engine = Engine(
             parts.model,
             list(parts.tasks.values()),
             parts.balancer,
             config.trainer,
             accelerator=accelerator,
-            steps_per_epoch=len(training) // config.data.batch_size,
+            steps_per_epoch=order.steps_per_epoch,
         )
         begun = resume and checkpoint.exists(self.folder)  # a run may have died before its first checkpoint
         if begun:
             checkpoint.load(engine, checkpoint.find(self.folder, "last"))
         batches = train_loader(
-            training,
-            augment,
-            config.data.batch_size,
-            config.seed,
-            accumulation=config.trainer.accumulation,
-            start_step=engine.step,
-            **loader_options,
+            training, order, accumulation=config.trainer.accumulation, start_step=engine.step, **shared
         )
-        checks = eval_loader(validation, config.data.eval_batch_size or config.data.batch_size, **loader_options)
+        checks = eval_loader(validation, config.data.eval_batch_size or config.data.batch_size, **shared)
 
         if accelerator.is_main_process:
             log = self.folder / "metrics.jsonl"
-            self._write_description(training, size)  # on a resume as well: its length may be another
+            self._write_description(dataset, size)  # on a resume as well: its length may be another
             if resume and not begun:
                 log.unlink(missing_ok=True)
-            engine.observers = [JsonLines(log, engine.step if begun else None), *observers]
+            engine.observer = Observers([JsonLines(log, engine.step if begun else None), *observers])
         status = "stopped"
         try:
             engine.start(self._facts(parts, engine))
             if not begun:
-                constants = constant_predictions(training, parts)
+                looked_at = some_targets(training)
+                engine.note({"data": self._data_facts(training, validation, looked_at)})
+                constants = constant_predictions(parts, looked_at)
                 engine.note_evaluation(
-                    evaluate_constants(checks, parts.tasks, engine.prepare, constants), "val_constant"
+                    evaluate_constants(checks, parts.tasks, engine.prepare, constants, engine.accelerator.device),
+                    "val_constant",
                 )
             engine.fit(batches, lambda: evaluate_engine(engine, checks), self._saver(engine))
             status = "finished"
         finally:
             engine.finish(status)
-        checkpoint.load_weights(engine.network, engine.balancer, checkpoint.find(self.folder, "best"))
+        results = checkpoint.find(self.folder, checkpoint.selected(config.trainer))
+        checkpoint.load_weights(engine.network, engine.balancer, results)
         if accelerator.is_main_process:
             save_pictures(self.folder, draw(engine, validation))
             write_report(self.folder)
@@ -154,30 +162,39 @@ class Experiment:
     def _facts(self, parts: Parts, engine: Engine) -> Record:
         versions = {name: importlib.metadata.version(name) for name in PACKAGES}
         return {
-            "step": engine.step,
-            "split": "info",
             "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "total_steps": engine.total_steps,
             "processes": distributed.world_size(),
             "versions": {"python": platform.python_version()} | versions,
             "higher_is_better": directions(parts.tasks),
+            "protocol": self.config.protocol,
+            "validation": self.config.data.validation,
+            "selection": self.config.trainer.selection,
         }
 
-
-def make_augmentation(config: Config, dataset: Dataset) -> "Augment | None":
-    """The augmentation of training samples, None without `data.augment`."""
-    if not config.data.augment:
-        return None
-    from mtlkit.data.transforms import Augment  # importing albumentations takes seconds
-
-    return Augment(dataset.targets, **vars(config.data.augmentation), camera=dataset.camera)
+    def _data_facts(self, training: Samples, validation: Samples, looked_at: Sequence[Targets]) -> Record:
+        dataset = training.dataset
+        return {
+            "notes": list(dataset.notes),
+            "licence": dataset.licence,
+            "samples": {"train": len(training), self.config.data.validation: len(validation)},
+            "size": training.image_size,
+            "looked_at": len(looked_at),
+            "targets": summarise(dataset.targets, looked_at),
+        }
 
 
 def evaluate_engine(engine: Engine, batches: Iterable[object]) -> Record:
     """Losses and metrics of the engine's present model."""
     distributed.average_buffers(engine.network)
     engine.network.eval()
-    record = evaluate(batches, engine.tasks, engine.prepare, lambda image, targets: forward(engine, image, targets))
+    record = evaluate(
+        batches,
+        engine.tasks,
+        engine.prepare,
+        lambda image, targets: forward(engine, image, targets),
+        engine.accelerator.device,
+    )
     engine.network.train()
     return record
 
@@ -187,24 +204,35 @@ def forward(engine: Engine, image: Tensor, targets: dict[str, Tensor]) -> dict[s
     return engine.network(image, engine.balancer.adapt, output_sizes(targets))
 
 
-def constant_predictions(dataset: Dataset, parts: Parts) -> dict[str, Tensor]:
-    """Every task's best constant prediction for (at most `CONSTANT_SAMPLES` of) the training samples."""
-    count = min(len(dataset), CONSTANT_SAMPLES)
-    samples = [dataset[i * len(dataset) // count]["targets"] for i in range(count)]
+def some_targets(samples: Samples) -> list[Targets]:
+    """The targets of some samples, evenly spread, as many as `LOOK_SAMPLES` and `LOOK_PIXELS` allow."""
+    width, height = samples.image_size
+    found = []
+    for index in spread(len(samples), max(16, min(LOOK_SAMPLES, LOOK_PIXELS // (width * height)))):
+        try:
+            found.append(samples.plain(index)["targets"])
+        except BadSampleError:
+            if not samples.skip:
+                raise
+    return found
+
+
+def constant_predictions(parts: Parts, looked_at: Sequence[Targets]) -> dict[str, Tensor]:
+    """Every task's best constant prediction for these training samples; none for a task that none of them has."""
     return {
-        name: task.constant(torch.stack([targets[name] for targets in samples if name in targets]))
+        name: task.constant(torch.stack([targets[name] for targets in looked_at if name in targets]))
         for name, task in parts.tasks.items()
-        if any(name in targets for targets in samples)
+        if any(name in targets for targets in looked_at)
     }
 
 
 @torch.no_grad()
-def draw(engine: Engine, dataset: Dataset) -> list[list[tuple[str, np.ndarray]]]:
+def draw(engine: Engine, samples: Samples) -> list[list[tuple[str, np.ndarray]]]:
     """Image, target and prediction of a few validation samples, as pictures."""
     engine.network.eval()
     rows = []
-    for i in range(min(PICTURES, len(dataset))):
-        sample = dataset[i * len(dataset) // PICTURES]
+    for index in spread(len(samples), PICTURES):
+        sample = samples[0, index]
         image, targets = engine.prepare({"image": sample["image"][None], "targets": _batched(sample["targets"])})
         outputs = forward(engine, image, targets)
         row: list[tuple[str, np.ndarray]] = [("image", (sample["image"].permute(1, 2, 0) * 255).byte().numpy())]

@@ -11,7 +11,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from mtlkit import checkpoint, distributed
-from mtlkit.build import Parts, build_dataset, build_parts, make_accelerator
+from mtlkit.build import Parts, build_dataset, build_parts, build_samples, make_accelerator
 from mtlkit.config import load
 from mtlkit.data.dataset import Split, Target
 from mtlkit.data.loader import eval_loader
@@ -20,15 +20,16 @@ from mtlkit.evaluation import output_sizes
 from mtlkit.schema import Config
 
 
-def load_run(run: Path, name: str = "best") -> tuple[Config, Parts, tuple[int, int]]:
+def load_run(run: Path, name: str | None = None) -> tuple[Config, Parts, tuple[int, int]]:
     """A run's configuration, its parts with the checkpoint's weights, in evaluation mode, and its image size.
 
-    Raises `FileNotFoundError` where there is no such run or checkpoint and `ValueError` for a damaged one.
+    Without a name it is the checkpoint of its results, `best` or `last` (`trainer.selection`). Raises
+    `FileNotFoundError` where there is no such run or checkpoint and `ValueError` for a damaged one.
     """
     if not (run / "config.yaml").exists():
         raise FileNotFoundError(f"{run} is not the folder of a run: it has no config.yaml.")
     config = load(run / "config.yaml")
-    folder = checkpoint.find(run, name)
+    folder = checkpoint.find(run, name or checkpoint.selected(config.trainer))
     try:
         described = json.loads((run / "data.json").read_text())
     except ValueError as error:
@@ -45,12 +46,15 @@ def load_run(run: Path, name: str = "best") -> tuple[Config, Parts, tuple[int, i
     return config, parts, (width, height)
 
 
-def evaluate(run: Path, split: Split = "val", name: str = "best") -> dict[str, float | None]:
-    """`loss/<task>` and `<task>/<metric>` of a run's checkpoint on a split of its data set."""
+def evaluate(run: Path, split: Split | None = None, name: str | None = None) -> dict[str, float | None]:
+    """`loss/<task>` and `<task>/<metric>` of a run's checkpoint on a split of its data.
+
+    Without a split, it is the one that the run validated on; without a name, the checkpoint is that of its results.
+    """
     config, parts, _ = load_run(run, name)
-    dataset = build_dataset(config, split)
+    samples = build_samples(config, build_dataset(config, split or config.data.validation))
     batches = eval_loader(
-        dataset,
+        samples,
         config.data.eval_batch_size or config.data.batch_size,
         workers=config.data.workers,
         rank=distributed.rank(),
@@ -65,11 +69,11 @@ def evaluate(run: Path, split: Split = "val", name: str = "best") -> dict[str, f
     def forward(image: Tensor, targets: dict[str, Tensor]) -> dict[str, Tensor]:
         return parts.model(image, parts.balancer.adapt, output_sizes(targets))
 
-    return evaluate_model(batches, parts.tasks, prepare, forward)
+    return evaluate_model(batches, parts.tasks, prepare, forward, first.device)
 
 
 @torch.no_grad()
-def predict(run: Path, images: Sequence[Path], out: Path, name: str = "best") -> list[Path]:
+def predict(run: Path, images: Sequence[Path], out: Path, name: str | None = None) -> list[Path]:
     """Writes `out/<image>/<task>.npy` and `<task>.png` for every image and task; returns the images' folders.
 
     The model sees the image at the run's size; maps come back at the image's own. Arrays are predictions as

@@ -2,7 +2,8 @@
 
 A record is a dictionary with at least `step` and `split`. The splits:
 
-- `info`: facts of the run, each optional: `started` (ISO 8601), `total_steps`, `versions` (name -> version), and by
+- `info`: facts of the run, each optional: `started` (ISO 8601), `total_steps`, `versions` (name -> version),
+  `protocol`, `validation` and `selection` as configured, `data` (what was found, see `mtlkit.data.summary`), and by
   "<task>/<metric>" `higher_is_better` (bool or null) and `units` (text). A resumed run writes another; the last wins.
 - `train`: `epoch`, `loss/<task>`, `weight/<task>`, `grad_norm/<task>`, `cosine/<a>/<b>` (each pair once),
   `lr/<group>`, `balancer/...` (what the balancer itself reports), `step_time` (seconds). In place of `weight/<task>`,
@@ -12,7 +13,8 @@ A record is a dictionary with at least `step` and `split`. The splits:
   evaluation that was the best until then, so the last one marked is that of the checkpoint `best`.
 - `val_constant`: `<task>/<metric>` of the best constant prediction.
 
-A record of any split may hold `incident`: a sentence on something that went wrong without ending the run.
+A record of any split may hold `incident`: a sentence on something that went wrong without ending the run. `left_out`
+counts the samples that could not be read since the record before (`data.on_error: skip`).
 A missing value (an absent task) is a missing key, and a value that is not finite is null.
 """
 
@@ -22,7 +24,7 @@ import math
 import numbers
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +61,33 @@ class Observer:
 
     def finish(self, summary: Record) -> None:
         """The run is over, also where an exception ended it. `summary["status"]` says how, e.g. "finished"."""
+
+
+class Observers(Observer):
+    """Several observers as one, called in their order."""
+
+    def __init__(self, observers: Iterable[Observer] = ()) -> None:
+        self.observers = list(observers)
+
+    def start(self, total_steps: int, step: int) -> None:
+        for observer in self.observers:
+            observer.start(total_steps, step)
+
+    def note(self, record: Record) -> None:
+        for observer in self.observers:
+            observer.note(record)
+
+    def step(self, record: Record) -> None:
+        for observer in self.observers:
+            observer.step(record)
+
+    def evaluation(self, record: Record) -> None:
+        for observer in self.observers:
+            observer.evaluation(record)
+
+    def finish(self, summary: Record) -> None:
+        for observer in self.observers:
+            observer.finish(summary)
 
 
 class JsonLines(Observer):

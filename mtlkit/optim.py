@@ -1,6 +1,7 @@
 """The optimizers of a run and their learning-rate schedule."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -39,6 +40,13 @@ def move_balancer(balancer: Balancer, optimizer: torch.optim.Adam | None, rate: 
     for state in balancer.parameters():
         if not state.requires_grad and state.grad is not None:
             state.add_(state.grad)
+
+
+def in_steps(config: TrainerConfig, steps_per_epoch: int) -> TrainerConfig:
+    """The same schedule, with the length of its intervals in steps."""
+    if config.step_size_epochs is None:
+        return config
+    return replace(config, step_size=config.step_size_epochs * steps_per_epoch)
 
 
 def rate_factor(config: TrainerConfig, step: int, total: int) -> float:

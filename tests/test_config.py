@@ -142,7 +142,7 @@ REFUSED = {
     "no task": ("task=[]", "task: missing"),
     "no end": ("trainer.max_epochs=null", "trainer.max_steps: training has no end"),
     "uneven parts": ("trainer.accumulation=3", "data.batch_size: 256 samples do not divide .*accumulation=3"),
-    "step without size": ("trainer.schedule=step", "trainer.step_size: .* needs it"),
+    "step without size": ("trainer.schedule=step", "trainer.step_size: .* needs either it"),
     "weights of strangers": ("trainer.monitor=lft/accuracy", "trainer.monitor: .*left, right.*found 'lft/accuracy'"),
     "metric without name": ("trainer.monitor=left", "trainer.monitor: expected <task>/<metric>"),
     "no weights": ("model.pretrained=true", "model.pretrained: encoder 'lenet' takes no pretrained weights"),
@@ -189,7 +189,7 @@ def test_an_unknown_experiment_names_the_close_ones():
         compose("multimnits")
 
 
-@pytest.mark.parametrize("key", ["momentum=0.5", "step_size=3", "gamma=0.5", "power=2"])
+@pytest.mark.parametrize("key", ["momentum=0.5", "step_size=3", "step_size_epochs=3", "gamma=0.5", "power=2"])
 def test_a_setting_without_effect_is_named(key: str):
     with pytest.warns(
         UserWarning, match=re.escape(f"trainer.{key.partition('=')[0]} (in the override 'trainer.{key}')")

@@ -166,7 +166,7 @@ def test_warm_up_is_linear():
 def fit(engine, losses, batches=None):
     """Runs `fit` with made-up validation losses of one task; returns what was seen and saved."""
     memory, saved, values = Memory(), [], iter(losses)
-    engine.observers = [memory]
+    engine.observer = memory
     toys_batches = batches or iter(lambda: engine.batch, None)
     engine.fit(toys_batches, lambda: {"loss/depth": next(values)}, lambda best: saved.append((engine.step, best)))
     return memory, saved
@@ -207,7 +207,7 @@ def test_evaluation_every_so_many_epochs(toys):
 def test_monitor_follows_the_metrics_direction(toys):
     engine = toys.make_engine(steps=3, eval_every=1, monitor="depth/delta1")
     engine.batch, memory = toys.make_batch(), Memory()
-    engine.observers, values = [memory], iter([0.1, 0.5, 0.4, 0.6])
+    engine.observer, values = memory, iter([0.1, 0.5, 0.4, 0.6])
     record = {"loss/depth": 1.0}
     engine.fit(iter(lambda: engine.batch, None), lambda: record | {"depth/delta1": next(values)}, lambda best: None)
     assert [r.get("best", False) for r in memory.evaluations] == [False, True, False, True]

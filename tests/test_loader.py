@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from mtlkit.data.dataset import Dataset, Sample, Target
-from mtlkit.data.loader import Samples, StepSampler, eval_loader, train_loader
+from mtlkit.data import loader
+from mtlkit.data.dataset import BadSampleError, Dataset, Sample, Target
+from mtlkit.data.loader import Samples
+from mtlkit.data.order import Shuffled
 from mtlkit.data.transforms import Augment
 
 HEIGHT, WIDTH = 4, 6
@@ -31,6 +33,8 @@ FORMATS = {
 
 class Toy(Dataset):
     """Sample i is random in a generator seeded with i; its `number` is i. `change(index, sample)` may spoil it."""
+
+    camera = (1, 1, 0.5, 0.5)
 
     def __init__(self, length: int = 10, change=None, targets=None) -> None:
         self.length, self.change = length, change
@@ -57,6 +61,14 @@ class Toy(Dataset):
         return sample
 
 
+def train_loader(dataset: Dataset, augment, batch_size: int, seed: int, **options):
+    return loader.train_loader(Samples(dataset, augment, seed), Shuffled(len(dataset), batch_size, seed), **options)
+
+
+def eval_loader(dataset: Dataset, batch_size: int, workers: int = 0, rank: int = 0, world: int = 1):
+    return loader.eval_loader(Samples(dataset), batch_size, workers=workers, rank=rank, world=world)
+
+
 def numbers(batch: Sample) -> list[int]:
     return batch["targets"]["number"][:, 0].int().tolist()
 
@@ -67,65 +79,6 @@ def assert_equal(one: Sample, other: Sample) -> None:
 
 def take(loader, steps: int) -> list[Sample]:
     return list(itertools.islice(loader, steps))
-
-
-# ---- StepSampler
-
-
-@pytest.mark.parametrize("world", [1, 2, 4])
-@pytest.mark.parametrize("accumulation", [1, 2])
-def test_the_ranks_together_hold_the_same_micro_batches(world: int, accumulation: int) -> None:
-    def micro_batches(world: int) -> list[list[list[tuple[int, int]]]]:
-        samplers = [StepSampler(37, 16, 5, rank, world, accumulation) for rank in range(world)]
-        steps = zip(*(itertools.islice(sampler, 7) for sampler in samplers), strict=True)
-        each = 16 // world // accumulation
-        assert all(len(part) == each * accumulation for s in samplers for part in itertools.islice(s, 3))
-        return [
-            [[key for part in parts for key in part[i * each : (i + 1) * each]] for i in range(accumulation)]
-            for parts in steps
-        ]
-
-    assert micro_batches(world) == micro_batches(1)
-
-
-def test_every_sample_at_most_once_an_epoch_and_another_order_each_time() -> None:
-    sampler = StepSampler(37, 8, seed=3)
-    assert sampler.steps_per_epoch == 4
-    steps = list(itertools.islice(sampler, 5 * 4))
-    orders = []
-    for epoch in range(5):
-        keys = [key for step in steps[4 * epoch : 4 * epoch + 4] for key in step]
-        assert {e for e, _ in keys} == {epoch}
-        order = [index for _, index in keys]
-        assert len(set(order)) == 32
-        assert set(order) <= set(range(37))
-        orders.append(order)
-    assert len({tuple(order) for order in orders}) == 5
-    assert set().union(*orders) == set(range(37))  # what one epoch drops, another has
-    assert next(iter(StepSampler(37, 8, seed=4))) != steps[0]
-    assert next(iter(sampler)) == steps[0]
-
-
-@pytest.mark.parametrize("start", [0, 1, 3, 4, 5, 11])
-def test_starting_later_continues_the_same_run(start: int) -> None:
-    whole = list(itertools.islice(StepSampler(37, 8, 3, rank=1, world=2), 16))
-    later = StepSampler(37, 8, 3, rank=1, world=2, start_step=start)
-    assert list(itertools.islice(later, 16 - start)) == whole[start:]
-
-
-@pytest.mark.parametrize(
-    ("length", "batch", "world", "accumulation", "message"),
-    [
-        (99, 10, 4, 1, r"data.batch_size=10 .* x trainer.accumulation = 4 x 1 = 4. .* would do: 8 or 12"),
-        (99, 10, 2, 2, r"2 x 2 = 4. .* would do: 8 or 12"),
-        (99, 2, 4, 1, r"would do: 4\."),
-        (99, 0, 1, 1, "data.batch_size=0"),
-        (7, 8, 1, 1, "has 7 samples, fewer than data.batch_size=8"),
-    ],
-)
-def test_batch_sizes_that_do_not_fit(length: int, batch: int, world: int, accumulation: int, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        train_loader(Toy(length), None, batch, seed=0, world=world, accumulation=accumulation)
 
 
 # ---- Samples
@@ -223,7 +176,7 @@ def test_a_type_of_the_users_own_must_look_as_in_the_first_sample() -> None:
 
 
 def test_each_epoch_and_sample_has_its_own_seed() -> None:
-    def record(sample: Sample, seed: int) -> Sample:
+    def record(sample: Sample, seed: int, camera) -> Sample:
         seeds.append(seed)
         return sample
 
@@ -232,6 +185,7 @@ def test_each_epoch_and_sample_has_its_own_seed() -> None:
     for run_seed, order in ((0, keys), (0, keys[::-1]), (1, keys)):
         seeds: list[int] = []
         samples = Samples(Toy(), record, run_seed)
+        seeds.clear()  # that of the check at the start
         for key in order:
             samples[key]
         runs.append(dict(zip(order, seeds, strict=True)))
@@ -244,7 +198,7 @@ def test_each_epoch_and_sample_has_its_own_seed() -> None:
 
 
 def test_workers_change_nothing() -> None:
-    augment = Augment(TARGETS, flip=0.5, scale=[1.0, 1.5], colour=0.3, camera=(1, 1, 0.5, 0.5))
+    augment = Augment(TARGETS, flip=0.5, scale=[1.0, 1.5], colour=0.3)
     plain = take(train_loader(Toy(), None, 4, seed=1), 4)
     alone = take(train_loader(Toy(), augment, 4, seed=1), 4)
     helped = take(train_loader(Toy(), augment, 4, seed=1, workers=2), 4)
@@ -263,22 +217,19 @@ def test_two_processes_and_a_resume_see_the_samples_of_one() -> None:
 
 
 def test_batches_have_the_format_of_samples_with_a_batch_axis() -> None:
-    loader = train_loader(Toy(), None, 4, seed=1)
-    batch = next(iter(loader))
-    assert loader.batch_sampler.steps_per_epoch == 2
+    batch = next(iter(train_loader(Toy(), None, 4, seed=1)))
     assert batch["image"].shape == (4, 3, HEIGHT, WIDTH)
     assert {name: (tuple(v.shape), v.dtype) for name, v in batch["targets"].items()} == {
         name: ((4, *shape), dtype) for name, (shape, dtype, _) in FORMATS.items()
     }
 
 
-@pytest.mark.parametrize(("world", "workers"), [(1, 0), (1, 1), (2, 0), (2, 1), (4, 0), (8, 0)])
-def test_evaluation_sees_every_sample_once_and_in_order(world: int, workers: int) -> None:
+@pytest.mark.parametrize(("world", "workers"), [(1, 0), (1, 1), (2, 0), (2, 1), (3, 0), (8, 0)])
+def test_evaluation_sees_every_sample_once_in_the_batches_of_one_process(world: int, workers: int) -> None:
     shares = [eval_loader(Toy(5), 2, workers, rank, world) for rank in range(world)]
     for _ in range(2):
-        seen = [[i for batch in share for i in numbers(batch)] for share in shares]
-        assert seen == [list(range(rank, 5, world)) for rank in range(world)]
-    assert [len(share) for share in shares] == [-(-len(range(rank, 5, world)) // 2) for rank in range(world)]
+        seen = [[numbers(batch) for batch in share] for share in shares]
+        assert seen == [[[0, 1], [2, 3], [4]][rank::world] for rank in range(world)]
 
 
 def test_loading_leaves_the_global_generator_alone() -> None:
@@ -303,3 +254,94 @@ def test_the_data_sets_own_error_survives(error: Exception, workers: int) -> Non
     kind = RuntimeError if workers and isinstance(error, PeculiarError) else type(error)  # torch's rule
     with pytest.raises(kind, match=r"labels\.txt is broken in line 3"):
         take(eval_loader(Toy(change=change), 1, workers), 5)
+
+
+# ---- what cannot be read
+
+
+def damage(*broken: int):
+    def change(index: int, sample: Sample) -> None:
+        if index in broken:
+            raise BadSampleError(f"{index}.png is damaged")
+
+    return change
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_bad_sample_is_named(workers: int) -> None:
+    with pytest.raises(BadSampleError, match=r"2\.png is damaged"):
+        take(eval_loader(Toy(change=damage(2)), 1, workers), 5)
+
+
+def test_a_bad_sample_is_left_out_if_asked() -> None:
+    """It becomes a black image without labels, and its message travels with the batch."""
+    samples = Samples(Toy(4, damage(0, 2)), skip=True)
+    assert samples.image_size == (WIDTH, HEIGHT)
+    (batch,) = loader.eval_loader(samples, 4)
+    assert batch["error"] == ["0.png is damaged", "", "2.png is damaged", ""]
+    whole = next(iter(eval_loader(Toy(4), batch_size=4)))
+    for i in range(4):
+        for name, (shape, dtype, invalid) in FORMATS.items():
+            expected = torch.full(shape, invalid, dtype=dtype) if i in (0, 2) else whole["targets"][name][i]
+            torch.testing.assert_close(batch["targets"][name][i], expected, rtol=0, atol=0, equal_nan=True)
+        assert torch.equal(batch["image"][i], torch.zeros_like(batch["image"][i]) if i in (0, 2) else whole["image"][i])
+
+
+@pytest.mark.parametrize(
+    "spoilt",
+    [
+        spoil("image", torch.zeros(3, 5, 6)),
+        spoil("image", torch.full((3, 4, 6), float("nan"))),
+        spoil("classes", torch.full((4, 6), 3)),
+        spoil("distance", torch.zeros(4, 6)),
+    ],
+)
+def test_samples_out_of_format_are_left_out_alike(spoilt) -> None:
+    (batch,) = loader.eval_loader(Samples(Toy(4, spoilt), skip=True), 4)
+    assert [bool(error) for error in batch["error"]] == [False, False, True, False]
+    assert batch["error"][2].startswith("Sample 2: the ")
+
+
+def test_other_errors_are_never_skipped() -> None:
+    samples = Samples(Toy(change=spoil("nmber", torch.zeros(1))), skip=True)
+    with pytest.raises(ValueError, match="'nmber' is not among"):
+        samples[0, 2]
+
+
+def test_a_data_set_of_which_nothing_can_be_read() -> None:
+    with pytest.raises(ValueError, match=r"None of the 3 samples can be read\. The last error: 2\.png is damaged"):
+        Samples(Toy(3, damage(0, 1, 2)), skip=True)
+
+
+def test_targets_of_pixels_come_at_their_own_size() -> None:
+    plain = Samples(Toy())[0, 1]
+    small = Samples(Toy(), Augment(TARGETS, flip=1.0), target_size=(3, 2))[0, 1]
+    assert small["image"].shape == plain["image"].shape
+    rows, columns = torch.tensor([[1], [3]]), torch.tensor([1, 3, 5])  # of 4 and 6, whose centres are nearest
+    assert torch.equal(small["targets"]["classes"], plain["targets"]["classes"].flip(-1)[rows, columns])
+    assert small["targets"]["distance"].shape == (1, 2, 3)
+    assert small["targets"]["surface"].shape == (3, 2, 3)
+    assert torch.equal(small["targets"]["number"], plain["targets"]["number"])
+
+
+def test_every_probe_is_checked_at_once() -> None:
+    class Probed(Toy):
+        def probes(self):
+            return (0, 7)
+
+    Samples(Toy(change=damage(7)))
+    with pytest.raises(BadSampleError, match=r"7\.png"):
+        Samples(Probed(change=damage(7)))
+
+
+def test_each_sample_has_its_own_camera() -> None:
+    class Cameras(Toy):
+        def camera_of(self, index: int):
+            return (1, 1, 0.5, 0.5) if index % 2 else None
+
+    samples = Samples(
+        Cameras(change=lambda index, sample: index or sample["targets"].pop("surface")), Augment(TARGETS, scale=[2.0])
+    )
+    samples[0, 1]
+    with pytest.raises(ValueError, match="depends on the camera"):
+        samples[0, 2]

@@ -1,8 +1,9 @@
 """A run's log as series and facts, for the table and the page."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,29 @@ class Row:
         return self.gain / abs(self.constant) if self.gain is not None and self.constant else None
 
 
+def results(evaluations: Sequence[dict[str, Any]], selection: str) -> tuple[dict[str, Any], str]:
+    """The figures that stand for the trained model, of the `val` records, and which they are, in words.
+
+    `selection` is `trainer.selection`; the last evaluation stands in for a best one that is not there yet.
+
+    >>> results([{"step": 0, "depth/abs": 9.0}, {"step": 5, "depth/abs": 2.0}, {"step": 9, "depth/abs": 4.0}], "last10")
+    ({'step': 9, 'depth/abs': 3.0}, 'mean of the last 2')
+    """
+    trained = [record for record in evaluations if record["step"]] or [{}]
+    marked = [record for record in evaluations if record.get("best")]
+    if selection == "best" and marked:
+        return marked[-1], f"best (step {marked[-1]['step']})"
+    if selection != "last10":
+        return trained[-1], f"last (step {trained[-1]['step']})" if trained[-1] else "last"
+    last = trained[-10:]
+    means: dict[str, Any] = {}
+    for key in last[-1]:
+        if "/" in key:
+            values = [record[key] for record in last if record.get(key) is not None]
+            means[key] = fmean(values) if values else None
+    return ({"step": last[-1]["step"]} | means if means else {}), f"mean of the last {len(last)}"
+
+
 class History:
     """The records of a run's folder.
 
@@ -60,10 +84,8 @@ class History:
         for record in self._of("info"):
             self.info.update(record)
         self.tasks = list(dict.fromkeys(task for record in self.records for task in log.tasks_of(record)))
-        evaluations = self._of("val")
-        marked = [record for record in evaluations if record.get("best")]
-        self.trained: dict[str, Any] = (marked or [record for record in evaluations if record["step"]] or [{}])[-1]
-        self.has_best = bool(marked)
+        self.trained, self.trained_text = results(self._of("val"), self.info.get("selection", "best"))
+        self.selects_on_test = self.info.get("validation") == "test"
 
     def _of(self, *splits: str) -> list[dict[str, Any]]:
         return [record for record in self.records if record["split"] in splits]

@@ -9,13 +9,14 @@ from statistics import median
 
 from PIL import Image
 
+from mtlkit.data.summary import facts_in_words
 from mtlkit.log import write_whole
 from mtlkit.report import curves
 from mtlkit.report.balance import conflicts, direction
 from mtlkit.report.history import History
 from mtlkit.report.html import figure, grid, section
 from mtlkit.report.pictures import KINDS, pictured_tasks, saved_pictures
-from mtlkit.report.table import gain_text, headings, metric_text, show
+from mtlkit.report.table import gain_text, headings, metric_text, show, split_text
 
 MAX_PICTURES = 12  #: tasks pictured a sample
 PICTURE_SIDE = 240  #: pixels; larger pictures are embedded at this size
@@ -65,6 +66,7 @@ def write_report(run: Path) -> Path:
         conflicts(history),
         direction(history),
         _by_task(history, "lr", "Learning rates", ""),
+        _data(history),
         _config(history),
     )
     title = escape(f"{history.config.get('experiment', run.resolve().name)} – mtlkit")
@@ -82,6 +84,7 @@ def write_report(run: Path) -> Path:
 def _header(history: History) -> str:
     config, info = history.config, history.info
     named = {key: _name(config.get(key)) for key in ("experiment", "balancer", "seed", "data")}
+    named["protocol"] = str(history.info.get("protocol", ""))
     named["encoder"] = _name((config.get("model") or {}).get("encoder"))
     total = info.get("total_steps")
     named["steps"] = f"{history.last_step} of {total}" if total else str(history.last_step)
@@ -112,7 +115,7 @@ def _table(history: History) -> str:
         return section("Results", "No evaluation is logged yet.", "")
     head = "".join(f'<th class="n">{escape(text)}' for text in headings(history))
     table = f'<div class="scroll"><table><thead><tr><th>task<th>metric{head}<tbody>{"".join(rows)}</table></div>'
-    note = "On the validation split. “Constant” is the best prediction that does not look at the image."
+    note = f"{split_text(history)} “Constant” is the best prediction that does not look at the image."
     return section("Results", note, table)
 
 
@@ -191,6 +194,13 @@ def _image(path: Path, text: str) -> str:
     return f'<img{" class=small" if small else ""} alt="{escape(text)}" src="data:image/{kind};base64,{encoded}">'
 
 
+def _data(history: History) -> str:
+    if "data" not in history.info:
+        return ""
+    first, *lines = facts_in_words(history.info["data"])
+    return section("Data", f"{first}.", "".join(f"<p>{escape(line)}</p>" for line in lines))
+
+
 def _config(history: History) -> str:
     if not history.config_text:
         return ""
@@ -203,5 +213,9 @@ def _color(history: History, task: str) -> str:
 
 
 def _name(value: object) -> str:
-    """The name that a part of the configuration is chosen by."""
-    return str(value.get("name", "")) if isinstance(value, dict) else "" if value is None else str(value)
+    """The name that a part of the configuration is chosen by, or the names of several data sets."""
+    if isinstance(value, dict):
+        return (
+            " + ".join(_name(part) for part in value["concat"]) if value.get("concat") else str(value.get("name", ""))
+        )
+    return "" if value is None else str(value)

@@ -14,12 +14,12 @@ ARROWS = {True: "↑", False: "↓", None: ""}  #: higher or lower is better
 def summary_table(run: Path) -> Table:
     """One row a metric of a task, for the console.
 
-    The trained model is the best evaluation where the log marks one, else the last. The last column says by how
+    The figures of the trained model are those that `results` chooses. The last column says by how
     much it is better than the best constant prediction: relative to that, or absolute where that is 0.
     Raises `FileNotFoundError` and `ValueError` as `History` does.
     """
     history = History(run)
-    table = Table(box=box.SIMPLE)
+    table = Table(box=box.SIMPLE, caption=split_text(history) if history.selects_on_test else None)
     table.add_column("task", no_wrap=True)
     table.add_column("metric", no_wrap=True)
     for heading in headings(history):
@@ -38,8 +38,14 @@ def summary_table(run: Path) -> Table:
 
 def headings(history: History) -> list[str]:
     """The names of the four columns of numbers."""
-    step = f" (step {history.trained['step']})" if history.trained else ""
-    return ["constant", "untrained", f"{'best' if history.has_best else 'last'}{step}", "vs constant"]
+    return ["constant", "untrained", history.trained_text, "vs constant"]
+
+
+def split_text(history: History) -> str:
+    """On what the figures were measured."""
+    if history.selects_on_test:
+        return "On the test split, which also selected the model or was watched (protocol: published)."
+    return "On the validation split."
 
 
 def metric_text(row: Row) -> str:

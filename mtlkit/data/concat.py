@@ -1,0 +1,74 @@
+"""Several data sets, with different tasks, as one."""
+
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+
+from mtlkit.data.dataset import Camera, Dataset, Sample, Target
+from mtlkit.registry import suggest
+
+
+class Concat(Dataset):
+    """Data sets one behind the other. A sample has the targets that its own set has; all images must have one size.
+
+    `targets` chooses, for each set, which of its targets are taken and what they are called here: {own name: name}.
+    Two sets may share a target, if it is the same: one type, the same classes.
+
+    Raises `LookupError` for a target that a set has not, and `ValueError` for a set without any and for two sets that
+    mean different things by one name.
+    """
+
+    def __init__(
+        self, sets: Sequence[Dataset], names: Sequence[str], targets: Sequence[Mapping[str, str] | None]
+    ) -> None:
+        self.sets, self.names = list(sets), list(names)
+        self.renames = [
+            {name: name for name in part.targets} if chosen is None else dict(chosen)
+            for part, chosen in zip(sets, targets, strict=True)
+        ]
+        found: dict[str, tuple[Target, str]] = {}
+        for part, name, renamed in zip(self.sets, self.names, self.renames, strict=True):
+            if not renamed or len(set(renamed.values())) < len(renamed):
+                raise ValueError(f"The data set {name!r} gives no targets, or two under one name: {renamed}.")
+            for own, new in renamed.items():
+                if own not in part.targets:
+                    raise LookupError(f"The data set {name!r} has no target {own!r}. {suggest(own, part.targets)}")
+                target, other = found.setdefault(new, (part.targets[own], name))
+                if target != part.targets[own]:
+                    raise ValueError(
+                        f"The target {new!r} is not the same in the data sets {other!r} and {name!r}: {target} and "
+                        f"{part.targets[own]}. Rename one of them: targets: {{{own}: another_name}}."
+                    )
+        self.targets = {new: target for new, (target, _) in found.items()}
+        self.lengths = [len(part) for part in self.sets]
+        self._ends = list(accumulate(self.lengths))
+        self.licence = " ".join(dict.fromkeys(part.licence for part in self.sets if part.licence))
+        self.notes = [
+            f"{name}: {note}" for part, name in zip(self.sets, self.names, strict=True) for note in part.notes
+        ]
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __getitem__(self, index: int) -> Sample:
+        i, own = self._place(index)
+        sample = self.sets[i][own]
+        targets = {new: sample["targets"][name] for name, new in self.renames[i].items() if name in sample["targets"]}
+        return {"image": sample["image"], "targets": targets}
+
+    def label(self, index: int) -> str:
+        i, own = self._place(index)
+        return f"{self.names[i]}: {self.sets[i].label(own)}"
+
+    def camera_of(self, index: int) -> Camera | None:
+        i, own = self._place(index)
+        return self.sets[i].camera_of(own)
+
+    def probes(self) -> Sequence[int]:
+        """The first sample of every set."""
+        return [end - length for end, length in zip(self._ends, self.lengths, strict=True)]
+
+    def _place(self, index: int) -> tuple[int, int]:
+        index = range(len(self))[index]
+        i = bisect_right(self._ends, index)
+        return i, index - (self._ends[i] - self.lengths[i])

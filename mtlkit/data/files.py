@@ -1,0 +1,168 @@
+"""Reading the files of a data set: what is damaged is named, and nothing is taken for what it is not."""
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from mtlkit.data.dataset import BadSampleError
+
+#: What PIL raises for a file that it cannot decode.
+UNREADABLE = (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+
+
+def names_in(folder: Path, suffixes: str | tuple[str, ...] = "") -> list[str]:
+    """The names of a folder's files with one of the suffixes, in the order of the numbers in them (2 before 10).
+
+    One look at the folder, however many files it has. Empty where there is no such folder; hidden files do not count.
+    Raises `FileNotFoundError` for a folder that cannot be listed, such as a link to itself.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            found = [e.name for e in entries if e.name.endswith(suffixes) and e.name[0] != "." and _is_file(e)]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise FileNotFoundError(f"{folder} cannot be listed: {error}") from error
+    return sorted(found, key=_natural)
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:  # a link that leads nowhere, or to itself: reading it will say so, with its name
+        return True
+
+
+def _natural(name: str) -> list[tuple[bool, int, str]]:
+    parts = re.findall(r"[0-9]+|[^0-9]+", name)
+    return [(False, int(p), p) if p.isascii() and p.isdigit() else (True, 0, p) for p in parts]
+
+
+def root_folder(root: str | os.PathLike[str] | None, name: str, holds: str) -> Path:
+    """The folder `data.root` of the data set `name`; raises with what it should hold where there is none."""
+    if root is None:
+        raise ValueError(f"data.root is not set: name the folder of the data set {name!r}, which holds {holds}.")
+    path = Path(root).expanduser()
+    try:
+        if not path.is_dir():
+            what = "is a file" if path.exists() else "does not exist"
+            raise FileNotFoundError(f"data.root={path} {what}; expected a folder with {holds}.")
+        with os.scandir(path):
+            pass
+    except PermissionError as error:
+        raise PermissionError(f"data.root={path} cannot be read: {error}") from error
+    except OSError as error:
+        if isinstance(error, FileNotFoundError):
+            raise
+        raise FileNotFoundError(
+            f"data.root={path} cannot be read ({error}); expected a folder with {holds}."
+        ) from error
+    return path
+
+
+def first_that_exists(paths: Iterable[Path]) -> Path | None:
+    """The first of the paths at which there is something."""
+    return next((path for path in paths if path.exists()), None)
+
+
+def read_picture(path: Path, mode: str = "RGB") -> np.ndarray:
+    """A picture in any of PIL's formats as uint8 (H, W, 3), or (H, W) in mode "L". Raises `BadSampleError`."""
+    try:
+        with Image.open(path) as file:
+            return np.array(file.convert(mode))
+    except UNREADABLE as error:
+        raise unreadable(path, error) from error
+
+
+def read_exact(path: Path, channels: int = 1) -> np.ndarray:
+    """A lossless picture of values, not colours: (H, W) or, with 3 channels, (H, W, 3), in the file's own depth.
+
+    Raises `BadSampleError`, also for a JPEG under whatever name, whose values are not the ones that were saved, and for
+    another number of channels.
+    """
+    try:
+        with Image.open(path) as file:
+            if file.format in ("JPEG", "MPO", "WEBP", "GIF"):
+                raise BadSampleError(
+                    f"{path} is a {file.format} file, whatever its name says: compression has changed the values in "
+                    "it. Get the lossless file."
+                )
+            values = np.asarray(file)  # of a palette its indices
+    except BadSampleError:
+        raise
+    except UNREADABLE as error:
+        raise unreadable(path, error) from error
+    if (values.ndim == 3 and values.shape[2] == channels) or (values.ndim == 2 and channels == 1):
+        return values
+    raise BadSampleError(f"{path} holds {values.shape} values, expected {channels} a pixel.")
+
+
+def read_array(path: Path, shape: Sequence[int | None] = ()) -> np.ndarray:
+    """The array of an .npy file; `shape`, if given, is what it must have, None standing for any length.
+
+    Raises `BadSampleError` for a missing or damaged file, pickled objects, values that are no numbers and another
+    shape.
+    """
+    try:
+        values = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise unreadable(path, error) from error
+    if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiub":
+        raise BadSampleError(
+            f"{path} holds {getattr(values, 'dtype', 'several arrays')}, expected one array of numbers."
+        )
+    if shape:
+        check_shape(path, values, shape)
+    return values
+
+
+def check_shape(path: Path, values: np.ndarray, shape: Sequence[int | None]) -> None:
+    """Raises `BadSampleError` unless the values from the file have the shape, None standing for any length."""
+    fits = len(shape) == values.ndim and all(n in (None, m) for n, m in zip(shape, values.shape, strict=True))
+    if not fits:
+        expected = ", ".join("any" if n is None else str(n) for n in shape)
+        raise BadSampleError(f"{path} holds an array {values.shape}, expected ({expected}).")
+
+
+def unreadable(path: Path, error: Exception) -> BadSampleError:
+    """The error for a file that cannot be read."""
+    if isinstance(error, FileNotFoundError):
+        return BadSampleError(f"{path} is missing.")
+    return BadSampleError(f"{path} is damaged or not what its name says: {' '.join(str(error).split())[:300]}")
+
+
+def resize(values: np.ndarray, size: tuple[int, int] | None, *, exact: bool = False) -> np.ndarray:
+    """(H, W) or (H, W, C) values at `size` (width, height), None or their own leaving them as they are.
+
+    Pictures are averaged over the area that a pixel covers, or interpolated where they grow. With `exact`, for
+    targets, every pixel takes the value at its centre, so that no value arises that was not measured.
+    """
+    if size is None or (values.shape[1], values.shape[0]) == tuple(size):
+        return values
+    width, height = size
+    if exact:
+        rows, columns = (
+            ((np.arange(n) + 0.5) * m / n).astype(np.intp) for n, m in zip((height, width), values.shape, strict=False)
+        )
+        return values[rows[:, None], columns]
+    smaller = width <= values.shape[1] and height <= values.shape[0]
+    return cv2.resize(values, (width, height), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
+
+
+def image_tensor(values: np.ndarray) -> Tensor:
+    """(H, W, 3) uint8, or floats in [0, 1] -> (3, H, W) float32 in [0, 1]."""
+    image = torch.from_numpy(np.ascontiguousarray(values)).permute(2, 0, 1)
+    return image / 255 if image.dtype == torch.uint8 else image.float().contiguous()
+
+
+def map_tensor(values: np.ndarray) -> Tensor:
+    """(H, W) -> (1, H, W), (H, W, C) -> (C, H, W), as float32."""
+    tensor = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
+    return tensor[None] if tensor.ndim == 2 else tensor.permute(2, 0, 1).contiguous()

@@ -1,0 +1,163 @@
+"""Which samples make the batch of every step: a function of the seed and the step alone."""
+
+import heapq
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Sampler
+
+Key = tuple[int, int]  # (pass, index): a sample as that pass through its data set augments it
+
+
+def seed_of(seed: int, *path: int) -> int:
+    """A seed for `path` (epoch, index, ...) that is independent of all others."""
+    return int(np.random.SeedSequence(seed, spawn_key=path).generate_state(1, np.uint64)[0] >> 1)
+
+
+class Order(ABC):
+    """Batches of keys, without end. `steps_per_epoch` says how many make an epoch."""
+
+    def __init__(self, length: int, batch_size: int) -> None:
+        if length < batch_size:
+            raise ValueError(
+                f"The training split has {length} samples, fewer than data.batch_size={batch_size}. "
+                "Use a smaller batch or more samples."
+            )
+        self.batch_size = batch_size
+        self.steps_per_epoch = length // batch_size
+
+    @abstractmethod
+    def batches(self, start_step: int = 0) -> Iterator[list[Key]]:
+        """The batches of the steps from `start_step` on."""
+
+
+class Shuffled(Order):
+    """One data set, in a new order every epoch.
+
+    An epoch is a permutation of the data set that depends on (seed, epoch) alone; step t takes the next
+    `batch_size` of it. The samples that are left over at the end of an epoch are dropped.
+
+    Raises `ValueError` where there are fewer samples than `batch_size`.
+
+    >>> whole, later = Shuffled(10, 4, seed=0).batches(), Shuffled(10, 4, seed=0).batches(start_step=1)
+    >>> [next(whole) for _ in range(3)][1:] == [next(later) for _ in range(2)]
+    True
+    """
+
+    def __init__(self, length: int, batch_size: int, seed: int) -> None:
+        super().__init__(length, batch_size)
+        self.length, self.seed = length, seed
+
+    def batches(self, start_step: int = 0) -> Iterator[list[Key]]:
+        epoch, step = divmod(start_step, self.steps_per_epoch)
+        while True:
+            order = _permutation(self.length, self.seed, epoch)
+            while step < self.steps_per_epoch:
+                yield [(epoch, index) for index in order[step * self.batch_size :][: self.batch_size].tolist()]
+                step += 1
+            epoch, step = epoch + 1, 0
+
+
+class Mixed(Order):
+    """Several data sets, joined one behind the other, of which every batch takes given shares.
+
+    Sample k (k = 0, 1, ...) of a set with share p is due at (k + 1/2) / p, and samples come in the order of being
+    due, the earlier set first where two are due at once (the divisor method of Webster and Sainte-Laguë). So every
+    stretch of the order, a batch or a micro-batch, holds the sets in their shares, rounded. A set is walked through in
+    a new permutation every time, which depends on (seed, set, pass) alone; a pass may end within a batch. An epoch
+    has as many steps as batches of `batch_size` fit into all sets together, however often each of them is seen.
+
+    `shares` are positive and need not sum to 1. Raises `ValueError` where there are fewer samples than `batch_size`.
+
+    >>> order = Mixed([6, 2], [3, 1], batch_size=4, seed=0)
+    >>> [sum(index < 6 for _, index in batch) for _, batch in zip(range(5), order.batches())]
+    [3, 3, 3, 3, 3]
+    """
+
+    def __init__(self, lengths: Sequence[int], shares: Sequence[float], batch_size: int, seed: int) -> None:
+        assert len(lengths) == len(shares)
+        assert min(shares) > 0
+        super().__init__(sum(lengths), batch_size)
+        self.lengths, self.seed = list(lengths), seed
+        self.shares = [share / math.fsum(shares) for share in shares]
+        self.starts = [sum(lengths[:i]) for i in range(len(lengths))]
+
+    def batches(self, start_step: int = 0) -> Iterator[list[Key]]:
+        taken = self._taken(start_step * self.batch_size)
+        due = [(self._due(i, k), i) for i, k in enumerate(taken)]
+        heapq.heapify(due)
+        walks = [self._walk(i, k) for i, k in enumerate(taken)]
+        while True:
+            batch = []
+            for _ in range(self.batch_size):
+                i = due[0][1]
+                batch.append(next(walks[i]))
+                taken[i] += 1
+                heapq.heapreplace(due, (self._due(i, taken[i]), i))
+            yield batch
+
+    def _due(self, i: int, k: int) -> float:
+        return (k + 0.5) / self.shares[i]
+
+    def _taken(self, count: int) -> list[int]:
+        """How many of the first `count` samples are of each set."""
+        # Webster's numbers are nearer to share * count than there are sets; from below, the next due are added.
+        taken = [max(0, math.floor(share * count) - len(self.shares)) for share in self.shares]
+        while sum(taken) < count:
+            i = min(range(len(taken)), key=lambda i: (self._due(i, taken[i]), i))
+            taken[i] += 1
+        return taken
+
+    def _walk(self, i: int, k: int) -> Iterator[Key]:
+        """The keys of set i from its sample k on."""
+        number, position = divmod(k, self.lengths[i])
+        while True:
+            order = _permutation(self.lengths[i], self.seed, i, number, 0)  # three: no epoch, no sample has that path
+            for index in order[position:].tolist():
+                yield number, self.starts[i] + index
+            number, position = number + 1, 0
+
+
+class StepSampler(Sampler[list[Key]]):
+    """This rank's samples of one optimizer step after the other, without end.
+
+    A step's samples are laid out as `accumulation` micro-batches x `world` ranks x b samples; a rank gets its b
+    samples of every micro-batch, one micro-batch after the other, so that the ranks together compute the same
+    micro-batches on any number of processes. The order's batch size is the total over all of them.
+
+    Raises `ValueError` where that is no multiple of world * accumulation.
+
+    >>> order = Shuffled(10, batch_size=8, seed=0)
+    >>> whole = next(iter(StepSampler(order)))
+    >>> ranks = [next(iter(StepSampler(order, rank=r, world=2, accumulation=2))) for r in (0, 1)]
+    >>> whole[:4] == ranks[0][:2] + ranks[1][:2], whole[4:] == ranks[0][2:] + ranks[1][2:]  # the two micro-batches
+    (True, True)
+    """
+
+    def __init__(self, order: Order, rank: int = 0, world: int = 1, accumulation: int = 1, start_step: int = 0) -> None:
+        assert 0 <= rank < world
+        share, size = world * accumulation, order.batch_size
+        if size < 1 or size % share:
+            below = size // share * share
+            sizes = f"{below} or {below + share}" if below > 0 else str(share)
+            raise ValueError(
+                f"data.batch_size={size} is the total over all processes and must be a positive multiple of "
+                f"processes x trainer.accumulation = {world} x {accumulation} = {share}. "
+                f"The nearest that would do: {sizes}."
+            )
+        self.order = order
+        self.rank, self.world, self.accumulation, self.start_step = rank, world, accumulation, start_step
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        each = self.order.batch_size // (self.world * self.accumulation)
+        firsts = range(self.rank * each, self.order.batch_size, self.world * each)
+        for batch in self.order.batches(self.start_step):
+            yield [key for first in firsts for key in batch[first : first + each]]
+
+
+def _permutation(length: int, seed: int, *path: int) -> Tensor:
+    return torch.randperm(length, generator=torch.Generator().manual_seed(seed_of(seed, *path)))
