@@ -107,7 +107,7 @@ def test_the_zoomed_scene_projects_to_the_zoomed_pixels_and_keeps_its_normals(sc
     np.testing.assert_allclose(moved[..., 1] / moved[..., 2] * FY + CY, (y - top) * scale, atol=1e-6)
     np.testing.assert_allclose(moved[..., 2], zoom_depth(depth, scale, ray), atol=1e-6)
 
-    turned = zoom_normals(normals, scale, ray)
+    turned = zoom_normals(normals.transpose(2, 0, 1), scale, ray).transpose(1, 2, 0)
     tangent = np.cross(normals, [0.3, 0.5, 0.7])
     for direction in (tangent, np.cross(normals, tangent)):
         np.testing.assert_allclose((turned * move(direction)).sum(-1), 0, atol=1e-6)
@@ -140,17 +140,22 @@ def test_zoomed_normals_fit_the_zoomed_depth(handlers: dict) -> None:
     assert angles_to_surface(plain, plain["targets"]["surface"]).median() < 0.1
     handlers["kept"] = Handler()
     kept = Augment({"surface": Target("kept")}, scale=[2.0])
-    central = Augment({"surface": Target("normals")}, scale=[2.0], camera=(1e6, 1e6, 0.5, 0.5))
+    turning = Augment({"surface": Target("normals")}, scale=[2.0])
     worst: dict[str, float] = {}
     for seed in range(8):
-        sample = Augment(TARGETS, scale=[2.0], camera=CAMERA)(scene(), seed)
-        for way, augment in (("exact", None), ("kept", kept), ("central", central)):
-            out = augment(scene(), seed) if augment else sample
+        sample = Augment(TARGETS, scale=[2.0])(scene(), seed, CAMERA)
+        left_as_they_are = Augment(TARGETS, scale=[2.0], compat="mtan")(scene(), seed)
+        for way, out in (
+            ("exact", sample),
+            ("kept", kept(scene(), seed)),
+            ("mtan", left_as_they_are),
+            ("central", turning(scene(), seed, (1e6, 1e6, 0.5, 0.5))),
+        ):
             angle = float(angles_to_surface(sample, out["targets"]["surface"]).median())
             worst[way] = max(angle, worst.get(way, 0))
     assert worst["exact"] < 0.5
     # The controls: normals that are left as they are, or turned as if the crop were central, do not fit.
-    assert worst["kept"] > 10
+    assert worst["kept"] == worst["mtan"] > 10
     assert worst["central"] > 1
 
 
@@ -180,18 +185,36 @@ def test_zoom_moves_image_and_targets_alike(handlers: dict) -> None:
 def test_zoom_divides_depth_and_keeps_normals_unit_and_holes_invalid() -> None:
     sample = scene()
     for seed in range(5):
-        out = Augment(TARGETS, flip=0.5, scale=[1.2, 1.5], colour=0.3, camera=CAMERA)(sample, seed)["targets"]
+        out = Augment(TARGETS, flip=0.5, scale=[1.2, 1.5], colour=0.3)(sample, seed, CAMERA)["targets"]
         holes = out["classes"] == -1
         assert torch.equal(out["distance"][0] == 0, holes)
         lengths = out["surface"].norm(dim=0)
         torch.testing.assert_close(lengths, (~holes).float())
-    shrunk = Augment(TARGETS, scale=[1.5], camera=CAMERA)(sample, 3)["targets"]["distance"]
+    shrunk = Augment(TARGETS, scale=[1.5])(sample, 3, CAMERA)["targets"]["distance"]
     assert torch.isin(shrunk, sample["targets"]["distance"] / 1.5).all()
+
+
+def test_zoom_multiplies_inverse_depth() -> None:
+    sample = scene()
+    depth = sample["targets"]["distance"]
+    sample["targets"]["inverse"] = torch.where(depth > 0, 1 / depth, 0)
+    targets = {"distance": Target("depth"), "inverse": Target("disparity")}
+    out = next(o for o in (Augment(targets, scale=[1.5])(sample, s)["targets"] for s in range(9)) if has_holes(o))
+    valid = out["distance"] > 0
+    torch.testing.assert_close(out["inverse"][valid], 1 / out["distance"][valid])
+    assert torch.equal(out["inverse"] == 0, ~valid)
+    plain, published = (Augment(targets, scale=[1.5], compat=way)(sample, 3)["targets"] for way in (None, "mtan"))
+    torch.testing.assert_close(published["inverse"], plain["inverse"] / 1.5**2)
+    assert torch.equal(published["distance"], plain["distance"])
+
+
+def has_holes(targets: dict[str, Tensor]) -> bool:
+    return not bool((targets["distance"] > 0).all())
 
 
 def test_vectors_and_dtypes_pass_and_the_input_stays() -> None:
     sample = scene()
-    out = Augment(TARGETS, flip=1.0, scale=[1.4], colour=0.5, camera=CAMERA)(sample, 1)
+    out = Augment(TARGETS, flip=1.0, scale=[1.4], colour=0.5)(sample, 1, CAMERA)
     assert equal(sample, scene())
     for name in TARGETS:
         assert out["targets"][name].dtype == sample["targets"][name].dtype
@@ -211,10 +234,10 @@ def test_colour_changes_the_image_only_and_within_its_range() -> None:
 
 
 def test_the_seed_alone_decides() -> None:
-    options = {"flip": 0.5, "scale": [1.0, 1.2, 1.5], "colour": 0.2, "camera": CAMERA}
+    options = {"flip": 0.5, "scale": [1.0, 1.2, 1.5], "colour": 0.2}
     one, other = Augment(TARGETS, **options), pickle.loads(pickle.dumps(Augment(TARGETS, **options)))
-    forward = [one(scene(), seed) for seed in range(8)]
-    backward = [other(scene(), seed) for seed in reversed(range(8))][::-1]
+    forward = [one(scene(), seed, CAMERA) for seed in range(8)]
+    backward = [other(scene(), seed, CAMERA) for seed in reversed(range(8))][::-1]
     assert all(equal(a, b) for a, b in zip(forward, backward, strict=True))
     assert not any(equal(a, b) for a, b in pairwise(forward))
 
@@ -253,9 +276,7 @@ def test_an_absent_target_stays_absent() -> None:
         ({"scale": [1.0, 0.5]}, r"factors >= 1 .*got \[1.0, 0.5\]"),
         ({"scale": [float("nan")]}, "factors >= 1"),
         ({"colour": -0.1}, "colour must be a strength"),
-        ({"camera": 0.8}, "camera must be"),
-        ({"camera": [0.8, 1.1, 0.5, 0]}, "camera must be"),
-        ({"scale": [1.2]}, "turns the normals of 'surface'.*camera = "),
+        ({"compat": "libmtl"}, "compat must be null or 'mtan', got 'libmtl'"),
     ],
 )
 def test_options_are_checked(options: dict, message: str) -> None:
@@ -263,8 +284,12 @@ def test_options_are_checked(options: dict, message: str) -> None:
         Augment(TARGETS, **options)
 
 
-def test_zooming_without_normals_needs_no_camera() -> None:
-    Augment({"distance": Target("depth")}, scale=[1.2])
+def test_zooming_in_on_normals_needs_a_camera() -> None:
+    sample, augment = scene(), Augment(TARGETS, scale=[1.2])
+    with pytest.raises(ValueError, match=r"turns the normals of 'surface'.*camera = "):
+        augment(sample, 0)
+    del sample["targets"]["surface"]
+    augment(sample, 0)
 
 
 def test_an_unknown_type_is_refused_and_can_be_registered(handlers: dict) -> None:
@@ -309,12 +334,12 @@ def test_a_zoomed_room_is_what_the_zoomed_camera_renders(index: int) -> None:
     width, height = SIZE
     fx, fy, cx, cy = intrinsics(*SIZE)  # whole numbers are pixel centres here
     camera = (fx / width, fy / height, (cx + 0.5) / width, (cy + 0.5) / height)
-    augment, scale = Augment(ROOM, scale=[1.5], camera=camera), 1.5
+    augment, scale = Augment(ROOM, scale=[1.5]), 1.5
     sample = room(index)
-    out = augment(sample, seed=index)
+    out = augment(sample, index, camera)
     # Where the crop lies, from an image that holds its own pixel coordinates.
     y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
-    ramps = augment({"image": torch.stack([x, y, x]) / 100, "targets": sample["targets"]}, seed=index)["image"] * 100
+    ramps = augment({"image": torch.stack([x, y, x]) / 100, "targets": sample["targets"]}, index, camera)["image"] * 100
     left, top = (float((ramps[k] - at / scale)[3:-3, 3:-3].mean()) for k, at in ((0, x), (1, y)))
     lens = (fx * scale, fy * scale, (cx + 0.5 - left) * scale - 0.5, (cy + 0.5 - top) * scale - 0.5)
     seen = room(index, camera_intrinsics=lens)["targets"]
@@ -324,7 +349,7 @@ def test_a_zoomed_room_is_what_the_zoomed_camera_renders(index: int) -> None:
     assert ((ratio - 1).abs() < 0.02).float().mean() > 0.9
     ray = np.array([(left + camera[2] * width / scale) / fx, (top + camera[3] * height / scale) / fy, 1.0])
     ray[:2] -= [(cx + 0.5) / fx, (cy + 0.5) / fy]
-    expected = torch.from_numpy(zoom_normals(seen["normals"].permute(1, 2, 0).numpy(), scale, ray)).permute(2, 0, 1)
+    expected = torch.from_numpy(zoom_normals(seen["normals"].numpy(), scale, ray))
     shares = [((out["targets"]["normals"] * n).sum(0) > 0.9998).float().mean() for n in (expected, seen["normals"])]
     assert shares[0] > 0.8  # within 1.1 degrees, but for edges and small curved things
     assert shares[1] < 0.5  # the control: the normals as they were
