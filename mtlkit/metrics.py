@@ -129,6 +129,42 @@ class Pooled(Metric):
         self.add_state("sums", torch.zeros(shape, dtype=dtype), dist_reduce_fx="sum")
 
 
+class BatchMean(Pooled):
+    """The mean over batches of a metric's value on each of them, however many elements that has.
+
+    It depends on the batch size and is there for comparison with tables that were made so. A batch on which the metric
+    has no value does not count.
+    """
+
+    def __init__(self, metric: Metric) -> None:
+        super().__init__(2)
+        self.metric = metric
+        self.metric.distributed_available_fn = _alone  # its value is that of one process's batch
+
+    @property
+    def higher_is_better(self) -> bool | None:  # type: ignore[override]
+        return self.metric.higher_is_better
+
+    def update(self, prediction: Tensor, target: Tensor) -> None:
+        self.metric.reset()
+        self.metric.update(prediction, target)
+        value = self.metric.compute().double()
+        self.sums = self.sums + torch.where(value.isfinite(), torch.stack([value, torch.ones_like(value)]), 0)
+
+    def compute(self) -> Tensor:
+        return self.sums[0] / self.sums[1]
+
+
+def _alone() -> bool:
+    return False
+
+
+def batch_means(metrics: dict[str, Metric]) -> MetricCollection:
+    """The metrics as means over batches, under their names."""
+    groups: list[dict[str, Metric]] = [{name: BatchMean(metric)} for name, metric in metrics.items()]
+    return collect(*groups)
+
+
 class Confusion(Pooled):
     """Metrics of class numbers: counts of (target, prediction) pairs; target -1 is ignored.
 

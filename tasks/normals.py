@@ -8,9 +8,18 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchmetrics import MetricCollection
+from torchmetrics import Metric, MetricCollection
 
-from mtlkit.metrics import Pooled, at_least_float32, check_choice, check_no_names, check_shapes, check_values, collect
+from mtlkit.metrics import (
+    Pooled,
+    at_least_float32,
+    batch_means,
+    check_choice,
+    check_no_names,
+    check_shapes,
+    check_values,
+    collect,
+)
 from mtlkit.task import TASKS, Task
 
 MAP = ("B", 3, "H", "W")
@@ -33,7 +42,11 @@ class Normals(Task):
 
     Metrics, over all valid pixels of the split: `mean` and `median` of the angle between prediction and target in
     degrees, lower is better; `within_11`, `within_22` and `within_30`, the fractions of angles below 11.25, 22.5 and
-    30 degrees, higher is better. Indicator: `within_30`, which tells early steps apart as 11.25 degrees does not.
+    30 degrees, higher is better. `compat: mtan` gives the means of these figures over the batches of an evaluation
+    instead ("median" is then the mean of batch medians), as most published tables on NYUv2 have them. `compat: cosreg`
+    adds the mean of 1 - |cos| of CosReg (arXiv 1912.06844), lower is better, in two encodings: `abs_cos_unit` of the
+    normals themselves, and `abs_cos_01` of (n + 1) / 2, in which its published figures were most likely computed; |cos|
+    forgives a wrong sign. Indicator: `within_30`, which tells early steps apart as 11.25 degrees does not.
     Constant: the mean direction, optimal for `cosine` and `mse`. Pictures: red is right, green up, blue towards the
     camera; black is invalid.
 
@@ -54,10 +67,14 @@ class Normals(Task):
         classes: Sequence[str] = (),
         decoder: Mapping[str, Any] | str = "conv",
         loss: str = "cosine",
+        compat: str | None = None,
     ) -> None:
         super().__init__(name, tuple(classes), decoder)
         check_no_names(self)
         check_choice(f"task {name!r}", "loss", loss, ("cosine", "l1", "mse"))
+        if compat is not None:
+            check_choice(f"task {name!r}", "compat", compat, ("mtan", "cosreg"))
+        self.compat = compat
         self.loss_name = loss
 
     def check(self, target: Tensor) -> None:
@@ -89,7 +106,11 @@ class Normals(Task):
 
     def metrics(self) -> MetricCollection:
         within = {f"within_{int(limit)}": WithinAngle(limit) for limit in (11.25, 22.5, 30.0)}
-        return collect({"mean": MeanAngle(), "median": MedianAngle(), **within})
+        angles: dict[str, Metric] = {"mean": MeanAngle(), "median": MedianAngle(), **within}
+        if self.compat == "mtan":
+            return batch_means(angles)
+        cosines: dict[str, Metric] = {"abs_cos_unit": AbsoluteCosine(), "abs_cos_01": AbsoluteCosine01()}
+        return collect(angles, cosines) if self.compat == "cosreg" else collect(angles)
 
     def constant(self, targets: Tensor) -> Tensor:
         self.check(targets)
@@ -172,3 +193,39 @@ class WithinAngle(Angles):
     def compute(self) -> Tensor:
         count = self.sums.sum().double()
         return self.sums[: self.limit].sum() / count + 0 * self.total / count
+
+
+class Cosines(Pooled):
+    """Metrics of 1 - |cos| between directions (B, 3, H, W), where the target's |n|² > 0.25: its sums in both encodings.
+
+    A prediction that is zero or not finite has no direction: every figure is then NaN.
+    """
+
+    higher_is_better = False
+
+    def __init__(self) -> None:
+        super().__init__(3)
+
+    def update(self, prediction: Tensor, target: Tensor) -> None:
+        check_shapes("normals metrics", ("prediction", prediction, MAP, "float"), ("target", target, MAP, "float"))
+        valid = target.square().sum(1) > 0.25
+        a, b = (x.movedim(1, -1)[valid].double() for x in (prediction, target))
+        a, b = (x / torch.linalg.vector_norm(x, dim=-1, keepdim=True) for x in (a, b))
+        plain, shifted = (
+            (1 - torch.cosine_similarity(x, y, dim=-1).abs()).sum() for x, y in ((a, b), ((a + 1) / 2, (b + 1) / 2))
+        )
+        self.sums = self.sums + torch.stack([plain, shifted, valid.sum()])
+
+
+class AbsoluteCosine(Cosines):
+    """The mean of 1 - |cos| between unit normals."""
+
+    def compute(self) -> Tensor:
+        return self.sums[0] / self.sums[2]
+
+
+class AbsoluteCosine01(Cosines):
+    """The mean of 1 - |cos| between normals encoded as colours, (n + 1) / 2."""
+
+    def compute(self) -> Tensor:
+        return self.sums[1] / self.sums[2]

@@ -1,0 +1,214 @@
+"""Delta-m: how much better a multi-task method is than single-task training, in each of its published definitions.
+
+The same figures give different rankings under different definitions, so a value says nothing without its definition:
+a `DeltaM` is one, and what it computes carries it along.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean, median, stdev
+from typing import Literal
+
+from mtlkit.metrics import check_choice
+from mtlkit.registry import suggest
+from mtlkit.report.history import History
+
+Figures = Mapping[str, float]  # "<task>/<metric>" -> value
+BySeed = Mapping[int, Figures]
+
+
+@dataclass(frozen=True)
+class Published:
+    """One set of single-task figures that published tables divide by, whatever their own runs gave."""
+
+    label: str
+    figures: Figures
+
+
+NYUV2 = (
+    "segmentation/miou",
+    "segmentation/pixel_accuracy",
+    "depth/abs",
+    "depth/rel",
+    "normals/mean",
+    "normals/median",
+    "normals/within_11",
+    "normals/within_22",
+    "normals/within_30",
+)
+
+#: By name. Rates are fractions, `depth/rel` the ratio itself (27.77: of inverse depths next to 0).
+PUBLISHED = {
+    "cagrad_nyuv2": Published(
+        "single-task figures written into the code of CAGrad, Nash-MTL, FAMO and FairGrad",
+        dict(zip(NYUV2, (0.3830, 0.6376, 0.6754, 0.2780, 25.01, 19.21, 0.3014, 0.5720, 0.6915), strict=True)),
+    ),
+    "cagrad_cityscapes": Published(
+        "single-task figures written into the code of CAGrad, Nash-MTL, FAMO and FairGrad",
+        dict(zip(NYUV2[:4], (0.7401, 0.9316, 0.0125, 27.77), strict=True)),
+    ),
+    "recon_nyuv2": Published(
+        "single-task figures of Recon (ICLR 2023)",
+        dict(zip(NYUV2, (0.3867, 0.6427, 0.6881, 0.2788, 24.87, 18.99, 0.3043, 0.5781, 0.6970), strict=True)),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Result:
+    """A value of delta-m with all that it is made of. Signs are those of the definition.
+
+    Attributes:
+        value: in percent.
+        definition: what was computed, in words, the baseline included.
+        per_metric, per_task: the gains whose mean it is, in percent.
+        by_seed: its value for every seed; empty where the definition has none.
+    """
+
+    value: float
+    definition: str
+    per_metric: dict[str, float]
+    per_task: dict[str, float]
+    by_seed: dict[int, float] = field(default_factory=dict)
+
+    @property
+    def median(self) -> float:
+        """The median over tasks, which one task cannot decide."""
+        return median(self.per_task.values())
+
+    @property
+    def spread(self) -> float | None:
+        """The standard deviation over seeds, None where there are fewer than two."""
+        return stdev(self.by_seed.values()) if len(self.by_seed) > 1 else None
+
+    @property
+    def without(self) -> dict[str, float]:
+        """The mean over tasks without each of them in turn: how much depends on that one."""
+        tasks = self.per_task
+        return {left: fmean(v for t, v in tasks.items() if t != left) for left in tasks if len(tasks) > 1}
+
+    def __str__(self) -> str:
+        spread = "" if self.spread is None else f" ± {self.spread:.2f}"
+        parts = ", ".join(f"{task} {gain:+.2f}" for task, gain in self.per_task.items())
+        return f"Δm {self.value:+.2f}{spread} % ({self.definition}); {parts}"
+
+
+@dataclass(frozen=True)
+class DeltaM:
+    """A definition of delta-m = mean of 100 s (M - B) / B, M a method's figure, B the baseline's, s by direction.
+
+    Args:
+        higher_is_better: the metrics that count, "<task>/<metric>", and their directions.
+        average: `tasks`: the mean over a task's metrics, then over tasks (RotoGrad, LibMTL, Vandenhende);
+            `metrics`: the mean over all metrics, which counts a task by their number (CAGrad, Nash-MTL, FAMO).
+        better: whether a gain is `positive` (RotoGrad, LibMTL) or `negative` (CAGrad and those after it).
+        seeds: `ratios`: the mean of every seed's own delta-m, each against the baseline of the same seed; `means`:
+            delta-m of the means over seeds. They differ where a baseline's figures spread.
+        without: tasks that do not count, such as one whose baseline's error is near 0.
+
+    >>> delta = DeltaM({"a/error": False, "b/accuracy": True})
+    >>> result = delta({0: {"a/error": 0.9, "b/accuracy": 0.6}}, {0: {"a/error": 1.0, "b/accuracy": 0.5}})
+    >>> round(result.value, 6), {task: round(gain, 6) for task, gain in result.per_task.items()}
+    (15.0, {'a': 10.0, 'b': 20.0})
+    """
+
+    higher_is_better: Mapping[str, bool]
+    average: Literal["tasks", "metrics"] = "tasks"
+    better: Literal["positive", "negative"] = "positive"
+    seeds: Literal["ratios", "means"] = "ratios"
+    without: Collection[str] = ()
+
+    def __post_init__(self) -> None:
+        for option, value, known in (
+            ("average", self.average, ("tasks", "metrics")),
+            ("better", self.better, ("positive", "negative")),
+            ("seeds", self.seeds, ("ratios", "means")),
+        ):
+            check_choice("definition of delta-m", option, value, known)
+        tasks = {key.split("/")[0] for key in self.higher_is_better}
+        if unknown := set(self.without) - tasks:
+            raise LookupError(f"DeltaM: there is no task {min(unknown)!r}. {suggest(min(unknown), tasks)}")
+        if not tasks - set(self.without):
+            raise ValueError("DeltaM: no task is left to count.")
+
+    def __call__(self, method: BySeed, baseline: BySeed | Published) -> Result:
+        """Compares a method's figures, by seed, with those of single-task runs of the same seeds or published ones.
+
+        Raises `ValueError` for a figure or seed that is missing on one side and for a baseline's figure of 0.
+        """
+        if not method:
+            raise ValueError("DeltaM: there is no run of the method.")
+        if isinstance(baseline, Published):
+            label, base = baseline.label, dict.fromkeys(method, baseline.figures)
+        else:
+            label, base = "own single-task runs of the same seeds", dict(baseline)
+        if self.seeds == "ratios" and (missing := sorted(set(method) - set(base))):
+            raise ValueError(f"DeltaM: the baseline has no run of seed {missing[0]}; seeds='means' compares means.")
+        if self.seeds == "means":
+            gains, by_seed = self._gains(_means(method, self._keys), _means(base, self._keys)), {}
+        else:
+            each = {seed: self._gains(figures, base[seed]) for seed, figures in method.items()}
+            gains = {key: fmean(found[key] for found in each.values()) for key in self._keys}
+            by_seed = {seed: self._mean(found) for seed, found in each.items()}
+        return Result(self._mean(gains), self._definition(label, len(method)), gains, self._tasks(gains), by_seed)
+
+    @property
+    def _keys(self) -> list[str]:
+        return [key for key in self.higher_is_better if key.split("/")[0] not in self.without]
+
+    def _gains(self, new: Figures, old: Figures) -> dict[str, float]:
+        sign = 1 if self.better == "positive" else -1
+        found = {}
+        for key in self._keys:
+            for side, figures in (("method", new), ("baseline", old)):
+                if figures.get(key) is None:
+                    raise ValueError(f"DeltaM: the {side} has no figure {key!r}. {suggest(key, figures)}")
+            if old[key] == 0:
+                raise ValueError(f"DeltaM: the baseline's {key!r} is 0, and nothing is relative to that.")
+            gain = new[key] - old[key] if self.higher_is_better[key] else old[key] - new[key]
+            found[key] = sign * 100 * gain / old[key]
+        return found
+
+    def _tasks(self, gains: Mapping[str, float]) -> dict[str, float]:
+        tasks = dict.fromkeys(key.split("/")[0] for key in gains)
+        return {task: fmean(v for key, v in gains.items() if key.split("/")[0] == task) for task in tasks}
+
+    def _mean(self, gains: Mapping[str, float]) -> float:
+        return fmean((self._tasks(gains) if self.average == "tasks" else gains).values())
+
+    def _definition(self, label: str, runs: int) -> str:
+        parts = [
+            f"{self.better} is better",
+            "mean over tasks" if self.average == "tasks" else "mean over metrics",
+            f"of {runs} {'run' if runs == 1 else 'runs'}",
+            "mean of ratios" if self.seeds == "ratios" else "ratio of means",
+            f"against {label}",
+        ]
+        return ", ".join([*parts, f"without {', '.join(sorted(self.without))}"] if self.without else parts)
+
+
+def figures_of(runs: Collection[Path]) -> tuple[dict[int, dict[str, float]], dict[str, bool]]:
+    """The results of finished runs by seed, and the directions of the metrics that have one.
+
+    Runs of one seed are joined, as the single-task runs of all tasks are. Raises `ValueError` where two of them have
+    the same figure, and what `History` raises for a folder that is no run.
+    """
+    found: dict[int, dict[str, float]] = {}
+    directions: dict[str, bool] = {}
+    for run in runs:
+        history = History(run)
+        figures = found.setdefault(int(history.config.get("seed", 0)), {})
+        for row in history.rows():
+            key = f"{row.task}/{row.metric}"
+            if row.higher is None or row.trained is None:
+                continue
+            if key in figures:
+                raise ValueError(f"{run} is a second run with {key!r} of one seed; pass each seed's runs once.")
+            figures[key], directions[key] = row.trained, row.higher
+    return found, directions
+
+
+def _means(by_seed: BySeed, keys: Collection[str]) -> dict[str, float]:
+    """The means over seeds of the figures that every seed has."""
+    return {key: fmean(f[key] for f in by_seed.values()) for key in keys if all(key in f for f in by_seed.values())}
