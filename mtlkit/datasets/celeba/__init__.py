@@ -1,0 +1,116 @@
+"""CelebA: faces with 40 attributes."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from mtlkit.data.dataset import DATASETS, SPLITS
+from mtlkit.data.files import names_in, root_folder
+from mtlkit.datasets.celeba.lists import ATTRIBUTES, PAGE, read_attributes, read_partition
+from mtlkit.datasets.labelled import LabelledPictures, check_options, check_present, check_same
+
+__all__ = ["ATTRIBUTES", "GROUPS", "CelebA"]
+
+#: The attributes of each target, by the option `tasks`.
+GROUPS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "attributes": {"attributes": ATTRIBUTES},
+    "each": {f"a_{name}" if name[0].isdigit() else name: (name,) for name in ATTRIBUTES},
+    "regions": {
+        "gender": ("Male",),
+        "nose": ("Big_Nose", "Pointy_Nose"),
+        "mouth": ("Big_Lips", "Mouth_Slightly_Open", "Smiling", "Wearing_Lipstick"),
+        "eyes": ("Arched_Eyebrows", "Bags_Under_Eyes", "Bushy_Eyebrows", "Eyeglasses", "Narrow_Eyes"),
+        "face": ("Attractive", "Blurry", "Heavy_Makeup", "Oval_Face", "Pale_Skin", "Young"),
+        "around_head": (
+            *("Bald", "Bangs", "Black_Hair", "Blond_Hair", "Brown_Hair", "Gray_Hair", "Receding_Hairline"),
+            *("Straight_Hair", "Wavy_Hair", "Wearing_Earrings", "Wearing_Hat", "Wearing_Necklace", "Wearing_Necktie"),
+        ),
+        "facial_hair": ("5_o_Clock_Shadow", "Goatee", "Mustache", "No_Beard", "Sideburns"),
+        "cheeks": ("High_Cheekbones", "Rosy_Cheeks"),
+        "fat": ("Chubby", "Double_Chin"),
+    },
+}
+FOLDERS = ("Img/img_align_celeba", "Img/img_align_celeba_png", "img_align_celeba", "img_align_celeba_png")
+#: Where each part may lie: in the original layout, in torchvision's, in Kaggle's.
+PLACES = {
+    "list of attributes": ("Anno/list_attr_celeba.txt", "list_attr_celeba.txt", "list_attr_celeba.csv"),
+    "partition": ("Eval/list_eval_partition.txt", "list_eval_partition.txt", "list_eval_partition.csv"),
+    "folder of pictures": tuple(place for f in FOLDERS for place in (f"{f}/{f.rpartition('/')[2]}", f)),
+}
+HOLDS = "CelebA's folders Anno, Eval and Img, or its two lists beside the folder img_align_celeba"
+
+
+@DATASETS.register("celeba")
+class CelebA(LabelledPictures):
+    """Aligned faces with 40 attributes, each present or not (Liu et al., ICCV 2015, arXiv 1411.7766).
+
+    Three layouts are known, in `root` or its folder `celeba`, and looked for in this order, the lists and the folder
+    of pictures each for itself; `notes` says what was found and what is not used:
+
+    - the authors': `Anno/list_attr_celeba.txt`, `Eval/list_eval_partition.txt`, `Img/img_align_celeba/*.jpg` or
+      `Img/img_align_celeba_png/*.png`;
+    - torchvision's: the two lists and the folder of pictures beside each other;
+    - Kaggle's: `list_attr_celeba.csv`, `list_eval_partition.csv` and `img_align_celeba/img_align_celeba/*.jpg`.
+
+    The splits are the published ones: 162,770 pictures to train, 19,867 to validate, 19,962 to test. `tasks` says how
+    the attributes become targets, all of type multilabel:
+
+    - "attributes": one target `attributes` of all 40, in the order of `ATTRIBUTES`, the authors';
+    - "each": 40 targets of one attribute, called like it; one that begins with a digit, which a task's name cannot,
+      gets an `a_` before it: `a_5_o_Clock_Shadow`. This is what papers on balancers call CelebA;
+    - "regions": nine regions of the face (Hand and Chellappa, AAAI 2017, arXiv 1604.07360).
+
+    Sample: image (3, 218, 178), or of `size` (width, height), in most papers (64, 64); targets float32 (C,) in {0, 1}.
+
+    Raises `FileNotFoundError` for lists or pictures that are missing, `ValueError` for lists that are damaged or do
+    not agree and for options out of range, `BadSampleError` for a damaged picture when it is read.
+
+    >>> ", ".join(f"{region} {len(attributes)}" for region, attributes in GROUPS["regions"].items())
+    'gender 1, nose 2, mouth 4, eyes 5, face 6, around_head 13, facial_hair 5, cheeks 2, fat 2'
+    """
+
+    licence = f"CelebA is for non-commercial research only, and its pictures must not be passed on (see {PAGE})."
+
+    def __init__(
+        self,
+        root: str | Path | None,
+        split: str = "train",
+        size: tuple[int, int] | None = None,
+        limit: int | None = None,
+        tasks: Literal["attributes", "each", "regions"] = "attributes",
+    ) -> None:
+        check_options("celeba", split, size, limit, tasks, GROUPS)
+        path = root_folder(root, "celeba", HOLDS)
+        found = {part: _find(path, part) for part in PLACES}
+        list_path, partition_path, folder = (places[0] for places in found.values())
+        labels, splits = read_attributes(list_path), read_partition(partition_path)
+        check_same(str(list_path), labels, str(partition_path), splits, PAGE)
+        files = {_stem(name): name for name in reversed(names_in(folder, (".jpg", ".png")))}  # .jpg before .png
+        stems = {name: _stem(name) for name in splits}
+        check_present(stems.values(), files, str(folder), f"img_align_celeba.zip on {PAGE}")
+        names = [name for name, code in splits.items() if SPLITS[code] == split][:limit]
+        if not names:
+            raise ValueError(f"{partition_path} puts no picture into the split {split!r}.")
+        paths = [f"{folder}/{files[stems[name]]}" for name in names]
+        super().__init__(paths, [labels[name] for name in names], ATTRIBUTES, GROUPS[tasks], size)
+        self.notes = [
+            *(f"CelebA's {part} is {places[0]}." for part, places in found.items()),
+            *(f"Not used: {place}." for places in found.values() for place in places[1:]),
+            f"The lists name {len(splits):,} of the 202,599 published pictures.",
+        ]
+
+
+def _stem(name: str) -> str:
+    return name.rsplit(".", 1)[0]
+
+
+def _find(root: Path, part: str) -> list[Path]:
+    """The places of a part of the data set at which there is something, the one to use first."""
+    paths = [base / place for place in PLACES[part] for base in (root, root / "celeba")]
+    found = [path for path in paths if path.exists()]
+    if not found:
+        raise FileNotFoundError(
+            f"CelebA's {part} is not in data.root={root}: looked for {', '.join(PLACES[part])}, there and in its "
+            f"folder celeba. Set data.root to a folder with {HOLDS}. To be had on {PAGE}."
+        )
+    return [found[0], *(path for path in found[1:] if path not in found[0].parents)]

@@ -1,0 +1,124 @@
+"""ChestX-ray14: chest X-rays with 14 findings."""
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Literal
+
+from mtlkit.data.dataset import DATASETS
+from mtlkit.data.files import names_in, root_folder
+from mtlkit.data.splits import check_share, hold_out_groups
+from mtlkit.datasets.chestxray14.lists import FINDINGS, LISTS, PAGES, read_lists
+from mtlkit.datasets.labelled import LabelledPictures, check_options, check_present
+from mtlkit.metrics import check_choice
+
+__all__ = ["FINDINGS", "GROUPS", "ChestXray14"]
+
+#: The targets, by the option `tasks`: the findings that each of them holds.
+GROUPS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "findings": {"findings": FINDINGS},
+    "each": {name: (name,) for name in FINDINGS},
+}
+HOLDS = "ChestX-ray14's Data_Entry_2017.csv, its lists of pictures, and images/ or images_001/ to images_012/"
+HOLDOUT = 0.1
+
+
+@DATASETS.register("chestxray14")
+class ChestXray14(LabelledPictures):
+    """Frontal chest X-rays with 14 findings, each present or not (Wang et al., CVPR 2017, arXiv 1705.02315).
+
+    `root` holds `Data_Entry_2017_v2020.csv` or `Data_Entry_2017.csv` (the first is taken where both are there), the
+    lists of the splits, and the 112,120 pictures in `images/`, in `images_001/images/` to `images_012/images/`, as
+    their archives are unpacked, or in both (the first is taken). No patient is in two splits; lists in which one is
+    are refused. `split_lists`:
+
+    - "official": `train_val_list.txt` (86,524 pictures) and `test_list.txt` (25,596). `val` is the share `holdout`
+      of the former, by patient, and `train` the rest;
+    - "chexnet": the lists of a public re-implementation of CheXNet (Rajpurkar et al., arXiv 1711.05225), looked for
+      in `root/labels`, then in `root`: `train_list.txt` (78,468), `val_list.txt` (11,219), `test_list.txt` (22,433),
+      with the labels. They serve without the CSV; patients are then told from the names of the files. Where it is
+      there, both must name the same pictures, and agree on the labels of all but one in a hundred: NIH has corrected
+      some since. The lists' labels are used, as in the published figures, and `notes` says how many differ.
+
+    `share` trains on a part of the training data, by patient: on at most that share of its pictures; a larger share
+    holds all of a smaller one. RotoGrad's first version (Javaloy and Valera, OpenReview, 2020) uses 20 % of the data
+    and leaves open of which. Here validation and test data stay whole: figures for different shares can be compared,
+    and CheXNet's test list has only about 42 pictures of the rarest finding as it is.
+
+    `tasks`: "findings" is one target `findings` of 14, "each" is 14 targets of one finding, called like it; of type
+    multilabel. A picture without findings has zeros. The order is that of `FINDINGS`, CheXNet's.
+
+    Sample: image (3, 1024, 1024), grey, or of `size` (width, height), in most papers (224, 224); targets float32 (C,)
+    in {0, 1}.
+
+    Raises `FileNotFoundError` for files that are missing, `ValueError` for lists that are damaged or do not agree and
+    for options out of range, `BadSampleError` for a damaged picture when it is read.
+    """
+
+    licence = (
+        "ChestX-ray14 is free to use with a reference to the NIH Clinical Center, a link to its page "
+        f"({PAGES['official']}) and a citation of Wang et al., CVPR 2017."
+    )
+
+    def __init__(
+        self,
+        root: str | Path | None,
+        split: str = "train",
+        size: tuple[int, int] | None = None,
+        limit: int | None = None,
+        tasks: Literal["findings", "each"] = "findings",
+        split_lists: Literal["official", "chexnet"] = "official",
+        holdout: float = HOLDOUT,
+        share: float = 1.0,
+    ) -> None:
+        check_options("chestxray14", split, size, limit, tasks, GROUPS)
+        check_choice("data set 'chestxray14'", "split_lists", split_lists, LISTS)
+        _check_shares(split, split_lists, holdout, share)
+        path = root_folder(root, "chestxray14", HOLDS)
+        listed = read_lists(path, split_lists)
+        folders = _find_pictures(path, listed.labels)
+        names = listed.parts["train" if split_lists == "official" and split == "val" else split]
+        if split_lists == "official" and split != "test":
+            kept, held = hold_out_groups([listed.patients[name] for name in names], holdout)
+            names = [names[i] for i in (held if split == "val" else kept)]
+        if split == "train":
+            names = _draw(names, listed.patients, share)
+        names = names[:limit]
+        paths = [f"{folders[name]}/{name}" for name in names]
+        super().__init__(paths, [listed.labels[name] for name in names], FINDINGS, GROUPS[tasks], size)
+        self.notes = listed.notes
+
+
+def _check_shares(split: str, split_lists: str, holdout: float, share: float) -> None:
+    check_share(holdout)
+    if not 0 < share <= 1:
+        raise ValueError(f"share must be a share of the training data in (0, 1], got {share!r}.")
+    if split_lists == "chexnet" and holdout != HOLDOUT:
+        raise ValueError(
+            f"data.holdout={holdout:g} has no effect with data.split_lists=chexnet, which has a list of validation "
+            "data. Leave it out."
+        )
+    if split_lists == "official" and split == "val" and holdout == 0:
+        raise ValueError(
+            "The official lists of ChestX-ray14 have no validation data, and data.holdout=0 holds out none. Set "
+            f"data.holdout, {HOLDOUT:g} by default, to a share of the training data."
+        )
+
+
+def _draw(names: list[str], patients: Mapping[str, str], share: float) -> list[str]:
+    """Whole patients' pictures, at most `share` of all."""
+    try:
+        kept, _ = hold_out_groups([patients[name] for name in names], 1 - share)
+    except ValueError:
+        raise ValueError(
+            f"share={share:g} leaves nothing to train on: no patient has so few of the {len(names)} pictures."
+        ) from None
+    return [names[i] for i in kept]
+
+
+def _find_pictures(root: Path, names: Collection[str]) -> dict[str, Path]:
+    """The folder of each picture; looks once at each folder."""
+    folders = [root / "images", *sorted(root.glob("images_*/images"))]
+    found = {name: folder for folder in reversed(folders) if folder.is_dir() for name in names_in(folder, ".png")}
+    where = ", ".join(map(str, folders)) if len(folders) > 1 else f"{folders[0]} or images_*/images beside it"
+    check_present(names, found, where, f"the archives images_001.tar.gz to images_012.tar.gz on {PAGES['official']}")
+    return found

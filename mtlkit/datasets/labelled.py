@@ -1,0 +1,101 @@
+"""Pictures that lists name and label, each label present or not: what CelebA and ChestX-ray14 have in common."""
+
+import csv
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mtlkit.data.dataset import Dataset, Sample, Target, check_request
+from mtlkit.data.files import image_tensor, read_picture, resize
+from mtlkit.metrics import check_choice
+
+Labels = bytes  # of one picture: a 0 or 1 for each label
+
+
+class LabelledPictures(Dataset):
+    """Pictures with the same labels each, in groups that become the targets, of type multilabel.
+
+    Args:
+        paths: the pictures.
+        rows: the labels of each picture, one for each of `names`.
+        names: of the labels.
+        groups: the names of the labels of each target.
+        size: (width, height) of the images, None for the pictures' own.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[str],
+        rows: Iterable[Labels],
+        names: Sequence[str],
+        groups: Mapping[str, tuple[str, ...]],
+        size: tuple[int, int] | None,
+    ) -> None:
+        self.targets = {target: Target("multilabel", group) for target, group in groups.items()}
+        self._columns = {target: [names.index(name) for name in group] for target, group in groups.items()}
+        self._paths, self._size = paths, size
+        self._labels = np.frombuffer(b"".join(rows), np.uint8).reshape(len(paths), len(names))
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, index: int) -> Sample:
+        image = image_tensor(resize(read_picture(Path(self._paths[index])), self._size))
+        labels = self._labels[index].astype(np.float32)
+        targets = {target: torch.from_numpy(labels[columns]) for target, columns in self._columns.items()}
+        return {"image": image, "targets": targets}
+
+    def label(self, index: int) -> str:
+        return self._paths[index]
+
+
+def check_options(
+    dataset: str, split: str, size: Sequence[int] | None, limit: int | None, tasks: str, groups: Collection[str]
+) -> None:
+    """Raises `ValueError` for options that `dataset` cannot have; `groups` are the values that `tasks` can."""
+    check_request(dataset, split, size, limit)
+    check_choice(f"data set {dataset!r}", "tasks", tasks, groups)
+
+
+def read_rows(path: Path) -> Iterator[list[str]]:
+    """The rows of a list: the cells of a .csv file, the words of another one. Blank lines do not count.
+
+    Raises `ValueError` for a file that is empty, no text, or a web page, as a failed download leaves it.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig").lstrip()
+        if text.startswith("<"):
+            raise ValueError(f"{path} is a web page, not a list: it begins with {text[:20]!r}. Get it again.")
+        lines = [line for line in text.splitlines() if line.strip()]
+        if not lines:
+            raise ValueError(f"{path} is empty.")
+        yield from csv.reader(lines, skipinitialspace=True) if path.suffix == ".csv" else map(str.split, lines)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path} cannot be read as a list: {error}") from error
+
+
+def check_once(path: Path, name: str, found: Collection[str]) -> None:
+    """Raises `ValueError` where a list names a picture twice."""
+    if name in found:
+        raise ValueError(f"{path} has two rows of {name!r}.")
+
+
+def check_same(first: str, names: Collection[str], second: str, others: Collection[str], page: str) -> None:
+    """Raises `ValueError` where `first` and `second`, two lists, do not name the same pictures."""
+    for a, b, more, fewer in ((first, second, names, others), (second, first, others, names)):
+        if extra := [name for name in more if name not in fewer]:
+            raise ValueError(
+                f"{a} names {len(extra)} pictures that {b} does not name, the first of them {extra[0]}: they are not "
+                f"of one data set, or one was downloaded only in part. To be had on {page}."
+            )
+
+
+def check_present(names: Collection[str], present: Collection[str], where: str, source: str) -> None:
+    """Raises `FileNotFoundError` where pictures that a list names are not `present`."""
+    if missing := [name for name in names if name not in present]:
+        raise FileNotFoundError(
+            f"{len(missing)} of the {len(names)} pictures that the lists name are not in {where}, the first of them "
+            f"{missing[0]}. To be had from {source}."
+        )

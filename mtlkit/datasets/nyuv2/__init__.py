@@ -1,0 +1,193 @@
+"""NYU Depth V2 in the forms in which it is handed on."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from mtlkit.data.dataset import DATASETS, BadSampleError, Dataset, Sample, Target, check_request
+from mtlkit.data.files import image_tensor, map_tensor, resize, root_folder
+from mtlkit.data.splits import check_share
+from mtlkit.datasets.nyuv2.classes import CLASSES_13, CLASSES_40, TO_13
+from mtlkit.datasets.nyuv2.folders import Astmt, Mtan
+from mtlkit.datasets.nyuv2.form import EIGEN, GUPTA, WHOLE, Form
+from mtlkit.datasets.nyuv2.normals import find_convention, parse, turn
+from mtlkit.datasets.nyuv2.official import FILE, PAGE, Official
+
+CROPS = {"eigen": EIGEN, "gupta": GUPTA, None: WHOLE}
+DEPTHS = {"filled": "depths", "raw": "rawDepths"}
+CLASSES = {13: CLASSES_13, 14: ("background", *CLASSES_13), 40: CLASSES_40}
+
+
+@DATASETS.register("nyuv2")
+class NYUv2(Dataset):
+    """NYU Depth V2: rooms with classes of surfaces, depth and surface normals.
+
+    Silberman et al., Indoor segmentation and support inference from RGBD images, ECCV 2012: 1449 frames, 795 of them
+    published for training and 654 for testing. `root` may be one of three forms, and `notes` say which it is:
+
+    - `nyu_depth_v2_labeled.mat` or its folder, with `splits.mat` and `classMapping40.mat` (or `labels40.mat`) beside
+      it. A frame is 640 x 480 pixels before the crop. The file holds no normals: see `normals`.
+    - MTAN's and LibMTL's `{train,val}/{image,label,depth,normal}/0.npy ...`, 384 x 288 pixels, 13 classes.
+    - ASTMT's layout, also Vandenhende's, ATRC's and InvPT's: `gt_sets/{train,val}.txt` with `images`, `segmentation`,
+      `normals` and `depth`, 560 x 425 pixels, 40 classes.
+
+    What the folders call "val" is the official test data, split `test` here. `val` holds out a share `holdout` of the
+    training frames: whole scenes in the official form, blocks of neighbours in the others, which name no scenes.
+
+    Targets: `segmentation`, 13 classes (Couprie et al., arXiv 1301.3572) or the 40 of Gupta et al. (CVPR 2013);
+    `depth` in metres; `normals`, unless there are none. Published results of balancers are on MTAN's arrays.
+
+    `classes`: 13 or 40; MTAN's arrays have 13 only. 14 are the 13 behind `background`, which unlabelled pixels are.
+    `convention`: "auto" finds which axis each stored channel of the normals holds by comparing them with normals from
+    depth; or its name, such as "zyx" (Ladicky's files: z, y, x) or "x-yz" (y up).
+    `crop`, of the official form: "eigen" (561 x 427 pixels), "gupta" (560 x 425) or None. Whole frames have white
+    borders, and Eigen's normals end at Eigen's crop.
+    `depth`, of the official form: "filled", or "raw", the sensor's own with holes.
+    `normals`, of the official form: None takes the folder `normals_gt` (Eigen's) or `nyu_normals_gt` (Ladicky's)
+    beside the .mat; else the path of one of them, or "depth" to compute normals from the filled depth.
+
+    Raises `FileNotFoundError` and `ValueError` for what is missing or does not fit.
+    """
+
+    licence = (
+        "NYU Depth V2 states no licence; research with a citation of Silberman et al. (ECCV 2012) is customary. "
+        "Do not pass its frames on."
+    )
+
+    def __init__(
+        self,
+        root: str | Path | None,
+        split: str = "train",
+        size: tuple[int, int] | None = None,
+        limit: int | None = None,
+        classes: Literal[13, 14, 40] = 13,
+        crop: Literal["eigen", "gupta"] | None = "eigen",
+        depth: Literal["filled", "raw"] = "filled",
+        normals: str | None = None,
+        convention: str = "auto",
+        holdout: float = 0.12,
+    ) -> None:
+        check_request("nyuv2", split, size, limit)
+        _check(classes, crop, depth)
+        check_share(holdout)
+        if convention != "auto":
+            parse(convention)
+        form = self._form = _recognise(root, crop, depth, normals)
+        if (counts := (len(form.train), len(form.test))) != (795, 654):
+            form.notes.append(f"{counts[0]} training and {counts[1]} test frames; the published data has 795 and 654.")
+        if classes == 40 and form.classes == 13:
+            raise ValueError(
+                f"data.classes={classes}: the labels of this form have {form.classes} classes only. "
+                f"Set data.classes={form.classes}, or use {FILE}."
+            )
+        joined = form.classes == 40 and classes != 40
+        if joined:
+            form.notes.append("The 40 classes are joined to 13; data.classes=40 keeps them.")
+        ids = np.array([0, *TO_13]) if joined else np.arange(form.classes + 1)
+        self._ids = ids if classes == 14 else ids - 1  # by label + 1
+        self._keys = self._part(split, holdout)[:limit]
+        self._size = size
+        self._convention = self._find_convention(convention)
+        self.camera = form.camera
+        self.notes = tuple(form.notes)
+        self.targets = {
+            "segmentation": Target("segmentation", CLASSES[classes]),
+            "depth": Target("depth"),
+            **({"normals": Target("normals")} if form.has_normals else {}),
+        }
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def label(self, index: int) -> str:
+        return self._form.label(self._keys[index])
+
+    def __getitem__(self, index: int) -> Sample:
+        key, form = self._keys[index], self._form
+        image = form.image(key)
+        maps = {"segmentation": self._ids[form.labels(key) + 1], "depth": form.depth(key)}
+        if form.has_normals:
+            maps["normals"] = turn(form.normals(key), self._convention)
+        for name, values in maps.items():
+            if values.shape[:2] != image.shape[:2]:
+                raise BadSampleError(
+                    f"{self.label(index)} has {image.shape[0]} rows and {image.shape[1]} columns, but its {name} "
+                    f"{values.shape[0]} and {values.shape[1]}."
+                )
+        maps = {name: resize(values, self._size, exact=True) for name, values in maps.items()}
+        targets = {"segmentation": torch.from_numpy(np.ascontiguousarray(maps.pop("segmentation")))}
+        targets |= {name: map_tensor(values) for name, values in maps.items()}
+        return {"image": image_tensor(resize(image, self._size)), "targets": targets}
+
+    def _part(self, split: str, holdout: float) -> Sequence[Any]:
+        """The frames of a split."""
+        form = self._form
+        if split == "test":
+            keys = form.test
+        elif holdout == 0 and split == "train":
+            keys = form.train
+        elif holdout == 0:
+            raise ValueError(
+                "The split 'val' is empty with data.holdout=0: NYUv2 has no validation data of its own, and a share "
+                "data.holdout of the training frames stands in for it."
+            )
+        else:
+            keys = [form.train[i] for i in form.hold_out(holdout)[split == "val"]] if form.train else []
+        if not keys:
+            raise ValueError(f"The split {split!r} has no frames in data.root, with data.holdout={holdout:g}.")
+        return keys
+
+    def _find_convention(self, convention: str) -> str:
+        form = self._form
+        stored = form.has_normals and form.normals_file(self._keys[0]) is not None
+        if convention == "auto":
+            if not stored:
+                return "xyz"
+            convention, note = find_convention(form)
+            form.notes.append(note)
+        elif not stored:
+            raise ValueError(f"data.convention={convention} is of no use: there are no files of normals. Leave it out.")
+        return convention
+
+
+def _check(classes: Any, crop: Any, depth: Any) -> None:
+    """Refuses options out of range."""
+    if classes not in CLASSES:
+        raise ValueError(f"data.classes must be 13, 14 or 40, got {classes!r}.")
+    if crop not in CROPS:
+        raise ValueError(f"data.crop must be eigen, gupta or null, got {crop!r}.")
+    if depth not in DEPTHS:
+        raise ValueError(f"data.depth must be filled or raw, got {depth!r}.")
+
+
+def _recognise(root: str | Path | None, crop: str | None, depth: str, normals: str | None) -> Form[Any]:
+    """What is at `root`, open."""
+    path = None if root is None else Path(root).expanduser()
+    if path is None or not path.is_file():
+        path = root_folder(root, "nyuv2", f"{FILE}, MTAN's folders train and val, or gt_sets and images")
+        if os.path.lexists(path / FILE):
+            path /= FILE
+    if not path.is_dir():
+        return Official(path, CROPS[crop], DEPTHS[depth], normals)
+    if (path / "gt_sets").is_dir():
+        form: Form[Any] = Astmt(path)
+    elif any((path / part / "image").is_dir() for part in ("train", "val")):
+        form = Mtan(path)
+    else:
+        names = sorted(os.listdir(path))
+        raise FileNotFoundError(
+            f"data.root={path} holds no form of NYUv2: neither {FILE} (from {PAGE}), nor train/image and val/image "
+            f"(MTAN's arrays), nor gt_sets (the folders of ASTMT, Vandenhende, ATRC or InvPT). "
+            f"Found: {', '.join(names[:10]) or 'nothing'}{', ...' * (len(names) > 10)}."
+        )
+    official = {"crop": crop == "gupta", "depth": depth == "raw", "normals": normals is not None}
+    if given := [f"data.{option}" for option, differs in official.items() if differs]:
+        raise ValueError(
+            f"{' and '.join(given)}: for {FILE} only. The folders in data.root={path} come cropped, with normals and "
+            "with one kind of depth. Leave it out."
+        )
+    return form

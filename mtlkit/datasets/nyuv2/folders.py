@@ -1,0 +1,178 @@
+"""The two forms that others made: folders of arrays (MTAN) and of pictures and arrays (ASTMT and what came of it)."""
+
+from pathlib import Path
+
+import numpy as np
+
+from mtlkit.data.dataset import BadSampleError, Camera
+from mtlkit.data.files import names_in, read_array, read_exact, read_picture
+from mtlkit.datasets.nyuv2.form import (
+    EIGEN,
+    GUPTA,
+    HEIGHT,
+    WHOLE,
+    WIDTH,
+    Form,
+    camera_of,
+    metres,
+    read_mat,
+    whole_numbers,
+)
+from mtlkit.datasets.nyuv2.normals import decode
+
+
+class Mtan(Form[tuple[str, str]]):
+    """`train|val/{image,label,depth,normal}/{i}.npy` of MTAN and LibMTL; "val" is the official test data.
+
+    Raises `FileNotFoundError` where a frame lacks a file.
+    """
+
+    classes = 13
+    # Their preprocessing script is lost: the author says that the borders were cropped and the rest resized, and the
+    # normals are Eigen's, which are known within Eigen's crop only. So this is the camera of that crop, resized.
+    camera = camera_of(EIGEN)
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.train, self.test = self._frames("train"), self._frames("val")
+        self.notes = [
+            "The arrays of MTAN and LibMTL; their folder val holds the official test frames: split test.",
+            "How they were cropped is not known: the camera is that of Eigen's crop.",
+        ]
+
+    def _frames(self, part: str) -> list[tuple[str, str]]:
+        kinds = {kind: names_in(self.root / part / kind, ".npy") for kind in ("image", "label", "depth", "normal")}
+        names = max(kinds.values(), key=len)
+        for kind, found in kinds.items():
+            present = set(found)
+            if missing := [name for name in names if name not in present]:
+                raise FileNotFoundError(
+                    f"{self.root / part / kind} has {len(found)} of {len(names)} frames and lacks {missing[0]}, for "
+                    "one. The download or unpacking of MTAN's archive is not complete."
+                )
+        return [(part, name) for name in names]
+
+    def _file(self, kind: str, key: tuple[str, str]) -> Path:
+        return self.root / key[0] / kind / key[1]
+
+    def label(self, key: tuple[str, str]) -> str:
+        return str(self._file("image", key))
+
+    def image(self, key: tuple[str, str]) -> np.ndarray:
+        path = self._file("image", key)
+        values = read_array(path, (None, None, 3))
+        if values.dtype == np.uint8:
+            return values
+        low, high = float(values.min()), float(values.max())
+        if not (low >= -0.001 and high <= 1.001):  # NaN fails, too
+            raise BadSampleError(f"{path} holds values from {low:g} to {high:g}, expected 0 to 1.")
+        return values.clip(0, 1).astype(np.float32)
+
+    def labels(self, key: tuple[str, str]) -> np.ndarray:
+        path = self._file("label", key)
+        values = read_array(path)
+        if values.dtype == np.uint8:  # has no -1
+            values = np.where(values == 255, -1, values.astype(np.int64))
+        return whole_numbers(path, values, -1, 12)
+
+    def depth(self, key: tuple[str, str]) -> np.ndarray:
+        path = self._file("depth", key)
+        return metres(path, read_array(path))
+
+    def normals(self, key: tuple[str, str]) -> np.ndarray:
+        return decode(read_array(self._file("normal", key), (None, None, 3)))
+
+    def normals_file(self, key: tuple[str, str]) -> Path:
+        return self._file("normal", key)
+
+
+KINDS = {
+    "images": (".jpg", ".png"),
+    "segmentation": (".png", ".mat"),
+    "normals": (".npy", ".png", ".jpg"),
+    "depth": (".npy", ".mat"),
+}
+
+
+class Astmt(Form[str]):
+    """`images`, `segmentation`, `normals` and `depth` of the frames in `gt_sets/{train,val}.txt`.
+
+    The layout of ASTMT (arXiv 1904.08918), which Vandenhende et al., ATRC and InvPT took over with files of other
+    kinds. "val" is the official test data. Raises `FileNotFoundError` and `ValueError`.
+    """
+
+    classes = 40
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.train, self.test = (_ids(root / "gt_sets" / name) for name in ("train.txt", "val.txt"))
+        if both := set(self.train) & set(self.test):
+            raise ValueError(f"{root / 'gt_sets'}: {len(both)} frames, such as {min(both)}, are in both lists.")
+        self._suffixes = {kind: self._suffix(kind, suffixes) for kind, suffixes in KINDS.items()}
+        kinds = ", ".join(f"{kind} {suffix}" for kind, suffix in self._suffixes.items())
+        self.notes = [f"The folders of ASTMT, Vandenhende, ATRC and InvPT ({kinds}); val.txt is our split test."]
+        if self._suffixes["normals"] == ".jpg":
+            self.notes.append("The normals are JPEG files, as ASTMT made them, and so not exact.")
+        self.camera = self._camera()
+
+    def _suffix(self, kind: str, suffixes: tuple[str, ...]) -> str:
+        folder, ids = self.root / kind, [*self.train, *self.test]
+        names = set(names_in(folder, suffixes))
+        missing = {suffix: [name for name in ids if name + suffix not in names] for suffix in suffixes}
+        best = min(suffixes, key=lambda suffix: len(missing[suffix]))
+        if missing[best]:
+            expected = best if len(missing[best]) < len(ids) else " or ".join(suffixes)
+            raise FileNotFoundError(
+                f"{folder} lacks {len(missing[best])} of the {len(ids)} frames in gt_sets, the first being "
+                f"{missing[best][0]} (expected {expected}). The download or unpacking is not complete."
+            )
+        return best
+
+    def _camera(self) -> Camera:
+        """That of Gupta's crop, to which all of these are cut, unless frames have the size of whole ones."""
+        for key in (*self.train, *self.test):
+            try:
+                whole = self.image(key).shape[:2] == (HEIGHT, WIDTH)
+            except BadSampleError:
+                continue  # said when that sample is read
+            self.notes.append(f"The camera is that of {'whole frames' if whole else 'the crop of Gupta et al'}.")
+            return camera_of(WHOLE if whole else GUPTA)
+        raise ValueError(f"None of the pictures in {self.root / 'images'} can be read.")
+
+    def _file(self, kind: str, key: str) -> Path:
+        return self.root / kind / (key + self._suffixes[kind])
+
+    def label(self, key: str) -> str:
+        return str(self._file("images", key))
+
+    def image(self, key: str) -> np.ndarray:
+        return read_picture(self._file("images", key))
+
+    def labels(self, key: str) -> np.ndarray:
+        path = self._file("segmentation", key)
+        values = read_mat(path, "segmentation") if path.suffix == ".mat" else read_exact(path)
+        return whole_numbers(path, values, 0, 40) - 1
+
+    def depth(self, key: str) -> np.ndarray:
+        path = self._file("depth", key)
+        return metres(path, read_mat(path, "depth") if path.suffix == ".mat" else read_array(path))
+
+    def normals(self, key: str) -> np.ndarray:
+        path = self._file("normals", key)
+        if path.suffix == ".npy":
+            return decode(read_array(path, (None, None, 3)))
+        return decode(read_picture(path) if path.suffix == ".jpg" else read_exact(path, channels=3))
+
+    def normals_file(self, key: str) -> Path:
+        return self._file("normals", key)
+
+
+def _ids(file: Path) -> list[str]:
+    """The frames that a list names."""
+    try:
+        ids = [line.strip() for line in file.read_text().splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise FileNotFoundError(f"{file} cannot be read: {error}") from error
+    if not ids or len(set(ids)) < len(ids):
+        raise ValueError(f"{file} names {'some frames twice' if ids else 'no frames'}.")
+    return ids

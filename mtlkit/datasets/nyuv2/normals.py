@@ -1,0 +1,172 @@
+"""Surface normals as files hold them: how vectors are coded, and which axis each channel holds."""
+
+import hashlib
+import itertools
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from mtlkit.data.dataset import BadSampleError
+from mtlkit.datasets.nyuv2.form import Form, Key
+from mtlkit.log import write_whole
+
+AXES = "xyz"
+CONVENTIONS = tuple(
+    "".join(sign + axis for sign, axis in zip(signs, axes, strict=True))
+    for axes in itertools.permutations(AXES)
+    for signs in itertools.product(("", "-"), repeat=3)
+)
+PROBES = 20  #: training frames that the convention is found on
+LEAST, MARGIN = 0.7, 0.2  #: of the mean cosine with normals from depth, and of its distance to the second best
+
+
+def decode(values: np.ndarray) -> np.ndarray:
+    """Stored vectors (H, W, 3) as float32 of unit length, (0, 0, 0) where there is none.
+
+    Bytes stand for -1 to 1, so that their zero lies between the codes 127 and 128, both of which mark "none"; some
+    divide by 127 and not 127.5, which turns a vector by at most 0.4 degrees. Floats are vectors, or vectors / 2 + 1/2
+    as an image in [0, 1] has them, whichever fits their lengths. Vectors shorter than 1/2 are none.
+
+    >>> decode(np.array([[[127, 128, 127], [255, 128, 128]]], np.uint8)).round(2).tolist()
+    [[[0.0, 0.0, 0.0], [1.0, 0.0, 0.0]]]
+    >>> decode(np.array([[[0.5, 0.5, 0.0], [0.5, 0.5, 0.5]]])).tolist()
+    [[[0.0, 0.0, -1.0], [0.0, 0.0, 0.0]]]
+    """
+    if values.dtype.kind in "iu":
+        vectors = values.astype(np.float32) / np.float32(127.5) - 1
+    else:
+        vectors = values.astype(np.float32)
+        if _is_image(vectors):
+            vectors = 2 * vectors - 1
+    length = _length(vectors)[..., None]
+    known = np.isfinite(length) & (length > 0.5)
+    return np.where(known, vectors / np.where(known, length, 1), np.float32(0))
+
+
+def _is_image(vectors: np.ndarray) -> bool:
+    """Whether the lengths come closer to 1, or 0 for none, if the values are taken for vectors / 2 + 1/2."""
+
+    def misfit(values: np.ndarray) -> float:
+        length = _length(values)
+        return float(np.minimum(length, np.abs(length - 1)).sum())
+
+    return bool(vectors.min() >= 0) and misfit(2 * vectors - 1) < misfit(vectors)
+
+
+def _length(vectors: np.ndarray) -> np.ndarray:
+    return np.sqrt(np.einsum("...i,...i->...", vectors, vectors))
+
+
+def parse(convention: str) -> tuple[list[int], list[int]]:
+    """The axis (0 to 2) and the sign of what each stored channel holds. Raises `ValueError`.
+
+    >>> parse("-zyx")
+    ([2, 1, 0], [-1, 1, 1])
+    """
+    if convention not in CONVENTIONS:
+        raise ValueError(
+            f"data.convention={convention} must be 'auto' or name the axis that each stored channel holds, with a "
+            "minus where it points the other way: xyz is x right, y down, z forward; zyx, x-y-z, ... are others."
+        )
+    parts = re.findall("-?[xyz]", convention)
+    return [AXES.index(part[-1]) for part in parts], [-1 if part[0] == "-" else 1 for part in parts]
+
+
+def turn(normals: np.ndarray, convention: str) -> np.ndarray:
+    """Stored normals (..., 3) in our frame.
+
+    >>> turn(np.array([0.1, 0.2, 0.3]), "-zyx").tolist()
+    [0.3, 0.2, -0.1]
+    """
+    axes, signs = parse(convention)
+    turned = np.empty_like(normals)
+    turned[..., axes] = normals * np.array(signs, normals.dtype)
+    return turned
+
+
+def find_convention(form: Form[Key]) -> tuple[str, str]:
+    """The convention in which a form's normals are most like those that its depth gives, and a note on it.
+
+    Raises `ValueError` where none is clearly the best. The answer is kept in the user's cache folder
+    ($XDG_CACHE_HOME or ~/.cache), where that can be written, until the first file of normals changes.
+    """
+    frames = form.train or form.test  # an axis is no label: test frames tell it as well where there are no others
+    probes = [frames[i] for i in np.unique(np.linspace(0, len(frames) - 1, PROBES).round().astype(int))]
+    file = form.normals_file(probes[0])
+    assert file is not None
+    cache = _cache_file(file)
+    ranking = _cached(cache)
+    if ranking is None:
+        ranking = rank(_pairs(form, probes))
+        _keep(cache, ranking)
+    (best, convention), (second, other) = ranking[:2]
+    if best < LEAST or best - second < MARGIN:
+        raise ValueError(
+            f"The normals in {file.parent} do not fit the depth: over {len(probes)} training frames the mean cosine "
+            f"with normals from depth is {best:.2f} for the best convention, {convention}, and {second:.2f} for the "
+            f"second, {other}; expected at least {LEAST} and a distance of {MARGIN}. Are these the normals of these "
+            f"frames? If so, set data.convention to the axes that the stored channels hold, such as {convention}."
+        )
+    return convention, (
+        f"The channels of the normals hold {convention} (x right, y down, z forward): a mean cosine of {best:.2f} with "
+        f"normals from depth, {second:.2f} for the next convention."
+    )
+
+
+Ranking = list[tuple[float, str]]
+
+
+def rank(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> Ranking:
+    """The 48 conventions with the mean cosine of stored normals and reference normals, the best first."""
+    products, count = np.zeros((3, 3)), 0
+    for stored, reference in pairs:
+        both = stored.any(-1) & reference.any(-1)
+        products += stored[both].T.astype(np.float64) @ reference[both]
+        count += int(both.sum())
+    cosines = []
+    for convention in CONVENTIONS:
+        axes, signs = parse(convention)
+        cosines.append((float(products[range(3), axes] @ signs) / max(count, 1), convention))
+    return sorted(cosines, reverse=True)
+
+
+def _pairs(form: Form[Key], probes: Iterable[Key]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    for key in probes:
+        try:
+            stored, reference = form.normals(key), form.reference(key)
+        except BadSampleError:
+            continue  # said when that sample is read
+        if stored.shape == reference.shape:
+            yield stored, reference
+
+
+def _cache_file(file: Path) -> Path | None:
+    try:
+        state = file.stat()
+        key = f"1 {file.resolve()} {state.st_size} {state.st_mtime_ns}"
+        base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    except (OSError, RuntimeError):  # a link to itself; there is no home
+        return None
+    return base / "mtlkit" / "nyuv2" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
+
+
+def _cached(cache: Path | None) -> Ranking | None:
+    try:
+        best = [(float(cosine), str(name)) for cosine, name in json.loads(cache.read_text())] if cache else []
+    except (OSError, ValueError, TypeError):
+        return None
+    return best if len(best) == 2 and all(name in CONVENTIONS for _, name in best) else None
+
+
+def _keep(cache: Path | None, ranking: Ranking) -> None:
+    if cache is None:
+        return
+    try:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(cache, json.dumps(ranking[:2]).encode())
+    except OSError:
+        pass  # found again next time

@@ -1,0 +1,64 @@
+"""Normals as pictures, a file a frame, for the official form, which has none of its own."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from mtlkit.data.files import check_shape, names_in, read_exact
+from mtlkit.datasets.nyuv2.form import HEIGHT, WIDTH
+from mtlkit.datasets.nyuv2.normals import decode
+
+FOLDERS = ("normals_gt", "nyu_normals_gt")  #: in the archives of Eigen et al. and of Ladicky et al.
+
+
+class Pictures:
+    """The normals of whole frames, by the frame's number from 0.
+
+    Eigen's `normals/0000.png` with `masks/0000.png`, numbered from 0, or Ladicky's `train/00003.png` and
+    `test/00001.png`, numbered from 1 and without masks. Raises `FileNotFoundError` where a frame lacks a file.
+    """
+
+    def __init__(self, folder: Path, frames: Iterable[int]) -> None:
+        self.folder = folder
+        if not find([folder]):
+            raise FileNotFoundError(
+                f"{folder} holds no normals: expected normals/0000.png ... and masks/0000.png ... (Eigen's normals_gt) "
+                "or train/00003.png ... and test/00001.png ... (Ladicky's nyu_normals_gt)."
+            )
+        self._normals, self._masks = _numbered(folder / "normals", 0), _numbered(folder / "masks", 0)
+        eigen = bool(self._normals)
+        if not eigen:
+            self._normals = _numbered(folder / "train", 1) | _numbered(folder / "test", 1)
+        for what, found in (("normals", self._normals), ("masks", self._masks)):
+            missing = [frame for frame in frames if frame not in found]
+            if missing and (eigen or what == "normals"):
+                raise FileNotFoundError(
+                    f"{folder} lacks the {what} of {len(missing)} frames, the first being frame {min(missing)} "
+                    "(counted from 0). Unpack its archive again."
+                )
+
+    def file(self, frame: int) -> Path:
+        return self._normals[frame]
+
+    def read(self, frame: int) -> np.ndarray:
+        """(480, 640, 3) float32, unit or (0, 0, 0), channels as they are stored. Raises `BadSampleError`."""
+        path = self._normals[frame]
+        values = read_exact(path, channels=3)
+        check_shape(path, values, (HEIGHT, WIDTH, 3))
+        normals = decode(values)
+        if self._masks:
+            mask = read_exact(self._masks[frame])
+            check_shape(self._masks[frame], mask, (HEIGHT, WIDTH))
+            normals[mask == 0] = 0
+        return normals
+
+
+def find(folders: Iterable[Path]) -> Path | None:
+    """The first of the folders in which there are pictures of normals."""
+    return next((f for f in folders if any(_numbered(f / name, 0) for name in ("normals", "train", "test"))), None)
+
+
+def _numbered(folder: Path, first: int) -> dict[int, Path]:
+    names = (Path(name) for name in names_in(folder, ".png"))
+    return {int(name.stem) - first: folder / name for name in names if name.stem.isdecimal()}

@@ -1,0 +1,233 @@
+"""Which frames SUN RGB-D's published splits have, where their labels lie, and what a scene is."""
+
+import os
+import re
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mtlkit.data.files import first_that_exists, names_in
+
+PAGE = "https://rgbd.cs.princeton.edu"
+PICTURES_PAGE = "https://github.com/ankurhanda/sunrgbd-meta-data"
+SENSORS = ("kv1", "kv2", "realsense", "xtion")
+SEGMENTATION, META, SPLIT = "Metadata/SUNRGBD2Dseg.mat", "Metadata/SUNRGBDMeta.mat", "traintestSUNRGBD/allsplit.mat"
+LISTS = {"train": "sunrgbd_training_images.txt", "test": "sunrgbd_testing_images.txt"}
+PICTURES = ("sunrgbd_train_test_labels", "sunrgbd_test_train_labels")
+LABELS = "SUNRGBD2Dseg/seglabel"  # of SEGMENTATION: references to one label (width, height) a frame
+BLOCK = 20  # numbers in a row that count as one scene where nothing else is known
+TAKEN = re.compile(r"(20\d\d)[-_](\d\d?)[-_](\d\d?)[-_](\d\d?)[-_]")  # year, month, day, hour
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A frame: its `folder` below SUNRGBD and its label, a picture or the label number `place` of a .mat file."""
+
+    folder: str
+    file: Path
+    place: int | None = None
+
+    @property
+    def label(self) -> str:
+        """What messages call the label."""
+        return str(self.file) if self.place is None else f"{self.file} (label {self.place + 1}, of {self.folder})"
+
+
+class Index(NamedTuple):
+    """The frames of a published split in their order, the number of classes of their labels, and where it is from."""
+
+    frames: list[Frame]
+    classes: int
+    source: str
+
+
+def images_folder(root: Path) -> Path:
+    """The folder with the sensors' folders, at `root` or up to two levels below."""
+    inside = [root / name for name in sorted(os.listdir(root)) if not name.startswith(".")]
+    candidates = (root, root / "SUNRGBD", *inside, *(folder / "SUNRGBD" for folder in inside))
+    for folder in candidates:
+        if any(os.path.isdir(folder / sensor) for sensor in SENSORS):  # False, too, where it may not look
+            return folder
+    for folder in (root.resolve(), *root.resolve().parents):
+        if folder.name in SENSORS:
+            raise FileNotFoundError(
+                f"data.root={root} is a part of the data set 'sunrgbd': set data.root={folder.parent.parent}, the "
+                "folder with SUNRGBD and SUNRGBDtoolbox."
+            )
+    raise FileNotFoundError(
+        f"data.root={root} holds none of the folders SUNRGBD/{', SUNRGBD/'.join(SENSORS)}. Set it to the folder in "
+        f"which SUNRGBD.zip and SUNRGBDtoolbox.zip from {PAGE} were unpacked."
+    )
+
+
+def find_frames(root: Path, images: Path, split: str) -> Index:
+    """The frames of the published split ("train" or "test"), with labels of 37 classes if there are any."""
+    places = list(dict.fromkeys((root, images, images.parent)))
+    toolbox = first_that_exists(
+        place / name for place in places for name in ("SUNRGBDtoolbox/SUNRGBDtoolbox", "SUNRGBDtoolbox")
+    )
+    names = [SEGMENTATION, META, SPLIT]
+    lacking = names if toolbox is None else [name for name in names if not (toolbox / name).is_file()]
+    if toolbox is not None and not lacking:
+        return _from_toolbox(toolbox, split)
+    found = _from_pictures([place / name for place in places for name in ("", "sunrgbd-meta-data")], split)
+    if found is None:
+        raise FileNotFoundError(
+            f"data.root={root} holds frames of SUN RGB-D, but no labels. Unpack "
+            f"SUNRGBDtoolbox.zip from {PAGE} beside SUNRGBD (missing of {toolbox or 'SUNRGBDtoolbox'}: "
+            f"{', '.join(lacking)}), or {', '.join(LISTS.values())} and the pictures {PICTURES[0]}/img-000001.png ... "
+            f"(for 13 classes only: {split}13labels/img13labels-000001.png ...) from {PICTURES_PAGE}. The seg.mat and "
+            "index.json of the frames themselves hold free names and no classes."
+        )
+    return found
+
+
+def _from_toolbox(toolbox: Path, split: str) -> Index:
+    """The order of the labels is that of SUNRGBDMeta; the split is a list of folders."""
+    segmentation, meta, listed = (toolbox / name for name in (SEGMENTATION, META, SPLIT))
+    place = {folder: number for number, folder in enumerate(_meta(meta, meta.stat().st_mtime_ns))}
+    folders = [frame_folder(path, listed) for path in _strings(_variable(listed, f"all{split}"), listed)]
+    unknown = [folder for folder in folders if folder not in place]
+    if unknown:
+        raise ValueError(
+            f"{listed} names {len(unknown)} frames that {meta} lacks, for instance {unknown[0]}. {_again(toolbox)}"
+        )
+    count = _count(segmentation)
+    if count != len(place):
+        raise ValueError(f"{segmentation} holds {count} labels, but {meta} {len(place)} frames. {_again(toolbox)}")
+    return Index([Frame(f, segmentation, place[f]) for f in folders], 37, f"the toolbox's ({segmentation})")
+
+
+def _from_pictures(places: Sequence[Path], split: str) -> Index | None:
+    """Label pictures, numbered as the lists of images: those of both splits in one row, test first, or each from 1."""
+    lists = {part: first_that_exists(place / name for place in places) for part, name in LISTS.items()}
+    paths = {part: path.read_text(errors="replace").split() for part, path in lists.items() if path is not None}
+    if len(paths) < 2:
+        return None
+    folders = [frame_folder(path, lists[split]).rsplit("/", 2)[0] for path in paths[split]]
+    before = len(paths["test"]) if split == "train" else 0
+    kinds = [(name, "img-{:06d}.png", before, 37) for name in PICTURES]
+    kinds.append((f"{split}13labels", "img13labels-{:06d}.png", 0, 13))
+    for name, pattern, first, ids in kinds:
+        folder = first_that_exists(place / name for place in places)
+        if folder is not None:
+            files = [pattern.format(first + number) for number in range(1, len(folders) + 1)]
+            _complain(set(files).difference(names_in(folder, ".png")), files, folder, f"from {PICTURES_PAGE}")
+            frames = [Frame(frame, folder / file) for frame, file in zip(folders, files, strict=True)]
+            return Index(frames, ids, f"the pictures in {folder}")
+    return None
+
+
+def check_folders(images: Path, frames: Sequence[Frame]) -> None:
+    """Raises `FileNotFoundError` for frames whose folders are missing; looks at each parent folder once."""
+    folders = [frame.folder for frame in frames]
+    parents = {folder.rpartition("/")[0] for folder in folders}
+    there = {f"{parent}/{name}" for parent in parents for name in _names(images / parent)}
+    _complain(set(folders) - there, folders, images, f"with SUNRGBD.zip from {PAGE}")
+
+
+def frame_folder(path: str, source: Path | None) -> str:
+    """What of a path, in whoever's file system, is below SUNRGBD."""
+    parts = [part for part in path.split("/") if part]
+    start = next((number for number, part in enumerate(parts) if part in SENSORS), None)
+    if start is None:
+        raise ValueError(f"{source} names {path!r}, expected one with {', '.join(SENSORS)} in it. Unpack it anew.")
+    return "/".join(parts[start:])
+
+
+def scene_of(folder: str) -> str:
+    """The scene that a frame shows, as far as its folder tells.
+
+    SUN3D's videos: the place (folder) of the video. Frames named by the time at which they were taken: the hour, of
+    all sensors together. NYUv2 and B3DO, whose frames are only numbered: blocks of 20 numbers.
+
+    >>> scene_of("xtion/sun3ddata/home_at/home_at_scan1_2013_jan_1/0000012-000000402192")
+    'sun3ddata/home_at'
+    >>> scene_of("realsense/sa/2014_10_21-18_44_24-1311000073")
+    '2014-10-21 18 h'
+    >>> scene_of("kv1/NYUdata/NYU0045") == scene_of("kv1/NYUdata/NYU0059")
+    True
+    """
+    parts = folder.split("/")
+    if parts[1] == "sun3ddata":
+        return "/".join(parts[1:3])
+    if taken := TAKEN.search(parts[-1]):
+        year, month, day, hour = map(int, taken.groups())
+        return f"{year}-{month:02}-{day:02} {hour} h"
+    number = re.search(r"\d+$", parts[-1])
+    return f"{parts[1]}/{int(number[0]) // BLOCK}" if number else folder
+
+
+def _complain(lacking: set[str], names: Sequence[str], folder: Path, where: str) -> None:
+    if lacking:
+        first = next(name for name in names if name in lacking)
+        raise FileNotFoundError(f"{folder} lacks {len(lacking)} of {len(names)}, the first {first}. They come {where}.")
+
+
+def _names(folder: Path) -> Iterable[str]:
+    try:
+        return os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return ()
+
+
+@lru_cache(maxsize=2)  # seconds; once for all splits of a run
+def _meta(path: Path, stamp: int) -> tuple[str, ...]:
+    """The frames' folders in the order of SUNRGBDMeta.mat; `stamp` is the file's time."""
+    meta = _variable(path, "SUNRGBDMeta")
+    if meta.dtype.names is None or "rgbpath" not in meta.dtype.names:
+        raise ValueError(f"{path}: its variable SUNRGBDMeta has no field rgbpath. {_again(path.parents[1])}")
+    return tuple(frame_folder(file, path).rsplit("/", 2)[0] for file in _strings(meta["rgbpath"], path))
+
+
+def _variable(path: Path, name: str) -> np.ndarray:
+    from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
+
+    try:
+        return loadmat(path, variable_names=[name])[name]
+    except KeyError as error:
+        raise ValueError(f"{path} has no variable {name}. {_again(path.parents[1])}") from error
+    except (
+        MatReadError,
+        zlib.error,
+        OSError,
+        EOFError,
+        LookupError,
+        ValueError,
+        TypeError,
+        NotImplementedError,
+    ) as error:
+        raise _damaged(path, error) from error
+
+
+def _strings(cells: np.ndarray, path: Path) -> list[str]:
+    try:
+        return [str(cell.item()) for cell in cells.ravel()]
+    except (AttributeError, ValueError) as error:
+        raise ValueError(f"{path} holds no list of paths where one is expected. {_again(path.parents[1])}") from error
+
+
+def _count(path: Path) -> int:
+    import h5py
+
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            labels: Any = file[LABELS]
+            return labels.shape[0]
+    except (OSError, KeyError, AttributeError, IndexError, RuntimeError) as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> ValueError:
+    reason = " ".join(str(error).split())[:300]
+    return ValueError(f"{path} is damaged or not what its name says: {reason}. {_again(path.parents[1])}")
+
+
+def _again(toolbox: Path) -> str:
+    return f"Unpack SUNRGBDtoolbox.zip from {PAGE} anew to {toolbox}."
