@@ -1,0 +1,140 @@
+"""Making the blocks of a prepared data set from the samples of another one."""
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from safetensors.torch import save
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from mtlkit.data.blocks import Block, block_file, narrow, widen
+from mtlkit.data.dataset import BadSampleError, Camera
+from mtlkit.data.loader import Samples
+
+UNKNOWN = (math.nan,) * 4
+
+
+class Row(NamedTuple):
+    """A sample as it is stored, with the types that it comes back in; arrays, since they pass between processes."""
+
+    arrays: dict[str, np.ndarray]
+    dtypes: dict[str, str]
+    camera: Camera | None
+
+
+@dataclass(frozen=True)
+class BlockMaker:
+    """Makes a split's blocks. What is in one depends on the samples from its first on, and on nothing else."""
+
+    samples: Samples
+    split: str
+    block_bytes: int
+    workers: int
+    advance: Callable[[int], None]  #: called with the number of samples that are done
+
+    def blocks(self, start: int, number: int) -> Iterator[tuple[Block, bytes]]:
+        """Block `number`, whose first sample is sample `start` of the split, and those after it, with their files.
+
+        Raises `BadSampleError` for a sample that cannot be read, unless `samples.skip`, and what the data set raises.
+        """
+        rows: list[Row] = []
+        skipped: list[str] = []
+        size = 0
+        for index, row in enumerate(self._rows(start), start):
+            if isinstance(row, ValueError):
+                self._may_skip(row)
+                skipped.append(self.samples.dataset.label(index))
+            else:
+                if size >= self.block_bytes:  # a block ends only here, so that it has what was left out behind it
+                    yield self._block(number, rows, skipped)
+                    rows, skipped, size, number = [], [], 0, number + 1
+                rows.append(row)
+                size += sum(array.nbytes for array in row.arrays.values())
+            self.advance(1)
+        if rows:
+            yield self._block(number, rows, skipped)
+
+    def _rows(self, start: int) -> Iterator["Row | ValueError"]:
+        yield from DataLoader(
+            _Rows(self.samples),
+            batch_size=None,
+            sampler=range(start, len(self.samples)),
+            num_workers=self.workers,
+            collate_fn=_as_it_is,
+            generator=torch.Generator(),  # not torch's global one, from which the start would draw
+        )
+
+    def _may_skip(self, error: ValueError) -> None:
+        if not isinstance(error, BadSampleError):
+            raise error
+        if not self.samples.skip:
+            raise BadSampleError(
+                f"{error} Preparing has stopped; what is done stays. Repair the file, leave out what cannot be read "
+                "with data.on_error=skip, or bring images to one size with data.size, and run prepare again."
+            )
+
+    def _block(self, number: int, rows: Sequence[Row], skipped: Sequence[str]) -> tuple[Block, bytes]:
+        data = _encode(rows, plain_camera(self.samples.dataset.camera))
+        name = block_file(self.split, number)
+        return Block(name, len(rows), len(data), hashlib.sha256(data).hexdigest(), tuple(skipped)), data
+
+
+class _Rows(TorchDataset["Row | ValueError"]):
+    def __init__(self, samples: Samples) -> None:
+        self.samples = samples
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> "Row | ValueError":
+        try:
+            sample = self.samples.checked(index)
+            camera = plain_camera(self.samples.dataset.camera_of(index))
+        except ValueError as error:
+            return error  # as it is: raised in a worker, its message would be a traceback
+        values = {"image": sample["image"]} | {f"target.{name}": value for name, value in sample["targets"].items()}
+        dtypes = {name: str(value.dtype).removeprefix("torch.") for name, value in values.items()}
+        return Row({name: narrow(value).numpy() for name, value in values.items()}, dtypes, camera)
+
+
+def plain_camera(camera: Camera | None) -> Camera | None:
+    """The camera as Python's floats."""
+    if camera is None:
+        return None
+    a, b, c, d = map(float, camera)
+    return a, b, c, d
+
+
+def _as_it_is(row: Any) -> Any:
+    return row
+
+
+def _encode(rows: Sequence[Row], camera: Camera | None) -> bytes:
+    """The file of a block. `camera` is the one that need not be said."""
+    tensors: dict[str, Tensor] = {}
+    dtypes: dict[str, str] = {}
+    for row in rows:
+        dtypes |= row.dtypes
+    for name, dtype in dtypes.items():
+        present = [name in row.arrays for row in rows]
+        tensors[name] = _stack([torch.from_numpy(row.arrays[name]) for row in rows if name in row.arrays], dtype)
+        if not all(present):
+            tensors[f"present.{name}"] = torch.tensor(present)
+    if any(row.camera != camera for row in rows):
+        tensors["camera"] = torch.tensor([row.camera or UNKNOWN for row in rows], dtype=torch.float64)
+        dtypes["camera"] = "float64"
+    # A single entry: safetensors writes several in random order, and equal samples are to give equal files.
+    return save(tensors, {"dtypes": json.dumps(dtypes, sort_keys=True)})
+
+
+def _stack(values: list[Tensor], dtype: str) -> Tensor:
+    if len({value.dtype for value in values}) == 1:
+        return torch.stack(values)
+    return narrow(torch.stack([widen(value, getattr(torch, dtype)) for value in values]))
