@@ -54,14 +54,18 @@ class MultiTaskModel(nn.Module):
     ) -> dict[str, Tensor]:
         """The outputs of all tasks for the image (B, 3, H, W) in [0, 1].
 
-        `share` hands every task its own features; without it all get the encoder's. A dense output is resized
-        (bilinear) to the task's entry in `sizes`, (height, width), or else to the image's size.
+        `share` hands every task its own features; without it all get the encoder's. It sees no guides: these go to
+        the decoders that are guided. A dense output is resized (bilinear) to the task's entry in `sizes`,
+        (height, width), or else to the image's size.
         """
         features = self.encoder(image)
+        levels = len(features) - self.encoder.info.guides
+        features, guides = features[:levels], [guide.detach() for guide in features[levels:]]
         shared = {} if share is None else share(features)
         outputs = {}
         for name, decoder in self.decoders.items():
-            output = decoder(features if share is None else shared[name])
+            given = features if share is None else shared[name]
+            output = decoder(given, guides) if decoder.guided else decoder(given)
             if decoder.dense:
                 size = tuple((sizes or {}).get(name, image.shape[-2:]))
                 if output.shape[-2:] != size:

@@ -23,20 +23,22 @@ class EncoderInfo:
     """What a decoder must know of the features it gets: one entry a level, finest first.
 
     `channels[i]` is the width of level i and `strides[i]` the factor by which it is smaller than the image;
-    stride 0 marks a vector (B, C) without positions. `parameters`, the number of trainable numbers that the tasks
-    share, is told to a balancer's `setup` only.
+    stride 0 marks a vector (B, C) without positions. `guides` is how many further tensors the encoder returns, such
+    as the places of pooled maxima: no gradient passes through them, and no balancer sees them. `parameters`, the
+    number of trainable numbers that the tasks share, is told to a balancer's `setup` only.
     """
 
     channels: tuple[int, ...]
     strides: tuple[int, ...]
     parameters: int = field(default=0, repr=False)
+    guides: int = field(default=0, repr=False)
 
 
 class Encoder(nn.Module, ABC):
     """The shared network: image (B, 3, H, W) in [0, 1] -> features, a list of levels, finest first.
 
-    It normalises the image itself. `info` says what comes out; `last_layer` is the module whose `weight` the
-    `last_layer` space of GradNorm and CosReg means.
+    It normalises the image itself. `info` says what comes out; guides, which most encoders do not have, stand behind
+    the levels. `last_layer` is the module whose `weight` the `last_layer` space of GradNorm and CosReg means.
     """
 
     info: EncoderInfo
@@ -57,9 +59,11 @@ class Decoder(nn.Module, ABC):
 
     The constructor takes `(info: EncoderInfo, out_channels: int, **options)` and raises `ValueError` where the
     features do not suit it. `dense` says whether a map comes out; maps are resized to the target by the model.
+    A decoder that is `guided` is called with the encoder's guides as well: `decoder(features, guides)`.
     """
 
     dense: ClassVar[bool]
+    guided: ClassVar[bool] = False
 
     @abstractmethod
     def forward(self, features: Features) -> Tensor: ...

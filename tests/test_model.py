@@ -6,7 +6,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mtlkit.model import MultiTaskModel, build_encoder, set_batch_norm
-from mtlkit.task import DECODERS, ENCODERS, Encoder, EncoderInfo
+from mtlkit.task import DECODERS, ENCODERS, Decoder, Encoder, EncoderInfo
 
 
 def build(encoder="test_resnet", decoders=(("seg", "conv"), ("depth", "unet"), ("label", "linear"))):
@@ -42,6 +42,32 @@ class Tiny(Encoder):
 
     def forward(self, image):
         return [self.conv(image)]
+
+
+class Guiding(Tiny):
+    """Two guides behind the level: one of integers, and one that would let a gradient through."""
+
+    def __init__(self):
+        super().__init__()
+        self.info = EncoderInfo((4,), (4,), guides=2)
+
+    def forward(self, image):
+        level = self.conv(image)
+        return [level, level.argmax(1), 3 * level]
+
+
+class Guided(Decoder):
+    dense = True
+    guided = True
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, features, guides):
+        places, values = guides
+        assert places.dtype == torch.int64
+        return self.scale * (sum(features) + values)
 
 
 @pytest.mark.parametrize("size", [(48, 64), (72, 96), (50, 75)])
@@ -82,6 +108,27 @@ def test_share_gives_every_task_its_own_features():
     torch.testing.assert_close(outputs["a"], plain["a"])
     bias = model.decoders["b"].linear.bias
     torch.testing.assert_close(outputs["b"], 2 * (plain["b"] - bias) + bias)
+
+
+def test_guides_pass_by_the_balancer_and_carry_no_gradient():
+    encoder = Guiding()
+    model = MultiTaskModel(encoder, {"guided": Guided(), "plain": DECODERS.build("linear", encoder.info, 3)})
+    assert model.encoder_info == EncoderInfo((4,), (4,), parameters=4 * 3 * 9 + 4, guides=2)
+    image = torch.rand(2, 3, 64, 64)
+    seen = []
+
+    def share(levels):
+        seen.append(levels)
+        return {"guided": [2 * level for level in levels], "plain": levels}
+
+    sizes = {"guided": (16, 16)}
+    outputs, plain = model(image, share, sizes), model(image, sizes=sizes)
+    ((level,),) = seen  # the balancer sees one level
+    torch.testing.assert_close(outputs["guided"], 5 * level)
+    torch.testing.assert_close(plain["guided"], 4 * level)
+    torch.testing.assert_close(outputs["plain"], plain["plain"])
+    (gradient,) = torch.autograd.grad(plain["guided"].sum(), encoder.conv.bias)
+    torch.testing.assert_close(gradient, torch.full((4,), 2.0 * 16 * 16))  # of the level alone, not of the guide
 
 
 def test_without_share_nothing_but_encoder_and_decoders_runs():

@@ -1,37 +1,18 @@
 """The data set multimnist: the recipe, the files, the errors."""
 
 import gzip
-import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torchvision
+from layouts.mnist import idx, write
 
-from mtlkit.data.dataset import DATASETS
+from mtlkit.data.dataset import DATASETS, Target
 from mtlkit.datasets.multimnist import MultiMNIST
 
 FIRST = [5, 0, 4, 1, 9, 2, 1, 3, 1, 4]  # MNIST's first training labels
-
-
-def idx(array: np.ndarray, magic: int | None = None) -> bytes:
-    magic = 0x0800 + array.ndim if magic is None else magic
-    return struct.pack(f">{1 + array.ndim}I", magic, *array.shape) + array.astype(np.uint8).tobytes()
-
-
-def write(folder: Path, zipped: bool = False, train: int = 36, test: int = 12) -> dict[str, np.ndarray]:
-    """Random digits in MNIST's four files."""
-    folder.mkdir(parents=True, exist_ok=True)
-    random = np.random.default_rng(0)
-    arrays = {}
-    for file, n in (("train", train), ("t10k", test)):
-        arrays[f"{file}-images-idx3-ubyte"] = random.integers(256, size=(n, 28, 28), dtype=np.uint8)
-        arrays[f"{file}-labels-idx1-ubyte"] = random.integers(10, size=n, dtype=np.uint8)
-    for name, array in arrays.items():
-        data = idx(array)
-        (folder / (name + ".gz" * zipped)).write_bytes(gzip.compress(data) if zipped else data)
-    return arrays
 
 
 @pytest.fixture
@@ -78,6 +59,27 @@ def test_formats_and_declared_targets(root: Path) -> None:
         else:
             assert (target.type, target.classes) == ("regression", (name,))
             assert (targets[name].shape, targets[name].dtype) == ((1,), torch.float32)
+
+
+def test_parity_takes_the_place_of_the_product(root: Path) -> None:
+    plain, data = MultiMNIST(root), DATASETS.build("multimnist", root=root, parity=True)
+    assert data.targets["parity"] == Target("multilabel", ("odd",))
+    assert {name: data.targets[name] for name in ("left", "right", "sum", "density")} == {
+        name: target for name, target in plain.targets.items() if name != "product"
+    }
+    found = set()
+    for i in range(len(plain)):
+        one, other = data[i], plain[i]
+        assert torch.equal(one["image"], other["image"])
+        assert list(one["targets"]) == list(data.targets) == ["left", "right", "parity", "sum", "density"]
+        parity = one["targets"].pop("parity")
+        odd = int(other["targets"]["left"]) % 2 == 1 and int(other["targets"]["right"]) % 2 == 1
+        assert (parity.dtype, parity.tolist()) == (torch.float32, [float(odd)])
+        assert other["targets"].pop("product").remainder(2) == parity
+        assert one["targets"] == other["targets"]
+        found.add(odd)
+    assert found == {False, True}
+    assert "product" in MultiMNIST(root).targets  # the class keeps its own
 
 
 def test_changing_a_sample_leaves_the_data_set_alone(root: Path) -> None:

@@ -16,9 +16,11 @@ class LeNet(Encoder):
 
     Args:
         channels: widths of the two convolutions; the Multi-MNIST LeNet of full size has [10, 20].
-        features: length of the shared vector.
+        features: length of the shared vector; 50 at full size.
         image_size: (width, height) of the images, at least 16x16. The linear layer is built for it (28x28 gives it
             4 * 4 * 8 = 128 inputs), so the encoder takes no other.
+        dropout: the probability of a zero among the second convolution's outputs, before the pooling. CL_RR (Gama and
+            Grassi, arXiv 2505.10347) has it there, in a net of full size.
 
     The image (B, 3, H, W) in [0, 1], a grey one repeated, is averaged over its channels; what comes out is one
     level, a vector (B, features) behind a ReLU, stride 0. The reduced net is that of RotoGrad's Multi-MNIST
@@ -32,7 +34,11 @@ class LeNet(Encoder):
     """
 
     def __init__(
-        self, channels: Sequence[int] = (4, 8), features: int = 25, image_size: tuple[int, int] = (28, 28)
+        self,
+        channels: Sequence[int] = (4, 8),
+        features: int = 25,
+        image_size: tuple[int, int] = (28, 28),
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         if len(channels) != 2 or min(*channels, features) < 1:
@@ -47,6 +53,7 @@ class LeNet(Encoder):
         self.conv1 = nn.Conv2d(1, channels[0], 5)
         self.conv2 = nn.Conv2d(channels[0], channels[1], 5)
         flat = channels[1] * (((width - 4) // 2 - 4) // 2) * (((height - 4) // 2 - 4) // 2)
+        self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(flat, features)
         self.info = EncoderInfo((features,), (0,))
         for layer in (self.conv1, self.conv2, self.linear):  # torch's own start leaves many of few units dead
@@ -60,7 +67,7 @@ class LeNet(Encoder):
     def forward(self, image: Tensor) -> Features:
         x = (image.mean(dim=1, keepdim=True) - MEAN) / STD
         x = F.max_pool2d(self.conv1(x), 2).relu()
-        x = F.max_pool2d(self.conv2(x), 2).relu()
+        x = F.max_pool2d(self.dropout(self.conv2(x)), 2).relu()
         return [self.linear(x.flatten(1)).relu()]
 
     def check_size(self, width: int, height: int) -> None:

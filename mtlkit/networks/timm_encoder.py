@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import timm
 import torch
@@ -12,12 +12,15 @@ from timm.models.mobilenetv3 import MobileNetV3Features
 from torch import Tensor, nn
 
 from mtlkit.networks.weights import load, refused_as
+from mtlkit.registry import suggest
 from mtlkit.task import ENCODERS, Encoder, EncoderInfo, Features
+
+POOLS = ("avg", "flatten")
 
 
 @ENCODERS.register("timm")
 class TimmEncoder(Encoder):
-    """A timm model without its head (`features_only`), CNN or ViT, normalised as it was pretrained.
+    """A timm model without its head (`features_only`), CNN or ViT, on images normalised as it was pretrained.
 
     Args:
         architecture: timm's name, `timm.list_models()` has them all; a tag may follow (`resnet18.a1_in1k`).
@@ -28,6 +31,10 @@ class TimmEncoder(Encoder):
         output_stride: at most so much smaller than the image is the deepest level (8 or 16, by dilation).
         image_size: (width, height) of the images. Architectures with position embeddings or windows are built
             for it and take no other; the others take any size that leaves something of every level.
+        pool: makes the deepest level a vector, stride 0: its mean over positions (B, C) with `avg`, all of it
+            (B, C * H * W) with `flatten`, which ties the encoder to `image_size`. Without `levels` that vector is
+            all that is shared.
+        normalise: false takes images as they are, as some published protocols do.
 
     The image (B, 3, H, W) in [0, 1] gives a list of maps (B, channels[i], about H / strides[i], W / strides[i]).
     Raises `LookupError` for an unknown architecture, `FileNotFoundError` for a missing file and `ValueError`
@@ -38,6 +45,8 @@ class TimmEncoder(Encoder):
     EncoderInfo(channels=(32, 96), strides=(4, 32))
     >>> [tuple(level.shape) for level in encoder(torch.rand(2, 3, 48, 64))]
     [(2, 32, 12, 16), (2, 96, 2, 2)]
+    >>> TimmEncoder("resnet18", image_size=(64, 64), pool="flatten").info  # 512 * 2 * 2
+    EncoderInfo(channels=(2048,), strides=(0,))
     >>> TimmEncoder("test_vit", image_size=(64, 40))
     Traceback (most recent call last):
     ValueError: 'test_vit' cannot take images of 64x40 (width x height): both must be multiples of 16, such as 64x48.
@@ -53,15 +62,19 @@ class TimmEncoder(Encoder):
         levels: Sequence[int] | None = None,
         output_stride: int | None = None,
         image_size: tuple[int, int] | None = None,
+        pool: Literal["avg", "flatten"] | None = None,
+        normalise: bool = True,
     ) -> None:
         super().__init__()
         if not timm.is_model(architecture):
             raise LookupError(_unknown(architecture))
-        self.architecture = architecture
+        if pool not in (None, *POOLS):
+            raise ValueError(f"The encoder {architecture!r} has no pool {pool!r}. {suggest(str(pool), POOLS)}")
+        self.architecture, self.pool = architecture, pool
         options: dict[str, Any] = {"in_chans": 3, "features_only": True}
         with torch.device("meta"):  # shapes only, nothing is computed
             probe = refused_as(f"timm has no features of {architecture!r}", timm.create_model, architecture, **options)
-        options["out_indices"] = _chosen(architecture, probe, levels)
+        options["out_indices"] = _chosen(architecture, probe, [-1] if pool and levels is None else levels)
         if output_stride is not None:
             options["output_stride"] = output_stride
         config = probe.pretrained_cfg
@@ -77,13 +90,16 @@ class TimmEncoder(Encoder):
         if isinstance(self.net, EfficientNetFeatures | MobileNetV3Features):  # these keep all of their blocks
             deepest = self.net.feature_info.get_dicts()[-1]["stage"]
             self.net.blocks = self.net.blocks[:deepest]
-        self.info = EncoderInfo(tuple(self.net.feature_info.channels()), tuple(self.net.feature_info.reduction()))
-        if output_stride is not None and self.info.strides[-1] > output_stride:
+        strides = self.net.feature_info.reduction()
+        self._stride = strides[-1]
+        if output_stride is not None and self._stride > output_stride:
             raise ValueError(f"{architecture!r} cannot be dilated to output_stride {output_stride}: leave it out.")
         self._channels_last = getattr(self.net, "output_fmt", "NCHW") == "NHWC"
-        for name in ("mean", "std"):
-            self.register_buffer(name, torch.tensor(config[name]).view(-1, 1, 1), persistent=False)
-        self._last_layer = self._prepare(width, height)
+        for name, plain in (("mean", (0.0, 0.0, 0.0)), ("std", (1.0, 1.0, 1.0))):
+            values = config[name] if normalise else plain
+            self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
+        self._last_layer, widths = self._prepare(width, height)
+        self.info = EncoderInfo(widths, (*strides[:-1], 0) if pool else tuple(strides))
 
     @property
     def last_layer(self) -> nn.Module:
@@ -94,12 +110,15 @@ class TimmEncoder(Encoder):
         features: Features = self.net((image - self.mean) / self.std)
         if self._channels_last:
             features = [level.permute(0, 3, 1, 2).contiguous() for level in features]
+        if self.pool is not None:
+            *finer, deepest = features
+            features = [*finer, deepest.flatten(1) if self.pool == "flatten" else deepest.mean(dim=(2, 3))]
         return features
 
     def check_size(self, width: int, height: int) -> None:
         if (width, height) == self.image_size:
             return
-        if self.fixed_size:
+        if self.fixed_size or self.pool == "flatten":
             own = "x".join(map(str, self.image_size))
             raise ValueError(
                 f"The encoder {self.architecture!r} was built for images of {own} (width x height), got "
@@ -122,7 +141,7 @@ class TimmEncoder(Encoder):
         try:
             return refused_as(
                 f"{self.architecture!r} cannot take images of {width}x{height} (width x height); multiples of "
-                f"{self.info.strides[-1]} that are not too small do as a rule, its own {self.own_size} does",
+                f"{self._stride} that are not too small do as a rule, its own {self.own_size} does",
                 self,
                 self.mean.new_zeros(1, 3, height, width),
             )
@@ -131,8 +150,8 @@ class TimmEncoder(Encoder):
                 module.training = mode
 
     @torch.enable_grad()
-    def _prepare(self, width: int, height: int) -> str:
-        """Freezes what no shared level depends on and finds the last layer's name, by one forward pass."""
+    def _prepare(self, width: int, height: int) -> tuple[str, tuple[int, ...]]:
+        """Freezes what no shared level depends on; the last layer's name and the levels' widths. One forward pass."""
         ran: list[str] = []
         handles = [
             module.register_forward_hook(lambda *_, name=name: ran.append(name))
@@ -151,7 +170,8 @@ class TimmEncoder(Encoder):
             if grad is None:  # rare: side branches that timm cannot drop; DDP would wait for their gradients
                 parameter.requires_grad_(False)
         used = {name for name, grad in zip(names, deepest, strict=True) if grad is not None}
-        return [name for name in ran if f"{name}.weight" in used][-1]
+        last = [name for name in ran if f"{name}.weight" in used][-1]
+        return last, tuple(level.shape[1] for level in features)
 
 
 def _unknown(name: str) -> str:

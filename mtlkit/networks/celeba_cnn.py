@@ -1,0 +1,61 @@
+"""The convolutional network of the CelebA experiments."""
+
+from torch import Tensor, nn
+
+from mtlkit.networks.segnet import conv_block
+from mtlkit.task import ENCODERS, Encoder, EncoderInfo, Features
+
+
+@ENCODERS.register("celeba_cnn")
+class CelebACNN(Encoder):
+    """FAMO's network for CelebA: seven 3x3 convolutions, a global average and two linear layers, to 512 values.
+
+    Source: the code of Liu et al., FAMO, arXiv 2306.03792, which later papers on CelebA took over. Convolutions of 64,
+    128, 128, 256, 256, 512 and 512 channels, padded by 1, with a 2x2 max-pooling behind the first, third and fifth;
+    then two linear layers of 512. All are without bias and followed by BatchNorm and ReLU, so that training needs two
+    images a process. There each of the 40 attributes has a linear head (the decoder `linear`).
+
+    The image (B, 3, H, W) in [0, 1], 64x64 there and at least 8x8, is taken as it is and gives one level, a vector
+    (B, 512), stride 0.
+
+    >>> import torch
+    >>> encoder = CelebACNN()
+    >>> [tuple(level.shape) for level in encoder(torch.rand(2, 3, 64, 64))]
+    [(2, 512)]
+    >>> sum(p.numel() for p in encoder.parameters())
+    5176640
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.info = EncoderInfo((512,), (0,))
+        self.convolutions = nn.Sequential(
+            conv_block(3, 64, bias=False),
+            nn.MaxPool2d(2),
+            conv_block(64, 128, bias=False),
+            conv_block(128, 128, bias=False),
+            nn.MaxPool2d(2),
+            conv_block(128, 256, bias=False),
+            conv_block(256, 256, bias=False),
+            nn.MaxPool2d(2),
+            conv_block(256, 512, bias=False),
+            conv_block(512, 512, bias=False),
+        )
+        self.linear = nn.Sequential(_linear(512), _linear(512))
+
+    @property
+    def last_layer(self) -> nn.Module:
+        return self.get_submodule("linear.1.0")
+
+    def forward(self, image: Tensor) -> Features:
+        return [self.linear(self.convolutions(image).mean(dim=(2, 3)))]
+
+    def check_size(self, width: int, height: int) -> None:
+        if min(width, height) < 8:
+            raise ValueError(
+                f"The encoder 'celeba_cnn' takes images of 8x8 and more, got {width}x{height} (width x height)."
+            )
+
+
+def _linear(width: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(width, width, bias=False), nn.BatchNorm1d(width), nn.ReLU(inplace=True))

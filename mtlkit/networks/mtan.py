@@ -1,0 +1,87 @@
+"""The task attention network on the shared SegNet."""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mtlkit.networks.light import describe
+from mtlkit.networks.segnet import all_maps, conv_block, two_convolutions, xavier
+from mtlkit.task import DECODERS, Decoder, EncoderInfo, Features
+
+
+def _attention(inputs: int, outputs: int) -> nn.Sequential:
+    """A mask in (0, 1): two 1x1 convolutions, each with BatchNorm."""
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 1),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(outputs, outputs, 1),
+        nn.BatchNorm2d(outputs),
+        nn.Sigmoid(),
+    )
+
+
+@DECODERS.register("mtan")
+class MTANDecoder(Decoder):
+    """One task's attention modules over all maps of the shared SegNet, and its head.
+
+    Source: Liu et al., End-to-End Multi-Task Learning with Attention, arXiv 1803.10704. On the way down each of the
+    five stages makes a mask from the map behind its first convolution, joined with what comes from the stage above,
+    applies it to the map behind its last one, and passes a 3x3 convolution of that on, max-pooled. On the way up what
+    comes from the stage below is doubled (bilinear) and convolved; joined with the unpooled map it makes the mask of
+    the stage's last map. The head is a 3x3 and a 1x1 convolution.
+
+    In the authors' code the 3x3 convolutions between the modules are shared by the tasks, though they read what the
+    tasks' own masks let through; here every task owns its own, so that all that is shared lies in the encoder. For
+    NYUv2's three tasks that makes 64,669,393 parameters instead of 44,229,073: 24,943,296 in the encoder, and a task
+    10,220,160 in these convolutions, 2,984,576 in masks and about 37,000 in its head.
+    Nash-MTL's and FAMO's code counts all but the heads to the shared parameters, CAGrad's leaves out the masks too;
+    what a balancer sees here is SegNet's part alone.
+
+    Needs the encoder `segnet` with `levels: all`; raises `ValueError` for other features. The output has the image's
+    resolution.
+
+    >>> import torch
+    >>> from mtlkit.networks import SegNetEncoder
+    >>> encoder = SegNetEncoder("all", channels=[4, 8, 8, 8, 8])
+    >>> decoder = MTANDecoder(encoder.info, out_channels=13)
+    >>> tuple(decoder(encoder(torch.rand(2, 3, 32, 64))).shape)
+    (2, 13, 32, 64)
+    """
+
+    dense: ClassVar[bool] = True
+
+    def __init__(self, info: EncoderInfo, out_channels: int) -> None:
+        super().__init__()
+        channels = info.channels[::4]
+        expected = all_maps(channels)
+        if (info.channels, info.strides) != (expected.channels, expected.strides) or len(channels) != 5:
+            raise ValueError(
+                "The decoder 'mtan' needs the 20 maps of the encoder 'segnet' with levels: all, "
+                f"but the encoder gives {describe(info)}."
+            )
+        self.down_masks, self.up_masks = nn.ModuleList(), nn.ModuleList()
+        self.down, self.up = nn.ModuleList(), nn.ModuleList()
+        above, below = (channels[0], *channels[:-1]), (*channels[1:], channels[-1])
+        for stage, (finer, own, coarser) in enumerate(zip(above, channels, below, strict=True)):
+            self.down_masks.append(_attention(2 * own if stage else own, own))
+            self.down.append(conv_block(own, coarser))
+            self.up.append(conv_block(own, finer))
+            self.up_masks.append(_attention(own + finer, finer))
+        self.head = two_convolutions(channels[0], out_channels)
+        xavier(self)
+
+    def forward(self, features: Features) -> Tensor:
+        stages = [features[i : i + 4] for i in range(0, len(features), 4)]
+        passed: Features = []
+        for (first, last, *_), mask, convolve in zip(stages, self.down_masks, self.down, strict=True):
+            seen = mask(torch.cat([first, *passed], dim=1)) * last
+            passed = [F.max_pool2d(convolve(seen), 2)]
+        (x,) = passed
+        way_up = zip(reversed(stages), reversed(self.up_masks), reversed(self.up), strict=True)
+        for (*_, unpooled, last), mask, convolve in way_up:
+            x = convolve(F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True))
+            x = mask(torch.cat([unpooled, x], dim=1)) * last
+        return self.head(x)

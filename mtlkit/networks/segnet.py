@@ -1,0 +1,173 @@
+"""SegNet as the MTAN experiments share it, and the plain head on top."""
+
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mtlkit.networks.light import check_maps, describe
+from mtlkit.registry import suggest
+from mtlkit.task import DECODERS, ENCODERS, Decoder, Encoder, EncoderInfo, Features
+
+CHANNELS = (64, 128, 256, 512, 512)  # widths of the five stages of VGG-16
+CONVOLUTIONS = (2, 2, 3, 3, 3)  # and how many convolutions each has
+LEVELS = ("last", "all")
+
+
+def conv_block(inputs: int, outputs: int, bias: bool = True) -> nn.Sequential:
+    """A 3x3 convolution, BatchNorm and ReLU."""
+    convolution = nn.Conv2d(inputs, outputs, 3, padding=1, bias=bias)
+    return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
+
+
+def unpool(x: Tensor, indices: Tensor) -> Tensor:
+    """Undoes a 2x2 max-pooling: the values at the places of the maxima in maps of twice the size, zeros elsewhere.
+
+    `F.max_unpool2d` does the same and is refused by `deterministic: true`, since it allows places to coincide.
+
+    >>> import torch
+    >>> image = torch.tensor([[[[1.0, 2.0], [4.0, 3.0]]]])
+    >>> unpool(*F.max_pool2d(image, 2, return_indices=True)).tolist()
+    [[[[0.0, 0.0], [4.0, 0.0]]]]
+    """
+    batch, channels, height, width = x.shape
+    empty = x.new_zeros(batch, channels, 4 * height * width)
+    return empty.scatter(2, indices.flatten(2), x.flatten(2)).view(batch, channels, 2 * height, 2 * width)
+
+
+def check_multiples(encoder: str, width: int, height: int) -> None:
+    """Refuses an image that cannot be halved five times: unpooling would not give its size back."""
+    if width < 32 or height < 32 or width % 32 or height % 32:
+        near = "x".join(str(max(32, -(-side // 32) * 32)) for side in (width, height))
+        raise ValueError(
+            f"The encoder {encoder!r} cannot take images of {width}x{height} (width x height): "
+            f"both must be multiples of 32, such as {near}."
+        )
+
+
+def xavier(module: nn.Module) -> None:
+    """MTAN's start: Xavier's normal distribution for the weights of all convolutions, zeros for their biases."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.xavier_normal_(layer.weight)
+            nn.init.zeros_(layer.get_parameter("bias"))
+
+
+def two_convolutions(width: int, outputs: int) -> nn.Sequential:
+    """MTAN's head: a 3x3 convolution and a 1x1 one, nothing between them."""
+    return nn.Sequential(nn.Conv2d(width, width, 3, padding=1), nn.Conv2d(width, outputs, 1))
+
+
+def all_maps(channels: Sequence[int]) -> EncoderInfo:
+    """The 20 maps that attention modules read, four a stage: two on the way down, two on the way up."""
+    stages = list(zip(channels, (channels[0], *channels[:-1]), strict=True))
+    widths = [width for own, finer in stages for width in (own, own, own, finer)]
+    return EncoderInfo(tuple(widths), tuple(1 << stage for stage in range(len(stages)) for _ in range(4)))
+
+
+class _Stage(nn.Module):
+    """Convolutions at one resolution; gives the map behind the first and the map behind the last."""
+
+    def __init__(self, inputs: int, outputs: int, count: int) -> None:
+        super().__init__()
+        self.first = conv_block(inputs, outputs)
+        self.rest = nn.Sequential(*(conv_block(outputs, outputs) for _ in range(count - 1)))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        first = self.first(x)
+        return first, self.rest(first)
+
+
+@ENCODERS.register("segnet")
+class SegNetEncoder(Encoder):
+    """The SegNet that MTAN's experiments share: VGG-16's convolutions, and back up to the image's size by unpooling.
+
+    Source: Badrinarayanan et al., SegNet, arXiv 1511.00561, in the form of Liu et al., MTAN, arXiv 1803.10704: five
+    stages of 2, 2, 3, 3 and 3 convolutions of 3x3 with BatchNorm and ReLU, each followed by a 2x2 max-pooling; then
+    the same stages in reverse, each behind an unpooling to the places of the maxima, and each taking the width of the
+    next in its first convolution. Down and up are both shared. Weights start from Xavier's distribution, without
+    pretraining.
+
+    Args:
+        levels: `last` shares the last map, which plain heads read (the decoder `head`): one level (B, 64, H, W).
+            `all` shares the 20 maps that the decoder `mtan` reads. At each of the strides 1, 2, 4, 8 and 16 these
+            are: behind the first convolution down, behind the last one down, unpooled, behind the last one up.
+        channels: the five widths; MTAN's "wide" one is [64, 128, 256, 512, 1024].
+
+    The image (B, 3, H, W) in [0, 1] is taken as it is; its sides must be multiples of 32.
+
+    >>> import torch
+    >>> encoder = SegNetEncoder()
+    >>> [tuple(level.shape) for level in encoder(torch.rand(2, 3, 32, 64))]
+    [(2, 64, 32, 64)]
+    >>> sum(p.numel() for p in encoder.parameters())
+    24943296
+    >>> SegNetEncoder("all", channels=[2, 3, 4, 5, 6]).info.channels
+    (2, 2, 2, 2, 3, 3, 3, 2, 4, 4, 4, 3, 5, 5, 5, 4, 6, 6, 6, 5)
+    """
+
+    def __init__(self, levels: Literal["last", "all"] = "last", channels: Sequence[int] = CHANNELS) -> None:
+        super().__init__()
+        if levels not in LEVELS:
+            raise ValueError(f"The encoder 'segnet' has no levels {levels!r}. {suggest(levels, LEVELS)}")
+        if len(channels) != len(CHANNELS) or min(channels) < 1:
+            raise ValueError(f"The encoder 'segnet' needs five positive channel numbers, got {list(channels)}.")
+        finer = (channels[0], *channels[:-1])
+        self.down, self.up = nn.ModuleList(), nn.ModuleList()
+        for inputs, own, outputs, count in zip((3, *channels[:-1]), channels, finer, CONVOLUTIONS, strict=True):
+            self.down.append(_Stage(inputs, own, count))
+            self.up.append(_Stage(own, outputs, count))
+        xavier(self)
+        self.levels = levels
+        self.info = EncoderInfo((channels[0],), (1,)) if levels == "last" else all_maps(channels)
+
+    @property
+    def last_layer(self) -> nn.Module:
+        """The last convolution on the way up."""
+        return self.get_submodule("up.0.rest.0.0")
+
+    def forward(self, image: Tensor) -> Features:
+        x, stages, places = image, [], []
+        for stage in self.down:
+            first, last = stage(x)
+            x, indices = F.max_pool2d(last, 2, return_indices=True)
+            stages.append([first, last])
+            places.append(indices)
+        for stage, maps, indices in zip(reversed(self.up), reversed(stages), reversed(places), strict=True):
+            unpooled = unpool(x, indices)
+            _, x = stage(unpooled)
+            maps += [unpooled, x]
+        return [x] if self.levels == "last" else [level for maps in stages for level in maps]
+
+    def check_size(self, width: int, height: int) -> None:
+        check_multiples("segnet", width, height)
+
+
+@DECODERS.register("head")
+class HeadDecoder(Decoder):
+    """A 3x3 convolution and a 1x1 one on a single map, without normalisation or activation.
+
+    The task's part of the "split" SegNet in MTAN's experiments (arXiv 1803.10704), which RotoGrad's on NYUv2 share
+    (arXiv 2103.02631). The output has the map's resolution. Raises `ValueError` for features that are not one map.
+
+    >>> import torch
+    >>> tuple(HeadDecoder(EncoderInfo((64,), (1,)), out_channels=13)([torch.rand(2, 64, 8, 8)]).shape)
+    (2, 13, 8, 8)
+    """
+
+    dense: ClassVar[bool] = True
+
+    def __init__(self, info: EncoderInfo, out_channels: int) -> None:
+        super().__init__()
+        check_maps("head", info)
+        if len(info.strides) != 1:
+            raise ValueError(
+                f"The decoder 'head' needs a single map, but the encoder gives {describe(info)}. "
+                "Share one level (model.levels), or take the decoder 'conv'."
+            )
+        self.convolutions = two_convolutions(info.channels[0], out_channels)
+        xavier(self)
+
+    def forward(self, features: Features) -> Tensor:
+        return self.convolutions(features[0])

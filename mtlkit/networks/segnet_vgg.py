@@ -1,0 +1,109 @@
+"""SegNet with a pretrained VGG-16 as the shared encoder and a decoder a task, as in CosReg's experiments."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from torch import Tensor, nn
+
+from mtlkit.networks.light import describe
+from mtlkit.networks.segnet import CHANNELS, CONVOLUTIONS, check_multiples, conv_block, unpool
+from mtlkit.networks.timm_encoder import TimmEncoder
+from mtlkit.task import DECODERS, ENCODERS, Decoder, EncoderInfo, Features
+
+OUT_STRIDES = (1, 2, 4)
+
+
+@ENCODERS.register("segnet_vgg16")
+class SegNetVGG16Encoder(TimmEncoder):
+    """SegNet's encoder: the convolutions of VGG-16 with BatchNorm, whose max-poolings keep the places of the maxima.
+
+    Source: Suteu and Guo, Regularizing Deep Multi-Task Networks using Orthogonal Gradients, arXiv 1912.06844, after
+    SegNet, arXiv 1511.00561. The paper says VGG16 with ImageNet's weights; BatchNorm is SegNet's, so the weights are
+    those of timm's `vgg16_bn`.
+
+    Args:
+        pretrained: true, false or a weight file, as for every timm model.
+
+    The image (B, 3, H, W) in [0, 1], with sides that are multiples of 32, gives one level, the last pooled map
+    (B, 512, H/32, W/32), and five guides: the places (int64) of the five poolings, finest first, for the decoder
+    `segnet`. Other decoders work as on every encoder.
+
+    >>> import torch
+    >>> encoder = SegNetVGG16Encoder()
+    >>> encoder.info, encoder.info.guides
+    (EncoderInfo(channels=(512,), strides=(32,)), 5)
+    >>> [tuple(tensor.shape[1:]) for tensor in encoder(torch.rand(1, 3, 32, 32))]
+    [(512, 1, 1), (64, 16, 16), (128, 8, 8), (256, 4, 4), (512, 2, 2), (512, 1, 1)]
+    """
+
+    def __init__(self, pretrained: bool | str | Path = False) -> None:
+        super().__init__("vgg16_bn", pretrained, levels=[-1], image_size=(32, 32))
+        for layer in self.net.values():
+            if isinstance(layer, nn.MaxPool2d):
+                layer.return_indices = True
+        self.info = replace(self.info, guides=len(CHANNELS))
+
+    def forward(self, image: Tensor) -> Features:
+        x, guides = (image - self.mean) / self.std, []
+        for layer in self.net.values():
+            x = layer(x)
+            if isinstance(x, tuple):
+                x, places = x
+                guides.append(places)
+        return [x, *guides]
+
+    def check_size(self, width: int, height: int) -> None:
+        check_multiples("segnet_vgg16", width, height)
+
+
+@DECODERS.register("segnet")
+class SegNetDecoder(Decoder):
+    """SegNet's decoder (arXiv 1511.00561): VGG-16 in reverse, unpooling to the places that the encoder's poolings kept.
+
+    A stage is an unpooling and as many 3x3 convolutions as the encoder's stage of that resolution has, with BatchNorm
+    and ReLU, the last of which takes the next stage's width. The very last convolution gives the outputs and has
+    neither. Weights start from He's distribution, as in the paper.
+
+    Args:
+        out_stride: how much smaller than the image the output is: 1, or 2 or 4, which leave out the last one or two
+            stages. CosReg's experiments learn from targets of 80x80 on images of 320x320, which is 4.
+
+    Needs the encoder `segnet_vgg16`; raises `ValueError` for one without its guides.
+
+    >>> import torch
+    >>> decoder = SegNetDecoder(EncoderInfo((512,), (32,), guides=5), out_channels=3, out_stride=4)
+    >>> guides = [torch.zeros(1, width, 32 >> i, 32 >> i, dtype=torch.int64) for i, width in enumerate(CHANNELS)]
+    >>> tuple(decoder([torch.rand(1, 512, 2, 2)], guides).shape)
+    (1, 3, 16, 16)
+    """
+
+    dense: ClassVar[bool] = True
+    guided: ClassVar[bool] = True
+
+    def __init__(self, info: EncoderInfo, out_channels: int, out_stride: Literal[1, 2, 4] = 1) -> None:
+        super().__init__()
+        if (info.channels, info.strides, info.guides) != (CHANNELS[-1:], (32,), len(CHANNELS)):
+            raise ValueError(
+                "The decoder 'segnet' needs the last map of the encoder 'segnet_vgg16' and the places of its five "
+                f"poolings as guides, but the encoder gives {describe(info)} and {info.guides} guides."
+            )
+        if out_stride not in OUT_STRIDES:
+            raise ValueError(f"The decoder 'segnet' has an out_stride of 1, 2 or 4, got {out_stride}.")
+        self.finest = OUT_STRIDES.index(out_stride)  # the stage that gives the outputs
+        self.stages = nn.ModuleList()
+        for stage in reversed(range(self.finest, len(CHANNELS))):
+            own, last = CHANNELS[stage], stage == self.finest
+            layers: list[nn.Module] = [conv_block(own, own) for _ in range(CONVOLUTIONS[stage] - 1)]
+            layers.append(nn.Conv2d(own, out_channels, 3, padding=1) if last else conv_block(own, CHANNELS[stage - 1]))
+            self.stages.append(nn.Sequential(*layers))
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+                nn.init.zeros_(layer.get_parameter("bias"))
+
+    def forward(self, features: Features, guides: list[Tensor]) -> Tensor:  # type: ignore[override]  # it is guided
+        (x,) = features
+        for stage, places in zip(self.stages, reversed(guides[self.finest :]), strict=True):
+            x = stage(unpool(x, places))
+        return x

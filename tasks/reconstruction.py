@@ -1,0 +1,138 @@
+"""A picture: the image itself, or one that is hidden in it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchmetrics import MetricCollection
+
+from mtlkit.metrics import (
+    Pooled,
+    at_least_float32,
+    check_choice,
+    check_names,
+    check_number,
+    check_shapes,
+    check_values,
+    collect,
+)
+from mtlkit.task import TASKS, Task
+
+MAP = ("B", "C", "H", "W")
+
+
+@TASKS.register("reconstruction")
+class Reconstruction(Task):
+    """A picture of C channels, named by `classes`.
+
+    Target: float32 (B, C, H, W) in [0, 1], NaN unknown. Output and prediction: (B, C, H, W), not clipped.
+
+    Losses, over known values (a value is one channel of a pixel), e = (output - target) / `deviation`: `mse` e², `l1`
+    |e|. A deviation of the pictures' values, 0.3081 for MNIST's, gives the loss of standardised pictures.
+
+    Metrics, over all known values of the split: `mse` and `mae`, lower is better, and `psnr` in dB, -10 log10 of the
+    pooled `mse`, higher is better (the mean of the pictures' own PSNRs, which some papers have, is larger). Constant:
+    the mean picture, optimal for `mse`. Pictures: three channels are red, green and blue, of any other number the
+    mean is grey; black is unknown.
+
+    >>> task = Reconstruction("ink", classes=("grey",))
+    >>> total, count = task.loss(torch.tensor([[[[0.5, 1.0]]]]), torch.tensor([[[[1.0, torch.nan]]]]))
+    >>> float(total), int(count)
+    (0.25, 1)
+    """
+
+    dense = True
+    regression = True
+
+    def __init__(
+        self,
+        name: str,
+        classes: Sequence[str] = (),
+        decoder: Mapping[str, Any] | str = "conv",
+        loss: str = "mse",
+        deviation: float = 1.0,
+    ) -> None:
+        super().__init__(name, tuple(classes), decoder)
+        check_names(self)
+        check_choice(f"task {name!r}", "loss", loss, ("mse", "l1"))
+        check_number(f"task {name!r}", "deviation", deviation, lambda v: v > 0, "> 0")
+        self.loss_name, self.deviation = loss, deviation
+
+    @property
+    def out_channels(self) -> int:
+        return len(self.classes)
+
+    def check(self, target: Tensor) -> None:
+        what = f"task {self.name!r}"
+        check_shapes(what, ("target", target, ("B", self.out_channels, "H", "W"), "float"))
+        known = (target >= 0) & (target <= 1)
+        check_values(what, known | target.isnan(), target, "values in [0, 1], or NaN unknown")
+
+    def loss(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        axes = ("B", self.out_channels, "H", "W")
+        check_shapes(f"task {self.name!r}", ("output", output, axes, "float"), ("target", target, axes, "float"))
+        known = ~target.isnan()
+        error = torch.where(known, at_least_float32(output) - target, 0) / self.deviation
+        losses = error.abs() if self.loss_name == "l1" else error.square()
+        return losses.sum(), known.sum(dtype=losses.dtype)
+
+    def predict(self, output: Tensor) -> Tensor:
+        return at_least_float32(output)
+
+    def metrics(self) -> MetricCollection:
+        return collect({"mse": MeanSquaredError(), "mae": MeanAbsoluteError(), "psnr": PSNR()})
+
+    def constant(self, targets: Tensor) -> Tensor:
+        self.check(targets)
+        if targets.isnan().all():
+            raise ValueError(f"The task {self.name!r} has no known value in the targets: all are NaN.")
+        mean = targets.nanmean(0, keepdim=True, dtype=torch.float64)
+        return torch.where(mean.isnan(), mean.nanmean(), mean).float()  # a pixel that is never known: the overall mean
+
+    def picture(self, value: Tensor) -> np.ndarray:
+        levels = value.float().cpu().nan_to_num(0).clamp(0, 1).numpy().transpose(1, 2, 0)
+        if levels.shape[2] != 3:
+            levels = levels.mean(2, keepdims=True).repeat(3, axis=2)
+        return np.uint8(np.round(255 * levels))
+
+
+class Errors(Pooled):
+    """Metrics of pictures (B, C, H, W), NaN unknown: sums of known values, |e| and e²."""
+
+    higher_is_better = False
+
+    def __init__(self) -> None:
+        super().__init__(3)
+
+    def update(self, prediction: Tensor, target: Tensor) -> None:
+        check_shapes(
+            "reconstruction metrics", ("prediction", prediction, MAP, "float"), ("target", target, MAP, "float")
+        )
+        known = ~target.isnan()
+        error = torch.where(known, prediction - target, 0).double()
+        self.sums = self.sums + torch.stack([known.sum(dtype=torch.float64), error.abs().sum(), error.square().sum()])
+
+
+class MeanSquaredError(Errors):
+    """The mean squared error over all known values."""
+
+    def compute(self) -> Tensor:
+        return self.sums[2] / self.sums[0]
+
+
+class MeanAbsoluteError(Errors):
+    """The mean absolute error over all known values."""
+
+    def compute(self) -> Tensor:
+        return self.sums[1] / self.sums[0]
+
+
+class PSNR(Errors):
+    """The peak signal-to-noise ratio of values in [0, 1] in dB, from the mean squared error over all known ones."""
+
+    higher_is_better = True
+
+    def compute(self) -> Tensor:
+        return -10 * (self.sums[2] / self.sums[0]).log10()
