@@ -1,14 +1,12 @@
 """The commands `mtlkit data show` and `mtlkit data prepare`."""
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast
 
-from mtlkit.data.dataset import Dataset, Split
+from mtlkit.data.dataset import SPLITS, Dataset, Split
 from mtlkit.schema import Config
-
-SPLITS: tuple[Split, ...] = get_args(Split)
 
 
 def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
@@ -29,26 +27,44 @@ def _add_words(parser: argparse.ArgumentParser) -> None:
 
 
 def show(arguments: argparse.Namespace, result: Any) -> None:
-    """Prints a summary of every split that the data has."""
+    """Prints what was found, and a summary of every split that the data has."""
     from mtlkit.build import build_samples
     from mtlkit.config import compose
-    from mtlkit.data.summary import facts_in_words, spread, summarise
+    from mtlkit.data.summary import describe, spread, summarise
 
     if arguments.samples < 0:
         raise ValueError(f"--samples must not be negative, got {arguments.samples}.")
     config = compose(arguments.experiment, arguments.overrides)
-    for split, dataset in _splits(config, SPLITS, result):
+    found = _splits(config, result)
+    everywhere = [note for note in found[0][1].notes if all(note in dataset.notes for _, dataset in found)]
+    _print(*everywhere, f"Terms of use: {found[0][1].licence or 'not known'}")
+    for split, dataset in found:
         samples = build_samples(config, dataset)
         indices = spread(len(samples), arguments.samples or len(samples))
-        facts = {
-            "samples": {split: len(samples)},
-            "size": samples.image_size,
-            "looked_at": len(indices),
-            "targets": summarise(dataset.targets, (samples.plain(index)["targets"] for index in indices)),
-            "notes": dataset.notes,
-            "licence": dataset.licence,
-        }
-        print(f"{split}", *facts_in_words(facts), sep="\n  ")  # noqa: T201
+        targets = summarise(dataset.targets, (samples.plain(index)["targets"] for index in indices))
+        width, height = samples.image_size
+        seen = "" if len(indices) == len(samples) else f"; shares are those in {len(indices)} of them"
+        lines = [*describe(targets, shown=None), *(note for note in dataset.notes if note not in everywhere)]
+        _print(f"{split}: {len(samples)} samples of {width} x {height}{seen}", *(f"  {line}" for line in lines))
+
+
+def _splits(config: Config, result: Any) -> list[tuple[str, Dataset]]:
+    """The splits of the data, of which there must be one; what is wrong with the others is told."""
+    from mtlkit.build import build_dataset
+
+    found: list[tuple[str, Dataset]] = []
+    problems: dict[str, Exception] = {}
+    for split in SPLITS:
+        try:
+            found.append((split, build_dataset(config, cast(Split, split))))
+        except (ValueError, OSError) as error:
+            problems[split] = error
+    if not found:
+        raise problems[SPLITS[0]]
+    for split, problem in problems.items():
+        with result.watch(f"{split}: "):
+            raise problem
+    return found
 
 
 def prepare(arguments: argparse.Namespace, result: Any) -> None:
@@ -64,13 +80,8 @@ def prepare(arguments: argparse.Namespace, result: Any) -> None:
     datasets = {split: build_dataset(config, split) for split in arguments.splits}
     source = {"name": part.name, **part.options}
     folder = prepare(datasets, arguments.out, source, workers=arguments.workers, on_error=config.data.on_error)
-    print(f"Train on it with data.root={folder}")  # noqa: T201
+    _print(f"Train on it with data.root={folder}")
 
 
-def _splits(config: Config, splits: Any, result: Any) -> Iterator[tuple[Split, Dataset]]:
-    """The splits of the data; those that it has not are told, and the others still come."""
-    from mtlkit.build import build_dataset
-
-    for split in splits:
-        with result.watch(f"{split}: "):
-            yield split, build_dataset(config, split)
+def _print(*lines: str) -> None:
+    print(*lines, sep="\n")  # noqa: T201

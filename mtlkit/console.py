@@ -1,7 +1,7 @@
 """The progress of a run as a person sees it: a live display on a terminal, plain lines anywhere else."""
 
 import time
-from typing import Any
+from typing import Any, ClassVar
 
 from rich.console import Console as RichConsole
 from rich.console import Group
@@ -20,8 +20,11 @@ class Console(Observer):
     """Shows losses, weights, gradient norms, the last evaluation and the time left.
 
     `console` is rich's; standard output by default. Where it is no terminal, each record becomes one plain line:
-    a task's loss and weight (`w`), or its metrics; `*` marks the best evaluation so far.
+    a task's loss and weight (`w`), or its metrics; `*` marks the best evaluation so far. What is told of the data,
+    its terms of use included, is told once.
     """
+
+    _told: ClassVar[set[tuple[str, ...]]] = set()
 
     def __init__(self, console: RichConsole | None = None) -> None:
         self.console = console or RichConsole()
@@ -67,8 +70,11 @@ class Console(Observer):
         self._incident(record)
 
     def note(self, record: Record) -> None:
-        for line in facts_in_words(record["data"]) if "data" in record else ():
-            self.console.print(line, style="dim", markup=False, highlight=False, soft_wrap=True)
+        lines = tuple(facts_in_words(record["data"])) if "data" in record else ()
+        if lines not in self._told:  # once, not for each job of a sweep on the same data
+            self._told.add(lines)
+            for line in lines:
+                self.console.print(line, style="dim", markup=False, highlight=False, soft_wrap=True)
         self._incident(record)
 
     def finish(self, summary: Record) -> None:

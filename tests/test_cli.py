@@ -175,7 +175,8 @@ def test_list_names_what_can_be_used(capsys: pytest.CaptureFixture):
     main(["list", "balancers"])
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == BALANCERS.names()
     main(["list", "experiments"])
-    assert "multimnist  Two overlapping digits" in capsys.readouterr().out
+    lines = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
+    assert dict(lines)["multimnist"].startswith("Two overlapping digits: ")
     main(["list", "encoders"])
     assert "timm" in capsys.readouterr().out.splitlines()[-1]
 
@@ -192,7 +193,7 @@ def test_evaluate_prints_the_figures(monkeypatch: pytest.MonkeyPatch, capsys: py
 
 def test_predict_and_report_name_what_they_wrote(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
     def predict(run: Path, images: list[Path], out: Path, checkpoint: str) -> list[Path]:
-        assert (run, images, checkpoint) == (Path("runs/a"), [Path("1.png"), Path("2.png")], "best")
+        assert (run, images, checkpoint) == (Path("runs/a"), [Path("1.png"), Path("2.png")], None)
         return [out / image.stem for image in images]
 
     monkeypatch.setattr(mtlkit.inference, "predict", predict)

@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -62,37 +63,47 @@ def test_two_processes_equal_one(results, name, case, precision):
         )
 
 
-def test_a_whole_run_on_two_processes_is_that_on_one(tmp_path):
+SETS = """
+- {name: scenes, targets: [segmentation, depth], root: ROOT, train_size: 7, val_size: 3}
+- {name: scenes, targets: [normals, attributes], root: ROOT, train_size: 5, val_size: 2, dataset_seed: 1}
+"""
+
+
+@pytest.mark.parametrize("several", [False, True], ids=["one_set", "two_sets"])
+def test_a_whole_run_on_two_processes_is_that_on_one(tmp_path, several):
     """From the command line to the log: rendering, loading, augmentation, training, evaluation and checkpoints."""
+    experiment = tmp_path / "experiment.yaml"
+    one = f"name: scenes\nroot: {tmp_path / 'cache'}\ntrain_size: 12\nval_size: 5\n"
+    sets = f"concat: {SETS}mixing: uniform\n".replace("ROOT", str(tmp_path / "cache"))
+    experiment.write_text(
+        "defaults: [/model: resnet18, /task: [segmentation, depth, normals, attributes], _self_]\n"
+        f"data:\n{textwrap.indent(sets if several else one, '  ')}"
+    )
     words = [
         "data.size=[32,32]",
-        "data.train_size=12",
-        "data.val_size=5",
         "data.batch_size=4",
         "data.eval_batch_size=2",  # the processes get 3 and 2 samples
         "task.depth.compat=mtan",  # means of batch values, of the same batches
         "data.augment=true",
-        f"data.root={tmp_path / 'cache'}",
         "model.encoder=test_resnet",
-        "model.levels=null",
         "model.batch_norm=frozen",
         "balancer=rotograd",
         "trainer.precision=fp64",
         "trainer.accumulation=2",
-        "trainer.max_epochs=null",
         "trainer.max_steps=4",
         "trainer.log_every=1",
         "trainer.eval_every=2",
     ]
     tool = str(Path(__file__).parents[1] / "tools" / "train.py")
     for world in (1, 2):
-        launch(world, tool, "scenes", *words, f"output_dir={tmp_path / str(world)}")
+        launch(world, tool, str(experiment), *words, f"output_dir={tmp_path / str(world)}")
     one, two = (
         [json.loads(line) for line in (tmp_path / str(world) / "metrics.jsonl").read_text().splitlines()]
         for world in (1, 2)
     )
     assert [r["processes"] for r in (one[0], two[0])] == [1, 2]
     assert len(one) == len(two) > 8
+    assert {"loss/depth", "loss/normals"} <= one[4].keys()  # of the first step: both sets are in it
     for a, b in zip(one[1:], two[1:], strict=True):
         assert a.keys() == b.keys()
         for key in a.keys() - {"step_time"}:

@@ -12,6 +12,8 @@ import torch
 import mtlkit
 
 PACKAGES = ("mtlkit", "mtlkit.balancers", "mtlkit.tasks")
+DOCS = Path(__file__).parents[1] / "docs"
+PYTHON = r"```python\n(.*?)```"
 
 
 def modules():
@@ -39,11 +41,13 @@ def test_plugins_have_a_doctest():
                 assert any(test.examples for test in finder.find(cls)), name
 
 
-def test_the_readmes_python_runs(tmp_path, monkeypatch):
+def test_the_python_of_readme_and_docs_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     readme = (Path(__file__).parents[1] / "README.md").read_text()
-    blocks = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    blocks = re.findall(PYTHON, readme, re.DOTALL)
     assert len(blocks) == 2
+    blocks += [block for file in sorted(DOCS.glob("*.md")) for block in re.findall(PYTHON, file.read_text(), re.DOTALL)]
+    assert len(blocks) > 2
     for block in blocks:
         exec(compile(block, "README.md", "exec"), {"__name__": "readme"})
     gram = torch.tensor([[4.0, 0.0], [0.0, 1.0]], dtype=torch.float64)

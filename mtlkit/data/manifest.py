@@ -6,15 +6,14 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from mtlkit.data.blocks import AGAIN, Block, block_file, is_whole
-from mtlkit.data.dataset import Camera, Split, Target
+from mtlkit.data.dataset import SPLITS, Camera, Target
 from mtlkit.registry import suggest
 from mtlkit.typed import Count, Source, build
 
 MANIFEST, FORMAT, VERSION = "manifest.json", "mtlkit prepared data set", 1
-SPLITS: tuple[str, ...] = get_args(Split)
 
 
 @dataclass(frozen=True)

@@ -83,8 +83,8 @@ def _rounded(share: float) -> float:
     return float(f"{share:.3g}")
 
 
-def describe(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """The summary in lines, one a target, the most frequent classes first.
+def describe(found: Mapping[str, Mapping[str, Any]], shown: int | None = SHOWN) -> list[str]:
+    """The summary in lines, one a target, with the `shown` most frequent classes (None: all).
 
     >>> describe({"left": {"type": "classification", "valid": 0.75, "classes": {"a": 0.333, "b": 0.667}}})
     ['left: classification, 75 % valid; b 66.7 %, a 33.3 %']
@@ -93,10 +93,10 @@ def describe(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
     for name, facts in found.items():
         line = f"{name}: {facts['type']}, {100 * facts['valid']:.3g} % valid"
         if classes := sorted(facts.get("classes", {}).items(), key=lambda item: -item[1]):
-            shown = ", ".join(f"{key} {100 * share:.3g} %" for key, share in classes[:SHOWN])
-            rest = classes[SHOWN:]
+            names = ", ".join(f"{key} {100 * share:.3g} %" for key, share in classes[:shown])
+            rest = classes[len(classes) if shown is None else shown :]
             more = f", and {len(rest)} more down to {rest[-1][0]} {100 * rest[-1][1]:.3g} %" if rest else ""
-            line += f"; {shown}{more}"
+            line += f"; {names}{more}"
         lines.append(line)
     return lines
 

@@ -1,0 +1,119 @@
+"""The commands on data: what was found, and the fast format, trained on by the same words."""
+
+import json
+from pathlib import Path
+
+import pytest
+from layouts import celeba, mnist, nyuv2
+
+from mtlkit.cli import main
+
+
+@pytest.fixture
+def digits(tmp_path: Path) -> Path:
+    mnist.write(tmp_path / "digits" / "MNIST" / "raw", train=60, test=12)
+    return tmp_path / "digits"
+
+
+def test_show_says_what_is_there(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    celeba.original(tmp_path)
+    assert main(["data", "show", "celeba", f"data.root={tmp_path}", "--samples", "0"]) == 0
+    out = capsys.readouterr().out
+    assert "\ntrain: 6 samples of 64 x 64\n" in out
+    assert "\nval: 3 samples of 64 x 64\n" in out
+    assert "  gender: multilabel, 100 % valid; Male " in out
+    assert out.count(f"CelebA's partition is {tmp_path}/Eval/list_eval_partition.txt.") == 1
+    assert out.count("Terms of use: CelebA is for non-commercial research only") == 1
+
+
+def test_show_goes_on_after_a_split_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    nyuv2.mtan(tmp_path)
+    assert main(["data", "show", "nyuv2_mtan", f"data.root={tmp_path}", "--samples", "3"]) == 2
+    out, error = capsys.readouterr()
+    assert "\ntrain: 12 samples of 64 x 48; shares are those in 3 of them\n" in out
+    assert "\ntest: 11 samples" in out
+    assert "The arrays of MTAN and LibMTL; their folder val holds the official test frames: split test." in out
+    assert "mtlkit: val: The split 'val' is empty with data.holdout=0" in error
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["show", "multimnist"], "data.root is not set"),
+        (["show", "multimnist", "data.root=absent"], "MNIST's file train-images-idx3-ubyte"),
+        (["show", "multimnist", "--samples", "-1"], "--samples must not be negative"),
+        (["show", "multimnits"], "No experiment is called 'multimnits'. Did you mean 'multimnist'"),
+        (["prepare", "multimnist", "data.root=absent", "--out", "x"], "MNIST's file"),
+    ],
+)
+def test_mistakes(words: list[str], message: str, capsys: pytest.CaptureFixture, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["data", *words]) == 2
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_several_sets_are_prepared_each_on_its_own(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    path = tmp_path / "both.yaml"
+    path.write_text(
+        "data: {concat: [{name: multimnist}], batch_size: 2}\nmodel: {encoder: lenet}\n"
+        "task: {left: {type: classification}}\ntrainer: {max_steps: 1}\n"
+    )
+    assert main(["data", "prepare", str(path), "--out", str(tmp_path / "out")]) == 2
+    assert "prepare each on its own" in capsys.readouterr().err
+
+
+def test_training_on_the_prepared_data_is_training_on_the_source(
+    digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    fast = tmp_path / "fast"
+    words = ["multimnist", f"data.root={digits}", "data.dataset_seed=3"]
+    assert main(["data", "prepare", *words, "--out", str(fast)]) == 0
+    out, error = capsys.readouterr()
+    assert out == f"Train on it with data.root={fast}\n"
+    assert "50 train, 10 val, 12 test samples" in error
+    logs = []
+    for name, root in (("source", digits), ("fast", fast)):
+        run = tmp_path / name
+        options = ["data.dataset_seed=3", "data.batch_size=8", "trainer.max_steps=3", "trainer.log_every=1"]
+        assert main(["train", "multimnist", f"data.root={root}", *options, f"output_dir={run}"]) == 0
+        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        logs.append([{k: v for k, v in r.items() if k != "step_time"} for r in lines if r["split"] != "info"])
+    assert logs[0] == logs[1]
+    out = capsys.readouterr().out
+    assert "Prepared from multimnist on " in out
+    assert out.count("Terms of use: ") == 2  # the data was told twice, since it was not the same
+    assert main(["train", "multimnist", f"data.root={fast}", f"output_dir={tmp_path / 'other'}"]) == 2
+    assert "prepared with other settings: dataset_seed is 3 there and 0 now" in capsys.readouterr().err
+    assert main(["data", "prepare", *words, "--out", str(fast)]) == 0
+    assert "is complete" in capsys.readouterr().err
+
+
+def test_what_a_run_finds_is_told_and_kept(digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    words = ["multimnist", f"data.root={digits}", "data.batch_size=8", "trainer.max_steps=1"]
+    for name in ("a", "b"):
+        assert main(["train", *words, f"output_dir={tmp_path / name}"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("50 train and 10 val samples of 28 x 28") == 1  # once, not once a run
+    for name in ("a", "b"):
+        assert "50 train and 10 val samples of 28 x 28" in (tmp_path / name / "report.html").read_text()
+
+
+def test_selecting_on_test_data_must_be_asked_for_and_is_said(
+    digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    words = ["train", "multimnist", f"data.root={digits}", "data.batch_size=8", "trainer.max_steps=1"]
+    words += [f"output_dir={tmp_path / 'run'}", "data.validation=test"]
+    assert main(words) == 2
+    assert "data.validation: selecting on test data makes every figure on it too good" in capsys.readouterr().err
+    assert main([*words, "protocol=published"]) == 0
+    said = "On the test split, which also selected the model or was watched (protocol: published)."
+    assert said in " ".join(capsys.readouterr().out.split())
+    report = (tmp_path / "run" / "report.html").read_text()
+    assert said in report
+    info = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])
+    assert (info["protocol"], info["validation"], info["selection"]) == ("published", "test", "best")
+    assert main(["evaluate", str(tmp_path / "run")]) == 0
+    on_run, on_test = capsys.readouterr().out, main(["evaluate", str(tmp_path / "run"), "--split", "test"])
+    assert on_test == 0
+    assert on_run == capsys.readouterr().out
