@@ -21,7 +21,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -36,8 +36,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from mtlkit.data.dataset import DATASETS, Dataset
-from mtlkit.data.loader import Samples, train_loader
-from mtlkit.data.order import Shuffled
+from mtlkit.data.loader import Samples
 from mtlkit.data.prepare import prepare
 from mtlkit.data.transforms import Augment
 from mtlkit.datasets.scenes import render_frame
@@ -169,24 +168,23 @@ def make_ways(root: Path, dataset: Dataset, fast: Path, batch: int, workers: int
     augment = Augment(dataset.targets, flip=0.5, scale=SCALES, compat="mtan") if augmented else None
     prepared = DATASETS.build("prepared", root=fast)
 
+    def one_pass(frames: TorchDataset[Any], keys: Sequence[Any], image: Callable[[Any], Tensor]) -> Pass:
+        batches = [keys[i : i + batch] for i in range(0, len(keys), batch)]
+        loader = DataLoader(frames, batch_sampler=batches, num_workers=workers, persistent_workers=workers > 0)
+        return lambda: sum(len(image(loaded)) for loaded in loader)
+
+    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0)).tolist()
+
     def libmtl(augmentation: Any) -> Pass:
-        frames = LibMTL(root / "train", augmentation)
-        loader = DataLoader(frames, batch, shuffle=True, num_workers=workers, persistent_workers=workers > 0)
-        return lambda: count(images for images, _ in loader)
+        return one_pass(LibMTL(root / "train", augmentation), order, lambda loaded: loaded[0])
 
     def ours(data: Dataset) -> Pass:
-        order = Shuffled(len(data), batch, seed=0)
-        batches = iter(train_loader(Samples(data, augment), order, workers=workers))
-        return lambda: count(next(batches)["image"] for _ in range(order.steps_per_epoch))
+        return one_pass(Samples(data, augment), [(0, i) for i in order], lambda loaded: loaded["image"])
 
     ways = {"LibMTL": libmtl(scale_crop_flip if augmented else None)}
     if augment is not None:
         ways["LibMTL, mtlkit's augmentation"] = libmtl(WithAugment(augment))
     return ways | {"mtlkit, arrays": ours(dataset), "mtlkit, prepared": ours(prepared)}
-
-
-def count(batches: Iterable[Tensor]) -> int:
-    return sum(len(images) for images in batches)
 
 
 def measure(ways: dict[str, Pass], repeat: int, forget: Sequence[Path]) -> dict[str, list[float]]:

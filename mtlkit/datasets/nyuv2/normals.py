@@ -42,9 +42,11 @@ def decode(values: np.ndarray) -> np.ndarray:
         vectors = values.astype(np.float32)
         if _is_image(vectors):
             vectors = 2 * vectors - 1
-    length = _length(vectors)[..., None]
+    length = _length(vectors)
     known = np.isfinite(length) & (length > 0.5)
-    return np.where(known, vectors / np.where(known, length, 1), np.float32(0))
+    vectors = vectors / np.where(known, length, 1)[..., None]
+    vectors[~known] = 0
+    return vectors
 
 
 def _is_image(vectors: np.ndarray) -> bool:
@@ -82,6 +84,8 @@ def turn(normals: np.ndarray, convention: str) -> np.ndarray:
     >>> turn(np.array([0.1, 0.2, 0.3]), "-zyx").tolist()
     [0.3, 0.2, -0.1]
     """
+    if convention == AXES:
+        return normals
     axes, signs = parse(convention)
     turned = np.empty_like(normals)
     turned[..., axes] = normals * np.array(signs, normals.dtype)
