@@ -1,7 +1,7 @@
 """From a configuration to the objects that it describes."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -98,16 +98,24 @@ def build_samples(config: Config, dataset: Dataset, *, augment: bool = False) ->
 
 
 def build_parts(
-    config: Config, targets: Mapping[str, Target], size: tuple[int, int], pretrained: bool | str | None = None
+    config: Config,
+    targets: Mapping[str, Target],
+    size: tuple[int, int],
+    pretrained: bool | str | None = None,
+    notes: Sequence[str] = (),
 ) -> Parts:
     """Tasks, model and balancer for a data set's targets and images of `size` (width, height).
 
-    `pretrained` stands in for the configuration's. Raises `ValueError` for what does not fit together.
+    `pretrained` stands in for the configuration's; `notes` are the data set's, which may say why a target is missing.
+    Raises `ValueError` for what does not fit together.
     """
     tasks: dict[str, Task] = {}
     for name, task in config.task.items():
         if name not in targets:
-            raise ValueError(f"task.{name}: the data has no such target. {suggest(name, targets)}")
+            sets = ", ".join(repr(part.name) for part in config.data.sets)
+            why = [note for note in notes if f"no {name}" in note.lower()]
+            words = [f"task.{name}: the data set {sets} has no such target.", *why, suggest(name, targets)]
+            raise ValueError(" ".join(words))
         classes = targets[name].classes
         tasks[name] = TASKS.build(task.type, name, classes, decoder=task.decoder, **task.options)
     balancer = BALANCERS.build(config.balancer.name, tasks=tuple(tasks), **config.balancer.options)

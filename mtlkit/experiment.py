@@ -82,7 +82,7 @@ class Experiment:
                 for split in ("train", config.data.validation)
             )
         dataset, size = training.dataset, training.image_size
-        parts = build_parts(config, dataset.targets, size)
+        parts = build_parts(config, dataset.targets, size, notes=dataset.notes)
         order = build_order(config, dataset)
         rank, world = distributed.rank(), distributed.world_size()
         shared = {"workers": config.data.workers, "rank": rank, "world": world}
