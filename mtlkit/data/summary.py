@@ -75,7 +75,7 @@ def _valid(kind: str, value: Tensor) -> Tensor:
         return value != -1
     if kind == "normals":
         return value.square().sum(0) > 0.25
-    return ~value.isnan() if kind in ("multilabel", "regression", "reconstruction") else value > 0
+    return value > 0 if kind in ("depth", "disparity") else ~value.isnan()
 
 
 def _rounded(share: float) -> float:

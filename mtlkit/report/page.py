@@ -172,7 +172,8 @@ def _pictures(history: History) -> str:
             cards += [_card(task, pair)] if pair else []
         blocks.append(f'<div class="sample">{"".join(cards)}</div>')
     more = f"{len(tasks) - MAX_PICTURES} more tasks are in pictures/." if len(tasks) > MAX_PICTURES else ""
-    return section("Predictions", f"On samples of the validation split. {more}", "".join(blocks)) if blocks else ""
+    split = "test" if history.selects_on_test else "validation"
+    return section("Predictions", f"On samples of the {split} split. {more}", "".join(blocks)) if blocks else ""
 
 
 def _card(title: str, pictures: list[tuple[str, Path]]) -> str:
