@@ -1,7 +1,10 @@
 """Fixtures that every test file may use."""
 
+import fcntl
 import importlib.util
+import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,6 +26,27 @@ def mnist() -> Path:
     if not (SHARED / "data" / "MNIST" / "raw").is_dir():
         pytest.skip(f"the real MNIST is not in {SHARED / 'data'}")
     return SHARED / "data"
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory, request) -> Callable[[str, Callable[[Path], None]], Path]:
+    """`once(name, make)` is a folder that `make(folder)` filled, in one of the processes that share the tests."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if hasattr(request.config, "workerinput") else base
+
+    def made(name: str, make: Callable[[Path], None]) -> Path:
+        folder = shared / name
+        with open(shared / f"{name}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not folder.exists():
+                temporary = shared / f"{name}.tmp"
+                shutil.rmtree(temporary, ignore_errors=True)
+                temporary.mkdir()
+                make(temporary)
+                temporary.rename(folder)
+        return folder
+
+    return made
 
 
 @pytest.fixture(scope="session")

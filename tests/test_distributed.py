@@ -14,8 +14,6 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 from distributed_worker import RUNS
 
-pytestmark = pytest.mark.xdist_group("distributed")  # one worker launches the processes for all tests here
-
 
 def launch(world: int, *command: str) -> None:
     """Starts the command in `world` processes that find each other by gloo."""
@@ -38,11 +36,14 @@ def launch(world: int, *command: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("distributed")
+def results(once):
     worker = str(Path(__file__).parent / "distributed_worker.py")
-    for world in (1, 2):
-        launch(world, worker, str(folder / f"{world}.pt"))
+
+    def run(folder: Path) -> None:
+        for world in (1, 2):
+            launch(world, worker, str(folder / f"{world}.pt"))
+
+    folder = once("distributed", run)
     return torch.load(folder / "1.pt"), torch.load(folder / "2.pt")
 
 

@@ -247,7 +247,6 @@ def test_an_unknown_update_is_refused():
         BALANCERS.build("rotograd", tasks=("a",), update="sgd")
 
 
-@pytest.mark.xdist_group("distributed")
 def test_two_processes_equal_one(tmp_path):
     launch(2, __file__, str(tmp_path / "two.pt"))
     two = torch.load(tmp_path / "two.pt")
