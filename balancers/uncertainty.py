@@ -1,5 +1,6 @@
 """Homoscedastic uncertainty weighting (Kendall et al.)."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -19,12 +20,15 @@ class Uncertainty(Balancer):
 
     With s_k = log sigma_k^2, the objective is sum_k 1/2 e^{-s_k} L_k + s_k/2 over regression tasks (a Gaussian
     likelihood) plus sum_k e^{-s_k} L_k + s_k/2 over classification tasks (a Boltzmann likelihood); which of the
-    two a task is, the task says (`Task.regression`). Every s_k starts at 0.
+    two a task is, the task says (`Task.regression`). The code behind most published tables takes the Gaussian one for
+    all tasks (`likelihood: gaussian`), and CAGrad's starts at s_k = -0.5.
 
     Source: Kendall, Gal and Cipolla, Multi-Task Learning Using Uncertainty to Weigh Losses, CVPR 2018, arXiv
     1705.07115. The default rate is the one that the GradNorm paper trains this method with.
 
     Args:
+        likelihood: `by_task`, or `gaussian` for all.
+        initial: where every s_k starts.
         lr, lr_decay: of the s_k.
 
     >>> import torch
@@ -34,13 +38,26 @@ class Uncertainty(Balancer):
     [0.0, 0.0]
     """
 
-    def __init__(self, tasks: Sequence[str], *, lr: float = 0.025, lr_decay: float = 1.0) -> None:
+    def __init__(
+        self,
+        tasks: Sequence[str],
+        *,
+        likelihood: str = "by_task",
+        initial: float = 0.0,
+        lr: float = 0.025,
+        lr_decay: float = 1.0,
+    ) -> None:
+        if likelihood not in ("by_task", "gaussian"):
+            raise ValueError(f"balancer.likelihood must be by_task or gaussian, got {likelihood!r}.")
+        if not math.isfinite(initial):
+            raise ValueError(f"balancer.initial must be a finite number, got {initial}.")
         super().__init__(tasks, lr=lr, lr_decay=lr_decay)
-        self.log_variance = per_task(tasks, torch.zeros(()), learned=True)
+        self.gaussian = likelihood == "gaussian"
+        self.log_variance = per_task(tasks, torch.tensor(float(initial)), learned=True)
         self.factors = dict.fromkeys(tasks, 1.0)
 
     def setup(self, tasks: Mapping[str, Task], encoder: EncoderInfo) -> None:
-        self.factors = {name: 0.5 if task.regression else 1.0 for name, task in tasks.items()}
+        self.factors = {name: 0.5 if self.gaussian or task.regression else 1.0 for name, task in tasks.items()}
 
     def objective(self, step: "Step") -> Tensor:
         s = stack(self.log_variance, step.tasks).to(step.losses.dtype)

@@ -10,6 +10,8 @@ from pathlib import Path
 from statistics import fmean, median, stdev
 from typing import Literal
 
+from mtlkit.data.dataset import Split
+from mtlkit.inference import evaluate
 from mtlkit.metrics import check_choice
 from mtlkit.registry import suggest
 from mtlkit.report.history import History
@@ -56,6 +58,15 @@ PUBLISHED = {
 
 
 @dataclass(frozen=True)
+class Measured:
+    """Figures of runs: by seed, the directions of their metrics, and in words what they are figures of."""
+
+    by_seed: BySeed
+    higher_is_better: Mapping[str, bool]
+    kind: str
+
+
+@dataclass(frozen=True)
 class Result:
     """A value of delta-m with all that it is made of. Signs are those of the definition.
 
@@ -96,7 +107,7 @@ class Result:
 
 @dataclass(frozen=True)
 class DeltaM:
-    """A definition of delta-m = mean of 100 s (M - B) / B, M a method's figure, B the baseline's, s by direction.
+    """A definition of delta-m = mean of 100 s (M - B) / |B|, M a method's figure, B the baseline's, s by direction.
 
     Args:
         higher_is_better: the metrics that count, "<task>/<metric>", and their directions.
@@ -132,11 +143,17 @@ class DeltaM:
         if not tasks - set(self.without):
             raise ValueError("DeltaM: no task is left to count.")
 
-    def __call__(self, method: BySeed, baseline: BySeed | Published) -> Result:
+    def __call__(self, method: BySeed | Measured, baseline: BySeed | Measured | Published) -> Result:
         """Compares a method's figures, by seed, with those of single-task runs of the same seeds or published ones.
 
-        Raises `ValueError` for a figure or seed that is missing on one side and for a baseline's figure of 0.
+        Raises `ValueError` for a figure or seed that is missing on one side, for a baseline's figure of 0, and for
+        runs whose figures are of different kinds, such as validation and test figures.
         """
+        kinds = [side.kind for side in (method, baseline) if isinstance(side, Measured)]
+        if len(set(kinds)) > 1:
+            raise ValueError(f"DeltaM: the method has {kinds[0]}, the baseline {kinds[1]}; compare like with like.")
+        method = method.by_seed if isinstance(method, Measured) else method
+        baseline = baseline.by_seed if isinstance(baseline, Measured) else baseline
         if not method:
             raise ValueError("DeltaM: there is no run of the method.")
         if isinstance(baseline, Published):
@@ -151,7 +168,9 @@ class DeltaM:
             each = {seed: self._gains(figures, base[seed]) for seed, figures in method.items()}
             gains = {key: fmean(found[key] for found in each.values()) for key in self._keys}
             by_seed = {seed: self._mean(found) for seed, found in each.items()}
-        return Result(self._mean(gains), self._definition(label, len(method)), gains, self._tasks(gains), by_seed)
+        runs = f"of {len(method)} {'run' if len(method) == 1 else 'runs'}"
+        definition = self._definition(", ".join([*kinds[:1], runs]), label)
+        return Result(self._mean(gains), definition, gains, self._tasks(gains), by_seed)
 
     @property
     def _keys(self) -> list[str]:
@@ -167,7 +186,7 @@ class DeltaM:
             if old[key] == 0:
                 raise ValueError(f"DeltaM: the baseline's {key!r} is 0, and nothing is relative to that.")
             gain = new[key] - old[key] if self.higher_is_better[key] else old[key] - new[key]
-            found[key] = sign * 100 * gain / old[key]
+            found[key] = sign * 100 * gain / abs(old[key])
         return found
 
     def _tasks(self, gains: Mapping[str, float]) -> dict[str, float]:
@@ -177,36 +196,53 @@ class DeltaM:
     def _mean(self, gains: Mapping[str, float]) -> float:
         return fmean((self._tasks(gains) if self.average == "tasks" else gains).values())
 
-    def _definition(self, label: str, runs: int) -> str:
+    def _definition(self, figures: str, label: str) -> str:
         parts = [
             f"{self.better} is better",
             "mean over tasks" if self.average == "tasks" else "mean over metrics",
-            f"of {runs} {'run' if runs == 1 else 'runs'}",
+            figures,
             "mean of ratios" if self.seeds == "ratios" else "ratio of means",
             f"against {label}",
         ]
         return ", ".join([*parts, f"without {', '.join(sorted(self.without))}"] if self.without else parts)
 
 
-def figures_of(runs: Collection[Path]) -> tuple[dict[int, dict[str, float]], dict[str, bool]]:
-    """The results of finished runs by seed, and the directions of the metrics that have one.
+def figures_of(runs: Collection[Path], split: Split | None = None) -> Measured:
+    """The figures of finished runs, those of one seed joined, as the single-task runs of all tasks are.
 
-    Runs of one seed are joined, as the single-task runs of all tasks are. Raises `ValueError` where two of them have
-    the same figure, and what `History` raises for a folder that is no run.
+    Without a split they are the logged results: of the split that the run validated on, by its `trainer.selection`.
+    With one, the checkpoint of the results is evaluated on it.
+
+    Raises `ValueError` where two runs of one seed have the same figure or two runs' figures are not of one kind, and
+    what `History` and `mtlkit.inference.evaluate` raise for a folder that is no run.
     """
     found: dict[int, dict[str, float]] = {}
     directions: dict[str, bool] = {}
+    expected = ""
     for run in runs:
         history = History(run)
+        if (kind := _kind(history, split)) != (expected := expected or kind):
+            raise ValueError(f"{run} has {kind}, the runs before it {expected}; they cannot be compared.")
+        record = history.trained if split is None else evaluate(run, split)
         figures = found.setdefault(int(history.config.get("seed", 0)), {})
-        for row in history.rows():
-            key = f"{row.task}/{row.metric}"
-            if row.higher is None or row.trained is None:
+        for key, higher in history.info.get("higher_is_better", {}).items():
+            if higher is None or record.get(key) is None:
                 continue
             if key in figures:
                 raise ValueError(f"{run} is a second run with {key!r} of one seed; pass each seed's runs once.")
-            figures[key], directions[key] = row.trained, row.higher
-    return found, directions
+            figures[key], directions[key] = record[key], higher
+    return Measured(found, directions, expected)
+
+
+def _kind(history: History, split: str | None) -> str:
+    """What a run's figures are, in words."""
+    selection, validation = history.info.get("selection", "best"), history.info.get("validation", "val")
+    if split is None and selection == "last10":
+        evaluation = "mean of the last 10 evaluations"
+    else:
+        evaluation = f"{'best' if selection == 'best' else 'last'} evaluation"
+    chosen = " selected on test data" if selection == "best" and validation == "test" else ""
+    return f"{split or validation} figures of the {evaluation}{chosen}"
 
 
 def _means(by_seed: BySeed, keys: Collection[str]) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """The configuration of a run that goes on: its own, with what may change."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ MAY_CHANGE = frozenset(
     {
         "output_dir",
         "data.root",
+        "data.concat.*.root",
         "data.workers",
         "data.eval_batch_size",
         "trainer.max_steps",
@@ -50,7 +52,7 @@ def resumed(config: Config, words: Sequence[str] | None = None) -> Config:
         in_one_only = (key in old) != (key in new)
         if old.get(key) == new.get(key) or not _names(named, key, in_one_only):
             continue
-        if key not in MAY_CHANGE:
+        if not any(fnmatchcase(key, pattern) for pattern in MAY_CHANGE):
             raise ValueError(
                 f"{key}: the run in {folder} has {old.get(key)!r}, not {new.get(key)!r}. A resumed run goes on as it "
                 f"began; another output_dir starts a new one."
@@ -70,7 +72,10 @@ def _names(named: set[str] | None, key: str, in_one_only: bool) -> bool:
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The leaves by dotted key; the sets of `data.concat` are sections by their number, as in an override."""
     for key, value in values.items():
+        if f"{prefix}{key}" == "data.concat" and value:
+            value = {str(number): part for number, part in enumerate(value)}
         if isinstance(value, Mapping) and value:
             yield from _flat(value, f"{prefix}{key}.")
         else:
@@ -85,4 +90,6 @@ def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
         for section in sections:
             inner = inner.setdefault(section, {})
         inner[name] = value
+    if sets := result["data"].get("concat"):
+        result["data"]["concat"] = [sets[number] for number in sorted(sets, key=int)]
     return result

@@ -118,6 +118,21 @@ def test_uncertainty_gradient_of_the_log_variances(toys):
         assert s.grad.item() == pytest.approx((-f * torch.exp(-s) * loss + 0.5).item(), rel=1e-9)
 
 
+def test_uncertainty_as_published_code_has_it(toys):
+    engine = toys.make_engine("uncertainty", options={"likelihood": "gaussian", "initial": -0.5})
+    batch = toys.make_batch()
+    losses, _, _ = textbook(engine, batch)
+    gradients_of_step(engine, batch)
+    for task, loss in zip(engine.tasks, losses, strict=True):
+        s = engine.balancer.log_variance[task]
+        assert s.item() == -0.5
+        assert s.grad.item() == pytest.approx(0.5 - 0.5 * math.exp(0.5) * loss.item(), rel=1e-9)
+    with pytest.raises(ValueError, match="likelihood must be by_task or gaussian, got 'normal'"):
+        BALANCERS.build("uncertainty", tasks=("a",), likelihood="normal")
+    with pytest.raises(ValueError, match="initial must be a finite number, got nan"):
+        BALANCERS.build("uncertainty", tasks=("a",), initial=float("nan"))
+
+
 @pytest.mark.parametrize("space", ["features", "last_layer"])
 def test_gradnorm_equals_a_hand_worked_step(toys, space):
     engine = toys.make_engine("gradnorm", options={"space": space, "alpha": 1.5, "lr": 0.025})

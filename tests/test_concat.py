@@ -13,6 +13,7 @@ from mtlkit.config import compose
 from mtlkit.data.concat import Concat
 from mtlkit.data.dataset import BadSampleError, Sample
 from mtlkit.data.order import Mixed
+from mtlkit.resume import resumed
 
 SIZES = {"train": {"rooms": 24, "faces": 8}, "val": {"rooms": 4, "faces": 3}}
 
@@ -188,6 +189,22 @@ def test_what_cannot_go_together_is_refused(mixture: str, words: list[str], mess
 def test_zooming_needs_the_camera_of_the_sets_with_normals_only(mixture: str) -> None:
     config = compose(mixture, ["data.augment=true", "data.on_error=raise"])
     build_samples(config, build_dataset(config, "train"), augment=True)  # depth and labels need none
+
+
+def test_a_resumed_run_may_find_its_sets_elsewhere_and_nothing_else(mixture: str, tmp_path: Path) -> None:
+    run = [f"output_dir={tmp_path}"]
+    compose(mixture, run).save(tmp_path / "config.yaml")
+    moved = [*run, "data.concat.1.root=/there"]
+    assert [part.root for part in resumed(compose(mixture, moved), moved).data.concat] == [None, "/there"]
+    whole = [*run, "data.concat=[{name: rooms_, targets: [segmentation, depth], root: /here}, {name: faces_}]"]
+    for words, key in (
+        ([*run, "data.concat.1.train_size=4"], r"data.concat.1.train_size: the run in .* has None, not 4"),
+        ([*run, "data.concat.0.name=faces_", "data.concat.0.targets=null"], r"data.concat.0.name: the run in"),
+        (whole, r"data.concat.1.targets"),
+    ):
+        with pytest.raises(ValueError, match=key):
+            resumed(compose(mixture, words), words)
+    assert resumed(compose(mixture, whole[:1]), whole[:1]) == compose(mixture, run)
 
 
 def records(folder: Path) -> list[dict]:

@@ -118,13 +118,19 @@ def test_what_cannot_be_compared(change, message: str) -> None:
         change()
 
 
-def write_run(folder: Path, seed: int, selection: str = "best", **figures: float) -> Path:
+def test_a_figure_below_zero_gains_by_growing() -> None:
+    found = DeltaM({"a/r2": True})({0: {"a/r2": 0.3}}, {0: {"a/r2": -0.2}})
+    assert found.value == pytest.approx(250)
+
+
+def write_run(folder: Path, seed: int, selection: str = "best", validation: str = "val", **figures: float) -> Path:
     folder.mkdir()
     (folder / "config.yaml").write_text(f"seed: {seed}\n")
     log = JsonLines(folder / "metrics.jsonl")
     keys = {name.replace("_", "/", 1): value for name, value in figures.items()}
     higher = dict.fromkeys(keys, True) | {"a/error": False, "b/count": None}
-    log.note({"step": 0, "split": "info", "higher_is_better": higher, "selection": selection})
+    facts = {"higher_is_better": higher, "selection": selection, "validation": validation}
+    log.note({"step": 0, "split": "info"} | facts)
     log.evaluation({"step": 0, "split": "val", **dict.fromkeys(keys, 0.1)})
     log.evaluation({"step": 5, "split": "val", "best": True, **keys})
     log.evaluation({"step": 9, "split": "val", **{key: value + 1 for key, value in keys.items()}})
@@ -137,13 +143,30 @@ def test_the_figures_of_runs(tmp_path: Path) -> None:
         write_run(tmp_path / "a0", 0, a_error=1.0),
         write_run(tmp_path / "b0", 0, b_f1=0.5, b_count=3),
         write_run(tmp_path / "a1", 1, a_error=2.0),
-        write_run(tmp_path / "b1", 1, "last10", b_f1=0.25),
+        write_run(tmp_path / "b1", 1, b_f1=0.25),
     ]
-    figures, directions = figures_of(runs)
-    assert figures == {0: {"a/error": 1.0, "b/f1": 0.5}, 1: {"a/error": 2.0, "b/f1": 0.75}}
-    assert directions == {"a/error": False, "b/f1": True}
-    assert DeltaM(directions)(figures, figures).value == 0
+    found = figures_of(runs)
+    assert found.by_seed == {0: {"a/error": 1.0, "b/f1": 0.5}, 1: {"a/error": 2.0, "b/f1": 0.25}}
+    assert found.higher_is_better == {"a/error": False, "b/f1": True}
+    result = DeltaM(found.higher_is_better)(found, found)
+    assert result.value == 0
+    assert "val figures of the best evaluation, of 2 runs" in result.definition
     with pytest.raises(ValueError, match=r"again is a second run with 'a/error' of one seed"):
         figures_of([*runs, write_run(tmp_path / "again", 1, a_error=2.0)])
     with pytest.raises(FileNotFoundError, match="not the folder of a run"):
         figures_of([tmp_path])
+
+
+def test_figures_say_what_selected_them_and_are_compared_with_their_like(tmp_path: Path) -> None:
+    honest = figures_of([write_run(tmp_path / "val", 0, b_f1=0.5)])
+    chosen = figures_of([write_run(tmp_path / "test", 0, validation="test", b_f1=0.5)])
+    last10 = figures_of([write_run(tmp_path / "last10", 0, "last10", "test", b_f1=0.5)])
+    assert chosen.kind == "test figures of the best evaluation selected on test data"
+    assert last10.kind == "test figures of the mean of the last 10 evaluations"
+    assert last10.by_seed == {0: {"b/f1": 1.0}}
+    delta = DeltaM({"b/f1": True})
+    assert "selected on test data" in delta(chosen, chosen).definition
+    with pytest.raises(ValueError, match=r"the method has test figures .*, the baseline val figures .*like with like"):
+        delta(chosen, honest)
+    with pytest.raises(ValueError, match=r"test has test figures .*, the runs before it val figures"):
+        figures_of([tmp_path / "val", tmp_path / "test"])

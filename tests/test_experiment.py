@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from mtlkit import inference, log
 from mtlkit.cli import main
+from mtlkit.delta_m import figures_of
 from mtlkit.experiment import Experiment
 from mtlkit.losses import NonFiniteError
 
@@ -195,6 +196,9 @@ def test_evaluate_gives_the_logged_figures(finished):
     assert figures["depth/abs"] == pytest.approx(best["depth/abs"], rel=1e-6)
     assert figures["segmentation/miou"] == pytest.approx(best["segmentation/miou"], rel=1e-6)
     assert set(inference.evaluate(finished, "train", "last")) == set(figures)
+    measured = figures_of([finished], "test")
+    assert measured.kind == "test figures of the best evaluation"
+    assert measured.by_seed[0]["depth/abs"] == inference.evaluate(finished, "test")["depth/abs"]
 
 
 def test_predict_writes_arrays_and_pictures_at_the_images_size(finished, tmp_path):

@@ -67,6 +67,7 @@ WHERE: dict[str, Callable[[Path], Words]] = {
     "multimnist": digits,
     "multimnist_original": digits,
     "multimnist_parity": digits,
+    "multimnist_rotograd": digits,
     "nyuv2": lambda root: [*mtan_rooms(root), "data.size=[64,32]", "data.batch_size=2", "data.holdout=0.1"],
     "nyuv2_cosreg": lambda root: [*official_rooms(root), "data.target_size=[16,16]"],
     "nyuv2_libmtl": lambda root: [*mtan_rooms(root), "data.size=[64,32]", "data.batch_size=2"],

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from mtlkit import BALANCERS, DECODERS, TASKS
 from mtlkit.build import make_accelerator
+from mtlkit.config import compose
 from mtlkit.engine import Engine
 from mtlkit.model import MultiTaskModel, build_encoder
 from mtlkit.networks import CelebACNN, MTANDecoder, SegNetDecoder, SegNetEncoder, SegNetVGG16Encoder, TimmEncoder
@@ -34,6 +35,37 @@ def vgg():
     """Built once: timm makes the classifier's 120 million numbers before it drops them."""
     torch.manual_seed(0)
     return SegNetVGG16Encoder()
+
+
+# -- timm's networks, as the protocols' files set them ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "channels", "stride"),
+    [
+        ("nyuv2_libmtl", (128, 96), 2048, 8),  # a third of its size
+        ("chestxray14", (224, 224), 1024, 0),
+        ("celeba_rotograd", (64, 64), 2048, 0),
+    ],
+)
+def test_the_encoder_of_a_protocol(name, size, channels, stride):
+    config = compose(name).model
+    encoder = build_encoder(config.encoder, image_size=size, **config.options).eval()
+    assert encoder.info == EncoderInfo((channels,), (stride,))
+    width, height = size
+    with torch.no_grad():
+        (features,) = encoder(torch.rand(1, 3, height, width))
+    assert features.shape == ((1, channels, height // stride, width // stride) if stride else (1, channels))
+
+
+def test_rotograd_turns_three_quarters_of_the_2048_features_of_celeba():
+    options = compose("celeba_rotograd").balancer.options
+    balancer = BALANCERS.build("rotograd", tasks=("a", "b"), **options)
+    balancer.setup({}, EncoderInfo((2048,), (0,)))
+    z = torch.randn(3, 2048)
+    (turned,) = balancer.adapter("a", [z])
+    assert torch.equal(turned[:, 1536:], z[:, 1536:])
+    torch.testing.assert_close(turned[:, :1536].norm(dim=1), z[:, :1536].norm(dim=1), rtol=1e-5, atol=0)
 
 
 # -- MTAN's SegNet ------------------------------------------------------------------------------------------------

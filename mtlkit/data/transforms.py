@@ -90,8 +90,9 @@ class Augment:
     `scale`: the factors s >= 1 to choose from. A crop of (W / s, H / s) at a random place is enlarged to (W, H),
     the image bilinearly, every dense target to its nearest pixel, so that no value arises that was not measured.
     `colour`: strength c of the jitter of brightness, contrast and saturation, each by a factor from [1 - c, 1 + c].
-    `compat`: "mtan" zooms as the code behind most published tables does: normals stay as they are, and inverse depth
-    is divided by s, not multiplied.
+    `compat`: "mtan" zooms as the code behind most published tables does: normals are not turned, and inverse depth is
+    divided by s, not multiplied. (There normals are interpolated, too, which shortens them at edges; here they keep
+    their length, since every dense target takes its nearest pixel.)
 
     A call takes the sample's camera (f_x / width, f_y / height, c_x / width, c_y / height), with pixel i's centre at
     i + 1/2; zooming in on normals needs it.

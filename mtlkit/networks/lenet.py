@@ -23,8 +23,8 @@ class LeNet(Encoder):
             Grassi, arXiv 2505.10347) has it there, in a net of full size.
 
     The image (B, 3, H, W) in [0, 1], a grey one repeated, is averaged over its channels; what comes out is one
-    level, a vector (B, features) behind a ReLU, stride 0. The reduced net is that of RotoGrad's Multi-MNIST
-    (arXiv 2103.02631).
+    level, a vector (B, features) behind a ReLU, stride 0. The 25 features are those of the reduced net of Rotograd's
+    first version (Javaloy and Valera, OpenReview, 2020), which does not give its other widths: 4 and 8 are ours.
 
     >>> import torch
     >>> [tuple(level.shape) for level in LeNet()(torch.rand(2, 3, 28, 28))]
