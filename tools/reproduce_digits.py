@@ -324,7 +324,7 @@ def claims(table: Table) -> list[str]:
     have = set(table.rows)
     parts = [
         f"## Three claims of the paper\n\nWith {len(table.seeds)} seeds, a difference below about two standard "
-        "deviations says nothing.\n"
+        "deviations says nothing. Where the figures and a claim differ, `docs/digits_notes.md` says why.\n"
     ]
     rotations = [row for row in table.rows if row.startswith(("rotograd", "procrustes")) and "jump" not in row]
     if "uniform" in have and rotations:
