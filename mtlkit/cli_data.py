@@ -1,12 +1,17 @@
 """The commands `mtlkit data show` and `mtlkit data prepare`."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from mtlkit.data.dataset import SPLITS, Dataset, Split
+from torch import Tensor
+
+from mtlkit.data.dataset import SPLITS, BadSampleError, Dataset, Split
 from mtlkit.schema import Config
+
+if TYPE_CHECKING:
+    from mtlkit.data.loader import Samples
 
 
 def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
@@ -17,7 +22,8 @@ def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     sub = add("prepare", prepare, "Turn the data into mtlkit's fast format, resumably; training reads both.")
     _add_words(sub)
     sub.add_argument("--out", metavar="DIR", type=Path, required=True, help="the folder to write, or to go on with")
-    sub.add_argument("--splits", nargs="+", choices=SPLITS, default=SPLITS, help="those to prepare (all)")
+    text = "those to prepare (default: all; train and test where data.validation=test)"
+    sub.add_argument("--splits", nargs="+", choices=SPLITS, help=text)
     sub.add_argument("--workers", metavar="N", type=int, default=0, help="reading processes")
 
 
@@ -27,7 +33,7 @@ def _add_words(parser: argparse.ArgumentParser) -> None:
 
 
 def show(arguments: argparse.Namespace, result: Any) -> None:
-    """Prints what was found, and a summary of every split that the data has."""
+    """Prints what was found, and a summary of every split that the experiment uses."""
     from mtlkit.build import build_samples
     from mtlkit.config import compose
     from mtlkit.data.summary import describe, spread, summarise
@@ -41,26 +47,48 @@ def show(arguments: argparse.Namespace, result: Any) -> None:
     for split, dataset in found:
         samples = build_samples(config, dataset)
         indices = spread(len(samples), arguments.samples or len(samples))
-        targets = summarise(dataset.targets, (samples.plain(index)["targets"] for index in indices))
+        errors: list[BadSampleError] = []
+        targets = summarise(dataset.targets, _look_at(samples, indices, errors))
         width, height = samples.image_size
         seen = "" if len(indices) == len(samples) else f"; shares are those in {len(indices)} of them"
         lines = [*describe(targets, shown=None), *(note for note in dataset.notes if note not in everywhere)]
+        if errors:
+            what = f"{len(errors)} of the samples looked at could not be read and were left out, e.g."
+            lines.append(f"{what} {errors[0]}")
         _print(f"{split}: {len(samples)} samples of {width} x {height}{seen}", *(f"  {line}" for line in lines))
 
 
-def _splits(config: Config, result: Any) -> list[tuple[str, Dataset]]:
+def _look_at(samples: "Samples", indices: Sequence[int], errors: list[BadSampleError]) -> Iterator[dict[str, Tensor]]:
+    """The targets of some samples; to `errors` goes what is wrong with those that data.on_error=skip leaves out."""
+    for index in indices:
+        try:
+            targets = samples.plain(index)["targets"]
+        except BadSampleError as error:
+            if not samples.skip:
+                raise
+            errors.append(error)
+        else:
+            yield targets
+
+
+def _wanted(config: Config) -> list[Split]:
+    """The splits that an experiment uses: without val where test data selects, as then all else may train."""
+    return [cast(Split, split) for split in SPLITS if split != "val" or config.data.validation == "val"]
+
+
+def _splits(config: Config, result: Any) -> list[tuple[Split, Dataset]]:
     """The splits of the data, of which there must be one; what is wrong with the others is told."""
     from mtlkit.build import build_dataset
 
-    found: list[tuple[str, Dataset]] = []
-    problems: dict[str, Exception] = {}
-    for split in SPLITS:
+    found: list[tuple[Split, Dataset]] = []
+    problems: dict[Split, Exception] = {}
+    for split in _wanted(config):
         try:
-            found.append((split, build_dataset(config, cast(Split, split))))
+            found.append((split, build_dataset(config, split)))
         except (ValueError, OSError) as error:
             problems[split] = error
     if not found:
-        raise problems[SPLITS[0]]
+        raise next(iter(problems.values()))
     for split, problem in problems.items():
         with result.watch(f"{split}: "):
             raise problem
@@ -77,7 +105,7 @@ def prepare(arguments: argparse.Namespace, result: Any) -> None:
     if config.data.concat:
         raise ValueError("data.concat names several data sets: prepare each on its own, then name its folder as root.")
     (part,) = config.data.sets
-    datasets = {split: build_dataset(config, split) for split in arguments.splits}
+    datasets = {split: build_dataset(config, split) for split in arguments.splits or _wanted(config)}
     source = {"name": part.name, **part.options}
     folder = prepare(datasets, arguments.out, source, workers=arguments.workers, on_error=config.data.on_error)
     _print(f"Train on it with data.root={folder}")

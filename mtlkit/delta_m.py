@@ -226,11 +226,11 @@ def figures_of(runs: Collection[Path], split: Split | None = None) -> Measured:
         record = history.trained if split is None else evaluate(run, split)
         figures = found.setdefault(int(history.config.get("seed", 0)), {})
         for key, higher in history.info.get("higher_is_better", {}).items():
-            if higher is None or record.get(key) is None:
+            if higher is None or (value := record.get(key)) is None:
                 continue
             if key in figures:
                 raise ValueError(f"{run} is a second run with {key!r} of one seed; pass each seed's runs once.")
-            figures[key], directions[key] = record[key], higher
+            figures[key], directions[key] = value, higher
     return Measured(found, directions, expected)
 
 

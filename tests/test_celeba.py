@@ -386,7 +386,9 @@ def test_missing_parts_are_named(root: Path, part: str, what: str, looked_for: s
 
 
 def test_a_root_that_is_none_is_refused(root: Path) -> None:
-    with pytest.raises(ValueError, match=r"data\.root is not set.*'celeba', which holds CelebA's folders Anno, Eval"):
+    with pytest.raises(
+        ValueError, match=r"data\.root is not set.*'celeba', which holds CelebA's folders Anno.*CelebA\.html"
+    ):
         CelebA(None)
     with pytest.raises(FileNotFoundError, match=r"does not exist; expected a folder with CelebA's folders Anno"):
         CelebA(root / "nowhere")
@@ -402,7 +404,7 @@ def test_symbolic_links_that_lead_nowhere_are_named(root: Path) -> None:
         CelebA(root)[0]
     picture.unlink()
     picture.symlink_to("nowhere.jpg")
-    with pytest.raises(FileNotFoundError, match=r"1 of the 12 pictures .* the first of them 000001"):
+    with pytest.raises(FileNotFoundError, match=r"1 of the 12 pictures .* the first of them 000001\.jpg\."):
         CelebA(root)
     link = root / "loop"
     link.symlink_to("loop")

@@ -75,6 +75,30 @@ def test_the_pictures_may_lie_in_the_folders_of_their_archives(tmp_path: Path) -
     assert ChestXray14(tmp_path, "test").label(0) == str(tmp_path / "images_003" / "images" / layout.NAMES[4])
 
 
+def test_the_pictures_may_lie_directly_in_the_folders_of_their_archives(tmp_path: Path) -> None:
+    layout.archives(tmp_path)
+    for k in range(1, 12):  # not the last one
+        folder = tmp_path / f"images_{k:03d}"
+        for path in (folder / "images").iterdir():
+            path.rename(folder / path.name)
+    (tmp_path / "images_001.tar.gz").touch()
+    for split in SPLITS:
+        holds(ChestXray14(tmp_path, split))
+    assert ChestXray14(tmp_path, "test").label(0) == str(tmp_path / "images_003" / layout.NAMES[4])
+
+
+@pytest.mark.parametrize("with_table", [True, False])
+def test_lists_may_name_the_folders_of_the_pictures(chexnet: Path, with_table: bool) -> None:
+    if not with_table:
+        (chexnet / TABLE).unlink()
+    for path in (chexnet / "labels").iterdir():
+        path.write_text("\n".join(f"images_012/{line}" for line in path.read_text().splitlines()))
+    for split in SPLITS:
+        data = ChestXray14(chexnet, split, split_lists="chexnet")
+        assert pictures(data) == layout.of(layout.CHEXNET[split])[::-1]
+        holds(data)
+
+
 def test_the_one_folder_comes_before_those_of_the_archives(root: Path) -> None:
     layout.write_pictures(root / "images_001" / "images")
     assert {Path(ChestXray14(root).label(i)).parent for i in range(3)} == {root / "images"}
@@ -402,18 +426,26 @@ def test_missing_pictures_are_counted_and_the_first_one_named(tmp_path: Path) ->
     for split in SPLITS:
         with pytest.raises(FileNotFoundError, match=r"2 of the 20 pictures that the lists name are not in ") as error:
             ChestXray14(tmp_path, split)
-        for part in (layout.NAMES[6], "images_012/images", "images_001.tar.gz to images_012.tar.gz on https://nihcc"):
+        for part in (
+            layout.NAMES[6],
+            "images_*/images or images_*",
+            "images_001.tar.gz to images_012.tar.gz on https://nihcc",
+        ):
             assert part in str(error.value)
 
 
 def test_a_missing_folder_of_pictures_is_named(root: Path) -> None:
     (root / "images").rename(root / "pictures")
-    with pytest.raises(FileNotFoundError, match=rf"20 of the 20 .*{root}/images or images_\*/images beside it"):
+    with pytest.raises(
+        FileNotFoundError, match=rf"20 of the 20 .*{root}/images, nor in images_\*/images or images_\* beside it"
+    ):
         ChestXray14(root)
 
 
 def test_a_root_that_is_none_is_refused(root: Path) -> None:
-    with pytest.raises(ValueError, match=r"data\.root is not set.*'chestxray14', which holds .*Data_Entry_2017\.csv"):
+    with pytest.raises(
+        ValueError, match=r"data\.root is not set.*'chestxray14', which holds .*Data_Entry_2017\.csv.*nihcc"
+    ):
         ChestXray14(None)
     with pytest.raises(FileNotFoundError, match=r"does not exist; expected a folder with ChestX-ray14's"):
         ChestXray14(root / "nowhere")

@@ -93,6 +93,24 @@ def test_other_types_of_numbers(root: Path) -> None:
         assert torch.equal(found["targets"][name], target)
 
 
+def test_labels_saved_as_bytes_have_255_for_what_is_ignored(tmp_path: Path) -> None:
+    layout.write(tmp_path, train=3, test=1, labels=("label_7", "label"))
+    for i, name in ((0, "label_7"), (0, "label"), (1, "label"), (2, "label")):
+        values = layout.label(i, "train", 7).astype(np.int64)
+        np.save(tmp_path / "train" / name / f"{i}.npy", values.astype(np.uint8))
+    assert (layout.label(0, "train", 7) == -1).any()
+    assert np.array_equal(whole(tmp_path)[0]["targets"]["segmentation"], layout.label(0, "train", 7))
+    shutil.rmtree(tmp_path / "train" / "label_7")  # leaves the folder that does not tell its classes
+    assert np.array_equal(whole(tmp_path)[2]["targets"]["segmentation"], layout.label(2, "train", 7))
+
+
+def test_what_resizing_left_beyond_the_range_of_an_image_is_cut_off(root: Path) -> None:
+    image = layout.image(0, "train")
+    image[2, 4] = -0.001, 0.5, 1.001
+    np.save(root / "train" / "image" / "0.npy", image)
+    assert whole(root)[0]["image"][:, 2, 4].tolist() == [0, 0.5, 1]
+
+
 def test_depth_that_is_no_number_is_unknown(root: Path) -> None:
     depth = layout.depth(0, "train")
     depth[2, 4] = np.nan
@@ -157,8 +175,19 @@ def test_the_root_may_be_a_level_too_high(complete: Path, root: Path) -> None:
             whole(complete / part)
 
 
+def test_two_archives_in_one_folder_are_not_chosen_between(tmp_path: Path) -> None:
+    for name, size in (("cityscapes", (16, 8)), ("cityscapes2", (8, 4))):
+        layout.write(tmp_path / name, train=1, test=1, size=size)
+    both = f"{tmp_path / 'cityscapes'}, {tmp_path / 'cityscapes2'}"
+    with pytest.raises(
+        ValueError, match=rf"holds 2 folders with train and val: {both}\. Set data\.root to one.*128 x 256"
+    ):
+        whole(tmp_path)
+    assert whole(tmp_path / "cityscapes2")[0]["image"].shape == (3, 4, 8)
+
+
 def test_a_wrong_root(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"data\.root is not set: name the folder of the data set 'cityscapes'"):
+    with pytest.raises(ValueError, match=r"data\.root is not set: .* 'cityscapes'.*, from the archive cityscapes2"):
         Cityscapes(None)
     with pytest.raises(FileNotFoundError, match="does not exist"):
         whole(tmp_path / "missing")
@@ -236,7 +265,7 @@ GOOD = {"image": layout.image(3, "train"), "label_7": layout.label(3, "train", 7
         ("image", save(GOOD["image"].transpose(2, 0, 1)), r"array \(3, 8, 12\), expected \(any, any, 3\)"),
         ("label_7", save(GOOD["label_7"] + 1), "values from 0 to 7, expected whole numbers from -1 .ignored. to 6"),
         ("label_7", save(GOOD["label_7"] - 1), "values from -2 to 5, expected whole numbers"),
-        ("label_7", save(GOOD["label_7"].astype(np.uint8)), "values from 0 to 255, expected whole"),
+        ("label_7", save((GOOD["label_7"] - 1).astype(np.uint8)), "values from -1 to 254, expected whole"),
         ("label_7", save(GOOD["label_7"] / 2), "values from -0.5 to 3, expected whole"),
         ("label_7", save(GOOD["label_7"] * np.nan), "values from nan to nan, expected whole"),
         ("label_7", save(GOOD["label_7"][:, :-1]), r"array \(8, 11\), expected \(8, 12\)"),

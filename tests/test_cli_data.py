@@ -28,12 +28,48 @@ def test_show_says_what_is_there(tmp_path: Path, capsys: pytest.CaptureFixture) 
 
 def test_show_goes_on_after_a_split_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     nyuv2.mtan(tmp_path)
-    assert main(["data", "show", "nyuv2_mtan", f"data.root={tmp_path}", "--samples", "3"]) == 2
+    assert (
+        main(["data", "show", "nyuv2", f"data.root={tmp_path}", "data.holdout=0", "data.size=null", "--samples", "3"])
+        == 2
+    )
     out, error = capsys.readouterr()
     assert "\ntrain: 12 samples of 64 x 48; shares are those in 3 of them\n" in out
     assert "\ntest: 11 samples" in out
     assert "The arrays of MTAN and LibMTL; their folder val holds the official test frames: split test." in out
     assert "mtlkit: val: The split 'val' is empty with data.holdout=0" in error
+
+
+def test_where_test_data_selects_there_need_be_no_validation_data(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    nyuv2.mtan(tmp_path / "mtan")
+    fast = tmp_path / "fast"
+    words = ["nyuv2_mtan", f"data.root={tmp_path / 'mtan'}"]
+    assert main(["data", "show", *words, "--samples", "3"]) == 0
+    out, error = capsys.readouterr()
+    assert [line.split(":")[0] for line in out.splitlines() if "samples of 64 x 48" in line] == ["train", "test"]
+    assert "val" not in error
+    assert main(["data", "prepare", *words, "--out", str(fast)]) == 0
+    assert list(json.loads((fast / "manifest.json").read_text())["splits"]) == ["train", "test"]
+    capsys.readouterr()
+    assert main(["data", "show", "nyuv2_mtan", f"data.root={fast}", "--samples", "3"]) == 0
+    assert "\ntest: 11 samples of 64 x 48" in capsys.readouterr().out
+    assert main(["data", "prepare", *words, "--splits", "val", "--out", str(tmp_path / "val")]) == 2
+    assert "'val' is empty with data.holdout=0" in capsys.readouterr().err
+
+
+def test_show_leaves_out_what_training_leaves_out(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    celeba.original(tmp_path)
+    words = ["data", "show", "celeba", f"data.root={tmp_path}", "--samples", "0"]
+    damaged = tmp_path / "Img" / "img_align_celeba" / celeba.NAMES[1]
+    damaged.write_bytes(b"")
+    assert main(words) == 2
+    assert f"{damaged} is damaged" in capsys.readouterr().err
+    assert main([*words, "data.on_error=skip"]) == 0
+    out = capsys.readouterr().out
+    assert f"  1 of the samples looked at could not be read and were left out, e.g. {damaged} is damaged" in out
+    assert out.count("could not be read") == 1  # in one split
+    assert "  gender: multilabel, 100 % valid" in out
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """Reading files: what is damaged or not what its name says is named."""
 
+import contextlib
 import os
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -98,12 +100,80 @@ def test_arrays(tmp_path: Path) -> None:
     np.save(tmp_path / "objects.npy", np.array([{}]), allow_pickle=True)
     np.savez(tmp_path / "several.npz", a=PIXELS)
     (tmp_path / "several.npz").rename(tmp_path / "several.npy")
-    for name in ("cut.npy", "empty.npy", "objects.npy", "absent.npy", "several.npy"):
-        with pytest.raises(BadSampleError, match=name):
+    (tmp_path / "pointer.npy").write_text("version https://git-lfs.github.com/spec/v1")
+    for name in ("cut.npy", "empty.npy", "objects.npy", "pointer.npy", "absent.npy", "several.npy"):
+        with pytest.raises(BadSampleError, match=name) as error:
+            files.read_array(tmp_path / name)
+        assert "pickle" not in str(error.value)
+    for name in ("objects.npy", "pointer.npy"):
+        with pytest.raises(BadSampleError, match=f"{name} is damaged .*: it holds no array of numbers$"):
             files.read_array(tmp_path / name)
     np.save(tmp_path / "text.npy", np.array(["a"]))
     with pytest.raises(BadSampleError, match=r"text.npy holds <U1, expected one array of numbers"):
         files.read_array(tmp_path / "text.npy")
+
+
+SHAPED = "{'descr': '<f8', 'fortran_order': False, 'shape': (%s), }"
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        SHAPED % "999999999999, 99",  # more memory than there is
+        SHAPED % "99999999999999999999999999, 9",
+        SHAPED[:50],  # cut off: the tokenizer's error
+        "{1: 2, 'a': 3}",
+        "{[]: 2}",
+        SHAPED.replace("'<f8'", "('<f8',)") % "2,",
+        "{'descr': '<f8'\n 'f'}\n  'a'\n 'b'",
+        "-" * 9000 + "1",
+    ],
+)
+def test_damaged_headers_of_arrays(tmp_path: Path, header: str) -> None:
+    path = tmp_path / "a.npy"
+    path.write_bytes(
+        b"\x93NUMPY\x01\x00" + (len(header) + 1).to_bytes(2, "little") + header.encode() + b"\n" + bytes(96)
+    )
+    with pytest.raises(BadSampleError, match=r"a\.npy is damaged or not what its name says: .*\w"):
+        files.read_array(path)
+
+
+@pytest.mark.parametrize("length", [3, 40, 200])
+def test_a_damaged_archive_under_an_arrays_name(tmp_path: Path, length: int) -> None:
+    np.savez(tmp_path / "a.npz", a=PIXELS)
+    path = tmp_path / "a.npy"
+    path.write_bytes((tmp_path / "a.npz").read_bytes()[:length])
+    with pytest.raises(BadSampleError, match=r"a\.npy is damaged or not what its name says"):
+        files.read_array(path)
+
+
+@pytest.mark.parametrize("place", range(6, 128))
+def test_no_changed_byte_of_a_header_lets_another_error_out(tmp_path: Path, place: int) -> None:
+    path = tmp_path / "a.npy"
+    np.save(path, PIXELS)
+    content = bytearray(path.read_bytes())
+    for value in (0, 10, ord("("), ord("]"), ord("9"), ord("'"), ord("L"), 255):
+        content[place] = value
+        path.write_bytes(content)
+        with contextlib.suppress(BadSampleError), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the parser
+            files.read_array(path)
+
+
+def test_images_and_labels_in_arrays(tmp_path: Path) -> None:
+    path = tmp_path / "a.npy"
+    np.save(path, np.array([[[-0.001, 0.5, 1.001]]]))
+    assert files.read_image_array(path).tolist() == [[[0, 0.5, 1]]]
+    for values in ([[[-0.002, 0.5, 1]]], [[[0, 0.5, 1.002]]], [[[0, 0.5, np.nan]]]):
+        np.save(path, np.array(values))
+        with pytest.raises(BadSampleError, match=r"a\.npy holds values from .* to .*, expected an image in \[0, 1\]"):
+            files.read_image_array(path)
+    np.save(path, PIXELS)
+    assert np.array_equal(files.read_image_array(path), PIXELS)
+    np.save(path, np.array([[0, 254, 255]], np.uint8))
+    assert files.read_label_array(path, (None, 3)).tolist() == [[0, 254, -1]]
+    np.save(path, np.array([[0, -1, 255]], np.int16))
+    assert files.read_label_array(path).tolist() == [[0, -1, 255]]
 
 
 def test_resizing() -> None:

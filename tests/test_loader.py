@@ -176,15 +176,18 @@ def test_a_type_of_the_users_own_must_look_as_in_the_first_sample() -> None:
 
 
 def test_each_epoch_and_sample_has_its_own_seed() -> None:
-    def record(sample: Sample, seed: int, camera) -> Sample:
-        seeds.append(seed)
-        return sample
+    class Record:
+        turned = ()
+
+        def __call__(self, sample: Sample, seed: int, camera) -> Sample:
+            seeds.append(seed)
+            return sample
 
     keys = list(itertools.product(range(4), range(10)))
     runs = []
     for run_seed, order in ((0, keys), (0, keys[::-1]), (1, keys)):
         seeds: list[int] = []
-        samples = Samples(Toy(), record, run_seed)
+        samples = Samples(Toy(), Record(), run_seed)
         seeds.clear()  # that of the check at the start
         for key in order:
             samples[key]
@@ -345,3 +348,21 @@ def test_each_sample_has_its_own_camera() -> None:
     samples[0, 1]
     with pytest.raises(ValueError, match="depends on the camera"):
         samples[0, 2]
+
+
+@pytest.mark.parametrize(
+    ("options", "asked"),
+    [({"scale": [1.0]}, []), ({"scale": [2.0], "compat": "mtan"}, []), ({"scale": [2.0]}, [1, 2])],
+)
+def test_the_camera_is_asked_for_only_where_something_is_turned(options: dict, asked: list[int]) -> None:
+    class Counting(Toy):
+        def camera_of(self, index: int):
+            indices.append(index)
+            return self.camera
+
+    indices: list[int] = []
+    samples = Samples(Counting(), Augment(TARGETS, flip=0.5, **options))
+    indices.clear()
+    for index in (1, 2):
+        samples[0, index]
+    assert indices == asked

@@ -9,6 +9,7 @@ import pytest
 import torch
 from layouts.mnist import idx, write
 
+from mtlkit.config import compose
 from mtlkit.data.dataset import DATASETS
 from mtlkit.data.files import resize
 from mtlkit.datasets.multidigitmnist import MultiDigitMNIST
@@ -184,3 +185,8 @@ def test_real_mnist_gives_the_known_pictures(mnist: Path, split: str, name: str)
     for i in range(first, len(data), count):
         digest.update(picture(data, i).tobytes())
     assert digest.hexdigest() == SHA256[split, name]
+
+
+def test_augmentation_cuts_no_digit_off() -> None:
+    augmentation = compose("multidigitmnist").data.augmentation
+    assert (augmentation.flip, augmentation.scale) == (0, (1,))

@@ -9,6 +9,7 @@ import torch
 import torchvision
 from layouts.mnist import idx, write
 
+from mtlkit.config import compose
 from mtlkit.data.dataset import DATASETS, Target
 from mtlkit.datasets.multimnist import MultiMNIST
 
@@ -199,3 +200,9 @@ def test_real_mnist_has_its_labels_and_statistics(mnist: Path) -> None:
         values = torch.cat([target[name] for target in targets])
         assert float(values.mean()) == pytest.approx(mean, rel=0.02), name
         assert float(values.var()) == pytest.approx(variance, rel=0.05), name
+
+
+@pytest.mark.parametrize("experiment", ["multimnist", "multimnist_parity"])
+def test_augmentation_leaves_the_digits_and_their_density_alone(experiment: str) -> None:
+    augmentation = compose(experiment).data.augmentation
+    assert (augmentation.flip, augmentation.scale, augmentation.colour) == (0, (1,), 0)

@@ -153,6 +153,8 @@ def test_without_normals_the_notes_say_what_to_do(root: Path) -> None:
     assert "normals" not in data[0]["targets"]
     assert "No normals" in notes(data)
     assert "data.normals=depth" in notes(data)
+    assert "https://web.archive.org/web/20220412033406/" in notes(data)
+    assert "https://www.dropbox.com/s/dn5sxhlgml78l03/nyu_normals_gt.zip" in notes(data)
     with pytest.raises(ValueError, match="no files of normals"):
         NYUv2(root, convention="zyx")
 
@@ -165,7 +167,12 @@ def test_notes_tell_the_form_and_other_counts(root: Path) -> None:
     assert "data.classes=40" not in notes(NYUv2(root, classes=40))
 
 
-def test_the_file_itself_may_be_the_root(root: Path) -> None:
+def test_the_file_itself_or_a_folder_above_may_be_the_root(root: Path, small: Path) -> None:
+    assert NYUv2(small.parent, "test").label(0) == NYUv2(small, "test").label(0)
+    for place in (root, root / "nyu_depth_v2_labeled.mat"):
+        assert len(NYUv2(place, form="official", holdout=0)) == 6
+        with pytest.raises(ValueError, match=r"data\.form=mtan, but data\.root=.* holds the form official\."):
+            NYUv2(place, form="mtan")
     assert NYUv2(str(root / "nyu_depth_v2_labeled.mat")).label(0) == NYUv2(root).label(0)
 
 
@@ -366,7 +373,9 @@ def test_options_out_of_range(root: Path) -> None:
 
 
 def test_roots_that_are_none(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"data\.root is not set.*nyu_depth_v2_labeled\.mat"):
+    with pytest.raises(
+        ValueError, match=r"data\.root is not set.*_labeled\.mat \(from https://cs\.nyu.*dropbox.*drive\.google"
+    ):
         NYUv2(None)
     with pytest.raises(FileNotFoundError, match="does not exist; expected a folder with nyu_depth_v2_labeled"):
         NYUv2(tmp_path / "absent")

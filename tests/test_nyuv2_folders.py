@@ -10,6 +10,7 @@ from layouts import nyuv2 as layout
 from PIL import Image
 from scipy.io import savemat
 
+from mtlkit.config import compose
 from mtlkit.data.dataset import BadSampleError
 from mtlkit.data.loader import Samples
 from mtlkit.datasets.nyuv2 import NYUv2
@@ -130,25 +131,90 @@ def test_mtan_has_thirteen_classes_and_no_other_options(mtan: Path) -> None:
         NYUv2(mtan, classes=40)
     fourteen, thirteen = (NYUv2(mtan, classes=n)[0]["targets"]["segmentation"] for n in (14, 13))
     assert torch.equal(fourteen, thirteen + 1)
-    for option, value in (("crop", "gupta"), ("depth", "raw"), ("normals", "depth")):
+    for option, value in (("crop", "gupta"), ("crop", None), ("depth", "raw"), ("normals", "depth")):
         with pytest.raises(ValueError, match=rf"^data\.{option}: for nyu_depth_v2_labeled\.mat only"):
             NYUv2(mtan, **{option: value})
-    assert len(NYUv2(mtan, "test", crop=None)) == 11
+    assert len(NYUv2(mtan, "test", crop="eigen")) == 11
 
 
 def test_half_of_mtan(mtan: Path) -> None:
     (mtan / "train" / "depth" / "7.npy").unlink()
     with pytest.raises(FileNotFoundError, match=r"train/depth has 11 of 12 frames and lacks 7\.npy.*unpacking"):
         NYUv2(mtan)
-    shutil.rmtree(mtan / "train" / "depth")
+    for file in (mtan / "train" / "depth").iterdir():
+        file.unlink()
     with pytest.raises(FileNotFoundError, match=r"train/depth has 0 of 12 frames and lacks 0\.npy"):
         NYUv2(mtan)
-    shutil.rmtree(mtan / "train")
-    assert len(NYUv2(mtan, "test")) == 11
-    with pytest.raises(ValueError, match="'train' has no frames"):
-        NYUv2(mtan)
-    with pytest.raises(ValueError, match="'val' has no frames"):
-        NYUv2(mtan, "val")
+    for kind, rest in (("depth", "3 .*, without depth"), ("image", "2 .*, without image, depth")):
+        shutil.rmtree(mtan / "train" / kind)
+        with pytest.raises(
+            FileNotFoundError, match=rf"mtan/train has {rest}\. .* had from https://www\.dropbox\.com/sh/86n"
+        ):
+            NYUv2(mtan, "test")
+
+
+@pytest.mark.parametrize("part", ["train", "val"])
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_mtan_without_a_part(mtan: Path, part: str, split: str) -> None:
+    shutil.rmtree(mtan / part)
+    message = rf"mtan/{part} is missing: there are 0 of the four folders image, label, depth, normal, .*dropbox"
+    with pytest.raises(FileNotFoundError, match=message):
+        NYUv2(mtan, split)
+    for kind in ("image", "label", "depth", "normal"):
+        (mtan / part / kind).mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match=rf"The folders in .*mtan/{part} hold no \.npy files\. .*dropbox"):
+        NYUv2(mtan, split)
+
+
+def test_a_frame_that_is_in_none_of_the_folders_is_told(mtan: Path) -> None:
+    assert "between the others" not in notes(NYUv2(mtan))
+    for part, numbers in (("train", (3, 7)), ("val", (0,))):
+        for kind in ("image", "label", "depth", "normal"):
+            for number in numbers:
+                (mtan / part / kind / f"{number}.npy").unlink()
+    data = NYUv2(mtan, holdout=0)
+    assert len(data) == 10
+    assert f"{mtan / 'train'} lacks 2 frames between the others, the first being 3.npy." in data.notes
+    assert f"{mtan / 'val'} lacks 1 frames between the others, the first being 0.npy." in data.notes
+
+
+def test_a_root_a_level_too_high_or_too_low(mtan: Path, astmt: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=rf"several forms of NYUv2: {astmt} \(astmt\), {mtan} \(mtan\)\. Choose by"):
+        NYUv2(tmp_path)
+    assert NYUv2(tmp_path, form="mtan").label(0) == NYUv2(mtan).label(0)
+    assert NYUv2(tmp_path, form="astmt").label(0) == NYUv2(astmt).label(0)
+    for part in ("train", "val"):
+        with pytest.raises(FileNotFoundError, match=rf"is a part of MTAN's arrays: set data\.root={mtan}\."):
+            NYUv2(mtan / part)
+    for part in ("gt_sets", "images"):
+        with pytest.raises(FileNotFoundError, match=rf"is a part of the folders of ASTMT: set data\.root={astmt}\."):
+            NYUv2(astmt / part)
+    shutil.rmtree(astmt)
+    assert NYUv2(tmp_path).label(0) == NYUv2(mtan).label(0)
+
+
+@pytest.mark.parametrize(
+    ("experiment", "form"), [("nyuv2_mtan", "mtan"), ("nyuv2_libmtl", "mtan"), ("nyuv2_cosreg", "official")]
+)
+def test_published_protocols_fix_the_form(experiment: str, form: str) -> None:
+    assert compose(experiment).data.options["form"] == form
+
+
+def test_only_the_form_that_was_asked_for_is_taken(mtan: Path, astmt: Path) -> None:
+    assert len(NYUv2(mtan, "test", form="mtan")) == 11
+    assert len(NYUv2(astmt, "test", form="astmt")) == 2
+    for root, found, form, source in (
+        (mtan, "mtan", "official", r"nyu_depth_v2_labeled\.mat \(from https://cs\.nyu\.edu"),
+        (mtan, "mtan", "astmt", r"gt_sets and images .*from https://drive\.google\.com/file/d/14EAEM"),
+        (astmt, "astmt", "mtan", r"train/image and val/image .*from https://www\.dropbox\.com/sh/86nssgwm6hm3vkb"),
+    ):
+        message = (
+            rf"data\.form={form}, but data\.root={root} holds the form {found}\. Published figures depend .*{source}"
+        )
+        with pytest.raises(ValueError, match=message):
+            NYUv2(root, form=form)
+    with pytest.raises(ValueError, match=r"data\.form must be official, mtan, astmt or null, got 'libmtl'"):
+        NYUv2(mtan, form="libmtl")
 
 
 @pytest.mark.parametrize(
@@ -159,8 +225,8 @@ def test_half_of_mtan(mtan: Path) -> None:
         ("label", np.full((48, 64), np.nan), "holds the labels nan; expected whole numbers"),
         ("label", np.full((48, 64), 254, np.uint8), "holds the labels 254; expected"),
         ("label", np.zeros((48, 64, 3)), r"holds an array \(48, 64, 3\), expected \(any, any\)"),
-        ("image", np.full((48, 64, 3), 255.0), "holds values from 255 to 255, expected 0 to 1"),
-        ("image", np.full((48, 64, 3), np.nan), "holds values from nan to nan, expected 0 to 1"),
+        ("image", np.full((48, 64, 3), 255.0), "holds values from 255 to 255, expected an image in .0, 1."),
+        ("image", np.full((48, 64, 3), np.nan), "holds values from nan to nan, expected an image in .0, 1."),
         ("image", np.zeros((3, 48, 64)), r"holds an array \(3, 48, 64\), expected \(any, any, 3\)"),
         ("depth", np.zeros((2, 48, 64)), r"holds an array \(2, 48, 64\), expected \(any, any\)"),
         ("depth", np.ones((64, 48)), "has 48 rows and 64 columns, but its depth 64 and 48"),
@@ -239,7 +305,11 @@ def test_the_flavours_of_astmt(tmp_path: Path, flavour: str) -> None:
     assert data.camera == pytest.approx(layout.camera(layout.GUPTA))
     assert f"images {images}" in notes(data)
     assert "val.txt is our split test" in notes(data)
-    assert "The camera is that of the crop of Gupta et al." in data.notes
+    assert (
+        "Frames of 85 x 112 pixels (height x width) are of no known crop, so that their camera is not known"
+        in notes(data)
+    )
+    assert "taken to be that of the crop of Gupta et al., resized." in notes(data)
     assert ("JPEG" in notes(data)) == (normals_suffix == ".jpg")
 
 
@@ -254,6 +324,35 @@ def test_frames_of_the_whole_size_have_the_whole_camera(tmp_path: Path) -> None:
     data = NYUv2(tmp_path, "test", convention="xyz")
     assert data.camera == pytest.approx(layout.camera())
     assert "The camera is that of whole frames." in data.notes
+
+
+@pytest.mark.parametrize(
+    ("size", "crop", "note"),
+    [
+        ((560, 425), layout.GUPTA, "The camera is that of the crop of Gupta et al."),
+        ((576, 448), np.s_[16:464, 32:608], "of InvPT's crop of 448 x 576 pixels, taken as a centre crop."),
+    ],
+)
+def test_the_size_of_frames_tells_their_camera(tmp_path: Path, size, crop, note: str) -> None:
+    layout.astmt(tmp_path, train=1, test=1, size=size)
+    data = NYUv2(tmp_path, "test", convention="xyz")
+    assert data.camera == pytest.approx(layout.camera(crop))
+    assert note in notes(data)
+    assert "not known" not in notes(data)
+
+
+def test_neighbours_of_astmt_are_those_by_number_whatever_the_list_says(astmt: Path) -> None:
+    for file in [file for kind in ("images", "segmentation", "normals", "depth") for file in (astmt / kind).iterdir()]:
+        file.rename(file.with_name(f"img_{(int(file.stem[4:]) - 5001) // 3 + 1}{file.suffix}"))
+    ids = [f"img_{number}" for number in (7, 2, 11, 1, 12, 4, 10, 3, 9, 5, 8, 6)]
+    (astmt / "gt_sets" / "train.txt").write_text("\n".join(ids))
+    (astmt / "gt_sets" / "val.txt").write_text("img_14\nimg_13\n")
+    data = NYUv2(astmt, holdout=0)
+    assert [Path(data.label(i)).stem for i in range(12)] == [f"img_{number}" for number in range(1, 13)]
+    (val,) = (NYUv2(astmt, "val", holdout=0.08),)
+    assert Path(val.label(0)).stem == "img_7"  # the middle one
+    data = NYUv2(astmt, holdout=0.08)
+    assert [Path(data.label(i)).stem for i in range(len(data))] == ["img_1"]  # no other is six numbers away
 
 
 def test_astmt_validation(astmt: Path) -> None:
@@ -287,7 +386,7 @@ def test_lists_of_frames(astmt: Path) -> None:
     with pytest.raises(ValueError, match=r"train\.txt names no frames"):
         NYUv2(astmt)
     file.unlink()
-    with pytest.raises(FileNotFoundError, match=r"train\.txt cannot be read"):
+    with pytest.raises(FileNotFoundError, match=r"train\.txt cannot be read: .*drive\.google\.com"):
         NYUv2(astmt)
 
 

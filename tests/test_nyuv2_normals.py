@@ -97,7 +97,10 @@ def test_the_convention_may_be_given(root: Path, original: Path) -> None:
 
 
 def test_folders_of_normals_that_lack_something(root: Path, original: Path, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"absent holds no normals: expected normals/0000\.png.*Ladicky"):
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"absent holds no normals: expected normals/0000\.png.*web\.archive\.org.*nyu_normals_gt\.zip",
+    ):
         NYUv2(root, normals=str(tmp_path / "absent"))
     eigen = Path(shutil.copytree(original / "eigen", tmp_path / "eigen"))
     (eigen / "normals" / "0001.png").unlink()
@@ -235,19 +238,56 @@ def test_noise_of_a_kinect_does_not_hide_the_convention(mtan: Path) -> None:
         lambda n, i: np.random.default_rng(i).normal(size=n.shape),
         lambda n, i: n[:, ::-1],
         lambda n, i: np.where(np.arange(64)[:, None] % 2, n, np.random.default_rng(i).normal(size=n.shape)),
-        lambda n, i: np.zeros_like(n),
         lambda n, i: np.broadcast_to([0.0, 0.0, -1.0], n.shape),
     ],
 )
 def test_normals_that_do_not_fit_the_depth_are_refused(mtan: Path, change) -> None:
     rewrite(mtan, change)
     message = (
-        r"train/normal do not fit the depth: over 6 training frames the mean cosine .* is 0\.\d\d for the best "
+        r"train/normal do not fit the depth: over 6 frames the mean cosine .* is 0\.\d\d for the best "
         r"convention, \S+, and 0\.\d\d for the second, \S+; expected at least 0\.7 .* set data\.convention"
     )
     with pytest.raises(ValueError, match=message):
         NYUv2(mtan, holdout=0)
     assert len(NYUv2(mtan, holdout=0, convention="xyz")) == 6
+
+
+def test_normals_of_which_none_can_be_compared_are_refused_with_the_reason(mtan: Path, cache: Path) -> None:
+    message = r"the normals in .*train/normal have cannot be found: of 6 frames none .* The first: "
+    rewrite(mtan, lambda n, i: n[:-1])
+    with pytest.raises(ValueError, match=message + r".*0\.npy has normals of \(47, 64, 3\) and depth of \(48, 64\)"):
+        NYUv2(mtan, holdout=0)
+    rewrite(mtan, lambda n, i: np.zeros((48, 64, 3)))
+    with pytest.raises(ValueError, match=message + r".*image/0\.npy has no pixel with both a normal and depth"):
+        NYUv2(mtan, holdout=0)
+    for file in (mtan / "train" / "normal").iterdir():
+        file.write_bytes(b"")
+    with pytest.raises(ValueError, match=message + r".*normal/0\.npy is damaged .* set data\.convention"):
+        NYUv2(mtan, holdout=0)
+    assert not cache.exists()
+
+
+def test_only_frames_that_were_compared_are_counted(mtan: Path) -> None:
+    rewrite(mtan, lambda n, i: np.random.default_rng(i).normal(size=n.shape))
+    for i in (0, 2):
+        (mtan / "train" / "depth" / f"{i}.npy").write_bytes(b"")
+    with pytest.raises(ValueError, match="over 4 frames the mean cosine"):
+        NYUv2(mtan, holdout=0)
+
+
+def test_a_search_that_failed_is_made_again(mtan: Path, cache: Path) -> None:
+    """The repair may be of other files than the one that the cache goes by."""
+    good = {file: file.read_bytes() for file in (mtan / "train" / "depth").iterdir()}
+    for file in good:
+        np.save(file, np.load(file)[:, ::-1])
+    with pytest.raises(ValueError, match="do not fit the depth"):
+        NYUv2(mtan, holdout=0)
+    for file, content in good.items():
+        file.write_bytes(content)
+    assert convention(NYUv2(mtan, holdout=0)) == "xyz"
+    (file,) = cache.iterdir()
+    file.write_text('[[0.6, "zyx"], [0.5, "xyz"]]')  # as an earlier version kept it
+    assert convention(NYUv2(mtan, holdout=0)) == "xyz"
 
 
 def test_an_axis_that_no_surface_shows_is_not_guessed(mtan: Path) -> None:

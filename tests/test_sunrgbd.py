@@ -20,7 +20,7 @@ from mtlkit.data.dataset import DATASETS, BadSampleError
 from mtlkit.data.geometry import normals_from_depth
 from mtlkit.datasets.nyuv2.classes import CLASSES_13, CLASSES_40, TO_13
 from mtlkit.datasets.sunrgbd import SunRGBD
-from mtlkit.datasets.sunrgbd.index import scene_of
+from mtlkit.datasets.sunrgbd.scenes import hold_out, scenes
 from mtlkit.datasets.sunrgbd.values import coding_of, metres
 
 SIZE = (9, 7)
@@ -172,32 +172,64 @@ def test_normals_are_computed_from_depth_with_the_frames_own_camera(published: P
 
 def test_validation_frames_are_of_scenes_of_their_own(published: Path) -> None:
     parts = {split: folders(SunRGBD(published, split, size=SIZE, holdout=0.3)) for split in ("train", "val", "test")}
-    assert sorted(parts["train"] + parts["val"]) == sorted(layout.TRAIN)
+    scene = dict(zip(layout.TRAIN, scenes(layout.TRAIN), strict=True))
     assert len(parts["val"]) >= 0.3 * len(layout.TRAIN)
-    assert not {scene_of(f) for f in parts["train"]} & {scene_of(f) for f in parts["val"]}
+    assert not {scene[f] for f in parts["train"]} & {scene[f] for f in parts["val"]}
+    unused = set(layout.TRAIN).difference(parts["train"], parts["val"])
+    assert unused == set(layout.TRAIN[11:16])  # NYU0040 to NYU0044, beside NYU0035 to NYU0039
     assert parts["test"] == list(layout.TEST)
     for split in ("train", "val"):
         assert parts[split] == [f for f in layout.TRAIN if f in parts[split]]  # in the published order
     note = SunRGBD(published, "val", size=SIZE, holdout=0.3).notes[-1]
-    assert note == f"Of the 27 training frames, {len(parts['val'])} are held out for validation, by scene."
+    assert note.startswith(
+        f"Of the 27 training frames, {len(parts['val'])} are held out for validation, by scene, and 5 "
+    )
+    assert "of NYUv2 and B3DO within 5 numbers of these are left out" in note
+
+
+def test_numbered_neighbours_of_validation_frames_are_not_used() -> None:
+    """The frames of a room may go on beyond a block of numbers; two sets count for themselves."""
+    frames = [f"kv1/{name}/{n:04d}" for name in ("NYUdata", "b3dodata") for n in range(100)]
+    train, val = hold_out(frames, 0.1)
+    numbers = [(frames[i].split("/")[1], int(frames[i][-4:])) for i in range(len(frames))]
+    assert len({(name, n // 20) for name, n in (numbers[i] for i in val)}) == 1
+    for i in train:
+        assert all(numbers[i][0] != numbers[j][0] or abs(numbers[i][1] - numbers[j][1]) > 5 for j in val)
+    edges = sum(0 < n < 99 for n in (numbers[val[0]][1], numbers[val[-1]][1]))
+    assert len(train) == 200 - 20 - 5 * edges
+    assert [part.tolist() for part in hold_out(frames, 0.1)] == [train.tolist(), val.tolist()]
+    assert len(hold_out(frames, 0)[0]) == 200
+    with pytest.raises(ValueError, match="leaves nothing to train on of 25 frames: those within 5 numbers"):
+        hold_out(frames[:25], 0.5)
 
 
 @pytest.mark.parametrize(
     ("one", "other", "same"),
     [
-        (layout.TRAIN[0], layout.TRAIN[2], True),  # 2014-05-16, 20 h
-        (layout.TRAIN[0], layout.TRAIN[3], False),  # and 21 h
+        (layout.TRAIN[0], layout.TRAIN[2], True),  # within two seconds
+        (layout.TRAIN[0], layout.TRAIN[3], False),  # an hour later
+        ("realsense/sa/2014_10_21-18_58_24-1311000073", "realsense/sa/2014_10_21-19_02_24-1311000073", True),
+        ("realsense/sa/2014_10_21-23_58_24-1311000073", "realsense/sa/2014_10_22-00_02_24-1311000073", True),
+        ("realsense/sa/2014_10_21-18_44_24-1311000073", "realsense/sa/2014_10_21-18_54_24-1311000073", True),
+        ("realsense/sa/2014_10_21-18_44_24-1311000073", "realsense/sa/2014_10_21-18_54_25-1311000073", False),
         ("kv1/NYUdata/NYU0039", "kv1/NYUdata/NYU0020", True),
         ("kv1/NYUdata/NYU0039", "kv1/NYUdata/NYU0040", False),
         ("kv1/NYUdata/NYU0145", "kv1/b3dodata/img_0145", False),
         ("xtion/sun3ddata/home_amo/floor1v2/0000760-1", "xtion/sun3ddata/home_amo/floor2-1/0000164-2", True),
         ("xtion/sun3ddata/brown_bm_1/brown_bm_1/1", "xtion/sun3ddata/brown_bm_2/brown_bm_2/1", False),
-        ("xtion/xtion_align_data/2014_12_18_12_3_40", "kv2/align_kv2/2014-12-18_12-34-09_260595134347", True),
+        ("xtion/xtion_align_data/2014_12_18_12_3_40", "kv2/align_kv2/2014-12-18_12-04-09_260595134347", True),
         ("xtion/xtion_align_data/2014_12_18_12_3_40", "xtion/xtion_align_data/2014_12_18_1_2_40", False),
     ],
 )
 def test_scenes(one: str, other: str, same: bool) -> None:
-    assert (scene_of(one) == scene_of(other)) is same
+    for pair in ([one, other], [other, one]):
+        assert len(set(scenes(pair))) == 2 - same
+
+
+def test_frames_that_follow_each_other_are_of_one_scene_however_long_it_takes() -> None:
+    frames = [f"kv2/kinect2data/{i:06d}_2014-05-16_20-{6 * i:02d}-30_260595134347_rgbf000121-resize" for i in range(10)]
+    assert len(set(scenes(frames))) == 1
+    assert len(set(scenes(frames[:4] + frames[6:]))) == 2  # 18 minutes without a frame
 
 
 def test_without_holdout_there_is_no_validation(published: Path) -> None:
@@ -261,7 +293,9 @@ def test_a_root_too_low_is_told_the_right_one(published: Path) -> None:
 
 
 def test_a_wrong_root(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"data\.root is not set: name the folder of the data set 'sunrgbd'"):
+    with pytest.raises(
+        ValueError, match=r"data\.root is not set: .* 'sunrgbd'.*, from https://rgbd\.cs\.princeton\.edu"
+    ):
         SunRGBD(None)
     with pytest.raises(FileNotFoundError, match="does not exist"):
         whole(tmp_path / "missing")

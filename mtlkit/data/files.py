@@ -4,6 +4,8 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from tokenize import TokenError
+from zipfile import BadZipFile
 
 import cv2
 import numpy as np
@@ -15,6 +17,8 @@ from mtlkit.data.dataset import BadSampleError
 
 #: What PIL raises for a file that it cannot decode.
 UNREADABLE = (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+#: What NumPy lets out beside ValueError where the header of an .npy file is damaged.
+BAD_HEADER = (SyntaxError, TokenError, TypeError, LookupError, OverflowError, MemoryError)
 
 
 def names_in(folder: Path, suffixes: str | tuple[str, ...] = "") -> list[str]:
@@ -30,7 +34,7 @@ def names_in(folder: Path, suffixes: str | tuple[str, ...] = "") -> list[str]:
         return []
     except OSError as error:
         raise FileNotFoundError(f"{folder} cannot be listed: {error}") from error
-    return sorted(found, key=_natural)
+    return sorted(found, key=natural)
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:
@@ -40,7 +44,12 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
         return True
 
 
-def _natural(name: str) -> list[tuple[bool, int, str]]:
+def natural(name: str) -> list[tuple[bool, int, str]]:
+    """A key to sort names by, in the order of the numbers in them.
+
+    >>> sorted(["img_10", "img_9", "depth_11"], key=natural)
+    ['depth_11', 'img_9', 'img_10']
+    """
     parts = re.findall(r"[0-9]+|[^0-9]+", name)
     return [(False, int(p), p) if p.isascii() and p.isdigit() else (True, 0, p) for p in parts]
 
@@ -111,8 +120,13 @@ def read_array(path: Path, shape: Sequence[int | None] = ()) -> np.ndarray:
     shape.
     """
     try:
-        values = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        with path.open("rb") as file:  # np.load would leave it open where it fails
+            values = np.load(file, allow_pickle=False)
+    except BAD_HEADER as error:
+        raise unreadable(path, ValueError("its header is damaged or asks for too much memory")) from error
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
+        if "pickle" in str(error):  # NumPy's advice to allow it: what is in there could then run as code
+            raise unreadable(path, ValueError("it holds no array of numbers")) from error
         raise unreadable(path, error) from error
     if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiub":
         raise BadSampleError(
@@ -121,6 +135,26 @@ def read_array(path: Path, shape: Sequence[int | None] = ()) -> np.ndarray:
     if shape:
         check_shape(path, values, shape)
     return values
+
+
+def read_image_array(path: Path) -> np.ndarray:
+    """The image (H, W, 3) of an .npy file: uint8, or float32 in [0, 1], what resizing left 0.001 beyond being cut off.
+
+    Raises `BadSampleError` as `read_array` does, and for values out of range.
+    """
+    values = read_array(path, (None, None, 3))
+    if values.dtype == np.uint8 or not values.size:
+        return values
+    low, high = float(values.min()), float(values.max())
+    if not (low >= -0.001 and high <= 1.001):  # NaN fails, too
+        raise BadSampleError(f"{path} holds values from {low:g} to {high:g}, expected an image in [0, 1].")
+    return values.clip(0, 1).astype(np.float32)
+
+
+def read_label_array(path: Path, shape: Sequence[int | None] = ()) -> np.ndarray:
+    """The labels of an .npy file, as `read_array`; in uint8, which has no -1 (ignored), 255 stands for it."""
+    values = read_array(path, shape)
+    return np.where(values == 255, -1, values.astype(np.int64)) if values.dtype == np.uint8 else values
 
 
 def check_shape(path: Path, values: np.ndarray, shape: Sequence[int | None]) -> None:

@@ -90,8 +90,9 @@ class Samples(TorchDataset[Loaded]):
         try:
             sample = self.checked(index)
             if self.augment is not None:
-                seed, camera = seed_of(self.seed, number, index), self.dataset.camera_of(index)
-                sample = self.augment(sample, seed, camera)
+                # Asking may mean reading a file: only where something is turned by an angle that depends on it.
+                camera = self.dataset.camera_of(index) if self.augment.turned else None
+                sample = self.augment(sample, seed_of(self.seed, number, index), camera)
             targets = self._complete(sample["targets"], index)
         except BadSampleError as error:
             if not self.skip:

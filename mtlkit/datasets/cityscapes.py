@@ -8,7 +8,17 @@ import numpy as np
 import torch
 
 from mtlkit.data.dataset import DATASETS, BadSampleError, Dataset, Sample, Target, check_request
-from mtlkit.data.files import check_shape, image_tensor, map_tensor, names_in, read_array, resize, root_folder
+from mtlkit.data.files import (
+    check_shape,
+    image_tensor,
+    map_tensor,
+    names_in,
+    read_array,
+    read_image_array,
+    read_label_array,
+    resize,
+    root_folder,
+)
 from mtlkit.data.splits import check_share, hold_out_blocks
 
 COUNTS = {"train": 2975, "val": 500}
@@ -30,9 +40,9 @@ class Cityscapes(Dataset):
     """Cityscapes (Cordts et al., arXiv 1604.01685) with two tasks, as MTAN (Liu et al., arXiv 1803.10704) prepared it.
 
     `root` holds `{train,val}/{image,label_2,label_7,label_19,depth}/{0,1,...}.npy`: image (H, W, 3) in [0, 1], label
-    (H, W) from -1, ignored, to classes - 1, depth (H, W, 1). LibMTL's `label` instead of `label_7` is taken, too. There
-    are two archives, of 128 x 256 and 256 x 512 pixels (H x W); `notes` say which this is. The tables of the balancers
-    (CAGrad, Nash-MTL, FAMO, ...) are for the small one and 7 classes.
+    (H, W) from -1, ignored (255 in bytes), to classes - 1, depth (H, W, 1). LibMTL's `label` instead of `label_7` is
+    taken, too. There are two archives, of 128 x 256 and 256 x 512 pixels (H x W); `notes` say which this is. The tables
+    of the balancers (CAGrad, Nash-MTL, FAMO, ...) are for the small one and 7 classes.
 
     Sample: image; `segmentation`; `depth`, which here is *inverse* depth: Cityscapes' 16-bit disparity / 65535, in
     [0, 0.5), larger where it is nearer, 0 unknown; no metres. `abs` and `rel` of a task of the type `depth` are then
@@ -67,7 +77,7 @@ class Cityscapes(Dataset):
             raise ValueError(f"The data set 'cityscapes' has 7, 19 or 2 classes, got data.classes={classes!r}.")
         check_share(holdout)
         published = "val" if split == "test" else "train"
-        self.folder = _find(root_folder(root, "cityscapes", HOLDS)) / published
+        self.folder = _find(root_folder(root, "cityscapes", f"{HOLDS}, from {SOURCE}")) / published
         self._label = _label_folder(self.folder, classes)
         names = _names(self.folder, self._label)
         if self._label == "label":
@@ -90,7 +100,7 @@ class Cityscapes(Dataset):
 
     def __getitem__(self, index: int) -> Sample:
         name = self._files[index]
-        image = _read_image(self.folder / "image" / name)
+        image = read_image_array(self.folder / "image" / name)
         label = _read_label(
             self.folder / self._label / name, image.shape[:2], len(self.targets["segmentation"].classes)
         )
@@ -123,9 +133,16 @@ class Cityscapes(Dataset):
 
 def _find(root: Path) -> Path:
     """The folder with train and val: `root`, or the one in it."""
-    for folder in (root, *(root / name for name in sorted(os.listdir(root)))):
-        if any(os.path.isdir(folder / part / "image") for part in COUNTS):
-            return folder
+    if _holds_frames(root):
+        return root
+    if found := [root / name for name in sorted(os.listdir(root)) if _holds_frames(root / name)]:
+        if len(found) > 1:
+            raise ValueError(
+                f"data.root={root} holds {len(found)} folders with train and val: {', '.join(map(str, found))}. Set "
+                "data.root to one of them. MTAN has two archives, and published tables of balancers are for 128 x 256 "
+                "pixels, those of cityscapes2.zip."
+            )
+        return found[0]
     if os.path.isdir(root / "image"):
         raise FileNotFoundError(f"data.root={root} is one split of Cityscapes: set data.root={root.resolve().parent}.")
     if os.path.isdir(root / "leftImg8bit") or os.path.isdir(root / "gtFine"):
@@ -134,6 +151,10 @@ def _find(root: Path) -> Path:
             f"read here. Unpack {SOURCE} and set data.root to that."
         )
     raise FileNotFoundError(f"data.root={root} does not hold {HOLDS}. Unpack {SOURCE} there.")
+
+
+def _holds_frames(folder: Path) -> bool:
+    return any(os.path.isdir(folder / part / "image") for part in COUNTS)
 
 
 def _label_folder(folder: Path, classes: int) -> str:
@@ -170,7 +191,7 @@ def _check_classes(folder: Path, names: list[str], classes: int) -> None:
     highest = 0
     for name in names[:: max(1, len(names) // 8)]:
         try:
-            highest = max(highest, int(read_array(folder / name).max()))
+            highest = max(highest, int(read_label_array(folder / name).max()))
         except (BadSampleError, ValueError):  # empty or damaged: said when the frame is read
             continue
     found = next((count for count in sorted(CLASSES) if highest < count), None)
@@ -191,20 +212,9 @@ def _recognised(path: Path) -> list[str]:
     return [f"The frames have {height} x {width} pixels (height x width), the {what}.{wrong}"]
 
 
-def _read_image(path: Path) -> np.ndarray:
-    """(H, W, 3), uint8 or float32 in [0, 1]."""
-    image = read_array(path, (None, None, 3))
-    if image.dtype == np.uint8:
-        return image
-    low, high = image.min(initial=0), image.max(initial=0)
-    if not (low >= 0 and high <= 1):  # NaN, too
-        raise BadSampleError(f"{path} holds values from {low:g} to {high:g}, expected an image in [0, 1].")
-    return image.astype(np.float32)
-
-
 def _read_label(path: Path, shape: tuple[int, ...], classes: int) -> np.ndarray:
     """(H, W) int64."""
-    label = read_array(path, shape)
+    label = read_label_array(path, shape)
     low, high = label.min(initial=0), label.max(initial=0)
     if not (low >= -1 and high < classes) or (label.dtype.kind == "f" and (label % 1).any()):
         raise BadSampleError(

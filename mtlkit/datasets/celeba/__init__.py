@@ -80,14 +80,15 @@ class CelebA(LabelledPictures):
         tasks: Literal["attributes", "each", "regions"] = "attributes",
     ) -> None:
         check_options("celeba", split, size, limit, tasks, GROUPS)
-        path = root_folder(root, "celeba", HOLDS)
+        path = root_folder(root, "celeba", f"{HOLDS}, from {PAGE}")
         found = {part: _find(path, part) for part in PLACES}
         list_path, partition_path, folder = (places[0] for places in found.values())
         labels, splits = read_attributes(list_path), read_partition(partition_path)
         check_same(str(list_path), labels, str(partition_path), splits, PAGE)
         files = {_stem(name): name for name in reversed(names_in(folder, (".jpg", ".png")))}  # .jpg before .png
         stems = {name: _stem(name) for name in splits}
-        check_present(stems.values(), files, str(folder), f"img_align_celeba.zip on {PAGE}")
+        present = {name for name, stem in stems.items() if stem in files}
+        check_present(splits, present, str(folder), f"img_align_celeba.zip on {PAGE}")
         names = [name for name, code in splits.items() if SPLITS[code] == split][:limit]
         if not names:
             raise ValueError(f"{partition_path} puts no picture into the split {split!r}.")

@@ -28,8 +28,8 @@ class ChestXray14(LabelledPictures):
 
     `root` holds `Data_Entry_2017_v2020.csv` or `Data_Entry_2017.csv` (the first is taken where both are there), the
     lists of the splits, and the 112,120 pictures in `images/`, in `images_001/images/` to `images_012/images/`, as
-    their archives are unpacked, or in both (the first is taken). No patient is in two splits; lists in which one is
-    are refused. `split_lists`:
+    their archives are unpacked, or in `images_001/` to `images_012/` (the first that has a picture is taken). No
+    patient is in two splits; lists in which one is are refused. `split_lists`:
 
     - "official": `train_val_list.txt` (86,524 pictures) and `test_list.txt` (25,596). `val` is the share `holdout`
       of the former, by patient, and `train` the rest;
@@ -73,7 +73,7 @@ class ChestXray14(LabelledPictures):
         check_options("chestxray14", split, size, limit, tasks, GROUPS)
         check_choice("data set 'chestxray14'", "split_lists", split_lists, LISTS)
         _check_shares(split, split_lists, holdout, share)
-        path = root_folder(root, "chestxray14", HOLDS)
+        path = root_folder(root, "chestxray14", f"{HOLDS}, from {PAGES['official']}")
         listed = read_lists(path, split_lists)
         folders = _find_pictures(path, listed.labels)
         names = listed.parts["train" if split_lists == "official" and split == "val" else split]
@@ -117,8 +117,8 @@ def _draw(names: list[str], patients: Mapping[str, str], share: float) -> list[s
 
 def _find_pictures(root: Path, names: Collection[str]) -> dict[str, Path]:
     """The folder of each picture; looks once at each folder."""
-    folders = [root / "images", *sorted(root.glob("images_*/images"))]
+    folders = [root / "images", *sorted(root.glob("images_*/images")), *sorted(root.glob("images_*"))]
     found = {name: folder for folder in reversed(folders) if folder.is_dir() for name in names_in(folder, ".png")}
-    where = ", ".join(map(str, folders)) if len(folders) > 1 else f"{folders[0]} or images_*/images beside it"
+    where = f"{root / 'images'}, nor in images_*/images or images_* beside it"
     check_present(names, found, where, f"the archives images_001.tar.gz to images_012.tar.gz on {PAGES['official']}")
     return found

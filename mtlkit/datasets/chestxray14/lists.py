@@ -81,7 +81,7 @@ def _list_path(root: Path, split_lists: str, name: str) -> Path:
 
 
 def read_list(path: Path, split_lists: str) -> dict[str, Labels]:
-    """The pictures of a list and their labels, empty for an official list."""
+    """The pictures of a list, without the folders before their names, and their labels, none in an official list."""
     width = 1 if split_lists == "official" else 1 + len(FINDINGS)
     found: dict[str, Labels] = {}
     for row in read_rows(path):
@@ -91,8 +91,9 @@ def read_list(path: Path, split_lists: str) -> dict[str, Labels]:
                 f"{path} has the row {' '.join(row)[:60]!r}, expected {expected}. It was downloaded only in part or "
                 f"is none of the lists of data.split_lists={split_lists}. To be had on {PAGES[split_lists]}."
             )
-        check_once(path, row[0], found)
-        found[row[0]] = bytes(map(int, row[1:]))
+        name = row[0].rpartition("/")[2]
+        check_once(path, name, found)
+        found[name] = bytes(map(int, row[1:]))
     return found
 
 

@@ -1,6 +1,5 @@
 """NYU Depth V2 in the forms in which it is handed on."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -9,13 +8,13 @@ import numpy as np
 import torch
 
 from mtlkit.data.dataset import DATASETS, BadSampleError, Dataset, Sample, Target, check_request
-from mtlkit.data.files import image_tensor, map_tensor, resize, root_folder
+from mtlkit.data.files import image_tensor, map_tensor, resize
 from mtlkit.data.splits import check_share
 from mtlkit.datasets.nyuv2.classes import CLASSES_13, CLASSES_40, TO_13
-from mtlkit.datasets.nyuv2.folders import Astmt, Mtan
-from mtlkit.datasets.nyuv2.form import EIGEN, GUPTA, WHOLE, Form
+from mtlkit.datasets.nyuv2.form import EIGEN, GUPTA, WHOLE
 from mtlkit.datasets.nyuv2.normals import find_convention, parse, turn
-from mtlkit.datasets.nyuv2.official import FILE, PAGE, Official
+from mtlkit.datasets.nyuv2.recognise import open_form, recognise
+from mtlkit.datasets.nyuv2.sources import FILE, FORMS
 
 CROPS = {"eigen": EIGEN, "gupta": GUPTA, None: WHOLE}
 DEPTHS = {"filled": "depths", "raw": "rawDepths"}
@@ -27,16 +26,18 @@ class NYUv2(Dataset):
     """NYU Depth V2: rooms with classes of surfaces, depth and surface normals.
 
     Silberman et al., Indoor segmentation and support inference from RGBD images, ECCV 2012: 1449 frames, 795 of them
-    published for training and 654 for testing. `root` may be one of three forms, and `notes` say which it is:
+    published for training and 654 for testing. `root`, or a folder in it, may be one of three forms, and `notes` say
+    which it is. Published results depend on the form: `form` is None, for any, or the only one to accept.
 
-    - `nyu_depth_v2_labeled.mat` or its folder, with `splits.mat` and `classMapping40.mat` (or `labels40.mat`) beside
-      it. A frame is 640 x 480 pixels before the crop. The file holds no normals: see `normals`.
-    - MTAN's and LibMTL's `{train,val}/{image,label,depth,normal}/0.npy ...`, 384 x 288 pixels, 13 classes.
-    - ASTMT's layout, also Vandenhende's, ATRC's and InvPT's: `gt_sets/{train,val}.txt` with `images`, `segmentation`,
-      `normals` and `depth`, 560 x 425 pixels, 40 classes.
+    - "official": `nyu_depth_v2_labeled.mat` or its folder, with `splits.mat` and `classMapping40.mat` (or
+      `labels40.mat`) beside it. A frame is 640 x 480 pixels before the crop. The file holds no normals: see `normals`.
+    - "mtan": MTAN's and LibMTL's `{train,val}/{image,label,depth,normal}/0.npy ...`, 384 x 288 pixels, 13 classes.
+    - "astmt": ASTMT's layout, also Vandenhende's, ATRC's and InvPT's: `gt_sets/{train,val}.txt` with `images`,
+      `segmentation`, `normals` and `depth`, 560 x 425 or 576 x 448 pixels, 40 classes.
 
     What the folders call "val" is the official test data, split `test` here. `val` holds out a share `holdout` of the
-    training frames: whole scenes in the official form, blocks of neighbours in the others, which name no scenes.
+    training frames: whole scenes in the official form, blocks of neighbours, in the order of their numbers, in the
+    others, which name no scenes.
 
     Targets: `segmentation`, 13 classes (Couprie et al., arXiv 1301.3572) or the 40 of Gupta et al. (CVPR 2013);
     `depth` in metres; `normals`, unless there are none. Published results of balancers are on MTAN's arrays.
@@ -70,34 +71,40 @@ class NYUv2(Dataset):
         normals: str | None = None,
         convention: str = "auto",
         holdout: float = 0.12,
+        form: Literal["official", "mtan", "astmt"] | None = None,
     ) -> None:
         check_request("nyuv2", split, size, limit)
-        _check(classes, crop, depth)
+        _check(classes, crop, depth, form)
         check_share(holdout)
         if convention != "auto":
             parse(convention)
-        form = self._form = _recognise(root, crop, depth, normals)
-        if (counts := (len(form.train), len(form.test))) != (795, 654):
-            form.notes.append(f"{counts[0]} training and {counts[1]} test frames; the published data has 795 and 654.")
-        if classes == 40 and form.classes == 13:
-            raise ValueError(
-                f"data.classes={classes}: the labels of this form have {form.classes} classes only. "
-                f"Set data.classes={form.classes}, or use {FILE}."
+        kind, path = recognise(root, form)
+        if kind != "official":
+            _check_folders(path, crop, depth, normals)
+        frames = self._form = open_form(kind, path, CROPS[crop], DEPTHS[depth], normals)
+        if (counts := (len(frames.train), len(frames.test))) != (795, 654):
+            frames.notes.append(
+                f"{counts[0]} training and {counts[1]} test frames; the published data has 795 and 654."
             )
-        joined = form.classes == 40 and classes != 40
+        if classes == 40 and frames.classes == 13:
+            raise ValueError(
+                f"data.classes={classes}: the labels of this form have {frames.classes} classes only. "
+                f"Set data.classes={frames.classes}, or use {FILE}."
+            )
+        joined = frames.classes == 40 and classes != 40
         if joined:
-            form.notes.append("The 40 classes are joined to 13; data.classes=40 keeps them.")
-        ids = np.array([0, *TO_13]) if joined else np.arange(form.classes + 1)
+            frames.notes.append("The 40 classes are joined to 13; data.classes=40 keeps them.")
+        ids = np.array([0, *TO_13]) if joined else np.arange(frames.classes + 1)
         self._ids = ids if classes == 14 else ids - 1  # by label + 1
         self._keys = self._part(split, holdout)[:limit]
         self._size = size
         self._convention = self._find_convention(convention)
-        self.camera = form.camera
-        self.notes = tuple(form.notes)
+        self.camera = frames.camera
+        self.notes = tuple(frames.notes)
         self.targets = {
             "segmentation": Target("segmentation", CLASSES[classes]),
             "depth": Target("depth"),
-            **({"normals": Target("normals")} if form.has_normals else {}),
+            **({"normals": Target("normals")} if frames.has_normals else {}),
         }
 
     def __len__(self) -> int:
@@ -154,7 +161,7 @@ class NYUv2(Dataset):
         return convention
 
 
-def _check(classes: Any, crop: Any, depth: Any) -> None:
+def _check(classes: Any, crop: Any, depth: Any, form: Any) -> None:
     """Refuses options out of range."""
     if classes not in CLASSES:
         raise ValueError(f"data.classes must be 13, 14 or 40, got {classes!r}.")
@@ -162,32 +169,15 @@ def _check(classes: Any, crop: Any, depth: Any) -> None:
         raise ValueError(f"data.crop must be eigen, gupta or null, got {crop!r}.")
     if depth not in DEPTHS:
         raise ValueError(f"data.depth must be filled or raw, got {depth!r}.")
+    if form not in (None, *FORMS):
+        raise ValueError(f"data.form must be {', '.join(FORMS)} or null, got {form!r}.")
 
 
-def _recognise(root: str | Path | None, crop: str | None, depth: str, normals: str | None) -> Form[Any]:
-    """What is at `root`, open."""
-    path = None if root is None else Path(root).expanduser()
-    if path is None or not path.is_file():
-        path = root_folder(root, "nyuv2", f"{FILE}, MTAN's folders train and val, or gt_sets and images")
-        if os.path.lexists(path / FILE):
-            path /= FILE
-    if not path.is_dir():
-        return Official(path, CROPS[crop], DEPTHS[depth], normals)
-    if (path / "gt_sets").is_dir():
-        form: Form[Any] = Astmt(path)
-    elif any((path / part / "image").is_dir() for part in ("train", "val")):
-        form = Mtan(path)
-    else:
-        names = sorted(os.listdir(path))
-        raise FileNotFoundError(
-            f"data.root={path} holds no form of NYUv2: neither {FILE} (from {PAGE}), nor train/image and val/image "
-            f"(MTAN's arrays), nor gt_sets (the folders of ASTMT, Vandenhende, ATRC or InvPT). "
-            f"Found: {', '.join(names[:10]) or 'nothing'}{', ...' * (len(names) > 10)}."
-        )
-    official = {"crop": crop == "gupta", "depth": depth == "raw", "normals": normals is not None}
+def _check_folders(path: Path, crop: str | None, depth: str, normals: str | None) -> None:
+    """Refuses options that folders cannot have."""
+    official = {"crop": crop != "eigen", "depth": depth == "raw", "normals": normals is not None}
     if given := [f"data.{option}" for option, differs in official.items() if differs]:
         raise ValueError(
             f"{' and '.join(given)}: for {FILE} only. The folders in data.root={path} come cropped, with normals and "
             "with one kind of depth. Leave it out."
         )
-    return form

@@ -1,12 +1,23 @@
 """The two forms that others made: folders of arrays (MTAN) and of pictures and arrays (ASTMT and what came of it)."""
 
+import itertools
+import os
 from pathlib import Path
 
 import numpy as np
 
 from mtlkit.data.dataset import BadSampleError, Camera
-from mtlkit.data.files import names_in, read_array, read_exact, read_picture
+from mtlkit.data.files import (
+    names_in,
+    natural,
+    read_array,
+    read_exact,
+    read_image_array,
+    read_label_array,
+    read_picture,
+)
 from mtlkit.datasets.nyuv2.form import (
+    CENTRE,
     EIGEN,
     GUPTA,
     HEIGHT,
@@ -19,12 +30,15 @@ from mtlkit.datasets.nyuv2.form import (
     whole_numbers,
 )
 from mtlkit.datasets.nyuv2.normals import decode
+from mtlkit.datasets.nyuv2.sources import ASTMT, MTAN
+
+PARTS = ("image", "label", "depth", "normal")
 
 
 class Mtan(Form[tuple[str, str]]):
     """`train|val/{image,label,depth,normal}/{i}.npy` of MTAN and LibMTL; "val" is the official test data.
 
-    Raises `FileNotFoundError` where a frame lacks a file.
+    Raises `FileNotFoundError` where a part or a folder is missing or a frame lacks a file.
     """
 
     classes = 13
@@ -34,22 +48,34 @@ class Mtan(Form[tuple[str, str]]):
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.train, self.test = self._frames("train"), self._frames("val")
         self.notes = [
             "The arrays of MTAN and LibMTL; their folder val holds the official test frames: split test.",
             "How they were cropped is not known: the camera is that of Eigen's crop.",
         ]
+        self.train, self.test = self._frames("train"), self._frames("val")
 
     def _frames(self, part: str) -> list[tuple[str, str]]:
-        kinds = {kind: names_in(self.root / part / kind, ".npy") for kind in ("image", "label", "depth", "normal")}
+        folder = self.root / part
+        again = f"The download or unpacking of MTAN's archive is not complete; it is to be had from {MTAN}."
+        if lacking := [kind for kind in PARTS if not os.path.lexists(folder / kind)]:
+            raise FileNotFoundError(
+                f"{folder} {'has' if folder.is_dir() else 'is missing: there are'} {4 - len(lacking)} of the four "
+                f"folders {', '.join(PARTS)}, without {', '.join(lacking)}. {again}"
+            )
+        kinds = {kind: names_in(folder / kind, ".npy") for kind in PARTS}
         names = max(kinds.values(), key=len)
+        if not names:
+            raise FileNotFoundError(f"The folders in {folder} hold no .npy files. {again}")
         for kind, found in kinds.items():
             present = set(found)
             if missing := [name for name in names if name not in present]:
                 raise FileNotFoundError(
-                    f"{self.root / part / kind} has {len(found)} of {len(names)} frames and lacks {missing[0]}, for "
-                    "one. The download or unpacking of MTAN's archive is not complete."
+                    f"{folder / kind} has {len(found)} of {len(names)} frames and lacks {missing[0]}, for one. {again}"
                 )
+        numbers = {int(stem) for stem in (name.removesuffix(".npy") for name in names) if stem.isdecimal()}
+        if gaps := max(numbers, default=-1) + 1 - len(numbers):
+            first = next(number for number in itertools.count() if number not in numbers)
+            self.notes.append(f"{folder} lacks {gaps} frames between the others, the first being {first}.npy.")
         return [(part, name) for name in names]
 
     def _file(self, kind: str, key: tuple[str, str]) -> Path:
@@ -59,21 +85,11 @@ class Mtan(Form[tuple[str, str]]):
         return str(self._file("image", key))
 
     def image(self, key: tuple[str, str]) -> np.ndarray:
-        path = self._file("image", key)
-        values = read_array(path, (None, None, 3))
-        if values.dtype == np.uint8:
-            return values
-        low, high = float(values.min()), float(values.max())
-        if not (low >= -0.001 and high <= 1.001):  # NaN fails, too
-            raise BadSampleError(f"{path} holds values from {low:g} to {high:g}, expected 0 to 1.")
-        return values.clip(0, 1).astype(np.float32)
+        return read_image_array(self._file("image", key))
 
     def labels(self, key: tuple[str, str]) -> np.ndarray:
         path = self._file("label", key)
-        values = read_array(path)
-        if values.dtype == np.uint8:  # has no -1
-            values = np.where(values == 255, -1, values.astype(np.int64))
-        return whole_numbers(path, values, -1, 12)
+        return whole_numbers(path, read_label_array(path), -1, 12)
 
     def depth(self, key: tuple[str, str]) -> np.ndarray:
         path = self._file("depth", key)
@@ -92,6 +108,18 @@ KINDS = {
     "normals": (".npy", ".png", ".jpg"),
     "depth": (".npy", ".mat"),
 }
+
+
+#: By the size (height, width) of frames, their crop and what is said of it.
+CAMERAS = {
+    (HEIGHT, WIDTH): (WHOLE, "The camera is that of whole frames."),
+    (425, 560): (GUPTA, "The camera is that of the crop of Gupta et al."),
+    (448, 576): (CENTRE, "The camera is that of InvPT's crop of 448 x 576 pixels, taken as a centre crop."),
+}
+UNKNOWN = (
+    "Frames of {} x {} pixels (height x width) are of no known crop, so that their camera is not known: it is taken to "
+    "be that of the crop of Gupta et al., resized."
+)
 
 
 class Astmt(Form[str]):
@@ -124,19 +152,21 @@ class Astmt(Form[str]):
             expected = best if len(missing[best]) < len(ids) else " or ".join(suffixes)
             raise FileNotFoundError(
                 f"{folder} lacks {len(missing[best])} of the {len(ids)} frames in gt_sets, the first being "
-                f"{missing[best][0]} (expected {expected}). The download or unpacking is not complete."
+                f"{missing[best][0]} (expected {expected}). The download or unpacking is not complete; InvPT's "
+                f"archive is to be had from {ASTMT}."
             )
         return best
 
     def _camera(self) -> Camera:
-        """That of Gupta's crop, to which all of these are cut, unless frames have the size of whole ones."""
+        """That of the crop that the size of the first frame tells."""
         for key in (*self.train, *self.test):
             try:
-                whole = self.image(key).shape[:2] == (HEIGHT, WIDTH)
+                size = self.image(key).shape[:2]
             except BadSampleError:
                 continue  # said when that sample is read
-            self.notes.append(f"The camera is that of {'whole frames' if whole else 'the crop of Gupta et al'}.")
-            return camera_of(WHOLE if whole else GUPTA)
+            crop, note = CAMERAS.get(size, (GUPTA, UNKNOWN))
+            self.notes.append(note.format(*size))
+            return camera_of(crop)
         raise ValueError(f"None of the pictures in {self.root / 'images'} can be read.")
 
     def _file(self, kind: str, key: str) -> Path:
@@ -168,11 +198,13 @@ class Astmt(Form[str]):
 
 
 def _ids(file: Path) -> list[str]:
-    """The frames that a list names."""
+    """The frames that a list names, in the order of their numbers, by which they are neighbours."""
     try:
         ids = [line.strip() for line in file.read_text().splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
-        raise FileNotFoundError(f"{file} cannot be read: {error}") from error
+        raise FileNotFoundError(
+            f"{file} cannot be read: {error}. InvPT's archive is to be had from {ASTMT}."
+        ) from error
     if not ids or len(set(ids)) < len(ids):
         raise ValueError(f"{file} names {'some frames twice' if ids else 'no frames'}.")
-    return ids
+    return sorted(ids, key=natural)

@@ -18,6 +18,7 @@ Key = TypeVar("Key")  # what a form calls its frames
 WIDTH, HEIGHT = 640, 480
 EIGEN = (slice(44, 471), slice(40, 601))  #: rows and columns that Eigen et al. evaluate: 561 x 427 pixels
 GUPTA = (slice(45, 470), slice(40, 600))  #: those of Gupta et al.: 560 x 425 pixels
+CENTRE = (slice(16, 464), slice(32, 608))  #: of 576 x 448 pixels
 WHOLE = (slice(0, HEIGHT), slice(0, WIDTH))
 Crop = tuple[slice, slice]
 

@@ -5,7 +5,7 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -95,7 +95,7 @@ def turn(normals: np.ndarray, convention: str) -> np.ndarray:
 def find_convention(form: Form[Key]) -> tuple[str, str]:
     """The convention in which a form's normals are most like those that its depth gives, and a note on it.
 
-    Raises `ValueError` where none is clearly the best. The answer is kept in the user's cache folder
+    Raises `ValueError` where none is clearly the best. An answer is kept in the user's cache folder
     ($XDG_CACHE_HOME or ~/.cache), where that can be written, until the first file of normals changes.
     """
     frames = form.train or form.test  # an axis is no label: test frames tell it as well where there are no others
@@ -105,16 +105,9 @@ def find_convention(form: Form[Key]) -> tuple[str, str]:
     cache = _cache_file(file)
     ranking = _cached(cache)
     if ranking is None:
-        ranking = rank(_pairs(form, probes))
+        ranking = _search(form, probes, file.parent)
         _keep(cache, ranking)
-    (best, convention), (second, other) = ranking[:2]
-    if best < LEAST or best - second < MARGIN:
-        raise ValueError(
-            f"The normals in {file.parent} do not fit the depth: over {len(probes)} training frames the mean cosine "
-            f"with normals from depth is {best:.2f} for the best convention, {convention}, and {second:.2f} for the "
-            f"second, {other}; expected at least {LEAST} and a distance of {MARGIN}. Are these the normals of these "
-            f"frames? If so, set data.convention to the axes that the stored channels hold, such as {convention}."
-        )
+    (best, convention), (second, _) = ranking[:2]
     return convention, (
         f"The channels of the normals hold {convention} (x right, y down, z forward): a mean cosine of {best:.2f} with "
         f"normals from depth, {second:.2f} for the next convention."
@@ -122,6 +115,28 @@ def find_convention(form: Form[Key]) -> tuple[str, str]:
 
 
 Ranking = list[tuple[float, str]]
+
+
+def _search(form: Form[Key], probes: Sequence[Key], folder: Path) -> Ranking:
+    """The ranking of the conventions, of which the first is clearly the best."""
+    problems: list[str] = []
+    ranking = rank(_pairs(form, probes, problems))
+    compared = len(probes) - len(problems)
+    if not compared:
+        raise ValueError(
+            f"Which axes the normals in {folder} have cannot be found: of {len(probes)} frames none could be compared "
+            f"with normals from its depth. The first: {problems[0].rstrip('.')}. Get the files again, or set "
+            "data.convention."
+        )
+    (best, convention), (second, other) = ranking[:2]
+    if not _is_clear(ranking):
+        raise ValueError(
+            f"The normals in {folder} do not fit the depth: over {compared} frames the mean cosine with normals from "
+            f"depth is {best:.2f} for the best convention, {convention}, and {second:.2f} for the second, {other}; "
+            f"expected at least {LEAST} and a distance of {MARGIN}. Are these the normals of these frames? If so, set "
+            f"data.convention to the axes that the stored channels hold, such as {convention}."
+        )
+    return ranking
 
 
 def rank(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> Ranking:
@@ -138,13 +153,24 @@ def rank(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> Ranking:
     return sorted(cosines, reverse=True)
 
 
-def _pairs(form: Form[Key], probes: Iterable[Key]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _is_clear(ranking: Ranking) -> bool:
+    (best, _), (second, _) = ranking[:2]
+    return best >= LEAST and best - second >= MARGIN
+
+
+def _pairs(form: Form[Key], probes: Iterable[Key], problems: list[str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Stored and reference normals; `problems` gets what is wrong with each frame that cannot be compared."""
     for key in probes:
         try:
             stored, reference = form.normals(key), form.reference(key)
-        except BadSampleError:
-            continue  # said when that sample is read
-        if stored.shape == reference.shape:
+        except BadSampleError as error:  # raised again when that sample is read
+            problems.append(str(error))
+            continue
+        if stored.shape != reference.shape:
+            problems.append(f"{form.label(key)} has normals of {stored.shape} and depth of {reference.shape[:2]}.")
+        elif not (stored.any(-1) & reference.any(-1)).any():
+            problems.append(f"{form.label(key)} has no pixel with both a normal and depth around it.")
+        else:
             yield stored, reference
 
 
@@ -163,7 +189,8 @@ def _cached(cache: Path | None) -> Ranking | None:
         best = [(float(cosine), str(name)) for cosine, name in json.loads(cache.read_text())] if cache else []
     except (OSError, ValueError, TypeError):
         return None
-    return best if len(best) == 2 and all(name in CONVENTIONS for _, name in best) else None
+    fine = len(best) == 2 and all(name in CONVENTIONS for _, name in best)
+    return best if fine and _is_clear(best) else None
 
 
 def _keep(cache: Path | None, ranking: Ranking) -> None:

@@ -23,14 +23,12 @@ from mtlkit.datasets.nyuv2.form import (
     read_mat,
     whole_numbers,
 )
-from mtlkit.datasets.nyuv2.pictures import FOLDERS, Pictures, find
+from mtlkit.datasets.nyuv2.pictures import FOLDERS, SOURCES, Pictures, find
+from mtlkit.datasets.nyuv2.sources import FILE, META, PAGE
 
 if TYPE_CHECKING:
     import h5py
 
-FILE = "nyu_depth_v2_labeled.mat"
-PAGE = "https://cs.nyu.edu/~fergus/datasets/nyu_depth_v2.html"
-META = "https://github.com/ankurhanda/nyuv2-meta-data"
 MAP = (WIDTH, HEIGHT)  # HDF5 has the axes of MATLAB's arrays in reverse order
 SHAPES = {"images": (3, *MAP), "depths": MAP, "rawDepths": MAP, "labels": MAP}
 
@@ -157,8 +155,8 @@ class Official(Form[int]):
         if folder is None and normals is None:
             self.has_normals = False
             self.notes.append(
-                f"No normals: {FILE} has none, and {' or '.join(FOLDERS)} is not beside it. Name such a folder by "
-                "data.normals, or set data.normals=depth to compute them from depth."
+                f"No normals: {FILE} has none, and {' or '.join(FOLDERS)} is not beside it. To be had: "
+                f"{SOURCES}. Name such a folder by data.normals, or set data.normals=depth to compute them from depth."
             )
             return
         self._pictures = Pictures(folder or root, (*self.train, *self.test))

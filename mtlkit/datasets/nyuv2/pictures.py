@@ -8,8 +8,10 @@ import numpy as np
 from mtlkit.data.files import check_shape, names_in, read_exact
 from mtlkit.datasets.nyuv2.form import HEIGHT, WIDTH
 from mtlkit.datasets.nyuv2.normals import decode
+from mtlkit.datasets.nyuv2.sources import EIGEN, LADICKY
 
 FOLDERS = ("normals_gt", "nyu_normals_gt")  #: in the archives of Eigen et al. and of Ladicky et al.
+SOURCES = f"Eigen's from {EIGEN}, Ladicky's from {LADICKY}"
 
 
 class Pictures:
@@ -24,7 +26,8 @@ class Pictures:
         if not find([folder]):
             raise FileNotFoundError(
                 f"{folder} holds no normals: expected normals/0000.png ... and masks/0000.png ... (Eigen's normals_gt) "
-                "or train/00003.png ... and test/00001.png ... (Ladicky's nyu_normals_gt)."
+                "or train/00003.png ... and test/00001.png ... (Ladicky's nyu_normals_gt). To be had: "
+                f"{SOURCES}."
             )
         self._normals, self._masks = _numbered(folder / "normals", 0), _numbered(folder / "masks", 0)
         eigen = bool(self._normals)
@@ -35,7 +38,7 @@ class Pictures:
             if missing and (eigen or what == "normals"):
                 raise FileNotFoundError(
                     f"{folder} lacks the {what} of {len(missing)} frames, the first being frame {min(missing)} "
-                    "(counted from 0). Unpack its archive again."
+                    f"(counted from 0). Unpack its archive again ({EIGEN if eigen else LADICKY})."
                 )
 
     def file(self, frame: int) -> Path:

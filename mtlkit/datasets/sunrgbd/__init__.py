@@ -9,9 +9,10 @@ import torch
 from mtlkit.data.dataset import DATASETS, BadSampleError, Camera, Dataset, Sample, Target, check_request
 from mtlkit.data.files import image_tensor, map_tensor, read_picture, resize, root_folder
 from mtlkit.data.geometry import normals_from_depth
-from mtlkit.data.splits import check_share, hold_out_groups
+from mtlkit.data.splits import check_share
 from mtlkit.datasets.nyuv2.classes import CLASSES_13, CLASSES_40, TO_13
-from mtlkit.datasets.sunrgbd.index import PAGE, Frame, check_folders, find_frames, images_folder, scene_of
+from mtlkit.datasets.sunrgbd.index import PAGE, Frame, check_folders, find_frames, images_folder
+from mtlkit.datasets.sunrgbd.scenes import GAP, hold_out
 from mtlkit.datasets.sunrgbd.values import (
     CODINGS,
     coding_of,
@@ -45,8 +46,9 @@ class SunRGBD(Dataset):
     - `depth`: "refined", filled by the authors (depth_bfx), or "raw" (depth).
     - `normals`: None, or "depth" for normals of that depth (`mtlkit.data.geometry.normals_from_depth`), computed
       before resizing with the frame's own intrinsics. SUN RGB-D itself has none.
-    - `holdout`: the share of the 5,285 training frames that becomes "val", by scene (see `index.scene_of`). "test"
-      are the 5,050 test frames. The toolbox's `trainvalsplit` is not used.
+    - `holdout`: the share of the 5,285 training frames that becomes "val", by scene (see `scenes.scenes`); numbered
+      neighbours of these, which may show the same scene, are then not used. "test" are the 5,050 test frames. The
+      toolbox's `trainvalsplit` is not used.
 
     Depth is published in millimetres whose bits are rotated by 3, but not by all who pass it on. Which it is is told
     from the values of some frames, and in `notes`.
@@ -72,7 +74,7 @@ class SunRGBD(Dataset):
         if normals not in (None, "depth"):
             raise ValueError(f"data.normals must be null or 'depth' (computed from depth), got {normals!r}.")
         check_share(holdout)
-        folder = root_folder(root, "sunrgbd", "SUNRGBD and SUNRGBDtoolbox")
+        folder = root_folder(root, "sunrgbd", f"SUNRGBD and SUNRGBDtoolbox, from {PAGE}")
         published = "test" if split == "test" else "train"
         self.images = images_folder(folder)
         frames, self._ids, source = find_frames(folder, self.images, published)
@@ -131,13 +133,17 @@ class SunRGBD(Dataset):
         return only_file(self.images / frame.folder / "image", ".jpg", ".png")
 
     def _held_out(self, frames: list[Frame], split: str, holdout: float) -> list[Frame]:
-        train, val = hold_out_groups([scene_of(frame.folder) for frame in frames], holdout)
+        train, val = hold_out([frame.folder for frame in frames], holdout)
         if split == "val" and not len(val):
             raise ValueError(
                 f"With data.holdout={holdout:g} the data set 'sunrgbd' has no split 'val': SUN RGB-D comes with none, "
                 "so a share of its training frames is held out. Set data.holdout to a share such as 0.1."
             )
-        self.notes.append(f"Of the {len(frames)} training frames, {len(val)} are held out for validation, by scene.")
+        self.notes.append(
+            f"Of the {len(frames)} training frames, {len(val)} are held out for validation, by scene, and "
+            f"{len(frames) - len(train) - len(val)} of NYUv2 and B3DO within {GAP} numbers of these are left out, as "
+            "neighbours may show the same scene."
+        )
         return [frames[number] for number in (val if split == "val" else train)]
 
     def _check_parts(self, frames: Sequence[Frame]) -> None:

@@ -1,7 +1,6 @@
-"""Which frames SUN RGB-D's published splits have, where their labels lie, and what a scene is."""
+"""Which frames SUN RGB-D's published splits have, and where their labels lie."""
 
 import os
-import re
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -20,8 +19,6 @@ SEGMENTATION, META, SPLIT = "Metadata/SUNRGBD2Dseg.mat", "Metadata/SUNRGBDMeta.m
 LISTS = {"train": "sunrgbd_training_images.txt", "test": "sunrgbd_testing_images.txt"}
 PICTURES = ("sunrgbd_train_test_labels", "sunrgbd_test_train_labels")
 LABELS = "SUNRGBD2Dseg/seglabel"  # of SEGMENTATION: references to one label (width, height) a frame
-BLOCK = 20  # numbers in a row that count as one scene where nothing else is known
-TAKEN = re.compile(r"(20\d\d)[-_](\d\d?)[-_](\d\d?)[-_](\d\d?)[-_]")  # year, month, day, hour
 
 
 @dataclass(frozen=True)
@@ -138,29 +135,6 @@ def frame_folder(path: str, source: Path | None) -> str:
     if start is None:
         raise ValueError(f"{source} names {path!r}, expected one with {', '.join(SENSORS)} in it. Unpack it anew.")
     return "/".join(parts[start:])
-
-
-def scene_of(folder: str) -> str:
-    """The scene that a frame shows, as far as its folder tells.
-
-    SUN3D's videos: the place (folder) of the video. Frames named by the time at which they were taken: the hour, of
-    all sensors together. NYUv2 and B3DO, whose frames are only numbered: blocks of 20 numbers.
-
-    >>> scene_of("xtion/sun3ddata/home_at/home_at_scan1_2013_jan_1/0000012-000000402192")
-    'sun3ddata/home_at'
-    >>> scene_of("realsense/sa/2014_10_21-18_44_24-1311000073")
-    '2014-10-21 18 h'
-    >>> scene_of("kv1/NYUdata/NYU0045") == scene_of("kv1/NYUdata/NYU0059")
-    True
-    """
-    parts = folder.split("/")
-    if parts[1] == "sun3ddata":
-        return "/".join(parts[1:3])
-    if taken := TAKEN.search(parts[-1]):
-        year, month, day, hour = map(int, taken.groups())
-        return f"{year}-{month:02}-{day:02} {hour} h"
-    number = re.search(r"\d+$", parts[-1])
-    return f"{parts[1]}/{int(number[0]) // BLOCK}" if number else folder
 
 
 def _complain(lacking: set[str], names: Sequence[str], folder: Path, where: str) -> None:
