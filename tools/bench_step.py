@@ -10,7 +10,8 @@ Settings, both on timm's `resnet18` from random weights with its deepest level s
 Every balancer runs in each of its spaces, with its defaults, by `Engine.train_step`. Beside them run: `plain loop`,
 plain summing in a few lines of PyTorch, which shows what the engine costs; `bound`, the least work in the space
 `parameters` (one forward pass, one backward pass through the heads, one a task through the encoder); and the packages
-`torchjd` (`mtl_backward` over all shared parameters, and at the features) and `rotograd`, where they are installed.
+`torchjd` (`mtl_backward` over all shared parameters, task by task, since its default, all tasks in one `vmap`, takes
+minutes a step in setting b; and at the features) and `rotograd`, where they are installed.
 
 Time: each contestant has a network of its own, and one step to warm up. Then, round by round, all make one step in
 turn, starting with another one each round, so that noise hits all alike. The figure is the median over rounds of the
@@ -253,7 +254,7 @@ def torchjd(name: str, at_features: bool) -> Callable[[Setting, Batch], Step]:
                 levels.extend(features)
                 return dict.fromkeys(loop.tasks, features)
 
-            mtl_backward(loop.losses(share), features=levels)
+            mtl_backward(loop.losses(share), features=levels, parallel_chunk_size=1)
             jac_to_grad(shared, aggregator)
             loop.update()
 
@@ -513,13 +514,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name, setting in SETTINGS.items():
         if args.setting in (None, name):
             rows, skipped = measure(setting, args.balancers, args.repeats, args.seconds, CLOCKS[args.clock])
-            page.append(f"## Setting {name}: {setting.text}\n")
-            page.append(table(rows))
-            page += [f"Skipped: `{key}`, {reason}\n" for key, reason in skipped.items()]
-    text = "\n".join(page)
-    sys.stdout.write(text)
-    if args.markdown is not None:
-        args.markdown.write_text(text, encoding="utf-8")
+            notes = [f"Skipped: `{key}`, {reason}\n" for key, reason in skipped.items()]
+            page.append("\n".join([f"## Setting {name}: {setting.text}\n", table(rows), *notes]))
+            if args.markdown is not None:  # after each, as a setting takes minutes
+                args.markdown.write_text("\n".join(page), encoding="utf-8")
+    sys.stdout.write("\n".join(page))
 
 
 if __name__ == "__main__":
