@@ -196,9 +196,9 @@ def test_evaluate_gives_the_logged_figures(finished):
     assert figures["depth/abs"] == pytest.approx(best["depth/abs"], rel=1e-6)
     assert figures["segmentation/miou"] == pytest.approx(best["segmentation/miou"], rel=1e-6)
     assert set(inference.evaluate(finished, "train", "last")) == set(figures)
-    measured = figures_of([finished], "test")
-    assert measured.kind == "test figures of the best evaluation"
-    assert measured.by_seed[0]["depth/abs"] == inference.evaluate(finished, "test")["depth/abs"]
+    measured = figures_of([finished], "train")
+    assert measured.kind == "train figures of the best evaluation"
+    assert measured.by_seed[0]["depth/abs"] == inference.evaluate(finished, "train")["depth/abs"]
 
 
 def test_predict_writes_arrays_and_pictures_at_the_images_size(finished, tmp_path):

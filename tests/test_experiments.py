@@ -82,7 +82,7 @@ SMALLER = {
     "chestxray14": ["model.encoder=test_resnet"],
     "nyuv2_mtan": ["model.channels=[8,8,8,8,8]"],
     "cityscapes": ["model.channels=[8,8,8,8,8]"],
-    "celeba_rotograd": ["balancer.dim=64"],
+    "celeba_rotograd": ["balancer.dim=16"],
 }
 
 
