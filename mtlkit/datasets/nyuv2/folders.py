@@ -58,10 +58,8 @@ class Mtan(Form[tuple[str, str]]):
         folder = self.root / part
         again = f"The download or unpacking of MTAN's archive is not complete; it is to be had from {MTAN}."
         if lacking := [kind for kind in PARTS if not os.path.lexists(folder / kind)]:
-            raise FileNotFoundError(
-                f"{folder} {'has' if folder.is_dir() else 'is missing: there are'} {4 - len(lacking)} of the four "
-                f"folders {', '.join(PARTS)}, without {', '.join(lacking)}. {again}"
-            )
+            found = f"lacks {', '.join(lacking)} of its folders {', '.join(PARTS)}" if folder.is_dir() else "is missing"
+            raise FileNotFoundError(f"{folder} {found}. {again}")
         kinds = {kind: names_in(folder / kind, ".npy") for kind in PARTS}
         names = max(kinds.values(), key=len)
         if not names:
