@@ -58,8 +58,8 @@ class Mtan(Form[tuple[str, str]]):
         folder = self.root / part
         again = f"The download or unpacking of MTAN's archive is not complete; it is to be had from {MTAN}."
         if lacking := [kind for kind in PARTS if not os.path.lexists(folder / kind)]:
-            found = f"lacks {', '.join(lacking)} of its folders {', '.join(PARTS)}" if folder.is_dir() else "is missing"
-            raise FileNotFoundError(f"{folder} {found}. {again}")
+            wrong = f"lacks {', '.join(lacking)} of its folders {', '.join(PARTS)}" if folder.is_dir() else "is missing"
+            raise FileNotFoundError(f"{folder} {wrong}. {again}")
         kinds = {kind: names_in(folder / kind, ".npy") for kind in PARTS}
         names = max(kinds.values(), key=len)
         if not names:
