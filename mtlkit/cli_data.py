@@ -1,17 +1,12 @@
 """The commands `mtlkit data show` and `mtlkit data prepare`."""
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
-
-from torch import Tensor
+from typing import Any, cast
 
 from mtlkit.data.dataset import SPLITS, BadSampleError, Dataset, Split
 from mtlkit.schema import Config
-
-if TYPE_CHECKING:
-    from mtlkit.data.loader import Samples
 
 
 def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
@@ -36,7 +31,7 @@ def show(arguments: argparse.Namespace, result: Any) -> None:
     """Prints what was found, and a summary of every split that the experiment uses."""
     from mtlkit.build import build_samples
     from mtlkit.config import compose
-    from mtlkit.data.summary import describe, spread, summarise
+    from mtlkit.data.summary import describe, look_at, spread, summarise
 
     if arguments.samples < 0:
         raise ValueError(f"--samples must not be negative, got {arguments.samples}.")
@@ -48,7 +43,7 @@ def show(arguments: argparse.Namespace, result: Any) -> None:
         samples = build_samples(config, dataset)
         indices = spread(len(samples), arguments.samples or len(samples))
         errors: list[BadSampleError] = []
-        targets = summarise(dataset.targets, _look_at(samples, indices, errors))
+        targets = summarise(dataset.targets, look_at(samples, indices, errors))
         width, height = samples.image_size
         seen = "" if len(indices) == len(samples) else f"; shares are those in {len(indices)} of them"
         lines = [*describe(targets, shown=None), *(note for note in dataset.notes if note not in everywhere)]
@@ -56,19 +51,6 @@ def show(arguments: argparse.Namespace, result: Any) -> None:
             what = f"{len(errors)} of the samples looked at could not be read and were left out, e.g."
             lines.append(f"{what} {errors[0]}")
         _print(f"{split}: {len(samples)} samples of {width} x {height}{seen}", *(f"  {line}" for line in lines))
-
-
-def _look_at(samples: "Samples", indices: Sequence[int], errors: list[BadSampleError]) -> Iterator[dict[str, Tensor]]:
-    """The targets of some samples; to `errors` goes what is wrong with those that data.on_error=skip leaves out."""
-    for index in indices:
-        try:
-            targets = samples.plain(index)["targets"]
-        except BadSampleError as error:
-            if not samples.skip:
-                raise
-            errors.append(error)
-        else:
-            yield targets
 
 
 def _wanted(config: Config) -> list[Split]:

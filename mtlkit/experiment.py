@@ -23,9 +23,9 @@ from mtlkit.build import (
     seed_everything,
 )
 from mtlkit.config import compose
-from mtlkit.data.dataset import BadSampleError, Dataset
+from mtlkit.data.dataset import Dataset
 from mtlkit.data.loader import Samples, eval_loader, train_loader
-from mtlkit.data.summary import spread, summarise
+from mtlkit.data.summary import look_at, spread, summarise
 from mtlkit.engine import Engine, Record
 from mtlkit.evaluation import directions, evaluate, evaluate_constants, output_sizes
 from mtlkit.log import JsonLines, Observer, Observers, write_whole
@@ -207,14 +207,8 @@ def forward(engine: Engine, image: Tensor, targets: dict[str, Tensor]) -> dict[s
 def some_targets(samples: Samples) -> list[Targets]:
     """The targets of some samples, evenly spread, as many as `LOOK_SAMPLES` and `LOOK_PIXELS` allow."""
     width, height = samples.image_size
-    found = []
-    for index in spread(len(samples), max(16, min(LOOK_SAMPLES, LOOK_PIXELS // (width * height)))):
-        try:
-            found.append(samples.plain(index)["targets"])
-        except BadSampleError:
-            if not samples.skip:
-                raise
-    return found
+    count = max(16, min(LOOK_SAMPLES, LOOK_PIXELS // (width * height)))
+    return list(look_at(samples, spread(len(samples), count), errors=[]))  # evaluation and training report the errors
 
 
 def constant_predictions(parts: Parts, looked_at: Sequence[Targets]) -> dict[str, Tensor]:

@@ -1,12 +1,13 @@
 """What is in a data set: how much of each target is valid, and how often each class occurs."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mtlkit.data.dataset import Target
+from mtlkit.data.dataset import BadSampleError, Target
+from mtlkit.data.loader import Samples
 
 SHOWN = 8  #: classes named in a line
 
@@ -19,6 +20,19 @@ def spread(length: int, count: int) -> list[int]:
     """
     count = min(length, count)
     return [i * length // count for i in range(count)]
+
+
+def look_at(samples: Samples, indices: Sequence[int], errors: list[BadSampleError]) -> Iterator[dict[str, Tensor]]:
+    """The targets of some samples; to `errors` goes what is wrong with those that data.on_error=skip leaves out."""
+    for index in indices:
+        try:
+            targets = samples.plain(index)["targets"]
+        except BadSampleError as error:
+            if not samples.skip:
+                raise
+            errors.append(error)
+        else:
+            yield targets
 
 
 def summarise(targets: Mapping[str, Target], samples: Iterable[Mapping[str, Tensor]]) -> dict[str, dict[str, Any]]:
