@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -56,6 +56,9 @@ class Balancer(nn.Module, ABC):
     needs: ClassVar[frozenset[str]] = frozenset()
     spaces: ClassVar[tuple[str, ...]] = ("features",)
     equals_uniform: bool = False  #: plain summing by definition, with these options; then the kit checks that it is
+    #: What the paper or, where it is silent, its authors' code gives each decoder: the gradient of its own loss
+    #: (`plain`), or that times the task's weight (`weighted`). Where options decide, an instance sets its own.
+    decoders: Literal["plain", "weighted"] = "plain"
     seeks_pareto: bool = True  #: rests only where no step helps all tasks; say why, where a penalty forbids that
 
     def __init__(
@@ -110,6 +113,8 @@ class Balancer(nn.Module, ABC):
 
 class LossBalancer(Balancer):
     """A method that weighs the losses and looks at nothing but them."""
+
+    decoders = "weighted"
 
     @abstractmethod
     def weights(self, losses: Tensor, tasks: Sequence[str] | None = None) -> Tensor:
