@@ -84,6 +84,7 @@ class MoCo(Balancer):
         self.gamma = gamma
         self.rho = rho
         self.published = published
+        self.seeks_pareto = not published  # the softmax of weights in [0, 1] cannot leave a task out
         self.weight = per_task(tasks, torch.tensor(1 / len(tasks)))
 
     def setup(self, tasks: Mapping[str, Task], encoder: EncoderInfo) -> None:
