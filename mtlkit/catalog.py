@@ -58,7 +58,7 @@ def row(name: str) -> list[str]:
     """A balancer's cells.
 
     >>> row("uniform")[:5]
-    ['`uniform`', 'The plain sum of the losses (equal weighting, linear scalarisation).', 'losses', '–', 'none']
+    ['`uniform`', 'The plain sum of the losses (equal weighting, linear scalarisation).', 'losses', '–', 'plain']
     """
     cls = BALANCERS.get(name)
     cells = [
