@@ -26,8 +26,6 @@ from mtlkit.seeding import Turns
 from mtlkit.step import Step
 from mtlkit.task import Features, Task
 
-__all__ = ["Engine", "NonFiniteError"]
-
 Batch = dict[str, Any]
 Record = dict[str, Any]
 Tensors = dict[str, Tensor]
