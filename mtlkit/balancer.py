@@ -159,6 +159,22 @@ def per_task(tasks: Sequence[str], value: Tensor, *, learned: bool = False) -> n
     return nn.ParameterDict({task: nn.Parameter(value.clone(), requires_grad=learned) for task in tasks})
 
 
+def part_of(balancer: nn.Module, task: str) -> nn.ModuleList:
+    """What a balancer keeps for one task: what is under its name in dictionaries of parameters and of modules.
+
+    >>> class Scale(nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.bias = per_task(("depth", "bias"), torch.zeros(()))  # a task may be called like the state
+    >>> scale = Scale()
+    >>> [p is scale.bias["bias"] for p in part_of(scale, "bias").parameters()]
+    [True]
+    """
+    dictionaries = [m for m in balancer.modules() if isinstance(m, nn.ParameterDict | nn.ModuleDict) and task in m]
+    found = [module[task] for module in dictionaries]
+    return nn.ModuleList(nn.ParameterList([own]) if isinstance(own, nn.Parameter) else own for own in found)
+
+
 def stack(state: nn.ParameterDict, tasks: Sequence[str]) -> Tensor:
     """The named tasks' tensors of such a state, stacked."""
     return torch.stack([state[task] for task in tasks])

@@ -18,7 +18,10 @@ from mtlkit.data.prepared import Prepared, is_prepared
 from mtlkit.model import MultiTaskModel, build_encoder, set_batch_norm
 from mtlkit.registry import suggest
 from mtlkit.schema import Config, SetConfig, TrainerConfig
+from mtlkit.seeding import seed_of
 from mtlkit.task import TASKS, Task
+
+CONSTRUCTOR = 2**31  #: what the seed of the balancer's constructor is split off by
 
 
 @dataclass(frozen=True)
@@ -47,9 +50,8 @@ def make_accelerator(config: TrainerConfig) -> Accelerator:
         raise ValueError(f"trainer.precision={config.precision} is not possible here: {error}") from error
 
 
-def seed_everything(config: Config) -> None:
-    """The same random start on every process; with `deterministic`, only deterministic operations."""
-    set_seed(config.seed)
+def make_deterministic(config: Config) -> None:
+    """With `deterministic`, only deterministic operations."""
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
@@ -106,6 +108,7 @@ def build_parts(
 ) -> Parts:
     """Tasks, model and balancer for a data set's targets and images of `size` (width, height).
 
+    The seed alone fixes the model's initial weights, whatever the data set or the balancer's constructor drew before.
     `pretrained` stands in for the configuration's; `notes` are the data set's, which may say why a target is missing.
     Raises `ValueError` for what does not fit together.
     """
@@ -118,9 +121,11 @@ def build_parts(
             raise ValueError(" ".join(words))
         classes = targets[name].classes
         tasks[name] = TASKS.build(task.type, name, classes, decoder=task.decoder, **task.options)
+    set_seed(seed_of(config.seed, CONSTRUCTOR) % 2**32)
     balancer = BALANCERS.build(config.balancer.name, tasks=tuple(tasks), **config.balancer.options)
     if pretrained is None:
         pretrained = config.model.pretrained
+    set_seed(config.seed)
     encoder = build_encoder(config.model.encoder, image_size=size, pretrained=pretrained, **config.model.options)
     model = MultiTaskModel(encoder, {name: task.decoder(encoder.info) for name, task in tasks.items()})
     set_batch_norm(model, config.model.batch_norm)

@@ -183,12 +183,6 @@ def _impossible(config: Config) -> list[tuple[str, str]]:
             f"{trainer.warmup_steps} is not less than trainer.max_steps={trainer.max_steps}",
         ),
         (
-            "trainer.decoder_gradients",
-            trainer.decoder_gradients == "weighted" and accumulation > 1,
-            f"'weighted' does not go with trainer.accumulation={accumulation}: the weights of a micro-batch are known "
-            "only after its decoders' backward pass",
-        ),
-        (
             "trainer.eval_every_epochs",
             trainer.eval_every is not None and trainer.eval_every_epochs is not None,
             f"it does not go with trainer.eval_every={trainer.eval_every}",

@@ -79,8 +79,8 @@ def assert_same(found, expected):
         ("gradnorm", {"space": "last_layer"}),
     ],
 )
-def test_first_step_weighs_the_encoder_and_leaves_decoders_plain(toys, name, options):
-    engine = toys.make_engine(name, options=options)
+def test_first_step_weighs_the_encoder_and_can_leave_decoders_plain(toys, name, options):
+    engine = toys.make_engine(name, options=options, decoder_gradients="plain")
     batch = toys.make_batch()
     _, _, at_parameters = textbook(engine, batch)
     weights = {"uniform": (1, 1, 1), "fixed": (1, 3, 0), "uncertainty": (1, 0.5, 1), "gradnorm": (1, 1, 1)}[name]

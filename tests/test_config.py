@@ -171,10 +171,6 @@ def test_refused_before_any_work_with_one_message(override: str, message: str):
             ["trainer.warmup_steps=10", "trainer.max_steps=10"],
             "trainer.warmup_steps: 10 is not less than .*max_steps=10",
         ),
-        (
-            ["trainer.decoder_gradients=weighted", "trainer.accumulation=2"],
-            "trainer.decoder_gradients: 'weighted' does",
-        ),
         (["model.encoder=resnet18", "model.image_size=[1,1]"], "model.image_size: encoder 'resnet18' has no option"),
     ],
 )

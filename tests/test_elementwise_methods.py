@@ -262,7 +262,8 @@ def test_the_scale_of_all_losses_changes_no_decision(toys, name):
     found = []
     for factor in (1.0, 1e-8):
         engine = toys.make_engine(name)
-        engine.base_rates = [0.0, 0.0]
+        for group in engine.optimizer.param_groups:
+            group["initial_lr"] = 0.0
         for task in engine.tasks.values():
             task.loss = lambda *args, loss=task.loss, f=factor: (f * loss(*args)[0], loss(*args)[1])
         for number in range(2):
