@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from mtlkit.balancer import BALANCERS, Balancer, per_task, stack
 from mtlkit.channels import (
+    Factors,
     any_rotation,
     exponential_change,
     inverse,
@@ -212,25 +213,25 @@ class RotoGrad(Balancer):
             turned = self.base[task] @ torch.linalg.matrix_exp(skew(generator))
             self.rotation[task].copy_(nearest_rotation(turned))
         for task, pairs in self._noted.items():  # `geodesic`
-            rotation, change = self.rotation[task], turn(self.rotation[task], pairs, step.rate)
-            move_rotation(rotation, self.remainder[task], change, number=step.number, rate=step.rate)
+            factors = turn(self.rotation[task], pairs, step.rate)
+            move_rotation(self.rotation[task], self.remainder[task], factors, number=step.number, rate=step.rate)
         self._noted = {}
 
 
-def turn(rotation: Tensor, pairs: Sequence[tuple[Tensor, Tensor | None]], arc: float) -> Tensor:
-    """R exp(S) - R, S = arc sqrt(2) (M - M^T) / |M - M^T|, where M is the sum of left^T right over the pairs.
+def turn(rotation: Tensor, pairs: Sequence[tuple[Tensor, Tensor | None]], arc: float) -> Factors:
+    """The factors of R exp(S) - R, with S = arc sqrt(2) (M - M^T) / |M - M^T|.
 
-    Without a `right` the `left` is M^T itself. See `RotoGrad`.
+    M is the sum of left^T right over the pairs. Without a `right` the `left` is M^T itself. See `RotoGrad`.
     """
     d = len(rotation)
     pairs = [(left.to(rotation.dtype), None if right is None else right.to(rotation.dtype)) for left, right in pairs]
     if 4 * sum(len(left) for left, _ in pairs) > d:
         total = torch.stack([left.T if right is None else left.T @ right for left, right in pairs]).sum(0)
-        return rotation @ exponential_change(_arc(total, arc))
+        return rotation, exponential_change(_arc(total, arc))
     left, right = (torch.cat(parts) for parts in zip(*pairs, strict=True))
     basis = torch.linalg.qr(torch.cat([left, right]).T).Q  # (d, 2n): S acts in this span only
     change = exponential_change(_arc((left @ basis).T @ (right @ basis), arc))
-    return rotation @ basis @ change @ basis.T
+    return rotation @ basis @ change, basis.T
 
 
 def _arc(total: Tensor, arc: float) -> Tensor:

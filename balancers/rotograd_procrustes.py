@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from mtlkit.balancer import BALANCERS, Balancer, per_task, stack
 from mtlkit.balancers.gradnorm import first_losses, refuse_negative_losses, targets, valid_alpha
 from mtlkit.channels import (
+    Factors,
     inverse,
     move_rotation,
     set_rotation,
@@ -177,8 +178,8 @@ class RotogradProcrustes(Balancer):
         for task, pairs in self._pairs.items() if rate > torch.finfo(self.centre.dtype).eps else ():
             rotation, offset = self.rotation[task], self.offset[task]
             task_centre = offset + rotation @ self.centre
-            change = self._turn(rotation, pairs, rate)
-            move_rotation(rotation, self.remainder[task], change, number=step.number, rate=rate)
+            factors = self._turn(rotation, pairs, rate)
+            move_rotation(rotation, self.remainder[task], factors, number=step.number, rate=rate)
             offset.copy_(task_centre - rotation @ self.centre)
         self._start_window(-1)
 
@@ -196,8 +197,11 @@ class RotogradProcrustes(Balancer):
         for task, value in zip(tasks, moved * weights.sum() / moved.sum(), strict=True):
             self.weight[task].copy_(value)
 
-    def _turn(self, rotation: Tensor, pairs: Sequence[tuple[Tensor | None, Tensor]], rate: float) -> Tensor:
-        """R P - R, with R^T R^ = rotation_nearest(U_k^T U). P is the identity outside the gradients' span."""
+    def _turn(self, rotation: Tensor, pairs: Sequence[tuple[Tensor | None, Tensor]], rate: float) -> Factors:
+        """The factors of R P - R, with R^T R^ = rotation_nearest(U_k^T U).
+
+        P is the identity outside the gradients' span.
+        """
         basis = None
         rows = sum(len(right) for _, right in pairs)
         if 4 * rows <= len(rotation):
@@ -214,7 +218,7 @@ class RotogradProcrustes(Balancer):
         else:
             moved = one + rate * (rotation_nearest(total, tolerance) - one)
         change = (rotation_nearest(moved, tolerance) - one).to(rotation.dtype)
-        return rotation @ change if basis is None else rotation @ basis @ change @ basis.T
+        return (rotation, change) if basis is None else (rotation @ basis @ change, basis.T)
 
 
 def rotation_nearest(matrix: Tensor, tolerance: float) -> Tensor:

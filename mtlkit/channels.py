@@ -13,6 +13,8 @@ from mtlkit.task import EncoderInfo, Features
 if TYPE_CHECKING:
     from mtlkit.step import Step
 
+Factors = tuple[Tensor, Tensor]  # two matrices in place of their product
+
 
 def width(encoder: EncoderInfo, level: int, dim: int | None = None) -> int:
     """How many channels `balancer.level` and `balancer.dim` (None: all) mean.
@@ -78,11 +80,10 @@ def exponential_change(matrix: Tensor) -> Tensor:
     """X = exp(S) - 1 of a skew S, with an error relative to S.
 
     The rounding of exp(S) itself is relative to 1. Taken over in every step, it would add up to a matrix that is no
-    rotation. So what X + X^T + X^T X, which is 0 for a rotation 1 + X, has of it is taken out.
+    rotation. So half of X + X^T + X^T X, which is 0 where 1 + X is a rotation, is taken out.
     """
     change = torch.linalg.matrix_exp(matrix) - torch.eye(len(matrix)).to(matrix)
-    defect = change + change.T + change.T @ change
-    return change - 0.5 * (defect + change @ defect)
+    return change - 0.5 * (change + change.T + change.T @ change)
 
 
 def small_rotation(d: int) -> Tensor:
@@ -116,22 +117,22 @@ def set_rotation(rotation: Tensor, remainder: Tensor, value: Tensor) -> None:
     remainder.copy_(value - rotation)
 
 
-def move_rotation(rotation: Tensor, remainder: Tensor, change: Tensor, *, number: int, rate: float) -> None:
+def move_rotation(rotation: Tensor, remainder: Tensor, factors: Factors, *, number: int, rate: float) -> None:
     """Adds a change to a rotation, in place, so that it stays one over any number of steps.
 
-    In float32, rounding the sum takes up to 6e-8 of each entry, and in a run whose rotations hardly turn it takes the
+    In float32, rounding the sum takes up to 6e-8 of each entry, and from a rotation that hardly turns it takes the
     same in every step. The remainder keeps what rounding took, and the next step adds it (Kahan's sum). What is left
-    are errors of the changes, relative to them. Once the changes have added up to 1 (a change is at most 2 `rate`,
-    as a factor of lengths), and every 100 steps at least, they are taken out.
+    are errors of the changes, relative to them. Once the changes have added up to about 1, and every 100 steps at
+    least, they are taken out.
 
     Args:
         rotation, remainder: whose sum is the rotation; the first is what the forward pass takes.
-        change: the new rotation less the old one.
-        number, rate: the step's number, and how far it may turn.
+        factors: whose product is the new rotation less the old one.
+        number, rate: the step's number, and about how far it turns.
     """
-    change = change + remainder
-    before = rotation.clone()
-    rotation += change
-    remainder.copy_(change - (rotation - before))
+    remainder.addmm_(*factors)
+    moved = rotation + remainder
+    remainder += rotation.sub_(moved)
+    rotation.copy_(moved)
     if number % max(1, int(1 / max(rate, 1e-2))) == 0:
         set_rotation(rotation, remainder, nearest_rotation(rotation.double() + remainder.double()))
