@@ -1,17 +1,18 @@
 """The check of a whole configuration, before any work is done."""
 
-import difflib
 import importlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from inspect import Parameter
 from typing import Any, cast
 
-from mtlkit.registry import options_of, suggest
+from mtlkit.keys import all_keys, meant
+from mtlkit.registry import options_of
 from mtlkit.schema import BalancerConfig, Config, DataConfig, TaskConfig, TrainerConfig
 from mtlkit.sections import SECTIONS, defaults, named, options, section_at
 from mtlkit.task import ENCODERS
 from mtlkit.typed import Source, build
+
 
 def check(values: Mapping[str, Any], source: Source) -> Config:
     """The configuration of plain values, such as `Config.to_dict` gives.
@@ -20,17 +21,18 @@ def check(values: Mapping[str, Any], source: Source) -> Config:
     key, the problem and where the value came from.
     """
     import_plugins(values.get("plugins", []), source)
-    values = dict(values)
+    source = replace(source, meant=lambda key: meant(key, all_keys(values)))
+    sections = dict(values)
     if "data" in values:
-        values["data"] = _data(values["data"], source)
+        sections["data"] = _data(values["data"], source)
     if "model" in values:
-        values["model"] = _section(values["model"], ("model",), source)
-    values["trainer"] = build(TrainerConfig, values.get("trainer", {}), "trainer", source)
+        sections["model"] = _section(values["model"], ("model",), source)
+    sections["trainer"] = build(TrainerConfig, values.get("trainer", {}), "trainer", source)
     if isinstance(tasks := values.get("task"), Mapping):
-        values["task"] = {str(name): _task(str(name), task, source) for name, task in tasks.items()}
+        sections["task"] = {str(name): _task(str(name), task, source) for name, task in tasks.items()}
     if "balancer" in values:
-        values["balancer"] = _balancer(values["balancer"], source)
-    config = build(Config, values, "", source)
+        sections["balancer"] = _balancer(values["balancer"], tuple(sections.get("task") or ()), source)
+    config = build(Config, sections, "", source)
     for key, problem in (*_impossible_data(config), *_impossible(config)):
         raise source.error(key, problem)
     return config
@@ -86,16 +88,19 @@ def _with_decoder(values: Mapping[str, Any], own: str | Mapping[str, Any] | None
     return {**values, "decoder": {**({"name": own} if isinstance(own, str) else own), **given}}
 
 
-def _balancer(values: Any, source: Source) -> BalancerConfig:
+def _balancer(values: Any, tasks: Sequence[str], source: Source) -> BalancerConfig:
     """The balancer with all options of its constructor, so that a run's config.yaml says them."""
     name = named(values, section := SECTIONS[("balancer",)])
     if isinstance(values, Mapping) and name in section.registry.names():
         values = defaults(section.registry, name) | dict(values)
-    return cast(BalancerConfig, _section(values, ("balancer",), source))
+    return cast(BalancerConfig, _section(values, ("balancer",), source, tasks))
 
 
-def _section(values: Any, path: tuple[str, ...], source: Source) -> Any:
-    """A section that names a class of a registry and holds options of it, as an object of its schema."""
+def _section(values: Any, path: tuple[str, ...], source: Source, tasks: Sequence[str] = ()) -> Any:
+    """A section that names a class of a registry and holds options of it, as an object of its schema.
+
+    Where there are `tasks`, mappings among the options are by their names.
+    """
     section, key = section_at(path), ".".join(path)
     assert section is not None
     registry, naming = section.registry, section.naming
@@ -103,20 +108,11 @@ def _section(values: Any, path: tuple[str, ...], source: Source) -> Any:
     if not isinstance(values, Mapping) or name is None:
         found = values.get(naming) if isinstance(values, Mapping) else values
         raise source.error(f"{key}.{naming}", f"expected the name of a {registry.kind}, found {found!r}")
+    if not section.knows(name):
+        kind = "neither an encoder nor a timm model" if registry is ENCODERS else f"no {registry.kind}"
+        raise source.error(f"{key}.{naming}", f"{kind} is called {name!r}", section.suggest(name))
     if name in registry.names():
-        return build(section.schema, values, key, source, options(registry, name), f"{registry.kind} {name!r}")
-    if registry is not ENCODERS:
-        raise source.error(f"{key}.{naming}", f"no {registry.kind} is called {name!r}", suggest(name, registry.names()))
-    import timm  # slow, and most configurations do without
-
-    if not timm.is_model(name):
-        close = difflib.get_close_matches(name, [*ENCODERS.names(), *timm.list_models()])
-        hint = f"Close: {', '.join(close)}. " if close else ""
-        raise source.error(
-            f"{key}.{naming}",
-            f"neither an encoder nor a timm model is called {name!r}",
-            f"{hint}Encoders: {', '.join(ENCODERS.names())}, and all that timm.list_models() names.",
-        )
+        return build(section.schema, values, key, source, options(registry, name), f"{registry.kind} {name!r}", tasks)
     taken = {option: p for option, p in options(ENCODERS, "timm").items() if option != "architecture"}
     return build(section.schema, values, key, source, taken, f"encoder {name!r}")
 

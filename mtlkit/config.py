@@ -23,11 +23,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mtlkit.balancer import BALANCERS
 from mtlkit.checks import check, import_plugins, unused
-from mtlkit.layers import GROUPS, START, Draft
+from mtlkit.layers import START, Draft
 from mtlkit.registry import suggest
 from mtlkit.schema import Config
-from mtlkit.sections import section_at
 from mtlkit.typed import Source
+from mtlkit.words import names_a_class, place_of, put_word
 
 __all__ = ["Config", "compose", "load", "sweep"]
 
@@ -55,8 +55,8 @@ def compose(experiment: str, overrides: Sequence[str] = ()) -> Config:
     with _hydra(experiment, overrides) as (loader, name, words):
         draft = Draft(partial(_find, loader), partial(_files, loader))
         _put_files(draft, loader, experiment)
-        for word in sorted(words, key=lambda word: not _names_a_class(word)):  # whatever the order of the words
-            _put_word(draft, word)
+        for word in sorted(words, key=lambda word: not names_a_class(word)):  # whatever the order of the words
+            put_word(draft, word)
         source = draft.source(f"experiment {experiment!r}")
         try:
             node = OmegaConf.create(draft.values)
@@ -112,7 +112,7 @@ def _hydra(experiment: str, overrides: Sequence[str]) -> Iterator[tuple[ConfigLo
             import_plugins(own.get("plugins", []), Source(experiment))  # they add to the names that all else may use
             for word in words:
                 if word.key_or_group == "plugins" and not word.is_delete():
-                    import_plugins(word.value(), Source(_place(word)))
+                    import_plugins(word.value(), Source(place_of(word)))
             for balancer in BALANCERS.names():
                 ConfigStore.instance().store(balancer, {"name": balancer}, group="balancer", provider="mtlkit")
             name = own.get("experiment")
@@ -136,13 +136,22 @@ def _own(loader: ConfigLoader, experiment: str) -> dict[str, Any]:
     if path.suffix in (".yaml", ".yml"):
         return _read(path)
     known = [name for name in loader.get_group_options("experiment") if name != FILE]
-    if experiment not in known:
-        raise LookupError(f"No experiment is called {experiment!r}. {suggest(experiment, known)}")
-    return {"defaults": [experiment]}
+    if experiment in known:
+        return {"defaults": [experiment]}
+    hint = suggest(experiment, known)
+    if "=" in experiment:
+        raise ValueError(f"{experiment}: the experiment comes first, before any key=value. {hint}")
+    for file in (path / "config.yaml", path.with_name(f"{path.name}.yaml")):
+        hint = f"Did you mean the file {file}?" if file.is_file() else hint
+    raise LookupError(f"No experiment is called {experiment!r}. {hint}")
 
 
 def _read(path: Path) -> dict[str, Any]:
     """A YAML file with a mapping in it."""
+    if not path.is_file():
+        beside = sorted(file.name for file in path.parent.glob("*.y*ml"))
+        hint = suggest(path.name, beside) if beside else "mtlkit list experiments names those that need no file."
+        raise FileNotFoundError(f"There is no file {path}. {hint}")
     try:
         values = OmegaConf.to_container(OmegaConf.load(path))
     except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
@@ -163,39 +172,6 @@ def _put_files(draft: Draft, loader: ConfigLoader, experiment: str) -> None:
             package = (default.package or "").removeprefix("_global_")
             place = START if path == f"balancer/{first}" else place or experiment
             draft.put(tuple(package.split(".")) if package else (), values, place)
-
-
-def _put_word(draft: Draft, word: Override) -> None:
-    """One word of the command line; `key=`, `+key=` and `++key=` mean the same."""
-    key, text = word.key_or_group, word.input_line or ""
-    if key.startswith(("hydra.", "hydra/")):
-        raise ValueError(f"{text}: mtlkit composes by Hydra but runs without it; {key} would have no effect.")
-    if key == "experiment":
-        raise ValueError(f"{text}: the experiment is the word before the overrides.")
-    if word.package is not None or "/" in key:
-        raise ValueError(f"{text}: a choice is written GROUP=NAME, with a group of {', '.join(GROUPS)}.")
-    if word.is_sweep_override():
-        raise ValueError(f"{text}: several values are a sweep, one run for each; --multirun starts it.")
-    if word.is_delete():
-        draft.remove(_path(word), text)
-    else:
-        draft.put(_path(word), word.value(), _place(word), add=word.is_add() and not word.is_force_add())
-
-
-def _path(word: Override) -> tuple[str, ...]:
-    return tuple(word.key_or_group.split("."))
-
-
-def _place(word: Override) -> str:
-    return f"the override {word.input_line!r}"
-
-
-def _names_a_class(word: Override) -> bool:
-    path = _path(word)
-    around = section_at(path[:-1])
-    return path[0] in GROUPS and len(path) == 1 or section_at(path) is not None or bool(
-        around and path[-1] == around.naming
-    )
 
 
 def _files(loader: ConfigLoader, group: str) -> list[str]:

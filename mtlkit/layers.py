@@ -9,7 +9,6 @@ from typing import Any
 
 from mtlkit.registry import suggest
 from mtlkit.sections import SECTIONS, Section, section_at
-from mtlkit.task import ENCODERS
 from mtlkit.typed import Source
 
 Path = tuple[Any, ...]  # of keys
@@ -116,16 +115,16 @@ class Draft:
         """The file configs/GROUP/NAME.yaml in place of the one that was chosen before; or the class of that name."""
         section, file = SECTIONS[(group,)], self._find(group, name)
         if file is None:
-            known = {*self._names(group), *section.registry.names()}
-            if name not in known and not _is_timm(section, name):
-                raise ValueError(f"{group}: there is no {name!r} (in {place}). {suggest(name, known)}")
+            if not section.knows(name):
+                hint = section.suggest(name, self._names(group))
+                raise ValueError(f"{group}: there is no {name!r} (in {place}). {hint}")
             self._put((group,), {section.naming: name}, place)
             return
         origin, path, values = file
-        for known, earlier in list(self.places.items()):
-            if known[0] == group and earlier.startswith(f"configs/{group}/") and known[1:] != (section.naming,):
-                if known in self.places and not isinstance(self._at(known), dict):
-                    self.remove(known, place)
+        chosen = [path for path, place in self.places.items() if place.startswith(f"configs/{group}/")]
+        for known in chosen:
+            if known[1:] != (section.naming,) and not isinstance(self._at(known), dict):
+                self.remove(known, place)
         self._put(path, values, origin)
         self.places[(group,)] = self.places[(group, section.naming)] = place
 
@@ -151,6 +150,8 @@ class Draft:
             self._forget(("task", name))
         self.values["task"] = tasks
         self.places[("task",)] = place
+        if not tasks:
+            del self.values["task"]  # which the check then misses
         for task, settings, origin in new:
             self._put(("task", task), settings, origin)
 
@@ -171,14 +172,6 @@ def _key(container: Any, key: Any) -> Any:
     if isinstance(container, list) and str(key).isdigit() and int(key) < len(container):
         return int(key)
     return key if isinstance(container, dict) and key in container else None
-
-
-def _is_timm(section: Section, name: str) -> bool:
-    if section.registry is not ENCODERS:
-        return False
-    import timm  # slow, and most configurations do without
-
-    return bool(timm.is_model(name))
 
 
 def _dotted(path: Path) -> str:

@@ -1,13 +1,14 @@
 """The sections of a configuration that name a class of a registry and hold its options."""
 
-from collections.abc import Mapping, Sequence
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from inspect import Parameter
 from typing import Any
 
 from mtlkit.balancer import BALANCERS
 from mtlkit.data.dataset import DATASETS
-from mtlkit.registry import Registry, options_of
+from mtlkit.registry import Registry, options_of, suggest
 from mtlkit.schema import BalancerConfig, DataConfig, DecoderConfig, ModelConfig, SetConfig, TaskConfig
 from mtlkit.task import DECODERS, ENCODERS, TASKS
 
@@ -23,7 +24,7 @@ GIVEN = {
 
 @dataclass(frozen=True)
 class Section:
-    """One kind of section: its key `naming` names a class of `registry`; `schema` has the keys that any class allows."""
+    """A kind of section: its key `naming` names a class of `registry`; `schema` has the keys that any class allows."""
 
     registry: Registry
     naming: str
@@ -37,6 +38,25 @@ class Section:
     def class_of(self, name: str) -> str:
         """The registered name of the class: one class makes all of timm's models."""
         return "timm" if self.registry is ENCODERS and name not in ENCODERS.names() else name
+
+    def knows(self, name: str) -> bool:
+        """Whether the name is registered, or that of one of timm's models."""
+        if name in self.registry.names() or self.registry is not ENCODERS:
+            return name in self.registry.names()
+        import timm  # slow, and most configurations do without
+
+        return bool(timm.is_model(name))
+
+    def suggest(self, name: str, further: Iterable[str] = ()) -> str:
+        """The tail of an error about an unknown name; `further` ones are known, too."""
+        known = {*self.registry.names(), *further}
+        if self.registry is not ENCODERS:
+            return suggest(name, known)
+        import timm
+
+        close = difflib.get_close_matches(name, [*known, *timm.list_models()])
+        hint = f"Close: {', '.join(close)}. " if close else ""
+        return f"{hint}Encoders: {', '.join(sorted(known))}, and all that timm.list_models() names."
 
 
 #: By the path of their keys; `*` is the name of a task, or the number of a data set among several.
