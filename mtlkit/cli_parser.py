@@ -2,8 +2,11 @@
 
 import argparse
 import difflib
+import re
 from collections.abc import Sequence
 from typing import Any, NoReturn, cast
+
+from mtlkit.registry import suggest
 
 EXAMPLES = """\
 examples:
@@ -30,7 +33,7 @@ class Parser(argparse.ArgumentParser):
         self.helps: dict[str, str] = {}  #: of what may be missing, by the names that argparse's messages use
         super().__init__(*args, **options)
 
-    def add_argument(self, *args: Any, **options: Any) -> argparse.Action:  # type: ignore[override]
+    def add_argument(self, *args: Any, **options: Any) -> argparse.Action:
         action = super().add_argument(*args, **options)
         self.flags += action.option_strings
         if action.nargs != "*":  # which argparse calls required, too
@@ -48,6 +51,9 @@ class Parser(argparse.ArgumentParser):
             message = "; ".join(f"{name} is missing: {self.helps[name]}" for name in missing if name in self.helps)
             examples = (line.strip() for line in EXAMPLES.splitlines())
             message += f". For example: {next(line for line in examples if line.startswith(f'{self.prog} '))}"
+        elif found := re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message):
+            known = [name.strip(" '") for name in found[2].split(",")]
+            message = f"there is no {found[1]!r} here. {suggest(found[1], known)}"
         self.exit(2, f"{self.prog}: error: {message}\n{self.prog} --help says more.\n")
 
     def refuse(self, unknown: Sequence[str], words: Sequence[str], settings: bool) -> NoReturn:

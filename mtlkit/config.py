@@ -176,7 +176,7 @@ def _put_files(draft: Draft, loader: ConfigLoader, experiment: str) -> None:
 
 def _files(loader: ConfigLoader, group: str) -> list[str]:
     """The names of a group's files."""
-    return cast(list[str], loader.get_group_options(group))
+    return loader.get_group_options(group)
 
 
 def _find(loader: ConfigLoader, group: str, name: str) -> tuple[str, tuple[str, ...], dict[str, Any]] | None:

@@ -45,7 +45,7 @@ class Draft:
         if not path:
             for key, item in value.items():
                 self.put((key,), item, place)
-        elif path == ("task",) and isinstance(value, str | list):
+        elif path == ("task",) and (isinstance(value, str) or _is_names(value)):
             self._choose_tasks([value] if isinstance(value, str) else value, place, add)
         elif path[0] in GROUPS and len(path) == 1 and isinstance(value, str):
             self._choose(path[0], value, place)
@@ -70,36 +70,38 @@ class Draft:
             value = {section.naming: value}
         if isinstance(value, list) and (inner := section_at((*path, 0))):
             value = [{inner.naming: item} if isinstance(item, str) else item for item in value]
-        container = self._container(path, place)
-        key = path[-1]
+        container, key = self._container(path, place)
         if around and key == around.naming and isinstance(value, str):
             self._make_way(container, path[:-1], around, value)
         if isinstance(value, Mapping):
-            if not isinstance(container.get(key) if isinstance(container, dict) else container[key], dict):
+            if not isinstance(container[key], dict):
                 container[key] = {}
             self.places[path] = place
             for name in sorted(value, key=lambda name: section is None or name != section.naming):  # the name first
                 self.put((*path, name), value[name], place)
             return
-        if path == ("plugins",) and isinstance(value, list) and isinstance(container.get(key), list):
+        if path == ("plugins",) and isinstance(value, list) and isinstance(container[key], list):
             value = [*container[key], *(module for module in value if module not in container[key])]
         self._forget(path)
         container[key] = value
         self.places[path] = place
 
-    def _container(self, path: Path, place: str) -> Any:
-        """What holds the last key of the path; sections that are not there yet are made."""
+    def _container(self, path: Path, place: str) -> tuple[Any, Any]:
+        """What holds the last key of the path, and that key in it. What is not there yet is made."""
         container: Any = self.values
-        for end, key in enumerate(path[:-1], 1):
+        for end, key in enumerate(path, 1):
             found = _key(container, key)
             if isinstance(container, list) and found is None:
                 problem = f"there is no entry {key!r}, the list has {len(container)}, counted from 0"
                 raise Source(place).error(_dotted(path[:end]), problem)
-            if found is None or not isinstance(container[found], dict | list):
-                container[key] = {}
+            if found is None:
+                container[key] = None
+            around, last = container, key if found is None else found
+            if end < len(path) and not isinstance(around[last], dict | list):
+                around[last] = {}
                 self.places.setdefault(path[:end], place)
-            container = container[key if found is None else found]
-        return container
+            container = around[last]
+        return around, last
 
     def _make_way(self, values: dict[str, Any], path: Path, section: Section, name: str) -> None:
         """Takes out what belongs to the class that the section named so far, if it is not that of the name."""
@@ -128,16 +130,16 @@ class Draft:
         self._put(path, values, origin)
         self.places[(group,)] = self.places[(group, section.naming)] = place
 
-    def _choose_tasks(self, names: Sequence[Any], place: str, add: bool) -> None:
+    def _choose_tasks(self, names: Sequence[str], place: str, add: bool) -> None:
         """Exactly these tasks: each is one that is there already or one (or several) of configs/task/NAME.yaml."""
         there = self.values.get("task")
         before: dict[str, Any] = there if isinstance(there, dict) else {}
         tasks, new = dict(before) if add else {}, []
         for name in names:
-            file = None if name in before else self._find("task", str(name))
+            file = None if name in before else self._find("task", name)
             if name not in before and file is None:
                 known = {*before, *self._names("task")}
-                raise ValueError(f"task: there is no {name!r} (in {place}). {suggest(str(name), known)}")
+                raise ValueError(f"task: there is no {name!r} (in {place}). {suggest(name, known)}")
             if file is None:
                 tasks[name] = before[name]
                 continue
@@ -172,6 +174,10 @@ def _key(container: Any, key: Any) -> Any:
     if isinstance(container, list) and str(key).isdigit() and int(key) < len(container):
         return int(key)
     return key if isinstance(container, dict) and key in container else None
+
+
+def _is_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
 
 
 def _dotted(path: Path) -> str:

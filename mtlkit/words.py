@@ -51,11 +51,13 @@ def _path(word: Override) -> tuple[str, ...]:
 
 
 def place_of(word: Override) -> str:
+    """What messages call the place of a word's value."""
     return f"the override {word.input_line!r}"
 
 
 def names_a_class(word: Override) -> bool:
+    """Whether a word names a class or chooses a file. Such words come first: the others set options of what is named."""
     path = _path(word)
     around = section_at(path[:-1])
     named = around is not None and path[-1] == around.naming
-    return named or section_at(path) is not None or path in ((group,) for group in GROUPS)
+    return named or section_at(path) is not None or (len(path) == 1 and path[0] in GROUPS)
