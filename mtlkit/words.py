@@ -56,7 +56,7 @@ def place_of(word: Override) -> str:
 
 
 def names_a_class(word: Override) -> bool:
-    """Whether a word names a class or chooses a file. Such words come first: the others set options of what is named."""
+    """Whether a word names a class or chooses a file. Such words come first: the others set options of that class."""
     path = _path(word)
     around = section_at(path[:-1])
     named = around is not None and path[-1] == around.naming
