@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -16,7 +17,7 @@ from mtlkit.data.loader import Samples
 from mtlkit.data.order import Mixed, Order, Shuffled
 from mtlkit.data.prepared import Prepared, is_prepared
 from mtlkit.model import MultiTaskModel, build_encoder, set_batch_norm
-from mtlkit.registry import suggest
+from mtlkit.registry import options_of, suggest
 from mtlkit.schema import Config, SetConfig, TrainerConfig
 from mtlkit.seeding import seed_of
 from mtlkit.task import TASKS, Task
@@ -73,7 +74,12 @@ def _build_set(part: SetConfig, split: Split, size: tuple[int, int] | None) -> D
     limit = {"train": part.train_size, "val": part.val_size}.get(split)
     if part.name != "prepared" and part.root is not None and is_prepared(part.root):
         return Prepared(part.root, split, size, limit, source={"name": part.name, **part.options})
-    return DATASETS.build(part.name, root=part.root, split=split, size=size, limit=limit, **part.options)
+    given: dict[str, Any] = {"split": split, "size": size, "limit": limit}
+    if "root" in options_of(DATASETS.get(part.name)):
+        given["root"] = part.root
+    elif part.root is not None:
+        raise ValueError(f"data.root={part.root}: the data set {part.name!r} reads no files, so it has no root.")
+    return DATASETS.build(part.name, **given, **part.options)
 
 
 def build_order(config: Config, dataset: Dataset) -> Order:

@@ -81,11 +81,19 @@ class ModelConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DecoderConfig:
+    """A task's decoder; `options` are its own."""
+
+    name: str  #: of DECODERS
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
 class TaskConfig:
     """One task; `options` are its own."""
 
     type: str  #: of TASKS
-    decoder: str | dict[str, Any] = "conv"  #: of DECODERS, or {name: NAME, option: value, ...}
+    decoder: str | dict[str, Any]  #: of DECODERS, or {name: NAME, option: value, ...}; absent: the type's own default
     options: dict[str, Any] = field(default_factory=dict)
 
 
