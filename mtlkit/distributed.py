@@ -1,14 +1,24 @@
 """The few collectives that mtlkit needs beyond those of DDP. With one process each of them does nothing."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+T = TypeVar("T")
+
+
+def start() -> None:
+    """Joins the processes that a launcher started, before the configuration of a run is known."""
+    from accelerate.state import PartialState  # importing it takes seconds
+    from accelerate.utils import parse_flag_from_env
+
+    PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available())
 
 
 def world_size() -> int:
@@ -74,6 +84,25 @@ def gather(value: object) -> list[object]:
     values: list[object] = [None] * world_size()
     distributed.all_gather_object(values, value)
     return values
+
+
+def main_decides(work: Callable[[], T]) -> T:
+    """What `work()` gives on the main process, which alone runs it, on all of them; or the exception that it raised.
+
+    For whatever hangs on files that the main process writes: the others could see them too early or too late. The
+    result must be picklable.
+    """
+    found: T | None = None
+    raised: Exception | None = None
+    if rank() == 0:
+        try:
+            found = work()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the others must not wait for ever
+            raised = error
+    found, raised = gather((found, raised))[0]  # type: ignore[misc]
+    if raised is not None:
+        raise raised
+    return found  # type: ignore[return-value]
 
 
 def check_whole_parameters(accelerator: "Accelerator", space: str) -> None:
