@@ -101,8 +101,8 @@ class _Claim:
             raise FileExistsError(f"{self._left_behind()} It cannot be read.") from None
         if (host, space) != (_me()["host"], _me()["pid_namespace"]):
             raise FileExistsError(
-                f"{self.folder} is in use: {who}. That is another machine or container, so whether it still runs cannot "
-                f"be seen from here. If it does not, remove {self.path}. Otherwise choose another output_dir."
+                f"{self.folder} is in use: {who}. That is another machine or container, so nobody here can see whether "
+                f"it still runs. If it does not, remove {self.path}. Otherwise choose another output_dir."
             )
         if _lives(pid, born):
             raise FileExistsError(f"{self.folder} is in use: {who}. Wait for it, end it, or choose another output_dir.")

@@ -72,6 +72,7 @@ class Engine:
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
         self.network: MultiTaskModel = accelerator.unwrap_model(self.model)
         self.predictor = Predictor(self.network, self.tasks, balancer, accelerator, dtype)
+        self.prepare = self.predictor.prepare
 
         self.step = 0
         self.monitor = Monitor(self.tasks, config.monitor)
@@ -186,10 +187,6 @@ class Engine:
     def _forward(self, model: nn.Module, image: Tensor, targets: Tensors, share: Share) -> tuple[Tensors, Losses]:
         outputs = model(image, share, output_sizes(targets))
         return outputs, {name: task.loss(outputs[name], targets[name]) for name, task in self.tasks.items()}
-
-    def prepare(self, batch: Batch) -> tuple[Tensor, Tensors]:
-        """Image and targets on the device, in the run's precision."""
-        return self.predictor.prepare(batch)
 
     def _update(self, step: Step) -> None:
         """Moves model and balancer once, from the gradients of the whole accumulation window."""

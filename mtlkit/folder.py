@@ -51,8 +51,8 @@ def open_run(config: Config, words: Sequence[str] | None, resume: bool) -> Start
         )
     if not (folder / CONFIG).exists() and kept:
         raise FileNotFoundError(
-            f"{folder} cannot be resumed: its {CONFIG} is missing. It has {', '.join(kept)}. Put the file back, or choose "
-            "another output_dir."
+            f"{folder} cannot be resumed: its {CONFIG} is missing. It has {', '.join(kept)}. Put the file back, or "
+            "choose another output_dir."
         )
     if not kept:
         if resume:

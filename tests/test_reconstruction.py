@@ -1,5 +1,7 @@
 """The task reconstruction: loss, metrics, constant and pictures against the mathematics."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch

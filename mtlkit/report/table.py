@@ -19,7 +19,8 @@ def summary_table(run: Path) -> Table:
     Raises `FileNotFoundError` and `ValueError` as `History` does.
     """
     history = History(run)
-    table = Table(box=box.SIMPLE, caption=split_text(history) if history.selects_on_test else None)
+    notes = [split_text(history)] if history.selects_on_test else []
+    table = Table(box=box.SIMPLE, caption="\n".join([*notes, *history.notes]) or None)
     table.add_column("task", no_wrap=True)
     table.add_column("metric", no_wrap=True)
     for heading in headings(history):
