@@ -71,7 +71,7 @@ class Monitor:
         if not self.keys:  # a ratio to nothing, or to a negative number, says nothing of progress
             self.initial = {key: loss for key, loss in self.initial.items() if loss > 0}
         left_out = [key for key in keys if key not in self.initial]
-        why = "no value (no valid label, or not finite)" if self.keys else "no positive value at the start"
+        why = "no value (no valid label, or not finite)" if self.keys else "no value above 0 (or no valid label)"
         if not self.initial:
             until = "Until there is one" if self.keys else "In this run"
             self.remark = (
@@ -80,8 +80,8 @@ class Monitor:
             )
         elif left_out:
             self.remark = (
-                f"{self.name} leaves out {', '.join(left_out)} for the whole run, because of {why}; it is the mean "
-                f"over {', '.join(self.initial)}."
+                f"{self.name}: {', '.join(left_out)} has {why} at the first evaluation, and is left out for the whole "
+                f"run. What counts is the mean over {', '.join(self.initial)}."
             )
 
     def _value(self, record: Mapping[str, Any]) -> float | None:
