@@ -39,10 +39,10 @@ def load_run(run: Path, name: str | None = None) -> tuple[Config, Predictor, tup
             warn(remark, stacklevel=3)
     targets, size = _description(run)
     parts = build_parts(config, targets, size, pretrained=False)
-    checkpoint.load_weights(parts.model, parts.balancer, folder)
     accelerator, dtype = make_accelerator(config.trainer), dtype_of(config.trainer.precision)
     parts.model.to(accelerator.device, dtype)
     parts.balancer.to(accelerator.device, dtype)
+    checkpoint.load_weights(parts.model, parts.balancer, folder)  # into that type, so that none of its digits is lost
     return config, Predictor(parts.model, parts.tasks, parts.balancer, accelerator, dtype), size
 
 
