@@ -62,12 +62,16 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
 def average_buffers(module: nn.Module) -> None:
     """Replaces floating-point buffers by their mean over processes, in place.
 
-    Batch-norm statistics of `batch_norm: local` differ between processes; an evaluation needs one set.
+    Batch-norm statistics of `batch_norm: local` differ between processes; an evaluation needs one set. What is the same
+    on all of them stays as it is: the mean of three equal numbers is not always that number, by rounding.
     """
     if world_size() > 1:
         for buffer in module.buffers():
             if buffer.is_floating_point():
-                buffer.copy_(sum_over_ranks(buffer) / world_size())
+                main = buffer.detach().clone()
+                distributed.broadcast(main, 0)
+                differs = sum_over_ranks((buffer != main).to(buffer.dtype)) > 0
+                buffer.copy_(torch.where(differs, sum_over_ranks(buffer) / world_size(), main))
 
 
 def broadcast_state(module: nn.Module) -> None:

@@ -10,7 +10,8 @@ A record is a dictionary with at least `step` and `split`. The splits:
   elementwise methods have `direction/<task>`, the cosine of the combined gradient with the task's, and
   `direction_norm`, its length.
 - `val`: `epoch`, `loss/<task>`, `<task>/<metric>`; the first at step 0, untrained. `"best": true` marks an
-  evaluation that was the best until then, so the last one marked is that of the checkpoint `best`.
+  evaluation that was the best until then, so the last one marked is that of the checkpoint `best`. None is marked
+  while the figure that `trainer.monitor` chooses it by has no value.
 - `val_constant`: `<task>/<metric>` of the best constant prediction.
 
 A record of any split may hold `incident`: a sentence on something that went wrong without ending the run. `left_out`

@@ -46,16 +46,19 @@ def resumed(config: Config, words: Sequence[str] | None = None, *, anew: bool = 
         raise FileNotFoundError(f"There is no run in {folder} to resume: it has no config.yaml.")
     old, new = (dict(_flat(c.to_dict())) for c in (load(folder / "config.yaml"), config))
     named = None if words is None else {word.partition("=")[0].lstrip("+~") for word in words}
+    exchanged: set[str] = set()  # the sections of another class, all of whose options are that one's
     # What chooses a class comes first: the other differences follow from it.
-    for key in sorted(old.keys() | new.keys(), key=lambda key: (not key.endswith((".name", ".encoder")), key)):
-        in_one_only = (key in old) != (key in new)
-        if old.get(key) == new.get(key) or not _names(named, key, in_one_only):
+    for key in sorted(old.keys() | new.keys(), key=lambda key: (not key.endswith((".name", ".encoder", ".type")), key)):
+        in_one_only, section = (key in old) != (key in new), key.rpartition(".")[0]
+        if old.get(key) == new.get(key) or not (section in exchanged or _names(named, key, in_one_only)):
             continue
         if not (anew or any(fnmatchcase(key, pattern) for pattern in MAY_CHANGE)):
             raise ValueError(
                 f"{key}: the run in {folder} has {old.get(key)!r}, not {new.get(key)!r}. A resumed run goes on as it "
                 f"began; another output_dir starts a new one."
             )
+        if key == "balancer.name" or key.endswith(".type"):
+            exchanged.add(section)
         if key in new:
             old[key] = new[key]
         else:
