@@ -159,7 +159,8 @@ def test_a_message_says_what_to_write(words: str, advice: str, capsys: pytest.Ca
     assert end.value.code == 2
     error = capsys.readouterr().err
     assert advice in error
-    assert error.startswith("mtlkit") and error.count("error: ") == 1
+    assert error.startswith("mtlkit")
+    assert error.count("error: ") == 1
 
 
 @pytest.mark.parametrize("command", [["evaluate"], ["report"], ["explain"], ["predict", "x.png", "--out", "out"]])

@@ -242,7 +242,7 @@ def test_damaged_and_missing_runs_are_named(finished, tmp_path):
         inference.load_run(broken)
     shutil.rmtree(broken / "checkpoints" / "best")
     with pytest.raises(FileNotFoundError, match="no checkpoint 'best'; it has last"):
-        inference.load_run(broken)
+        inference.load_run(broken, "best")
 
 
 def test_a_checkpoint_survives_a_kill_between_its_two_renamings(finished, tmp_path):

@@ -112,11 +112,17 @@ def _table(history: History) -> str:
         )
         task = row.task
     if not rows:
-        return section("Results", "No evaluation is logged yet.", "")
+        return section("Results", " ".join(history.notes) or "No evaluation is logged yet.", "")
     head = "".join(f'<th class="n">{escape(text)}' for text in headings(history))
     table = f'<div class="scroll"><table><thead><tr><th>task<th>metric{head}<tbody>{"".join(rows)}</table></div>'
-    note = f"{split_text(history)} “Constant” is the best prediction that does not look at the image. "
-    note += decoders_text(history)
+    note = " ".join(
+        [
+            split_text(history),
+            "“Constant” is the best prediction that does not look at the image.",
+            decoders_text(history),
+            *history.notes,
+        ]
+    )
     return section("Results", note, table)
 
 
