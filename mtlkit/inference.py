@@ -7,14 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from mtlkit import checkpoint, distributed
 from mtlkit.build import Parts, build_dataset, build_parts, build_samples, make_accelerator
 from mtlkit.config import load
 from mtlkit.data.dataset import Split, Target
+from mtlkit.data.files import image_tensor, resize
 from mtlkit.data.loader import eval_loader
+from mtlkit.data.pictures import read_picture
 from mtlkit.evaluation import evaluate as evaluate_model
 from mtlkit.evaluation import output_sizes
 from mtlkit.schema import Config
@@ -97,9 +99,8 @@ def predict(run: Path, images: Sequence[Path], out: Path, name: str | None = Non
     first = next(parts.model.parameters())
     for image, folder in zip(images, folders, strict=True):
         picture = _open(image)
-        small = np.asarray(picture.resize(size, Image.Resampling.BILINEAR), dtype=np.float32) / 255
-        pixels = torch.from_numpy(small).permute(2, 0, 1)[None].to(first)
-        sizes = {key: (picture.height, picture.width) for key in parts.tasks}
+        pixels = image_tensor(resize(picture, size))[None].to(first)  # as data sets do
+        sizes = {key: picture.shape[:2] for key in parts.tasks}
         outputs = parts.model(pixels, parts.balancer.adapt, sizes)
         temporary = folder.with_name(f".{folder.name}.tmp")
         shutil.rmtree(temporary, ignore_errors=True)
@@ -112,11 +113,7 @@ def predict(run: Path, images: Sequence[Path], out: Path, name: str | None = Non
     return folders
 
 
-def _open(path: Path) -> Image.Image:
+def _open(path: Path) -> np.ndarray:
     if not path.is_file():
         raise FileNotFoundError(f"There is no image {path}.")
-    try:
-        with Image.open(path) as file:
-            return file.convert("RGB")
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise ValueError(f"{path} is not an image that can be read: {error}") from error
+    return read_picture(path)

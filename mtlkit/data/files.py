@@ -10,13 +10,10 @@ from zipfile import BadZipFile
 import cv2
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from mtlkit.data.dataset import BadSampleError
 
-#: What PIL raises for a file that it cannot decode.
-UNREADABLE = (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 #: What NumPy lets out beside ValueError where the header of an .npy file is damaged.
 BAD_HEADER = (SyntaxError, TokenError, TypeError, LookupError, OverflowError, MemoryError)
 
@@ -81,38 +78,6 @@ def first_that_exists(paths: Iterable[Path]) -> Path | None:
     return next((path for path in paths if path.exists()), None)
 
 
-def read_picture(path: Path, mode: str = "RGB") -> np.ndarray:
-    """A picture in any of PIL's formats as uint8 (H, W, 3), or (H, W) in mode "L". Raises `BadSampleError`."""
-    try:
-        with Image.open(path) as file:
-            return np.array(file.convert(mode))
-    except UNREADABLE as error:
-        raise unreadable(path, error) from error
-
-
-def read_exact(path: Path, channels: int = 1) -> np.ndarray:
-    """A lossless picture of values, not colours: (H, W) or, with 3 channels, (H, W, 3), in the file's own depth.
-
-    Raises `BadSampleError`, also for a JPEG under whatever name, whose values are not the ones that were saved, and for
-    another number of channels.
-    """
-    try:
-        with Image.open(path) as file:
-            if file.format in ("JPEG", "MPO", "WEBP", "GIF"):
-                raise BadSampleError(
-                    f"{path} is a {file.format} file, whatever its name says: compression has changed the values in "
-                    "it. Get the lossless file."
-                )
-            values = np.asarray(file)  # of a palette its indices
-    except BadSampleError:
-        raise
-    except UNREADABLE as error:
-        raise unreadable(path, error) from error
-    if (values.ndim == 3 and values.shape[2] == channels) or (values.ndim == 2 and channels == 1):
-        return values
-    raise BadSampleError(f"{path} holds {values.shape} values, expected {channels} a pixel.")
-
-
 def read_array(path: Path, shape: Sequence[int | None] = ()) -> np.ndarray:
     """The array of an .npy file; `shape`, if given, is what it must have, None standing for any length.
 
@@ -169,6 +134,8 @@ def unreadable(path: Path, error: Exception) -> BadSampleError:
     """The error for a file that cannot be read."""
     if isinstance(error, FileNotFoundError):
         return BadSampleError(f"{path} is missing.")
+    if path.is_file() and path.stat().st_size == 0:
+        return BadSampleError(f"{path} is empty: it has 0 bytes.")
     return BadSampleError(f"{path} is damaged or not what its name says: {' '.join(str(error).split())[:300]}")
 
 

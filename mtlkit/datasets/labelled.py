@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from mtlkit.data.dataset import Dataset, Sample, Target, check_request
-from mtlkit.data.files import image_tensor, read_picture, resize
+from mtlkit.data.files import image_tensor, resize
+from mtlkit.data.pictures import read_picture
 from mtlkit.metrics import check_choice
 
 Labels = bytes  # of one picture: a 0 or 1 for each label

@@ -11,11 +11,10 @@ from mtlkit.data.files import (
     names_in,
     natural,
     read_array,
-    read_exact,
     read_image_array,
     read_label_array,
-    read_picture,
 )
+from mtlkit.data.pictures import read_exact, read_picture
 from mtlkit.datasets.nyuv2.form import (
     CENTRE,
     EIGEN,
@@ -189,7 +188,7 @@ class Astmt(Form[str]):
         path = self._file("normals", key)
         if path.suffix == ".npy":
             return decode(read_array(path, (None, None, 3)))
-        return decode(read_picture(path) if path.suffix == ".jpg" else read_exact(path, channels=3))
+        return decode(read_exact(path, channels=3, lossy=path.suffix == ".jpg"))
 
     def normals_file(self, key: str) -> Path:
         return self._file("normals", key)

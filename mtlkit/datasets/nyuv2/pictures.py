@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mtlkit.data.files import check_shape, names_in, read_exact
+from mtlkit.data.files import check_shape, names_in
+from mtlkit.data.pictures import read_exact
 from mtlkit.datasets.nyuv2.form import HEIGHT, WIDTH
 from mtlkit.datasets.nyuv2.normals import decode
 from mtlkit.datasets.nyuv2.sources import EIGEN, LADICKY

@@ -7,8 +7,9 @@ import numpy as np
 import torch
 
 from mtlkit.data.dataset import DATASETS, BadSampleError, Camera, Dataset, Sample, Target, check_request
-from mtlkit.data.files import image_tensor, map_tensor, read_picture, resize, root_folder
+from mtlkit.data.files import image_tensor, map_tensor, resize, root_folder
 from mtlkit.data.geometry import normals_from_depth
+from mtlkit.data.pictures import picture_size, read_picture
 from mtlkit.data.splits import check_share
 from mtlkit.datasets.nyuv2.classes import CLASSES_13, CLASSES_40, TO_13
 from mtlkit.datasets.sunrgbd.index import PAGE, Frame, check_folders, find_frames, images_folder
@@ -16,7 +17,6 @@ from mtlkit.datasets.sunrgbd.scenes import GAP, hold_out
 from mtlkit.datasets.sunrgbd.values import (
     CODINGS,
     coding_of,
-    image_size,
     metres,
     only_file,
     read_camera,
@@ -123,7 +123,7 @@ class SunRGBD(Dataset):
 
     def camera_of(self, index: int) -> Camera:
         frame = self._frames[index]
-        return self._camera(frame, image_size(self._picture(frame)))
+        return self._camera(frame, picture_size(self._picture(frame)))
 
     def _camera(self, frame: Frame, size: tuple[int, int]) -> Camera:
         """In shares of the image's size, which resizing does not change."""
@@ -164,7 +164,7 @@ class SunRGBD(Dataset):
         sizes: dict[tuple[int, int], str] = {}
         for frame in _one_a_set(self._frames):
             try:
-                sizes.setdefault(image_size(self._picture(frame)), frame.folder)
+                sizes.setdefault(picture_size(self._picture(frame)), frame.folder)
             except BadSampleError:
                 continue  # said when the frame is read
         if len(sizes) > 1:
