@@ -134,9 +134,9 @@ def unreadable(path: Path, error: Exception) -> BadSampleError:
     """The error for a file that cannot be read."""
     if isinstance(error, FileNotFoundError):
         return BadSampleError(f"{path} is missing.")
-    if path.is_file() and path.stat().st_size == 0:
-        return BadSampleError(f"{path} is empty: it has 0 bytes.")
-    return BadSampleError(f"{path} is damaged or not what its name says: {' '.join(str(error).split())[:300]}")
+    empty = path.is_file() and path.stat().st_size == 0
+    what = "it is empty, of 0 bytes" if empty else " ".join(str(error).split())[:300]
+    return BadSampleError(f"{path} is damaged or not what its name says: {what}")
 
 
 def resize(values: np.ndarray, size: tuple[int, int] | None, *, exact: bool = False) -> np.ndarray:
