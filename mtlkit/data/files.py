@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from tokenize import TokenError
 from zipfile import BadZipFile
@@ -49,6 +49,16 @@ def natural(name: str) -> list[tuple[bool, int, str]]:
     """
     parts = re.findall(r"[0-9]+|[^0-9]+", name)
     return [(False, int(p), p) if p.isascii() and p.isdigit() else (True, 0, p) for p in parts]
+
+
+def lacking(folder: Path, names: Sequence[str], present: Collection[str], advice: str) -> str:
+    """What `Dataset.missing` says of a folder that lacks some of the files `names`; empty where it has all of them.
+
+    >>> lacking(Path("depth"), ["1.png", "2.png"], {"1.png"}, "Unpack it again.")
+    'depth lacks 1 of 2 files, the first 2.png. Unpack it again.'
+    """
+    gone = [name for name in names if name not in present]
+    return f"{folder} lacks {len(gone)} of {len(names)} files, the first {gone[0]}. {advice}" if gone else ""
 
 
 def root_folder(root: str | os.PathLike[str] | None, name: str, holds: str) -> Path:
