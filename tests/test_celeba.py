@@ -351,6 +351,21 @@ def test_a_split_without_pictures_is_refused(root: Path) -> None:
         CelebA(root, "val")
 
 
+def test_pictures_of_sixteen_bits_and_on_their_side(root: Path) -> None:
+    folder = root / "Img" / "img_align_celeba"
+    names = [name for name, split in zip(layout.NAMES, layout.SPLITS, strict=True) if split == 0]
+    Image.fromarray((np.arange(64 * 48, dtype=np.uint16) * 21).reshape(48, 64)).save(folder / names[0], format="png")
+    exif, stored = Image.Exif(), np.zeros((64, 48, 3), np.uint8)
+    exif[0x0112], stored[:, 24:] = 6, 200  # bright on the right: at the bottom once it is turned
+    Image.fromarray(stored).save(folder / names[1], format="png", exif=exif)
+    data = CelebA(root)
+    assert float(data[0]["image"].double().mean()) == pytest.approx(21 * 3071 / 2 / 65_535, abs=1e-6)  # float32
+    turned = data[1]["image"]
+    assert turned.shape == (3, 48, 64)
+    assert float(turned[:, :24].max()) == 0
+    assert float(turned[:, 24:].min()) == pytest.approx(200 / 255)
+
+
 def test_missing_pictures_are_counted_and_the_first_one_named(root: Path) -> None:
     folder = root / "Img" / "img_align_celeba"
     for i in (4, 2, 9):
