@@ -8,13 +8,15 @@ from warnings import warn
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from mtlkit import checkpoint, distributed
 from mtlkit.build import build_dataset, build_parts, build_samples, make_accelerator
 from mtlkit.config import load
 from mtlkit.data.dataset import Split, Target
+from mtlkit.data.files import image_tensor, resize
 from mtlkit.data.loader import eval_loader
+from mtlkit.data.pictures import read_picture
 from mtlkit.evaluation import evaluate as evaluate_model
 from mtlkit.folder import CONFIG, DATA
 from mtlkit.folders import no_run
@@ -108,9 +110,8 @@ def predict(run: Path, images: Sequence[Path], out: Path, name: str | None = Non
     _, predictor, size = load_run(run, name)
     for image, folder in zip(images, folders, strict=True):
         picture = _open(image)
-        small = np.asarray(picture.resize(size, Image.Resampling.BILINEAR), dtype=np.float32) / 255
-        pixels = predictor.image(torch.from_numpy(small).permute(2, 0, 1)[None])
-        sizes = {key: (picture.height, picture.width) for key in predictor.tasks}
+        pixels = predictor.image(image_tensor(resize(picture, size))[None])  # as data sets do
+        sizes = {key: picture.shape[:2] for key in predictor.tasks}
         predictions = predictor.predictions(pixels, sizes)
         temporary = folder.with_name(f".{folder.name}.tmp")
         shutil.rmtree(temporary, ignore_errors=True)
@@ -123,11 +124,7 @@ def predict(run: Path, images: Sequence[Path], out: Path, name: str | None = Non
     return folders
 
 
-def _open(path: Path) -> Image.Image:
+def _open(path: Path) -> np.ndarray:
     if not path.is_file():
         raise FileNotFoundError(f"There is no image {path}.")
-    try:
-        with Image.open(path) as file:
-            return file.convert("RGB")
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise ValueError(f"{path} is not an image that can be read: {error}") from error
+    return read_picture(path)

@@ -43,6 +43,9 @@ class Concat(Dataset):
         self.lengths = [len(part) for part in self.sets]
         self._ends = list(accumulate(self.lengths))
         self.licence = " ".join(dict.fromkeys(part.licence for part in self.sets if part.licence))
+        self.missing = " ".join(
+            f"{name}: {part.missing}" for part, name in zip(self.sets, self.names, strict=True) if part.missing
+        )
         self.notes = [
             f"{name}: {note}" for part, name in zip(self.sets, self.names, strict=True) for note in part.notes
         ]

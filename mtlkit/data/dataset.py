@@ -64,6 +64,9 @@ class Dataset(ABC):
     licence: str = ""
     #: What was recognised on the disk, as sentences: the layout, conventions that were found, what was left out.
     notes: Sequence[str] = ()
+    #: Which files of these samples (not of other splits) are not there, in a sentence or two; empty where all are. Work
+    #: does not begin then, unless data.on_error=skip. Reading such a sample raises `BadSampleError`.
+    missing: str = ""
 
     @abstractmethod
     def __len__(self) -> int: ...

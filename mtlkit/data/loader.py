@@ -36,7 +36,8 @@ class Samples(TorchDataset[Loaded]):
         target_size: (width, height) that targets of pixels are brought to, by taking the nearest; None: the image's.
         skip: a sample that cannot be read, or is out of format, is left out instead of raising.
 
-    Raises `BadSampleError`, naming the sample, for an image or target that is not in the format of
+    Raises `FileNotFoundError` for files that are not there (`Dataset.missing`), without `skip`. Raises
+    `BadSampleError`, naming the sample, for an image or target that is not in the format of
     `mtlkit.data.dataset.Sample` or not of the first sample's size, and what the data set raises itself.
     """
 
@@ -51,6 +52,8 @@ class Samples(TorchDataset[Loaded]):
     ) -> None:
         if len(dataset) == 0:
             raise ValueError("The data set has no samples.")
+        if dataset.missing and not skip:
+            raise FileNotFoundError(f"{dataset.missing} To go on without these samples: data.on_error=skip.")
         self.dataset, self.augment, self.seed = dataset, augment, seed
         self.target_size, self.skip = target_size, skip
         index, first = self._first()

@@ -9,6 +9,7 @@ from statistics import median
 
 from PIL import Image
 
+from mtlkit.data.pictures import read_picture
 from mtlkit.data.summary import facts_in_words
 from mtlkit.log import write_whole
 from mtlkit.report import curves
@@ -190,8 +191,7 @@ def _card(title: str, pictures: list[tuple[str, Path]]) -> str:
 
 def _image(path: Path, text: str) -> str:
     """An <img> that holds the picture: exact if it is small, otherwise reduced, in the shorter of PNG and JPEG."""
-    with Image.open(path) as file:
-        picture = file.convert("RGB")
+    picture = Image.fromarray(read_picture(path))
     small = max(picture.size) <= PICTURE_SIDE
     picture.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
     data = {kind: io.BytesIO() for kind in (("png",) if small else ("png", "jpeg"))}
