@@ -11,13 +11,14 @@ from accelerate.utils import set_seed
 
 from mtlkit.balancer import BALANCERS, Balancer
 from mtlkit.data.concat import Concat
-from mtlkit.data.dataset import DATASETS, Dataset, Split, Target
+from mtlkit.data.dataset import DATASETS, Dataset, Split
 from mtlkit.data.loader import Samples
 from mtlkit.data.order import Mixed, Order, Shuffled
 from mtlkit.data.prepared import Prepared, is_prepared
 from mtlkit.model import MultiTaskModel, build_encoder, set_batch_norm
 from mtlkit.registry import suggest
 from mtlkit.schema import Config, SetConfig, TrainerConfig
+from mtlkit.target import Target, kinds_of
 from mtlkit.task import TASKS, Task
 
 
@@ -107,9 +108,10 @@ def build_parts(
     """Tasks, model and balancer for a data set's targets and images of `size` (width, height).
 
     `pretrained` stands in for the configuration's; `notes` are the data set's, which may say why a target is missing.
-    Raises `ValueError` for what does not fit together.
+    Raises `ValueError` for what does not fit together, and `LookupError` for a kind of target that is not registered.
     """
     tasks: dict[str, Task] = {}
+    kinds = kinds_of(targets)
     for name, task in config.task.items():
         if name not in targets:
             sets = ", ".join(repr(part.name) for part in config.data.sets)
@@ -118,6 +120,7 @@ def build_parts(
             raise ValueError(" ".join(words))
         classes = targets[name].classes
         tasks[name] = TASKS.build(task.type, name, classes, decoder=task.decoder, **task.options)
+        tasks[name].kind = kinds[name]
     balancer = BALANCERS.build(config.balancer.name, tasks=tuple(tasks), **config.balancer.options)
     if pretrained is None:
         pretrained = config.model.pretrained

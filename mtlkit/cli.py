@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mtlkit import BALANCERS, DATASETS, DECODERS, ENCODERS, TASKS, cli_data
+from mtlkit import BALANCERS, DATASETS, DECODERS, ENCODERS, KINDS, TASKS, cli_data
 from mtlkit.convex import SolverError
 from mtlkit.losses import NonFiniteError
 from mtlkit.registry import Registry
@@ -28,6 +28,7 @@ REGISTRIES: dict[str, Registry] = {
     "balancers": BALANCERS,
     "tasks": TASKS,
     "datasets": DATASETS,
+    "kinds": KINDS,
     "encoders": ENCODERS,
     "decoders": DECODERS,
 }
@@ -170,8 +171,7 @@ def list_names(arguments: argparse.Namespace, result: Result) -> None:
 
         known = experiments()
     else:
-        registry = REGISTRIES[arguments.kind]
-        known = {name: registry.describe(name) for name in registry.names()}
+        known = {name: registry.describe(name) for name in (registry := REGISTRIES[arguments.kind]).names()}
     width = max(map(len, known), default=0)
     _print(f"{name:<{width}}  {line}".rstrip() for name, line in known.items())
     if arguments.kind == "encoders":

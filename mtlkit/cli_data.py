@@ -31,6 +31,7 @@ def show(arguments: argparse.Namespace, result: Any) -> None:
     """Prints what was found, and a summary of every split that the experiment uses."""
     from mtlkit.build import build_samples
     from mtlkit.config import compose
+    from mtlkit.data.ranges import Gathered, in_words, suspicions
     from mtlkit.data.summary import describe, look_at, spread, summarise
 
     if arguments.samples < 0:
@@ -39,18 +40,23 @@ def show(arguments: argparse.Namespace, result: Any) -> None:
     found = _splits(config, result)
     everywhere = [note for note in found[0][1].notes if all(note in dataset.notes for _, dataset in found)]
     _print(*everywhere, f"Terms of use: {found[0][1].licence or 'not known'}")
+    ranges = []
     for split, dataset in found:
         samples = build_samples(config, dataset)
         indices = spread(len(samples), arguments.samples or len(samples))
         errors: list[BadSampleError] = []
-        targets = summarise(dataset.targets, look_at(samples, indices, errors))
+        gathered = Gathered(dataset.targets, split)
+        targets = summarise(dataset.targets, look_at(samples, indices, errors, gathered))
+        ranges += gathered.ranges()
         width, height = samples.image_size
         seen = "" if len(indices) == len(samples) else f"; shares are those in {len(indices)} of them"
-        lines = [*describe(targets, shown=None), *(note for note in dataset.notes if note not in everywhere)]
+        lines = [*describe(targets, shown=None), *in_words(gathered.ranges())]
+        lines += [note for note in dataset.notes if note not in everywhere]
         if errors:
             what = f"{len(errors)} of the samples looked at could not be read and were left out, e.g."
             lines.append(f"{what} {errors[0]}")
         _print(f"{split}: {len(samples)} samples of {width} x {height}{seen}", *(f"  {line}" for line in lines))
+    _print(*(f"Warning: {sentence}" for sentence in suspicions(found[0][1].targets, ranges)))
 
 
 def _wanted(config: Config) -> list[Split]:
@@ -94,4 +100,5 @@ def prepare(arguments: argparse.Namespace, result: Any) -> None:
 
 
 def _print(*lines: str) -> None:
-    print(*lines, sep="\n")  # noqa: T201
+    for line in lines:
+        print(line)  # noqa: T201

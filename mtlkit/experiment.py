@@ -25,17 +25,15 @@ from mtlkit.build import (
 from mtlkit.config import compose
 from mtlkit.data.dataset import Dataset
 from mtlkit.data.loader import Samples, eval_loader, train_loader
-from mtlkit.data.summary import look_at, spread, summarise
+from mtlkit.data.summary import spread
 from mtlkit.engine import Engine, Record
-from mtlkit.evaluation import directions, evaluate, evaluate_constants, output_sizes
+from mtlkit.evaluation import directions, evaluate, evaluate_constants, output_sizes, units
+from mtlkit.first_look import FirstLook
 from mtlkit.log import JsonLines, Observer, Observers, write_whole
 from mtlkit.report import save_pictures, write_report
 from mtlkit.resume import resumed
 from mtlkit.schema import Config
 
-Targets = dict[str, Tensor]
-LOOK_SAMPLES, LOOK_PIXELS = 1000, 20_000_000  #: at most so many training samples, and pixels in them, are looked at
-#: for the summary of the data and the constant predictions
 PICTURES = 4  #: so many validation samples, evenly spread, are drawn
 PACKAGES = ("mtlkit", "torch", "timm", "segmentation-models-pytorch", "accelerate", "albumentations", "numpy")
 
@@ -112,9 +110,9 @@ class Experiment:
         try:
             engine.start(self._facts(parts, engine))
             if not begun:
-                looked_at = some_targets(training)
-                engine.note({"data": self._data_facts(training, validation, looked_at)})
-                constants = constant_predictions(parts, looked_at)
+                look = FirstLook(training, validation, config.data.validation)
+                engine.note(look.record())
+                constants = look.constants(parts.tasks)
                 engine.note_evaluation(
                     evaluate_constants(checks, parts.tasks, engine.prepare, constants, engine.accelerator.device),
                     "val_constant",
@@ -167,20 +165,10 @@ class Experiment:
             "processes": distributed.world_size(),
             "versions": {"python": platform.python_version()} | versions,
             "higher_is_better": directions(parts.tasks),
+            "units": units(parts.tasks),
             "protocol": self.config.protocol,
             "validation": self.config.data.validation,
             "selection": self.config.trainer.selection,
-        }
-
-    def _data_facts(self, training: Samples, validation: Samples, looked_at: Sequence[Targets]) -> Record:
-        dataset = training.dataset
-        return {
-            "notes": list(dataset.notes),
-            "licence": dataset.licence,
-            "samples": {"train": len(training), self.config.data.validation: len(validation)},
-            "size": training.image_size,
-            "looked_at": len(looked_at),
-            "targets": summarise(dataset.targets, looked_at),
         }
 
 
@@ -201,23 +189,7 @@ def evaluate_engine(engine: Engine, batches: Iterable[object]) -> Record:
 
 def forward(engine: Engine, image: Tensor, targets: dict[str, Tensor]) -> dict[str, Tensor]:
     """The outputs without a tap."""
-    return engine.network(image, engine.balancer.adapt, output_sizes(targets))
-
-
-def some_targets(samples: Samples) -> list[Targets]:
-    """The targets of some samples, evenly spread, as many as `LOOK_SAMPLES` and `LOOK_PIXELS` allow."""
-    width, height = samples.image_size
-    count = max(16, min(LOOK_SAMPLES, LOOK_PIXELS // (width * height)))
-    return list(look_at(samples, spread(len(samples), count), errors=[]))  # evaluation and training report the errors
-
-
-def constant_predictions(parts: Parts, looked_at: Sequence[Targets]) -> dict[str, Tensor]:
-    """Every task's best constant prediction for these training samples; none for a task that none of them has."""
-    return {
-        name: task.constant(torch.stack([targets[name] for targets in looked_at if name in targets]))
-        for name, task in parts.tasks.items()
-        if any(name in targets for targets in looked_at)
-    }
+    return engine.network(image, engine.balancer.adapt, output_sizes(engine.tasks, targets))
 
 
 @torch.no_grad()

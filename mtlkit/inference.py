@@ -67,7 +67,7 @@ def evaluate(run: Path, split: Split | None = None, name: str | None = None) -> 
         return batch["image"].to(first), targets
 
     def forward(image: Tensor, targets: dict[str, Tensor]) -> dict[str, Tensor]:
-        return parts.model(image, parts.balancer.adapt, output_sizes(targets))
+        return parts.model(image, parts.balancer.adapt, output_sizes(parts.tasks, targets))
 
     return evaluate_model(batches, parts.tasks, prepare, forward, first.device)
 
