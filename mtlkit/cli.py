@@ -171,7 +171,7 @@ def list_names(arguments: argparse.Namespace, result: Result) -> None:
 
         known = experiments()
     else:
-        known = {name: registry.describe(name) for name in (registry := REGISTRIES[arguments.kind]).names()}
+        known = REGISTRIES[arguments.kind].described()
     width = max(map(len, known), default=0)
     _print(f"{name:<{width}}  {line}".rstrip() for name, line in known.items())
     if arguments.kind == "encoders":

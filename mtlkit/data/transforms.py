@@ -73,7 +73,7 @@ class Augment:
         """A new sample; the same sample and `seed` (>= 0) give the same one everywhere. The input is not changed."""
         if camera is None and (turned := self.turned.intersection(sample["targets"])):
             raise ValueError(
-                f"Zooming (data.augmentation.scale={self.scale}) turns the normals of {turned.pop()!r} by an angle "
+                f"Zooming (data.augmentation.scale={self.scale}) turns the values of {turned.pop()!r} by an angle "
                 "that depends on the camera, of which the data set says nothing: give its class the attribute camera = "
                 "(f_x / width, f_y / height, c_x / width, c_y / height), or set data.augmentation.scale=[1]."
             )

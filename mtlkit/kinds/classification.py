@@ -18,7 +18,7 @@ class Labels(Kind):
 
     def problem(self, value: Tensor) -> str:
         low, high = (int(bound) for bound in value.flatten().aminmax())
-        if -1 <= low and high < len(self.classes):
+        if low >= -1 and high < len(self.classes):
             return ""
         return f"hold classes from 0 to {len(self.classes) - 1} or -1 (ignore), found {low} to {high}"
 
