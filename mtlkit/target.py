@@ -59,7 +59,7 @@ class Kind(ABC):
     ...         return (3,)
     >>> pose = KINDS.build("pose")
     >>> pose.invalid(480, 640), pose.problem(torch.tensor([0.0, 1.0, torch.inf]))
-    (tensor([nan, nan, nan]), 'hold finite numbers or nan (no label), found 1 of 3 that are NaN or infinite')
+    (tensor([nan, nan, nan]), 'hold finite numbers (NaN: no label), found 1 of 3 that are NaN or infinite')
     """
 
     dtype: ClassVar[torch.dtype] = torch.float32
@@ -86,19 +86,23 @@ class Kind(ABC):
 
     def valid(self, value: Tensor) -> Tensor:
         """Which elements (pixels, labels) are known: bool, over the value's first axes. Takes a batch, too."""
-        return ~value.isnan() if math.isnan(self.unknown) else value != self.unknown
+        return self._is_labelled(value)
 
     def problem(self, value: Tensor) -> str:
         """What is out of range in a value of the right shape and type, "hold ..., found ..."; empty if nothing is."""
         low, high = self.admitted
         if value.numel() == 0 or _within(value, low, high):  # one pass, for most values
             return ""
-        known = value[~value.isnan() if math.isnan(self.unknown) else value != self.unknown]
+        known = value[self._is_labelled(value)]
         if known.numel() == 0 or _within(known, low, high):
             return ""
         bounds = "" if math.isinf(low) and math.isinf(high) else f" from {low:g} to {high:g}"
         bounds = f" of at least {low:g}" if bounds and math.isinf(high) else bounds
-        return f"hold finite numbers{bounds} or {self.unknown:g} (no label), found {found_values(known)}"
+        unknown = "NaN" if math.isnan(self.unknown) else f"{self.unknown:g}"
+        return f"hold finite numbers{bounds} ({unknown}: no label), found {found_values(known)}"
+
+    def _is_labelled(self, value: Tensor) -> Tensor:
+        return ~value.isnan() if math.isnan(self.unknown) else value != self.unknown
 
     def counts(self, value: Tensor) -> tuple[Tensor, Tensor] | None:
         """For the summary of a data set, by class (C,): how often it occurs, and of how many known elements.

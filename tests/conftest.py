@@ -66,8 +66,11 @@ def toys():
 
 @pytest.fixture
 def kinds() -> Iterator[Registry[Kind]]:
-    """`mtlkit.KINDS`, put back afterwards."""
+    """`mtlkit.KINDS` with those that come with mtlkit; put back afterwards."""
     before = {name: mtlkit.KINDS.get(name) for name in mtlkit.KINDS.names()}
+    for name, kind in before.items():
+        if not kind.__module__.startswith("mtlkit.kinds."):  # an example's
+            del mtlkit.KINDS._classes[name]
     yield mtlkit.KINDS
     mtlkit.KINDS._classes.clear()
     mtlkit.KINDS._classes.update(before)
