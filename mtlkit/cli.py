@@ -129,7 +129,8 @@ def evaluate(arguments: argparse.Namespace, result: Result) -> None:
 
     figures = evaluate(arguments.run, arguments.split, arguments.checkpoint)
     width = max(map(len, figures), default=0)
-    _print(f"{name:<{width}}  {'-' if value is None else f'{value:.6g}'}" for name, value in figures.items())
+    texts = {name: "-" if v is None else v if isinstance(v, str) else f"{v:.6g}" for name, v in figures.items()}
+    _print(f"{name:<{width}}  {text}" for name, text in texts.items())
 
 
 def predict(arguments: argparse.Namespace, result: Result) -> None:
@@ -159,17 +160,15 @@ def explain(arguments: argparse.Namespace, result: Result) -> None:
 
 def list_names(arguments: argparse.Namespace, result: Result) -> None:
     """Prints what there is of a kind, with a line on each; balancers also as a page of Markdown."""
-    if arguments.markdown:
-        from mtlkit.catalog import markdown
+    from mtlkit import catalog
 
+    if arguments.markdown:
         if arguments.kind != "balancers":
             raise ValueError(f"--markdown is there for balancers only, not for {arguments.kind}.")
-        _print([markdown(BALANCERS.names()).rstrip("\n")])
+        _print([catalog.markdown(BALANCERS.names()).rstrip("\n")])
         return
     if arguments.kind == "experiments":
-        from mtlkit.catalog import experiments
-
-        known = experiments()
+        known = catalog.experiments()
     else:
         known = REGISTRIES[arguments.kind].described()
     width = max(map(len, known), default=0)

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,8 +47,8 @@ def load_run(run: Path, name: str | None = None) -> tuple[Config, Parts, tuple[i
     return config, parts, (width, height)
 
 
-def evaluate(run: Path, split: Split | None = None, name: str | None = None) -> dict[str, float | None]:
-    """`loss/<task>` and `<task>/<metric>` of a run's checkpoint on a split of its data.
+def evaluate(run: Path, split: Split | None = None, name: str | None = None) -> dict[str, Any]:
+    """`loss/<task>` and `<task>/<metric>` of a run's checkpoint on a split of its data, and what was left out.
 
     Without a split, it is the one that the run validated on; without a name, the checkpoint is that of its results.
     """

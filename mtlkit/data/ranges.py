@@ -130,9 +130,10 @@ def _implausible(one: Range, kind: Kind) -> str:
 def _different(group: Sequence[Range]) -> str:
     """The two of a target's splits and data sets that differ most, where they differ too much."""
     pairs = [(max(a.size, b.size) / min(a.size, b.size), a, b) for a, b in combinations(group, 2)]
-    ratio, a, b = max(pairs, key=lambda pair: pair[0], default=(1.0, *group[:1] * 2))
-    if ratio < FACTOR:
+    pairs = [pair for pair in pairs if pair[0] >= FACTOR]
+    if not pairs:
         return ""
+    ratio, a, b = max(pairs, key=lambda pair: pair[0])
     return (
         f"{_named(a)}: the numbers in {a.where} and {b.where} differ {ratio:.3g}-fold in size (medians {a.median:.4g} "
         f"and {b.median:.4g}). Are they in the same unit?"
