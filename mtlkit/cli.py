@@ -167,10 +167,7 @@ def list_names(arguments: argparse.Namespace, result: Result) -> None:
             raise ValueError(f"--markdown is there for balancers only, not for {arguments.kind}.")
         _print([catalog.markdown(BALANCERS.names()).rstrip("\n")])
         return
-    if arguments.kind == "experiments":
-        known = catalog.experiments()
-    else:
-        known = REGISTRIES[arguments.kind].described()
+    known = catalog.experiments() if arguments.kind == "experiments" else REGISTRIES[arguments.kind].described()
     width = max(map(len, known), default=0)
     _print(f"{name:<{width}}  {line}".rstrip() for name, line in known.items())
     if arguments.kind == "encoders":
