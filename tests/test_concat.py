@@ -253,7 +253,7 @@ def test_ranges_tell_joined_sets_apart() -> None:
     )
     assert [joined.part_of(i) for i in (0, 24, 48)] == ["rooms_ (1)", "rooms_ (2)", "faces_"]
     ranges = Gathered(joined.targets, "train")
-    list(look_at(Samples(joined), range(len(joined)), [], ranges))
+    list(look_at(Samples(joined, skip=True), range(len(joined)), [], ranges))  # one of the faces is damaged
     found = ranges.ranges()
     assert [one.where for one in found] == ["train, rooms_ (1)", "train, rooms_ (2)"]
     implausible, different = suspicions(joined.targets, found)
