@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mtlkit import BALANCERS, DATASETS, DECODERS, ENCODERS, TASKS, cli_data
+from mtlkit import BALANCERS, DATASETS, DECODERS, ENCODERS, KINDS, TASKS, cli_data
 from mtlkit.cli_parser import EXAMPLES, Parser
 from mtlkit.convex import SolverError
 from mtlkit.data.workers import loading_trouble, own_words
@@ -31,6 +31,7 @@ REGISTRIES: dict[str, Registry] = {
     "balancers": BALANCERS,
     "tasks": TASKS,
     "datasets": DATASETS,
+    "kinds": KINDS,
     "encoders": ENCODERS,
     "decoders": DECODERS,
 }
@@ -142,20 +143,14 @@ def explain(arguments: argparse.Namespace, result: Result) -> None:
 
 def list_names(arguments: argparse.Namespace, result: Result) -> None:
     """Prints what there is of a kind, with a line on each; balancers also as a page of Markdown."""
-    if arguments.markdown:
-        from mtlkit.catalog import markdown
+    from mtlkit import catalog
 
+    if arguments.markdown:
         if arguments.kind != "balancers":
             raise ValueError(f"--markdown is there for balancers only, not for {arguments.kind}.")
-        _print([markdown(BALANCERS.names()).rstrip("\n")])
+        _print([catalog.markdown(BALANCERS.names()).rstrip("\n")])
         return
-    if arguments.kind == "experiments":
-        from mtlkit.catalog import experiments
-
-        known = experiments()
-    else:
-        registry = REGISTRIES[arguments.kind]
-        known = {name: registry.describe(name) for name in registry.names()}
+    known = catalog.experiments() if arguments.kind == "experiments" else REGISTRIES[arguments.kind].described()
     width = max(map(len, known), default=0)
     _print(f"{name:<{width}}  {line}".rstrip() for name, line in known.items())
     if arguments.kind == "encoders":

@@ -30,6 +30,7 @@ def _add_words(parser: argparse.ArgumentParser) -> None:
 def show(arguments: argparse.Namespace, result: Any) -> None:
     """Prints what was found, and a summary of every split that the experiment uses."""
     from mtlkit.config import compose
+    from mtlkit.data.ranges import suspicions
 
     if arguments.samples < 0:
         raise ValueError(f"--samples must not be negative, got {arguments.samples}.")
@@ -37,27 +38,33 @@ def show(arguments: argparse.Namespace, result: Any) -> None:
     found = _splits(config, result)
     everywhere = [note for note in found[0][1].notes if all(note in dataset.notes for _, dataset in found)]
     _print(*everywhere, f"Terms of use: {found[0][1].licence or 'not known'}")
+    ranges = []
     for split, dataset in found:
         with result.watch(f"{split}: "):
-            _show_split(config, split, dataset, arguments.samples, everywhere)
+            ranges += _show_split(config, split, dataset, arguments.samples, everywhere)
+    _print(*(f"Warning: {sentence}" for sentence in suspicions(found[0][1].targets, ranges)))
 
 
-def _show_split(config: Config, split: Split, dataset: Dataset, count: int, everywhere: Sequence[str]) -> None:
-    """Prints what is in one split; notes that hold for all have been printed."""
+def _show_split(config: Config, split: Split, dataset: Dataset, count: int, everywhere: Sequence[str]) -> list[Any]:
+    """Prints what is in one split and returns its ranges; notes that hold for all splits have been printed."""
     from mtlkit.build import build_samples
+    from mtlkit.data.ranges import Gathered, in_words
     from mtlkit.data.summary import describe, look_at, spread, summarise
 
     samples = build_samples(config, dataset)
     indices = spread(len(samples), count or len(samples))
     errors: list[BadSampleError] = []
-    targets = summarise(dataset.targets, look_at(samples, indices, errors))
+    gathered = Gathered(dataset.targets, split)
+    targets = summarise(dataset.targets, look_at(samples, indices, errors, gathered))
     width, height = samples.image_size
     seen = "" if len(indices) == len(samples) else f"; shares are those in {len(indices)} of them"
-    lines = [*describe(targets, shown=None), *(note for note in dataset.notes if note not in everywhere)]
+    lines = [*describe(targets, shown=None), *in_words(gathered.ranges())]
+    lines += [note for note in dataset.notes if note not in everywhere]
     if errors:
         what = f"{len(errors)} of the samples looked at could not be read and were left out, e.g."
         lines.append(f"{what} {errors[0]}")
     _print(f"{split}: {len(samples)} samples of {width} x {height}{seen}", *(f"  {line}" for line in lines))
+    return gathered.ranges()
 
 
 def _wanted(config: Config) -> list[Split]:
@@ -110,4 +117,5 @@ def prepare(arguments: argparse.Namespace, result: Any) -> None:
 
 
 def _print(*lines: str) -> None:
-    print(*lines, sep="\n")  # noqa: T201
+    for line in lines:
+        print(line)  # noqa: T201

@@ -198,7 +198,7 @@ class Engine:
             return step.tap(features)
 
     def _forward(self, model: nn.Module, image: Tensor, targets: Tensors, share: Share) -> tuple[Tensors, Losses]:
-        outputs = model(image, share, output_sizes(targets))
+        outputs = model(image, share, output_sizes(self.tasks, targets))
         return outputs, {name: task.loss(outputs[name], targets[name]) for name, task in self.tasks.items()}
 
     def _update(self, step: Step) -> None:

@@ -30,7 +30,7 @@ def evaluate(batches: Iterable[Any], predictor: Predictor) -> dict[str, Any]:
     for batch in batches:
         image, targets = predictor.prepare(batch)
         left_out.add(batch)
-        outputs = predictor.outputs(image, output_sizes(targets))
+        outputs = predictor.outputs(image, output_sizes(tasks, targets))
         for name, task in tasks.items():
             total, count = task.loss(outputs[name], targets[name])
             sums[name] += torch.stack([total.double(), count.double()])
@@ -54,8 +54,9 @@ def evaluate_constants(
         _, targets = predictor.prepare(batch)
         for name, constant in constants.items():
             target = targets[name]
-            shape = (len(target), *constant.shape[1:-2], *target.shape[-2:]) if tasks[name].dense else None
-            prediction = constant.to(device).expand(shape or (len(target), *constant.shape[1:]))
+            size = tasks[name].map_size(target)
+            shape = constant.shape[1:] if size is None else (*constant.shape[1:-2], *size)
+            prediction = constant.to(device).expand(len(target), *shape)
             metrics[name].update(prediction, target)
     return {
         f"{name}/{key}": value for name, collection in metrics.items() for key, value in _compute(collection).items()
@@ -78,9 +79,20 @@ def directions(tasks: Mapping[str, Task]) -> dict[str, bool | None]:
     }
 
 
-def output_sizes(targets: Mapping[str, Tensor]) -> dict[str, tuple[int, int]]:
+def units(tasks: Mapping[str, Task]) -> dict[str, str]:
+    """`<task>/<metric>` -> the metric's unit, of those that have one: `metric.unit`, a text such as "m"."""
+    return {
+        f"{name}/{key}": unit
+        for name, task in tasks.items()
+        for key, metric in task.metrics().items()
+        if (unit := getattr(metric, "unit", ""))
+    }
+
+
+def output_sizes(tasks: Mapping[str, Task], targets: Mapping[str, Tensor]) -> dict[str, tuple[int, int]]:
     """(H, W) of every target that is a map."""
-    return {name: (target.shape[-2], target.shape[-1]) for name, target in targets.items() if target.ndim >= 3}
+    sizes = {name: tasks[name].map_size(target) for name, target in targets.items()}
+    return {name: size for name, size in sizes.items() if size is not None}
 
 
 class LeftOut:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from mtlkit import checkpoint, distributed
@@ -25,19 +24,17 @@ from mtlkit.claim import claimed
 from mtlkit.config import compose
 from mtlkit.data.dataset import Dataset
 from mtlkit.data.loader import Samples, eval_loader, train_loader
-from mtlkit.data.summary import look_at, spread, summarise
+from mtlkit.data.summary import spread
 from mtlkit.dry import check_normalisation
 from mtlkit.engine import Engine, Record
-from mtlkit.evaluation import directions, evaluate, evaluate_constants, output_sizes
+from mtlkit.evaluation import directions, evaluate, evaluate_constants, output_sizes, units
+from mtlkit.first_look import FirstLook
 from mtlkit.folder import CONFIG, DATA, LOG, Start, open_run
 from mtlkit.log import JsonLines, Observer, Observers, write_whole
 from mtlkit.predictor import Predictor
 from mtlkit.report import save_pictures, write_report
 from mtlkit.schema import Config
 
-Targets = dict[str, Tensor]
-LOOK_SAMPLES, LOOK_PIXELS = 1000, 20_000_000  #: at most so many training samples, and pixels in them, are looked at
-#: for the summary of the data and the constant predictions
 PICTURES = 4  #: so many validation samples, evenly spread, are drawn
 PACKAGES = ("mtlkit", "torch", "timm", "segmentation-models-pytorch", "accelerate", "albumentations", "numpy")
 
@@ -125,9 +122,9 @@ class Experiment:
             for incident in incidents:
                 engine.note({"incident": incident})
             if not start.begun:
-                looked_at = some_targets(training)
-                engine.note({"data": self._data_facts(training, validation, looked_at)})
-                constants = constant_predictions(parts, looked_at)
+                look = FirstLook(training, validation, config.data.validation)
+                engine.note(look.record())
+                constants = look.constants(parts.tasks)
                 engine.note_evaluation(evaluate_constants(checks, engine.predictor, constants), "val_constant")
             engine.fit(batches, lambda: evaluate_engine(engine, checks), self._saver(engine))
             distributed.main_decides(lambda: self._load_results(engine))
@@ -169,21 +166,11 @@ class Experiment:
             "processes": distributed.world_size(),
             "versions": {"python": platform.python_version()} | versions,
             "higher_is_better": directions(parts.tasks),
+            "units": units(parts.tasks),
             "protocol": self.config.protocol,
             "validation": self.config.data.validation,
             "selection": self.config.trainer.selection,
             "decoders": str(engine.decoder_gradients),
-        }
-
-    def _data_facts(self, training: Samples, validation: Samples, looked_at: Sequence[Targets]) -> Record:
-        dataset = training.dataset
-        return {
-            "notes": list(dataset.notes),
-            "licence": dataset.licence,
-            "samples": {"train": len(training), self.config.data.validation: len(validation)},
-            "size": training.image_size,
-            "looked_at": len(looked_at),
-            "targets": summarise(dataset.targets, looked_at),
         }
 
 
@@ -193,29 +180,13 @@ def evaluate_engine(engine: Engine, batches: Iterable[object]) -> Record:
     return evaluate(batches, engine.predictor)
 
 
-def some_targets(samples: Samples) -> list[Targets]:
-    """The targets of some samples, evenly spread, as many as `LOOK_SAMPLES` and `LOOK_PIXELS` allow."""
-    width, height = samples.image_size
-    count = max(16, min(LOOK_SAMPLES, LOOK_PIXELS // (width * height)))
-    return list(look_at(samples, spread(len(samples), count), errors=[]))  # evaluation and training report the errors
-
-
-def constant_predictions(parts: Parts, looked_at: Sequence[Targets]) -> dict[str, Tensor]:
-    """Every task's best constant prediction for these training samples; none for a task that none of them has."""
-    return {
-        name: task.constant(torch.stack([targets[name] for targets in looked_at if name in targets]))
-        for name, task in parts.tasks.items()
-        if any(name in targets for targets in looked_at)
-    }
-
-
 def draw(predictor: Predictor, samples: Samples) -> list[list[tuple[str, np.ndarray]]]:
     """Image, target and prediction of a few validation samples, as pictures."""
     rows = []
     for index in spread(len(samples), PICTURES):
         sample = samples[0, index]
         image, targets = predictor.prepare({"image": sample["image"][None], "targets": _batched(sample["targets"])})
-        predictions = predictor.predictions(image, output_sizes(targets))
+        predictions = predictor.predictions(image, output_sizes(predictor.tasks, targets))
         row: list[tuple[str, np.ndarray]] = [("image", (sample["image"].permute(1, 2, 0) * 255).byte().numpy())]
         for name, task in predictor.tasks.items():
             row.append((f"{name}_target", task.picture(targets[name][0].cpu())))

@@ -7,7 +7,6 @@ from pathlib import Path
 from warnings import warn
 
 import numpy as np
-import torch
 from PIL import Image
 
 from mtlkit import checkpoint, distributed

@@ -3,7 +3,7 @@
 A record is a dictionary with at least `step` and `split`. The splits:
 
 - `info`: facts of the run, each optional: `started` (ISO 8601), `total_steps`, `versions` (name -> version),
-  `protocol`, `validation` and `selection` as configured, `data` (what was found, see `mtlkit.data.summary`), and by
+  `protocol`, `validation` and `selection` as configured, `data` (what was found, see `mtlkit.first_look`), and by
   "<task>/<metric>" `higher_is_better` (bool or null) and `units` (text). A resumed run writes another; the last wins.
 - `train`: `epoch`, `loss/<task>`, `weight/<task>`, `grad_norm/<task>`, `cosine/<a>/<b>` (each pair once),
   `lr/<group>`, `balancer/...` (what the balancer itself reports), `step_time` (seconds). In place of `weight/<task>`,

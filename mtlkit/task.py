@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mtlkit.log import RESERVED
 from mtlkit.registry import Registry
+from mtlkit.target import Kind
 
 if TYPE_CHECKING:  # importing it takes seconds
     from torchmetrics import MetricCollection
@@ -96,6 +97,7 @@ class Task(ABC):
             )
         self.name = name
         self.classes = tuple(classes)
+        self.kind: Kind | None = None  #: of the data set's target that it learns; None outside of a run
         self.decoder_config = {"name": decoder} if isinstance(decoder, str) else dict(decoder)
 
     def decoder(self, info: EncoderInfo) -> Decoder:
@@ -109,6 +111,20 @@ class Task(ABC):
                 f"{self.decoder_config['name']!r} gives {kinds[decoder.dense]}."
             )
         return decoder
+
+    @property
+    def unit(self) -> str:
+        """The unit of the targets, empty where they have none."""
+        return "" if self.kind is None else self.kind.unit
+
+    def map_size(self, target: Tensor) -> tuple[int, int] | None:
+        """(height, width) of a batch's target that is a map: the output gets its size. None where it is no map.
+
+        Without a kind, the target of a dense task is taken for a map.
+        """
+        if self.kind is not None:
+            return self.kind.map_size(target)
+        return (target.shape[-2], target.shape[-1]) if self.dense else None
 
     @property
     @abstractmethod
@@ -135,7 +151,8 @@ class Task(ABC):
     def metrics(self) -> "MetricCollection":
         """New metrics, updated with (prediction, target); pooled over a split and over processes.
 
-        Each has `higher_is_better`, and `compute` returns one scalar under the metric's own name.
+        Each has `higher_is_better`, and `unit`, a text, unless its figure has none; `compute` returns one scalar
+        under the metric's own name.
         """
 
     @abstractmethod

@@ -67,6 +67,12 @@ class Concat(Dataset):
         i, own = self._place(index)
         return self.sets[i].camera_of(own)
 
+    def part_of(self, index: int) -> str:
+        """The data set's name, with a number where the name occurs twice."""
+        i, _ = self._place(index)
+        before = self.names[: i + 1].count(self.names[i])
+        return self.names[i] if self.names.count(self.names[i]) == 1 else f"{self.names[i]} ({before})"
+
     def probes(self) -> Sequence[int]:
         """The first sample of every set."""
         return [end - length for end, length in zip(self._ends, self.lengths, strict=True)]
