@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from mtlkit.balancer import BALANCERS, GramBalancer
-from mtlkit.solvers import alignment
+from mtlkit.solvers import alignment, any_order
 
 
 @BALANCERS.register("aligned_mtl")
@@ -25,5 +25,6 @@ class AlignedMTL(GramBalancer):
     [0.5, 0.25]
     """
 
+    @any_order
     def weights(self, gram: Tensor) -> Tensor:
         return alignment(gram)

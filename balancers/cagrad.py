@@ -6,7 +6,7 @@ from torch import Tensor
 
 from mtlkit.balancer import BALANCERS, GramBalancer
 from mtlkit.registry import suggest
-from mtlkit.solvers import best_worst_case
+from mtlkit.solvers import any_order, best_worst_case
 
 RESCALES = ("none", "c", "c2")
 
@@ -41,5 +41,6 @@ class CAGrad(GramBalancer):
         self.c = c
         self.rescale = rescale
 
+    @any_order
     def weights(self, gram: Tensor) -> Tensor:
         return best_worst_case(gram, self.c) / {"none": 1.0, "c": 1 + self.c, "c2": 1 + self.c**2}[self.rescale]

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from mtlkit.balancer import BALANCERS, GramBalancer
-from mtlkit.solvers import dual_cone_projection
+from mtlkit.solvers import any_order, dual_cone_projection
 
 
 @BALANCERS.register("dual_projection")
@@ -24,5 +24,6 @@ class DualProjection(GramBalancer):
     [1.0, 0.5]
     """
 
+    @any_order
     def weights(self, gram: Tensor) -> Tensor:
         return dual_cone_projection(gram, torch.full_like(gram[:1], 1 / len(gram)))[0]

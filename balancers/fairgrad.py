@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from mtlkit.balancer import BALANCERS, GramBalancer
-from mtlkit.solvers import alpha_fair
+from mtlkit.solvers import alpha_fair, any_order
 
 
 @BALANCERS.register("fairgrad")
@@ -34,5 +34,6 @@ class FairGrad(GramBalancer):
             raise ValueError(f"balancer.alpha must be a number above 0, got {alpha}.")
         self.alpha = alpha
 
+    @any_order
     def weights(self, gram: Tensor) -> Tensor:
         return alpha_fair(gram, self.alpha)

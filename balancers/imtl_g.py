@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from mtlkit.balancer import BALANCERS, GramBalancer
+from mtlkit.solvers import any_order
 
 
 @BALANCERS.register("imtl_g")
@@ -31,6 +32,7 @@ class IMTLG(GramBalancer):
     [0.75, 0.25]
     """
 
+    @any_order
     def weights(self, gram: Tensor) -> Tensor:
         norms = gram.diagonal().clamp_min(0).sqrt()
         inverse = torch.where(norms > 0, 1 / norms, 0.0)

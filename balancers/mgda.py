@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mtlkit.balancer import BALANCERS, GramBalancer
 from mtlkit.registry import suggest
-from mtlkit.solvers import min_norm_point
+from mtlkit.solvers import any_order, min_norm_point
 
 if TYPE_CHECKING:
     from mtlkit.step import Step
@@ -63,8 +63,13 @@ class MGDA(GramBalancer):
         i = scale.nonzero().flatten()
         weights = torch.zeros_like(scale)
         if len(i):
-            weights[i] = min_norm_point(gram[i[:, None], i] / scale[i] / scale[i, None]) / scale[i]
+            weights[i] = self.shares(gram[i[:, None], i] / scale[i] / scale[i, None]) / scale[i]
         return weights
+
+    @any_order
+    def shares(self, gram: Tensor) -> Tensor:
+        """v for the Gram matrix of the scaled gradients."""
+        return min_norm_point(gram)
 
     def combine(self, step: "Step") -> Tensor:
         return self.weights(step.gram, step.losses.detach())

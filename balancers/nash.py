@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mtlkit.balancer import BALANCERS, GramBalancer, per_task, stack
-from mtlkit.solvers import alpha_fair
+from mtlkit.solvers import alpha_fair, any_order
 
 if TYPE_CHECKING:
     from mtlkit.step import Step
@@ -50,8 +50,14 @@ class Nash(GramBalancer):
         self.update_every = update_every
         self.weight = per_task(tasks, torch.tensor(-1.0, dtype=torch.float64))  # below 0: not known yet
 
+    @any_order
     def weights(self, gram: Tensor) -> Tensor:
-        return self.limited(alpha_fair(gram, alpha=1.0), gram)
+        return self.limited(self.bargain(gram), gram)
+
+    @any_order
+    def bargain(self, gram: Tensor) -> Tensor:
+        """The weights before `max_norm` limits them."""
+        return alpha_fair(gram, alpha=1.0)
 
     def limited(self, weights: Tensor, gram: Tensor) -> Tensor:
         """The weights, scaled so that the combined gradient is no longer than `max_norm`."""
@@ -63,7 +69,7 @@ class Nash(GramBalancer):
     def combine(self, step: "Step") -> Tensor:
         weights = stack(self.weight, step.tasks)
         if step.number % self.update_every == 0 or (weights < 0).any():
-            weights = alpha_fair(step.gram, alpha=1.0)
+            weights = self.bargain(step.gram)
             for task, weight in zip(step.tasks, weights, strict=True):
                 self.weight[task].copy_(weight)
         return self.limited(weights.to(step.gram), step.gram)

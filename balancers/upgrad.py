@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from mtlkit.balancer import BALANCERS, GramBalancer
-from mtlkit.solvers import dual_cone_projection
+from mtlkit.solvers import any_order, dual_cone_projection
 
 
 @BALANCERS.register("upgrad")
@@ -23,5 +23,6 @@ class UPGrad(GramBalancer):
     [1.0, 0.625]
     """
 
+    @any_order
     def weights(self, gram: Tensor) -> Tensor:
         return dual_cone_projection(gram, torch.eye(len(gram), dtype=gram.dtype)).mean(dim=0)

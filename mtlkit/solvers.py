@@ -11,13 +11,18 @@ large its error is, and the ridge follows.
 
 A gradient of exactly zero length has no direction: it gets no vote.
 
+Where gradients depend on each other, rounding decides part of the result, and rounding depends on the order in which
+numbers are added. `any_order` takes that freedom away: it solves in an order that the Gram matrix itself decides.
+
 >>> gram = torch.tensor([[4.0, -2.0], [-2.0, 4.0]], dtype=torch.float64)
 >>> (gram @ min_norm_point(gram)).round(decimals=6).tolist()  # the combined gradient serves both tasks
 [1.0, 1.0]
 """
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from functools import wraps
+from typing import Concatenate, NamedTuple, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -28,6 +33,7 @@ __all__ = [
     "SolverError",
     "alignment",
     "alpha_fair",
+    "any_order",
     "best_worst_case",
     "dual_cone_projection",
     "min_norm_point",
@@ -35,6 +41,74 @@ __all__ = [
 ]
 
 RIDGE = 4 * EPS
+
+Self = TypeVar("Self")
+P = ParamSpec("P")
+
+
+def any_order(weigh: Callable[Concatenate[Self, Tensor, P], Tensor]) -> Callable[Concatenate[Self, Tensor, P], Tensor]:
+    """Decorates a method `weights(self, gram)` that treats all tasks alike: permuting tasks permutes its weights.
+
+    In exact arithmetic they would do so anyway. Here they do to the last few bits, also where gradients depend on each
+    other and rounding decides the rest. The method sees the tasks in an order that the numbers in the Gram matrix
+    decide (`own_order`), in float64 on the CPU, and tasks that no number tells apart share their weights equally.
+    It is not for a method that knows its tasks by name: that one sorts them by name.
+
+    Raises:
+        ValueError: the matrix is not square, or not finite.
+
+    >>> class Dearest:
+    ...     @any_order
+    ...     def weights(self, gram):  # gives all to the first of the longest gradients
+    ...         return (torch.arange(len(gram)) == gram.diagonal().argmax()).double()
+    >>> gram = torch.diag(torch.tensor([4.0, 1.0, 4.0]))
+    >>> Dearest().weights(gram).tolist()
+    [0.5, 0.0, 0.5]
+    """
+
+    @wraps(weigh)
+    def weights(self: Self, gram: Tensor, *args: P.args, **options: P.kwargs) -> Tensor:
+        m = _read(gram).cpu()
+        m = (m + m.T) / 2
+        order, alike = own_order(m)
+        found = torch.empty_like(m[0])
+        found[order] = weigh(self, m[order][:, order], *args, **options).double()
+        same = (alike[:, None] == alike).double()
+        return _write(same @ found / same.sum(dim=1), gram)
+
+    return weights
+
+
+def own_order(m: Tensor) -> tuple[Tensor, Tensor]:
+    """An order (k,) of a symmetric matrix's rows that its numbers decide, and the group (k,) of each row.
+
+    Groups come from colour refinement: rows start in groups of equal diagonal entries, and two rows part when their
+    entries towards some group differ. Rows that stay together are alike: exchanging them changes no number. One of them
+    then goes first, and so on. (Only patterns like regular graphs, exact to the last bit, have rows that refinement does
+    not part and that are not alike. Those go by the order given.)
+
+    >>> order, alike = own_order(torch.tensor([[2.0, 0.0, 1.0], [0.0, 1.0, 0.0], [1.0, 0.0, 2.0]]))
+    >>> order.tolist(), alike.tolist()
+    ([1, 0, 2], [1, 0, 1])
+    """
+    groups = alike = _refined(m, m.diagonal().unique(return_inverse=True)[1])
+    while (crowded := torch.bincount(groups) > 1).any():
+        first = (groups == crowded.nonzero()[0]).nonzero()[0]
+        groups = 2 * groups + 1
+        groups[first] -= 1
+        groups = _refined(m, groups.unique(return_inverse=True)[1])
+    return groups.argsort(), alike
+
+
+def _refined(m: Tensor, groups: Tensor) -> Tensor:
+    while (number := int(groups.max()) + 1) < len(m):
+        by_value = m.sort(dim=1)
+        by_group = groups[by_value.indices].sort(dim=1, stable=True)  # within a group, by value
+        entries = by_value.values.gather(1, by_group.indices)
+        groups = torch.cat([groups[:, None].to(m), entries], dim=1).unique(dim=0, return_inverse=True)[1]
+        if int(groups.max()) + 1 == number:
+            break
+    return groups
 
 
 def min_norm_point(gram: Tensor) -> Tensor:
@@ -180,4 +254,4 @@ def _read(gram: Tensor) -> Tensor:
 
 
 def _write(weights: Tensor, gram: Tensor) -> Tensor:
-    return weights.to(gram.dtype)
+    return weights.to(gram)
