@@ -217,7 +217,7 @@ class Step:
                         f"{type(self._balancer).__name__} must give a weight for each of {', '.join(self.tasks)}, "
                         f"got the shape {tuple(combined.shape)}."
                     )
-                self.weights = self.coefficients * combined.to(self.coefficients.dtype)
+                self.weights = self.coefficients * combined
                 result = self.space.weighted(self.weights)
             else:
                 if self._observe:
