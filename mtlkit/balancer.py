@@ -164,6 +164,24 @@ def stack(state: nn.ParameterDict, tasks: Sequence[str]) -> Tensor:
     return torch.stack([state[task] for task in tasks])
 
 
+def check_max_norm(max_norm: float | None) -> None:
+    """Raises `ValueError` for an option `max_norm` that is neither a positive number nor None."""
+    if max_norm is not None and not max_norm > 0:
+        raise ValueError(f"balancer.max_norm must be above 0, or none at all, got {max_norm}.")
+
+
+def limited(weights: Tensor, gram: Tensor, max_norm: float | None) -> Tensor:
+    """The weights (k,), scaled so that the combined gradient is no longer than `max_norm` (None: as they are).
+
+    >>> limited(torch.tensor([3.0, 4.0]), torch.eye(2), max_norm=1.0).tolist()  # 5 long
+    [0.6000000238418579, 0.800000011920929]
+    """
+    if max_norm is None:
+        return weights
+    length = (weights @ gram @ weights).clamp_min(0).sqrt()
+    return weights * (max_norm / length).clamp_max(1)
+
+
 def have_logarithm(losses: Tensor, tasks: Sequence[str]) -> Tensor:
     """Which of the tasks' losses are positive, (k,). A loss of zero has no logarithm, and nothing left to learn.
 

@@ -36,6 +36,7 @@ class Step:
 
     losses_after: Tensor
     indicators: Tensor
+    decoder_weights: Tensor | None = None  # (k,) what a balancer gives decoders where it is not `weights`
     _record: LossMeans
     inputs: tuple[Tensor, dict[str, Tensor]]  # image and targets, for a second forward pass
 

@@ -119,7 +119,7 @@ def inner_products(rows: Sequence[Tensor], others: Sequence[Tensor] | None = Non
     return total
 
 
-BLOCK = 2**20  # numbers of a row at a time
+BLOCK = 2**18  # numbers of a row at a time
 
 
 def _of_size_one(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
