@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from mtlkit.balancer import BALANCERS, GramBalancer
-from mtlkit.solvers import alignment, any_order
+from mtlkit.gram import any_order
+from mtlkit.solvers import alignment
 
 
 @BALANCERS.register("aligned_mtl")

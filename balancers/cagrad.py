@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from mtlkit.balancer import BALANCERS, GramBalancer
+from mtlkit.gram import any_order
 from mtlkit.registry import suggest
-from mtlkit.solvers import any_order, best_worst_case
+from mtlkit.solvers import best_worst_case
 
 RESCALES = ("none", "c", "c2")
 

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from mtlkit.balancer import BALANCERS, GramBalancer
-from mtlkit.solvers import any_order, dual_cone_projection
+from mtlkit.gram import any_order
+from mtlkit.solvers import dual_cone_projection
 
 
 @BALANCERS.register("dual_projection")

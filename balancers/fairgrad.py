@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from mtlkit.balancer import BALANCERS, GramBalancer, check_max_norm, limited
-from mtlkit.solvers import alpha_fair, any_order
+from mtlkit.balancer import BALANCERS, GramBalancer
+from mtlkit.gram import any_order, check_max_norm, limited
+from mtlkit.solvers import alpha_fair
 
 
 @BALANCERS.register("fairgrad")

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from mtlkit.balancer import BALANCERS, GramBalancer
-from mtlkit.solvers import any_order
+from mtlkit.gram import any_order
 
 
 @BALANCERS.register("imtl_g")

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from mtlkit.balancer import BALANCERS, GramBalancer
+from mtlkit.gram import any_order
 from mtlkit.registry import suggest
-from mtlkit.solvers import any_order, min_norm_point
+from mtlkit.solvers import min_norm_point
 
 if TYPE_CHECKING:
     from mtlkit.step import Step

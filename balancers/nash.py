@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from mtlkit.balancer import BALANCERS, GramBalancer, check_max_norm, limited, per_task, stack
-from mtlkit.solvers import alpha_fair, any_order
+from mtlkit.balancer import BALANCERS, GramBalancer, per_task, stack
+from mtlkit.gram import any_order, check_max_norm, limited
+from mtlkit.solvers import alpha_fair
 
 if TYPE_CHECKING:
     from mtlkit.step import Step

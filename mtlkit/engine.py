@@ -14,7 +14,7 @@ from mtlkit.balancer import Balancer
 from mtlkit.data.loader import micro_batches
 from mtlkit.evaluation import LeftOut, Monitor, output_sizes
 from mtlkit.log import Observer, Observers
-from mtlkit.losses import Losses, NonFiniteError
+from mtlkit.losses import Losses, NonFiniteError, loss_of
 from mtlkit.model import MultiTaskModel, kept_buffers
 from mtlkit.normalization import FirstLosses
 from mtlkit.optim import balancer_optimizer, in_steps, model_optimizer, move_balancer, rate_factor
@@ -181,7 +181,7 @@ class Engine:
 
     def _forward(self, model: nn.Module, image: Tensor, targets: Tensors, share: Share) -> tuple[Tensors, Losses]:
         outputs = model(image, share, output_sizes(targets))
-        return outputs, {name: task.loss(outputs[name], targets[name]) for name, task in self.tasks.items()}
+        return outputs, {name: loss_of(task, outputs[name], targets[name]) for name, task in self.tasks.items()}
 
     def prepare(self, batch: Batch) -> tuple[Tensor, Tensors]:
         """Image and targets on the device, in the run's precision."""

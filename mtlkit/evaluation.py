@@ -11,6 +11,7 @@ from torch import Tensor
 from torchmetrics import MetricCollection
 
 from mtlkit.distributed import gather, sum_over_ranks
+from mtlkit.losses import loss_of
 from mtlkit.registry import suggest
 from mtlkit.task import Task
 
@@ -45,7 +46,7 @@ def evaluate(
         left_out.add(batch)
         outputs = forward(image, targets)
         for name, task in tasks.items():
-            total, count = task.loss(outputs[name], targets[name])
+            total, count = loss_of(task, outputs[name], targets[name])
             sums[name] += torch.stack([total.double(), count.double()])
             metrics[name].update(task.predict(outputs[name]), targets[name])
     found: dict[str, float | None] = {}

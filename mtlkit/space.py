@@ -40,6 +40,11 @@ class Space(ABC):
         """Takes the gradients at the features; `seed` is the factor that the backward pass started with."""
         self.rows, self.seed, self.unit = rows, seed, seed * world_size()
 
+    @property
+    def form(self) -> Features:
+        """Tensors of the shapes of a gradient that a balancer may give."""
+        return self.levels
+
     @abstractmethod
     def gram(self) -> Tensor:
         """(k, k) float64: the inner products over all processes."""
@@ -125,6 +130,10 @@ class ParameterSpace(Space):
         add_over_ranks(total)
         self._halves = total.view(2, len(rows), size) if self.halves else None
         self._total = total if self._halves is None else self._halves.sum(0)  # `unit` times too large, like the rows
+
+    @property
+    def form(self) -> Features:
+        return [self._total[0]]
 
     @property
     def jacobian(self) -> Tensor:
