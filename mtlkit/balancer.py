@@ -56,7 +56,8 @@ class Balancer(nn.Module, ABC):
     #: What the engine must provide, of `NEEDS`.
     needs: ClassVar[frozenset[str]] = frozenset()
     spaces: ClassVar[tuple[str, ...]] = ("features",)
-    equals_uniform: bool = False  #: plain summing by definition, with these options; then the kit checks that it is
+    #: Plain summing by definition, but for a common factor, with these options; then the kit checks that it is.
+    equals_uniform: bool = False
     #: What the paper or, where it is silent, its authors' code gives each decoder: the gradient of its own loss
     #: (`plain`), or that times the task's weight (`weighted`). Where options decide, an instance sets its own.
     decoders: Literal["plain", "weighted"] = "plain"
