@@ -107,6 +107,13 @@ def known(value: T | None, name: str, where: str) -> T:
     return value
 
 
+def no_double_backward(balancer: Balancer, error: RuntimeError) -> ValueError:
+    return ValueError(
+        f"{type(balancer).__name__} needs a double backward that a layer of this model does not have ({error}). Choose "
+        f"another encoder or decoder, or another balancer."
+    )
+
+
 def described(value: Any) -> str:
     if isinstance(value, Tensor):
         return f"a tensor of shape {tuple(value.shape)}"

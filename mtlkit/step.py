@@ -27,7 +27,6 @@ class Step:
         tasks: the names of the tasks with at least one valid label on any process; the rows of all below.
         losses: (k,) means over all valid elements of all processes; differentiable in `objective`.
         raw_losses: name -> the loss as a number, before it is divided by the first losses.
-        indicators: (k,) how well each task does on the batch, in [0, 1], for `indicators`.
         coefficients: (k,) derivatives of the objective by the losses, known from the backward pass on.
         weights: (k,) factors of the task gradients in the encoder's gradient (None for elementwise methods).
         finite: whether the task gradients are finite; if not, `combine` was not asked.
@@ -35,7 +34,6 @@ class Step:
     """
 
     decoder_weights: Tensor | None = None  # (k,) what a balancer gives decoders where it is not `weights`
-    indicators: Tensor
     _record: LossMeans
     inputs: tuple[Tensor, dict[str, Tensor]]  # image and targets, for a second forward pass
 
@@ -67,7 +65,7 @@ class Step:
         self._first_losses = first_losses or FirstLosses()
         self._observe = observe or "gram" in balancer.needs
         self._create_graph = "create_graph" in balancer.needs
-        self._losses_after: Tensor | None = None
+        self._later: dict[str, Tensor] = {}  # what is recorded for a need
         self._space: Space | None = None  # until the features are known, and after the backward pass
         self._aliases: dict[str, Features] = {}
         self._seed = torch.ones(())
@@ -85,8 +83,8 @@ class Step:
         else:
             aliases = list(Tap.apply(self, len(names), n, *self._space.inputs))
         self._aliases = {name: aliases[k * n : (k + 1) * n] for k, name in enumerate(names)}
-        adapted = {name: self._balancer.adapter(name, self._aliases[name]) for name in names}
-        return {n: contract.check_adapted(self._balancer, n, found, self._aliases[n]) for n, found in adapted.items()}
+        own = self._balancer
+        return {n: contract.check_adapted(own, n, own.adapter(n, a), a) for n, a in self._aliases.items()}
 
     def record(self, losses: Losses, outputs: Mapping[str, Tensor]) -> None:
         """Takes this process's (sum, count) of every task and makes global means of them."""
@@ -97,11 +95,11 @@ class Step:
 
     def record_indicators(self, indicators: Mapping[str, tuple[Tensor, Tensor] | None]) -> None:
         """Takes this process's (sum, count) of every task's indicator."""
-        self.indicators = self.losses.detach().new_tensor(self._record.indicators(indicators))
+        self._later["indicators"] = self.losses.detach().new_tensor(self._record.indicators(indicators))
 
     def record_after(self, losses: Losses) -> None:
         """Takes the losses of the same batch once more, when the model has moved."""
-        self._losses_after = self.losses.detach().new_tensor(self._record.after(losses))
+        self._later["losses_after"] = self.losses.detach().new_tensor(self._record.after(losses))
 
     def backward(self, backward: Callable[[Tensor], None]) -> None:
         """Runs the one backward pass; raises `ValueError` where a needed double backward does not exist."""
@@ -112,10 +110,7 @@ class Step:
             backward(Seed.apply(self, sum(total[1:], total[0])))
         except RuntimeError as error:
             if self._create_graph and ("is not implemented" in str(error) or "differentiate twice" in str(error)):
-                raise ValueError(
-                    f"{type(self._balancer).__name__} needs a double backward that a layer of this model does not have "
-                    f"({error}). Choose another encoder or decoder, or another balancer."
-                ) from error
+                raise contract.no_double_backward(self._balancer, error) from error
             raise
         if self._create_graph:
             self.weights = self.coefficients
@@ -152,7 +147,13 @@ class Step:
     def losses_after(self) -> Tensor:
         """(k,) the losses of the same batch once the model has moved: in `after_model`, for `second_forward`."""
         contract.check_declared(self._balancer, "losses_after", "second_forward")
-        return contract.known(self._losses_after, "losses_after", "`after_model`")
+        return contract.known(self._later.get("losses_after"), "losses_after", "`after_model`")
+
+    @property
+    def indicators(self) -> Tensor:
+        """(k,) how well each task does on the batch, in [0, 1], for `indicators`."""
+        contract.check_declared(self._balancer, "indicators", "indicators")
+        return contract.known(self._later.get("indicators"), "indicators", "`objective`")
 
     @property
     def norms(self) -> Tensor:
@@ -195,8 +196,6 @@ class Step:
     def gather(self, tensor: Tensor) -> Tensor:
         """The rows of something `local_` of all processes, in order of rank; equally many on each."""
         return join_over_ranks(tensor)
-
-    # -- inside the backward pass -----------------------------------------------------------------------------
 
     def _inner_products(self) -> Tensor:
         if self._gram is None and self._create_graph and not self.space.rows:

@@ -124,7 +124,7 @@ def test_a_task_with_a_loss_in_the_wrong_form_is_named(toys):
     engine = toys.make_engine()
     engine.tasks["depth"].loss = lambda output, target: ((output - target).abs(), torch.tensor(1.0))
     with pytest.raises(
-        ValueError, match="loss of task .depth. must return .sum.*two scalar tensors; the sum is a tensor of shape"
+        ValueError, match=r"loss of task .depth. must return .sum.*two scalar tensors; the sum is a tensor of shape"
     ):
         engine.train_step(toys.make_batch())
 

@@ -72,7 +72,7 @@ def test_permuting_tasks_permutes_the_weights(name, options, kind):
     gram, names = GRAMS[kind], [f"t{i:02}" for i in range(len(GRAMS[kind]))]
     balancer = BALANCERS.build(name, tasks=names, **options)
     expected = balancer.weights(gram)
-    for seed in range(3):
+    for seed in range(2):
         order = torch.randperm(len(gram), generator=torch.Generator().manual_seed(seed))
         # Methods that know their tasks by name, by random numbers or by a main task, get the names in that order.
         permuted = BALANCERS.build(name, tasks=[names[i] for i in order], **options)
