@@ -16,7 +16,7 @@ from mtlkit.data.loader import micro_batches
 from mtlkit.decoder_gradients import DecoderGradients
 from mtlkit.evaluation import LeftOut, output_sizes
 from mtlkit.log import Observer, Observers
-from mtlkit.losses import Losses, NonFiniteError
+from mtlkit.losses import Losses, NonFiniteError, loss_of
 from mtlkit.model import MultiTaskModel, kept_buffers
 from mtlkit.monitor import Monitor
 from mtlkit.normalization import FirstLosses
@@ -199,7 +199,7 @@ class Engine:
 
     def _forward(self, model: nn.Module, image: Tensor, targets: Tensors, share: Share) -> tuple[Tensors, Losses]:
         outputs = model(image, share, output_sizes(self.tasks, targets))
-        return outputs, {name: task.loss(outputs[name], targets[name]) for name, task in self.tasks.items()}
+        return outputs, {name: loss_of(task, outputs[name], targets[name]) for name, task in self.tasks.items()}
 
     def _update(self, step: Step) -> None:
         """Moves model and balancer once, from the gradients of the whole accumulation window."""

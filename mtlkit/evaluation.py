@@ -9,6 +9,7 @@ from torch import Tensor
 from torchmetrics import MetricCollection
 
 from mtlkit.distributed import gather, sum_over_ranks
+from mtlkit.losses import loss_of
 from mtlkit.predictor import Predictor
 from mtlkit.task import Task
 
@@ -32,7 +33,7 @@ def evaluate(batches: Iterable[Any], predictor: Predictor) -> dict[str, Any]:
         left_out.add(batch)
         outputs = predictor.outputs(image, output_sizes(tasks, targets))
         for name, task in tasks.items():
-            total, count = task.loss(outputs[name], targets[name])
+            total, count = loss_of(task, outputs[name], targets[name])
             sums[name] += torch.stack([total.double(), count.double()])
             metrics[name].update(task.predict(outputs[name]), targets[name])
     found: dict[str, float | None] = {}

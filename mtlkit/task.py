@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mtlkit.contract import check_hooks
 from mtlkit.log import RESERVED
 from mtlkit.registry import Registry
 from mtlkit.target import Kind
@@ -88,6 +89,10 @@ class Task(ABC):
         bool
     ]  #: which form of the uncertainty-weighted loss fits (a Gaussian or a Boltzmann likelihood)
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        check_hooks(cls, [Task])
+
     def __init__(self, name: str, classes: tuple[str, ...] = (), decoder: Mapping[str, Any] | str = "conv") -> None:
         # Names become keys of torch's containers and first parts of keys of the log.
         if not name.isidentifier() or hasattr(nn.ParameterDict, name) or name in RESERVED:
@@ -104,6 +109,16 @@ class Task(ABC):
         """The task's network on features as `info` describes them; raises `ValueError` for one that does not fit."""
         options = dict(self.decoder_config)
         decoder = DECODERS.build(options.pop("name"), info, self.out_channels, **options)
+        for part, attribute, meaning in (
+            (self, "dense", "it has a value a pixel"),
+            (self, "regression", "a Gaussian likelihood fits its loss"),
+            (decoder, "dense", "it gives a map"),
+        ):
+            if not isinstance(getattr(part, attribute, None), bool):
+                raise ValueError(
+                    f"{type(part).__name__} lacks `{attribute}`. Write `{attribute} = True` in the class if {meaning}, "
+                    f"and `{attribute} = False` otherwise."
+                )
         if decoder.dense != self.dense:
             kinds = {True: "one value a pixel", False: "one vector an image"}
             raise ValueError(
