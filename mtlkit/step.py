@@ -172,8 +172,8 @@ class Step:
             pairs = zip(self.tasks, self._record.means, strict=True)
             rows = [gradients_of(mean, self._aliases[task]) for task, mean in pairs]
             return [[g / world_size() for g in row] for row in rows]
-        rows, unit = contract.known(self.space.rows, "local_gradients", "`combine`"), self.space.unit
-        return [[None if g is None else at_least_float32(g) / unit for g in row] for row in rows]
+        found, unit = contract.known(self.space.rows, "local_gradients", "`combine`"), self.space.unit
+        return [[None if g is None else at_least_float32(g) / unit for g in row] for row in found]
 
     @property
     def local_features(self) -> Features:
