@@ -7,19 +7,16 @@ import torch
 from torch import Tensor, nn
 
 from mtlkit.balancer import BALANCERS, Balancer, per_task, stack
-from mtlkit.channels import (
+from mtlkit.channels import inverse, transform, unit_gradients, width
+from mtlkit.rotations import (
     Factors,
     any_rotation,
     exponential_change,
-    inverse,
     move_rotation,
     nearest_rotation,
     set_rotation,
     skew,
     small_rotation,
-    transform,
-    unit_gradients,
-    width,
 )
 from mtlkit.task import EncoderInfo, Features, Task
 

@@ -9,17 +9,8 @@ from torch import Tensor, nn
 
 from mtlkit.balancer import BALANCERS, Balancer, per_task, stack
 from mtlkit.balancers.gradnorm import first_losses, refuse_negative_losses, targets, valid_alpha
-from mtlkit.channels import (
-    Factors,
-    inverse,
-    move_rotation,
-    set_rotation,
-    small_rotation,
-    transform,
-    unit_gradients,
-    vectors,
-    width,
-)
+from mtlkit.channels import inverse, transform, unit_gradients, vectors, width
+from mtlkit.rotations import Factors, move_rotation, set_rotation, small_rotation
 from mtlkit.task import EncoderInfo, Features, Task
 
 if TYPE_CHECKING:

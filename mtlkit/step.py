@@ -10,11 +10,12 @@ from torch import Tensor
 from mtlkit import contract
 from mtlkit.balancer import Balancer
 from mtlkit.distributed import join_over_ranks, sum_over_ranks, world_size
+from mtlkit.gradients import Row, at_least_float32, gradients_of
 from mtlkit.losses import Losses, LossMeans
 from mtlkit.normalization import FirstLosses
 from mtlkit.scalars import gradient_scalars
 from mtlkit.space import SPACES, FeatureSpace, ParameterSpace, Space
-from mtlkit.tap import Coefficients, Row, Seed, Tap, at_least_float32, gradients_of
+from mtlkit.tap import Coefficients, Seed, Tap
 from mtlkit.task import Encoder, Features, no_loss
 
 
