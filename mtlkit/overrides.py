@@ -6,8 +6,8 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 
+from mtlkit.draft import GROUPS, Draft
 from mtlkit.keys import all_keys, meant
-from mtlkit.layers import GROUPS, Draft
 from mtlkit.sections import section_at
 
 
