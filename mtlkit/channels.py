@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from mtlkit.gradients import at_least_float32
+from mtlkit.gradients import at_least_float32, inverse
 from mtlkit.task import EncoderInfo, Features
 
 if TYPE_CHECKING:
@@ -53,12 +53,3 @@ def unit_gradients(step: Step, level: int, d: int) -> Tensor:
     gradients = [row[level] for row in step.local_gradients]
     stacked = torch.stack([vectors(nothing if g is None else g, d) for g in gradients], dim=1)
     return stacked * inverse(step.norms).to(stacked.dtype)[:, None]
-
-
-def inverse(values: Tensor) -> Tensor:
-    """1/x, and 0 where x is 0 or so small that 1/x is not finite: a task without gradient.
-
-    >>> inverse(torch.tensor([4.0, 0.0])).tolist()
-    [0.25, 0.0]
-    """
-    return torch.where(values >= torch.finfo(values.dtype).tiny, 1 / values, 0.0)

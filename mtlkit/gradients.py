@@ -73,6 +73,15 @@ def weighted_sum(gradients: Iterable[Tensor | None], weights: Tensor) -> Tensor 
     return total
 
 
+def inverse(values: Tensor) -> Tensor:
+    """1/x, and 0 where x is 0 or so small that 1/x is not finite: a task without gradient.
+
+    >>> inverse(torch.tensor([4.0, 0.0])).tolist()
+    [0.25, 0.0]
+    """
+    return torch.where(values >= torch.finfo(values.dtype).tiny, 1 / values, 0.0)
+
+
 def at_least_float32(tensor: Tensor) -> Tensor:
     """The tensor in float32 where it has half precision, which is too coarse for sums; else as it is."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
