@@ -6,7 +6,7 @@ from mtlkit.build import Parts
 from mtlkit.model import kept_buffers
 from mtlkit.schema import Config
 
-SAMPLES = 2  #: more never fail where so many pass
+SAMPLES = 2  #: at most; a layer that can normalise over two samples can do so over more
 COMPLAINT = "Expected more than 1"  #: how torch's normalisations begin where there is nothing to take a variance of
 
 
