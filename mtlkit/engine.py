@@ -56,7 +56,7 @@ class Engine:
         steps_per_epoch: int,
         seed: int = 0,
     ) -> None:
-        distributed.check_whole_parameters(accelerator, balancer.space)
+        distributed.check_whole_parameters(accelerator, balancer.space, balancer.needs)
         self.decoder_gradients = DecoderGradients(config.decoder_gradients, balancer, accelerator)
         self.accelerator = accelerator
         self.config = in_steps(config, steps_per_epoch)
