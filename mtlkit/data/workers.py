@@ -3,7 +3,7 @@
 import errno
 import re
 
-RAISED = re.compile(r"^[A-Za-z_][\w.]*: (.*)$", re.MULTILINE)  #: the end of a traceback; notes may follow it
+RAISED = re.compile(r"^[A-Za-z_][\w.]*(?:: (.*))?$", re.MULTILINE)  #: the end of a traceback; notes may follow it
 DIED = re.compile(r"DataLoader worker \(pid.*(killed by signal|exited unexpectedly)", re.DOTALL)
 SHARED = re.compile(
     r"[Bb]us error|unable to (open|allocate) shared memory|shared memory file|</torch_|<filename not specified>"
