@@ -395,8 +395,8 @@ def run(mutants: list[Mutant], selection: Selection, jobs: int, budget: float, r
                 done += 1
                 if status != "killed":
                     say(f"{status}: {mutant.file}:{mutant.first} {mutant.function}: {mutant.change}")
-                if done % 100 == 0:
-                    say(f"{done} of {len(mutants)}, {time.time() - began:.0f} s")
+                if done % 50 == 0:
+                    say(f"{mutant.file}: {done} of {len(mutants)}, {time.time() - began:.0f} s")
             time.sleep(0.01)
 
 
@@ -485,7 +485,8 @@ def main() -> None:
     args = parser.parse_args()
     CACHE.mkdir(parents=True, exist_ok=True)
     table = settings()
-    files = [f for f in table_files() if not args.files or any(fnmatch.fnmatch(f, p) for p in args.files)]
+    every = sorted(table_files())
+    files = [f for pattern in args.files or ["*"] for f in every if fnmatch.fnmatch(f, pattern)]
     log = CACHE / "results.jsonl"
     if args.fresh:
         log.unlink(missing_ok=True)
@@ -502,7 +503,10 @@ def main() -> None:
         chosen = [m for m in chosen if m.key not in results or not reason(m, table["equivalent"] or {}, used)]
         os.environ["OMP_NUM_THREADS"] = "1"
         import_third_parties()
-        run(chosen, Selection(table, files), args.jobs, args.budget, results)
+        for file in files:  # one by one, so that the first results come early
+            mine = [m for m in chosen if m.file == file]
+            if mine:
+                run(mine, Selection(table, [file]), args.jobs, args.budget, results)
     report(mutants, results, table["equivalent"] or {})
 
 
