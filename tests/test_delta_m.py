@@ -27,6 +27,27 @@ CITYSCAPES_ROWS = {
 }
 
 
+# As printed: fractions in percent. The first two stand in the code of CAGrad (utils.py of its NYUv2 and Cityscapes
+# folders), the third in the tables of Recon.
+SINGLE_TASK = {
+    "cagrad_nyuv2": ("of CAGrad, Nash-MTL", (38.30, 63.76, 0.6754, 0.2780, 25.01, 19.21, 30.14, 57.20, 69.15)),
+    "cagrad_cityscapes": ("of CAGrad, Nash-MTL", (74.01, 93.16, 0.0125, 27.77)),
+    "recon_nyuv2": ("Recon (ICLR 2023)", (38.67, 64.27, 0.6881, 0.2788, 24.87, 18.99, 30.43, 57.81, 69.70)),
+}
+
+
+@pytest.mark.parametrize("name", SINGLE_TASK)
+def test_the_published_single_task_figures_are_those_printed(name: str) -> None:
+    label, printed = SINGLE_TASK[name]
+    assert set(PUBLISHED) == set(SINGLE_TASK)
+    published = PUBLISHED[name]
+    assert label in published.label
+    scales = [100, 100, 1, 1, 1, 1, 100, 100, 100]
+    found = [value * scale for value, scale in zip(published.figures.values(), scales, strict=False)]
+    assert found == pytest.approx(printed, rel=1e-12)
+    assert list(published.figures) == list(NYUV2)[: len(printed)]
+
+
 @pytest.mark.parametrize("name", NYUV2_ROWS)
 def test_published_values_on_nyuv2(name: str) -> None:
     *figures, by_metric, by_task = NYUV2_ROWS[name]
@@ -170,3 +191,12 @@ def test_figures_say_what_selected_them_and_are_compared_with_their_like(tmp_pat
         delta(chosen, honest)
     with pytest.raises(ValueError, match=r"test has test figures .*, the runs before it val figures"):
         figures_of([tmp_path / "val", tmp_path / "test"])
+
+
+def test_one_run_alone_in_words(tmp_path: Path) -> None:
+    found = DeltaM({"a/error": False})({3: {"a/error": 1.0}}, {3: {"a/error": 2.0}})
+    assert found.spread is None
+    assert str(found).startswith("Δm +50.00 % (positive is better")
+    assert ", of 1 run, " in found.definition
+    last = figures_of([write_run(tmp_path / "last", 0, "last", a_error=1.0)])
+    assert last.kind == "val figures of the last evaluation"

@@ -10,8 +10,9 @@ several folders), and two more: a statement or an entry of a dictionary is left 
 `raise` and `assert` say, `strict=`, `device=` (there is one device here), annotations and decorators.
 
 A mutant gets the tests of `tools/mutants.yaml` that run its line, the quick ones first, until one fails, and last
-those that start processes. All third parties are imported once; each mutant is a fork that imports mtlkit from a
-folder of links with the one changed file in it, so that processes which a test starts have the fault too.
+those that start processes. All third parties are imported once. A mutant inside of a function is a fork of a
+process that has collected the tests; another one, such as a default, is a fork that imports mtlkit from a folder of
+links with the one changed file in it, which is also where processes that a test starts import it from.
 `.cache/mutants` keeps the results: a mutant that was killed stays so while its function is the same, and one that
 survived is tried again.
 """
@@ -20,7 +21,9 @@ import argparse
 import ast
 import contextlib
 import fnmatch
+import gc
 import importlib
+import inspect
 import json
 import os
 import random
@@ -30,12 +33,14 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
+from types import CodeType, FunctionType
 from typing import Any
 
 import coverage
@@ -70,16 +75,25 @@ class Mutant:
 
     @property
     def change(self) -> str:
-        return f"{' '.join(self.before.split())} → {' '.join(self.after.split())}"
+        before, after = (" ".join(text.split()) for text in (self.before, self.after))
+        left = max(0, alike(before, after) - 40)  # of a long statement, what is around the change
+        right = max(0, alike(before[left:][::-1], after[left:][::-1]) - 40)
+        return f"{before[left : len(before) - right]} → {after[left : len(after) - right]}"
 
     def source(self) -> bytes:
         whole = (ROOT / self.file).read_bytes()
         return whole[: self.start] + self.after.encode() + whole[self.end :]
 
 
+def alike(one: str, two: str) -> int:
+    """How many characters two texts begin with alike."""
+    return next(
+        (i for i, pair in enumerate(zip(one, two, strict=False)) if pair[0] != pair[1]), min(len(one), len(two))
+    )
+
+
 def say(text: str) -> None:
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
+    os.write(1, f"{text}\n".encode())  # also where pytest captures
 
 
 def leave_out_statement(node: cst.Expr) -> Iterator[cst.BaseSmallStatement]:
@@ -256,21 +270,24 @@ def overlay(mutant: Mutant, folder: Path) -> None:
     (folder / target).write_bytes(mutant.source())
 
 
-def run_tests(tests: list[str], folder: Path, watch: Watch, limit: float | None) -> int:
-    """Runs pytest in this process, which is a fork, and gives its exit code."""
-    import pytest
-
+def alone(folder: Path, seconds: float | None) -> None:
+    """Makes this process, a fork, a session of its own, with its output in the folder and that much processor time."""
+    os.setsid()
     sys.dont_write_bytecode = True  # the links share their byte code with the code itself
     os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
-    os.setsid()
-    if limit:
-        resource.setrlimit(resource.RLIMIT_CPU, (int(limit) + 1, int(limit) + 2))
+    if seconds:
+        resource.setrlimit(resource.RLIMIT_CPU, (int(seconds) + 1, int(seconds) + 2))
     with open(folder / "output", "w") as output:
         os.dup2(output.fileno(), 1)
         os.dup2(output.fileno(), 2)
+
+
+def run_tests(tests: list[str], folder: Path, plugin: object, *more: str) -> int:
+    """Runs pytest in this process, which is a fork, and gives its exit code."""
+    import pytest
+
     os.chdir(ROOT)
-    stop = [] if watch.measure else ["-x"]
-    return int(pytest.main([*PYTEST, *stop, f"--basetemp={folder / 'tmp'}", *tests], plugins=[watch]))
+    return int(pytest.main([*PYTEST, *more, f"--basetemp={folder / 'tmp'}", *tests], plugins=[plugin]))
 
 
 def baseline(test: str, files: list[str]) -> dict[str, Any]:
@@ -283,10 +300,11 @@ def baseline(test: str, files: list[str]) -> dict[str, Any]:
     folder = Path(tempfile.mkdtemp(prefix="mutants-"))
     child = os.fork()
     if child == 0:
+        alone(folder, None)
         measure = coverage.Coverage(data_file=None, include=[str(ROOT / file) for file in files])
         measure.start()
         watch = Watch(measure)
-        run_tests([test], folder, watch, None)
+        run_tests([test], folder, watch)
         measure.stop()
         data = measure.get_data()
         lines = {file: data.contexts_by_lineno(str(ROOT / file)) for file in files}
@@ -308,6 +326,7 @@ class Selection:
         self.last = {file: matching(table["last"], file) for file in files}
         self.times: dict[str, float] = {}
         self.lines: dict[str, dict[int, set[str]]] = {file: defaultdict(set) for file in files}
+        self.every: dict[str, set[str]] = {file: set() for file in files}
         mine = {file: set(matching(table["tests"], file)) for file in files}
         starters = {test.partition("::")[0] for tests in self.last.values() for test in tests}
         for test in sorted(starters.union(*mine.values())):
@@ -318,6 +337,7 @@ class Selection:
             self.times |= {name: seconds for name, seconds in found["times"].items() if name not in failed}
             for file in files:
                 if test in mine[file]:
+                    self.every[file] |= set(found["times"]) - failed
                     for line, contexts in found["lines"].get(file, {}).items():
                         self.lines[file][int(line)] |= set(contexts) - failed - {""}
         self.spans = {file: spans_of((ROOT / file).read_bytes()) for file in files}
@@ -329,6 +349,8 @@ class Selection:
             first, last = self.spans[mutant.file].get(name, (1, 10**6))
         lines = self.lines[mutant.file]
         found = set().union(*(contexts for n, contexts in lines.items() if first <= n <= last))
+        if not name:  # a constant, which runs when the file is imported and never again
+            found = set(self.every[mutant.file])
         found -= set(self.last[mutant.file])
         cases = defaultdict(list)
         for test in sorted(found, key=self.times.__getitem__):
@@ -346,24 +368,85 @@ def matching(table: dict[str, list[str]], file: str) -> list[str]:
     return [test for pattern, tests in table.items() if fnmatch.fnmatch(file, pattern) for test in tests]
 
 
-def attempt(mutant: Mutant, tests: list[str], seconds: float, folder: Path) -> int:
-    """Starts a fork that runs the tests on the mutant; gives its process id."""
-    child = os.fork()
-    if child:
-        return child
-    code = 70
-    try:
-        overlay(mutant, folder / "code")
+class Forks:
+    """Tries mutants in forks of this process, which has imported third parties only: each fork imports mtlkit anew."""
+
+    def __init__(self) -> None:
+        self.watch = Watch()
+
+    def start(self, mutant: Mutant, tests: list[str], seconds: float, folder: Path) -> int:
+        """Starts a fork that runs the tests on the mutant; gives its process id."""
+        child = os.fork()
+        if child:
+            return child
+        code = 70
+        try:
+            alone(folder, 20 + 5 * seconds)
+            overlay(mutant, folder / "code")
+            os.environ["PYTHONPATH"] = str(folder / "code")
+            code = self.attempt(mutant, tests, folder)
+            (folder / "failed").write_text("\n".join(self.watch.failed))
+        except BaseException:  # noqa: BLE001 - a fork must not go on as if it were the parent
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+
+    def attempt(self, mutant: Mutant, tests: list[str], folder: Path) -> int:
         sys.path.insert(0, str(folder / "code"))
-        os.environ["PYTHONPATH"] = str(folder / "code")
-        watch = Watch()
-        code = run_tests(tests, folder, watch, 20 + 5 * seconds)
-        (folder / "failed").write_text("\n".join(watch.failed))
-    finally:
-        os._exit(code)
+        return run_tests(tests, folder, self.watch, "-x")
 
 
-def run(mutants: list[Mutant], selection: Selection, jobs: int, budget: float, results: dict[str, dict]) -> None:
+class Server(Forks):
+    """The same in forks of a process that has collected the tests: a plugin of pytest that replaces the code of
+    functions. A mutant costs a fork and the tests' own time."""
+
+    def __init__(self, run: Callable[["Forks"], None], file: str) -> None:
+        super().__init__()
+        self.run, self.file = run, file
+
+    def pytest_runtestloop(self, session: Any) -> bool:
+        self.items = {item.nodeid: item for item in session.items}
+        parts = Path(self.file).with_suffix("").parts
+        importlib.import_module(".".join(parts if parts[0] == "mtlkit" else ("mtlkit", *parts)))
+        self.functions = defaultdict(list)
+        for found in gc.get_objects():
+            if isinstance(found, FunctionType) and found.__code__.co_filename == str(ROOT / self.file):
+                self.functions[found.__code__.co_qualname, found.__code__.co_firstlineno].append(found)
+        gc.freeze()  # forks share memory as long as nobody touches it
+        self.run(self)
+        return True
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        self.watch.pytest_runtest_logreport(report)
+
+    def attempt(self, mutant: Mutant, tests: list[str], folder: Path) -> int:
+        old, new = (list(functions_of(ROOT / self.file, s)) for s in ((ROOT / self.file).read_bytes(), mutant.source()))
+        for before, after in zip(old, new, strict=True):
+            for function in self.functions[before.co_qualname, before.co_firstlineno]:
+                function.__code__ = after
+        items = [self.items[test] for test in tests]
+        items[0].config._tmp_path_factory._given_basetemp = folder / "tmp"
+        for item, following in zip(items, [*items[1:], None], strict=True):
+            item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+            if self.watch.failed:
+                return 1
+        return 0
+
+
+def functions_of(path: Path, source: bytes) -> Iterator[CodeType]:
+    """The code of all functions that stand in no other one, in order."""
+    waiting = [compile(source, path, "exec")]
+    while waiting:
+        code = waiting.pop()
+        if code.co_flags & inspect.CO_OPTIMIZED:
+            yield code
+        else:
+            waiting += [const for const in code.co_consts if isinstance(const, CodeType)]
+
+
+def run(forks: Forks, mutants: list[Mutant], selection: Selection, jobs: int, budget: float) -> None:
     """Tries the mutants, `jobs` at a time, and writes each result as soon as it is known."""
     waiting, running, began, done = list(mutants), {}, time.time(), 0
     with open(CACHE / "results.jsonl", "a") as log:
@@ -376,7 +459,7 @@ def run(mutants: list[Mutant], selection: Selection, jobs: int, budget: float, r
                 if not tests:
                     running[-len(running) - 1] = (mutant, tests, 0.0, time.time(), folder)
                     continue
-                child = attempt(mutant, tests, seconds, folder)
+                child = forks.start(mutant, tests, seconds, folder)
                 running[child] = (mutant, tests, seconds, time.time(), folder)
             for child, (mutant, tests, seconds, started, folder) in list(running.items()):
                 status = "survived" if child < 0 else state(child, time.time() - started > 60 + 10 * seconds)
@@ -389,7 +472,7 @@ def run(mutants: list[Mutant], selection: Selection, jobs: int, budget: float, r
                 shutil.rmtree(folder)
                 record = {"key": mutant.key, "status": status, "by": failed[:1], "tests": len(tests)}
                 place = {"file": mutant.file, "function": mutant.function, "line": mutant.first}
-                results[mutant.key] = record = record | place | {"change": mutant.change}
+                record |= place | {"change": mutant.change}
                 log.write(json.dumps(record) + "\n")
                 log.flush()
                 done += 1
@@ -397,7 +480,7 @@ def run(mutants: list[Mutant], selection: Selection, jobs: int, budget: float, r
                     say(f"{status}: {mutant.file}:{mutant.first} {mutant.function}: {mutant.change}")
                 if done % 50 == 0:
                     say(f"{mutant.file}: {done} of {len(mutants)}, {time.time() - began:.0f} s")
-            time.sleep(0.01)
+            time.sleep(0.005)
 
 
 def state(child: int, late: bool) -> str:
@@ -490,24 +573,46 @@ def main() -> None:
     log = CACHE / "results.jsonl"
     if args.fresh:
         log.unlink(missing_ok=True)
-    results = {r["key"]: r for r in map(json.loads, log.read_text().splitlines())} if log.exists() else {}
     mutants = [mutant for file in files for mutant in mutants_of(file)]
+    justified = table["equivalent"] or {}
     if not args.report:
-        chosen = mutants
+        results, chosen = results_so_far(), mutants
         if args.sample:
             draw, share = random.Random(args.seed), args.sample / len(mutants)
             by_file = [[m for m in mutants if m.file == file] for file in files]
             chosen = [m for part in by_file for m in draw.sample(part, min(len(part), round(len(part) * share)))]
         chosen = [m for m in chosen if results.get(m.key, {}).get("status") not in ("killed", "timeout")]
-        used: set = set()
-        chosen = [m for m in chosen if m.key not in results or not reason(m, table["equivalent"] or {}, used)]
+        chosen = [m for m in chosen if m.key not in results or not reason(m, justified, set())]
         os.environ["OMP_NUM_THREADS"] = "1"
         import_third_parties()
+        gc.freeze()
         for file in files:  # one by one, so that the first results come early
             mine = [m for m in chosen if m.file == file]
             if mine:
-                run(mine, Selection(table, [file]), args.jobs, args.budget, results)
-    report(mutants, results, table["equivalent"] or {})
+                run_file(file, mine, Selection(table, [file]), args.jobs, args.budget)
+    report(mutants, results_so_far(), justified)
+
+
+def results_so_far() -> dict[str, dict]:
+    log = CACHE / "results.jsonl"
+    return {r["key"]: r for r in map(json.loads, log.read_text().splitlines())} if log.exists() else {}
+
+
+def run_file(file: str, mutants: list[Mutant], selection: Selection, jobs: int, budget: float) -> None:
+    """Tries the mutants of one file: those inside of functions by a server, the others each from the start."""
+    inside = [mutant for mutant in mutants if not mutant.imported]
+    tests = {test.partition("::")[0] for mutant in inside for test in selection.tests(mutant, budget)}
+    if tests:
+        folder = Path(tempfile.mkdtemp(prefix="mutants-"))
+        child = os.fork()
+        if child == 0:
+            server = Server(lambda forks: run(forks, inside, selection, jobs, budget), file)
+            os._exit(run_tests(sorted(tests), folder, server, "--capture=sys"))
+        _, code = os.waitpid(child, 0)
+        if code:
+            raise SystemExit(f"The tests of {file} could not be collected.")
+        shutil.rmtree(folder)
+    run(Forks(), [mutant for mutant in mutants if mutant.imported], selection, jobs, budget)
 
 
 if __name__ == "__main__":
