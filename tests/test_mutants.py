@@ -1,0 +1,115 @@
+"""The mutation tester: which faults it makes, and that it tells a noticed one from one that passes."""
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("mutmut")
+TOOLS = Path(__file__).parents[1] / "tools"
+
+SOURCE = '''
+"""A file with one fault to make of each kind, and many that are not made."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LIMIT = 3
+
+
+class Counter:
+    def __init__(self, start: int = 5) -> None:
+        self.value = start
+
+    @property
+    def doubled(self) -> "Tensor":
+        return self.value * 2
+
+
+def pairs(a: list, b: list) -> list:
+    if len(a) > LIMIT:
+        raise ValueError(f"{len(a) + 1} is too much")
+    return list(zip(a, b, strict=True))
+'''
+
+
+@pytest.fixture
+def mutants(monkeypatch):
+    monkeypatch.syspath_prepend(TOOLS)
+    return importlib.import_module("mutants")
+
+
+def found(mutants, folder, monkeypatch, source):
+    (folder / "code.py").write_text(source)
+    monkeypatch.setattr(mutants, "ROOT", folder)
+    return mutants.mutants_of("code.py")
+
+
+def test_the_faults(mutants, tmp_path, monkeypatch):
+    every = found(mutants, tmp_path, monkeypatch, SOURCE)
+    assert {(m.function, m.change, m.imported) for m in every} == {
+        ("", "LIMIT = 3 → LIMIT = None", True),
+        ("", "3 → 4", True),
+        ("Counter.__init__", "5 → 6", True),
+        ("Counter.__init__", "self.value = start → self.value = None", False),
+        ("Counter.doubled", "self.value * 2 → self.value / 2", False),
+        ("Counter.doubled", "2 → 3", False),
+        ("pairs", "> LIMIT → >= LIMIT", False),
+        ("pairs", "list(zip(a, b, strict=True)) → list(None)", False),
+        ("pairs", "zip(a, b, strict=True) → zip(None, b, strict=True)", False),
+        ("pairs", "zip(a, b, strict=True) → zip(a, None, strict=True)", False),
+        ("pairs", "zip(a, b, strict=True) → zip(b, strict=True)", False),
+        ("pairs", "zip(a, b, strict=True) → zip(a, strict=True)", False),
+    }
+    for mutant in every:
+        compile(mutant.source(), "code.py", "exec")
+
+
+def test_a_key_stays_while_its_function_does(mutants, tmp_path, monkeypatch):
+    before = {m.key: m.function for m in found(mutants, tmp_path, monkeypatch, SOURCE)}
+    changed = SOURCE.replace("class Counter", "OTHER = 1\n\n\nclass Counter").replace("* 2", "* 2 + 0")
+    after = {m.key for m in found(mutants, tmp_path, monkeypatch, changed)}
+    assert {name for key, name in before.items() if key not in after} == {"Counter.doubled"}
+
+
+def test_the_interval_is_wilsons(mutants):
+    # By hand, for 9 of 10: middle (0.9 + 0.19208) / 1.38416 = 0.7890, half 1.96 sqrt(0.009 + 0.009604) / 1.38416.
+    assert mutants.wilson(9, 10) == pytest.approx((0.5958, 0.9821), abs=1e-4)  # four digits by hand
+
+
+def test_a_fault_that_is_noticed_and_one_that_is_not(tmp_path):
+    """From end to end, over a small project in a folder of its own."""
+    for folder in ("tools", "tests", "mtlkit", "balancers", "tasks", "configs"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "tools/mutants.py").write_text((TOOLS / "mutants.py").read_text())
+    (tmp_path / "tools/mutants.yaml").write_text(
+        "tests: {mtlkit/code.py: [tests/test_code.py]}\nlast: {}\nequivalent:\n  mtlkit/code.py:\n"
+        "    - {why: nobody asks for six, changes: [5 → 6]}\n"
+    )
+    (tmp_path / "mtlkit/__init__.py").write_text("")
+    (tmp_path / "mtlkit/code.py").write_text("def f(a, b=5):\n    c = a + 1\n    return c * b if c else 7\n")
+    (tmp_path / "tests/toys.py").write_text("")
+    test = "from mtlkit.code import f\n\ndef test_f():\n    assert f(1, 2) == 4\n"
+    (tmp_path / "tests/test_code.py").write_text(test)
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST")} | {"PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, str(tmp_path / "tools/mutants.py")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = map(json.loads, (tmp_path / ".cache/mutants/results.jsonl").read_text().splitlines())
+    assert {(r["change"], r["status"]) for r in results} == {
+        ("5 → 6", "survived"),
+        ("c = a + 1 → c = None", "killed"),
+        ("a + 1 → a - 1", "killed"),
+        ("1 → 2", "killed"),
+        ("c * b → c / b", "killed"),
+        ("c * b if c else 7 → c * b if (c) and False else 7", "killed"),
+        ("c * b if c else 7 → c * b if (c) or True else 7", "survived"),
+        ("7 → 8", "survived"),
+    }
+    assert "| mtlkit/code.py | 8 | 8 | 5 | 1 | 2 | 75.0 % |" in done.stdout
