@@ -1,5 +1,7 @@
 """Aligned-MTL: gradients whose principal components have one length (Senushkin et al.)."""
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from mtlkit.balancer import BALANCERS, GramBalancer
@@ -16,7 +18,15 @@ class AlignedMTL(GramBalancer):
 
     Source: Senushkin et al., Independent Component Alignment for Multi-Task Learning, CVPR 2023, arXiv 2305.19000.
 
+    Decoders: plain, as in the authors' code (SamsungLabs/MTL, code/optim/aligned), where scaling them is an option that
+    is off.
+
+    Differs from the published experiments: the authors' code adds the aligned gradients up, which `match_sum=true`
+    gives, and takes those over the shared parameters (its `amtl`), which `space=parameters` gives. Its `amtlub` takes
+    them at the features.
+
     Args:
+        match_sum: times the number of tasks, which makes a sum of the mean.
         space: `features` or `parameters` (the paper's).
 
     >>> import torch
@@ -25,5 +35,9 @@ class AlignedMTL(GramBalancer):
     [0.5, 0.25]
     """
 
+    def __init__(self, tasks: Sequence[str], *, match_sum: bool = False, space: str = "features") -> None:
+        super().__init__(tasks, space=space)
+        self.match_sum = match_sum
+
     def weights(self, gram: Tensor) -> Tensor:
-        return alignment(gram)
+        return alignment(gram) * (len(gram) if self.match_sum else 1)

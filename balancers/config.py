@@ -18,7 +18,13 @@ class ConFIG(GramBalancer):
     gradients weigh nothing. Where d vanishes, as for two opposed gradients, all weights are 0, their limit.
 
     Source: Liu, Chu and Thuerey, ConFIG: Towards Conflict-free Training of Physics Informed Neural Networks, ICLR
-    2025, arXiv 2408.11104. The paper compares gradients over the shared parameters (`space: parameters`).
+    2025, arXiv 2408.11104.
+
+    Decoders: plain, as in the authors' code (tum-pbs/ConFIG, experiments/MTL/methods/weight_methods.py): the gradient
+    of the sum of the losses.
+
+    Differs from the published experiments: the authors take gradients over the shared parameters, which
+    `space=parameters` gives. Equal weights and the length of the projections are their defaults, too.
 
     Args:
         space: `features` or `parameters`.

@@ -20,7 +20,13 @@ class CosReg(Balancer):
     penalty's gradient reaches the decoders too, since they shape the gradients that are compared.
 
     Source: Suteu and Guo, Regularizing Deep Multi-Task Networks using Orthogonal Gradients, arXiv 1912.06844.
-    The paper takes theta to be the encoder's last layer (`space: last_layer`).
+
+    Decoders: plain, and the penalty reaches them by its definition. The paper adds it to the sum of the losses.
+
+    Differs from the published experiments: theta is the paper's, the last layer, and so is alpha for digits with batch
+    norm. For digits without it, NYUv2 and SUN RGB-D the paper has `alpha=10`, and for NYUv2 also the mean loss as a
+    factor, which `scale_by_loss=true` gives. The experiments `nyuv2_cosreg` and `sunrgbd` have these. No code of the
+    method by its authors was found.
 
     Args:
         alpha: the penalty's weight (the paper's best on MultiDigitMNIST is 0.1, with batch norm).

@@ -20,6 +20,11 @@ class DGrad(Balancer):
     Source: Yu et al.'s idea as Javaloy and Valera adapt it to hard parameter sharing, for comparison, in Rotograd:
     Dynamic Gradient Homogenization for Multitask Learning (the first version of arXiv 2103.02631).
 
+    Decoders: plain. What is minimised is the sum of the losses.
+
+    Defaults: those of this project. That paper says nothing of the maps but that they are affine, and trains its
+    networks at 0.001, the rate here. No code was found.
+
     Memory: K (d^2 + d) numbers, three times that with Adam's.
 
     Args:

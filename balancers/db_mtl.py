@@ -24,10 +24,15 @@ class DBMTL(Balancer):
         encoder's gradient: max_j |g_j| sum_k g_k / |g_k|
 
     The scale of a loss has no effect, and a loss of zero counts as learnt. With gradient accumulation, g_k moves by
-    the mean of what the micro-batches ask for. Decoders get the gradients of their own plain losses, as with every
-    balancer; the paper gives them those of the logarithms. An absent task keeps its g_k and takes no part.
+    the mean of what the micro-batches ask for. An absent task keeps its g_k and takes no part.
 
     Source: Lin et al., Dual-Balancing for Multi-Task Learning, Neural Networks 2025, arXiv 2308.12029.
+
+    Decoders: weighted by 1 / L_k: they get the gradients of the logarithms, as in the authors' code (LibMTL,
+    weighting/DB_MTL.py).
+
+    Differs from the published experiments: the authors' code has `decay=0` by default. The paper searches both values
+    for each data set.
 
     Memory: K P numbers for P shared parameters, twice that during a step.
 
@@ -45,6 +50,7 @@ class DBMTL(Balancer):
     """
 
     needs = frozenset({"gram"})
+    decoders = "weighted"
     spaces = ("parameters",)
 
     def __init__(self, tasks: Sequence[str], *, beta: float = 0.9, decay: float = 0.5) -> None:
@@ -61,7 +67,8 @@ class DBMTL(Balancer):
 
     def combine(self, step: "Step") -> Features:
         positive = have_logarithm(step.losses, step.tasks)  # refuses negative losses
-        gradients = step.jacobian * torch.where(positive, 1 / step.losses.detach(), 0.0)[:, None]
+        step.decoder_weights = torch.where(positive, 1 / step.losses.detach(), 0.0)
+        gradients = step.jacobian * step.decoder_weights[:, None]
         before = stack(self.average, step.tasks).to(gradients.dtype)
         beta = self.beta / (step.number + 1) ** self.decay
         average = beta * before + (1 - beta) * gradients

@@ -28,6 +28,10 @@ class DynamicTaskPrioritization(Balancer):
 
     Source: Guo et al., Dynamic Task Prioritization for Multitask Learning, ECCV 2018.
 
+    Decoders: weighted. The paper minimises the weighted sum in all parameters.
+
+    Defaults: those of this project. The paper tunes gamma task by task, and no code of the authors was found.
+
     Args:
         alpha: how much the present batch counts, in (0, 1].
         gamma: how quickly a task that does well loses weight (the paper tunes one a task; both defaults are ours).
@@ -43,6 +47,7 @@ class DynamicTaskPrioritization(Balancer):
     """
 
     needs = frozenset({"indicators"})
+    decoders = "weighted"
 
     def __init__(self, tasks: Sequence[str], *, alpha: float = 0.1, gamma: float = 1.0) -> None:
         super().__init__(tasks)

@@ -16,6 +16,12 @@ class DualProjection(GramBalancer):
     Source: DualProj in Quinton and Rey, Jacobian Descent for Multi-Objective Optimization, arXiv 2406.16232; the
     projection is that of Lopez-Paz and Ranzato, Gradient Episodic Memory, NeurIPS 2017, arXiv 1706.08840.
 
+    Decoders: plain, as by `mtl_backward` in the authors' library (TorchJD); the paper trains no decoders.
+
+    Differs from the published experiments: the paper compares gradients over all shared parameters, which
+    `space=parameters` gives. TorchJD adds 1e-4 to the diagonal of the Gram matrix over its trace; the balancer
+    `torchjd` has that.
+
     Args:
         space: `features` or `parameters` (the paper's).
 

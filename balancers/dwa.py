@@ -23,6 +23,12 @@ class DynamicWeightAverage(Balancer):
 
     Source: Liu, Johns and Davison, End-to-End Multi-Task Learning with Attention, CVPR 2019, arXiv 1803.10704.
 
+    Decoders: weighted. The paper and its code minimise the weighted sum in all parameters.
+
+    Defaults: those of the authors' code, lorenmt/mtan (im2im_pred/utils.py): T = 2, equal weights in two epochs. The
+    tables since Nash-MTL were made by other rules: windows of 25 steps in place of epochs, and the mean of the weighted
+    losses in place of their sum.
+
     Args:
         temperature: T; the larger, the more even the weights.
 
@@ -33,6 +39,8 @@ class DynamicWeightAverage(Balancer):
     >>> BALANCERS.build("dwa", tasks=("a", "b")).weights(epoch=0).tolist()
     [1.0, 1.0]
     """
+
+    decoders = "weighted"
 
     def __init__(self, tasks: Sequence[str], *, temperature: float = 2.0) -> None:
         super().__init__(tasks)

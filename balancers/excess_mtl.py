@@ -32,11 +32,19 @@ class ExcessMTL(Balancer):
 
     Source: He et al., Robust Multi-Task Learning with Excess Risks, ICML 2024, arXiv 2402.02009.
 
+    Decoders: weighted. The paper and the authors' code (yifei-he/ExcessMTL, LibMTL/LibMTL/weighting/ExcessMTL.py)
+    minimise the weighted sum in all parameters.
+
+    Differs from the published experiments: in the authors' code the weights sum to the number of tasks, which
+    `match_sum=true` gives. eta and the single warm-up step are the code's; the paper has three epochs, which
+    `warmup_steps=N` gives in steps.
+
     Memory: K P numbers for P shared parameters, twice that during a step.
 
     Args:
         eta: the rate of the weights, > 0.
-        warmup_steps: over how many steps E_k^0 is taken (the paper: three epochs).
+        warmup_steps: over how many steps E_k^0 is taken.
+        match_sum: times the number of tasks, so that equal weights are plain summing.
 
     Raises:
         ValueError: an option is out of its range.
@@ -51,8 +59,11 @@ class ExcessMTL(Balancer):
 
     needs = frozenset({"gram"})
     spaces = ("parameters",)
+    decoders = "weighted"
 
-    def __init__(self, tasks: Sequence[str], *, eta: float = 0.01, warmup_steps: int = 1) -> None:
+    def __init__(
+        self, tasks: Sequence[str], *, eta: float = 0.01, warmup_steps: int = 1, match_sum: bool = False
+    ) -> None:
         super().__init__(tasks, space="parameters")
         if not 0 < eta < float("inf"):
             raise ValueError(f"balancer.eta must be a positive number, got {eta}.")
@@ -60,6 +71,7 @@ class ExcessMTL(Balancer):
             raise ValueError(f"balancer.warmup_steps must be a whole number >= 1, got {warmup_steps}.")
         self.eta = eta
         self.warmup_steps = warmup_steps
+        self.match_sum = match_sum
         self.log_weight = per_task(tasks, torch.tensor(1 / len(tasks)).log())
         self.first_risk = per_task(tasks, torch.zeros(()))
         self.warmed_up = per_task(tasks, torch.zeros((), dtype=torch.int64))
@@ -87,7 +99,7 @@ class ExcessMTL(Balancer):
             step.add_change(self.log_weight[task], new[k] - old[k])
             if waits[k]:
                 step.add_change(self.first_risk[task], risks[k] / self.warmup_steps)
-        return new.softmax(0)
+        return new.softmax(0) * (len(new) if self.match_sum else 1)
 
     def after_step(self, step: "Step") -> None:
         for task, count in self.warmed_up.items():

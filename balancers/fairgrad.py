@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from mtlkit.balancer import BALANCERS, GramBalancer
+from mtlkit.balancer import BALANCERS, GramBalancer, check_max_norm, limited
 from mtlkit.solvers import alpha_fair
 
 
@@ -18,8 +18,17 @@ class FairGrad(GramBalancer):
 
     Source: Ban and Ji, Fair Resource Allocation in Multi-Task Learning, ICML 2024, arXiv 2402.15638.
 
+    Decoders: plain, as in the authors' code (OptMN-Lab/fairgrad, methods/weight_methods.py): one backward pass per
+    task, of which only the shared parameters' gradients are replaced.
+
+    Differs from the published experiments: alpha = 2 is the authors', who take gradients over the shared parameters,
+    which `space=parameters` gives, multiply the result by the number of tasks, which `match_sum=true` gives, and clip
+    its norm, which `max_norm=1` gives.
+
     Args:
         alpha: the kind of fairness, above 0.
+        match_sum: times the number of tasks.
+        max_norm: the combined gradient is at last scaled down to this length in its space (None: never).
         space: `features` or `parameters` (the paper's).
 
     >>> import torch
@@ -28,11 +37,23 @@ class FairGrad(GramBalancer):
     [0.5, 1.0]
     """
 
-    def __init__(self, tasks: Sequence[str], *, alpha: float = 2.0, space: str = "features") -> None:
+    def __init__(
+        self,
+        tasks: Sequence[str],
+        *,
+        alpha: float = 2.0,
+        match_sum: bool = False,
+        max_norm: float | None = None,
+        space: str = "features",
+    ) -> None:
         super().__init__(tasks, space=space)
         if not 0 < alpha < float("inf"):
             raise ValueError(f"balancer.alpha must be a number above 0, got {alpha}.")
+        check_max_norm(max_norm)
         self.alpha = alpha
+        self.match_sum = match_sum
+        self.max_norm = max_norm
 
     def weights(self, gram: Tensor) -> Tensor:
-        return alpha_fair(gram, self.alpha)
+        weights = alpha_fair(gram, self.alpha) * (len(gram) if self.match_sum else 1)
+        return limited(weights, gram, self.max_norm)

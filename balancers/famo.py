@@ -29,6 +29,13 @@ class FAMO(LossBalancer):
 
     Source: Liu, Feng, Stone and Liu, FAMO: Fast Adaptive Multitask Optimization, NeurIPS 2023, arXiv 2306.03792.
 
+    Decoders: weighted. The paper and the authors' code (Cranial-XIX/FAMO, famo.py) minimise the objective in all
+    parameters.
+
+    Differs from the published experiments: on NYUv2, CelebA and QM9 the authors' scripts have `gamma=0.001`; the
+    default is that of famo.py and of the script for Cityscapes. Their code also clips the norm of the gradient over the
+    encoder at 1. `trainer.clip_norm=1` clips that of encoder and decoders together, which is stricter.
+
     Args:
         gamma: how strongly xi is pulled to 0, the weight decay of its Adam.
         min_losses: task name -> b_k, in the unit of the losses as they are balanced; 0 for a task that is not named.

@@ -16,6 +16,10 @@ class Fixed(LossBalancer):
     Update: theta <- theta - eta sum_k w_k grad L_k. Tuned well, it is the baseline that many papers leave out
     (arXiv 2505.10347 finds it close to the best balancers).
 
+    Decoders: weighted. What is minimised is the weighted sum, in all parameters.
+
+    Defaults: those of plain summing, weights of 1; there are no published ones.
+
     Args:
         weights: task name -> w_k >= 0; a task that is not named has weight 1.
 

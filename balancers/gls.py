@@ -19,6 +19,10 @@ class GeometricLoss(LossBalancer):
     Source: Chennupati et al., MultiNet++: Multi-Stream Feature Aggregation and Geometric Loss Strategy for
     Multi-Task Learning, CVPR Workshops 2019, arXiv 1904.08492.
 
+    Decoders: weighted. The paper minimises the geometric mean in all parameters.
+
+    Defaults: those of the paper, whose objective has no options. No code of the authors was found.
+
     Raises:
         ValueError: in training, when a loss is negative; the message names the task.
 

@@ -26,6 +26,13 @@ class GradDrop(Balancer):
     Source: Chen et al., Just Pick a Sign: Optimizing Deep Multitask Models with Gradient Sign Dropout, NeurIPS 2020,
     arXiv 2010.06808, with f(P) = P and one leak for all tasks.
 
+    Decoders: plain. The method is a layer in front of them.
+
+    Defaults: those of the paper, no leak, and of the authors' layer (tensorflow/lingvo, lingvo/core/graddrop.py) but
+    for one: by its default that layer multiplies the result by its own length over that of the plain sum. Whether the
+    paper's experiments did is not said; it is not offered here. The tables since CAGrad drop signs of the gradients
+    over the shared parameters instead.
+
     Args:
         leak: the share of a dropped gradient that passes all the same, from 0 to 1 (1: plain summing).
 

@@ -21,8 +21,14 @@ class GradientSimilarity(GramBalancer):
     version has w_k = max(0, cos(g_m, g_k)). A zero gradient has the cosine 0. In a step from which the main task is
     absent nobody is opposed: all weights are 1.
 
-    Source: Du et al., Adapting Auxiliary Losses Using Gradient Similarity, arXiv 1812.02224. The paper compares
-    gradients over the shared parameters (`space: parameters`).
+    Source: Du et al., Adapting Auxiliary Losses Using Gradient Similarity, arXiv 1812.02224.
+
+    Decoders: plain. The paper adapts the gradient over the shared parameters. So does AvivNavon/AuxiLearn
+    (experiments/weight_methods.py); no code of the authors was found.
+
+    Differs from the published experiments: the paper compares gradients over the shared parameters, which
+    `space=parameters` gives. It has one main task, which `main=NAME` chooses, and both versions; the other one is
+    `weighted=true`.
 
     Args:
         main: the main task (null: the first one in alphabetical order, so that the order of tasks is no matter).

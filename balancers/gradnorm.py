@@ -1,12 +1,16 @@
 """GradNorm: weights that even out the lengths of the task gradients."""
 
+import math
 from collections.abc import Sequence
+from itertools import compress
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.nn import ParameterDict
 
 from mtlkit.balancer import BALANCERS, LossBalancer, per_task, stack
+from mtlkit.channels import inverse
 
 if TYPE_CHECKING:
     from mtlkit.step import Step
@@ -19,15 +23,22 @@ class GradNorm(LossBalancer):
     The w_k descend on sum_k | w_k n_k - target_k | with n_k = |grad_W L_k|, target_k = mean_j(w_j n_j) r_k^alpha
     held constant and r_k = (L_k / L_k^0) / mean_j(L_j / L_j^0) the relative inverse training rate. The derivative
     by w_k is n_k sign(w_k n_k - target_k), so no second backward pass is needed. After every step the weights
-    are scaled back to sum K; those of absent tasks stay. L_k^0 is the loss at task k's first step.
+    are scaled back to sum K; those of absent tasks stay. L_k^0 is the task's first loss that is not 0. A task
+    whose losses have all been 0 so far has no rate yet: it is left out, as an absent one. The decoders train on
+    w_k L_k, as the whole network does in the paper.
 
-    Source: Chen et al., GradNorm, ICML 2018, arXiv 1711.02257 (Adam at 0.025 for the weights, alpha 1.5 on
-    NYUv2). `space: last_layer` is the paper's choice of W; `features` takes W = Z, as the Rotograd paper proposes.
+    Differs from the published experiments: the n_k are taken at the features, as the Rotograd paper proposes, where
+    the GradNorm paper takes them at the last layer that the tasks share, which `space=last_layer` gives.
+
+    Source: Chen et al., GradNorm, ICML 2018, arXiv 1711.02257 (Adam at 0.025 for the weights, alpha 1.5 on NYUv2).
 
     Args:
         alpha: how strongly slow tasks are favoured.
         space: `features` or `last_layer`.
         lr, lr_decay: of the weights.
+
+    Raises:
+        ValueError: `alpha` is negative; or, in training, a loss is, and the message names its task.
 
     >>> import torch
     >>> from mtlkit import BALANCERS
@@ -48,7 +59,7 @@ class GradNorm(LossBalancer):
         lr_decay: float = 1.0,
     ) -> None:
         super().__init__(tasks, space=space, lr=lr, lr_decay=lr_decay)
-        self.alpha = alpha
+        self.alpha = valid_alpha(alpha)
         self.weight = per_task(tasks, torch.ones(()), learned=True)
         self.initial_loss = per_task(tasks, torch.zeros(()))
 
@@ -56,17 +67,17 @@ class GradNorm(LossBalancer):
         return stack(self.weight, tasks or self.tasks).to(losses.dtype)
 
     def combine(self, step: "Step") -> Tensor:
-        losses = step.losses.detach()
-        for task, loss in zip(step.tasks, losses, strict=True):
-            if self.initial_loss[task] == 0:
-                self.initial_loss[task].copy_(loss)
-        weights, norms = stack(self.weight, step.tasks).double(), step.norms
-        rates = losses.double() / stack(self.initial_loss, step.tasks)
-        target = (weights * norms).mean() * (rates / rates.mean()) ** self.alpha
-        gradient = norms * torch.sign(weights * norms - target)
-        for task, value in zip(step.tasks, gradient, strict=True):
-            step.add_gradient(self.weight[task], value)
-        return torch.ones_like(losses)
+        losses = step.losses.detach().double()
+        refuse_negative_losses(losses, step.tasks)
+        initial = first_losses(self.initial_loss, losses, step.tasks)
+        known = initial > 0
+        if known.any():
+            tasks, norms = tuple(compress(step.tasks, known)), step.norms[known]
+            weights = stack(self.weight, tasks).double()
+            target = targets(weights, norms, losses[known] / initial[known], self.alpha)
+            for task, value in zip(tasks, norms * torch.sign(weights * norms - target), strict=True):
+                step.add_gradient(self.weight[task], value)
+        return torch.ones_like(step.losses)
 
     @torch.no_grad()
     def after_step(self, step: "Step") -> None:
@@ -76,3 +87,38 @@ class GradNorm(LossBalancer):
             kept = sum(float(self.weight[task]) for task in self.tasks if task not in moved)
             for task, value in zip(moved, weights * (len(self.tasks) - kept) / weights.sum(), strict=True):
                 self.weight[task].copy_(value)
+
+
+def valid_alpha(alpha: float) -> float:
+    """The exponent itself; a `ValueError` where it would favour the tasks that learn fast."""
+    if not 0 <= alpha < math.inf:
+        raise ValueError(f"balancer.alpha must be a number >= 0; got {alpha}.")
+    return alpha
+
+
+def refuse_negative_losses(losses: Tensor, tasks: Sequence[str]) -> None:
+    """Raises a `ValueError` that names the task of the first negative loss: it has no training rate."""
+    for task, loss in zip(tasks, losses.tolist(), strict=True):
+        if loss < 0:
+            raise ValueError(
+                f"The loss of task {task!r} is {loss:.4g}, but GradNorm's weights need losses >= 0: they compare each "
+                f"loss with its first value. Add a constant to that loss or choose another balancer."
+            )
+
+
+def first_losses(kept: ParameterDict, losses: Tensor, tasks: Sequence[str]) -> Tensor:
+    """(k,) float64: each task's first loss that was not 0, kept from now on; 0 for a task that had none yet."""
+    for task, loss in zip(tasks, losses, strict=True):
+        if kept[task] == 0:
+            kept[task].copy_(loss)
+    return stack(kept, tasks).double()
+
+
+def targets(weights: Tensor, norms: Tensor, progress: Tensor, alpha: float) -> Tensor:
+    """(k,): what GradNorm wants the w_k n_k to be, from `progress`, the L_k / L_k^0.
+
+    >>> one = torch.ones(2)
+    >>> targets(one, torch.tensor([1.0, 3.0]), torch.tensor([1.5, 0.5]), alpha=1.0).tolist()
+    [3.0, 1.0]
+    """
+    return (weights * norms).mean() * (progress * inverse(progress.mean())) ** alpha

@@ -24,8 +24,15 @@ class GradVac(GramBalancer):
     of |g_i| has no cosine.
 
     Source: Wang et al., Gradient Vaccine: Investigating and Improving Multi-task Optimization in Massively
-    Multilingual Models, ICLR 2021, arXiv 2010.05874. The paper compares gradients over the shared parameters
-    (`space: parameters`).
+    Multilingual Models, ICLR 2021, arXiv 2010.05874.
+
+    Decoders: plain, as in LibMTL (weighting/GradVac.py): one backward pass per task, of which only the shared
+    parameters' gradients are replaced. The paper's model has no decoders of its own, and no code of the authors was
+    found.
+
+    Differs from the published experiments: the paper compares gradients over the shared parameters, which
+    `space=parameters` gives, also one layer or matrix at a time, which is not offered here. beta = 0.01 is the paper's;
+    LibMTL has `beta=0.5`.
 
     Memory: K x K targets.
 

@@ -21,6 +21,14 @@ class IMTLG(GramBalancer):
     Source: Liu et al., Towards Impartial Multi-task Learning, ICLR 2021. The paper compares gradients at the shared
     features, the default.
 
+    Decoders: weighted, as in the code that the published tables come from (AvivNavon/nash-mtl,
+    methods/weight_methods.py), which descends on sum_k w_k L_k in all parameters: a decoder with a negative weight
+    climbs. The paper speaks of weights for the shared parameters only, and LibMTL leaves decoders plain
+    (`trainer.decoder_gradients=plain`). The authors' code is not public.
+
+    Differs from the published experiments: the defaults are the paper's, but the tables since Nash-MTL compare
+    gradients over the shared parameters, which `space=parameters` gives.
+
     Args:
         space: `features` or `parameters`.
 
@@ -30,6 +38,8 @@ class IMTLG(GramBalancer):
     >>> BALANCERS.build("imtl_g", tasks=("a", "b")).weights(gram).round(decimals=6).tolist()
     [0.75, 0.25]
     """
+
+    decoders = "weighted"
 
     def weights(self, gram: Tensor) -> Tensor:
         norms = gram.diagonal().clamp_min(0).sqrt()

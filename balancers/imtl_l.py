@@ -19,8 +19,13 @@ class ImpartialLosses(Balancer):
     The objective is sum_k e^{s_k} L_k - s_k. Every s_k starts at 0 and is pulled by e^{s_k} L_k - 1 towards
     -log L_k. A loss of zero, for which s_k would grow without end, adds nothing to the objective.
 
-    Source: Liu et al., Towards Impartial Multi-Task Learning, ICLR 2021 (openreview IMPnRXEWpvr). The paper trains
-    the s_k with the network; here they have a rate of their own, by default that of `uncertainty`, its next of kin.
+    Source: Liu et al., Towards Impartial Multi-Task Learning, ICLR 2021 (openreview IMPnRXEWpvr).
+
+    Decoders: weighted. The paper minimises this objective in all parameters, the decoders first of all.
+
+    Differs from the published experiments: the paper trains the s_k with the network and at its rate, which `lr=1e-4`
+    gives for a model of that rate, as in LibMTL (weighting/IMTL.py). The default is the rate of `uncertainty`, its next
+    of kin. The authors' code is not public.
 
     Args:
         lr, lr_decay: of the s_k.
@@ -32,6 +37,8 @@ class ImpartialLosses(Balancer):
     >>> [s.item() for s in BALANCERS.build("imtl_l", tasks=("a", "b")).log_scale.values()]
     [0.0, 0.0]
     """
+
+    decoders = "weighted"
 
     def __init__(self, tasks: Sequence[str], *, lr: float = 0.025, lr_decay: float = 1.0) -> None:
         super().__init__(tasks, lr=lr, lr_decay=lr_decay)

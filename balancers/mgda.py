@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mtlkit.step import Step
 
 NORMALIZATIONS = ("none", "l2", "loss", "loss+")
+WEIGHED = ("normalised", "losses")
 
 
 @BALANCERS.register("mgda")
@@ -25,11 +26,20 @@ class MGDA(GramBalancer):
     gradient is itself the shortest: the encoder stands still, as at every Pareto-stationary point.
 
     Source: Sener and Koltun, Multi-Task Learning as Multi-Objective Optimization, NeurIPS 2018, arXiv 1810.04650.
-    `space: features` is the paper's MGDA-UB. The scales are the authors' code's; it multiplies the losses by v_k,
-    which no longer descends for every task where scales differ, so here the combination is the minimised one.
+    `space: features` is the paper's MGDA-UB. The scales are the authors' code's.
+
+    Decoders: weighted by v_k, as in the authors' code (isl-org/MultiObjectiveOptimization, train_multi_task.py), which
+    descends on sum_k v_k L_k in all parameters.
+
+    Differs from the published experiments: the authors' sample for CelebA has `normalization=loss+`; which one the
+    paper's tables have is not said. Where it scales, their code weighs the losses by v_k, which `weigh=losses` gives.
+    The combination is then no longer the one that was minimised, and need not serve every task. The tables since
+    Nash-MTL have `space=parameters`, and v_k times the number of tasks.
 
     Args:
         normalization: `none`, `l2`, `loss` or `loss+`.
+        weigh: what the v_k weigh in the encoder's gradient: the `normalised` gradients, w_k = v_k / s_k, or the
+            `losses`, w_k = v_k.
         space: `features` or `parameters`.
 
     Raises:
@@ -40,16 +50,49 @@ class MGDA(GramBalancer):
     [0.75, 0.25]
     """
 
-    def __init__(self, tasks: Sequence[str], *, normalization: str = "none", space: str = "features") -> None:
+    decoders = "weighted"
+
+    def __init__(
+        self,
+        tasks: Sequence[str],
+        *,
+        normalization: str = "none",
+        weigh: str = "normalised",
+        space: str = "features",
+    ) -> None:
         super().__init__(tasks, space=space)
         if normalization not in NORMALIZATIONS:
             raise ValueError(
                 f"balancer.normalization cannot be {normalization!r}. {suggest(str(normalization), NORMALIZATIONS)}"
             )
+        if weigh not in WEIGHED:
+            raise ValueError(f"balancer.weigh cannot be {weigh!r}. {suggest(str(weigh), WEIGHED)}")
         self.normalization = normalization
+        self.weigh = weigh
 
     def weights(self, gram: Tensor, losses: Tensor | None = None) -> Tensor:
         """As in every `GramBalancer`; `loss` and `loss+` need the losses (k,) too."""
+        scale = self._scales(gram, losses)
+        return self._weights(self._shares(gram, scale), scale)
+
+    def combine(self, step: "Step") -> Tensor:
+        scale = self._scales(step.gram, step.losses.detach())
+        step.decoder_weights = self._shares(step.gram, scale)
+        return self._weights(step.decoder_weights, scale)
+
+    def _weights(self, shares: Tensor, scale: Tensor) -> Tensor:
+        return shares if self.weigh == "losses" else torch.where(scale > 0, shares / scale, 0.0)
+
+    def _shares(self, gram: Tensor, scale: Tensor) -> Tensor:
+        """The v (k,), 0 where the scale is 0."""
+        i = scale.nonzero().flatten()
+        shares = torch.zeros_like(scale)
+        if len(i):
+            shares[i] = min_norm_point(gram[i[:, None], i] / scale[i] / scale[i, None])
+        return shares
+
+    def _scales(self, gram: Tensor, losses: Tensor | None) -> Tensor:
+        """The s (k,)."""
         scale = torch.ones_like(gram.diagonal())
         if self.normalization in ("l2", "loss+"):
             scale = gram.diagonal().clamp_min(0).sqrt()
@@ -60,11 +103,4 @@ class MGDA(GramBalancer):
                     f"negative, got {None if losses is None else losses.tolist()}. Choose l2 or none."
                 )
             scale = scale * losses.to(gram)
-        i = scale.nonzero().flatten()
-        weights = torch.zeros_like(scale)
-        if len(i):
-            weights[i] = min_norm_point(gram[i[:, None], i] / scale[i] / scale[i, None]) / scale[i]
-        return weights
-
-    def combine(self, step: "Step") -> Tensor:
-        return self.weights(step.gram, step.losses.detach())
+        return scale

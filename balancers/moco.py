@@ -29,7 +29,19 @@ class MoCo(Balancer):
     accumulation, tracker and weights move by the mean of what the micro-batches ask for. An absent task keeps its
     tracker and weight; the weights of the others are projected to the simplex.
 
+    `published` chooses the form of the authors' code, in step t = 1, 2, ...: h_k |L_k| / |h_k| takes the place of h_k,
+    the trackers start from zero, beta and gamma are divided by sqrt(t), and
+
+        w <- softmax(w - gamma (Y Y^T + rho) w)
+
     Source: Fernando et al., Mitigating Gradient Bias in Multi-objective Learning, ICLR 2023, arXiv 2210.12624.
+
+    Decoders: plain, as in LibMTL (weighting/MoCo.py), which has the authors' code: one backward pass per task, of which
+    only the shared parameters' gradients are replaced.
+
+    Differs from the published experiments: beta, gamma and rho are those of that code, but the form is the one above,
+    which `published=true` gives. A later code of the same author (heshandevaka/Trade-Off-MOL) projects to the simplex,
+    does not decay, and searches beta, gamma and rho in 0.01, 0.1 and 1.
 
     Memory: K P numbers for P shared parameters, twice that during a step.
 
@@ -37,6 +49,7 @@ class MoCo(Balancer):
         beta: how much of the new gradient enters the tracker, in (0, 1].
         gamma: the rate of the weights, > 0.
         rho: draws the weights towards equal ones, >= 0.
+        published: see above.
 
     Raises:
         ValueError: an option is out of its range.
@@ -51,7 +64,15 @@ class MoCo(Balancer):
     needs = frozenset({"gram"})
     spaces = ("parameters",)
 
-    def __init__(self, tasks: Sequence[str], *, beta: float = 0.5, gamma: float = 0.1, rho: float = 0.0) -> None:
+    def __init__(
+        self,
+        tasks: Sequence[str],
+        *,
+        beta: float = 0.5,
+        gamma: float = 0.1,
+        rho: float = 0.0,
+        published: bool = False,
+    ) -> None:
         super().__init__(tasks, space="parameters")
         if not 0 < beta <= 1:
             raise ValueError(f"balancer.beta must be a number in (0, 1], got {beta}.")
@@ -62,6 +83,8 @@ class MoCo(Balancer):
         self.beta = beta
         self.gamma = gamma
         self.rho = rho
+        self.published = published
+        self.seeks_pareto = not published  # the softmax of weights in [0, 1] cannot leave a task out
         self.weight = per_task(tasks, torch.tensor(1 / len(tasks)))
 
     def setup(self, tasks: Mapping[str, Task], encoder: EncoderInfo) -> None:
@@ -72,13 +95,25 @@ class MoCo(Balancer):
         mean = gram.diagonal().mean().clamp_min(torch.finfo(gram.dtype).tiny)
         return project_to_simplex(weights - self.gamma * (gram @ weights / mean + self.rho * weights))
 
+    def moved_as_published(self, weights: Tensor, gram: Tensor, decay: float) -> Tensor:
+        """The same in the form `published`, for gamma divided by `decay`."""
+        return (weights - self.gamma / decay * (gram @ weights + self.rho * weights)).softmax(0)
+
     def combine(self, step: "Step") -> Features:
         gradients = step.jacobian
         before = stack(self.tracker, step.tasks).to(gradients.dtype)
-        started = before.any(dim=1, keepdim=True)
-        trackers = torch.where(started, before + self.beta * (gradients - before), gradients)
         old = stack(self.weight, step.tasks).double()
-        weights = self.moved(project_to_simplex(old), (trackers @ trackers.T).double())
+        if self.published:
+            lengths = gradients.norm(dim=1)
+            gradients = gradients * torch.where(lengths > 0, step.losses.detach().abs() / lengths, 0.0)[:, None]
+            decay = (step.number + 1) ** 0.5
+            trackers = before + self.beta / decay * (gradients - before)
+            gram = (trackers @ trackers.T).double()
+            weights = self.moved_as_published(project_to_simplex(old), gram, decay)
+        else:
+            started = before.any(dim=1, keepdim=True)
+            trackers = torch.where(started, before + self.beta * (gradients - before), gradients)
+            weights = self.moved(project_to_simplex(old), (trackers @ trackers.T).double())
         for k, task in enumerate(step.tasks):
             step.extras[f"weight/{task}"] = weights[k]
             step.add_change(self.tracker[task], trackers[k] - before[k])

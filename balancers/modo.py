@@ -19,23 +19,32 @@ class MoDo(Balancer):
 
     With g_k the gradient of L_k over the shared parameters on the whole batch, g'_k and g''_k on its two halves:
 
-        w <- projection to the simplex of w - gamma C w / m,   C_ij = <g'_i, g''_j>,   m the mean of |g_k|^2
+        w <- projection to the simplex of w - gamma (C / m + rho) w,   C_ij = <g'_i, g''_j>,   m the mean of |g_k|^2
         encoder's gradient: sum_k w_k g_k
 
     E[C] is the Gram matrix of the expected gradients, since the halves are independent; a batch with itself would add
-    the noise to the diagonal. The paper draws a third sample for the model, for which the whole batch stands here.
-    The division by m is a choice of the step size that the paper leaves open: with it, gamma means the same whatever
-    the scale of the losses. With gradient accumulation, the weights move by the mean of what the micro-batches ask
-    for. An absent task keeps its weight; the weights of the others are projected to the simplex.
+    the noise to the diagonal. The paper draws a third sample for the model, for which the whole batch stands here. The
+    division by m is a choice of the step size that the paper leaves open: with it, gamma and rho mean the same whatever
+    the scale of the losses. Without `relative`, m is 1. With gradient accumulation, the weights move by the mean of
+    what the micro-batches ask for. An absent task keeps its weight; the weights of the others are projected to the
+    simplex.
 
     Source: Chen et al., Three-Way Trade-Off in Multi-Objective Learning: Optimization, Generalization and
     Conflict-Avoidance, NeurIPS 2023, arXiv 2305.20057.
 
+    Decoders: plain, as in the authors' code (heshandevaka/Trade-Off-MOL, LibMTL/LibMTL/weighting): a backward pass a
+    task and sample, of which only the shared parameters' gradients are replaced.
+
+    Differs from the published experiments: in the authors' code nothing is divided by m, which `relative=false` gives,
+    the script for NYUv2 has `gamma=0.001`, and `rho=0.1` is its default. LibMTL has the same.
+
     Args:
         gamma: the rate of the weights, > 0.
+        rho: draws the weights towards equal ones, >= 0.
+        relative: divide by m.
 
     Raises:
-        ValueError: `gamma` is out of its range.
+        ValueError: an option is out of its range.
 
     >>> import torch
     >>> from mtlkit import BALANCERS
@@ -47,21 +56,26 @@ class MoDo(Balancer):
     needs = frozenset({"gram", "second_batch"})
     spaces = ("parameters",)
 
-    def __init__(self, tasks: Sequence[str], *, gamma: float = 0.1) -> None:
+    def __init__(self, tasks: Sequence[str], *, gamma: float = 0.1, rho: float = 0.0, relative: bool = True) -> None:
         super().__init__(tasks, space="parameters")
         if not 0 < gamma < float("inf"):
             raise ValueError(f"balancer.gamma must be a positive number, got {gamma}.")
+        if not 0 <= rho < float("inf"):
+            raise ValueError(f"balancer.rho must be a number >= 0, got {rho}.")
         self.gamma = gamma
+        self.rho = rho
+        self.relative = relative
         self.weight = per_task(tasks, torch.tensor(1 / len(tasks)))
 
     def moved(self, weights: Tensor, cross_gram: Tensor, mean: Tensor) -> Tensor:
         """The weights (k,) after one step, for C (k, k) and m."""
         relative = torch.where(mean > 0, cross_gram / mean, 0.0)
-        return project_to_simplex(weights - self.gamma * (relative @ weights))
+        return project_to_simplex(weights - self.gamma * (relative @ weights + self.rho * weights))
 
     def combine(self, step: "Step") -> Tensor:
         old = stack(self.weight, step.tasks).double()
-        weights = self.moved(project_to_simplex(old), step.cross_gram, step.gram.diagonal().mean())
+        mean = step.gram.diagonal().mean() if self.relative else step.gram.new_ones(())
+        weights = self.moved(project_to_simplex(old), step.cross_gram, mean)
         for k, task in enumerate(step.tasks):
             step.add_change(self.weight[task], weights[k] - old[k])
         return weights

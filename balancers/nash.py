@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from mtlkit.balancer import BALANCERS, GramBalancer, per_task, stack
+from mtlkit.balancer import BALANCERS, GramBalancer, check_max_norm, limited, per_task, stack
 from mtlkit.solvers import alpha_fair
 
 if TYPE_CHECKING:
@@ -23,8 +23,14 @@ class Nash(GramBalancer):
 
     Source: Navon et al., Multi-Task Learning as a Bargaining Game, ICML 2022, arXiv 2202.01017.
 
+    Decoders: weighted, as in the authors' code (AvivNavon/nash-mtl, methods/weight_methods.py), which descends on sum_k
+    a_k L_k in all parameters. `max_norm` is for the encoder alone, there too.
+
+    Differs from the published experiments: the authors' code limits the length, which `max_norm=1` gives. As the length
+    is sqrt(K), that is always in force. It takes gradients over the shared parameters, which `space=parameters` gives.
+
     Args:
-        max_norm: the combined gradient is scaled down to this length (None: never).
+        max_norm: the combined gradient is scaled down to this length in its space (None: never).
         update_every: solve in every n-th step only and keep the weights in between.
         space: `features` or `parameters` (the paper's).
 
@@ -32,6 +38,8 @@ class Nash(GramBalancer):
     >>> balancer.weights(torch.tensor([[4.0, 0.0], [0.0, 16.0]])).tolist()
     [0.5, 0.25]
     """
+
+    decoders = "weighted"
 
     def __init__(
         self,
@@ -42,8 +50,7 @@ class Nash(GramBalancer):
         space: str = "features",
     ) -> None:
         super().__init__(tasks, space=space)
-        if max_norm is not None and not max_norm > 0:
-            raise ValueError(f"balancer.max_norm must be above 0, or none at all, got {max_norm}.")
+        check_max_norm(max_norm)
         if not isinstance(update_every, int) or update_every < 1:
             raise ValueError(f"balancer.update_every must be a whole number of steps >= 1, got {update_every}.")
         self.max_norm = max_norm
@@ -51,14 +58,7 @@ class Nash(GramBalancer):
         self.weight = per_task(tasks, torch.tensor(-1.0, dtype=torch.float64))  # below 0: not known yet
 
     def weights(self, gram: Tensor) -> Tensor:
-        return self.limited(alpha_fair(gram, alpha=1.0), gram)
-
-    def limited(self, weights: Tensor, gram: Tensor) -> Tensor:
-        """The weights, scaled so that the combined gradient is no longer than `max_norm`."""
-        if self.max_norm is None:
-            return weights
-        norm = (weights @ gram @ weights).clamp_min(0).sqrt()
-        return weights * (self.max_norm / norm).clamp_max(1)
+        return limited(alpha_fair(gram, alpha=1.0), gram, self.max_norm)
 
     def combine(self, step: "Step") -> Tensor:
         weights = stack(self.weight, step.tasks)
@@ -66,4 +66,5 @@ class Nash(GramBalancer):
             weights = alpha_fair(step.gram, alpha=1.0)
             for task, weight in zip(step.tasks, weights, strict=True):
                 self.weight[task].copy_(weight)
-        return self.limited(weights.to(step.gram), step.gram)
+        step.decoder_weights = weights.to(step.gram)
+        return limited(step.decoder_weights, step.gram, self.max_norm)

@@ -21,8 +21,14 @@ class PCGrad(GramBalancer):
     all of this follows from the Gram matrix: w_j = sum_i C_ij. The orders are equal on all processes and in all
     micro-batches of a step.
 
-    Source: Yu et al., Gradient Surgery for Multi-Task Learning, NeurIPS 2020, arXiv 2001.06782. The paper compares
-    gradients over the shared parameters (`space: parameters`).
+    Source: Yu et al., Gradient Surgery for Multi-Task Learning, NeurIPS 2020, arXiv 2001.06782.
+
+    Decoders: plain. The surgery is for the variables that all losses share; the authors' code (tianheyu927/PCGrad,
+    PCGrad_tf.py) can be given no others. The code of the published tables (AvivNavon/nash-mtl) gives decoders the
+    gradient of the sum of the losses.
+
+    Differs from the published experiments: the paper compares gradients over the shared parameters, which
+    `space=parameters` gives. The authors' code means to shuffle the others but meets them in one order.
 
     Args:
         space: `features` or `parameters`.

@@ -22,11 +22,17 @@ class RandomLossWeighting(Balancer):
 
     Source: Lin, Ye, Zhang and Tsang, Reasonable Effectiveness of Random Weighting, TMLR 2022, arXiv 2111.10603.
 
+    Decoders: weighted. The paper and the authors' library (LibMTL, weighting/RLW.py) minimise the weighted sum.
+
+    Defaults: those of the authors' library LibMTL, whose form is the normal one; it has no options.
+
     >>> from mtlkit import BALANCERS
     >>> weights = BALANCERS.build("rlw", tasks=("a", "b")).draw(number=0)
     >>> round(weights.sum().item(), 6)
     1.0
     """
+
+    decoders = "weighted"
 
     def __init__(self, tasks: Sequence[str]) -> None:
         super().__init__(tasks)

@@ -7,13 +7,27 @@ import torch
 from torch import Tensor, nn
 
 from mtlkit.balancer import BALANCERS, Balancer, per_task, stack
-from mtlkit.channels import inverse, orthogonalise, skew_exponential, transform, unit_gradients, width
+from mtlkit.channels import (
+    Factors,
+    any_rotation,
+    exponential_change,
+    inverse,
+    move_rotation,
+    nearest_rotation,
+    set_rotation,
+    skew,
+    small_rotation,
+    transform,
+    unit_gradients,
+    width,
+)
 from mtlkit.task import EncoderInfo, Features, Task
 
 if TYPE_CHECKING:
     from mtlkit.step import Step
 
 RATES = {"geodesic": 2e-3, "adam": 5e-4}
+STARTS = {"small": small_rotation, "random": any_rotation}
 
 
 @BALANCERS.register("rotograd")
@@ -31,24 +45,42 @@ class RotoGrad(Balancer):
     by an arc of length lr, in radians, whatever the losses' scale and the number of channels and samples. (The
     divisor is at least |M_k| / 1000: what is aligned stands still.) n samples and positions give S the rank 2 n.
     While 4 n <= d the exponential is taken in their span, exactly, for O(d^2 n); beyond, of the d x d matrix.
-    `update: adam` is the paper's: R_k = exp(A_k - A_k^T), and Adam moves the d^2 entries of A_k. It costs about
-    20 d^3 a task and step, and wide features need a lower lr, as every entry moves by it.
+    `update: adam` is the paper's: R_k = B_k exp(S_k) with B_k the rotation at the start, and Adam moves each of the
+    d (d - 1) / 2 numbers of the skew S_k by up to lr. It costs about 20 d^3 a task and step, and wide features need
+    a lower lr.
 
-    The entries of A_k start random with a standard deviation of 1e-2: from exact identities a symmetric conflict
-    would never be resolved. |G_k^0| is the length at the task's first step, taken anew at step `burn_in`.
+    R_k stays a rotation: in float32 |R^T R - 1| and |det R - 1| stay below 1e-6 over any number of steps.
 
-    Source: Javaloy and Valera, RotoGrad, ICLR 2022, arXiv 2103.02631.
+    |G_k^0| is the length at the task's first step in which it is not 0, taken once more from step `burn_in` on.
+    The decoders get the plain gradients of their losses, as in the authors' package.
 
-    Memory: K d^2 numbers; with `update: adam` five times that.
+    When to use: for tasks that learn at about the same speed. All tasks get one length, so a task that has converged
+    keeps 1/K of the encoder's step, and its noise costs the others. On docs/digits.md the classifications lose by
+    it, and `rotate_only` loses nothing: try that where one task ends long before the others.
+
+    Differs from the published experiments: the rotations move by geodesics, which `update=adam` changes to the
+    paper's rule; they start near the identity, so that decoders that were trained before stay right, where the
+    authors' package starts at any rotation, which `start=random` gives; their rate is constant, where the package's
+    example lets it decay, which `lr_decay=0.99999` gives; and the losses are as they are, where that example
+    divides each by its first value, which `trainer.normalize_losses=1` gives.
+
+    Source: Javaloy and Valera, RotoGrad, ICLR 2022, arXiv 2103.02631; their package `rotograd` 0.1.6.
+
+    Memory: 2 K d^2 numbers; with `update: adam` 6 K d^2.
 
     Args:
         update: how the rotations move, `geodesic` or `adam`.
+        start: where they start. `small`: near the identity, at exp(S) with entries of S of standard deviation 1e-2.
+            (At the identity itself a symmetric conflict would never be resolved.) `random`: anywhere.
         dim: rotate the first `dim` channels (null: all).
         level: which level of a pyramid is rotated (-1: the deepest). Lengths always are those over all levels.
-        burn_in: steps after which |G_k^0| is taken once more.
+        burn_in: steps after which |G_k^0| is taken once more (the package's default; 0: never).
         rotate_only, scale_only: the paper's two ablations.
         lr, lr_decay: of the rotations; slower than the network's, as the leader of a Stackelberg game. Without lr
             it is 2e-3 for `geodesic` and 5e-4 for `adam` (the paper's choice on digits, beside 1e-3).
+
+    Raises:
+        ValueError: `update` or `start` is none of the above, `burn_in` is negative, or both ablations are asked for.
 
     >>> import torch
     >>> from mtlkit import BALANCERS, EncoderInfo
@@ -61,34 +93,43 @@ class RotoGrad(Balancer):
     """
 
     needs = frozenset({"gram"})
+    decoders = "plain"
 
     def __init__(
         self,
         tasks: Sequence[str],
         *,
         update: str = "geodesic",
+        start: str = "small",
         dim: int | None = None,
         level: int = -1,
-        burn_in: int = 0,
+        burn_in: int = 20,
         rotate_only: bool = False,
         scale_only: bool = False,
         lr: float | None = None,
         lr_decay: float = 1.0,
     ) -> None:
-        if update not in RATES:
-            raise ValueError(f"balancer.update must be one of {', '.join(RATES)}; got {update!r}.")
+        for option, value, known in (("update", update, RATES), ("start", start, STARTS)):
+            if value not in known:
+                raise ValueError(f"balancer.{option} must be one of {', '.join(known)}; got {value!r}.")
         super().__init__(tasks, lr=RATES[update] if lr is None else lr, lr_decay=lr_decay)
+        if burn_in < 0:
+            raise ValueError(f"balancer.burn_in must be >= 0; got {burn_in}.")
         if rotate_only and scale_only:
             raise ValueError("balancer.rotate_only and balancer.scale_only exclude each other.")
         self.update = update
+        self.start = start
         self.dim = dim
         self.level = level
         self.burn_in = burn_in
         self.rotate = not scale_only
         self.scale = not rotate_only
-        self.initial_norm = per_task(tasks, torch.zeros(()))
+        self.initial_norm = per_task(tasks, torch.zeros(()))  # |G_k^0|, 0 while it is not known
+        self.settled = per_task(tasks, torch.zeros(()))  # 1 once that is the one of `burn_in`
         self.rotation = nn.ParameterDict()  # R_k
-        self.generator = nn.ParameterDict()  # A_k, for `adam`
+        self.remainder = nn.ParameterDict()  # what rounding took from it, for `geodesic`
+        self.base = nn.ParameterDict()  # B_k, for `adam`
+        self.generator = nn.ParameterDict()  # S_k is skew(generator), for `adam`
         # What the micro-batches of this step say of M_k: factors (U_k, V) with M_k = U_k^T V, or (M_k^T, None).
         self._noted: dict[str, list[tuple[Tensor, Tensor | None]]] = {}
         self._noted_at = -1
@@ -97,13 +138,15 @@ class RotoGrad(Balancer):
         if not self.rotate:
             return
         d = width(encoder, self.level, self.dim)
-        generator = per_task(self.tasks, torch.zeros(d, d), learned=self.update == "adam")
-        self.rotation = per_task(self.tasks, torch.eye(d))
+        zeros = torch.zeros(d, d)
+        self.rotation, self.remainder = per_task(self.tasks, zeros), per_task(self.tasks, zeros)
         for task in sorted(self.tasks):
-            generator[task].data.normal_(std=1e-2)
-            self.rotation[task].data.copy_(skew_exponential(generator[task].data))
+            set_rotation(self.rotation[task].data, self.remainder[task].data, STARTS[self.start](d))
         if self.update == "adam":
-            self.generator = generator
+            self.remainder, self.base = nn.ParameterDict(), per_task(self.tasks, zeros)
+            self.generator = per_task(self.tasks, zeros, learned=True)
+            for task, rotation in self.rotation.items():
+                self.base[task].data.copy_(rotation.data)
 
     def adapter(self, task: str, features: Features) -> Features:
         if not self.rotate:
@@ -112,9 +155,7 @@ class RotoGrad(Balancer):
 
     def combine(self, step: "Step") -> Tensor:
         norms = step.norms
-        for task, norm in zip(step.tasks, norms, strict=True):
-            if self.initial_norm[task] == 0 or step.number == self.burn_in:
-                self.initial_norm[task].copy_(norm)
+        self._note_lengths(step, norms)
         if self.rotate:
             self._note_directions(step, norms)
         if not self.scale:
@@ -122,6 +163,14 @@ class RotoGrad(Balancer):
         ratios = norms * inverse(stack(self.initial_norm, step.tasks).double())
         alpha = ratios * inverse(ratios.sum())
         return (alpha * norms).sum() * inverse(norms)
+
+    def _note_lengths(self, step: "Step", norms: Tensor) -> None:
+        settles = step.number >= self.burn_in
+        for task, norm in zip(step.tasks, norms, strict=True):
+            initial, settled = self.initial_norm[task], self.settled[task]
+            if norm > 0 and (initial == 0 or (settles and not settled)):
+                initial.copy_(norm)
+                settled.fill_(settles)
 
     def _note_directions(self, step: "Step", norms: Tensor) -> None:
         if self._noted_at != step.number:
@@ -150,45 +199,43 @@ class RotoGrad(Balancer):
                 self._add_gradient(step, task, norm * pair[0].T)
 
     def _add_gradient(self, step: "Step", task: str, total: Tensor) -> None:
-        rotated = self.rotation[task] @ total.to(self.rotation[task].dtype)  # sum_n g~_n v_n^T, as g~ = R g
+        # L_rot = -<R_k, sum_n g~_n v_n^T> with g~ = R g held constant, and R_k = B_k exp(S_k).
+        constant = self.base[task].T @ (self.rotation[task] @ total.to(self.rotation[task].dtype))
         with torch.enable_grad():
             generator = self.generator[task]
-            loss = -(skew_exponential(generator) * rotated).sum()
+            loss = -(torch.linalg.matrix_exp(skew(generator)) * constant).sum()
             (gradient,) = torch.autograd.grad(loss, generator)
         step.add_gradient(generator, gradient)
 
     @torch.no_grad()
     def after_step(self, step: "Step") -> None:
-        if self.update == "adam":
-            for task, generator in self.generator.items():
-                self.rotation[task].copy_(skew_exponential(generator))
-            return
-        for task, pairs in self._noted.items():
-            rotation = self.rotation[task]
-            turn(rotation, pairs, step.rate)
-            if step.number % 100 == 0:  # rounding adds up
-                orthogonalise(rotation)
+        for task, generator in self.generator.items():  # `adam`
+            turned = self.base[task] @ torch.linalg.matrix_exp(skew(generator))
+            self.rotation[task].copy_(nearest_rotation(turned))
+        for task, pairs in self._noted.items():  # `geodesic`
+            factors = turn(self.rotation[task], pairs, step.rate)
+            move_rotation(self.rotation[task], self.remainder[task], factors, number=step.number, rate=step.rate)
         self._noted = {}
 
 
-def turn(rotation: Tensor, pairs: Sequence[tuple[Tensor, Tensor | None]], arc: float) -> None:
-    """R <- R exp(S), S = arc sqrt(2) (M - M^T) / |M - M^T|, in place; M is the sum of left^T right over the pairs.
+def turn(rotation: Tensor, pairs: Sequence[tuple[Tensor, Tensor | None]], arc: float) -> Factors:
+    """The factors of R exp(S) - R, with S = arc sqrt(2) (M - M^T) / |M - M^T|.
 
-    Without a `right` the `left` is M^T itself. See `RotoGrad`.
+    M is the sum of left^T right over the pairs. Without a `right` the `left` is M^T itself. See `RotoGrad`.
     """
     d = len(rotation)
     pairs = [(left.to(rotation.dtype), None if right is None else right.to(rotation.dtype)) for left, right in pairs]
     if 4 * sum(len(left) for left, _ in pairs) > d:
         total = torch.stack([left.T if right is None else left.T @ right for left, right in pairs]).sum(0)
-        rotation.copy_(rotation @ torch.linalg.matrix_exp(_skew(total, arc)))
-        return
+        return rotation, exponential_change(_arc(total, arc))
     left, right = (torch.cat(parts) for parts in zip(*pairs, strict=True))
     basis = torch.linalg.qr(torch.cat([left, right]).T).Q  # (d, 2n): S acts in this span only
-    power = torch.linalg.matrix_exp(_skew((left @ basis).T @ (right @ basis), arc))
-    rotation.addmm_(rotation @ basis @ (power - torch.eye(len(power)).to(power)), basis.T)
+    change = exponential_change(_arc((left @ basis).T @ (right @ basis), arc))
+    return rotation @ basis @ change, basis.T
 
 
-def _skew(total: Tensor, arc: float) -> Tensor:
-    skew = total - total.T
-    size = skew.norm().clamp_min(1e-3 * total.norm()).clamp_min(torch.finfo(total.dtype).tiny)
-    return skew / size * (arc * 2**0.5)
+def _arc(total: Tensor, arc: float) -> Tensor:
+    """S."""
+    difference = total - total.T
+    size = difference.norm().clamp_min(1e-3 * total.norm()).clamp_min(torch.finfo(total.dtype).tiny)
+    return difference / size * (arc * 2**0.5)

@@ -1,13 +1,25 @@
 """Rotograd, the first version: rigid motions in closed form, and GradNorm's weights at the features."""
 
 from collections.abc import Mapping, Sequence
+from itertools import compress
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from mtlkit.balancer import BALANCERS, Balancer, per_task, stack
-from mtlkit.channels import inverse, orthogonalise, skew_exponential, transform, unit_gradients, vectors, width
+from mtlkit.balancers.gradnorm import first_losses, refuse_negative_losses, targets, valid_alpha
+from mtlkit.channels import (
+    Factors,
+    inverse,
+    move_rotation,
+    set_rotation,
+    small_rotation,
+    transform,
+    unit_gradients,
+    vectors,
+    width,
+)
 from mtlkit.task import EncoderInfo, Features, Task
 
 if TYPE_CHECKING:
@@ -33,7 +45,9 @@ class RotogradProcrustes(Balancer):
 
     The weights are GradNorm's at Z: w_k > 0 of sum K descend on sum_k | w_k |G_k| - target_k |, target_k =
     mean_j(w_j |G_j|) r_k^alpha held constant, r_k = (L_k / L_k^0) / mean_j(L_j / L_j^0), by proximal steps: each w_k
-    moves by up to `weight_lr` and not past target_k / |G_k|. The encoder gets sum_k w_k G_k.
+    moves by up to `weight_lr` and not past target_k / |G_k|. L_k^0 is the task's first loss that is not 0; a task
+    without one keeps its weight, and the others are balanced. The encoder gets sum_k w_k G_k, and decoder k the
+    gradient of w_k L_k: the paper minimises sum_k w_k L_k.
 
     Kept are R_k, c and, a task, c_k - R_k c, which the moves of the centres leave as it is: an absent task keeps
     its features. R_k starts as the exponential of a skew matrix with random entries of about 1e-2, as exact
@@ -44,7 +58,11 @@ class RotogradProcrustes(Balancer):
     Source: Rotograd: Dynamic Gradient Homogenization for Multitask Learning, submission to ICLR 2021 (first version
     of arXiv 2103.02631); its product of gradients, read literally, gives the transpose of R^_k.
 
-    Memory: K d^2 numbers.
+    Differs from the published experiments: the losses are as they are, where the paper divides each by its first
+    value, which `trainer.normalize_losses=1` gives. The paper does not give its `alpha` and `weight_lr`, which a
+    grid search chose, nor where its rotations start: these are GradNorm's, and near the identity.
+
+    Memory: 2 K d^2 numbers.
 
     Args:
         update: `closed_form_step`, `sgd` or `jump`.
@@ -55,7 +73,7 @@ class RotogradProcrustes(Balancer):
         lr, lr_decay: of rotations and centres. The paper starts at 0.02 and does best with decays of 0.9 and 0.99.
 
     Raises:
-        ValueError: in training, when a loss is negative; the message names its task.
+        ValueError: an option is out of its range; or, in training, a loss is negative, and the message names its task.
 
     >>> import torch
     >>> from mtlkit import BALANCERS, EncoderInfo
@@ -68,6 +86,7 @@ class RotogradProcrustes(Balancer):
     """
 
     needs = frozenset({"gram"})
+    decoders = "weighted"
     centre: Tensor
 
     def __init__(
@@ -90,11 +109,12 @@ class RotogradProcrustes(Balancer):
         self.update = update
         self.dim = dim
         self.level = level
-        self.alpha = alpha
+        self.alpha = valid_alpha(alpha)
         self.weight_lr = weight_lr
         self.weight = per_task(tasks, torch.ones(()))
         self.initial_loss = per_task(tasks, torch.zeros(()))
         self.rotation = nn.ParameterDict()  # R_k
+        self.remainder = nn.ParameterDict()  # what rounding took from it
         self.offset = nn.ParameterDict()  # c_k - R_k c
         self.register_buffer("centre", torch.zeros(0))  # c
         self._start_window(-1)
@@ -103,9 +123,10 @@ class RotogradProcrustes(Balancer):
         d = width(encoder, self.level, self.dim)
         self.centre = torch.zeros(d)
         self.offset = per_task(self.tasks, torch.zeros(d))
-        self.rotation = per_task(self.tasks, torch.eye(d))
+        zeros = torch.zeros(d, d)
+        self.rotation, self.remainder = per_task(self.tasks, zeros), per_task(self.tasks, zeros)
         for task in sorted(self.tasks):
-            self.rotation[task].data.copy_(skew_exponential(torch.randn(d, d) * 1e-2))
+            set_rotation(self.rotation[task].data, self.remainder[task].data, small_rotation(d))
 
     def adapter(self, task: str, features: Features) -> Features:
         return transform(features, self.level, self.rotation[task], self.offset[task])
@@ -114,9 +135,8 @@ class RotogradProcrustes(Balancer):
         if self._noted_at != step.number:
             self._start_window(step.number)
         weights, norms, losses = stack(self.weight, step.tasks).double(), step.norms, step.losses.detach().double()
+        refuse_negative_losses(losses, step.tasks)
         for task, norm, loss in zip(step.tasks, norms, losses, strict=True):
-            if loss < 0:
-                raise ValueError(f"The loss of task {task!r} is {loss:.4g}; GradNorm's weights need losses >= 0.")
             self._sizes.setdefault(task, []).append(torch.stack([norm, loss]))
         total = (weights @ step.gram @ weights).clamp_min(0).sqrt()
         self._note_directions(step, weights * norms * inverse(total))
@@ -158,28 +178,30 @@ class RotogradProcrustes(Balancer):
         for task, pairs in self._pairs.items() if rate > torch.finfo(self.centre.dtype).eps else ():
             rotation, offset = self.rotation[task], self.offset[task]
             task_centre = offset + rotation @ self.centre
-            self._turn(rotation, pairs, rate)
-            if step.number % 100 == 0:  # rounding adds up
-                orthogonalise(rotation)
+            factors = self._turn(rotation, pairs, rate)
+            move_rotation(rotation, self.remainder[task], factors, number=step.number, rate=rate)
             offset.copy_(task_centre - rotation @ self.centre)
         self._start_window(-1)
 
     def _move_weights(self, rate: float) -> None:
-        tasks = list(self._sizes)
-        norms, losses = torch.stack([torch.stack(found).mean(0) for found in self._sizes.values()]).unbind(1)
-        for task, loss in zip(tasks, losses, strict=True):
-            if self.initial_loss[task] == 0:
-                self.initial_loss[task].copy_(loss)
+        sizes = torch.stack([torch.stack(found).mean(0) for found in self._sizes.values()])
+        initial = first_losses(self.initial_loss, sizes[:, 1], tuple(self._sizes))
+        tasks = list(compress(self._sizes, initial > 0))
+        if not tasks:
+            return
+        norms, losses = sizes[initial > 0].unbind(1)
         weights = stack(self.weight, tasks).double()
-        progress = losses * inverse(stack(self.initial_loss, tasks).double())
-        target = (weights * norms).mean() * (progress * inverse(progress.mean())) ** self.alpha
+        target = targets(weights, norms, losses / initial[initial > 0], self.alpha)
         gap = torch.where(norms > 0, weights - target * inverse(norms), 0.0)
         moved = (weights - gap.clamp(-rate, rate)).clamp_min(1e-3)
         for task, value in zip(tasks, moved * weights.sum() / moved.sum(), strict=True):
             self.weight[task].copy_(value)
 
-    def _turn(self, rotation: Tensor, pairs: Sequence[tuple[Tensor | None, Tensor]], rate: float) -> None:
-        """R <- R P in place, with R^T R^ = rotation_nearest(U_k^T U). P is the identity outside the gradients' span."""
+    def _turn(self, rotation: Tensor, pairs: Sequence[tuple[Tensor | None, Tensor]], rate: float) -> Factors:
+        """The factors of R P - R, with R^T R^ = rotation_nearest(U_k^T U).
+
+        P is the identity outside the gradients' span.
+        """
         basis = None
         rows = sum(len(right) for _, right in pairs)
         if 4 * rows <= len(rotation):
@@ -196,10 +218,7 @@ class RotogradProcrustes(Balancer):
         else:
             moved = one + rate * (rotation_nearest(total, tolerance) - one)
         change = (rotation_nearest(moved, tolerance) - one).to(rotation.dtype)
-        if basis is None:
-            rotation += rotation @ change
-        else:
-            rotation.addmm_(rotation @ basis @ change, basis.T)
+        return (rotation, change) if basis is None else (rotation @ basis @ change, basis.T)
 
 
 def rotation_nearest(matrix: Tensor, tolerance: float) -> Tensor:

@@ -6,11 +6,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from mtlkit.balancer import BALANCERS, Balancer, per_task, stack
+from mtlkit.balancer import BALANCERS, Balancer, check_max_norm, limited, per_task, stack
+from mtlkit.registry import suggest
 from mtlkit.solvers import project_to_simplex
 
 if TYPE_CHECKING:
     from mtlkit.step import Step
+
+
+DIVISORS = ("squares", "lengths")
 
 
 @BALANCERS.register("sdmgrad")
@@ -25,17 +29,31 @@ class SDMGrad(Balancer):
     then the encoder gets sum_k (w_k + lam u_k) / (1 + lam) g_k. lam = 0 is stochastic MGDA, a large lam the mean
     gradient. E[C] is the Gram matrix of the expected gradients, since the halves are independent. The paper draws new
     samples for every iteration and for the model; here one batch serves all of them. The divisions by m, so that beta
-    means the same whatever the scale of the losses, and by 1 + lam, so that the weights sum to 1, are choices of
-    step sizes that the paper leaves open. With gradient accumulation, w moves by the mean of what the micro-batches
-    ask for. An absent task keeps its weight; the weights of the others are projected to the simplex.
+    means the same whatever the scale of the losses, and by 1 + lam, so that the weights sum to 1, are choices of step
+    sizes that the paper leaves open. With `momentum` v <- momentum v + C (w + lam u) / m, from v = 0 in each batch,
+    takes the place of that gradient; with `divide_by: lengths` m is the square of the mean of sqrt(C_kk). With gradient
+    accumulation, w moves by the mean of what the micro-batches ask for. An absent task keeps its weight; the weights of
+    the others are projected to the simplex.
 
     Source: Xiao, Ban and Ji, Direction-oriented Multi-objective Learning: Simple and Provable Stochastic Algorithms,
     NeurIPS 2023, arXiv 2305.18409.
+
+    Decoders: plain, as in the authors' code (OptMN-Lab/sdmgrad, methods/weight_methods.py): one backward pass per task
+    and sample, of which only the shared parameters' gradients are replaced.
+
+    Differs from the published experiments: lam and iterations are the authors', whose inner SGD has `beta=10` (LibMTL:
+    5) and `momentum=0.5`, and whose m is the one that `divide_by=lengths` gives. They multiply the result by the number
+    of tasks, which `match_sum=true` gives, and clip its norm, which `max_norm=1` gives. In their code all three samples
+    are the last one, for they share a tensor.
 
     Args:
         lam: lambda, how closely the direction follows the mean gradient, >= 0 (0.3 is the paper's choice on NYUv2).
         iterations: steps of w a batch.
         beta: the rate of w, > 0.
+        momentum: of w, in [0, 1).
+        divide_by: what m is made of, `squares` or `lengths`.
+        match_sum: times the number of tasks, so that a large lam is plain summing.
+        max_norm: the combined gradient is at last scaled down to this length (None: never).
 
     Raises:
         ValueError: an option is out of its range.
@@ -50,7 +68,18 @@ class SDMGrad(Balancer):
     needs = frozenset({"gram", "second_batch"})
     spaces = ("parameters",)
 
-    def __init__(self, tasks: Sequence[str], *, lam: float = 0.3, iterations: int = 20, beta: float = 0.1) -> None:
+    def __init__(
+        self,
+        tasks: Sequence[str],
+        *,
+        lam: float = 0.3,
+        iterations: int = 20,
+        beta: float = 0.1,
+        momentum: float = 0.0,
+        divide_by: str = "squares",
+        match_sum: bool = False,
+        max_norm: float | None = None,
+    ) -> None:
         super().__init__(tasks, space="parameters")
         if not 0 <= lam < float("inf"):
             raise ValueError(f"balancer.lam must be a number >= 0, got {lam}.")
@@ -58,22 +87,39 @@ class SDMGrad(Balancer):
             raise ValueError(f"balancer.iterations must be a whole number >= 1, got {iterations}.")
         if not 0 < beta < float("inf"):
             raise ValueError(f"balancer.beta must be a positive number, got {beta}.")
+        if not 0 <= momentum < 1:
+            raise ValueError(f"balancer.momentum must be a number in [0, 1), got {momentum}.")
+        if divide_by not in DIVISORS:
+            raise ValueError(f"balancer.divide_by cannot be {divide_by!r}. {suggest(str(divide_by), DIVISORS)}")
+        check_max_norm(max_norm)
         self.lam = lam
         self.iterations = iterations
         self.beta = beta
+        self.momentum = momentum
+        self.divide_by = divide_by
+        self.match_sum = match_sum
+        self.max_norm = max_norm
         self.weight = per_task(tasks, torch.tensor(1 / len(tasks)))
 
     def moved(self, weights: Tensor, cross_gram: Tensor, mean: Tensor) -> Tensor:
         """w (k,) after the iterations of a step, for C (k, k) and m."""
         relative = torch.where(mean > 0, cross_gram / mean, 0.0)
+        velocity = torch.zeros_like(weights)
         for _ in range(self.iterations):
-            gradient = relative @ (weights + self.lam / len(weights))
-            weights = project_to_simplex(weights - self.beta * gradient)
+            velocity = self.momentum * velocity + relative @ (weights + self.lam / len(weights))
+            weights = project_to_simplex(weights - self.beta * velocity)
         return weights
 
     def combine(self, step: "Step") -> Tensor:
         old = stack(self.weight, step.tasks).double()
-        weights = self.moved(project_to_simplex(old), step.cross_gram, step.gram.diagonal().mean())
+        weights = self.moved(project_to_simplex(old), step.cross_gram, self._divisor(step))
         for k, task in enumerate(step.tasks):
             step.add_change(self.weight[task], weights[k] - old[k])
-        return (weights + self.lam / len(weights)) / (1 + self.lam)
+        combined = (weights + self.lam / len(weights)) / (1 + self.lam)
+        return limited(combined * (len(weights) if self.match_sum else 1), step.gram, self.max_norm)
+
+    def _divisor(self, step: "Step") -> Tensor:
+        """m."""
+        if self.divide_by == "lengths":
+            return step.cross_gram.diagonal().clamp_min(0).sqrt().mean().square()
+        return step.gram.diagonal().mean()

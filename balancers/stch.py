@@ -18,23 +18,28 @@ if TYPE_CHECKING:
 class SmoothTchebycheff(Balancer):
     """Minimises a smooth maximum of the losses.
 
-    The objective is mu log sum_k exp(lambda_k (L_k - z_k) / mu) over the k tasks of the step, lambda_k > 0 of sum 1;
-    for mu -> 0 it is the largest lambda_k (L_k - z_k). With f_k = lambda_k (L_k - z_k) the weights are w_k = lambda_k
-    softmax(f / mu)_k.
-
-    `warmup_epochs` chooses the form that the paper's multi-task experiments use. Its objective is sum_k log L_k up
+    With `warmup_epochs` it has the form of the paper's multi-task experiments. The objective is sum_k log L_k up
     to and including epoch number `warmup_epochs` (counted from 0). In that epoch each task's mean loss is taken, its
     nadir N_k, and from then on the objective is k mu log sum_k exp(log(L_k / N_k) / mu). A task that is absent in that
     epoch has its nadir from its next one, and adds log L_k until it is known. A loss of zero, which has no
-    logarithm, is left out of its step.
+    logarithm, is left out of its step. A run that ends before is one of sum_k log L_k.
+
+    `warmup_epochs: null` chooses the plain form. Its objective is mu log sum_k exp(lambda_k (L_k - z_k) / mu) over
+    the k tasks of the step, lambda_k > 0 of sum 1; for mu -> 0 it is the largest lambda_k (L_k - z_k). With f_k =
+    lambda_k (L_k - z_k) the weights are w_k = lambda_k softmax(f / mu)_k. A mu that is large beside the f_k makes it
+    the plain sum over k^2.
 
     Source: Lin et al., Smooth Tchebycheff Scalarization for Multi-Objective Optimization, ICML 2024, arXiv 2402.19078.
 
+    Decoders: weighted. The paper and the authors' code minimise the objective in all parameters.
+
+    Defaults: those of the authors' multi-task code, Xi-L/STCH (STCH_MTL/LibMTL): mu = 1 and a warm-up of 4.
+
     Args:
         mu: how smooth the maximum is.
-        preference: task name -> its share in the lambda_k > 0; a task that is not named has 1.
-        ideal: task name -> z_k, what its loss can reach; a task that is not named has 0.
-        warmup_epochs: see above (null: the plain form). The paper's code has 4.
+        preference: task name -> its share in the lambda_k > 0; a task that is not named has 1. Of the plain form.
+        ideal: task name -> z_k, what its loss can reach; a task that is not named has 0. Of the plain form.
+        warmup_epochs: see above (null: the plain form).
 
     Raises:
         ValueError: an option is out of its range, names no task, or belongs to the other form; in training with
@@ -42,10 +47,12 @@ class SmoothTchebycheff(Balancer):
 
     >>> import torch
     >>> from mtlkit import BALANCERS
-    >>> balancer = BALANCERS.build("stch", tasks=("a", "b"), mu=0.01)
+    >>> balancer = BALANCERS.build("stch", tasks=("a", "b"), mu=0.01, warmup_epochs=None)
     >>> round(balancer.scalarise(torch.tensor([1.0, 4.0]), ("a", "b")).item(), 4)
     2.0
     """
+
+    decoders = "weighted"
 
     def __init__(
         self,
@@ -54,7 +61,7 @@ class SmoothTchebycheff(Balancer):
         mu: float = 1.0,
         preference: Mapping[str, float] | None = None,
         ideal: Mapping[str, float] | None = None,
-        warmup_epochs: int | None = None,
+        warmup_epochs: int | None = 4,
     ) -> None:
         super().__init__(tasks)
         if not 0 < mu < math.inf:
@@ -62,7 +69,8 @@ class SmoothTchebycheff(Balancer):
         if warmup_epochs is not None and (warmup_epochs < 0 or preference or ideal):
             raise ValueError(
                 f"balancer.warmup_epochs must be >= 0 and goes without balancer.preference and balancer.ideal, got "
-                f"{warmup_epochs}, {preference} and {ideal}."
+                f"{warmup_epochs}, {preference} and {ideal}. The plain form, which has those two, is "
+                f"balancer.warmup_epochs=null."
             )
         for option, values, low in (("preference", preference, 0.0), ("ideal", ideal, -math.inf)):
             for task, value in (values or {}).items():

@@ -30,6 +30,11 @@ class TorchJD(GramBalancer):
     Source: Quinton and Rey, Jacobian Descent for Multi-Objective Optimization, arXiv 2406.16232, and the papers that
     TorchJD's documentation names for each method. Needs `pip install "torchjd[full]>=0.18"`.
 
+    Decoders: plain, as by TorchJD's `mtl_backward`.
+
+    Differs from the published experiments: TorchJD compares gradients over all shared parameters, which
+    `space=parameters` gives. The options of a weighting have TorchJD's defaults.
+
     Args:
         weighting: the name of a weighting or aggregator in `torchjd.aggregation`, in any case.
         options: arguments of its constructor. A vector is given as task: number for all tasks, and `projector` as

@@ -20,11 +20,17 @@ class Uncertainty(Balancer):
 
     With s_k = log sigma_k^2, the objective is sum_k 1/2 e^{-s_k} L_k + s_k/2 over regression tasks (a Gaussian
     likelihood) plus sum_k e^{-s_k} L_k + s_k/2 over classification tasks (a Boltzmann likelihood); which of the
-    two a task is, the task says (`Task.regression`). The code behind most published tables takes the Gaussian one for
-    all tasks (`likelihood: gaussian`), and CAGrad's starts at s_k = -0.5.
+    two a task is, the task says (`Task.regression`).
 
     Source: Kendall, Gal and Cipolla, Multi-Task Learning Using Uncertainty to Weigh Losses, CVPR 2018, arXiv
-    1705.07115. The default rate is the one that the GradNorm paper trains this method with.
+    1705.07115.
+
+    Decoders: weighted. The paper minimises this objective in all parameters.
+
+    Differs from the published experiments: the code behind most published tables takes the Gaussian likelihood for all
+    tasks, which `likelihood=gaussian` gives (AvivNavon/nash-mtl, with this file's rate and start). CAGrad's code and
+    LibMTL also start elsewhere and train the s_k at the model's rate, which `initial=-0.5` and `lr=1e-4` give. The
+    paper does not name the rate of the s_k; 0.025 is the one of the GradNorm paper and of nash-mtl.
 
     Args:
         likelihood: `by_task`, or `gaussian` for all.
@@ -37,6 +43,8 @@ class Uncertainty(Balancer):
     >>> [s.item() for s in balancer.log_variance.values()]
     [0.0, 0.0]
     """
+
+    decoders = "weighted"
 
     def __init__(
         self,

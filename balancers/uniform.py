@@ -9,6 +9,10 @@ class Uniform(Balancer):
 
     Update: theta <- theta - eta sum_k grad L_k.
 
+    Decoders: plain, which is the same as weighted with weights of 1.
+
+    Defaults: those of every paper's baseline, often called equal weighting; there are no options.
+
     >>> from mtlkit import BALANCERS
     >>> BALANCERS.build("uniform", tasks=("depth", "normals")).tasks
     ('depth', 'normals')

@@ -15,6 +15,12 @@ class UPGrad(GramBalancer):
 
     Source: Quinton and Rey, Jacobian Descent for Multi-Objective Optimization, arXiv 2406.16232.
 
+    Decoders: plain, as by `mtl_backward` in the authors' library (TorchJD); the paper trains no decoders.
+
+    Differs from the published experiments: the paper compares gradients over all shared parameters, which
+    `space=parameters` gives. TorchJD adds 1e-4 to the diagonal of the Gram matrix over its trace; the balancer
+    `torchjd` has that.
+
     Args:
         space: `features` or `parameters` (the paper's).
 

@@ -159,9 +159,43 @@ def per_task(tasks: Sequence[str], value: Tensor, *, learned: bool = False) -> n
     return nn.ParameterDict({task: nn.Parameter(value.clone(), requires_grad=learned) for task in tasks})
 
 
+def part_of(balancer: nn.Module, task: str) -> nn.ModuleList:
+    """What a balancer keeps for one task: what is under its name in dictionaries of parameters and of modules.
+
+    >>> class Scale(nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.bias = per_task(("depth", "bias"), torch.zeros(()))  # a task may be called like the state
+    >>> scale = Scale()
+    >>> [p is scale.bias["bias"] for p in part_of(scale, "bias").parameters()]
+    [True]
+    """
+    dictionaries = [m for m in balancer.modules() if isinstance(m, nn.ParameterDict | nn.ModuleDict) and task in m]
+    found = [module[task] for module in dictionaries]
+    return nn.ModuleList(nn.ParameterList([own]) if isinstance(own, nn.Parameter) else own for own in found)
+
+
 def stack(state: nn.ParameterDict, tasks: Sequence[str]) -> Tensor:
     """The named tasks' tensors of such a state, stacked."""
     return torch.stack([state[task] for task in tasks])
+
+
+def check_max_norm(max_norm: float | None) -> None:
+    """Raises `ValueError` for an option `max_norm` that is neither a positive number nor None."""
+    if max_norm is not None and not max_norm > 0:
+        raise ValueError(f"balancer.max_norm must be above 0, or none at all, got {max_norm}.")
+
+
+def limited(weights: Tensor, gram: Tensor, max_norm: float | None) -> Tensor:
+    """The weights (k,), scaled so that the combined gradient is no longer than `max_norm` (None: as they are).
+
+    >>> limited(torch.tensor([3.0, 4.0]), torch.eye(2), max_norm=1.0).tolist()  # 5 long
+    [0.6000000238418579, 0.800000011920929]
+    """
+    if max_norm is None:
+        return weights
+    length = (weights @ gram @ weights).clamp_min(0).sqrt()
+    return weights * (max_norm / length).clamp_max(1)
 
 
 def have_logarithm(losses: Tensor, tasks: Sequence[str]) -> Tensor:

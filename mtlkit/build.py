@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -16,9 +17,12 @@ from mtlkit.data.loader import Samples
 from mtlkit.data.order import Mixed, Order, Shuffled
 from mtlkit.data.prepared import Prepared, is_prepared
 from mtlkit.model import MultiTaskModel, build_encoder, set_batch_norm
-from mtlkit.registry import suggest
+from mtlkit.registry import options_of, suggest
 from mtlkit.schema import Config, SetConfig, TrainerConfig
+from mtlkit.seeding import seed_of
 from mtlkit.task import TASKS, Task
+
+CONSTRUCTOR = 2**31  #: what the seed of the balancer's constructor is split off by
 
 
 @dataclass(frozen=True)
@@ -47,9 +51,8 @@ def make_accelerator(config: TrainerConfig) -> Accelerator:
         raise ValueError(f"trainer.precision={config.precision} is not possible here: {error}") from error
 
 
-def seed_everything(config: Config) -> None:
-    """The same random start on every process; with `deterministic`, only deterministic operations."""
-    set_seed(config.seed)
+def make_deterministic(config: Config) -> None:
+    """With `deterministic`, only deterministic operations."""
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
@@ -71,7 +74,12 @@ def _build_set(part: SetConfig, split: Split, size: tuple[int, int] | None) -> D
     limit = {"train": part.train_size, "val": part.val_size}.get(split)
     if part.name != "prepared" and part.root is not None and is_prepared(part.root):
         return Prepared(part.root, split, size, limit, source={"name": part.name, **part.options})
-    return DATASETS.build(part.name, root=part.root, split=split, size=size, limit=limit, **part.options)
+    given: dict[str, Any] = {"split": split, "size": size, "limit": limit}
+    if "root" in options_of(DATASETS.get(part.name)):
+        given["root"] = part.root
+    elif part.root is not None:
+        raise ValueError(f"data.root={part.root}: the data set {part.name!r} reads no files, so it has no root.")
+    return DATASETS.build(part.name, **given, **part.options)
 
 
 def build_order(config: Config, dataset: Dataset) -> Order:
@@ -106,6 +114,7 @@ def build_parts(
 ) -> Parts:
     """Tasks, model and balancer for a data set's targets and images of `size` (width, height).
 
+    The seed alone fixes the model's initial weights, whatever the data set or the balancer's constructor drew before.
     `pretrained` stands in for the configuration's; `notes` are the data set's, which may say why a target is missing.
     Raises `ValueError` for what does not fit together.
     """
@@ -118,9 +127,11 @@ def build_parts(
             raise ValueError(" ".join(words))
         classes = targets[name].classes
         tasks[name] = TASKS.build(task.type, name, classes, decoder=task.decoder, **task.options)
+    set_seed(seed_of(config.seed, CONSTRUCTOR) % 2**32)
     balancer = BALANCERS.build(config.balancer.name, tasks=tuple(tasks), **config.balancer.options)
     if pretrained is None:
         pretrained = config.model.pretrained
+    set_seed(config.seed)
     encoder = build_encoder(config.model.encoder, image_size=size, pretrained=pretrained, **config.model.options)
     model = MultiTaskModel(encoder, {name: task.decoder(encoder.info) for name, task in tasks.items()})
     set_batch_norm(model, config.model.batch_norm)

@@ -27,7 +27,9 @@ Made by `mtlkit list balancers --markdown` from the classes and their docstrings
 
 K is the number of tasks and P that of the encoder's trainable numbers. *Needs* are what a method asks of the engine
 (`mtlkit/balancer.py`). *Spaces* are where it can look at the task gradients: the shared features, the encoder's last
-layer or all its parameters; the default comes first. *Cost* is what a step takes beyond one of the plain sum; K encoder
+layer or all its parameters; the default comes first. *Decoders* are what the paper or, where it is silent, its authors'
+code gives them: `plain`, the gradient of their own loss, or `weighted`, that times the task's weight; this is what
+`trainer.decoder_gradients: published` does. *Cost* is what a step takes beyond one of the plain sum; K encoder
 backward passes are in place of its single one. *State* is what a checkpoint keeps: learned by the balancer's own Adam,
 or kept by the method itself. A docstring has the whole rule and the options: `python -m pydoc mtlkit.balancers.NAME`.
 """
@@ -35,7 +37,7 @@ or kept by the method itself. A docstring has the whole rule and the options: `p
 
 def markdown(names: Iterable[str]) -> str:
     """The page: the introduction and a table with a row for each of the named balancers."""
-    head = ("name", "what it does", "needs", "spaces", "cost", "state", "memory", "paper")
+    head = ("name", "what it does", "needs", "spaces", "decoders", "cost", "state", "memory", "paper")
     lines = [head, ["---"] * len(head), *(row(name) for name in names)]
     return INTRODUCTION + "\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
@@ -56,7 +58,7 @@ def row(name: str) -> list[str]:
     """A balancer's cells.
 
     >>> row("uniform")[:5]
-    ['`uniform`', 'The plain sum of the losses (equal weighting, linear scalarisation).', 'losses', '–', 'none']
+    ['`uniform`', 'The plain sum of the losses (equal weighting, linear scalarisation).', 'losses', '–', 'plain']
     """
     cls = BALANCERS.get(name)
     cells = [
@@ -64,6 +66,7 @@ def row(name: str) -> list[str]:
         BALANCERS.describe(name),
         needs(cls),
         spaces(cls),
+        decoders(cls),
         cost(cls),
         state(cls),
         memory(cls),
@@ -82,6 +85,14 @@ def needs(cls: type[Balancer]) -> str:
 def spaces(cls: type[Balancer]) -> str:
     """The spaces, the default first; a dash for a method that looks at no gradient."""
     return ", ".join(f"`{space}`" for space in _spaces(cls)) or "–"
+
+
+def decoders(cls: type[Balancer]) -> str:
+    """What the method gives the decoders with its default options."""
+    try:
+        return cls(TASKS).decoders
+    except (TypeError, ValueError):  # as in `state`
+        return cls.decoders
 
 
 def cost(cls: type[Balancer]) -> str:

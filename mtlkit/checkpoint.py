@@ -1,16 +1,13 @@
 """Saving a run and going on with it exactly."""
 
-import random
 import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, load_model, save_file, save_model
 
-from mtlkit import distributed
 from mtlkit.balancer import Balancer
 from mtlkit.engine import Engine
 from mtlkit.model import MultiTaskModel
@@ -21,12 +18,11 @@ MONITOR = ("best", "without_gain", "initial")
 
 
 def save(engine: Engine, folder: Path) -> None:
-    """Writes the folder: `model.safetensors`, `balancer.safetensors` and `training.pt` (optimizers, counters, RNG).
+    """Writes the folder: `model.safetensors`, `balancer.safetensors` and `training.pt` (optimizers, counters).
 
     To be called on all processes. The folder is written under a temporary name and then takes the old one's
     place, so that a killed process leaves a whole checkpoint. Raises `OSError` when it cannot be written.
     """
-    states = distributed.gather(_rng_state())
     if not engine.accelerator.is_main_process:
         return
     temporary, old = folder.with_name(folder.name + ".tmp"), folder.with_name(folder.name + ".old")
@@ -35,7 +31,7 @@ def save(engine: Engine, folder: Path) -> None:
         temporary.mkdir(parents=True)
         save_model(engine.network, str(temporary / WEIGHTS), metadata={"step": str(engine.step)})
         save_file({k: v.contiguous() for k, v in engine.balancer.state_dict().items()}, temporary / BALANCER)
-        torch.save(_state_of(engine) | {"rng": states}, temporary / TRAINING)
+        torch.save(_state_of(engine), temporary / TRAINING)
         if folder.exists():
             shutil.rmtree(old, ignore_errors=True)
             folder.rename(old)
@@ -73,8 +69,6 @@ def load(engine: Engine, folder: Path) -> None:
     except (RuntimeError, EOFError, OSError) as error:
         raise ValueError(f"{folder / TRAINING} is damaged: {error}") from error
     _restore(engine, state)
-    if len(state["rng"]) == distributed.world_size():  # else dropout draws anew; the order of the data does not change
-        _set_rng_state(state["rng"][distributed.rank()])
 
 
 def load_weights(model: MultiTaskModel, balancer: Balancer, folder: Path) -> None:
@@ -116,22 +110,3 @@ def _restore(engine: Engine, state: dict[str, Any]) -> None:
     engine.step = state["step"]
     for name in MONITOR:
         setattr(engine.monitor, name, state["monitor"][name])
-
-
-def _rng_state() -> dict[str, Any]:
-    name, keys, position, has_gauss, gauss = np.random.get_state()
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "numpy": [str(name), torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, gauss],
-        "python": random.getstate(),
-    }
-
-
-def _set_rng_state(state: dict[str, Any]) -> None:
-    torch.set_rng_state(state["torch"])
-    if state["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])
-    name, keys, position, has_gauss, gauss = state["numpy"]
-    np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, gauss))
-    random.setstate(state["python"])

@@ -1,29 +1,17 @@
 """The check of a whole configuration, before any work is done."""
 
-import difflib
 import importlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, replace
 from inspect import Parameter
-from typing import Any, TypeVar
+from typing import Any, cast
 
-from mtlkit.balancer import BALANCERS
-from mtlkit.data.dataset import DATASETS
-from mtlkit.registry import Registry, options_of, suggest
-from mtlkit.schema import BalancerConfig, Config, DataConfig, ModelConfig, SetConfig, TaskConfig, TrainerConfig
-from mtlkit.task import DECODERS, ENCODERS, TASKS
+from mtlkit.keys import all_keys, meant
+from mtlkit.registry import options_of
+from mtlkit.schema import BalancerConfig, Config, DataConfig, TaskConfig, TrainerConfig
+from mtlkit.sections import SECTIONS, defaults, named, options, section_at
+from mtlkit.task import ENCODERS
 from mtlkit.typed import Source, build
-
-T = TypeVar("T")
-
-#: The constructor arguments that mtlkit gives itself, so that they are no options; by registry.
-GIVEN = {
-    DATASETS: {"root", "split", "size", "limit"},
-    ENCODERS: {"image_size"},
-    TASKS: {"name", "classes", "decoder"},
-    DECODERS: {"info", "out_channels"},
-    BALANCERS: {"tasks"},
-}
 
 
 def check(values: Mapping[str, Any], source: Source) -> Config:
@@ -33,20 +21,18 @@ def check(values: Mapping[str, Any], source: Source) -> Config:
     key, the problem and where the value came from.
     """
     import_plugins(values.get("plugins", []), source)
-    values = dict(values)
-    sections: dict[str, tuple[Any, Any, str]] = {
-        "model": (ModelConfig, ENCODERS, "encoder"),
-        "balancer": (BalancerConfig, BALANCERS, "name"),
-    }
+    source = replace(source, meant=lambda key: meant(key, all_keys(values)))
+    sections = dict(values)
     if "data" in values:
-        values["data"] = _data(values["data"], source)
-    for key, (section, registry, naming) in sections.items():
-        if key in values:
-            values[key] = _section(section, registry, naming, values[key], key, source)
-    values["trainer"] = build(TrainerConfig, values.get("trainer", {}), "trainer", source)
+        sections["data"] = _data(values["data"], source)
+    if "model" in values:
+        sections["model"] = _section(values["model"], ("model",), source)
+    sections["trainer"] = build(TrainerConfig, values.get("trainer", {}), "trainer", source)
     if isinstance(tasks := values.get("task"), Mapping):
-        values["task"] = {str(name): _task(str(name), task, source) for name, task in tasks.items()}
-    config = build(Config, values, "", source)
+        sections["task"] = {str(name): _task(str(name), task, source) for name, task in tasks.items()}
+    if "balancer" in values:
+        sections["balancer"] = _balancer(values["balancer"], tuple(sections.get("task") or ()), source)
+    config = build(Config, sections, "", source)
     for key, problem in (*_impossible_data(config), *_impossible(config)):
         raise source.error(key, problem)
     return config
@@ -68,59 +54,67 @@ def import_plugins(modules: Any, source: Source) -> None:
             raise source.error("plugins", f"there is no module {module!r}: {error}") from None
 
 
-def options(registry: Registry, name: str) -> dict[str, Parameter]:
-    """The options of a registered class: its constructor's parameters without those that mtlkit gives."""
-    return {key: p for key, p in options_of(registry.get(name)).items() if key not in GIVEN[registry]}
-
-
 def _data(values: Any, source: Source) -> DataConfig:
     """The section `data`: one data set, or those of `concat`, each checked as a section of its own."""
     if not isinstance(values, Mapping) or not values.get("concat"):
-        return _section(DataConfig, DATASETS, "name", values, "data", source)
+        return cast(DataConfig, _section(values, ("data",), source))
     sets = values["concat"]
     if not isinstance(sets, list | tuple):
         raise source.error("data.concat", f"expected a list of data sets, found {sets!r}")
-    parts = [_section(SetConfig, DATASETS, "name", part, f"data.concat.{i}", source) for i, part in enumerate(sets)]
+    parts = [_section(part, ("data", "concat", str(i)), source) for i, part in enumerate(sets)]
     return build(DataConfig, {**values, "concat": tuple(parts)}, "data", source)
 
 
-def _section(cls: type[T], registry: Registry, naming: str, values: Any, key: str, source: Source) -> T:
-    """A section that names a class of a registry, by its key `naming`, and holds options of it."""
-    name = values.get(naming) if isinstance(values, Mapping) else values
-    if not isinstance(values, Mapping) or not isinstance(name, str):
-        raise source.error(f"{key}.{naming}", f"expected the name of a {registry.kind}, found {name!r}")
-    if name in registry.names():
-        return build(cls, values, key, source, options(registry, name), f"{registry.kind} {name!r}")
-    if registry is not ENCODERS:
-        raise source.error(f"{key}.{naming}", f"no {registry.kind} is called {name!r}", suggest(name, registry.names()))
-    import timm  # slow, and most configurations do without
-
-    if not timm.is_model(name):
-        close = difflib.get_close_matches(name, [*ENCODERS.names(), *timm.list_models()])
-        hint = f"Close: {', '.join(close)}. " if close else ""
-        raise source.error(
-            f"{key}.{naming}",
-            f"neither an encoder nor a timm model is called {name!r}",
-            f"{hint}Encoders: {', '.join(ENCODERS.names())}, and all that timm.list_models() names.",
-        )
-    taken = {option: p for option, p in options(ENCODERS, "timm").items() if option != "architecture"}
-    return build(cls, values, key, source, taken, f"encoder {name!r}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Decoder:
-    name: str
-    options: dict[str, Any] = field(default_factory=dict)
-
-
 def _task(name: str, values: Any, source: Source) -> TaskConfig:
-    key = f"task.{name}"
+    """A task; one that names no decoder has that of its type."""
+    path = ("task", name)
     if not name.isidentifier():
-        raise source.error(key, "a task's name must be a Python identifier")
-    task = _section(TaskConfig, TASKS, "type", values, key, source)
+        raise source.error(f"task.{name}", "a task's name must be a Python identifier")
+    type_name = named(values, section := SECTIONS[("task", "*")])
+    if type_name in section.registry.names():
+        own = options_of(section.registry.get(type_name)).get("decoder")
+        values = _with_decoder(values, None if own is None or own.default is Parameter.empty else own.default)
+    task = cast(TaskConfig, _section(values, path, source))
     decoder = {"name": task.decoder} if isinstance(task.decoder, str) else task.decoder
-    _section(_Decoder, DECODERS, "name", decoder, f"{key}.decoder", source)
-    return task
+    _section(decoder, (*path, "decoder"), source)
+    return replace(task, decoder=decoder["name"] if decoder.keys() == {"name"} else decoder)
+
+
+def _with_decoder(values: Mapping[str, Any], own: str | Mapping[str, Any] | None) -> dict[str, Any]:
+    """A task's values with the decoder of its type, if they name none; `decoder: {OPTION: value}` sets its options."""
+    given = values.get("decoder", {})
+    if own is None or not isinstance(given, Mapping) or "name" in given:
+        return dict(values)
+    return {**values, "decoder": {**({"name": own} if isinstance(own, str) else own), **given}}
+
+
+def _balancer(values: Any, tasks: Sequence[str], source: Source) -> BalancerConfig:
+    """The balancer with all options of its constructor, so that a run's config.yaml says them."""
+    name = named(values, section := SECTIONS[("balancer",)])
+    if isinstance(values, Mapping) and name in section.registry.names():
+        values = defaults(section.registry, name) | dict(values)
+    return cast(BalancerConfig, _section(values, ("balancer",), source, tasks))
+
+
+def _section(values: Any, path: tuple[str, ...], source: Source, tasks: Sequence[str] = ()) -> Any:
+    """A section that names a class of a registry and holds options of it, as an object of its schema.
+
+    Where there are `tasks`, mappings among the options are by their names.
+    """
+    section, key = section_at(path), ".".join(path)
+    assert section is not None
+    registry, naming = section.registry, section.naming
+    name = named(values, section)
+    if not isinstance(values, Mapping) or name is None:
+        found = values.get(naming) if isinstance(values, Mapping) else values
+        raise source.error(f"{key}.{naming}", f"expected the name of a {registry.kind}, found {found!r}")
+    if not section.knows(name):
+        kind = "neither an encoder nor a timm model" if registry is ENCODERS else f"no {registry.kind}"
+        raise source.error(f"{key}.{naming}", f"{kind} is called {name!r}", section.suggest(name))
+    if name in registry.names():
+        return build(section.schema, values, key, source, options(registry, name), f"{registry.kind} {name!r}", tasks)
+    taken = {option: p for option, p in options(ENCODERS, "timm").items() if option != "architecture"}
+    return build(section.schema, values, key, source, taken, f"encoder {name!r}")
 
 
 def _impossible_data(config: Config) -> list[tuple[str, str]]:
@@ -181,12 +175,6 @@ def _impossible(config: Config) -> list[tuple[str, str]]:
             "trainer.warmup_steps",
             trainer.max_steps is not None and trainer.warmup_steps >= trainer.max_steps,
             f"{trainer.warmup_steps} is not less than trainer.max_steps={trainer.max_steps}",
-        ),
-        (
-            "trainer.decoder_gradients",
-            trainer.decoder_gradients == "weighted" and accumulation > 1,
-            f"'weighted' does not go with trainer.accumulation={accumulation}: the weights of a micro-batch are known "
-            "only after its decoders' backward pass",
         ),
         (
             "trainer.eval_every_epochs",

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mtlkit import BALANCERS, DATASETS, DECODERS, ENCODERS, TASKS, cli_data
+from mtlkit.cli_parser import EXAMPLES, Parser
 from mtlkit.convex import SolverError
 from mtlkit.losses import NonFiniteError
 from mtlkit.registry import Registry
@@ -31,21 +32,6 @@ REGISTRIES: dict[str, Registry] = {
     "encoders": ENCODERS,
     "decoders": DECODERS,
 }
-
-EXAMPLES = """\
-examples:
-  mtlkit train scenes balancer=rotograd 'data.size=[64,48]' trainer.max_epochs=2 output_dir=runs/a
-  mtlkit train scenes output_dir=runs/a --resume
-  mtlkit train scenes balancer=uniform,rotograd seed=0,1 output_dir=runs/sweep --multirun
-  mtlkit train my_experiment.yaml 'plugins=[my_lab.balancers]' balancer=my_balancer
-  accelerate launch tools/train.py scenes balancer=rotograd
-  mtlkit evaluate runs/a --split test
-  mtlkit predict runs/a photo.jpg --out predictions
-  mtlkit explain runs/a
-  mtlkit data show nyuv2 data.root=/data/nyuv2
-  mtlkit data prepare nyuv2 data.root=/data/nyuv2 --out /fast/nyuv2
-  mtlkit list balancers
-"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -195,7 +181,7 @@ def _is_main() -> bool:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "mtlkit",
         description=__doc__,
         epilog=EXAMPLES,
@@ -205,9 +191,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--version", action="version", version=importlib.metadata.version("mtlkit"))
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def add(name: str, command: Callable[..., None], text: str, below: Any = commands) -> argparse.ArgumentParser:
-        added = below.add_parser(name, help=text, description=text, allow_abbrev=False)
-        added.set_defaults(command=command)
+    def add(name: str, command: Callable[..., None], text: str, above: Any = (parser, commands)) -> Parser:
+        added = above[0].add_command(above[1], name, text)
+        added.set_defaults(command=command, parser=added)
         return added
 
     sub = add("train", train, "Train as an experiment's configuration says.")
@@ -222,24 +208,26 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     sub.add_argument("--split", choices=("train", "val", "test"), help="the one it validated on by default")
     sub = add("predict", predict, "Write predictions for image files, as arrays and pictures.")
     _add_run(sub)
-    sub.add_argument("images", metavar="IMAGE", type=Path, nargs="+")
+    sub.add_argument("images", metavar="IMAGE", type=Path, nargs="+", help="image files")
     sub.add_argument("--out", metavar="DIR", type=Path, required=True, help="gets a folder for every image")
     sub = add("report", report, "Write a run's report.html anew.")
     sub.add_argument("run", metavar="RUN", type=Path, help="a run's folder")
     sub = add("explain", explain, "Tell which tasks of a run conflicted and what the balancer did about it.")
     sub.add_argument("run", metavar="RUN", type=Path, help="a run's folder")
     text = "Look at a data set, or prepare it for fast loading."
-    data = commands.add_parser("data", help=text, description=text, allow_abbrev=False)
-    cli_data.add_commands(partial(add, below=data.add_subparsers(required=True, metavar="COMMAND")))
+    data = parser.add_command(commands, "data", text)
+    cli_data.add_commands(partial(add, above=(data, data.add_subparsers(required=True, metavar="COMMAND"))))
+    kinds = [*REGISTRIES, "experiments"]
     sub = add("list", list_names, "List what there is, with a line on each.")
-    sub.add_argument("kind", metavar="KIND", choices=[*REGISTRIES, "experiments"], help="%(choices)s")
+    sub.add_argument("kind", metavar="KIND", choices=kinds, help=", ".join(kinds))
     sub.add_argument("--markdown", action="store_true", help="as docs/balancers.md: all that the docstrings say")
 
-    arguments, rest = parser.parse_known_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    arguments, rest = parser.parse_known_args(words)
     # argparse leaves over what follows an option: mtlkit train scenes --multirun seed=0,1
     unknown = [word for word in rest if word.startswith("-") or not hasattr(arguments, "overrides")]
     if unknown:
-        parser.error(f"unknown arguments: {' '.join(unknown)}")
+        arguments.parser.refuse(unknown, words, settings=hasattr(arguments, "overrides"))
     if hasattr(arguments, "overrides"):
         arguments.overrides += rest
     return arguments

@@ -1,8 +1,9 @@
 """How a configuration is composed: Hydra's groups and overrides, an experiment's YAML file, a run's config.yaml."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 from warnings import warn
@@ -21,10 +22,12 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mtlkit.balancer import BALANCERS
-from mtlkit.checks import check, import_plugins, options, unused
+from mtlkit.checks import check, import_plugins, unused
+from mtlkit.layers import START, Draft
 from mtlkit.registry import suggest
 from mtlkit.schema import Config
 from mtlkit.typed import Source
+from mtlkit.words import names_a_class, place_of, put_word
 
 __all__ = ["Config", "compose", "load", "sweep"]
 
@@ -40,22 +43,27 @@ def load(path: Path) -> Config:
 def compose(experiment: str, overrides: Sequence[str] = ()) -> Config:
     """The configuration of an experiment with overrides, checked.
 
-    `experiment` is a name (`mtlkit list experiments`) or the path of a YAML file. `overrides` are Hydra's words:
-    `key=value`, a group's choice such as `balancer=rotograd` or `task=[depth]`, `~task.depth`.
+    `experiment` is a name (`mtlkit list experiments`) or the path of a YAML file, which may be a run's config.yaml.
+    `overrides` are Hydra's words: `key=value`, a choice such as `balancer=rotograd` or `task=[depth]`, `~task.depth`.
+    docs/experiments.md has all forms.
 
     Raises:
         ValueError: for an unknown key, a wrong type or an impossible combination, with the key and its source.
         LookupError, FileNotFoundError: for an experiment that there is not.
         ModuleNotFoundError, or whatever a plug-in raises: for one that cannot be imported.
     """
-    with _hydra(experiment, overrides) as (loader, words):
-        node = hydra.compose("config", words)
-        source = _source(loader, experiment, words)
+    with _hydra(experiment, overrides) as (loader, name, words):
+        draft = Draft(partial(_find, loader), partial(_files, loader))
+        _put_files(draft, loader, experiment)
+        for word in sorted(words, key=lambda word: not names_a_class(word)):  # whatever the order of the words
+            put_word(draft, word)
+        source = draft.source(f"experiment {experiment!r}")
         try:
+            node = OmegaConf.create(draft.values)
             values = cast(dict[str, Any], OmegaConf.to_container(node, resolve=True, throw_on_missing=True))
         except OmegaConfBaseException as error:
             raise source.error(error.full_key or "", str(error).partition("\n")[0]) from None
-    values["experiment"] = name = Path(experiment).stem
+    values["experiment"] = name
     if values.get("output_dir") is None:
         balancer = values["balancer"].get("name") if isinstance(values.get("balancer"), dict) else ""
         values["output_dir"] = f"runs/{name}_{balancer}_{values.get('seed', 0)}"
@@ -71,9 +79,8 @@ def sweep(experiment: str, overrides: Sequence[str]) -> list[list[str]]:
     Every combination is one job, with its own folder below the override `output_dir` (runs/EXPERIMENT without one),
     named by the swept words, as in runs/sweep/balancer=a,seed=0. Raises `ValueError` and `LookupError` as `compose`.
     """
-    with _hydra(experiment, overrides) as (loader, _):
-        parsed = OverridesParser.create(loader).parse_overrides(list(overrides))
-        base = f"runs/{Path(experiment).stem}"
+    with _hydra(experiment, overrides) as (_, name, parsed):
+        base = f"runs/{name}"
         for override in parsed:
             if override.key_or_group == "output_dir":
                 if override.is_sweep_override():
@@ -91,28 +98,31 @@ def sweep(experiment: str, overrides: Sequence[str]) -> list[list[str]]:
 
 
 @contextmanager
-def _hydra(experiment: str, overrides: Sequence[str]) -> Iterator[tuple[ConfigLoader, list[str]]]:
-    """Hydra with mtlkit's configurations, all balancers and the experiment; and the words to compose with.
+def _hydra(experiment: str, overrides: Sequence[str]) -> Iterator[tuple[ConfigLoader, str, list[Override]]]:
+    """Hydra with mtlkit's configurations, all balancers and the experiment; the experiment's name; the words.
 
     Hydra's errors become a `ValueError` of one paragraph.
     """
     with hydra.initialize_config_module(CONFIGS, version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         try:
-            parsed = OverridesParser.create(loader).parse_overrides(list(overrides))
-            name = _experiment(loader, experiment)
-            import_plugins(*_plugins(loader, name, experiment, parsed))
+            words = OverridesParser.create(loader).parse_overrides(list(overrides))
+            own = _own(loader, experiment)
+            ConfigStore.instance().store(FILE, own, group="experiment", package="_global_", provider=experiment)
+            import_plugins(own.get("plugins", []), Source(experiment))  # they add to the names that all else may use
+            for word in words:
+                if word.key_or_group == "plugins" and not word.is_delete():
+                    import_plugins(word.value(), Source(place_of(word)))
             for balancer in BALANCERS.names():
-                ConfigStore.instance().store(balancer, _defaults(balancer), group="balancer", provider="mtlkit")
-            groups = loader.list_groups("")
-            yield loader, [f"experiment={name}", *(_word(override, groups) for override in parsed)]
+                ConfigStore.instance().store(balancer, {"name": balancer}, group="balancer", provider="mtlkit")
+            name = own.get("experiment")
+            yield loader, name if isinstance(name, str) else Path(experiment).stem, words
         except MissingConfigException as error:
-            group, _, name = (error.missing_cfg_file or "").rpartition("/")
-            place = next((f"the override {word!r}" for word in overrides if word.startswith(f"{group}=")), experiment)
-            known = suggest(name, loader.get_group_options(group))
+            group, _, missing = (error.missing_cfg_file or "").rpartition("/")
+            known = suggest(missing, loader.get_group_options(group))
             if group.startswith("experiment/"):  # Hydra looks for it beside the experiment
                 known = f"In an experiment's defaults, groups begin with a slash: /{group.removeprefix('experiment/')}."
-            raise ValueError(f"{group}: there is no {name!r} (in {place}). {known}") from None
+            raise ValueError(f"{group}: there is no {missing!r} (in {experiment}). {known}") from None
         except OverrideParseException as error:
             problem = str(error).replace("\n", "; ")
             raise ValueError(f"Cannot read the override {error.override!r}, expected key=value: {problem}") from None
@@ -120,20 +130,28 @@ def _hydra(experiment: str, overrides: Sequence[str]) -> Iterator[tuple[ConfigLo
             raise ValueError(" ".join(f"{error} {error.__cause__ or ''}".split())) from None
 
 
-def _experiment(loader: ConfigLoader, experiment: str) -> str:
-    """The experiment's name in Hydra's group `experiment`, where a user's own file is put first."""
+def _own(loader: ConfigLoader, experiment: str) -> dict[str, Any]:
+    """What is in a user's own file; for the name of an experiment, a file that is built on that one."""
     path = Path(experiment)
     if path.suffix in (".yaml", ".yml"):
-        ConfigStore.instance().store(FILE, _read(path), group="experiment", package="_global_", provider=experiment)
-        return FILE
+        return _read(path)
     known = [name for name in loader.get_group_options("experiment") if name != FILE]
-    if experiment not in known:
-        raise LookupError(f"No experiment is called {experiment!r}. {suggest(experiment, known)}")
-    return experiment
+    if experiment in known:
+        return {"defaults": [experiment]}
+    hint = suggest(experiment, known)
+    if "=" in experiment:
+        raise ValueError(f"{experiment}: the experiment comes first, before any key=value. {hint}")
+    for file in (path / "config.yaml", path.with_name(f"{path.name}.yaml")):
+        hint = f"Did you mean the file {file}?" if file.is_file() else hint
+    raise LookupError(f"No experiment is called {experiment!r}. {hint}")
 
 
 def _read(path: Path) -> dict[str, Any]:
     """A YAML file with a mapping in it."""
+    if not path.is_file():
+        beside = sorted(file.name for file in path.parent.glob("*.y*ml"))
+        hint = suggest(path.name, beside) if beside else "mtlkit list experiments names those that need no file."
+        raise FileNotFoundError(f"There is no file {path}. {hint}")
     try:
         values = OmegaConf.to_container(OmegaConf.load(path))
     except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
@@ -143,65 +161,39 @@ def _read(path: Path) -> dict[str, Any]:
     return cast(dict[str, Any], values)
 
 
-def _plugins(loader: ConfigLoader, name: str, experiment: str, parsed: Sequence[Override]) -> tuple[Any, Source]:
-    """The value of `plugins` and its source. It is read before Hydra composes, because plug-ins add to the groups:
-    only the overrides and the experiment's own file can have it."""
-    for override in reversed(parsed):
-        if override.key_or_group == "plugins":
-            return override.value(), Source(f"the override {override.input_line!r}")
-    place, values = _load(loader, f"experiment/{name}", experiment)
-    return values.get("plugins", []), Source(place)
-
-
-def _load(loader: ConfigLoader, path: str, experiment: str) -> tuple[str, dict[str, Any]]:
-    """Where one of Hydra's configurations is, in words for a user, and what is in it."""
-    source = next(source for source in loader.get_sources() if source.is_config(path))
-    values = OmegaConf.to_container(source.load_config(path).config)
-    if source.scheme() == "pkg":
-        return f"configs/{path}.yaml", cast(dict[str, Any], values)
-    return experiment if path.endswith(FILE) else f"the defaults of {path}", cast(dict[str, Any], values)
-
-
-def _defaults(balancer: str) -> dict[str, Any]:
-    """The configuration of a balancer: its constructor's defaults, as far as YAML can express them."""
-    plain = (type(None), bool, int, float, str, list, tuple, dict)
-    defaults = {name: parameter.default for name, parameter in options(BALANCERS, balancer).items()}
-    return {"name": balancer} | {name: default for name, default in defaults.items() if isinstance(default, plain)}
-
-
-def _word(override: Override, groups: Sequence[str]) -> str:
-    """The override as Hydra is to see it: values are always added, because unknown keys are refused later, better."""
-    key, word = override.key_or_group, override.input_line or ""
-    if key.startswith(("hydra.", "hydra/")):
-        raise ValueError(f"{word}: mtlkit composes by Hydra but runs without it; {key} would have no effect.")
-    if key == "experiment":
-        raise ValueError(f"{word}: the experiment is the word before the overrides.")
-    if key in groups or "/" in key or override.is_delete() or override.is_sweep_override():
-        return word
-    return f"++{word.lstrip('+')}"
-
-
-def _source(loader: ConfigLoader, experiment: str, words: list[str]) -> Source:
-    """Which file or override gave every key its value."""
-    keys: dict[str, str] = {}
-    for default in loader.compute_defaults_list("config", words, RunMode.RUN).defaults:
-        if default.config_path and not default.config_path.startswith("hydra"):
-            place, values = _load(loader, default.config_path, experiment)
+def _put_files(draft: Draft, loader: ConfigLoader, experiment: str) -> None:
+    """The files of the experiment, in the order of Hydra's defaults lists."""
+    first = next(entry["balancer"] for entry in _load(loader, "config")[1]["defaults"] if "balancer" in entry)
+    for default in loader.compute_defaults_list("config", [f"experiment={FILE}"], RunMode.RUN).defaults:
+        path = default.config_path or ""
+        if path and not path.startswith("hydra"):
+            place, values = _load(loader, path)
+            values.pop("defaults", None)
             package = (default.package or "").removeprefix("_global_")
-            keys |= dict.fromkeys(_dotted(package, values), place)
-    for override in OverridesParser.create().parse_overrides(words):
-        place = f"the override {(override.input_line or '').removeprefix('++')!r}"
-        keys |= dict.fromkeys(_dotted(override.key_or_group, override.value()), place)
-        parts = override.key_or_group.split(".")
-        for end in range(1, len(parts)):  # sections that no file has
-            keys.setdefault(".".join(parts[:end]), place)
-    return Source(f"experiment {experiment!r}", keys)
+            place = START if path == f"balancer/{first}" else place or experiment
+            draft.put(tuple(package.split(".")) if package else (), values, place)
 
 
-def _dotted(key: str, value: Any) -> Iterator[str]:
-    """The dotted key of a value and of everything in it."""
-    if key:
-        yield key
-    if isinstance(value, Mapping):
-        for name, item in value.items():
-            yield from _dotted(f"{key}.{name}".lstrip("."), item)
+def _files(loader: ConfigLoader, group: str) -> list[str]:
+    """The names of a group's files."""
+    return loader.get_group_options(group)
+
+
+def _find(loader: ConfigLoader, group: str, name: str) -> tuple[str, tuple[str, ...], dict[str, Any]] | None:
+    """The file of that name in a group: its place, the path of the keys that it fills, and its values."""
+    if name not in _files(loader, group) or group == "balancer":  # its names are those of the registry
+        return None
+    path = f"{group}/{name}"
+    source = next(source for source in loader.get_sources() if source.is_config(path))
+    package = source.load_config(path).header.get("package") or group
+    place, values = _load(loader, path)
+    return place, tuple(package.split(".")), values
+
+
+def _load(loader: ConfigLoader, path: str) -> tuple[str, dict[str, Any]]:
+    """Where one of Hydra's configurations is, in words for a user, and what is in it. The user's own has no place."""
+    source = next(source for source in loader.get_sources() if source.is_config(path))
+    values = cast(dict[str, Any], OmegaConf.to_container(source.load_config(path).config))
+    if source.scheme() == "pkg":
+        return f"configs/{path}.yaml", values
+    return "" if path.endswith(FILE) else f"the defaults of {path}", values

@@ -70,11 +70,13 @@ class Console(Observer):
         self._incident(record)
 
     def note(self, record: Record) -> None:
+        if "decoders" in record:
+            self._dim(f"In training, {record['decoders']}.")
         lines = tuple(facts_in_words(record["data"])) if "data" in record else ()
         if lines not in self._told:  # once, not for each job of a sweep on the same data
             self._told.add(lines)
             for line in lines:
-                self.console.print(line, style="dim", markup=False, highlight=False, soft_wrap=True)
+                self._dim(line)
         self._incident(record)
 
     def finish(self, summary: Record) -> None:
@@ -107,6 +109,9 @@ class Console(Observer):
         if text := record.get("incident"):
             line = f"[yellow]warning[/]  step {record['step']}: {escape(str(text))}"
             self.console.print(line, highlight=False, soft_wrap=True)
+
+    def _dim(self, line: str) -> None:
+        self.console.print(line, style="dim", markup=False, highlight=False, soft_wrap=True)
 
     def _display(self) -> Group:
         table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))

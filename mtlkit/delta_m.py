@@ -6,18 +6,14 @@ a `DeltaM` is one, and what it computes carries it along.
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from statistics import fmean, median, stdev
 from typing import Literal
 
-from mtlkit.data.dataset import Split
-from mtlkit.inference import evaluate
+from mtlkit.measured import BySeed, Figures, Measured, figures_of
 from mtlkit.metrics import check_choice
 from mtlkit.registry import suggest
-from mtlkit.report.history import History
 
-Figures = Mapping[str, float]  # "<task>/<metric>" -> value
-BySeed = Mapping[int, Figures]
+__all__ = ["PUBLISHED", "DeltaM", "Measured", "Published", "Result", "figures_of"]
 
 
 @dataclass(frozen=True)
@@ -55,15 +51,6 @@ PUBLISHED = {
         dict(zip(NYUV2, (0.3867, 0.6427, 0.6881, 0.2788, 24.87, 18.99, 0.3043, 0.5781, 0.6970), strict=True)),
     ),
 }
-
-
-@dataclass(frozen=True)
-class Measured:
-    """Figures of runs: by seed, the directions of their metrics, and in words what they are figures of."""
-
-    by_seed: BySeed
-    higher_is_better: Mapping[str, bool]
-    kind: str
 
 
 @dataclass(frozen=True)
@@ -150,6 +137,7 @@ class DeltaM:
         runs whose figures are of different kinds, such as validation and test figures.
         """
         kinds = [side.kind for side in (method, baseline) if isinstance(side, Measured)]
+        decoders = method.decoders if isinstance(method, Measured) else ""
         if len(set(kinds)) > 1:
             raise ValueError(f"DeltaM: the method has {kinds[0]}, the baseline {kinds[1]}; compare like with like.")
         method = method.by_seed if isinstance(method, Measured) else method
@@ -169,7 +157,7 @@ class DeltaM:
             gains = {key: fmean(found[key] for found in each.values()) for key in self._keys}
             by_seed = {seed: self._mean(found) for seed, found in each.items()}
         runs = f"of {len(method)} {'run' if len(method) == 1 else 'runs'}"
-        definition = self._definition(", ".join([*kinds[:1], runs]), label)
+        definition = self._definition(", ".join(filter(None, [*kinds[:1], runs, decoders])), label)
         return Result(self._mean(gains), definition, gains, self._tasks(gains), by_seed)
 
     @property
@@ -205,44 +193,6 @@ class DeltaM:
             f"against {label}",
         ]
         return ", ".join([*parts, f"without {', '.join(sorted(self.without))}"] if self.without else parts)
-
-
-def figures_of(runs: Collection[Path], split: Split | None = None) -> Measured:
-    """The figures of finished runs, those of one seed joined, as the single-task runs of all tasks are.
-
-    Without a split they are the logged results: of the split that the run validated on, by its `trainer.selection`.
-    With one, the checkpoint of the results is evaluated on it.
-
-    Raises `ValueError` where two runs of one seed have the same figure or two runs' figures are not of one kind, and
-    what `History` and `mtlkit.inference.evaluate` raise for a folder that is no run.
-    """
-    found: dict[int, dict[str, float]] = {}
-    directions: dict[str, bool] = {}
-    expected = ""
-    for run in runs:
-        history = History(run)
-        if (kind := _kind(history, split)) != (expected := expected or kind):
-            raise ValueError(f"{run} has {kind}, the runs before it {expected}; they cannot be compared.")
-        record = history.trained if split is None else evaluate(run, split)
-        figures = found.setdefault(int(history.config.get("seed", 0)), {})
-        for key, higher in history.info.get("higher_is_better", {}).items():
-            if higher is None or (value := record.get(key)) is None:
-                continue
-            if key in figures:
-                raise ValueError(f"{run} is a second run with {key!r} of one seed; pass each seed's runs once.")
-            figures[key], directions[key] = value, higher
-    return Measured(found, directions, expected)
-
-
-def _kind(history: History, split: str | None) -> str:
-    """What a run's figures are, in words."""
-    selection, validation = history.info.get("selection", "best"), history.info.get("validation", "val")
-    if split is None and selection == "last10":
-        evaluation = "mean of the last 10 evaluations"
-    else:
-        evaluation = f"{'best' if selection == 'best' else 'last'} evaluation"
-    chosen = " selected on test data" if selection == "best" and validation == "test" else ""
-    return f"{split or validation} figures of the {evaluation}{chosen}"
 
 
 def _means(by_seed: BySeed, keys: Collection[str]) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from statistics import fmean
 from typing import Any
 
@@ -10,20 +11,20 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from mtlkit import distributed
-from mtlkit.balancer import Balancer
+from mtlkit.balancer import Balancer, part_of
 from mtlkit.data.loader import micro_batches
+from mtlkit.decoder_gradients import DecoderGradients
 from mtlkit.evaluation import LeftOut, Monitor, output_sizes
 from mtlkit.log import Observer, Observers
 from mtlkit.losses import Losses, NonFiniteError
 from mtlkit.model import MultiTaskModel, kept_buffers
 from mtlkit.normalization import FirstLosses
-from mtlkit.optim import balancer_optimizer, in_steps, model_optimizer, move_balancer, rate_factor
+from mtlkit.optim import balancer_optimizer, in_steps, model_optimizer, move_balancer, rate_factor, total_steps
 from mtlkit.registry import options_of
 from mtlkit.schema import TrainerConfig
+from mtlkit.seeding import Turns
 from mtlkit.step import Step
 from mtlkit.task import Features, Task
-
-__all__ = ["Engine", "NonFiniteError"]
 
 Batch = dict[str, Any]
 Record = dict[str, Any]
@@ -34,7 +35,8 @@ Share = Callable[[Features], Mapping[str, Features]]
 class Engine:
     """Trains a multi-task model with one backward pass a step, whatever the balancer.
 
-    Every process builds the same engine. `model`, `tasks` and `balancer` are moved to the accelerator's device.
+    Every process builds the same engine, and `seed` fixes dropout and what the balancer draws. Model, tasks and
+    balancer are moved to the accelerator's device.
 
     Attributes:
         step: how many optimizer steps are done.
@@ -50,30 +52,29 @@ class Engine:
         *,
         accelerator: Accelerator,
         steps_per_epoch: int,
+        seed: int = 0,
     ) -> None:
         distributed.check_whole_parameters(accelerator, balancer.space)
+        self.decoder_gradients = DecoderGradients(config.decoder_gradients, balancer, accelerator)
         self.accelerator = accelerator
         self.config = in_steps(config, steps_per_epoch)
         self.tasks = {task.name: task for task in tasks}
         self.steps_per_epoch = steps_per_epoch
-        ends = (config.max_steps, None if config.max_epochs is None else config.max_epochs * steps_per_epoch)
-        self.total_steps = min(end for end in ends if end is not None)
+        self.total_steps = total_steps(config, steps_per_epoch)
         self.observer: Observer = Observers()  # those of the main process; the others have none
-
         self.dtype = torch.float64 if config.precision == "fp64" else torch.float32
         model.to(self.dtype)
         self.balancer = balancer.to(accelerator.device, self.dtype)
         distributed.broadcast_state(self.balancer)
         self.balancer_optimizer = balancer_optimizer(balancer)
-        optimizer = model_optimizer(model, config)
-        self.base_rates = [group["lr"] for group in optimizer.param_groups]
-        self.model, self.optimizer = accelerator.prepare(model, optimizer)
+        self.model, self.optimizer = accelerator.prepare(model, model_optimizer(model, config))
         self.network: MultiTaskModel = accelerator.unwrap_model(self.model)
 
         self.step = 0
         self.monitor = Monitor(self.tasks, config.monitor)
         self.first_losses = FirstLosses(config.normalize_losses)
         self.left_out = LeftOut()
+        self._turns = Turns(seed, accelerator.device)
         self._seen: set[str] = set()
 
     # -- the run ----------------------------------------------------------------------------------------------
@@ -134,8 +135,7 @@ class Engine:
         rates = {f"lr/{group['name']}": group["lr"] for group in self.optimizer.param_groups}
         if "lr" in options_of(type(self.balancer)):
             rates["lr/balancer"] = steps[-1].rate
-        head = {"step": self.step, "epoch": (self.step - 1) // self.steps_per_epoch, "split": "train"}
-        return head | means | rates
+        return {"step": self.step, "epoch": (self.step - 1) // self.steps_per_epoch, "split": "train"} | means | rates
 
     def _logs(self, step: int) -> bool:
         return step == 1 or step % self.config.log_every == 0 or step == self.total_steps
@@ -148,36 +148,48 @@ class Engine:
         patience = self.config.early_stopping
         return self.step >= self.total_steps or (patience is not None and self.monitor.without_gain >= patience)
 
+    @property
+    def _rate_factor(self) -> float:
+        return rate_factor(self.config, self.step, self.total_steps)
+
     # -- training ---------------------------------------------------------------------------------------------
 
     def train_step(self, batch: Batch) -> Step:
         """Runs one micro-batch; with the last one of an accumulation window, the optimizers move."""
-        with self.accelerator.accumulate(self.model):
-            factor = rate_factor(self.config, self.step, self.total_steps)
+        with self.accelerator.accumulate(*self.decoder_gradients.held_back(self.model)):
             step = Step(
                 self.balancer,
                 self.network.encoder,
                 number=self.step,
                 epoch=self.step // self.steps_per_epoch,
-                rate=self.balancer.lr * self.balancer.lr_decay**self.step * factor,
+                rate=self.balancer.lr * self.balancer.lr_decay**self.step * self._rate_factor,
                 accumulation=self.config.accumulation,
                 first_losses=self.first_losses,
                 observe=self._logs(self.step + 1),
             )
-            step.inputs = image, targets = self.prepare(batch)
-            outputs, losses = self._forward(self.model, image, targets, step.tap)
+            step.inputs = self.prepare(batch)
+            self._turns.model(self.step)
+            outputs, losses = self._forward(self.model, *step.inputs, partial(self._tap, step))
+            self._turns.balancer()
             step.record(losses, outputs)
             if "indicators" in self.balancer.needs:
+                targets = step.inputs[1]
                 step.record_indicators({n: t.indicator(outputs[n], targets[n]) for n, t in self.tasks.items()})
 
             # The only backward pass. When it reaches the features, the tap hands the K task gradients to
             # `balancer.combine` and lets one gradient through to the encoder.
-            step.backward(self.accelerator.backward)
+            with self.decoder_gradients.weighed(step, self.network.decoders):
+                step.backward(self.accelerator.backward)
 
             self._seen.update(step.tasks)
             if self.accelerator.sync_gradients:
                 self._update(step)
         return step
+
+    @torch.compiler.disable
+    def _tap(self, step: Step, features: Features) -> Mapping[str, Features]:
+        with self._turns.adapters():
+            return step.tap(features)
 
     def _forward(self, model: nn.Module, image: Tensor, targets: Tensors, share: Share) -> tuple[Tensors, Losses]:
         outputs = model(image, share, output_sizes(targets))
@@ -195,11 +207,9 @@ class Engine:
         for name in absent:  # no label anywhere: not even momentum or weight decay may move the decoder
             self.network.decoders[name].zero_grad(set_to_none=True)
         if len(absent) < len(self.tasks):
-            self._scale_decoders(step)
             self._check_gradients(step)
-            factor = rate_factor(self.config, self.step, self.total_steps)
-            for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
-                group["lr"] = rate * factor
+            for group in self.optimizer.param_groups:
+                group["lr"] = group["initial_lr"] * self._rate_factor
             self.optimizer.step()
             if not self.optimizer.step_was_skipped:
                 self._update_balancer(step, absent)
@@ -209,10 +219,10 @@ class Engine:
 
     def _update_balancer(self, step: Step, absent: set[str]) -> None:
         distributed.average_gradients(self.balancer.parameters())
-        for name, parameter in self.balancer.named_parameters():
-            if absent.intersection(name.split(".")):
-                parameter.grad = None
-            elif parameter.grad is not None:
+        for task in absent:
+            part_of(self.balancer, task).zero_grad(set_to_none=True)
+        for parameter in self.balancer.parameters():
+            if parameter.grad is not None:
                 parameter.grad /= step.scale
         if "second_forward" in self.balancer.needs and step.tasks:
             with torch.no_grad(), kept_buffers(self.network):
@@ -220,17 +230,6 @@ class Engine:
         self.balancer.after_model(step)
         move_balancer(self.balancer, self.balancer_optimizer, step.rate)
         self.balancer.after_step(step)
-
-    def _scale_decoders(self, step: Step) -> None:
-        if self.config.decoder_gradients == "weighted" and step.finite:
-            if step.weights is None:
-                raise ValueError(
-                    "trainer.decoder_gradients=weighted: this balancer combines gradients without weights."
-                )
-            for name, weight in zip(step.tasks, step.weights, strict=True):
-                for parameter in self.network.decoders[name].parameters():
-                    if parameter.grad is not None:
-                        parameter.grad.mul_(weight)
 
     def _check_gradients(self, step: Step) -> None:
         """Clips, and stops the run before a gradient that is not finite moves anything.

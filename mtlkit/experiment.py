@@ -20,7 +20,7 @@ from mtlkit.build import (
     build_parts,
     build_samples,
     make_accelerator,
-    seed_everything,
+    make_deterministic,
 )
 from mtlkit.config import compose
 from mtlkit.data.dataset import Dataset
@@ -75,7 +75,7 @@ class Experiment:
         config = self.config
         accelerator = make_accelerator(config.trainer)
         self._check_folder(resume)
-        seed_everything(config)
+        make_deterministic(config)
         with distributed.main_first():  # it may fill a cache that the others then find
             training, validation = (
                 build_samples(config, build_dataset(config, split), augment=split == "train")
@@ -93,6 +93,7 @@ class Experiment:
             config.trainer,
             accelerator=accelerator,
             steps_per_epoch=order.steps_per_epoch,
+            seed=config.seed,
         )
         begun = resume and checkpoint.exists(self.folder)  # a run may have died before its first checkpoint
         if begun:
@@ -170,6 +171,7 @@ class Experiment:
             "protocol": self.config.protocol,
             "validation": self.config.data.validation,
             "selection": self.config.trainer.selection,
+            "decoders": str(engine.decoder_gradients),
         }
 
     def _data_facts(self, training: Samples, validation: Samples, looked_at: Sequence[Targets]) -> Record:

@@ -17,6 +17,7 @@ from mtlkit.data.dataset import Split, Target
 from mtlkit.data.loader import eval_loader
 from mtlkit.evaluation import evaluate as evaluate_model
 from mtlkit.evaluation import output_sizes
+from mtlkit.folders import no_run
 from mtlkit.schema import Config
 
 
@@ -27,7 +28,7 @@ def load_run(run: Path, name: str | None = None) -> tuple[Config, Parts, tuple[i
     `FileNotFoundError` where there is no such run or checkpoint and `ValueError` for a damaged one.
     """
     if not (run / "config.yaml").exists():
-        raise FileNotFoundError(f"{run} is not the folder of a run: it has no config.yaml.")
+        raise no_run(run, "config.yaml")
     config = load(run / "config.yaml")
     folder = checkpoint.find(run, name or checkpoint.selected(config.trainer))
     try:

@@ -18,6 +18,8 @@ def model_optimizer(model: MultiTaskModel, config: TrainerConfig) -> Optimizer:
         {"name": "encoder", "params": list(model.encoder.parameters()), "lr": config.encoder_lr or config.lr},
         {"name": "decoders", "params": list(model.decoders.parameters()), "lr": config.lr},
     ]
+    for group in groups:
+        group["initial_lr"] = group["lr"]  # which the schedule's factor is of
     if config.optimizer == "sgd":
         return SGD(groups, momentum=config.momentum, weight_decay=config.weight_decay)
     return {"adam": Adam, "adamw": AdamW}[config.optimizer](groups, weight_decay=config.weight_decay)
@@ -70,3 +72,9 @@ def rate_factor(config: TrainerConfig, step: int, total: int) -> float:
         assert config.step_size is not None
         return config.gamma ** (step // config.step_size)
     return 1.0
+
+
+def total_steps(config: TrainerConfig, steps_per_epoch: int) -> int:
+    """Where training ends: at `max_steps` or after `max_epochs`, whichever comes first."""
+    ends = (config.max_steps, None if config.max_epochs is None else config.max_epochs * steps_per_epoch)
+    return min(end for end in ends if end is not None)

@@ -9,6 +9,7 @@ from mtlkit.checks import check
 from mtlkit.config import load
 from mtlkit.schema import Config
 from mtlkit.typed import Source
+from mtlkit.words import keys_of
 
 #: What does not change the steps that are done. A longer run with a schedule continues on the longer one's.
 MAY_CHANGE = frozenset(
@@ -46,7 +47,7 @@ def resumed(config: Config, words: Sequence[str] | None = None) -> Config:
     if not (folder / "config.yaml").exists():
         raise FileNotFoundError(f"There is no run in {folder} to resume.")
     old, new = (dict(_flat(c.to_dict())) for c in (load(folder / "config.yaml"), config))
-    named = None if words is None else {word.partition("=")[0].lstrip("+~") for word in words}
+    named = None if words is None else keys_of(words)
     # What chooses a class comes first: the other differences follow from it.
     for key in sorted(old.keys() | new.keys(), key=lambda key: (not key.endswith((".name", ".encoder")), key)):
         in_one_only = (key in old) != (key in new)

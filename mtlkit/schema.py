@@ -81,11 +81,19 @@ class ModelConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DecoderConfig:
+    """A task's decoder; `options` are its own."""
+
+    name: str  #: of DECODERS
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
 class TaskConfig:
     """One task; `options` are its own."""
 
     type: str  #: of TASKS
-    decoder: str | dict[str, Any] = "conv"  #: of DECODERS, or {name: NAME, option: value, ...}
+    decoder: str | dict[str, Any]  #: of DECODERS, or {name: NAME, option: value, ...}; absent: the type's own default
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -124,7 +132,8 @@ class TrainerConfig:
     early_stopping: Count | None = None  #: ends after so many evaluations without improvement
     monitor: str | None = None  #: what `best` means: <task>/<metric>, or */<metric>, the mean over tasks;
     #: null: the mean of loss / untrained loss
-    decoder_gradients: Literal["plain", "weighted"] = "plain"  #: whether the balancer's weights reach the decoders
+    decoder_gradients: Literal["published", "plain", "weighted"] = "published"  #: whether the balancer's weights reach
+    #: the decoders: as the paper of each method has it, never, or always
     normalize_losses: Natural = 0  #: divides each loss by its mean over so many first steps
     selection: Literal["best", "last", "last10"] = "best"  #: the results: of `monitor`'s best evaluation, the last, or
     #: the mean of the last ten, as tables on NYUv2 have it

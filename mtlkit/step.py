@@ -30,6 +30,7 @@ class Step:
         raw_losses: name -> the loss as a number, before it is divided by the first losses.
         coefficients: (k,) derivatives of the objective by the losses, known from the backward pass on.
         weights: (k,) factors of the task gradients in the encoder's gradient (None for elementwise methods).
+        decoder_weights: (k,) the decoders' factors, where they get any; `combine` may set it (None: `weights`).
         finite: whether the task gradients are finite; if not, `combine` was not asked.
         extras: further scalars to log, by name; a balancer may add some.
     """
@@ -59,6 +60,7 @@ class Step:
         self.raw_losses: dict[str, float] = {}
         self.coefficients: Tensor | None = None
         self.weights: Tensor | None = None
+        self.decoder_weights: Tensor | None = None
         self.finite = True
         self.extras: dict[str, Tensor] = {}
         self._balancer = balancer

@@ -41,10 +41,14 @@ Share = Annotated[float, Bound(0, 1)]
 
 @dataclass(frozen=True)
 class Source:
-    """Where values came from, so that an error can say it: `keys` by dotted key, `default` for all others."""
+    """Where values came from, so that an error can say it: `keys` by dotted key, `default` for all others.
+
+    `meant` gives the dotted keys elsewhere that an unknown one may stand for.
+    """
 
     default: str
     keys: Mapping[str, str] = field(default_factory=dict)
+    meant: Callable[[str], Sequence[str]] = lambda key: ()
 
     def of(self, key: str) -> str:
         """The source of a dotted key, or of the nearest section around it."""
@@ -55,6 +59,17 @@ class Source:
     def error(self, key: str, problem: str, hint: str = "") -> ValueError:
         """A `ValueError` with the key, what is wrong with it, where it came from and a hint."""
         return ValueError(f"{key}: {problem} (in {self.of(key)}). {hint}".rstrip())
+
+    def unknown(self, key: str, problem: str, known: Iterable[str]) -> ValueError:
+        """The error for an unknown key where only those `known` may stand: with close ones, there or elsewhere."""
+        elsewhere = self.meant(key)
+        last = key.rpartition(".")[2]
+        exact = [other for other in elsewhere if other.rpartition(".")[2] == last]
+        hint = suggest(last, known)
+        if exact or (elsewhere and not hint.startswith("Did you mean")):
+            words = " or ".join(map(repr, exact or elsewhere))
+            hint = f"Did you mean {words}? {hint[hint.index('Known: ') :]}"
+        return self.error(key, problem, hint)
 
 
 class MisfitError(Exception):
@@ -115,11 +130,13 @@ def _fit_items(value: Any, kind: Any, args: tuple[Any, ...]) -> Any:
     return tuple(items) if kind is tuple else items
 
 
-def describe(annotation: Any) -> str:
-    """What an annotation asks for, in words.
+def describe(annotation: Any, tasks: Sequence[str] = ()) -> str:
+    """What an annotation asks for, in words. Where there are `tasks`, a mapping is by their names.
 
     >>> describe(tuple[Count, Count] | None)
     '[an integer >= 1, an integer >= 1] or null'
+    >>> describe(dict[str, float], ("depth", "normals"))
+    'a mapping of task names to values, each a number, such as {depth: 1.0, normals: 1.0}'
     """
     origin, args = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
@@ -127,11 +144,15 @@ def describe(annotation: Any) -> str:
     if origin is Literal:
         return f"one of {', '.join(map(str, args))}"
     if origin in (Union, UnionType):
-        return " or ".join(map(describe, args))
+        return " or ".join(describe(arg, tasks) for arg in args)
     if origin is tuple and args[-1] is not Ellipsis:
         return f"[{', '.join(map(describe, args))}]"
     if origin in (list, tuple, Sequence, Iterable):
         return f"a list, each item {describe(args[0])}"
+    if origin in (dict, Mapping) and args[1] in (int, float):
+        example = ", ".join(f"{name}: {args[1](1)}" for name in tasks[:2] or ("NAME",))
+        what = "task names" if tasks else "names"
+        return f"a mapping of {what} to values, each {describe(args[1])}, such as {{{example}}}"
     return NAMES.get(origin or annotation, str(annotation))
 
 
@@ -142,9 +163,11 @@ def build(
     source: Source,
     options: Mapping[str, Parameter] | None = None,
     owner: str = "",
+    tasks: Sequence[str] = (),
 ) -> T:
     """The dataclass `cls` of a mapping; `options` are the further keys that `owner` takes, kept in `cls.options`.
 
+    Where there are `tasks`, mappings among the options are by their names, which messages then say.
     Raises `ValueError` for an unknown key, a missing one and a value of the wrong type.
     """
     if not isinstance(values, Mapping):
@@ -160,18 +183,18 @@ def build(
     for name, value in values.items():
         if name not in annotations:
             problem = f"{owner} has no option {name!r}" if owner else "unknown key"
-            raise source.error(f"{path}{name}", problem, suggest(str(name), annotations))
-        result[name] = _value(value, annotations[name], f"{path}{name}", source)
+            raise source.unknown(f"{path}{name}", problem, annotations)
+        result[name] = _value(value, annotations[name], f"{path}{name}", source, tasks)
     for name in sorted(required - set(result) - {"options"}):
         raise source.error(f"{path}{name}", f"missing; {owner or key or 'a run'} needs it")
     taken = {name: result.pop(name) for name in options if name in result}
     return cls(**result, options=taken) if "options" in hints else cls(**result)
 
 
-def _value(value: Any, annotation: Any, key: str, source: Source) -> Any:
+def _value(value: Any, annotation: Any, key: str, source: Source, tasks: Sequence[str]) -> Any:
     if is_dataclass(annotation):
         return value if isinstance(value, cast(type, annotation)) else build(cast(Any, annotation), value, key, source)
     try:
         return fit(value, annotation)
     except MisfitError:
-        raise source.error(key, f"expected {describe(annotation)}, found {value!r}") from None
+        raise source.error(key, f"expected {describe(annotation, tasks)}, found {value!r}") from None

@@ -130,7 +130,7 @@ def test_cells_follow_from_the_class():
 
 def test_the_state_is_told_by_role():
     assert state(BALANCERS.get("gradnorm")) == "learned: `weight`; kept: `initial_loss`"
-    assert state(BALANCERS.get("rotograd")) == "kept: `initial_norm`, `rotation`"
+    assert state(BALANCERS.get("rotograd")) == "kept: `initial_norm`, `settled`, `rotation`, `remainder`"
 
 
 def test_the_default_space_is_first():

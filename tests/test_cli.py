@@ -131,6 +131,54 @@ def test_wrong_words_are_a_users_mistake(words: list[str], capsys: pytest.Captur
     assert "error: " in capsys.readouterr().err
 
 
+ADVICE = {
+    "train": "EXPERIMENT is missing: a name (mtlkit list experiments) or a YAML file. For example: mtlkit train scenes ",
+    "list": "KIND is missing: balancers, tasks, datasets, encoders, decoders, experiments. ",
+    "predict": "RUN is missing: a run's folder; IMAGE is missing: image files; --out is missing: ",
+    "data": "COMMAND is missing: show, prepare. For example: mtlkit data show ",
+    "data show": "EXPERIMENT is missing: ",
+    "": "COMMAND is missing: train, evaluate, predict, report, explain, data, list. ",
+    "trian scenes": "there is no 'trian' here. Did you mean 'train'? ",
+    "list balancer": "there is no 'balancer' here. Did you mean 'balancers'? ",
+    "train scenes --lr 0.1": "there is no --lr here; settings are written key=value, without dashes: trainer.lr=0.1.",
+    "train --lr=0.1 scenes": "without dashes: trainer.lr=0.1.",
+    "train scenes --batch-size 8 seed=1": "without dashes: data.batch_size=8.",
+    "data show scenes --root /x": "without dashes: data.root=/x.",
+    "train scenes --balancer rotograd": "without dashes: balancer=rotograd.",
+    "train scenes --epochs": "without dashes: trainer.max_epochs=VALUE.",
+    "train scenes --foo 3": "without dashes, such as trainer.lr=0.1.",
+    "train scenes --resum": "there is no --resum here; did you mean --resume?",
+    "evaluate runs/a data.root=/x": "there is no data.root=/x here; mtlkit evaluate takes no key=value.",
+}
+
+
+@pytest.mark.parametrize(("words", "advice"), ADVICE.items(), ids=ADVICE)
+def test_a_message_says_what_to_write(words: str, advice: str, capsys: pytest.CaptureFixture):
+    with pytest.raises(SystemExit) as end:
+        main(words.split())
+    assert end.value.code == 2
+    error = capsys.readouterr().err
+    assert advice in error
+    assert error.startswith("mtlkit") and error.count("error: ") == 1
+
+
+@pytest.mark.parametrize("command", [["evaluate"], ["report"], ["explain"], ["predict", "x.png", "--out", "out"]])
+def test_a_folder_of_runs_names_those_in_it(command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture):
+    for name in ("a", "b"):
+        (tmp_path / name / "checkpoints").mkdir(parents=True)
+        (tmp_path / name / "config.yaml").touch()
+    command, *rest = command
+    (tmp_path / "x.png").write_bytes((ROOT / "docs" / "demo.png").read_bytes())
+    rest = [str(tmp_path / word) if word == "x.png" else word for word in rest]
+    for folder, hint in (
+        (tmp_path, f"Runs in it: {tmp_path / 'a'}, {tmp_path / 'b'}."),
+        (tmp_path / "a" / "checkpoints", f"The run's folder is {tmp_path / 'a'}."),
+        (tmp_path / "c", f"it does not exist. Runs in {tmp_path}: {tmp_path / 'a'}, {tmp_path / 'b'}."),
+    ):
+        assert main([command, str(folder), *rest]) == 2
+        assert hint in capsys.readouterr().err
+
+
 SWEEP = ["train", "multimnist", "balancer=uniform,fixed", "--multirun", "seed=0,1", "output_dir=runs/sweep"]
 JOBS = [f"balancer={balancer},seed={seed}" for balancer in ("uniform", "fixed") for seed in (0, 1)]
 

@@ -4,9 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from layouts import celeba, mnist, nyuv2
 
 from mtlkit.cli import main
+from mtlkit.data.dataset import DATASETS, Dataset, Target
 
 
 @pytest.fixture
@@ -153,3 +155,36 @@ def test_selecting_on_test_data_must_be_asked_for_and_is_said(
     on_run, on_test = capsys.readouterr().out, main(["evaluate", str(tmp_path / "run"), "--split", "test"])
     assert on_test == 0
     assert on_run == capsys.readouterr().out
+
+
+def test_a_root_that_is_not_read_is_not_ignored_in_silence(tmp_path: Path, capsys: pytest.CaptureFixture):
+    words = ["scenes", f"data.root={tmp_path}", "data.train_size=2", "data.val_size=2", "data.size=[16,16]"]
+    main(["data", "show", *words])
+    assert (
+        f"scenes reads no files: data.root is where its rendered frames are kept, {tmp_path}."
+        in capsys.readouterr().out
+    )
+
+
+def test_a_data_set_without_files_refuses_a_root(capsys: pytest.CaptureFixture):
+    class Rootless(Dataset):
+        """Has no files."""
+
+        def __init__(self, split="train", size=None, limit=None):
+            self.targets = {"left": Target("classification", ("a", "b"))}
+
+        def __len__(self):
+            return 4
+
+        def __getitem__(self, index):
+            return {"image": torch.zeros(3, 8, 8), "targets": {"left": torch.tensor(0)}}
+
+    DATASETS.register("rootless")(Rootless)
+    try:
+        words = ["data", "show", "multimnist", "data=rootless", "data.size=null"]
+        assert main(words) == 0
+        assert main([*words, "data.root=/x"]) == 2
+        error = capsys.readouterr().err
+        assert error == "mtlkit: data.root=/x: the data set 'rootless' reads no files, so it has no root.\n"
+    finally:
+        del DATASETS._classes["rootless"]

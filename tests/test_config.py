@@ -2,6 +2,7 @@ import importlib
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from inspect import Parameter
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,6 +14,8 @@ from hydra.core.global_hydra import GlobalHydra
 from mtlkit.balancer import BALANCERS
 from mtlkit.config import compose, load, sweep
 from mtlkit.registry import options_of
+from mtlkit.resume import resumed
+from mtlkit.task import TASKS
 from mtlkit.typed import Bound, MisfitError, fit
 
 EXPERIMENTS = sorted(
@@ -78,10 +81,116 @@ def test_overrides_reach_the_typed_configuration():
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_every_shipped_experiment_composes(experiment: str):
+def test_every_shipped_experiment_composes_and_what_it_saves_does_so_to_itself(experiment: str, tmp_path: Path):
     config = compose(experiment)
     assert config.experiment == experiment
     assert config.task
+    config.save(tmp_path / "config.yaml")
+    assert compose(str(tmp_path / "config.yaml")) == config == load(tmp_path / "config.yaml")
+
+
+@pytest.mark.parametrize("name", BALANCERS.names())
+def test_a_balancer_is_the_same_in_every_form(name: str, own, tmp_path: Path):
+    config = compose("multimnist", [f"balancer={name}"])
+    config.save(tmp_path / "config.yaml")
+    assert compose(str(tmp_path / "config.yaml")) == config == load(tmp_path / "config.yaml")
+    for text in (f"balancer: {name}", f"balancer: {{name: {name}}}"):
+        assert compose(own(f"{text}\ntrainer: {{max_steps: 1}}")).balancer == config.balancer
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "balancer=gradnorm",
+        "+balancer=gradnorm",
+        "++balancer=gradnorm",
+        "balancer.name=gradnorm",
+        "balancer={name: gradnorm}",
+        "++balancer={name: gradnorm}",
+    ],
+)
+def test_a_named_balancer_takes_no_option_of_the_one_before(word: str, own):
+    own_default = {name: p.default for name, p in options_of(BALANCERS.get("gradnorm")).items() if name != "tasks"}
+    expected = own_default | {"alpha": 0.5}
+    text = "balancer: {name: rotograd, lr: 0.5, dim: 8}\ntrainer: {max_steps: 1}"
+    assert compose(own(text), [word, "balancer.alpha=0.5"]).balancer.options == expected
+    assert compose("demo", ["balancer.alpha=0.5", word]).balancer.options == expected
+
+
+def test_options_of_a_file_that_names_no_balancer_are_for_the_one_that_is_named(own):
+    text = "balancer: {lr: 0.5}\ntrainer: {max_steps: 1}"
+    assert compose(own(text)).balancer.name == "uniform"
+    assert compose(own(text), ["balancer=gradnorm"]).balancer.options["lr"] == 0.5
+
+
+def test_another_class_in_any_section_takes_no_option_along(own):
+    def composed(text: str, *words: str):
+        return compose(own(f"{text}\ntrainer: {{max_steps: 1}}"), words)
+
+    assert composed("model: {channels: [5, 5]}").model.options == {"channels": [5, 5]}
+    assert composed("model: {channels: [5, 5]}", "model.encoder=strided").model.options == {}
+    assert composed("model: {channels: [5, 5]}", "model=resnet18").model.options == {}
+    assert composed("model: resnet18").model.encoder == "resnet18"
+    assert composed("model: test_resnet").model.encoder == "test_resnet"  # timm's, without a file
+    assert composed("model: {channels: [5, 5]}", "model=lenet_original").model.options["channels"] == [10, 20]
+    assert compose("scenes", ["model.encoder=resnet34"]).model.options == {"levels": [1, 2, 3]}  # timm makes both
+    assert compose("scenes", ["model=segnet"]).model.options == {"levels": "all"}
+    assert compose("chestxray14", ["model=lenet"]).model == compose("multimnist").model  # nothing of densenet121's file
+
+    moved = composed("data: {dataset_seed: 3, root: /mnist}", "data.name=scenes").data
+    assert (moved.root, moved.options, moved.batch_size) == (None, {}, 256)
+    chosen = composed("data: {dataset_seed: 3, root: /mnist}", "data=scenes").data
+    assert (chosen.root, chosen.options, chosen.batch_size, chosen.size) == (None, {}, 16, (64, 48))
+    assert chosen.augmentation == compose("scenes").data.augmentation
+
+    task = composed("task: {left: {label_smoothing: 0.1}}", "task.left.type=regression").task["left"]
+    assert (task.type, task.options) == ("regression", {})
+    task = composed("task: {left: {decoder: {name: linear, dropout: 0.5}}}", "task.left.decoder=mlp").task["left"]
+    assert task.decoder == "mlp"
+    task = composed("", "task.left.decoder.dropout=0.5").task["left"]
+    assert task.decoder == {"name": "linear", "dropout": 0.5}
+
+
+@pytest.mark.parametrize("name", TASKS.names())
+def test_a_task_without_a_decoder_has_that_of_its_type(name: str, own):
+    own_default = options_of(TASKS.get(name))["decoder"].default
+    for text in (f"{{type: {name}}}", name):
+        task = compose(own(f"task: {{new: {text}}}\ntrainer: {{max_steps: 1}}")).task["new"]
+        assert (task.type, task.decoder) == (name, own_default)
+
+
+def test_several_data_sets_may_be_named_alone(own):
+    path = own("data: {concat: [scenes, {name: multimnist, root: /mnist}], batch_size: 4}", "[/model: lenet, _self_]")
+    words = ["task.left=classification", "trainer.max_steps=1"]
+    first, second = compose(path, [*words, "data.concat.1.dataset_seed=3"]).data.concat
+    assert (first.name, second.name, second.root, second.options) == (
+        "scenes",
+        "multimnist",
+        "/mnist",
+        {"dataset_seed": 3},
+    )
+    first, second = compose(path, [*words, "data.concat.1.name=scenes", "data.concat.0={name: cl_rr}"]).data.concat
+    assert (first.name, second.name, second.root, second.options) == ("cl_rr", "scenes", None, {})
+    with pytest.raises(ValueError, match=r"data\.concat\.2: there is no entry '2', the list has 2"):
+        compose(path, [*words, "data.concat.2.name=scenes"])
+
+
+def test_a_saved_configuration_begins_another_one(tmp_path: Path):
+    path = str(tmp_path / "config.yaml")
+    config = compose("demo", ["output_dir=runs/a", "trainer.lr=0.5"])
+    config.save(tmp_path / "config.yaml")
+    other = compose(path, ["output_dir=runs/b", "balancer=uniform"])
+    assert (other.output_dir, other.experiment, other.trainer.lr) == ("runs/b", "demo", 0.5)
+    assert other.balancer == compose("scenes").balancer
+    assert sweep(path, ["seed=0,1"])[0][-1] == "output_dir='runs/demo/seed=0'"
+
+
+def test_plugins_of_the_command_line_are_added_to_those_of_the_file(lab, own):
+    for name in ("lab_a", "lab_b", "lab_c"):
+        lab(name, STRANGER.replace("stranger", f"stranger_{name}"))
+    path = own("plugins: [lab_b, lab_a]\ntrainer: {max_steps: 1}")
+    config = compose(path, ["plugins=[lab_c,lab_b]", "balancer=stranger_lab_a", "balancer.must=1"])
+    assert config.plugins == ("lab_b", "lab_a", "lab_c")
 
 
 def test_a_balancer_comes_with_the_defaults_of_its_constructor():
@@ -153,6 +262,16 @@ REFUSED = {
     "a sweep": ("seed=0,1", "seed=0,1.*--multirun"),
     "of Hydra's own": ("hydra.run.dir=x", "hydra.run.dir would have no effect"),
     "another experiment": ("experiment=scenes", "experiment=scenes: the experiment is the word before"),
+    "lr alone": ("lr=0.1", r"lr: unknown key \(in the override 'lr=0.1'\). Did you mean 'trainer.lr' or 'balancer.lr'"),
+    "another tool's word": ("learning_rate=0.1", "learning_rate: unknown key .*mean 'trainer.lr'"),
+    "epochs alone": ("epochs=3", "epochs: unknown key .*mean 'trainer.max_epochs'"),
+    "of another section": ("trainer.batch_size=8", "trainer.batch_size: unknown key .*mean 'data.batch_size'"),
+    "of the named class": ("dataset_seed=8", "dataset_seed: unknown key .*mean 'data.dataset_seed'"),
+    "of a task": ("decoder=unet", "decoder: unknown key .*mean 'task.left.decoder'"),
+    "a sweep of an unknown key": ("seeds=0,1", "seeds=0,1: .*--multirun starts. Did you mean 'seed'"),
+    "a package": ("task@x=left", "task@x=left: a choice is written GROUP=NAME"),
+    "unknown data": ("data=multimnits", "data: there is no 'multimnits' .*mean 'multimnist'"),
+    "unknown model": ("model=resnet81", "model: there is no 'resnet81' .*resnet18"),
     "nothing to remove": ("~task.lefd", "'task.lefd' does not exist"),
 }
 
@@ -171,10 +290,6 @@ def test_refused_before_any_work_with_one_message(override: str, message: str):
             ["trainer.warmup_steps=10", "trainer.max_steps=10"],
             "trainer.warmup_steps: 10 is not less than .*max_steps=10",
         ),
-        (
-            ["trainer.decoder_gradients=weighted", "trainer.accumulation=2"],
-            "trainer.decoder_gradients: 'weighted' does",
-        ),
         (["model.encoder=resnet18", "model.image_size=[1,1]"], "model.image_size: encoder 'resnet18' has no option"),
     ],
 )
@@ -184,7 +299,29 @@ def test_impossible_together(overrides: list[str], message: str):
         compose("multimnist", overrides)
 
 
-def test_an_unknown_experiment_names_the_close_ones():
+@pytest.mark.parametrize(("name", "option"), [("fixed", "weights"), ("stch", "preference"), ("famo", "min_losses")])
+def test_a_mapping_by_task_is_shown_with_ones_own_tasks(name: str, option: str):
+    message = re.escape("expected a mapping of task names to values, each a number, such as {left: 1.0, right: 1.0}")
+    with pytest.raises(ValueError, match=rf"balancer\.{option}: {message}.*found \[1, 2\]"):
+        compose("multimnist", [f"balancer={name}", f"balancer.{option}=[1,2]"])
+
+
+def test_an_unknown_key_of_a_file_is_found_in_its_section(own):
+    with pytest.raises(ValueError, match=r"lr: unknown key \(in .*mine\.yaml\)\. Did you mean 'trainer\.lr'"):
+        compose(own("lr: 0.1"))
+
+
+def test_an_unknown_experiment_names_the_close_ones(own, tmp_path: Path):
+    path = Path(own(""))
+    with pytest.raises(LookupError, match=rf"Did you mean the file {re.escape(str(path))}\?"):
+        compose(str(path.with_suffix("")))
+    compose("multimnist").save(tmp_path / "config.yaml")
+    with pytest.raises(LookupError, match=rf"Did you mean the file {re.escape(str(tmp_path / 'config.yaml'))}\?"):
+        compose(str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=r"There is no file .*mien\.yaml\. Did you mean 'mine\.yaml'"):
+        compose(str(tmp_path / "mien.yaml"))
+    with pytest.raises(ValueError, match=r"lr=0\.1: the experiment comes first"):
+        compose("lr=0.1")
     with pytest.raises(LookupError, match=r"No experiment is called 'multimnits'. Did you mean 'multimnist'"):
         compose("multimnits")
 
@@ -252,6 +389,29 @@ def test_a_run_reads_back_what_it_wrote(tmp_path: Path):
     path.write_text(path.read_text().replace("max_epochs", "max_epoch"))
     with pytest.raises(ValueError, match=rf"trainer.max_epoch: unknown key \(in {re.escape(str(path))}\)"):
         load(path)
+
+
+@pytest.mark.parametrize(
+    ("word", "key"),
+    [
+        ("trainer={lr: 0.5}", "trainer.lr"),
+        ("balancer={name: rotograd, burn_in: 3}", "balancer.burn_in"),
+        ("balancer=uniform", "balancer.name"),
+        ("++seed=5", "seed"),
+    ],
+)
+def test_a_resumed_run_refuses_another_value_in_any_form(word: str, key: str, tmp_path: Path):
+    words = ["balancer=rotograd", f"output_dir='{tmp_path}'"]
+    config = compose("multimnist", words)
+    config.save(tmp_path / "config.yaml")
+    longer = [*words, "trainer={max_epochs: 9}"]
+    assert resumed(compose("multimnist", longer), longer) == replace(
+        config, trainer=replace(config.trainer, max_epochs=9)
+    )
+    assert resumed(compose(str(tmp_path / "config.yaml")), []) == config
+    changed = [*words, word]
+    with pytest.raises(ValueError, match=rf"{key}: the run in .* has"):
+        resumed(compose("multimnist", changed), changed)
 
 
 def test_text_that_looks_like_something_else_survives(tmp_path: Path):

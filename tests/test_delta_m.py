@@ -144,13 +144,15 @@ def test_a_figure_below_zero_gains_by_growing() -> None:
     assert found.value == pytest.approx(250)
 
 
-def write_run(folder: Path, seed: int, selection: str = "best", validation: str = "val", **figures: float) -> Path:
+def write_run(
+    folder: Path, seed: int, selection: str = "best", validation: str = "val", decoders: str = "", **figures: float
+) -> Path:
     folder.mkdir()
     (folder / "config.yaml").write_text(f"seed: {seed}\n")
     log = JsonLines(folder / "metrics.jsonl")
     keys = {name.replace("_", "/", 1): value for name, value in figures.items()}
     higher = dict.fromkeys(keys, True) | {"a/error": False, "b/count": None}
-    facts = {"higher_is_better": higher, "selection": selection, "validation": validation}
+    facts = {"higher_is_better": higher, "selection": selection, "validation": validation, "decoders": decoders}
     log.note({"step": 0, "split": "info"} | facts)
     log.evaluation({"step": 0, "split": "val", **dict.fromkeys(keys, 0.1)})
     log.evaluation({"step": 5, "split": "val", "best": True, **keys})
@@ -189,7 +191,7 @@ def test_figures_say_what_selected_them_and_are_compared_with_their_like(tmp_pat
     assert "selected on test data" in delta(chosen, chosen).definition
     with pytest.raises(ValueError, match=r"the method has test figures .*, the baseline val figures .*like with like"):
         delta(chosen, honest)
-    with pytest.raises(ValueError, match=r"test has test figures .*, the runs before it val figures"):
+    with pytest.raises(ValueError, match=r"test has test figures .*; the runs before it have val figures"):
         figures_of([tmp_path / "val", tmp_path / "test"])
 
 
@@ -200,3 +202,11 @@ def test_one_run_alone_in_words(tmp_path: Path) -> None:
     assert ", of 1 run, " in found.definition
     last = figures_of([write_run(tmp_path / "last", 0, "last", a_error=1.0)])
     assert last.kind == "val figures of the last evaluation"
+
+
+def test_the_definition_says_what_the_decoders_got(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / f"{kind}", kind, decoders=f"each decoder gets {kind}", b_f1=0.5) for kind in (0, 1)]
+    found = figures_of(runs[:1])
+    assert "each decoder gets 0" in DeltaM({"b/f1": True})(found, found).definition
+    with pytest.raises(ValueError, match=r"where each decoder gets 1; .* where each decoder gets 0\. They cannot be"):
+        figures_of(runs)

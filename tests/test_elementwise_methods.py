@@ -1,6 +1,7 @@
 """Methods that need more than the Gram matrix, each against its formulas worked out by plain autograd."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -145,6 +146,31 @@ def test_moco_equals_its_formulas_over_three_steps(toys):
     torch.testing.assert_close(stack(engine.balancer.tracker, engine.tasks), trackers)
 
 
+def test_moco_as_published_equals_its_formulas_over_three_steps(toys):
+    engine = toys.make_engine("moco", options={"beta": 0.6, "gamma": 0.7, "rho": 0.1, "published": True})
+    weights, trackers = torch.full((3,), 1 / 3, dtype=torch.float64), 0.0
+    for number, root in enumerate((1, 2**0.5, 3**0.5)):
+        h, losses = jacobian(engine, toys.make_batch(number))
+        h = losses[:, None] * h / h.norm(dim=1, keepdim=True)
+        trackers = trackers + 0.6 / root * (h - trackers)
+        scores = weights - 0.7 / root * (trackers @ (weights @ trackers) + 0.1 * weights)
+        weights = scores.exp() / scores.exp().sum()
+        _, seen = step_of(engine, toys.make_batch(number))
+        torch.testing.assert_close(encoder_gradient(seen), weights @ trackers)
+    assert weights.std() > 0.05
+    torch.testing.assert_close(stack(engine.balancer.weight, engine.tasks), weights)
+    torch.testing.assert_close(stack(engine.balancer.tracker, engine.tasks), trackers)
+
+
+def test_moco_as_published_with_a_gradient_of_zero_is_finite(toys):
+    engine = toys.make_engine("moco", options={"published": True})
+    depth = engine.tasks["depth"].loss
+    engine.tasks["depth"].loss = lambda output, target: (0.0 * depth(output, target)[0], depth(output, target)[1])
+    _, seen = step_of(engine, toys.make_batch())
+    assert encoder_gradient(seen).isfinite().all()
+    assert not engine.balancer.tracker["depth"].any()
+
+
 @pytest.mark.parametrize("decay", [0.0, 0.5])
 def test_db_mtl_equals_its_formulas_over_three_steps(toys, decay):
     engine, average = toys.make_engine("db_mtl", options={"beta": 0.8, "decay": decay}), 0.0
@@ -153,8 +179,9 @@ def test_db_mtl_equals_its_formulas_over_three_steps(toys, decay):
         beta = (0.8, 0.8 / 2**decay, 0.8 / 3**decay)[number]
         average = beta * average + (1 - beta) * h / losses[:, None]
         norms = average.norm(dim=1)
-        _, seen = step_of(engine, toys.make_batch(number))
+        step, seen = step_of(engine, toys.make_batch(number))
         torch.testing.assert_close(encoder_gradient(seen), norms.max() * sum(g / g.norm() for g in average))
+        torch.testing.assert_close(step.decoder_weights, 1 / losses)  # the gradients of the logarithms
     torch.testing.assert_close(stack(engine.balancer.average, engine.tasks), average)
 
 
@@ -166,9 +193,9 @@ def test_db_mtl_names_a_negative_loss(toys):
         engine.train_step(toys.make_batch())
 
 
-@pytest.mark.parametrize("warmup", [1, 2])
-def test_excess_mtl_equals_its_formulas_over_four_steps(toys, warmup):
-    engine = toys.make_engine("excess_mtl", options={"eta": 0.8, "warmup_steps": warmup})
+@pytest.mark.parametrize(("warmup", "match_sum"), [(1, False), (2, True)])
+def test_excess_mtl_equals_its_formulas_over_four_steps(toys, warmup, match_sum):
+    engine = toys.make_engine("excess_mtl", options={"eta": 0.8, "warmup_steps": warmup, "match_sum": match_sum})
     weights, squares, first = torch.full((3,), 1 / 3, dtype=torch.float64), 0.0, 0.0
     for number in range(4):
         h, _ = jacobian(engine, toys.make_batch(number))
@@ -180,8 +207,8 @@ def test_excess_mtl_equals_its_formulas_over_four_steps(toys, warmup):
             weights = weights * torch.exp(0.8 * risk / first)
             weights = weights / weights.sum()
         step, seen = step_of(engine, toys.make_batch(number))
-        torch.testing.assert_close(step.weights, weights)
-        torch.testing.assert_close(encoder_gradient(seen), weights @ h)
+        torch.testing.assert_close(step.weights, weights * (3 if match_sum else 1))
+        torch.testing.assert_close(encoder_gradient(seen), step.weights @ h)
     assert weights.std() > 0.01
     torch.testing.assert_close(stack(engine.balancer.log_weight, engine.tasks).exp(), weights)
 
@@ -235,7 +262,8 @@ def test_the_scale_of_all_losses_changes_no_decision(toys, name):
     found = []
     for factor in (1.0, 1e-8):
         engine = toys.make_engine(name)
-        engine.base_rates = [0.0, 0.0]
+        for group in engine.optimizer.param_groups:
+            group["initial_lr"] = 0.0
         for task in engine.tasks.values():
             task.loss = lambda *args, loss=task.loss, f=factor: (f * loss(*args)[0], loss(*args)[1])
         for number in range(2):
@@ -265,9 +293,19 @@ def test_a_resumed_run_goes_on_as_if_nothing_had_happened(toys, name, tmp_path):
 # -- weights from two halves of a batch ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["modo", "sdmgrad"])
-def test_weights_from_two_halves_equal_their_formulas_over_three_steps(toys, name):
-    options = {"modo": {"gamma": 0.5}, "sdmgrad": {"lam": 0.6, "iterations": 3, "beta": 0.2}}[name]
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("modo", {"gamma": 0.5}),
+        ("modo", {"gamma": 0.5, "rho": 0.3}),
+        ("modo", {"gamma": 0.05, "rho": 0.1, "relative": False}),
+        ("sdmgrad", {"lam": 0.6, "iterations": 3, "beta": 0.2}),
+        ("sdmgrad", {"lam": 0.6, "iterations": 3, "beta": 0.2, "momentum": 0.5, "divide_by": "lengths"}),
+        ("sdmgrad", {"lam": 0.6, "iterations": 3, "beta": 0.2, "match_sum": True, "max_norm": 0.4}),
+    ],
+    ids=str,
+)
+def test_weights_from_two_halves_equal_their_formulas_over_three_steps(toys, name, options):
     engine = toys.make_engine(name, options=options)
     w = torch.full((3,), 1 / 3, dtype=torch.float64)
     for number in range(3):
@@ -276,12 +314,21 @@ def test_weights_from_two_halves_equal_their_formulas_over_three_steps(toys, nam
         mean = whole.square().sum(dim=1).mean()
         even, odd = 2 * even, 2 * odd  # each an estimate of the whole
         if name == "modo":
-            w = nearest_on_simplex(w - 0.5 * even @ (w @ odd) / mean)
-            expected = w
+            mean = mean if options.get("relative", True) else 1
+            slope = even @ (w @ odd) / mean + options.get("rho", 0) * w
+            expected = w = nearest_on_simplex(w - options["gamma"] * slope)
         else:
+            if "divide_by" in options:
+                mean = ((even * odd).sum(dim=1).clamp_min(0).sqrt().mean()) ** 2
+            velocity = 0
             for _ in range(3):
-                w = nearest_on_simplex(w - 0.2 * even @ (w @ odd + 0.6 * odd.mean(dim=0)) / mean)
-            expected = (w + 0.6 / 3) / 1.6
+                slope = even @ (w @ odd + 0.6 * odd.mean(dim=0)) / mean
+                velocity = options.get("momentum", 0) * velocity + slope
+                w = nearest_on_simplex(w - 0.2 * velocity)
+            expected = (w + 0.6 / 3) / 1.6 * (3 if "match_sum" in options else 1)
+            if "max_norm" in options:
+                assert (expected @ whole).norm() > options["max_norm"]  # it is in force
+                expected = expected * options["max_norm"] / (expected @ whole).norm()
         step, seen = step_of(engine, batch)
         torch.testing.assert_close(step.weights, expected)
         torch.testing.assert_close(encoder_gradient(seen), expected @ whole)
@@ -336,13 +383,14 @@ def cross_entropy_of(engine, levels, losses, level):
     return torch.stack(values).mean()
 
 
-@pytest.mark.parametrize("level", [0, -1])
-def test_adversarial_gradients_equal_plain_double_backward(toys, level):
-    engine = toys.make_engine("adversarial", options={"alpha": 0.7, "hidden": 5, "level": level})
+@pytest.mark.parametrize(("level", "ramp"), [(0, 0), (-1, 3)])
+def test_adversarial_gradients_equal_plain_double_backward(toys, level, ramp):
+    engine = toys.make_engine("adversarial", options={"alpha": 0.7, "hidden": 5, "level": level, "ramp_epochs": ramp})
+    alpha = 0.7 * (2 / (1 + math.exp(-10 / 3)) - 1) if ramp else 0.7  # the first epoch of three
     batch = toys.without(toys.make_batch(), "attributes", slice(2, 5))  # some samples have no gradient of it
     network, _, levels, losses = textbook(engine, batch)
     entropy = cross_entropy_of(engine, levels, losses, level)
-    expected = gradients(sum(losses) - 0.7 * entropy, network.parameters())
+    expected = gradients(sum(losses) - alpha * entropy, network.parameters())
     learned = [n for n, _ in engine.balancer.named_parameters()]
     expected_learned = gradients(entropy, engine.balancer.parameters())
     penalty = gradients(entropy, network.encoder.parameters())
@@ -353,6 +401,12 @@ def test_adversarial_gradients_equal_plain_double_backward(toys, level):
     for name, gradient in zip(learned, expected_learned, strict=True):
         torch.testing.assert_close(seen[f"balancer.{name}"], gradient, rtol=1e-8, atol=1e-12)
     assert step.extras["cross_entropy"].item() == pytest.approx(entropy.item())
+
+
+def test_adversarial_strength_grows_to_alpha_and_stays():
+    balancer = BALANCERS.build("adversarial", tasks=("a", "b"), alpha=0.5, ramp_epochs=2)
+    expected = [0.5 * math.tanh(2.5), 0.5 * math.tanh(5.0), 0.5 * math.tanh(5.0)]  # 2 / (1 + exp(-x)) - 1 = tanh(x / 2)
+    assert [balancer.strength(epoch) for epoch in (0, 1, 7)] == pytest.approx(expected)
 
 
 def test_adversarial_discriminator_learns_to_tell_gradients_and_the_model_to_hide_them(toys):
@@ -395,16 +449,25 @@ def test_adversarial_tells_only_the_present_tasks_apart(toys):
         ("excess_mtl", "eta", 0.0),
         ("excess_mtl", "warmup_steps", 0),
         ("modo", "gamma", float("nan")),
+        ("modo", "rho", -0.1),
         ("sdmgrad", "lam", -0.1),
         ("sdmgrad", "iterations", 0),
         ("sdmgrad", "beta", float("inf")),
+        ("sdmgrad", "momentum", 1.0),
+        ("sdmgrad", "max_norm", 0.0),
         ("adversarial", "alpha", -1.0),
         ("adversarial", "hidden", 0),
+        ("adversarial", "ramp_epochs", -1),
     ],
 )
 def test_an_option_out_of_its_range_is_named(name, option, value):
     with pytest.raises(ValueError, match=rf"balancer\.{option} must be"):
         BALANCERS.build(name, tasks=("a", "b"), **{option: value})
+
+
+def test_sdmgrad_names_a_divisor_that_there_is_not():
+    with pytest.raises(ValueError, match=r"balancer\.divide_by cannot be 'length'\. Did you mean 'lengths'"):
+        BALANCERS.build("sdmgrad", tasks=("a", "b"), divide_by="length")
 
 
 def test_adversarial_names_a_level_that_there_is_not(toys):

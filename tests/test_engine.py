@@ -5,7 +5,9 @@ import math
 import pytest
 import torch
 from accelerate.optimizer import AcceleratedOptimizer
+from torch import nn
 
+from mtlkit.balancer import Balancer, per_task
 from mtlkit.engine import NonFiniteError
 from mtlkit.log import Observer
 from mtlkit.optim import rate_factor
@@ -80,6 +82,28 @@ def test_a_task_without_labels_stands_still(toys, name):
     if name != "gradnorm":  # whose weights are scaled to the sum K together
         assert all(torch.equal(engine.balancer.state_dict()[k], v) for k, v in state.items())
     assert not torch.equal(engine.network.encoder.first.weight, encoder)
+
+
+class NamedLikeATask(Balancer):
+    """Keeps states that are called as tasks may be."""
+
+    def __init__(self, tasks):
+        super().__init__(tasks)
+        self.depth = per_task(tasks, torch.zeros(()), learned=True)
+        self.layers = nn.ModuleDict({task: nn.Linear(1, 1) for task in tasks})
+
+    def objective(self, step):
+        ones = step.losses.new_ones(1)
+        layers = sum(self.layers[task](ones).sum() for task in self.tasks)
+        return step.losses.sum() + sum(self.depth[task] for task in self.tasks) + layers
+
+
+def test_a_state_called_like_an_absent_task_goes_on_for_the_others(toys):
+    engine = toys.make_engine(NamedLikeATask(toys.TASK_NAMES))
+    before = {name: value.clone() for name, value in engine.balancer.state_dict().items()}
+    engine.train_step(toys.without(toys.make_batch(), "depth"))
+    stood = {name for name, value in engine.balancer.state_dict().items() if torch.equal(value, before[name])}
+    assert stood == {"depth.depth", "layers.depth.weight", "layers.depth.bias"}
 
 
 def test_a_batch_without_any_label_moves_nothing(toys):

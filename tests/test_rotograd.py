@@ -1,4 +1,7 @@
-"""RotoGrad's geodesic update: its exponential, its direction, its arc, and its exactness over processes and resumes."""
+"""RotoGrad: its rotations, their exponential, direction and arc, its options, its exactness over processes and resumes.
+
+Tolerances: 1e-12 is what float64 leaves (2e-16 an operation) after thousands of operations on numbers of size 1.
+"""
 
 import sys
 from pathlib import Path
@@ -96,6 +99,24 @@ def arc_step(total, arc):
     return torch.linalg.matrix_exp(skew * (arc * 2**0.5 / skew.norm()))
 
 
+def product(factors):
+    return factors[0] @ factors[1]
+
+
+def assert_rotation(rotation):
+    """The promise is 1e-5 in float32, for entries and determinant; here it must hold with a margin of ten.
+
+    Both are taken in float64, so that nothing but the matrix itself counts. Stored in float32, an exact rotation R has
+    errors up to u |R_ij| with u = 6e-8: by Cauchy and Schwarz 2 u = 1.2e-7 in an entry of R^T R, and u sqrt(d) / 2 in
+    the determinant, as d^2 errors of either sign add up (4e-7 for d = 200). The rest of 1e-6 is for what adds up.
+    """
+    assert rotation.dtype == torch.float32
+    rotation = rotation.detach().double()
+    one = torch.eye(len(rotation), dtype=torch.float64)
+    assert (rotation.T @ rotation - one).abs().max() < 1e-6
+    assert torch.linalg.det(rotation) == pytest.approx(1, abs=1e-6)
+
+
 def orthogonal_matrix(d):
     return torch.linalg.qr(torch.randn(d, d, dtype=torch.float64, generator=torch.Generator().manual_seed(0))).Q
 
@@ -107,8 +128,8 @@ def test_the_low_rank_exponential_is_the_whole_one(d, n, arc):
     left, right = (torch.randn(n, d, dtype=torch.float64, generator=generator) for _ in range(2))
     for a, b in [(left, right), (left, left + 1e-3 * right), (left[:1].repeat(n, 1), right), (left * 1e-12, right)]:
         found, whole = orthogonal_matrix(d), orthogonal_matrix(d)
-        turn(found, [(a[: n // 2], b[: n // 2]), (a[n // 2 :], b[n // 2 :])], arc)
-        turn(whole, [((a.T @ b).T, None)], arc)
+        found += product(turn(found, [(a[: n // 2], b[: n // 2]), (a[n // 2 :], b[n // 2 :])], arc))
+        whole += product(turn(whole, [((a.T @ b).T, None)], arc))
         torch.testing.assert_close(found, whole, rtol=0, atol=1e-12)
         torch.testing.assert_close(whole, orthogonal_matrix(d) @ arc_step(a.T @ b, arc), rtol=0, atol=1e-12)
         assert (found - orthogonal_matrix(d)).abs().max() > arc * 1e-3 / d  # it did move
@@ -118,9 +139,9 @@ def test_what_is_aligned_or_zero_stands_still():
     left = torch.randn(4, 40, generator=torch.Generator().manual_seed(0))
     for factors in ((left, 3 * left), (left, 0 * left), (left, left @ (left.T @ left))):
         rotation = orthogonal_matrix(40).float()
-        before = rotation.clone()
-        turn(rotation, [factors], 1e-2)
-        assert (rotation - before).abs().max() < 1e-5  # rounding is not blown up to an arc of 1e-2
+        change = product(turn(rotation, [factors], 1e-2))
+        # M - M^T is rounding, 1e-7 |M|, and its divisor |M| / 1000: 1e-4 of the arc of 1e-2, and a margin of ten.
+        assert change.abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("width", [6, 64])
@@ -142,13 +163,13 @@ def test_the_geodesic_direction_is_the_gradient_of_the_lie_parameters_at_zero():
     engine, batch = make_engine("rotograd", {"update": "adam"}, 6), make_batch()
     balancer = engine.balancer
     for name in NAMES:
-        balancer.generator[name].data.zero_()
-        balancer.rotation[name].data.copy_(torch.eye(6))
+        balancer.base[name].data.copy_(orthogonal_matrix(6))
+        balancer.rotation[name].data.copy_(orthogonal_matrix(6))
     totals = products(engine, batch)
     engine._update = lambda step: None
     step = engine.train_step(batch)
     for name, norm in zip(step.tasks, step.norms, strict=True):
-        gradient = norm * (totals[name].T - totals[name])
+        gradient = norm * (totals[name].T - totals[name]).tril(-1)  # each entry of S is one number
         torch.testing.assert_close(balancer.generator[name].grad, gradient, rtol=1e-9, atol=1e-12)
 
 
@@ -179,19 +200,106 @@ def test_the_alignment_falls_while_the_network_stands_still(width):
     assert last < first - 0.1
 
 
-@pytest.mark.parametrize("n", [8, 40])
-def test_thousands_of_steps_in_float32_leave_rotations(n):
-    d, generator = 40, torch.Generator().manual_seed(0)
+def turned(d, n, lr, steps, same_direction):
+    """The rotation after so many steps of `geodesic`, from n samples and positions a step."""
+    generator = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
     balancer = BALANCERS.build("rotograd", tasks=("a",))
     balancer.setup({}, EncoderInfo((d,), (0,)))
-    for number in range(3000):
-        left, right = (torch.randn(n, d, generator=generator) for _ in range(2))
-        balancer._noted = {"a": [(left, right)]}
-        balancer.after_step(SimpleNamespace(number=number, rate=0.1))
-    rotation = balancer.rotation["a"]
-    assert (rotation @ rotation.T - torch.eye(d)).abs().max() < 1e-5
-    assert torch.linalg.det(rotation) == pytest.approx(1, abs=1e-4)
-    assert (rotation - torch.eye(d)).abs().max() > 0.3
+    pair = torch.randn(2, n, d, generator=generator)
+    for number in range(steps):
+        balancer._noted = {"a": [tuple(pair if same_direction else torch.randn(2, n, d, generator=generator))]}
+        balancer.after_step(SimpleNamespace(number=number, rate=lr))
+    return balancer.rotation["a"]
+
+
+@pytest.mark.parametrize(
+    ("d", "n", "lr", "same_direction"),  # in the same direction, all steps round alike: the worst case
+    [
+        (6, 8, 1e-2, True),
+        (6, 1, 0.1, True),
+        (40, 40, 2e-3, True),
+        (40, 8, 2e-3, True),
+        (40, 8, 0.1, False),
+        (6, 8, 3, False),
+    ],
+)
+def test_rotations_stay_rotations_for_a_thousand_steps(d, n, lr, same_direction):
+    assert_rotation(turned(d, n, lr, 1000, same_direction))
+
+
+@pytest.mark.parametrize(("update", "steps"), [("geodesic", 1000), ("adam", 200)])  # with `adam`, nothing adds up
+def test_rotations_stay_rotations_and_the_alignment_loss_falls(toys, update, steps):
+    # A network that stands still shows what the leader does on its own.
+    options = {"lr": 1e-2, "update": update}
+    engine = toys.make_engine("rotograd", options=options, lr=1e-12, steps=steps, precision="fp32")
+    batch = toys.make_batch()
+    first, *_, last = (
+        sum(value for key, value in engine.train_step(batch).scalars().items() if key.startswith("balancer/alignment"))
+        for _ in range(steps)
+    )
+    assert last < first - 0.1
+    for rotation in engine.balancer.rotation.values():
+        assert_rotation(rotation)
+        assert (rotation - torch.eye(6)).abs().max() > 0.1  # it did move
+
+
+def test_a_thousand_steps_one_way_are_one_long_arc():
+    """Nothing is lost where a step is smaller than the rounding of the entries."""
+    generator = torch.Generator().manual_seed(1)
+    total, start = torch.randn(6, 6, generator=generator, dtype=torch.float64), orthogonal_matrix(6)
+    balancer = BALANCERS.build("rotograd", tasks=("a",))
+    balancer.setup({}, EncoderInfo((6,), (0,)))
+    balancer.rotation["a"].data.copy_(start)
+    balancer.remainder["a"].data.copy_(start - balancer.rotation["a"])
+    for number in range(1000):
+        balancer._noted = {"a": [(total.T.float(), None)]}
+        balancer.after_step(SimpleNamespace(number=number, rate=1e-6))
+    # Rounding (6e-8) of the direction, relative to the arc of 1e-3, and of the entries that are stored.
+    torch.testing.assert_close(
+        balancer.rotation["a"].double(), start @ arc_step(total, 1e-3), rtol=0, atol=6e-8 + 1e-3 * 1e-6
+    )
+
+
+@pytest.mark.parametrize("size", [1e-2, 1.0, 10.0])
+def test_adams_rotations_are_rotations(size):
+    balancer = BALANCERS.build("rotograd", tasks=("a",), update="adam", start="random")
+    balancer.setup({}, EncoderInfo((64,), (0,)))
+    balancer.generator["a"].data.normal_(std=size, generator=torch.Generator().manual_seed(0))
+    balancer.after_step(SimpleNamespace(number=0, rate=1e-3))
+    assert_rotation(balancer.rotation["a"])
+    assert (balancer.rotation["a"] - balancer.base["a"]).abs().max() > 1e-3  # it did move
+
+
+@pytest.mark.parametrize("start", ["small", "random"])
+@pytest.mark.parametrize("update", ["geodesic", "adam"])
+def test_rotations_start_as_the_option_says(start, update):
+    torch.manual_seed(0)
+    balancer = BALANCERS.build("rotograd", tasks=("a", "b"), start=start, update=update)
+    balancer.setup({}, EncoderInfo((50,), (0,)))
+    for rotation in balancer.rotation.values():
+        assert_rotation(rotation)
+    a, b = (rotation.detach() for rotation in balancer.rotation.values())
+    assert not torch.equal(a, b)
+    if start == "small":  # 1225 entries of standard deviation 1e-2, which a sample's is within 5 / sqrt(2 * 1225) of
+        entries = ((a - a.T) / 2).tril(-1)
+        assert (entries.square().sum() / 1225).sqrt() == pytest.approx(1e-2, rel=0.1)
+    else:  # the trace of Haar's rotations has mean 0 and variance 1 (Diaconis and Shahshahani, 1994)
+        assert abs(a.trace()) < 5
+        assert abs(b.trace()) < 5
+
+
+def test_adam_moves_each_entry_of_the_skew_matrix_by_lr():
+    """Adam's first step is lr times the sign of the gradient, to 1e-16 of it; so R_1 is known but for signs."""
+    engine, batch = make_engine("rotograd", {"update": "adam", "lr": 0.02, "start": "random"}, 6), make_batch()
+    balancer = engine.balancer
+    start = {name: rotation.detach().clone() for name, rotation in balancer.rotation.items()}
+    totals = products(engine, batch)
+    engine.train_step(batch)
+    for name, total in totals.items():
+        # Down the slope of -<M, exp(S)>, whose derivative at S = 0 by the skew entry below the diagonal is M^T - M.
+        expected = start[name] @ torch.linalg.matrix_exp(0.02 * torch.sign(total - total.T))
+        torch.testing.assert_close(balancer.rotation[name], expected, rtol=0, atol=1e-6)  # B_k is known to 1e-7
 
 
 @pytest.mark.parametrize("width", [6, 32, 64])
@@ -242,9 +350,86 @@ def test_a_level_that_no_present_task_uses_stands_still(toys):
     assert all(torch.equal(before[name], rotation) for name, rotation in engine.balancer.rotation.items())
 
 
-def test_an_unknown_update_is_refused():
-    with pytest.raises(ValueError, match=r"balancer\.update must be one of geodesic, adam; got 'sgd'"):
-        BALANCERS.build("rotograd", tasks=("a",), update="sgd")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"update": "sgd"}, r"balancer\.update must be one of geodesic, adam; got 'sgd'"),
+        ({"start": "identity"}, r"balancer\.start must be one of small, random; got 'identity'"),
+        ({"burn_in": -1}, r"balancer\.burn_in must be >= 0; got -1"),
+    ],
+)
+def test_wrong_options_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        BALANCERS.build("rotograd", tasks=("a",), **options)
+
+
+def lengths_step(number, norms, tasks=("a", "b")):
+    return SimpleNamespace(number=number, tasks=tasks, norms=torch.tensor(norms, dtype=torch.float64))
+
+
+def weights_after(burn_in, *steps):
+    """The weights of the last step, each a dictionary of norms, with `scale_only`."""
+    balancer = BALANCERS.build("rotograd", tasks=("a", "b"), scale_only=True, burn_in=burn_in)
+    for number, norms in enumerate(steps):
+        weights = balancer.combine(lengths_step(number, list(norms.values()), tuple(norms)))
+    return weights.tolist()
+
+
+def test_lengths_are_relative_to_those_at_the_first_step_or_at_burn_in():
+    """By hand: alpha_k = (n_k / n_k^0) / sum, C = sum alpha_k n_k, weights C / n_k."""
+    steps = [{"a": 1.0, "b": 4.0}, {"a": 4.0, "b": 2.0}, {"a": 2.0, "b": 1.0}]
+    # From the first step: ratios 2 and 1/4, alpha 8/9 and 1/9, C = 17/9.
+    assert weights_after(0, *steps) == pytest.approx([17 / 18, 17 / 9])
+    assert weights_after(20, *steps) == pytest.approx([17 / 18, 17 / 9])  # step 20 is still to come
+    # From step 1: ratios 1/2 and 1/2, C = 3/2.
+    assert weights_after(1, *steps) == pytest.approx([3 / 4, 3 / 2])
+    # From step 2, this one: ratios 1 and 1, C = 3/2.
+    assert weights_after(2, {"a": 1.0, "b": 1.0}, steps[1], {"a": 2.0, "b": 1.0}) == pytest.approx([3 / 4, 3 / 2])
+    default = BALANCERS.build("rotograd", tasks=("a",)).burn_in
+    assert default == 20  # the package's
+
+
+def test_a_task_that_is_absent_at_burn_in_is_measured_when_it_comes_back():
+    steps = [{"a": 1.0, "b": 4.0}, {"a": 4.0}, {"a": 4.0, "b": 1.0}, {"a": 2.0, "b": 0.5}]
+    # Both are half of what they were, a at step 1 and b at step 2: C = (2 + 0.5) / 2.
+    assert weights_after(1, *steps) == pytest.approx([1.25 / 2, 1.25 / 0.5])
+
+
+def test_a_length_of_zero_is_none_to_compare_with():
+    steps = [{"a": 1.0, "b": 0.0}, {"a": 1.0, "b": 4.0}, {"a": 1.0, "b": 2.0}]
+    assert weights_after(0, steps[0]) == pytest.approx([1.0, 0.0])  # b has no gradient: a alone decides on C
+    # Ratios 1 and 1/2, alpha 2/3 and 1/3, C = 4/3.
+    assert weights_after(0, *steps) == pytest.approx([4 / 3, 2 / 3])
+
+
+def arc_between(one, two):
+    """The angle of a rotation from one to the other: |log(A^T B)| / sqrt(2), by its angles."""
+    angles = torch.linalg.eigvals(one.T @ two).angle()
+    return float((angles.square().sum() / 2).sqrt())
+
+
+def test_lr_decays_and_only_the_first_dim_channels_of_the_level_turn():
+    engine = make_engine("rotograd", {"lr": 0.4, "lr_decay": 0.5, "dim": 5}, width=8)
+    arcs = []
+    for number in range(3):
+        before = engine.balancer.rotation["a"].detach().clone()
+        engine.train_step(make_batch(number))
+        arcs.append(arc_between(before, engine.balancer.rotation["a"].detach()))
+    assert arcs == pytest.approx([0.4, 0.2, 0.1], abs=1e-6)  # the start is known to 1e-7
+    z = torch.randn(3, 8, dtype=torch.float64)
+    (found,) = engine.balancer.adapter("a", [z])
+    torch.testing.assert_close(found[:, :5], z[:, :5] @ engine.balancer.rotation["a"].T, rtol=0, atol=1e-12)
+    assert torch.equal(found[:, 5:], z[:, 5:])
+
+
+@pytest.mark.parametrize("name", ["rotograd", "rotograd_procrustes"])
+@pytest.mark.parametrize("level", [0, 1, -1])
+def test_the_level_is_the_one_that_is_turned(name, level):
+    balancer = BALANCERS.build(name, tasks=("a",), level=level)
+    balancer.setup({}, EncoderInfo((3, 4), (4, 8)))
+    features = [torch.randn(2, 3, 5, 5), torch.randn(2, 4, 3, 3)]
+    moved = [not torch.equal(*pair) for pair in zip(features, balancer.adapter("a", features), strict=True)]
+    assert moved == [level == 0, level != 0]
 
 
 def test_two_processes_equal_one(tmp_path):

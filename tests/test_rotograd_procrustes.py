@@ -2,15 +2,16 @@
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from mtlkit import BALANCERS, checkpoint
+from mtlkit import BALANCERS, EncoderInfo, checkpoint
 from mtlkit.balancers.rotograd_procrustes import rotation_nearest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from test_rotograd import NAMES, assert_same, make_batch, make_engine, state_of
+from test_rotograd import NAMES, assert_rotation, assert_same, make_batch, make_engine, product, state_of
 
 NAME = "rotograd_procrustes"
 
@@ -128,8 +129,8 @@ def test_the_span_of_the_gradients_is_all_that_matters(update):
     balancer = BALANCERS.build(NAME, tasks=("a",), update=update)
     left, right, before = normal(6, 40, seed=1), normal(6, 40, seed=2), rotation(40)
     few, whole = before.clone(), before.clone()
-    balancer._turn(few, [(left[:2], right[:2]), (left[2:], right[2:])], 0.3)
-    balancer._turn(whole, [(None, left[:2].T @ right[:2]), (None, left[2:].T @ right[2:])], 0.3)
+    few += product(balancer._turn(few, [(left[:2], right[:2]), (left[2:], right[2:])], 0.3))
+    whole += product(balancer._turn(whole, [(None, left[:2].T @ right[:2]), (None, left[2:].T @ right[2:])], 0.3))
     torch.testing.assert_close(few, whole, rtol=0, atol=1e-9)
     assert (few - before).abs().max() > 0.01
 
@@ -185,14 +186,29 @@ def test_an_absent_task_keeps_its_features_and_a_resumed_run_goes_on_bit_for_bit
     assert_same(state_of(whole), state_of(second))
 
 
-@pytest.mark.parametrize("n", [4, 16])
-def test_a_thousand_turns_in_float32_leave_a_rotation(n):
-    balancer, found = BALANCERS.build(NAME, tasks=("a",)), torch.eye(16)
-    for seed in range(1000):
-        balancer._turn(found, [(normal(n, 16, seed=seed).float(), normal(n, 16, seed=-seed).float())], 0.1)
-    assert (found @ found.T - torch.eye(16)).abs().max() < 1e-5
-    assert torch.linalg.det(found) == pytest.approx(1, abs=1e-4)
-    assert (found - torch.eye(16)).abs().max() > 0.1
+@pytest.mark.parametrize(
+    ("update", "lr", "n", "same_direction"),  # 2 samples leave a span of 4 of the 8 channels, 8 samples all
+    [
+        ("closed_form_step", 0.02, 2, True),
+        ("closed_form_step", 0.3, 8, False),
+        ("sgd", 0.3, 8, True),
+        ("jump", 1, 2, False),
+    ],
+)
+def test_a_thousand_steps_in_float32_leave_a_rotation(update, lr, n, same_direction):
+    torch.manual_seed(0)
+    balancer = BALANCERS.build(NAME, tasks=("a",), update=update)
+    balancer.setup({}, EncoderInfo((8,), (0,)))
+    start = balancer.rotation["a"].detach().clone()
+    for number in range(1000):
+        seed = 0 if same_direction else number
+        pair = normal(n, 8, seed=seed).float(), normal(n, 8, seed=-1 - seed).float()
+        balancer._sizes = {"a": [torch.ones(2, dtype=torch.float64)]}
+        balancer._means = [torch.ones(9)]
+        balancer._pairs = {"a": [tuple(factor / factor.norm() for factor in pair)]}
+        balancer.after_step(SimpleNamespace(number=number, rate=lr))
+    assert_rotation(balancer.rotation["a"])
+    assert (balancer.rotation["a"] - start).abs().max() > 0.1
 
 
 @pytest.mark.parametrize(
@@ -201,6 +217,7 @@ def test_a_thousand_turns_in_float32_leave_a_rotation(n):
         ({"update": "adam"}, r"balancer\.update must be one of closed_form_step, sgd, jump; got 'adam'"),
         ({"lr": 0.0}, r"0 < balancer\.lr <= 1"),
         ({"weight_lr": -1.0}, r"balancer\.weight_lr >= 0"),
+        ({"alpha": -0.5}, r"balancer\.alpha must be a number >= 0; got -0\.5"),
     ],
 )
 def test_wrong_options_are_refused(options, message):
@@ -214,3 +231,43 @@ def test_a_negative_loss_is_refused_by_name():
     engine.tasks["b"].loss = lambda output, target: (-loss(output, target)[0], loss(output, target)[1])
     with pytest.raises(ValueError, match="loss of task 'b' is -"):
         engine.train_step(make_batch())
+
+
+def weights_after_steps(sizes, **options):
+    """The weights after steps with these norms and losses: a dictionary task -> (norm, loss) for each."""
+    balancer = BALANCERS.build(NAME, tasks=("a", "b", "c"), weight_lr=0.1, lr_decay=1.0, **options)
+    balancer.setup({}, EncoderInfo((4,), (0,)))
+    for number, found in enumerate(sizes):
+        balancer._sizes = {task: [torch.tensor(pair, dtype=torch.float64)] for task, pair in found.items()}
+        balancer._means = [torch.ones(5)]
+        balancer.after_step(SimpleNamespace(number=number, rate=balancer.lr))
+    return [balancer.weight[task].item() for task in "abc"]
+
+
+@pytest.mark.parametrize("loss", [0.0, 0.5])
+def test_a_task_without_a_first_loss_is_left_out_and_the_others_are_balanced(loss):
+    """By hand, alpha 1: the rates of a and b are 1/2 and 1, relative to their mean 2/3 and 4/3."""
+    first = {"a": (1.0, 4.0), "b": (1.0, 1.0), "c": (0.0, 0.0)}  # all at their targets
+    second = {"a": (2.0, 2.0), "b": (1.0, 1.0), "c": (0.0, 0.0)}  # mean 1.5, targets 1 and 2: a falls, b grows
+    found = weights_after_steps([first, second], alpha=1.0)
+    assert found == pytest.approx([0.9, 1.1, 1.0])
+    # A first loss at a later step is a rate of 1: with 1/2, 1 and 1 the mean is 5/6.
+    third = {"a": (1 / 0.9, 2.0), "b": (1 / 1.1, 1.0), "c": (1.0, loss)}  # all w_k n_k are 1
+    moved = [0.8, 1.1 + 0.1, 1.1]
+    expected = [0.9 - 0.1, 1.2, 1.0] if loss == 0 else [w * 3 / sum(moved) for w in moved]
+    assert weights_after_steps([first, second, third], alpha=1.0) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("alpha", "moved"),
+    [
+        (0.0, (1.1 / 1.2, 1.1)),  # targets 1.1: a reaches its own, b moves by 0.1
+        (0.2, (1.1 * 1.5**0.2 / 1.2, 1.1 * 0.5**0.2)),  # targets 1.193 and 0.958: both are reached
+        (1.5, (1.1, 0.9)),  # targets 2.02 and 0.389
+    ],
+)
+def test_alpha_favours_the_slow_task(alpha, moved):
+    """By hand: lengths 1.2 and 1 have the mean 1.1; rates relative to their mean are 1.5 and 0.5."""
+    sizes = [{"a": (1.0, 1.0), "b": (1.0, 3.0)}, {"a": (1.2, 1.0), "b": (1.0, 1.0)}]
+    expected = [*(2 * w / sum(moved) for w in moved), 1.0]  # of c nothing is known
+    assert weights_after_steps(sizes, alpha=alpha) == pytest.approx(expected)

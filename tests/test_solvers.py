@@ -384,6 +384,7 @@ def test_a_gram_matrix_is_square():
     ("name", "options"),
     [
         ("mgda", {"normalization": "l1"}),
+        ("mgda", {"weigh": "loss"}),
         ("cagrad", {"c": -0.1}),
         ("cagrad", {"rescale": "c3"}),
         ("nash", {"max_norm": 0}),
@@ -391,6 +392,7 @@ def test_a_gram_matrix_is_square():
         ("nash", {"update_every": 1.5}),
         ("fairgrad", {"alpha": 0.0}),
         ("fairgrad", {"alpha": float("nan")}),
+        ("fairgrad", {"max_norm": -1.0}),
     ],
 )
 def test_options_are_checked(name, options):
@@ -413,6 +415,28 @@ def test_mgda_minimises_the_normalised_combination(toys, normalization):
     assert (products >= length(step.weights, step.gram) ** 2 * (1 - 1e-9)).all()
 
 
+def test_mgda_may_weigh_the_losses_by_what_it_found_for_the_normalised_gradients():
+    # Orthogonal gradients of the lengths 1 and 3, both 1 when they are divided by their lengths, or by these losses.
+    gram, losses = torch.diag(torch.tensor([1.0, 9.0])), torch.tensor([1.0, 3.0])
+    for normalization in ("l2", "loss"):
+        found = [
+            build("mgda", 2, normalization=normalization, weigh=weigh).weights(gram, losses)
+            for weigh in ("normalised", "losses")
+        ]
+        torch.testing.assert_close(found[0], torch.tensor([1 / 2, 1 / 6]))
+        torch.testing.assert_close(found[1], torch.tensor([1 / 2, 1 / 2]))
+
+
+@pytest.mark.parametrize("weigh", ["normalised", "losses"])
+def test_mgda_gives_decoders_the_shares_of_the_losses(toys, weigh):
+    engine = toys.make_engine("mgda", options={"normalization": "l2", "weigh": weigh})
+    step = engine.train_step(toys.make_batch())
+    assert step.decoder_weights.sum().item() == pytest.approx(1)
+    shares = step.weights * (step.norms if weigh == "normalised" else 1)
+    torch.testing.assert_close(step.decoder_weights, shares)
+    assert shares.std() > 0.01
+
+
 def test_mgda_by_losses_wants_losses():
     balancer = build("mgda", 2, normalization="loss")
     for losses in (None, torch.tensor([1.0, -1.0])):
@@ -425,6 +449,33 @@ def test_nash_limits_the_length():
     free = build("nash", 4).weights(gram)
     torch.testing.assert_close(build("nash", 4, max_norm=1.0).weights(gram), free / 2)
     torch.testing.assert_close(build("nash", 4, max_norm=2.5).weights(gram), free)
+
+
+def test_nash_limits_the_encoder_alone(toys):
+    step = toys.make_engine("nash", options={"max_norm": 1.0}).train_step(toys.make_batch())
+    assert ((step.gram @ step.decoder_weights) * step.decoder_weights - 1).abs().max() < 1e-9
+    torch.testing.assert_close(step.weights, step.decoder_weights / 3**0.5)
+
+
+@pytest.mark.parametrize("name", ["cagrad", "fairgrad", "aligned_mtl"])
+def test_a_mean_becomes_a_sum(name):
+    gram = gram_of(jacobian("wide", 3))
+    torch.testing.assert_close(build(name, 3, match_sum=True).weights(gram), 3 * build(name, 3).weights(gram))
+
+
+def test_cagrad_of_radius_zero_and_aligned_gradients_of_one_length_are_plain_summing():
+    gram = gram_of(jacobian("wide", 3))
+    torch.testing.assert_close(build("cagrad", 3, c=0.0, match_sum=True).weights(gram), torch.ones(3).double())
+    torch.testing.assert_close(build("aligned_mtl", 3, match_sum=True).weights(torch.eye(3)), torch.ones(3))
+
+
+def test_fairgrad_limits_the_length_of_what_it_has_multiplied():
+    # M w = 1 / w for orthogonal gradients of the lengths 2 and 4: w = (1/2, 1/4), and each adds a part of the length 1.
+    gram = torch.diag(torch.tensor([4.0, 16.0]))
+    for options, factor in (({}, 1), ({"match_sum": True}, 2), ({"match_sum": True, "max_norm": 1.0}, 2**-0.5)):
+        found = build("fairgrad", 2, alpha=1.0, **options).weights(gram)
+        torch.testing.assert_close(found, factor * torch.tensor([0.5, 0.25]))
+    torch.testing.assert_close(build("fairgrad", 2, alpha=1.0, max_norm=9.0).weights(gram), torch.tensor([0.5, 0.25]))
 
 
 def test_nash_keeps_its_weights_between_updates(toys):

@@ -2,6 +2,7 @@
 
 import torch
 from torch import nn
+from torch.distributed.fsdp import fully_shard
 
 from mtlkit import BALANCERS, DECODERS, ENCODERS, TASKS, Decoder, Encoder, EncoderInfo
 from mtlkit.build import make_accelerator
@@ -69,7 +70,8 @@ def make_tasks():
     }
 
 
-def make_engine(balancer="uniform", *, options=None, steps=100, precision="fp64", **trainer):
+def make_engine(balancer="uniform", *, options=None, steps=100, precision="fp64", sharded=False, **trainer):
+    """An engine at a fixed start. `sharded`: FSDP2, which Accelerate has for GPUs only and torch for CPUs, too."""
     torch.manual_seed(0)
     tasks = make_tasks()
     encoder = ToyEncoder()
@@ -79,6 +81,11 @@ def make_engine(balancer="uniform", *, options=None, steps=100, precision="fp64"
     balancer.setup(tasks, model.encoder_info)
     config = TrainerConfig(max_steps=steps, precision=precision, **({"lr": 1e-2} | trainer))
     accelerator = make_accelerator(config)
+    if sharded:
+        model.double()
+        for part in (model.encoder, *model.decoders.values(), model):
+            fully_shard(part)
+        accelerator.prepare_model = lambda model, *_, **__: model  # it would wrap it in DDP
     return Engine(model, list(tasks.values()), balancer, config, accelerator=accelerator, steps_per_epoch=10)
 
 

@@ -8,10 +8,13 @@ Nothing else needs the package. What differs by design, and is accounted for her
 - The package minimises sum_n |R_k v_n - g~_{n,k}|^2 with v = |mean_j G_j| mean_j(G_j / |G_j|). As a rotation leaves
   |R_k v_n| as it is, that is 2 |mean_j G_j| times the paper's L_rot^k, plus a constant: the same direction, another
   length.
-- The package leaves the lower triangle of a skew matrix to an optimizer of the user's, as `balancer.update=adam` does
-  with a whole matrix; `geodesic` takes the direction and sets the length itself.
-- Its rotations start at the identity, ours at small random ones; it takes |G_k^0| anew at step 20, we at
-  `balancer.burn_in`. C = sum_k alpha_k |G_k| is the same, and so is the encoder's gradient.
+- The package leaves the numbers below the diagonal of a skew matrix to an optimizer of the user's, as
+  `balancer.update=adam` does; `geodesic` takes the direction and sets the length itself. Adam's first step is compared:
+  both move each number by lr. Later ones differ: Adam's averages see the other length, which changes over time.
+
+What is the same: rotations that start anywhere (`balancer.start=random`), |G_k^0| taken anew at step 20
+(`balancer.burn_in`), C = sum_k alpha_k |G_k|, the encoder's gradient, and decoders with the plain gradients of their
+losses (`normalize_losses=False`, the package's default).
 """
 
 import copy
@@ -22,12 +25,13 @@ from torch import Tensor, nn
 
 from mtlkit import BALANCERS, TASKS, Encoder, EncoderInfo
 from mtlkit.build import make_accelerator
-from mtlkit.engine import Engine
+from mtlkit.channels import nearest_rotation
+from mtlkit.engine import Batch, Engine
 from mtlkit.model import MultiTaskModel
 from mtlkit.schema import TrainerConfig
 from mtlkit.step import Step
 
-NAMES, WIDTH, SAMPLES, STEPS = ("a", "b", "c"), 8, 16, 3
+NAMES, WIDTH, SAMPLES, STEPS, RATE = ("a", "b", "c"), 8, 16, 3, 5e-4
 
 
 class Vectors(Encoder):
@@ -46,17 +50,16 @@ class Vectors(Encoder):
         return [self.layers(image)]
 
 
-def make_engine() -> Engine:
+def make_engine(update: str = "geodesic") -> Engine:
     tasks = [TASKS.build("multilabel", name, ("x", "y", "z"), decoder="linear") for name in NAMES]
     encoder = Vectors()
     model = MultiTaskModel(encoder, {task.name: task.decoder(encoder.info) for task in tasks})
-    balancer = BALANCERS.build("rotograd", tasks=NAMES)
+    balancer = BALANCERS.build("rotograd", tasks=NAMES, update=update, start="random", lr=RATE)
     balancer.setup({task.name: task for task in tasks}, encoder.info)
     config = TrainerConfig(max_steps=STEPS, precision="fp64")
     engine = Engine(model, tasks, balancer, config, accelerator=make_accelerator(config), steps_per_epoch=STEPS)
-    for name in NAMES:  # far from the identity
-        angles = torch.randn(WIDTH, WIDTH, dtype=torch.float64)
-        balancer.rotation[name].data.copy_(torch.linalg.matrix_exp(angles - angles.T))
+    for start in [*balancer.rotation.values(), *balancer.base.values()]:  # they were drawn, and rounded, in float32
+        start.data.copy_(nearest_rotation(start.data))
     return engine
 
 
@@ -71,8 +74,36 @@ class Head(nn.Module):
         return self.decoder([z])
 
 
-def gradients_of(encoder: nn.Module) -> Tensor:
-    return torch.cat([p.grad.flatten() for p in encoder.parameters() if p.grad is not None])
+def package_like(engine: Engine, package_class: type[nn.Module]) -> nn.Module:
+    """The package's model with the same layers."""
+    heads = [Head(copy.deepcopy(engine.network.decoders[name])) for name in NAMES]
+    return package_class(copy.deepcopy(engine.network.encoder.layers), heads, WIDTH).double()  # wraps each head
+
+
+def take_over(package: nn.Module, engine: Engine) -> None:
+    """Gives the package the engine's weights and rotations, and no gradients."""
+    package.backbone.load_state_dict(engine.network.encoder.layers.state_dict())
+    for i, name in enumerate(NAMES):
+        package.heads[i][1].decoder.load_state_dict(engine.network.decoders[name].state_dict())
+        setattr(package, f"rotation_{i}", engine.balancer.rotation[name].detach().clone())
+    for parameter in [*package.mtl_parameters(), *package.model_parameters()]:
+        parameter.grad = None
+
+
+def make_batch() -> Batch:
+    targets = {name: torch.randint(0, 2, (SAMPLES, 3)).double() for name in NAMES}
+    return {"image": torch.rand(SAMPLES, 3, 2, 2, dtype=torch.float64), "targets": targets}
+
+
+def backward(package: nn.Module, batch: Batch) -> None:
+    """The package's own backward pass, with the loss of the engine's tasks."""
+    package.train()
+    outputs = zip(package(batch["image"]), batch["targets"].values(), strict=True)
+    package.backward([nn.functional.binary_cross_entropy_with_logits(*pair) for pair in outputs])
+
+
+def gradients_of(module: nn.Module) -> Tensor:
+    return torch.cat([p.grad.flatten() for p in module.parameters() if p.grad is not None])
 
 
 def largest_difference(found: Tensor, expected: Tensor) -> float:
@@ -90,32 +121,26 @@ def main() -> int:
     engine = make_engine()
     network, balancer = engine.network, engine.balancer
     update = engine._update
-    backbone = copy.deepcopy(network.encoder.layers)
-    heads = [Head(copy.deepcopy(network.decoders[name])) for name in NAMES]
-    package = RotoGrad(backbone, heads, WIDTH).double()  # it wraps each head, in place
+    package = package_like(engine, RotoGrad)
     for number in range(STEPS):
-        image = torch.rand(SAMPLES, 3, 2, 2, dtype=torch.float64)
-        targets = {name: torch.randint(0, 2, (SAMPLES, 3)).double() for name in NAMES}
-        backbone.load_state_dict(network.encoder.layers.state_dict())
-        for i, name in enumerate(NAMES):
-            heads[i][1].decoder.load_state_dict(network.decoders[name].state_dict())
-            setattr(package, f"rotation_{i}", balancer.rotation[name].detach().clone())
-        for parameter in [*package.mtl_parameters(), *package.model_parameters()]:
-            parameter.grad = None
-        package.train()
-        outputs = zip(package(image), targets.values(), strict=True)
-        package.backward([nn.functional.binary_cross_entropy_with_logits(*pair) for pair in outputs])
+        batch = make_batch()
+        take_over(package, engine)
+        backward(package, batch)
 
         seen: dict[str, Tensor] = {}
 
         def look(step: Step, seen: dict[str, Tensor] = seen) -> None:  # before anything moves
             seen["encoder"] = gradients_of(network.encoder)
+            seen.update({f"decoder of {name}": gradients_of(network.decoders[name]) for name in NAMES})
             seen.update({name: pairs[0][0].T for name, pairs in balancer._noted.items()})  # M_k
             update(step)
 
         engine._update = look
-        step = engine.train_step({"image": image, "targets": targets})
-        differences = {"encoder": largest_difference(seen["encoder"], gradients_of(backbone))}
+        step = engine.train_step(batch)
+        differences = {"encoder": largest_difference(seen["encoder"], gradients_of(package.backbone))}
+        for i, name in enumerate(NAMES):
+            head = gradients_of(package.heads[i][1])
+            differences[f"decoder of {name}"] = largest_difference(seen[f"decoder of {name}"], head)
         mean = sum(package.original_grads) / len(NAMES)
         for i, name in enumerate(NAMES):
             lower = getattr(package.parametrizations, f"rotation_{i}").original.grad  # by the lower triangle
@@ -123,7 +148,23 @@ def main() -> int:
             differences[f"rotation of {name}"] = largest_difference(lower - lower.T, expected)
         text = ", ".join(f"{what} {value:.1e}" for what, value in differences.items())
         sys.stdout.write(f"step {number}, relative differences: {text}\n")
+    sys.stdout.write(
+        f"the rotations after Adam's first step, absolute difference: {difference_of_adam(RotoGrad):.1e}\n"
+    )
     return 0
+
+
+def difference_of_adam(package_class: type[nn.Module]) -> float:
+    """Between the rotations that one step of Adam on the numbers of the skew matrix gives, here and there."""
+    engine, batch = make_engine("adam"), make_batch()
+    package = package_like(engine, package_class)
+    take_over(package, engine)
+    optimizer = torch.optim.Adam(package.mtl_parameters(), lr=RATE, eps=1e-16)  # mtlkit's eps
+    backward(package, batch)
+    optimizer.step()
+    engine.train_step(batch)
+    pairs = [(engine.balancer.rotation[name], package.rotation[i]) for i, name in enumerate(NAMES)]
+    return max(float((ours - theirs).detach().abs().max()) for ours, theirs in pairs)
 
 
 if __name__ == "__main__":

@@ -48,9 +48,10 @@ class Dataset(ABC):
     """Samples by index, before augmentation. Same options, same samples, on every machine.
 
     A subclass takes at least `root`, `split`, `size` ((width, height) or None for its own) and `limit` (at most
-    so many samples, the first ones, or None), checks what it can without reading all files before any work
-    starts, and raises `ValueError` or `FileNotFoundError` with what is missing, where it is to be had and what to
-    do. A file that turns out to be damaged when its sample is asked for raises `BadSampleError`.
+    so many samples, the first ones, or None); one that reads no files leaves out `root`, and `data.root` is then
+    refused. It checks what it can without reading all files before any work starts, and raises `ValueError` or
+    `FileNotFoundError` with what is missing, where it is to be had and what to do. A file that turns out to be
+    damaged when its sample is asked for raises `BadSampleError`.
 
     `val` is never taken from the published test data: a data set without validation data of its own holds out a part
     of its training data, by scene or patient, and `train` is then the rest (`mtlkit.data.splits`).

@@ -9,7 +9,8 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from mtlkit.data.dataset import BadSampleError, Dataset, Sample, Target
-from mtlkit.data.order import Key, Order, StepSampler, seed_of
+from mtlkit.data.order import Key, Order, StepSampler
+from mtlkit.seeding import seed_of
 
 if TYPE_CHECKING:  # importing albumentations takes seconds; only those who augment pay for it
     from mtlkit.data.transforms import Augment

@@ -5,17 +5,13 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
+from mtlkit.seeding import seed_of
+
 Key = tuple[int, int]  # (pass, index): a sample as that pass through its data set augments it
-
-
-def seed_of(seed: int, *path: int) -> int:
-    """A seed for `path` (epoch, index, ...) that is independent of all others."""
-    return int(np.random.SeedSequence(seed, spawn_key=path).generate_state(1, np.uint64)[0] >> 1)
 
 
 class Order(ABC):

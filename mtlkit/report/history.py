@@ -10,6 +10,7 @@ import numpy as np
 import yaml  # type: ignore[import-untyped]
 
 from mtlkit import log
+from mtlkit.folders import no_run
 
 Series = tuple[np.ndarray, np.ndarray]  # steps and values, float64; NaN where the log has null
 
@@ -75,7 +76,7 @@ class History:
     def __init__(self, run: Path) -> None:
         path = run / "metrics.jsonl"
         if not path.is_file():
-            raise FileNotFoundError(f"{run} is not the folder of a run: it has no metrics.jsonl.")
+            raise no_run(run, "metrics.jsonl")
         self.run = run
         self.records = log.read(path)
         self.config_text = (run / "config.yaml").read_text() if (run / "config.yaml").exists() else ""

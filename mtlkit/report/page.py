@@ -16,7 +16,7 @@ from mtlkit.report.balance import conflicts, direction
 from mtlkit.report.history import History
 from mtlkit.report.html import figure, grid, section
 from mtlkit.report.pictures import KINDS, pictured_tasks, saved_pictures
-from mtlkit.report.table import gain_text, headings, metric_text, show, split_text
+from mtlkit.report.table import decoders_text, gain_text, headings, metric_text, show, split_text
 
 MAX_PICTURES = 12  #: tasks pictured a sample
 PICTURE_SIDE = 240  #: pixels; larger pictures are embedded at this size
@@ -115,7 +115,8 @@ def _table(history: History) -> str:
         return section("Results", "No evaluation is logged yet.", "")
     head = "".join(f'<th class="n">{escape(text)}' for text in headings(history))
     table = f'<div class="scroll"><table><thead><tr><th>task<th>metric{head}<tbody>{"".join(rows)}</table></div>'
-    note = f"{split_text(history)} “Constant” is the best prediction that does not look at the image."
+    note = f"{split_text(history)} “Constant” is the best prediction that does not look at the image. "
+    note += decoders_text(history)
     return section("Results", note, table)
 
 

@@ -19,7 +19,7 @@ def summary_table(run: Path) -> Table:
     Raises `FileNotFoundError` and `ValueError` as `History` does.
     """
     history = History(run)
-    table = Table(box=box.SIMPLE, caption=split_text(history) if history.selects_on_test else None)
+    table = Table(box=box.SIMPLE, caption=f"{split_text(history)} {decoders_text(history)}".rstrip())
     table.add_column("task", no_wrap=True)
     table.add_column("metric", no_wrap=True)
     for heading in headings(history):
@@ -46,6 +46,12 @@ def split_text(history: History) -> str:
     if history.selects_on_test:
         return "On the test split, which also selected the model or was watched (protocol: published)."
     return "On the validation split."
+
+
+def decoders_text(history: History) -> str:
+    """What the decoders got, which changes the figures of every method with weights; empty for a log without a word."""
+    text = history.info.get("decoders", "")
+    return f"In training, {text}." if text else ""
 
 
 def metric_text(row: Row) -> str:

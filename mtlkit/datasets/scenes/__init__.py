@@ -90,6 +90,8 @@ class Scenes(Dataset):
         self.unit = UNITS[depth_unit]
         self.folder = cache.cached(_root(root), self.settings)
         self._arrays = cache.load(self.folder)
+        if root is not None:  # which many take for the place of data to be read
+            self.notes = [f"scenes reads no files: data.root is where its rendered frames are kept, {_root(root)}."]
 
     def __len__(self) -> int:
         return self.settings.count

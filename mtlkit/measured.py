@@ -1,0 +1,62 @@
+"""The figures of finished runs, with what they are figures of."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from mtlkit.data.dataset import Split
+from mtlkit.inference import evaluate
+from mtlkit.report.history import History
+
+Figures = Mapping[str, float]  # "<task>/<metric>" -> value
+BySeed = Mapping[int, Figures]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Figures of runs: by seed, the directions of their metrics, and in words of what and what their decoders got."""
+
+    by_seed: BySeed
+    higher_is_better: Mapping[str, bool]
+    kind: str
+    decoders: str = ""
+
+
+def figures_of(runs: Collection[Path], split: Split | None = None) -> Measured:
+    """The figures of finished runs, those of one seed joined, as the single-task runs of all tasks are.
+
+    Without a split they are the logged results: of the split that the run validated on, by its `trainer.selection`.
+    With one, the checkpoint of the results is evaluated on it.
+
+    Raises `ValueError` where two runs of one seed have the same figure or two runs' figures are not of one kind, and
+    what `History` and `mtlkit.inference.evaluate` raise for a folder that is no run.
+    """
+    found: dict[int, dict[str, float]] = {}
+    directions: dict[str, bool] = {}
+    expected: tuple[str, str] | None = None
+    for run in runs:
+        history = History(run)
+        kind = (_kind(history, split), history.info.get("decoders", ""))
+        if kind != (expected := expected or kind):
+            one, two = (" where ".join(filter(None, words)) for words in (kind, expected))
+            raise ValueError(f"{run} has {one}; the runs before it have {two}. They cannot be compared.")
+        record = history.trained if split is None else evaluate(run, split)
+        figures = found.setdefault(int(history.config.get("seed", 0)), {})
+        for key, higher in history.info.get("higher_is_better", {}).items():
+            if higher is None or (value := record.get(key)) is None:
+                continue
+            if key in figures:
+                raise ValueError(f"{run} is a second run with {key!r} of one seed; pass each seed's runs once.")
+            figures[key], directions[key] = value, higher
+    return Measured(found, directions, *(expected or ("", "")))
+
+
+def _kind(history: History, split: str | None) -> str:
+    """What a run's figures are, in words."""
+    selection, validation = history.info.get("selection", "best"), history.info.get("validation", "val")
+    if split is None and selection == "last10":
+        evaluation = "mean of the last 10 evaluations"
+    else:
+        evaluation = f"{'best' if selection == 'best' else 'last'} evaluation"
+    chosen = " selected on test data" if selection == "best" and validation == "test" else ""
+    return f"{split or validation} figures of the {evaluation}{chosen}"

@@ -1,0 +1,67 @@
+"""The page docs/experiments.md: its files are written, its commands run, its forms compared."""
+
+import re
+import shlex
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mtlkit.cli import main
+from mtlkit.config import compose, load
+from mtlkit.data.dataset import DATASETS
+
+PAGE = (Path(__file__).parents[1] / "docs" / "experiments.md").read_text(encoding="utf-8")
+FILES = dict(re.findall(r"```(?:python|yaml)\n# (\S+)\n(.*?)```", PAGE, re.DOTALL))
+COMMANDS = [line for block in re.findall(r"```console\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines()]
+
+
+@pytest.fixture
+def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder with the page's files; what they register is forgotten before (the page's Python runs elsewhere, too)
+    and after."""
+    for name, text in FILES.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    DATASETS._classes.pop("my_data", None)
+    yield tmp_path
+    DATASETS._classes.pop("my_data", None)
+    sys.modules.pop("my_lab", None)
+
+
+def test_the_pages_commands_run(page: Path, capsys: pytest.CaptureFixture):
+    assert len(COMMANDS) == PAGE.count("\nmtlkit ") >= 8
+    for command in COMMANDS:
+        program, *words = shlex.split(command, comments=True)
+        assert (program, main(words)) == ("mtlkit", 0), (command, capsys.readouterr().err)
+    runs = page / "runs"
+    assert load(runs / "rotograd" / "config.yaml").balancer.options["burn_in"] == 2
+    assert list(load(runs / "area" / "config.yaml").task) == ["area"]
+    assert len(list((runs / "sweep").glob("*/config.yaml"))) == 2
+    mine, again, other = (load(runs / name / "config.yaml") for name in ("mine", "again", "uniform"))
+    assert (mine.task["area"].decoder, mine.task["flags"].decoder) == ("conv", "linear")
+    assert mine.trainer.max_epochs == 3  # resumed with
+    assert replace(again, output_dir="", trainer=mine.trainer) == replace(mine, output_dir="")
+    assert replace(other, output_dir="", trainer=mine.trainer, balancer=mine.balancer) == replace(mine, output_dir="")
+    assert other.balancer == compose("scenes").balancer
+
+
+def test_the_pages_other_files_compose_as_it_says(page: Path):
+    files = {
+        name.removesuffix(".yaml"): compose(name) for name in FILES if name.endswith(".yaml") and name != "mine.yaml"
+    }
+    words = ("balancer=X", "+balancer=X", "++balancer=X", "balancer.name=X", "balancer={name: X}")
+    assert all(f"`{word.replace('X', 'rotograd')}`" in PAGE.replace("'", "") for word in words)
+    balancers = [compose("scenes", [word.replace("X", "rotograd")]).balancer for word in words]
+    balancers += [files.pop(name).balancer for name in ("short", "mapping", "list")]
+    assert balancers == [balancers[0]] * 8
+    assert balancers[0].name == "rotograd"
+    assert sorted(files) == ["parts", "rooms"]
+    assert files["rooms"].model.encoder == "resnet34"
+    assert files["rooms"].model.options == compose("scenes").model.options
+    assert files["rooms"].task["depth"].options == {"loss": "l1"}
+    assert list(files["parts"].task) == ["depth", "normals"]
+    assert list(compose("scenes", ["task=[depth]", "+task=[normals]"]).task) == ["depth", "normals"]

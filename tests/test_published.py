@@ -1,0 +1,157 @@
+"""What each method gives the decoders and starts with, against its paper and its authors' code, read once more."""
+
+import importlib.util
+import inspect
+import re
+from dataclasses import fields
+
+import pytest
+
+from mtlkit import BALANCERS
+from mtlkit.catalog import decoders, paragraph
+from mtlkit.registry import options_of
+from mtlkit.schema import TrainerConfig
+
+NAMES = ("a", "b")
+OURS = [name for name in BALANCERS.names() if BALANCERS.get(name).__module__.startswith("mtlkit.")]
+OWN_WORDS = {"gradnorm", "rotograd", "rotograd_procrustes"}  # say it elsewhere in their docstrings
+
+#: What the paper or, where it is silent, the code named gives decoders.
+DECODERS = {
+    # The objective holds for all parameters.
+    "dtp": "weighted",  # paper, the total loss
+    "dwa": "weighted",  # lorenmt/mtan, im2im_pred/utils.py
+    "famo": "weighted",  # Cranial-XIX/FAMO, famo.py
+    "fixed": "weighted",  # by definition
+    "gls": "weighted",  # paper, the objective
+    "gradnorm": "weighted",  # paper, the loss of section 3
+    "imtl_l": "weighted",  # paper, the loss that is minimised
+    "rlw": "weighted",  # LibMTL, weighting/RLW.py
+    "stch": "weighted",  # Xi-L/STCH, STCH_MTL/LibMTL/weighting/STCH.py
+    "uncertainty": "weighted",  # paper, equations 7 and 10
+    # The code sums weighted losses when it knows the weights.
+    "excess_mtl": "weighted",  # yifei-he/ExcessMTL, LibMTL/LibMTL/weighting/ExcessMTL.py
+    "imtl_g": "weighted",  # AvivNavon/nash-mtl, methods/weight_methods.py, from which the published tables come
+    "mgda": "weighted",  # isl-org/MultiObjectiveOptimization, multi_task/train_multi_task.py
+    "nash": "weighted",  # AvivNavon/nash-mtl, methods/weight_methods.py
+    # It takes the gradients of the logarithms.
+    "db_mtl": "weighted",  # LibMTL, weighting/DB_MTL.py
+    # It replaces the shared gradients only.
+    "aligned_mtl": "plain",  # SamsungLabs/MTL, code/optim/aligned/balancer.py
+    "cagrad": "plain",  # Cranial-XIX/CAGrad, nyuv2/utils.py
+    "config": "plain",  # tum-pbs/ConFIG, experiments/MTL/methods/weight_methods.py
+    "dual_projection": "plain",  # TorchJD, mtl_backward
+    "fairgrad": "plain",  # OptMN-Lab/fairgrad, methods/weight_methods.py
+    "graddrop": "plain",  # tensorflow/lingvo, lingvo/core/graddrop.py
+    "gradient_similarity": "plain",  # AvivNavon/AuxiLearn, experiments/weight_methods.py
+    "gradvac": "plain",  # LibMTL, weighting/GradVac.py
+    "moco": "plain",  # LibMTL, weighting/MoCo.py
+    "modo": "plain",  # heshandevaka/Trade-Off-MOL, LibMTL/LibMTL/weighting/MoDo.py
+    "pcgrad": "plain",  # tianheyu927/PCGrad, PCGrad_tf.py
+    "sdmgrad": "plain",  # OptMN-Lab/sdmgrad, methods/weight_methods.py
+    "torchjd": "plain",  # TorchJD, mtl_backward
+    "upgrad": "plain",  # TorchJD, mtl_backward
+    # It adds to the sum of the losses, or maps features.
+    "adversarial": "plain",  # facebookresearch/astmt, experiments/dense_predict/pascal_resnet/main.py
+    "cosreg": "plain",  # paper, equation 4
+    "d_grad": "plain",  # Rotograd, first version, section 5.2
+    "rotograd": "plain",  # paper: only what goes on into the encoder is scaled
+    "rotograd_procrustes": "plain",  # its weights are for the leader's and the encoder's gradient
+    "uniform": "plain",
+}
+
+#: Defaults that a source states: (method, option) -> value.
+PUBLISHED = {
+    ("cosreg", "alpha"): 0.1,  # paper, table 1, with batch norm
+    ("cosreg", "space"): "last_layer",  # paper, section 4
+    ("db_mtl", "beta"): 0.9,  # LibMTL, config.py
+    ("dwa", "temperature"): 2.0,  # lorenmt/mtan, --temp
+    ("excess_mtl", "eta"): 0.01,  # yifei-he/ExcessMTL, robust_step_size
+    ("excess_mtl", "warmup_steps"): 1,  # the same, first_epoch
+    ("fairgrad", "alpha"): 2.0,  # OptMN-Lab/fairgrad, all run.sh
+    ("famo", "gamma"): 0.01,  # Cranial-XIX/FAMO, famo.py and experiments/cityscapes/run.sh
+    ("famo", "lr"): 0.025,  # the same, w_lr
+    ("graddrop", "leak"): 0.0,  # tensorflow/lingvo, its comment
+    ("gradvac", "beta"): 0.01,  # paper
+    ("mgda", "normalization"): "none",  # paper; the code calls the others "optional and not included in the paper"
+    ("moco", "beta"): 0.5,  # LibMTL, config.py, with the authors' help
+    ("moco", "gamma"): 0.1,
+    ("moco", "rho"): 0.0,
+    ("nash", "update_every"): 1,  # AvivNavon/nash-mtl, update_weights_every
+    ("sdmgrad", "lam"): 0.3,  # OptMN-Lab/sdmgrad, both run.sh
+    ("sdmgrad", "iterations"): 20,  # the same, niter
+    ("stch", "mu"): 1.0,  # Xi-L/STCH, STCH_MTL/LibMTL/config.py
+    ("stch", "warmup_epochs"): 4,
+    ("uncertainty", "initial"): 0.0,  # AvivNavon/nash-mtl, logsigma
+    ("uncertainty", "lr"): 0.025,  # the same, --method-params-lr
+}
+
+
+@pytest.fixture(params=OURS)
+def name(request) -> str:
+    if request.param == "torchjd" and importlib.util.find_spec("torchjd") is None:
+        pytest.skip("torchjd is not installed")
+    return request.param
+
+
+def test_decoders_get_what_the_source_gives_them(name):
+    assert BALANCERS.build(name, tasks=NAMES).decoders == decoders(BALANCERS.get(name)) == DECODERS[name]
+
+
+def test_the_table_above_has_every_method():
+    assert DECODERS.keys() == set(OURS)
+
+
+def test_the_docstring_says_which_source(name):
+    found = paragraph(BALANCERS.get(name), "Decoders")
+    if name in OWN_WORDS:
+        pytest.skip("in its own words")
+    assert re.match(rf"{DECODERS[name]}\b", found), found
+
+
+def differences(name) -> str:
+    return paragraph(BALANCERS.get(name), "Differs from the published experiments")
+
+
+def test_the_docstring_compares_the_defaults_with_the_published_ones(name):
+    defaults = paragraph(BALANCERS.get(name), "Defaults")
+    if name in OWN_WORDS:
+        pytest.skip("in its own words")
+    assert bool(differences(name)) != bool(defaults), "either `Differs from the published experiments:` or `Defaults:`"
+    assert differences(name) or defaults.startswith("those of ")
+
+
+def settings():
+    """The settings that docstrings name, as method, option and value."""
+    for name in OURS:
+        for option, value in re.findall(r"`([\w.]+)=(\S+?)`", inspect.getdoc(BALANCERS.get(name)) or ""):
+            yield name, option, value
+
+
+def parsed(value: str):
+    """As YAML 1.2 reads it; a capital letter stands for what the user has to fill in."""
+    if value in ("true", "false"):
+        return value == "true"
+    for kind in (int, float):
+        try:
+            return kind(value)
+        except ValueError:
+            pass
+    return value
+
+
+@pytest.mark.parametrize(("name", "option", "value"), list(settings()))
+def test_the_setting_that_a_docstring_names_exists_and_is_not_the_default(name, option, value):
+    if option.startswith("trainer."):
+        assert option.removeprefix("trainer.") in {field.name for field in fields(TrainerConfig)}
+        return
+    known = options_of(BALANCERS.get(name))
+    assert option in known, f"{name} has no option {option}"
+    if not re.fullmatch("[A-Z]+", value):
+        assert parsed(value) != known[option].default
+        BALANCERS.build(name, tasks=NAMES, **{option: parsed(value)})
+
+
+@pytest.mark.parametrize(("name", "option"), PUBLISHED)
+def test_a_default_is_the_one_of_its_source(name, option):
+    assert options_of(BALANCERS.get(name))[option].default == PUBLISHED[name, option]
