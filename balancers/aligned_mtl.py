@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from mtlkit.balancer import BALANCERS, GramBalancer
+from mtlkit.gram import any_order
 from mtlkit.solvers import alignment
 
 
@@ -39,5 +40,6 @@ class AlignedMTL(GramBalancer):
         super().__init__(tasks, space=space)
         self.match_sum = match_sum
 
+    @any_order
     def weights(self, gram: Tensor) -> Tensor:
         return alignment(gram) * (len(gram) if self.match_sum else 1)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from mtlkit.balancer import BALANCERS, GramBalancer
+from mtlkit.gram import any_order
 from mtlkit.registry import suggest
 from mtlkit.solvers import best_worst_case
 
@@ -59,6 +60,7 @@ class CAGrad(GramBalancer):
         self.rescale = rescale
         self.match_sum = match_sum
 
+    @any_order
     def weights(self, gram: Tensor) -> Tensor:
         factor = (len(gram) if self.match_sum else 1) / {"none": 1.0, "c": 1 + self.c, "c2": 1 + self.c**2}[
             self.rescale

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from mtlkit.balancer import BALANCERS, GramBalancer
+from mtlkit.gram import any_order
 
 
 @BALANCERS.register("config")
@@ -36,6 +37,7 @@ class ConFIG(GramBalancer):
     [2.0, 0.666667]
     """
 
+    @any_order
     def weights(self, gram: Tensor) -> Tensor:
         norms = gram.diagonal().clamp_min(0).sqrt()
         inverse = torch.where(norms > 0, 1 / norms, 0.0)

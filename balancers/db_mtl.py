@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from mtlkit.balancer import BALANCERS, Balancer, have_logarithm, per_task, stack
+from mtlkit.tap import inner_products, weighted_sum
 from mtlkit.task import EncoderInfo, Features, Task
 
 if TYPE_CHECKING:
@@ -74,5 +75,8 @@ class DBMTL(Balancer):
         average = beta * before + (1 - beta) * gradients
         for k, task in enumerate(step.tasks):
             step.add_change(self.average[task], average[k] - before[k])
-        norms = average.norm(dim=1)
-        return [torch.where(norms > 0, norms.max() / norms, 0.0) @ average]
+        norms = inner_products(average.unbind()).diagonal().sqrt()
+        weights = torch.where(norms > 0, norms.max() / norms, 0.0)
+        combined = weighted_sum(average.unbind(), weights)
+        assert combined is not None
+        return [combined]

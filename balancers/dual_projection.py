@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from mtlkit.balancer import BALANCERS, GramBalancer
+from mtlkit.gram import any_order
 from mtlkit.solvers import dual_cone_projection
 
 
@@ -30,5 +31,6 @@ class DualProjection(GramBalancer):
     [1.0, 0.5]
     """
 
+    @any_order
     def weights(self, gram: Tensor) -> Tensor:
         return dual_cone_projection(gram, torch.full_like(gram[:1], 1 / len(gram)))[0]

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from mtlkit.balancer import BALANCERS, GramBalancer, check_max_norm, limited
+from mtlkit.balancer import BALANCERS, GramBalancer
+from mtlkit.gram import any_order, check_max_norm, limited
 from mtlkit.solvers import alpha_fair
 
 
@@ -54,6 +55,7 @@ class FairGrad(GramBalancer):
         self.match_sum = match_sum
         self.max_norm = max_norm
 
+    @any_order
     def weights(self, gram: Tensor) -> Tensor:
         weights = alpha_fair(gram, self.alpha) * (len(gram) if self.match_sum else 1)
         return limited(weights, gram, self.max_norm)

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from mtlkit.balancer import BALANCERS, GramBalancer
+from mtlkit.gram import any_order
 
 
 @BALANCERS.register("imtl_g")
@@ -41,6 +42,7 @@ class IMTLG(GramBalancer):
 
     decoders = "weighted"
 
+    @any_order
     def weights(self, gram: Tensor) -> Tensor:
         norms = gram.diagonal().clamp_min(0).sqrt()
         inverse = torch.where(norms > 0, 1 / norms, 0.0)

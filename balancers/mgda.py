@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from mtlkit.balancer import BALANCERS, GramBalancer
+from mtlkit.gram import any_order
 from mtlkit.registry import suggest
 from mtlkit.solvers import min_norm_point
 
@@ -88,8 +89,12 @@ class MGDA(GramBalancer):
         i = scale.nonzero().flatten()
         shares = torch.zeros_like(scale)
         if len(i):
-            shares[i] = min_norm_point(gram[i[:, None], i] / scale[i] / scale[i, None])
+            shares[i] = self._shortest(gram[i[:, None], i] / scale[i] / scale[i, None])
         return shares
+
+    @any_order
+    def _shortest(self, gram: Tensor) -> Tensor:
+        return min_norm_point(gram)
 
     def _scales(self, gram: Tensor, losses: Tensor | None) -> Tensor:
         """The s (k,)."""

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from mtlkit.balancer import BALANCERS, Balancer, per_task, stack
 from mtlkit.solvers import project_to_simplex
+from mtlkit.tap import inner_products
 from mtlkit.task import EncoderInfo, Features, Task
 
 if TYPE_CHECKING:
@@ -104,16 +105,16 @@ class MoCo(Balancer):
         before = stack(self.tracker, step.tasks).to(gradients.dtype)
         old = stack(self.weight, step.tasks).double()
         if self.published:
-            lengths = gradients.norm(dim=1)
-            gradients = gradients * torch.where(lengths > 0, step.losses.detach().abs() / lengths, 0.0)[:, None]
+            factors = torch.where(step.norms > 0, step.losses.detach().abs() / step.norms, 0.0)
+            gradients = gradients * factors.to(gradients.dtype)[:, None]
             decay = (step.number + 1) ** 0.5
             trackers = before + self.beta / decay * (gradients - before)
-            gram = (trackers @ trackers.T).double()
+            gram = inner_products(trackers.unbind())
             weights = self.moved_as_published(project_to_simplex(old), gram, decay)
         else:
             started = before.any(dim=1, keepdim=True)
             trackers = torch.where(started, before + self.beta * (gradients - before), gradients)
-            weights = self.moved(project_to_simplex(old), (trackers @ trackers.T).double())
+            weights = self.moved(project_to_simplex(old), inner_products(trackers.unbind()))
         for k, task in enumerate(step.tasks):
             step.extras[f"weight/{task}"] = weights[k]
             step.add_change(self.tracker[task], trackers[k] - before[k])

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from mtlkit.balancer import BALANCERS, GramBalancer, check_max_norm, limited, per_task, stack
+from mtlkit.balancer import BALANCERS, GramBalancer, per_task, stack
+from mtlkit.gram import any_order, check_max_norm, limited
 from mtlkit.solvers import alpha_fair
 
 if TYPE_CHECKING:
@@ -57,13 +58,19 @@ class Nash(GramBalancer):
         self.update_every = update_every
         self.weight = per_task(tasks, torch.tensor(-1.0, dtype=torch.float64))  # below 0: not known yet
 
+    @any_order
     def weights(self, gram: Tensor) -> Tensor:
-        return limited(alpha_fair(gram, alpha=1.0), gram, self.max_norm)
+        return limited(self.bargain(gram), gram, self.max_norm)
+
+    @any_order
+    def bargain(self, gram: Tensor) -> Tensor:
+        """The weights before `max_norm` limits them."""
+        return alpha_fair(gram, alpha=1.0)
 
     def combine(self, step: "Step") -> Tensor:
         weights = stack(self.weight, step.tasks)
         if step.number % self.update_every == 0 or (weights < 0).any():
-            weights = alpha_fair(step.gram, alpha=1.0)
+            weights = self.bargain(step.gram)
             for task, weight in zip(step.tasks, weights, strict=True):
                 self.weight[task].copy_(weight)
         step.decoder_weights = weights.to(step.gram)

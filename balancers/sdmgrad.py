@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from mtlkit.balancer import BALANCERS, Balancer, check_max_norm, limited, per_task, stack
+from mtlkit.balancer import BALANCERS, Balancer, per_task, stack
+from mtlkit.gram import check_max_norm, limited
 from mtlkit.registry import suggest
 from mtlkit.solvers import project_to_simplex
 

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from mtlkit.balancer import BALANCERS, GramBalancer
+from mtlkit.gram import any_order
 from mtlkit.solvers import dual_cone_projection
 
 
@@ -29,5 +30,6 @@ class UPGrad(GramBalancer):
     [1.0, 0.625]
     """
 
+    @any_order
     def weights(self, gram: Tensor) -> Tensor:
         return dual_cone_projection(gram, torch.eye(len(gram), dtype=gram.dtype)).mean(dim=0)

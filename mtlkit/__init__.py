@@ -3,8 +3,9 @@
 from typing import TYPE_CHECKING, Any
 
 from mtlkit.balancer import BALANCERS, Balancer, GramBalancer, LossBalancer
-from mtlkit.data.dataset import DATASETS, Dataset, Target
+from mtlkit.data.dataset import DATASETS, Dataset
 from mtlkit.step import Step
+from mtlkit.target import KINDS, DenseKind, Kind, Target
 from mtlkit.task import DECODERS, ENCODERS, TASKS, Decoder, Encoder, EncoderInfo, Task
 
 if TYPE_CHECKING:
@@ -24,14 +25,17 @@ __all__ = [
     "DATASETS",
     "DECODERS",
     "ENCODERS",
+    "KINDS",
     "TASKS",
     "Balancer",
     "Dataset",
     "Decoder",
+    "DenseKind",
     "Encoder",
     "EncoderInfo",
     "Experiment",
     "GramBalancer",
+    "Kind",
     "LossBalancer",
     "Step",
     "Target",

@@ -2,11 +2,12 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
+from mtlkit.contract import check_adapted, check_hooks, check_weights
 from mtlkit.registry import Registry, suggest
 from mtlkit.task import EncoderInfo, Features, Task
 
@@ -55,7 +56,8 @@ class Balancer(nn.Module, ABC):
     #: What the engine must provide, of `NEEDS`.
     needs: ClassVar[frozenset[str]] = frozenset()
     spaces: ClassVar[tuple[str, ...]] = ("features",)
-    equals_uniform: bool = False  #: plain summing by definition, with these options; then the kit checks that it is
+    #: Plain summing by definition, but for a common factor, with these options; then the kit checks that it is.
+    equals_uniform: bool = False
     #: What the paper or, where it is silent, its authors' code gives each decoder: the gradient of its own loss
     #: (`plain`), or that times the task's weight (`weighted`). Where options decide, an instance sets its own.
     decoders: Literal["plain", "weighted"] = "plain"
@@ -65,7 +67,7 @@ class Balancer(nn.Module, ABC):
         self, tasks: Sequence[str], *, space: str = "features", lr: float = 1e-3, lr_decay: float = 1.0
     ) -> None:
         super().__init__()
-        if not tasks or len(set(tasks)) != len(tasks):
+        if isinstance(tasks, str) or not tasks or len(set(tasks)) != len(tasks):
             raise ValueError(f"A balancer needs at least one task and distinct names, got {tuple(tasks)}.")
         if unknown := sorted(self.needs - NEEDS.keys()):
             raise ValueError(f"{type(self).__name__}.needs has {unknown[0]!r}. {suggest(unknown[0], NEEDS)}")
@@ -79,6 +81,10 @@ class Balancer(nn.Module, ABC):
         self.space = space
         self.lr = lr
         self.lr_decay = lr_decay
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        check_hooks(cls, [base for base in cls.__mro__ if base.__module__ == __name__])
 
     def setup(self, tasks: Mapping[str, Task], encoder: EncoderInfo) -> None:
         """Called once before training, for balancers that must know the tasks or the features' shape."""
@@ -108,7 +114,7 @@ class Balancer(nn.Module, ABC):
 
     def adapt(self, features: Features) -> dict[str, Features]:
         """Every task's adapted features: what the model's forward takes in evaluation."""
-        return {task: self.adapter(task, features) for task in self.tasks}
+        return {t: check_adapted(self, t, self.adapter(t, features), features) for t in self.tasks}
 
 
 class LossBalancer(Balancer):
@@ -121,7 +127,10 @@ class LossBalancer(Balancer):
         """Losses (k,) of the named tasks (None: all of them) -> weights (k,), held constant in the gradient."""
 
     def objective(self, step: "Step") -> Tensor:
-        return (self.weights(step.losses.detach(), step.tasks).detach() * step.losses).sum()
+        weights = check_weights(
+            self, self.weights(step.losses.detach(), step.tasks), step.losses, step.tasks, "weights"
+        )
+        return (weights.detach() * step.losses).sum()
 
 
 class GramBalancer(Balancer):
@@ -141,7 +150,7 @@ class GramBalancer(Balancer):
         """
 
     def combine(self, step: "Step") -> Tensor:
-        return self.weights(step.gram)
+        return check_weights(self, self.weights(step.gram), step.gram, step.tasks, "weights")
 
 
 BALANCERS: Registry[Balancer] = Registry("balancer", Balancer)
@@ -178,24 +187,6 @@ def part_of(balancer: nn.Module, task: str) -> nn.ModuleList:
 def stack(state: nn.ParameterDict, tasks: Sequence[str]) -> Tensor:
     """The named tasks' tensors of such a state, stacked."""
     return torch.stack([state[task] for task in tasks])
-
-
-def check_max_norm(max_norm: float | None) -> None:
-    """Raises `ValueError` for an option `max_norm` that is neither a positive number nor None."""
-    if max_norm is not None and not max_norm > 0:
-        raise ValueError(f"balancer.max_norm must be above 0, or none at all, got {max_norm}.")
-
-
-def limited(weights: Tensor, gram: Tensor, max_norm: float | None) -> Tensor:
-    """The weights (k,), scaled so that the combined gradient is no longer than `max_norm` (None: as they are).
-
-    >>> limited(torch.tensor([3.0, 4.0]), torch.eye(2), max_norm=1.0).tolist()  # 5 long
-    [0.6000000238418579, 0.800000011920929]
-    """
-    if max_norm is None:
-        return weights
-    length = (weights @ gram @ weights).clamp_min(0).sqrt()
-    return weights * (max_norm / length).clamp_max(1)
 
 
 def have_logarithm(losses: Tensor, tasks: Sequence[str]) -> Tensor:

@@ -12,7 +12,7 @@ from accelerate.utils import set_seed
 
 from mtlkit.balancer import BALANCERS, Balancer
 from mtlkit.data.concat import Concat
-from mtlkit.data.dataset import DATASETS, Dataset, Split, Target
+from mtlkit.data.dataset import DATASETS, Dataset, Split
 from mtlkit.data.loader import Samples
 from mtlkit.data.order import Mixed, Order, Shuffled
 from mtlkit.data.prepared import Prepared, is_prepared
@@ -20,6 +20,7 @@ from mtlkit.model import MultiTaskModel, build_encoder, set_batch_norm
 from mtlkit.registry import options_of, suggest
 from mtlkit.schema import Config, SetConfig, TrainerConfig
 from mtlkit.seeding import seed_of
+from mtlkit.target import Target, kinds_of
 from mtlkit.task import TASKS, Task
 
 CONSTRUCTOR = 2**31  #: what the seed of the balancer's constructor is split off by
@@ -116,9 +117,10 @@ def build_parts(
 
     The seed alone fixes the model's initial weights, whatever the data set or the balancer's constructor drew before.
     `pretrained` stands in for the configuration's; `notes` are the data set's, which may say why a target is missing.
-    Raises `ValueError` for what does not fit together.
+    Raises `ValueError` for what does not fit together, and `LookupError` for a kind of target that is not registered.
     """
     tasks: dict[str, Task] = {}
+    kinds = kinds_of(targets)
     for name, task in config.task.items():
         if name not in targets:
             sets = ", ".join(repr(part.name) for part in config.data.sets)
@@ -127,6 +129,7 @@ def build_parts(
             raise ValueError(" ".join(words))
         classes = targets[name].classes
         tasks[name] = TASKS.build(task.type, name, classes, decoder=task.decoder, **task.options)
+        tasks[name].kind = kinds[name]
     set_seed(seed_of(config.seed, CONSTRUCTOR) % 2**32)
     balancer = BALANCERS.build(config.balancer.name, tasks=tuple(tasks), **config.balancer.options)
     if pretrained is None:

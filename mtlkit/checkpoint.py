@@ -1,11 +1,13 @@
 """Saving a run and going on with it exactly."""
 
 import shutil
+import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, load_model, save_file, save_model
 
 from mtlkit.balancer import Balancer
@@ -29,8 +31,10 @@ def save(engine: Engine, folder: Path) -> None:
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        save_model(engine.network, str(temporary / WEIGHTS), metadata={"step": str(engine.step)})
-        save_file({k: v.contiguous() for k, v in engine.balancer.state_dict().items()}, temporary / BALANCER)
+        step = {"step": str(engine.step)}
+        balancer = {name: value.contiguous() for name, value in engine.balancer.state_dict().items()}
+        _with_usual_mode(temporary / WEIGHTS, lambda path: save_model(engine.network, str(path), metadata=step))
+        _with_usual_mode(temporary / BALANCER, lambda path: save_file(balancer, path))
         torch.save(_state_of(engine), temporary / TRAINING)
         if folder.exists():
             shutil.rmtree(old, ignore_errors=True)
@@ -43,22 +47,40 @@ def save(engine: Engine, folder: Path) -> None:
 
 
 def find(run: Path, name: str) -> Path:
-    """The folder of a run's checkpoint `last` or `best`; raises `FileNotFoundError` where there is none."""
-    folder = _present(run, name)
+    """The folder of a run's checkpoint `last` or `best`; raises `FileNotFoundError` where there is none.
+
+    The weights are enough, to predict and to evaluate; only to go on (`resumable`) takes more.
+    """
+    folder = _present(run, name, WEIGHTS)
     if folder is None:
-        present = sorted(path.name for path in (run / "checkpoints").glob("*") if path.suffix == "")
-        raise FileNotFoundError(f"{run} has no checkpoint {name!r}; it has {', '.join(present) or 'none'}.")
+        raise FileNotFoundError(f"{run} has no checkpoint {name!r}; it has {', '.join(steps(run)) or 'none'}.")
     return folder
 
 
-def selected(config: TrainerConfig) -> str:
-    """The checkpoint that goes with the results: of the best evaluation where that is what selects, or the last."""
-    return "best" if config.selection == "best" else "last"
+def of_results(run: Path, config: TrainerConfig) -> tuple[Path, str]:
+    """The checkpoint that goes with the results, and a sentence where it is not the one that was asked for.
+
+    That is `best` where the best evaluation is what selects, and else `last`. Where there is no `best`, `last` stands
+    for it. Raises `FileNotFoundError` where there is neither.
+    """
+    wanted = "best" if config.selection == "best" else "last"
+    if wanted == "last" or _present(run, "best", WEIGHTS) or not _present(run, "last", WEIGHTS):
+        return find(run, wanted), ""
+    return find(run, "last"), (
+        f"{run} has no checkpoint 'best', because no evaluation was the best or because it was removed: 'last' stands "
+        "for the results."
+    )
 
 
-def exists(run: Path) -> bool:
-    """Whether the run has a checkpoint to go on from."""
-    return _present(run, "last") is not None
+def resumable(run: Path) -> Path | None:
+    """The checkpoint that a run can go on from."""
+    return _present(run, "last", TRAINING)
+
+
+def steps(run: Path) -> dict[str, int | None]:
+    """The checkpoints of a run that have weights, and their steps; None for a file that cannot be read."""
+    folders = {name: _present(run, name, WEIGHTS) for name in ("best", "last")}
+    return {name: _step_of(folder) for name, folder in folders.items() if folder is not None}
 
 
 def load(engine: Engine, folder: Path) -> None:
@@ -82,10 +104,29 @@ def load_weights(model: MultiTaskModel, balancer: Balancer, folder: Path) -> Non
         ) from error
 
 
-def _present(run: Path, name: str) -> Path | None:
-    """The checkpoint's folder, or the one that `save` left when it was killed between its two renamings."""
+def _present(run: Path, name: str, file: str) -> Path | None:
+    """The checkpoint's folder, or the one that `save` left when it was killed between its two renamings.
+
+    `file` is what it must hold to be of use.
+    """
     folders = (run / "checkpoints" / name, run / "checkpoints" / f"{name}.old")
-    return next((folder for folder in folders if (folder / TRAINING).exists()), None)
+    return next((folder for folder in folders if (folder / file).exists()), None)
+
+
+def _step_of(folder: Path) -> int | None:
+    try:
+        with safe_open(folder / WEIGHTS, framework="pt") as file:
+            return int((file.metadata() or {})["step"])
+    except (SafetensorError, OSError, KeyError, ValueError):
+        return None
+
+
+def _with_usual_mode(path: Path, write: Callable[[Path], None]) -> None:
+    """Lets `write` make the file and gives it the mode of every new file; safetensors lets only the owner read it."""
+    path.touch()
+    mode = stat.S_IMODE(path.stat().st_mode)
+    write(path)
+    path.chmod(mode)
 
 
 def _state_of(engine: Engine) -> dict[str, Any]:

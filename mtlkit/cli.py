@@ -1,7 +1,8 @@
 """The command `mtlkit`.
 
-Exit status: 0; 2 for a mistake of the user's, with one message on stderr; 3 for a run stopped by a loss that is not
-finite or by a balancer's problem that cannot be solved; 130 after Ctrl-C; 1, with a traceback, for anything else.
+Exit status: 0; 2, with one message on stderr, for a mistake of the user's and where the processes that load data run
+out of memory or die; 3 for a run stopped by a loss that is not finite or by a balancer's problem that cannot be solved;
+130 after Ctrl-C; 1, with a traceback, for anything else.
 `MTLKIT_DEBUG=1` shows every traceback.
 """
 
@@ -16,9 +17,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mtlkit import BALANCERS, DATASETS, DECODERS, ENCODERS, TASKS, cli_data
+from mtlkit import BALANCERS, DATASETS, DECODERS, ENCODERS, KINDS, TASKS, cli_data
 from mtlkit.cli_parser import EXAMPLES, Parser
 from mtlkit.convex import SolverError
+from mtlkit.data.workers import loading_trouble, own_words
 from mtlkit.losses import NonFiniteError
 from mtlkit.registry import Registry
 
@@ -29,6 +31,7 @@ REGISTRIES: dict[str, Registry] = {
     "balancers": BALANCERS,
     "tasks": TASKS,
     "datasets": DATASETS,
+    "kinds": KINDS,
     "encoders": ENCODERS,
     "decoders": DECODERS,
 }
@@ -59,17 +62,13 @@ class Result:
         """Turns the errors that a user can understand into a message and a status."""
         try:
             yield
-        except (*STOPPED, *USER_ERRORS) as error:
-            if isinstance(error, BUGS) or os.environ.get("MTLKIT_DEBUG"):
+        except (*STOPPED, *USER_ERRORS, RuntimeError, MemoryError) as error:
+            loading = loading_trouble(error)
+            known = loading or (isinstance(error, (*STOPPED, *USER_ERRORS)) and not isinstance(error, BUGS))
+            if not known or os.environ.get("MTLKIT_DEBUG"):
                 raise
             self.status = self.status or (3 if isinstance(error, STOPPED) else 2)
-            _complain(f"{job}{_message(error)}")
-
-
-def _message(error: Exception) -> str:
-    """The error's own words; torch wraps those of a loading process in its traceback."""
-    text = str(error)
-    return text.strip().rpartition("\n")[2].partition(": ")[2] if "in DataLoader worker process" in text else text
+            _complain(f"{job}{loading or own_words(error)}", everywhere=bool(loading))
 
 
 def train(arguments: argparse.Namespace, result: Result) -> None:
@@ -91,7 +90,7 @@ def train(arguments: argparse.Namespace, result: Result) -> None:
             try:
                 _summarise(experiment.run(resume=arguments.resume, observers=[Console()]))
             except RuntimeError as error:
-                if isinstance(error, STOPPED):
+                if isinstance(error, STOPPED) or loading_trouble(error):
                     raise
                 traceback.print_exc()  # such as a GPU's memory being too small for this job
                 result.status = result.status or 1
@@ -144,20 +143,14 @@ def explain(arguments: argparse.Namespace, result: Result) -> None:
 
 def list_names(arguments: argparse.Namespace, result: Result) -> None:
     """Prints what there is of a kind, with a line on each; balancers also as a page of Markdown."""
-    if arguments.markdown:
-        from mtlkit.catalog import markdown
+    from mtlkit import catalog
 
+    if arguments.markdown:
         if arguments.kind != "balancers":
             raise ValueError(f"--markdown is there for balancers only, not for {arguments.kind}.")
-        _print([markdown(BALANCERS.names()).rstrip("\n")])
+        _print([catalog.markdown(BALANCERS.names()).rstrip("\n")])
         return
-    if arguments.kind == "experiments":
-        from mtlkit.catalog import experiments
-
-        known = experiments()
-    else:
-        registry = REGISTRIES[arguments.kind]
-        known = {name: registry.describe(name) for name in registry.names()}
+    known = catalog.experiments() if arguments.kind == "experiments" else REGISTRIES[arguments.kind].described()
     width = max(map(len, known), default=0)
     _print(f"{name:<{width}}  {line}".rstrip() for name, line in known.items())
     if arguments.kind == "encoders":
@@ -170,8 +163,8 @@ def _print(lines: Iterable[str]) -> None:
         sys.stdout.flush()
 
 
-def _complain(message: str) -> None:
-    if _is_main():
+def _complain(message: str, everywhere: bool = False) -> None:
+    if everywhere or _is_main():  # trouble that the main process need not have
         sys.stderr.write(f"mtlkit: {message}\n")
 
 

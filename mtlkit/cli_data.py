@@ -1,7 +1,7 @@
 """The commands `mtlkit data show` and `mtlkit data prepare`."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,9 +29,8 @@ def _add_words(parser: argparse.ArgumentParser) -> None:
 
 def show(arguments: argparse.Namespace, result: Any) -> None:
     """Prints what was found, and a summary of every split that the experiment uses."""
-    from mtlkit.build import build_samples
     from mtlkit.config import compose
-    from mtlkit.data.summary import describe, look_at, spread, summarise
+    from mtlkit.data.ranges import suspicions
 
     if arguments.samples < 0:
         raise ValueError(f"--samples must not be negative, got {arguments.samples}.")
@@ -39,18 +38,33 @@ def show(arguments: argparse.Namespace, result: Any) -> None:
     found = _splits(config, result)
     everywhere = [note for note in found[0][1].notes if all(note in dataset.notes for _, dataset in found)]
     _print(*everywhere, f"Terms of use: {found[0][1].licence or 'not known'}")
+    ranges = []
     for split, dataset in found:
-        samples = build_samples(config, dataset)
-        indices = spread(len(samples), arguments.samples or len(samples))
-        errors: list[BadSampleError] = []
-        targets = summarise(dataset.targets, look_at(samples, indices, errors))
-        width, height = samples.image_size
-        seen = "" if len(indices) == len(samples) else f"; shares are those in {len(indices)} of them"
-        lines = [*describe(targets, shown=None), *(note for note in dataset.notes if note not in everywhere)]
-        if errors:
-            what = f"{len(errors)} of the samples looked at could not be read and were left out, e.g."
-            lines.append(f"{what} {errors[0]}")
-        _print(f"{split}: {len(samples)} samples of {width} x {height}{seen}", *(f"  {line}" for line in lines))
+        with result.watch(f"{split}: "):
+            ranges += _show_split(config, split, dataset, arguments.samples, everywhere)
+    _print(*(f"Warning: {sentence}" for sentence in suspicions(found[0][1].targets, ranges)))
+
+
+def _show_split(config: Config, split: Split, dataset: Dataset, count: int, everywhere: Sequence[str]) -> list[Any]:
+    """Prints what is in one split and returns its ranges; notes that hold for all splits have been printed."""
+    from mtlkit.build import build_samples
+    from mtlkit.data.ranges import Gathered, in_words
+    from mtlkit.data.summary import describe, look_at, spread, summarise
+
+    samples = build_samples(config, dataset)
+    indices = spread(len(samples), count or len(samples))
+    errors: list[BadSampleError] = []
+    gathered = Gathered(dataset.targets, split)
+    targets = summarise(dataset.targets, look_at(samples, indices, errors, gathered))
+    width, height = samples.image_size
+    seen = "" if len(indices) == len(samples) else f"; shares are those in {len(indices)} of them"
+    lines = [*describe(targets, shown=None), *in_words(gathered.ranges())]
+    lines += [note for note in dataset.notes if note not in everywhere]
+    if errors:
+        what = f"{len(errors)} of the samples looked at could not be read and were left out, e.g."
+        lines.append(f"{what} {errors[0]}")
+    _print(f"{split}: {len(samples)} samples of {width} x {height}{seen}", *(f"  {line}" for line in lines))
+    return gathered.ranges()
 
 
 def _wanted(config: Config) -> list[Split]:
@@ -59,19 +73,28 @@ def _wanted(config: Config) -> list[Split]:
 
 
 def _splits(config: Config, result: Any) -> list[tuple[Split, Dataset]]:
-    """The splits of the data, of which there must be one; what is wrong with the others is told."""
+    """The splits of the data, of which there must be one; what is wrong with the others is told.
+
+    Without test data all else can be done, training included, so that this is no failure unless test data selects.
+    """
     from mtlkit.build import build_dataset
 
     found: list[tuple[Split, Dataset]] = []
     problems: dict[Split, Exception] = {}
     for split in _wanted(config):
         try:
-            found.append((split, build_dataset(config, split)))
-        except (ValueError, OSError) as error:
+            dataset = build_dataset(config, split)
+            if not len(dataset):
+                raise ValueError("The data set has no samples.")
+            found.append((split, dataset))
+        except (ValueError, LookupError, OSError) as error:
             problems[split] = error
     if not found:
         raise next(iter(problems.values()))
     for split, problem in problems.items():
+        if split == "test" and config.data.validation != "test":
+            _print(f"test: no test data. {problem}")
+            continue
         with result.watch(f"{split}: "):
             raise problem
     return found
@@ -94,4 +117,5 @@ def prepare(arguments: argparse.Namespace, result: Any) -> None:
 
 
 def _print(*lines: str) -> None:
-    print(*lines, sep="\n")  # noqa: T201
+    for line in lines:
+        print(line)  # noqa: T201

@@ -1,14 +1,24 @@
 """The few collectives that mtlkit needs beyond those of DDP. With one process each of them does nothing."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+T = TypeVar("T")
+
+
+def start() -> None:
+    """Joins the processes that a launcher started, before the configuration of a run is known."""
+    from accelerate.state import PartialState  # importing it takes seconds
+    from accelerate.utils import parse_flag_from_env
+
+    PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available())
 
 
 def world_size() -> int:
@@ -52,12 +62,16 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
 def average_buffers(module: nn.Module) -> None:
     """Replaces floating-point buffers by their mean over processes, in place.
 
-    Batch-norm statistics of `batch_norm: local` differ between processes; an evaluation needs one set.
+    Batch-norm statistics of `batch_norm: local` differ between processes; an evaluation needs one set. What is the same
+    on all of them stays as it is: the mean of three equal numbers is not always that number, by rounding.
     """
     if world_size() > 1:
         for buffer in module.buffers():
             if buffer.is_floating_point():
-                buffer.copy_(sum_over_ranks(buffer) / world_size())
+                main = buffer.detach().clone()
+                distributed.broadcast(main, 0)
+                differs = sum_over_ranks((buffer != main).to(buffer.dtype)) > 0
+                buffer.copy_(torch.where(differs, sum_over_ranks(buffer) / world_size(), main))
 
 
 def broadcast_state(module: nn.Module) -> None:
@@ -74,6 +88,25 @@ def gather(value: object) -> list[object]:
     values: list[object] = [None] * world_size()
     distributed.all_gather_object(values, value)
     return values
+
+
+def main_decides(work: Callable[[], T]) -> T:
+    """What `work()` gives on the main process, which alone runs it, on all of them; or the exception that it raised.
+
+    For whatever hangs on files that the main process writes: the others could see them too early or too late. The
+    result must be picklable.
+    """
+    found: T | None = None
+    raised: Exception | None = None
+    if rank() == 0:
+        try:
+            found = work()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the others must not wait for ever
+            raised = error
+    found, raised = gather((found, raised))[0]  # type: ignore[misc]
+    if raised is not None:
+        raise raised
+    return found  # type: ignore[return-value]
 
 
 def check_whole_parameters(accelerator: "Accelerator", space: str) -> None:

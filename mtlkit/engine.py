@@ -14,12 +14,14 @@ from mtlkit import distributed
 from mtlkit.balancer import Balancer, part_of
 from mtlkit.data.loader import micro_batches
 from mtlkit.decoder_gradients import DecoderGradients
-from mtlkit.evaluation import LeftOut, Monitor, output_sizes
+from mtlkit.evaluation import LeftOut, output_sizes
 from mtlkit.log import Observer, Observers
-from mtlkit.losses import Losses, NonFiniteError
+from mtlkit.losses import Losses, NonFiniteError, loss_of
 from mtlkit.model import MultiTaskModel, kept_buffers
+from mtlkit.monitor import Monitor
 from mtlkit.normalization import FirstLosses
 from mtlkit.optim import balancer_optimizer, in_steps, model_optimizer, move_balancer, rate_factor, total_steps
+from mtlkit.predictor import Predictor, dtype_of
 from mtlkit.registry import options_of
 from mtlkit.schema import TrainerConfig
 from mtlkit.seeding import Turns
@@ -62,13 +64,16 @@ class Engine:
         self.steps_per_epoch = steps_per_epoch
         self.total_steps = total_steps(config, steps_per_epoch)
         self.observer: Observer = Observers()  # those of the main process; the others have none
-        self.dtype = torch.float64 if config.precision == "fp64" else torch.float32
-        model.to(self.dtype)
-        self.balancer = balancer.to(accelerator.device, self.dtype)
+
+        dtype = dtype_of(config.precision)
+        model.to(dtype)
+        self.balancer = balancer.to(accelerator.device, dtype)
         distributed.broadcast_state(self.balancer)
         self.balancer_optimizer = balancer_optimizer(balancer)
         self.model, self.optimizer = accelerator.prepare(model, model_optimizer(model, config))
         self.network: MultiTaskModel = accelerator.unwrap_model(self.model)
+        self.predictor = Predictor(self.network, self.tasks, balancer, accelerator, dtype)
+        self.prepare = self.predictor.prepare
 
         self.step = 0
         self.monitor = Monitor(self.tasks, config.monitor)
@@ -101,8 +106,7 @@ class Engine:
                     self.observer.step(self._training_record(steps) | {"step_time": seconds / done} | left_out)
                     started, since = time.perf_counter(), self.step
                 if self._evaluates():
-                    self.note_evaluation(evaluate())
-                    save(self.monitor.without_gain == 0)
+                    save(self.note_evaluation(evaluate()))
                 elif self.config.save_every and self.step % self.config.save_every == 0:
                     save(False)
                 if self._finished():
@@ -121,12 +125,14 @@ class Engine:
         """Tells the observers that the run is over."""
         self.observer.finish({"status": status})
 
-    def note_evaluation(self, record: Record, split: str = "val") -> None:
-        """Logs an evaluation; those of the model decide which one is the best."""
+    def note_evaluation(self, record: Record, split: str = "val") -> bool:
+        """Logs an evaluation; of the model's own, tells whether it is the best so far."""
         record = {"step": self.step, "epoch": self.step // self.steps_per_epoch, "split": split} | record
-        if split == "val" and self.monitor.update(record):
-            record["best"] = True
-        self.observer.evaluation(record)
+        best = split == "val" and self.monitor.update(record)
+        self.observer.evaluation(record | {"best": True} if best else record)
+        if split == "val" and self.monitor.remark:
+            self.note({"incident": self.monitor.remark})
+        return best
 
     def _training_record(self, steps: list[Step]) -> Record:
         found = [step.scalars() for step in steps]
@@ -192,14 +198,8 @@ class Engine:
             return step.tap(features)
 
     def _forward(self, model: nn.Module, image: Tensor, targets: Tensors, share: Share) -> tuple[Tensors, Losses]:
-        outputs = model(image, share, output_sizes(targets))
-        return outputs, {name: task.loss(outputs[name], targets[name]) for name, task in self.tasks.items()}
-
-    def prepare(self, batch: Batch) -> tuple[Tensor, Tensors]:
-        """Image and targets on the device, in the run's precision."""
-        image = batch["image"].to(self.accelerator.device, self.dtype)
-        targets = {name: batch["targets"][name].to(self.accelerator.device) for name in self.tasks}
-        return image, {n: t.to(self.dtype) if t.is_floating_point() else t for n, t in targets.items()}
+        outputs = model(image, share, output_sizes(self.tasks, targets))
+        return outputs, {name: loss_of(task, outputs[name], targets[name]) for name, task in self.tasks.items()}
 
     def _update(self, step: Step) -> None:
         """Moves model and balancer once, from the gradients of the whole accumulation window."""

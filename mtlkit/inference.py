@@ -4,55 +4,73 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from warnings import warn
 
 import numpy as np
-import torch
-from PIL import Image, UnidentifiedImageError
-from torch import Tensor
+from PIL import Image
 
 from mtlkit import checkpoint, distributed
-from mtlkit.build import Parts, build_dataset, build_parts, build_samples, make_accelerator
+from mtlkit.build import build_dataset, build_parts, build_samples, make_accelerator
 from mtlkit.config import load
 from mtlkit.data.dataset import Split, Target
+from mtlkit.data.files import image_tensor, resize
 from mtlkit.data.loader import eval_loader
+from mtlkit.data.pictures import read_picture
 from mtlkit.evaluation import evaluate as evaluate_model
-from mtlkit.evaluation import output_sizes
+from mtlkit.folder import CONFIG, DATA
 from mtlkit.folders import no_run
+from mtlkit.predictor import Predictor, dtype_of
 from mtlkit.schema import Config
 
 
-def load_run(run: Path, name: str | None = None) -> tuple[Config, Parts, tuple[int, int]]:
-    """A run's configuration, its parts with the checkpoint's weights, in evaluation mode, and its image size.
+def load_run(run: Path, name: str | None = None) -> tuple[Config, Predictor, tuple[int, int]]:
+    """A run's configuration, its model with the checkpoint's weights, and its image size.
 
-    Without a name it is the checkpoint of its results, `best` or `last` (`trainer.selection`). Raises
-    `FileNotFoundError` where there is no such run or checkpoint and `ValueError` for a damaged one.
+    Without a name it is the checkpoint of its results, `best` or `last` (`trainer.selection`); a warning says where
+    `last` stands in for a `best` that is not there. Raises `FileNotFoundError` where there is no such run or
+    checkpoint and `ValueError` for a damaged one.
     """
-    if not (run / "config.yaml").exists():
-        raise no_run(run, "config.yaml")
-    config = load(run / "config.yaml")
-    folder = checkpoint.find(run, name or checkpoint.selected(config.trainer))
+    if not (run / CONFIG).exists():
+        raise no_run(run, CONFIG)
+    config = load(run / CONFIG)
+    if name:
+        folder = checkpoint.find(run, name)
+    else:
+        folder, remark = checkpoint.of_results(run, config.trainer)
+        if remark:
+            warn(remark, stacklevel=3)
+    targets, size = _description(run)
+    parts = build_parts(config, targets, size, pretrained=False)
+    accelerator, dtype = make_accelerator(config.trainer), dtype_of(config.trainer.precision)
+    parts.model.to(accelerator.device, dtype)
+    parts.balancer.to(accelerator.device, dtype)
+    checkpoint.load_weights(parts.model, parts.balancer, folder)  # into that type, so that none of its digits is lost
+    return config, Predictor(parts.model, parts.tasks, parts.balancer, accelerator, dtype), size
+
+
+def _description(run: Path) -> tuple[dict[str, Target], tuple[int, int]]:
+    """The targets and the image size that a run was trained with."""
+    path = run / DATA
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path} is missing, which says what the run was trained on. `mtlkit train ... --resume` writes it again."
+        )
     try:
-        described = json.loads((run / "data.json").read_text())
-    except ValueError as error:
-        raise ValueError(f"{run / 'data.json'} is damaged: {error}") from error
-    width, height = described["size"]
-    targets = {key: Target(value["type"], tuple(value["classes"])) for key, value in described["targets"].items()}
-    parts = build_parts(config, targets, (width, height), pretrained=False)
-    checkpoint.load_weights(parts.model, parts.balancer, folder)
-    device, dtype = make_accelerator(config.trainer).device, torch.float32
-    if config.trainer.precision == "fp64":
-        dtype = torch.float64
-    parts.model.to(device, dtype).eval()
-    parts.balancer.to(device, dtype)
-    return config, parts, (width, height)
+        described = json.loads(path.read_text())
+        width, height = described["size"]
+        targets = {key: Target(value["type"], tuple(value["classes"])) for key, value in described["targets"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    return targets, (width, height)
 
 
 def evaluate(run: Path, split: Split | None = None, name: str | None = None) -> dict[str, float | None]:
     """`loss/<task>` and `<task>/<metric>` of a run's checkpoint on a split of its data.
 
     Without a split, it is the one that the run validated on; without a name, the checkpoint is that of its results.
+    The figures are those that training logged for that model, to the last digit, on as many processes.
     """
-    config, parts, _ = load_run(run, name)
+    config, predictor, _ = load_run(run, name)
     samples = build_samples(config, build_dataset(config, split or config.data.validation))
     batches = eval_loader(
         samples,
@@ -61,19 +79,13 @@ def evaluate(run: Path, split: Split | None = None, name: str | None = None) -> 
         rank=distributed.rank(),
         world=distributed.world_size(),
     )
-    first = next(parts.model.parameters())
-
-    def prepare(batch: dict) -> tuple[Tensor, dict[str, Tensor]]:
-        targets = {key: batch["targets"][key].to(first.device) for key in parts.tasks}
-        return batch["image"].to(first), targets
-
-    def forward(image: Tensor, targets: dict[str, Tensor]) -> dict[str, Tensor]:
-        return parts.model(image, parts.balancer.adapt, output_sizes(targets))
-
-    return evaluate_model(batches, parts.tasks, prepare, forward, first.device)
+    found = evaluate_model(batches, predictor)
+    if incident := found.pop("incident", None):
+        warn(incident, stacklevel=2)
+    found.pop("left_out", None)
+    return found
 
 
-@torch.no_grad()
 def predict(run: Path, images: Sequence[Path], out: Path, name: str | None = None) -> list[Path]:
     """Writes `out/<image>/<task>.npy` and `<task>.png` for every image and task; returns the images' folders.
 
@@ -94,30 +106,24 @@ def predict(run: Path, images: Sequence[Path], out: Path, name: str | None = Non
             raise FileExistsError(f"{folder} exists already. Remove it, or choose another --out.")
     for image in images:  # all of them, before any work; they need not fit into memory together
         _open(image)
-    _, parts, size = load_run(run, name)
-    first = next(parts.model.parameters())
+    _, predictor, size = load_run(run, name)
     for image, folder in zip(images, folders, strict=True):
         picture = _open(image)
-        small = np.asarray(picture.resize(size, Image.Resampling.BILINEAR), dtype=np.float32) / 255
-        pixels = torch.from_numpy(small).permute(2, 0, 1)[None].to(first)
-        sizes = {key: (picture.height, picture.width) for key in parts.tasks}
-        outputs = parts.model(pixels, parts.balancer.adapt, sizes)
+        pixels = predictor.image(image_tensor(resize(picture, size))[None])  # as data sets do
+        sizes = {key: picture.shape[:2] for key in predictor.tasks}
+        predictions = predictor.predictions(pixels, sizes)
         temporary = folder.with_name(f".{folder.name}.tmp")
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        for key, task in parts.tasks.items():
-            prediction = task.predict(outputs[key])[0].cpu()
+        for key, task in predictor.tasks.items():
+            prediction = predictions[key][0].cpu()
             np.save(temporary / f"{key}.npy", prediction.numpy())
             Image.fromarray(task.picture(prediction)).save(temporary / f"{key}.png")
         temporary.rename(folder)
     return folders
 
 
-def _open(path: Path) -> Image.Image:
+def _open(path: Path) -> np.ndarray:
     if not path.is_file():
         raise FileNotFoundError(f"There is no image {path}.")
-    try:
-        with Image.open(path) as file:
-            return file.convert("RGB")
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise ValueError(f"{path} is not an image that can be read: {error}") from error
+    return read_picture(path)

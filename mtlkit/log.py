@@ -3,14 +3,15 @@
 A record is a dictionary with at least `step` and `split`. The splits:
 
 - `info`: facts of the run, each optional: `started` (ISO 8601), `total_steps`, `versions` (name -> version),
-  `protocol`, `validation` and `selection` as configured, `data` (what was found, see `mtlkit.data.summary`), and by
+  `protocol`, `validation` and `selection` as configured, `data` (what was found, see `mtlkit.first_look`), and by
   "<task>/<metric>" `higher_is_better` (bool or null) and `units` (text). A resumed run writes another; the last wins.
 - `train`: `epoch`, `loss/<task>`, `weight/<task>`, `grad_norm/<task>`, `cosine/<a>/<b>` (each pair once),
   `lr/<group>`, `balancer/...` (what the balancer itself reports), `step_time` (seconds). In place of `weight/<task>`,
   elementwise methods have `direction/<task>`, the cosine of the combined gradient with the task's, and
   `direction_norm`, its length.
 - `val`: `epoch`, `loss/<task>`, `<task>/<metric>`; the first at step 0, untrained. `"best": true` marks an
-  evaluation that was the best until then, so the last one marked is that of the checkpoint `best`.
+  evaluation that was the best until then, so the last one marked is that of the checkpoint `best`. None is marked
+  while the figure that `trainer.monitor` chooses it by has no value.
 - `val_constant`: `<task>/<metric>` of the best constant prediction.
 
 A record of any split may hold `incident`: a sentence on something that went wrong without ending the run. `left_out`
@@ -94,8 +95,8 @@ class JsonLines(Observer):
     """Appends each record to `path` as one line of JSON, by one write, so that readers only ever see whole lines.
 
     Floats that are not finite become null. `resume` is the step of the checkpoint that the run goes on from: what
-    was logged after it is dropped (see `truncate_after`). Without it the run is new, and a log that holds
-    records is refused with `FileExistsError`. `OSError`s, such as a full disk, name the file.
+    was logged after it is dropped (see `truncate_after`); a log that was lost begins there. Without it the run is new,
+    and a log that holds records is refused with `FileExistsError`. `OSError`s, such as a full disk, name the file.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "metrics.jsonl"
@@ -109,12 +110,13 @@ class JsonLines(Observer):
     def __init__(self, path: Path, resume: int | None = None) -> None:
         self.path = path
         if resume is not None:
-            truncate_after(path, resume)
+            if path.exists():
+                truncate_after(path, resume)
         elif path.exists() and path.stat().st_size:
             raise FileExistsError(
                 f"{path} holds the records of another run. Resume that run, or choose another output_dir."
             )
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)  # less the umask
 
     def note(self, record: Record) -> None:
         self._append(record)
@@ -172,6 +174,15 @@ def tasks_of(record: Record) -> list[str]:
     """
     parts = (key.split("/", 1) for key in record if "/" in key)
     return list(dict.fromkeys(b if a == "loss" else a for a, b in parts if a == "loss" or a not in RESERVED))
+
+
+def last_step(path: Path) -> int:
+    """The highest step that a log speaks of; 0 without a log. A torn last line is passed over.
+
+    Raises `ValueError` like `read`.
+    """
+    lines = _lines(path) if path.exists() else ()
+    return max((int(_parse(path, number, line)["step"]) for number, line, whole in lines if whole), default=0)
 
 
 def truncate_after(path: Path, step: int) -> None:

@@ -4,19 +4,38 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from mtlkit.contract import described
 from mtlkit.distributed import sum_over_ranks, world_size
 from mtlkit.normalization import FirstLosses
-from mtlkit.task import no_loss
+from mtlkit.task import Task, no_loss
 
 Losses = Mapping[str, tuple[Tensor, Tensor]]  # task -> (sum, count) on this process
 
 
 class NonFiniteError(RuntimeError):
     """A loss or a gradient is not finite: going on would ruin the model. Raised before the optimizer moves."""
+
+
+def loss_of(task: Task, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """`task.loss(output, target)`; raises `ValueError` for anything but two scalars of which the sum has a gradient."""
+    found: Any = task.loss(output, target)
+    what = f"{type(task).__name__}.loss of task {task.name!r} must return (sum over the valid elements, their number)"
+    if not isinstance(found, tuple | list) or len(found) != 2:
+        raise ValueError(f"{what}, got {described(found)}. Return the sum and the number, not their quotient.")
+    for value, word, example in zip(found, ("sum", "number"), ("errors.sum()", "valid.sum()"), strict=True):
+        if not isinstance(value, Tensor) or value.shape != ():
+            raise ValueError(f"{what}, two scalar tensors; the {word} is {described(value)}. Write {example}.")
+    total, count = found
+    if output.requires_grad and not total.requires_grad and bool(count > 0):
+        raise ValueError(
+            f"{what}. This sum has no gradient, so nothing would be learned: leave out `detach`, `item` and `no_grad`."
+        )
+    return total, count
 
 
 class LossMeans:
@@ -33,13 +52,9 @@ class LossMeans:
 
     Raises:
         NonFiniteError: naming the task, on all processes alike.
-        ValueError: for a loss in a wrong form.
     """
 
     def __init__(self, losses: Losses, outputs: Mapping[str, Tensor], first_losses: FirstLosses, number: int) -> None:
-        for name, pair in losses.items():
-            if len(pair) != 2 or any(value.shape != () for value in pair):
-                raise ValueError(f"The loss of task {name!r} must be two scalars (sum, count), got {pair}.")
         self.raw: dict[str, float] = {}
         self.means: list[Tensor] = []
         self.anchors: list[Tensor] = []

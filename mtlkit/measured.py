@@ -40,7 +40,7 @@ def figures_of(runs: Collection[Path], split: Split | None = None) -> Measured:
         if kind != (expected := expected or kind):
             one, two = (" where ".join(filter(None, words)) for words in (kind, expected))
             raise ValueError(f"{run} has {one}; the runs before it have {two}. They cannot be compared.")
-        record = history.trained if split is None else evaluate(run, split)
+        record = history.trained if split is None else evaluate(run, split, history.checkpoint)
         figures = found.setdefault(int(history.config.get("seed", 0)), {})
         for key, higher in history.info.get("higher_is_better", {}).items():
             if higher is None or (value := record.get(key)) is None:
@@ -53,7 +53,7 @@ def figures_of(runs: Collection[Path], split: Split | None = None) -> Measured:
 
 def _kind(history: History, split: str | None) -> str:
     """What a run's figures are, in words."""
-    selection, validation = history.info.get("selection", "best"), history.info.get("validation", "val")
+    selection, validation = history.selection, history.info.get("validation", "val")
     if split is None and selection == "last10":
         evaluation = "mean of the last 10 evaluations"
     else:

@@ -122,6 +122,7 @@ class Pooled(Metric):
     """A metric whose state is one tensor of sums over all elements seen."""
 
     full_state_update = False
+    unit = ""  #: of the figure: "m", "°", ...; empty for fractions, numbers and what is in each data set's own unit
     sums: Tensor
 
     def __init__(self, *shape: int, dtype: torch.dtype = torch.float64) -> None:
@@ -139,6 +140,7 @@ class BatchMean(Pooled):
     def __init__(self, metric: Metric) -> None:
         super().__init__(2)
         self.metric = metric
+        self.unit = getattr(metric, "unit", "")
         self.metric.distributed_available_fn = _alone  # its value is that of one process's batch
 
     @property

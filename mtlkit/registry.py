@@ -91,6 +91,10 @@ class Registry(Generic[T]):
         load_plugins()
         return sorted(self._classes)
 
+    def described(self) -> dict[str, str]:
+        """The first line of every class's docstring, by name."""
+        return {name: self.describe(name) for name in self.names()}
+
     def describe(self, name: str) -> str:
         """The first line of the class's docstring."""
         return (inspect.getdoc(self.get(name)) or "").partition("\n")[0]

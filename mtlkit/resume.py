@@ -30,35 +30,40 @@ MAY_CHANGE = frozenset(
 )
 
 
-def resumed(config: Config, words: Sequence[str] | None = None) -> Config:
+def resumed(config: Config, words: Sequence[str] | None = None, *, anew: bool = False) -> Config:
     """The configuration of the run in `config.output_dir`, with what `config` may change of it.
 
     Args:
         config: what the user asked for now.
         words: the overrides that it was composed from; only what they name can differ. None: everything can.
+        anew: the run has no finished step, so that every setting may change, and not only those of `MAY_CHANGE`.
 
     Raises:
         FileNotFoundError: there is no run in the folder.
         ValueError: a setting differs that would make it another run.
-
-    The keys of `MAY_CHANGE` may differ.
     """
     folder = Path(config.output_dir)
     if not (folder / "config.yaml").exists():
-        raise FileNotFoundError(f"There is no run in {folder} to resume.")
+        raise FileNotFoundError(f"There is no run in {folder} to resume: it has no config.yaml.")
     old, new = (dict(_flat(c.to_dict())) for c in (load(folder / "config.yaml"), config))
     named = None if words is None else keys_of(words)
+    exchanged: set[str] = set()  # the sections of another class, all of whose options are that one's
     # What chooses a class comes first: the other differences follow from it.
-    for key in sorted(old.keys() | new.keys(), key=lambda key: (not key.endswith((".name", ".encoder")), key)):
-        in_one_only = (key in old) != (key in new)
-        if old.get(key) == new.get(key) or not _names(named, key, in_one_only):
+    for key in sorted(old.keys() | new.keys(), key=lambda key: (not key.endswith((".name", ".encoder", ".type")), key)):
+        in_one_only, section = (key in old) != (key in new), key.rpartition(".")[0]
+        if old.get(key) == new.get(key) or not (section in exchanged or _names(named, key, in_one_only)):
             continue
-        if not any(fnmatchcase(key, pattern) for pattern in MAY_CHANGE):
+        if not (anew or any(fnmatchcase(key, pattern) for pattern in MAY_CHANGE)):
             raise ValueError(
                 f"{key}: the run in {folder} has {old.get(key)!r}, not {new.get(key)!r}. A resumed run goes on as it "
                 f"began; another output_dir starts a new one."
             )
-        old[key] = new[key]
+        if key == "balancer.name" or key.endswith(".type"):
+            exchanged.add(section)
+        if key in new:
+            old[key] = new[key]
+        else:
+            del old[key]
     return check(_nested(old), Source(str(folder / "config.yaml")))
 
 

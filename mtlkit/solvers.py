@@ -11,6 +11,9 @@ large its error is, and the ridge follows.
 
 A gradient of exactly zero length has no direction: it gets no vote.
 
+Where gradients depend on each other, rounding decides part of the result, and rounding depends on the order in which
+numbers are added. `mtlkit.gram.any_order` takes that freedom away: with it the Gram matrix itself decides the order.
+
 >>> gram = torch.tensor([[4.0, -2.0], [-2.0, 4.0]], dtype=torch.float64)
 >>> (gram @ min_norm_point(gram)).round(decimals=6).tolist()  # the combined gradient serves both tasks
 [1.0, 1.0]
@@ -23,6 +26,7 @@ import torch
 from torch import Tensor
 
 from mtlkit.convex import EPS, SolverError, bargain, nonnegative, push
+from mtlkit.gram import read, write
 
 __all__ = [
     "SolverError",
@@ -46,7 +50,7 @@ def min_norm_point(gram: Tensor) -> Tensor:
     >>> min_norm_point(torch.tensor([[1.0, 0.0], [0.0, 3.0]])).tolist()
     [0.75, 0.25]
     """
-    m = _read(gram)
+    m = read(gram)
     if not (zero := m.diagonal() <= 0).any():
         p = _cosines(m)
         # w solves min w'Mw/2 + c (sum w - 1)^2/2 over w >= 0, up to its length; here with b = |g| w and c = min |g|^2.
@@ -54,7 +58,7 @@ def min_norm_point(gram: Tensor) -> Tensor:
         w = nonnegative(p.cosines + q.outer(q), q) * q
     else:
         w = zero.double()
-    return _write(w / w.sum(), gram)
+    return write(w / w.sum(), gram)
 
 
 def project_to_simplex(point: Tensor) -> Tensor:
@@ -76,13 +80,13 @@ def dual_cone_projection(gram: Tensor, start: Tensor) -> Tensor:
     >>> dual_cone_projection(torch.tensor([[1.0, -1.0], [-1.0, 4.0]]), torch.eye(2)).tolist()
     [[1.0, 0.25], [1.0, 1.0]]
     """
-    m, rows = _read(gram), start.detach().to(gram.device, torch.float64, copy=True)
+    m, rows = read(gram), start.detach().to(gram.device, torch.float64, copy=True)
     p = _cosines(m)
     for row in rows:
         b = p.norms * row[p.kept]
         if len(b) and (size := b.abs().max()) > 0:
             row[p.kept] += size / p.norms * nonnegative(p.cosines, -p.cosines @ (b / size))
-    return _write(rows, gram)
+    return write(rows, gram)
 
 
 def alpha_fair(gram: Tensor, alpha: float) -> Tensor:
@@ -96,14 +100,14 @@ def alpha_fair(gram: Tensor, alpha: float) -> Tensor:
     >>> alpha_fair(torch.tensor([[4.0, 0.0], [0.0, 16.0]]), alpha=1.0).tolist()
     [0.5, 0.25]
     """
-    m = _read(gram)
+    m = read(gram)
     p, w = _cosines(m), torch.zeros_like(m[0])
     if len(p.norms):
         size = p.norms.max()
         norms = p.norms / size
         b = bargain(p.cosines, p.ridge, norms ** (1 / alpha - 1), alpha)
         w[p.kept] = b / norms * size ** (-2 * alpha / (1 + alpha))
-    return _write(w, gram)
+    return write(w, gram)
 
 
 def best_worst_case(gram: Tensor, radius: float) -> Tensor:
@@ -116,18 +120,18 @@ def best_worst_case(gram: Tensor, radius: float) -> Tensor:
     >>> best_worst_case(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), radius=0.5).tolist()
     [0.75, 0.75]
     """
-    m = _read(gram)
+    m = read(gram)
     k = len(m)
     p, w = _cosines(m), torch.full_like(m[0], 1 / k)
     if not len(p.norms):
-        return _write(w, gram)
+        return write(w, gram)
     norms = p.norms / p.norms.max()
     mean = norms / k
     products = p.cosines @ mean  # of g_i / |g_i| and g_0
     length = radius * math.sqrt(float(mean @ products))
     if length > radius * 2 * math.sqrt(p.ridge) * float(mean.norm()):  # otherwise g_0 = 0 up to rounding, and d = g_0
         w[p.kept] += push(p.cosines, p.ridge, norms.min() / norms, products, length) / norms
-    return _write(w, gram)
+    return write(w, gram)
 
 
 def alignment(gram: Tensor) -> Tensor:
@@ -139,14 +143,14 @@ def alignment(gram: Tensor) -> Tensor:
     >>> alignment(torch.tensor([[1.0, 0.0], [0.0, 4.0]])).tolist()
     [0.5, 0.25]
     """
-    m = _read(gram)
+    m = read(gram)
     values, vectors = torch.linalg.eigh(m)
     kept = values > torch.maximum(4 * len(m) * EPS * values[-1], -2 * values[0])
     mean = torch.full_like(values, 1 / len(m))
     if not kept.any():
-        return _write(mean, gram)
+        return write(mean, gram)
     values, vectors = values[kept], vectors[:, kept]
-    return _write(vectors @ ((vectors.T @ mean) * (values[0] / values).sqrt()), gram)
+    return write(vectors @ ((vectors.T @ mean) * (values[0] / values).sqrt()), gram)
 
 
 # -- inside: float64, gradients of length one ---------------------------------------------------------------
@@ -168,16 +172,3 @@ def _cosines(m: Tensor) -> _Problem:
         ridge += max(0.0, -2 * float(torch.linalg.eigvalsh(cosines)[0]))
     cosines.diagonal().add_(ridge)
     return _Problem(kept, norms, cosines, ridge)
-
-
-def _read(gram: Tensor) -> Tensor:
-    if gram.dim() != 2 or gram.shape[0] != gram.shape[1] or not len(gram):
-        raise ValueError(f"Expected a Gram matrix (k, k), got the shape {tuple(gram.shape)}.")
-    m = gram.detach().double()
-    if not torch.isfinite(m).all():
-        raise ValueError("The Gram matrix is not finite: a task's gradient overflows or is NaN. Look at its loss.")
-    return m
-
-
-def _write(weights: Tensor, gram: Tensor) -> Tensor:
-    return weights.to(gram.dtype)

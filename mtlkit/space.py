@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mtlkit.distributed import add_over_ranks, rank, sum_over_ranks, world_size
-from mtlkit.tap import Row, at_least_float32, gradients_of, gram_of, weighted_sum
+from mtlkit.tap import Row, at_least_float32, gradients_of, gram_of, inner_products, weighted_sum
 from mtlkit.task import Encoder, Features
 
 
@@ -39,6 +39,11 @@ class Space(ABC):
     def receive(self, rows: list[Row], seed: Tensor) -> None:
         """Takes the gradients at the features; `seed` is the factor that the backward pass started with."""
         self.rows, self.seed, self.unit = rows, seed, seed * world_size()
+
+    @property
+    def form(self) -> Features:
+        """Tensors of the shapes of a gradient that a balancer may give."""
+        return self.levels
 
     @abstractmethod
     def gram(self) -> Tensor:
@@ -70,8 +75,8 @@ class FeatureSpace(Space):
         return [level * self.unit for level in gradient]
 
     def products(self, gradient: Features) -> Tensor:
-        rows = [[None if g is None else g / self.unit for g in row] for row in self.rows]
-        return sum_over_ranks(gram_of([*rows, gradient])[-1])
+        found = sum_over_ranks(gram_of([*self.rows, gradient])[-1])
+        return torch.cat([found[:-1] / self.unit.double(), found[-1:]])
 
     def gram_with_graph(self, means: Sequence[Tensor], aliases: Sequence[Features]) -> Tensor:
         """The same before the backward pass, differentiable."""
@@ -86,13 +91,12 @@ class LastLayerSpace(FeatureSpace):
     def gram(self) -> Tensor:
         weight = self._weight
         rows = torch.stack([torch.cat(pull_back(self.levels, row, [weight])) for row in self.rows])
-        total = sum_over_ranks(rows)
-        return (total @ total.T).double() / self.unit.double() ** 2
+        return inner_products(add_over_ranks(rows).unbind()) / self.unit.double() ** 2
 
     def gram_with_graph(self, means: Sequence[Tensor], aliases: Sequence[Features]) -> Tensor:
         local = torch.stack([at_least_float32(gradients_of(mean, [self._weight])[0].flatten()) for mean in means])
         whole = local + (sum_over_ranks(local) / world_size() - local).detach()
-        return (whole @ whole.T).double()
+        return inner_products(whole.unbind())
 
     @property
     def _weight(self) -> Tensor:
@@ -128,21 +132,27 @@ class ParameterSpace(Space):
         self._total = total if self._halves is None else self._halves.sum(0)  # `unit` times too large, like the rows
 
     @property
+    def form(self) -> Features:
+        return [self._total[0]]
+
+    @property
     def jacobian(self) -> Tensor:
         """(k, P): the gradients of the tasks' losses, over all processes."""
         return self._total / self.unit.to(self._total.dtype)
 
     def gram(self) -> Tensor:
-        return (self._total @ self._total.T).double() / self.unit.double() ** 2
+        return inner_products(self._total.unbind()) / self.unit.double() ** 2
 
     def cross_gram(self) -> Tensor:
         """(k, k) float64: <g_i on the even samples, g_j on the odd ones>."""
         assert self._halves is not None, "`step.cross_gram` needs `needs = {'second_batch'}`"
         first, second = self._halves  # each estimates one half of the whole gradient
-        return 4 * (first @ second.T).double() / self.unit.double() ** 2
+        return 4 * inner_products(first.unbind(), second.unbind()) / self.unit.double() ** 2
 
     def weighted(self, weights: Tensor) -> list[Tensor | None]:
-        return self._handed_out((weights / world_size()).to(self._total.dtype) @ self._total)
+        total = weighted_sum(self._total.unbind(), weights / world_size())
+        assert total is not None
+        return self._handed_out(total)
 
     def given(self, gradient: Features) -> list[Tensor | None]:
         (flat,) = gradient
@@ -150,7 +160,8 @@ class ParameterSpace(Space):
 
     def products(self, gradient: Features) -> Tensor:
         (flat,) = gradient
-        return torch.cat([self.jacobian @ flat, (flat @ flat).view(1)]).double()
+        mine = inner_products(self._total.unbind(), [flat])[:, 0] / self.unit.double()
+        return torch.cat([mine, inner_products([flat])[0]])
 
     def _handed_out(self, flat: Tensor) -> list[Tensor | None]:
         """Each parameter's part: equal on all processes, so their mean is the same."""

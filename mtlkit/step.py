@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from itertools import combinations
 
 import torch
 from torch import Tensor
 
+from mtlkit import contract
 from mtlkit.balancer import Balancer
 from mtlkit.distributed import join_over_ranks, sum_over_ranks, world_size
 from mtlkit.losses import Losses, LossMeans
 from mtlkit.normalization import FirstLosses
+from mtlkit.scalars import gradient_scalars
 from mtlkit.space import SPACES, FeatureSpace, ParameterSpace, Space
 from mtlkit.tap import Coefficients, Row, Seed, Tap, at_least_float32, gradients_of
 from mtlkit.task import Encoder, Features, no_loss
@@ -25,8 +26,6 @@ class Step:
         rate: the balancer's learning rate in this step.
         tasks: the names of the tasks with at least one valid label on any process; the rows of all below.
         losses: (k,) means over all valid elements of all processes; differentiable in `objective`.
-        losses_after: (k,) the same once the model has moved, in `after_model`, for `second_forward`.
-        indicators: (k,) how well each task does on the batch, in [0, 1], for `indicators`.
         raw_losses: name -> the loss as a number, before it is divided by the first losses.
         coefficients: (k,) derivatives of the objective by the losses, known from the backward pass on.
         weights: (k,) factors of the task gradients in the encoder's gradient (None for elementwise methods).
@@ -35,8 +34,6 @@ class Step:
         extras: further scalars to log, by name; a balancer may add some.
     """
 
-    losses_after: Tensor
-    indicators: Tensor
     _record: LossMeans
     inputs: tuple[Tensor, dict[str, Tensor]]  # image and targets, for a second forward pass
 
@@ -69,6 +66,7 @@ class Step:
         self._first_losses = first_losses or FirstLosses()
         self._observe = observe or "gram" in balancer.needs
         self._create_graph = "create_graph" in balancer.needs
+        self._later: dict[str, Tensor] = {}  # what is recorded for a need
         self._space: Space | None = None  # until the features are known, and after the backward pass
         self._aliases: dict[str, Features] = {}
         self._seed = torch.ones(())
@@ -86,7 +84,8 @@ class Step:
         else:
             aliases = list(Tap.apply(self, len(names), n, *self._space.inputs))
         self._aliases = {name: aliases[k * n : (k + 1) * n] for k, name in enumerate(names)}
-        return {name: self._balancer.adapter(name, self._aliases[name]) for name in names}
+        own = self._balancer
+        return {n: contract.check_adapted(own, n, own.adapter(n, a), a) for n, a in self._aliases.items()}
 
     def record(self, losses: Losses, outputs: Mapping[str, Tensor]) -> None:
         """Takes this process's (sum, count) of every task and makes global means of them."""
@@ -97,24 +96,22 @@ class Step:
 
     def record_indicators(self, indicators: Mapping[str, tuple[Tensor, Tensor] | None]) -> None:
         """Takes this process's (sum, count) of every task's indicator."""
-        self.indicators = self.losses.detach().new_tensor(self._record.indicators(indicators))
+        self._later["indicators"] = self.losses.detach().new_tensor(self._record.indicators(indicators))
 
     def record_after(self, losses: Losses) -> None:
         """Takes the losses of the same batch once more, when the model has moved."""
-        self.losses_after = self.losses.detach().new_tensor(self._record.after(losses))
+        self._later["losses_after"] = self.losses.detach().new_tensor(self._record.after(losses))
 
     def backward(self, backward: Callable[[Tensor], None]) -> None:
         """Runs the one backward pass; raises `ValueError` where a needed double backward does not exist."""
         total = self._record.anchors + [no_loss(level)[0] for level in self.space.levels if self._create_graph]
         try:
-            total += [self._balancer.objective(self)] if self.tasks else []
+            if self.tasks:
+                total.append(contract.check_objective(self._balancer, self._balancer.objective(self), self.losses))
             backward(Seed.apply(self, sum(total[1:], total[0])))
         except RuntimeError as error:
             if self._create_graph and ("is not implemented" in str(error) or "differentiate twice" in str(error)):
-                raise ValueError(
-                    f"{type(self._balancer).__name__} needs a double backward that a layer of this model does not have "
-                    f"({error}). Choose another encoder or decoder, or another balancer."
-                ) from error
+                raise contract.no_double_backward(self._balancer, error) from error
             raise
         if self._create_graph:
             self.weights = self.coefficients
@@ -128,33 +125,36 @@ class Step:
     @property
     def space(self) -> Space:
         """The task gradients of the present backward pass, as the balancer's space compares them."""
-        assert self._space is not None, "the features are known from the forward to the end of the backward pass only"
-        return self._space
+        return contract.known(self._space, "space", "`combine`")
 
     @property
     def gram(self) -> Tensor:
         """(k, k) float64: inner products of the gradients of `losses` in the balancer's space, over all processes."""
-        if self._gram is None:
-            if self.space.rows:
-                self._gram = self.space.gram()
-            else:
-                assert self._create_graph, "`step.gram` before the backward pass needs `needs = {'create_graph'}`"
-                assert isinstance(self.space, FeatureSpace)
-                aliases = [self._aliases[task] for task in self.tasks]
-                self._gram = self.space.gram_with_graph(self._record.means, aliases)
-        return self._gram
+        contract.check_declared(self._balancer, "gram", "gram", "create_graph")
+        return self._inner_products()
 
     @property
     def cross_gram(self) -> Tensor:
         """(k, k) float64: entry ij is the inner product of g_i on one half of the batch and g_j on the other."""
-        assert isinstance(self.space, ParameterSpace)
-        return self.space.cross_gram()
+        contract.check_declared(self._balancer, "cross_gram", "second_batch")
+        return self._over_parameters("cross_gram").cross_gram()
 
     @property
     def jacobian(self) -> Tensor:
         """(k, P): the gradients over the shared parameters, over all processes, in the space `parameters`."""
-        assert isinstance(self.space, ParameterSpace)
-        return self.space.jacobian
+        return self._over_parameters("jacobian").jacobian
+
+    @property
+    def losses_after(self) -> Tensor:
+        """(k,) the losses of the same batch once the model has moved: in `after_model`, for `second_forward`."""
+        contract.check_declared(self._balancer, "losses_after", "second_forward")
+        return contract.known(self._later.get("losses_after"), "losses_after", "`after_model`")
+
+    @property
+    def indicators(self) -> Tensor:
+        """(k,) how well each task does on the batch, in [0, 1], for `indicators`."""
+        contract.check_declared(self._balancer, "indicators", "indicators")
+        return contract.known(self._later.get("indicators"), "indicators", "`objective`")
 
     @property
     def norms(self) -> Tensor:
@@ -173,9 +173,8 @@ class Step:
             pairs = zip(self.tasks, self._record.means, strict=True)
             rows = [gradients_of(mean, self._aliases[task]) for task, mean in pairs]
             return [[g / world_size() for g in row] for row in rows]
-        assert self.space.rows, "gradients at the features are known in `combine` only"
-        unit = self.space.unit
-        return [[None if g is None else at_least_float32(g) / unit for g in row] for row in self.space.rows]
+        arrived, unit = contract.known(self.space.rows, "local_gradients", "`combine`"), self.space.unit
+        return [[None if g is None else at_least_float32(g) / unit for g in row] for row in arrived]
 
     @property
     def local_features(self) -> Features:
@@ -199,7 +198,21 @@ class Step:
         """The rows of something `local_` of all processes, in order of rank; equally many on each."""
         return join_over_ranks(tensor)
 
-    # -- inside the backward pass -----------------------------------------------------------------------------
+    def _inner_products(self) -> Tensor:
+        if self._gram is None and self._create_graph and not self.space.rows:
+            assert isinstance(self.space, FeatureSpace)
+            aliases = [self._aliases[task] for task in self.tasks]
+            self._gram = self.space.gram_with_graph(self._record.means, aliases)
+        elif self._gram is None:
+            contract.known(self.space.rows, "gram", "`combine`")
+            self._gram = self.space.gram()
+        return self._gram
+
+    def _over_parameters(self, name: str) -> ParameterSpace:
+        contract.check_space(self._balancer, name, "parameters")
+        contract.known(self.space.rows, name, "`combine`")
+        assert isinstance(self.space, ParameterSpace)
+        return self.space
 
     def _combine(self, rows: list[Row]) -> list[Tensor | None]:
         names = self._balancer.tasks
@@ -209,19 +222,16 @@ class Step:
         self.space.receive([rows[names.index(task)] for task in self.tasks], self._seed)
         with torch.no_grad():
             if self._observe:
-                self.finite = bool(torch.isfinite(self.gram).all())
+                self.finite = bool(torch.isfinite(self._inner_products()).all())
             combined: Tensor | Features = self.losses.new_ones(len(self.tasks))
             if self.finite:
                 combined = self._balancer.combine(self)
             if isinstance(combined, Tensor):
-                if combined.shape != self.losses.shape:
-                    raise ValueError(
-                        f"{type(self._balancer).__name__} must give a weight for each of {', '.join(self.tasks)}, "
-                        f"got the shape {tuple(combined.shape)}."
-                    )
-                self.weights = self.coefficients * combined.to(self.coefficients.dtype)
+                weights = contract.check_weights(self._balancer, combined, self.losses, self.tasks, "combine")
+                self.weights = self.coefficients * weights
                 result = self.space.weighted(self.weights)
             else:
+                contract.check_gradient(self._balancer, combined, self.space.form)
                 if self._observe:
                     self._products = self.space.products(combined)
                 result = self.space.given(combined)
@@ -234,15 +244,5 @@ class Step:
         if self.weights is not None:
             found |= {f"weight/{t}": w for t, w in zip(self.tasks, self.weights.tolist(), strict=True)}
         if self._gram is not None and self.finite:
-            norms = self.norms
-            found |= {f"grad_norm/{t}": n for t, n in zip(self.tasks, norms.tolist(), strict=True)}
-            scaled = norms.clamp_min(torch.finfo(norms.dtype).tiny)
-            cosines = (self.gram / scaled / scaled[:, None]).tolist()
-            for (i, a), (j, b) in combinations(enumerate(self.tasks), 2):
-                found[f"cosine/{a}/{b}"] = cosines[i][j]
-            if self._products is not None:
-                length = self._products[-1].clamp_min(0).sqrt()
-                alignment = self._products[:-1] / length.clamp_min(torch.finfo(norms.dtype).tiny) / scaled
-                found |= {f"direction/{t}": c for t, c in zip(self.tasks, alignment.tolist(), strict=True)}
-                found["direction_norm"] = float(length)
+            found |= gradient_scalars(self.tasks, self._gram, self._products)
         return found | {f"balancer/{name}": float(value) for name, value in self.extras.items()}

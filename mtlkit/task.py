@@ -9,8 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mtlkit.contract import check_hooks
 from mtlkit.log import RESERVED
 from mtlkit.registry import Registry
+from mtlkit.target import Kind
 
 if TYPE_CHECKING:  # importing it takes seconds
     from torchmetrics import MetricCollection
@@ -87,6 +89,10 @@ class Task(ABC):
         bool
     ]  #: which form of the uncertainty-weighted loss fits (a Gaussian or a Boltzmann likelihood)
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        check_hooks(cls, [Task])
+
     def __init__(self, name: str, classes: tuple[str, ...] = (), decoder: Mapping[str, Any] | str = "conv") -> None:
         # Names become keys of torch's containers and first parts of keys of the log.
         if not name.isidentifier() or hasattr(nn.ParameterDict, name) or name in RESERVED:
@@ -96,12 +102,23 @@ class Task(ABC):
             )
         self.name = name
         self.classes = tuple(classes)
+        self.kind: Kind | None = None  #: of the data set's target that it learns; None outside of a run
         self.decoder_config = {"name": decoder} if isinstance(decoder, str) else dict(decoder)
 
     def decoder(self, info: EncoderInfo) -> Decoder:
         """The task's network on features as `info` describes them; raises `ValueError` for one that does not fit."""
         options = dict(self.decoder_config)
         decoder = DECODERS.build(options.pop("name"), info, self.out_channels, **options)
+        for part, attribute, meaning in (
+            (self, "dense", "it has a value a pixel"),
+            (self, "regression", "a Gaussian likelihood fits its loss"),
+            (decoder, "dense", "it gives a map"),
+        ):
+            if not isinstance(getattr(part, attribute, None), bool):
+                raise ValueError(
+                    f"{type(part).__name__} lacks `{attribute}`. Write `{attribute} = True` in the class if {meaning}, "
+                    f"and `{attribute} = False` otherwise."
+                )
         if decoder.dense != self.dense:
             kinds = {True: "one value a pixel", False: "one vector an image"}
             raise ValueError(
@@ -109,6 +126,20 @@ class Task(ABC):
                 f"{self.decoder_config['name']!r} gives {kinds[decoder.dense]}."
             )
         return decoder
+
+    @property
+    def unit(self) -> str:
+        """The unit of the targets, empty where they have none."""
+        return "" if self.kind is None else self.kind.unit
+
+    def map_size(self, target: Tensor) -> tuple[int, int] | None:
+        """(height, width) of a batch's target that is a map: the output gets its size. None where it is no map.
+
+        Without a kind, the target of a dense task is taken for a map.
+        """
+        if self.kind is not None:
+            return self.kind.map_size(target)
+        return (target.shape[-2], target.shape[-1]) if self.dense else None
 
     @property
     @abstractmethod
@@ -135,7 +166,8 @@ class Task(ABC):
     def metrics(self) -> "MetricCollection":
         """New metrics, updated with (prediction, target); pooled over a split and over processes.
 
-        Each has `higher_is_better`, and `compute` returns one scalar under the metric's own name.
+        Each has `higher_is_better`, and `unit`, a text, unless its figure has none; `compute` returns one scalar
+        under the metric's own name.
         """
 
     @abstractmethod

@@ -170,9 +170,6 @@ FAR = torch.tensor([3.0, -2.5, -2.0, 3.5])
 GOALS = {"a": torch.tensor([1.0, 2.0, 0.0, -1.0]), "b": torch.tensor([-1.0, 0.5, 1.0, 1.0])}
 
 
-CONFLICT = GOALS["a"].lerp(GOALS["b"], 0.2)  # where b gains what a loses, and has the longer gradient
-
-
 def make_parabola(build: Build, start: Tensor) -> tuple[Engine, dict[str, Any]]:
     """Tasks |(x - goal) map|^2 of one shared point x, and the batch to train on."""
     torch.manual_seed(0)

@@ -128,9 +128,9 @@ class Depth(Task):
 
     def metrics(self) -> MetricCollection:
         metrics: dict[str, Metric] = {
-            "abs": AbsoluteError(),
+            "abs": AbsoluteError(self.unit),
             "rel": RelativeError(),
-            "rmse": RootMeanSquaredError(),
+            "rmse": RootMeanSquaredError(self.unit),
             "delta1": Delta1(),
         }
         return batch_means(metrics) if self.compat == "mtan" else collect(metrics)
@@ -158,8 +158,9 @@ class Errors(Pooled):
 
     higher_is_better = False
 
-    def __init__(self) -> None:
+    def __init__(self, unit: str = "") -> None:
         super().__init__(5)
+        self.unit = unit
 
     def update(self, prediction: Tensor, target: Tensor) -> None:
         check_shapes("depth metrics", ("prediction", prediction, MAP, "float"), ("target", target, MAP, "float"))

@@ -163,6 +163,7 @@ class MeanAngle(Angles):
     """The mean angle in degrees."""
 
     higher_is_better = False
+    unit = "°"
 
     def compute(self) -> Tensor:
         return self.total / self.sums.sum()
@@ -172,6 +173,7 @@ class MedianAngle(Angles):
     """The median angle in degrees, to 0.0005: the mean of the two middle ones where their number is even."""
 
     higher_is_better = False
+    unit = "°"
 
     def compute(self) -> Tensor:
         upto, count = self.sums.cumsum(0), self.sums.sum()

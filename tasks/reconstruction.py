@@ -133,6 +133,7 @@ class PSNR(Errors):
     """The peak signal-to-noise ratio of values in [0, 1] in dB, from the mean squared error over all known ones."""
 
     higher_is_better = True
+    unit = "dB"
 
     def compute(self) -> Tensor:
         return -10 * (self.sums[2] / self.sums[0]).log10()

@@ -4,11 +4,15 @@ import fcntl
 import importlib.util
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+
+import mtlkit
+from mtlkit.registry import Registry
+from mtlkit.target import Kind
 
 TESTS = Path(__file__).parent
 SHARED = TESTS.parent.parent / "shared"
@@ -58,3 +62,15 @@ def toys():
         sys.modules["toys"] = module
         spec.loader.exec_module(module)
     return sys.modules["toys"]
+
+
+@pytest.fixture
+def kinds() -> Iterator[Registry[Kind]]:
+    """`mtlkit.KINDS` with those that come with mtlkit; put back afterwards."""
+    before = {name: mtlkit.KINDS.get(name) for name in mtlkit.KINDS.names()}
+    for name, kind in before.items():
+        if not kind.__module__.startswith("mtlkit.kinds."):  # an example's
+            del mtlkit.KINDS._classes[name]
+    yield mtlkit.KINDS
+    mtlkit.KINDS._classes.clear()
+    mtlkit.KINDS._classes.update(before)

@@ -11,8 +11,8 @@ from mtlkit.engine import Engine
 
 ROOT = Path(mtlkit.__file__).parent
 REPOSITORY = Path(__file__).parents[1]
-PLUGINS = ("mtlkit.balancers", "mtlkit.tasks", "mtlkit.datasets", "mtlkit.networks")
-CORE = [file for file in ROOT.rglob("*.py") if file.relative_to(ROOT).parts[0] not in ("datasets", "networks")]
+PLUGINS = ("mtlkit.balancers", "mtlkit.tasks", "mtlkit.datasets", "mtlkit.kinds", "mtlkit.networks")
+CORE = [file for file in ROOT.rglob("*.py") if file.relative_to(ROOT).parts[0] not in ("datasets", "kinds", "networks")]
 
 
 def imports(file):
@@ -63,7 +63,21 @@ def test_every_balancer_is_found_by_its_file_name():
     assert files == ours
 
 
+def test_every_kind_is_found_by_its_file_name():
+    files = {file.stem for file in (ROOT / "kinds").glob("*.py")} - {"__init__"}
+    assert files == {name for name in mtlkit.KINDS.names() if mtlkit.KINDS.get(name).__module__.startswith("mtlkit.")}
+
+
+def test_what_handles_targets_names_no_kind():
+    files = [*(ROOT / "data").glob("*.py"), *(ROOT / f"{name}.py" for name in ("evaluation", "target", "first_look"))]
+    for file in files:
+        tree = ast.parse(file.read_text())
+        strings = {n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)}
+        assert not strings & set(mtlkit.KINDS.names()), file
+
+
 def test_plugins_are_described():
-    for registry in (mtlkit.BALANCERS, mtlkit.TASKS, mtlkit.DATASETS, mtlkit.ENCODERS, mtlkit.DECODERS):
+    registries = (mtlkit.BALANCERS, mtlkit.TASKS, mtlkit.DATASETS, mtlkit.KINDS, mtlkit.ENCODERS, mtlkit.DECODERS)
+    for registry in registries:
         for name in registry.names():
             assert registry.describe(name), name

@@ -25,7 +25,7 @@ def textbook(engine, batch):
         own = [level.view_as(level) for level in levels]
         output = network.decoders[name](engine.balancer.adapter(name, own))
         if task.dense:
-            output = nn.functional.interpolate(output, output_sizes(targets)[name], mode="bilinear")
+            output = nn.functional.interpolate(output, output_sizes(engine.tasks, targets)[name], mode="bilinear")
         total, count = task.loss(output, targets[name])
         loss = total / count
         gradients = torch.autograd.grad(loss, own, retain_graph=True, allow_unused=True)

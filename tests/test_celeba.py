@@ -3,6 +3,7 @@
 import io
 import os
 import pickle
+import re
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from mtlkit import DATASETS, TASKS
 from mtlkit.data.dataset import BadSampleError
+from mtlkit.data.loader import Samples
 from mtlkit.datasets.celeba import ATTRIBUTES, GROUPS, CelebA
 
 SPLITS = ("train", "val", "test")
@@ -349,25 +351,42 @@ def test_a_split_without_pictures_is_refused(root: Path) -> None:
         CelebA(root, "val")
 
 
+def test_pictures_of_sixteen_bits_and_on_their_side(root: Path) -> None:
+    folder = root / "Img" / "img_align_celeba"
+    names = [name for name, split in zip(layout.NAMES, layout.SPLITS, strict=True) if split == 0]
+    Image.fromarray((np.arange(64 * 48, dtype=np.uint16) * 21).reshape(48, 64)).save(folder / names[0], format="png")
+    exif, stored = Image.Exif(), np.zeros((64, 48, 3), np.uint8)
+    exif[0x0112], stored[:, 24:] = 6, 200  # bright on the right: at the bottom once it is turned
+    Image.fromarray(stored).save(folder / names[1], format="png", exif=exif)
+    data = CelebA(root)
+    assert float(data[0]["image"].double().mean()) == pytest.approx(21 * 3071 / 2 / 65_535, abs=1e-6)  # float32
+    turned = data[1]["image"]
+    assert turned.shape == (3, 48, 64)
+    assert float(turned[:, :24].max()) == 0
+    assert float(turned[:, 24:].min()) == pytest.approx(200 / 255)
+
+
 def test_missing_pictures_are_counted_and_the_first_one_named(root: Path) -> None:
     folder = root / "Img" / "img_align_celeba"
     for i in (4, 2, 9):
         (folder / layout.NAMES[i]).unlink()
-    for split in SPLITS:  # all of them are told at once, before any training
-        with pytest.raises(FileNotFoundError) as error:
-            CelebA(root, split, limit=1)
-        assert f"3 of the 12 pictures that the lists name are not in {folder}, the first of them 000003" in str(
-            error.value
-        )
-        assert "img_align_celeba.zip on http" in str(error.value)
+    # Pictures 3, 5 and 10: of the splits test, val and train.
+    for split, count, limit, first in (("test", 3, 1, 3), ("val", 3, 2, 5), ("train", 6, 5, 10)):
+        missing = CelebA(root, split).missing
+        assert f"1 of the {count} pictures that the lists name are not in {folder}, the first of them 0000" in missing
+        assert f"{first:06d}" in missing
+        assert "img_align_celeba.zip on http" in missing
+        with pytest.raises(FileNotFoundError, match=r"To go on without these samples: data\.on_error=skip"):
+            Samples(CelebA(root, split))
+        assert bool(CelebA(root, split, limit=limit).missing) == (split != "train")  # the tenth is the sixth of train
+    assert len(Samples(CelebA(root, "train", limit=5))) == 5
 
 
 def test_a_folder_under_a_pictures_name_is_missing_too(root: Path) -> None:
     path = root / "Img" / "img_align_celeba" / layout.NAMES[0]
     path.unlink()
     path.mkdir()
-    with pytest.raises(FileNotFoundError, match="1 of the 12 pictures"):
-        CelebA(root)
+    assert "1 of the 6 pictures" in CelebA(root).missing
 
 
 @pytest.mark.parametrize(
@@ -404,8 +423,7 @@ def test_symbolic_links_that_lead_nowhere_are_named(root: Path) -> None:
         CelebA(root)[0]
     picture.unlink()
     picture.symlink_to("nowhere.jpg")
-    with pytest.raises(FileNotFoundError, match=r"1 of the 12 pictures .* the first of them 000001\.jpg\."):
-        CelebA(root)
+    assert re.search(r"1 of the 6 pictures .* the first of them 000001\.jpg\.", CelebA(root).missing)
     link = root / "loop"
     link.symlink_to("loop")
     with pytest.raises(FileNotFoundError, match=rf"data.root={link} "):

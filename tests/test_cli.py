@@ -132,7 +132,7 @@ def test_wrong_words_are_a_users_mistake(words: list[str], capsys: pytest.Captur
 
 
 ADVICE = {
-    "train": "EXPERIMENT is missing: a name (mtlkit list experiments) or a YAML file. For example: mtlkit train scenes ",
+    "train": "EXPERIMENT is missing: a name (mtlkit list experiments) or a YAML file. For example: mtlkit train ",
     "list": "KIND is missing: balancers, tasks, datasets, encoders, decoders, experiments. ",
     "predict": "RUN is missing: a run's folder; IMAGE is missing: image files; --out is missing: ",
     "data": "COMMAND is missing: show, prepare. For example: mtlkit data show ",
@@ -159,7 +159,8 @@ def test_a_message_says_what_to_write(words: str, advice: str, capsys: pytest.Ca
     assert end.value.code == 2
     error = capsys.readouterr().err
     assert advice in error
-    assert error.startswith("mtlkit") and error.count("error: ") == 1
+    assert error.startswith("mtlkit")
+    assert error.count("error: ") == 1
 
 
 @pytest.mark.parametrize("command", [["evaluate"], ["report"], ["explain"], ["predict", "x.png", "--out", "out"]])

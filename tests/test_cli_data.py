@@ -60,6 +60,83 @@ def test_where_test_data_selects_there_need_be_no_validation_data(
     assert "'val' is empty with data.holdout=0" in capsys.readouterr().err
 
 
+PLUGIN = """
+import torch
+from mtlkit.data.dataset import DATASETS, Dataset, Target
+
+@DATASETS.register("partial")
+class Partial(Dataset):
+    \"\"\"Four pictures, and no test data.\"\"\"
+
+    def __init__(self, root=None, split="train", size=None, limit=None, way="empty"):
+        self.targets = {"flags": Target("multilabel", ("p",))}
+        self.length = 0 if split == "test" else 4
+        if split == "test" and way != "empty":
+            raise {"value": ValueError, "file": FileNotFoundError, "lookup": LookupError}[way]("There is no test.csv.")
+
+    def __len__(self):
+        return self.length
+
+    def __getitem__(self, index):
+        return {"image": torch.zeros(3, 8, 8), "targets": {"flags": torch.ones(1)}}
+"""
+EXPERIMENT = """
+plugins: [partial_plugin]
+data: {name: partial, batch_size: 2}
+model: {encoder: test_resnet}
+task: {flags: {type: multilabel, decoder: linear}}
+trainer: {max_steps: 1}
+"""
+
+
+@pytest.mark.parametrize("way", ["empty", "value", "file", "lookup"])
+def test_show_says_that_there_is_no_test_data(
+    way: str, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "partial_plugin.py").write_text(PLUGIN)
+    (tmp_path / "partial.yaml").write_text(EXPERIMENT)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    words = ["data", "show", "partial.yaml", f"data.way={way}"]
+    assert main(words) == 0
+    out, error = capsys.readouterr()
+    reason = "The data set has no samples." if way == "empty" else "There is no test.csv."
+    assert f"\ntest: no test data. {reason}\n" in f"\n{out}"
+    assert "\ntrain: 4 samples of 8 x 8" in out
+    assert "\nval: 4 samples of 8 x 8" in out
+    assert error == ""
+    selecting = ["data.validation=test", "protocol=published"]  # then the run needs them
+    assert main([*words, *selecting]) == 2
+    assert f"mtlkit: test: {reason}" in capsys.readouterr().err
+
+
+def test_missing_pictures_are_left_out_where_that_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    celeba.original(tmp_path)
+    folder = tmp_path / "Img" / "img_align_celeba"
+    names = [name for name, split in zip(celeba.NAMES, celeba.SPLITS, strict=True) if split == 0]
+    (folder / names[2]).unlink()  # the third of six training pictures
+    words = ["celeba", f"data.root={tmp_path}"]
+    assert main(["data", "show", *words]) == 2
+    out, error = capsys.readouterr()
+    assert f"mtlkit: train: 1 of the 6 pictures that the lists name are not in {folder}, the first of them" in error
+    assert "To go on without these samples: data.on_error=skip." in error
+    assert "\nval: 3 samples" in out  # the others are shown all the same
+    assert main(["data", "show", *words, "data.on_error=skip"]) == 0
+    out = capsys.readouterr().out
+    assert f"  1 of the 6 pictures that the lists name are not in {folder}" in out
+    assert f"could not be read and were left out, e.g. {folder / names[2]} is missing." in out
+    small = ["data.batch_size=2", "trainer.max_epochs=null", "trainer.max_steps=3", "trainer.log_every=3"]
+    run = tmp_path / "run"
+    assert main(["train", *words, *small, f"output_dir={run}"]) == 2
+    assert "data.on_error=skip" in capsys.readouterr().err
+    assert main(["train", *words, *small, "data.on_error=skip", f"output_dir={run}"]) == 0
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    left_out = [record for record in lines if record["split"] == "train" and "left_out" in record]
+    assert [record["left_out"] for record in left_out] == [1]  # once in three steps of two samples
+    assert left_out[0]["incident"] == f"1 sample left out: {folder / names[2]} is missing."
+    assert main(["train", *words, *small, "data.train_size=2", f"output_dir={tmp_path / 'few'}"]) == 0
+
+
 def test_show_leaves_out_what_training_leaves_out(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     celeba.original(tmp_path)
     words = ["data", "show", "celeba", f"data.root={tmp_path}", "--samples", "0"]

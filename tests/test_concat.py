@@ -12,7 +12,10 @@ from mtlkit.build import build_dataset, build_order, build_samples
 from mtlkit.config import compose
 from mtlkit.data.concat import Concat
 from mtlkit.data.dataset import BadSampleError, Sample
+from mtlkit.data.loader import Samples
 from mtlkit.data.order import Mixed
+from mtlkit.data.ranges import Gathered, suspicions
+from mtlkit.data.summary import look_at
 from mtlkit.resume import resumed
 
 SIZES = {"train": {"rooms": 24, "faces": 8}, "val": {"rooms": 4, "faces": 3}}
@@ -239,3 +242,20 @@ def test_a_run_on_both_and_its_resume_in_the_middle_of_a_pass(mixture: str, tmp_
     report = (whole / "report.html").read_text()
     assert "rooms_ + faces_" in report
     assert "rooms_: rooms found" in report
+
+
+def test_ranges_tell_joined_sets_apart() -> None:
+    """Two sets of one name get numbers, and one in another unit is told."""
+    joined = Concat(
+        [Rooms(), Rooms(shift=1500.0), Faces()],
+        ["rooms_", "rooms_", "faces_"],
+        [{"depth": "depth"}, {"depth": "depth"}, None],
+    )
+    assert [joined.part_of(i) for i in (0, 24, 48)] == ["rooms_ (1)", "rooms_ (2)", "faces_"]
+    ranges = Gathered(joined.targets, "train")
+    list(look_at(Samples(joined, skip=True), range(len(joined)), [], ranges))  # one of the faces is damaged
+    found = ranges.ranges()
+    assert [one.where for one in found] == ["train, rooms_ (1)", "train, rooms_ (2)"]
+    implausible, different = suspicions(joined.targets, found)
+    assert implausible.startswith("depth: the median in train, rooms_ (2) is 150")
+    assert "train, rooms_ (1) and train, rooms_ (2) differ" in different

@@ -122,3 +122,21 @@ def test_cases_are_what_they_say(results):
     for name in ("gradnorm_features", "gradnorm_last_layer", "rotograd", "uncertainty"):
         weights = one[name, "plain", "fp64"]["weights"][-1]
         assert len({round(value, 3) for value in weights.values()}) > 1, name
+
+
+def test_buffers_become_their_mean_and_equal_ones_stay_as_they_are():
+    """Three processes: three times a number, divided by three, is one number in six another one."""
+    code = (
+        "import torch; from torch import nn; from mtlkit import distributed\n"
+        "distributed.start()\n"
+        "module, rank = nn.Module(), distributed.rank()\n"
+        "equal = torch.rand(1000, generator=torch.Generator().manual_seed(0))\n"
+        "module.register_buffer('equal', torch.cat([equal, torch.tensor([-torch.inf])]))\n"
+        "module.register_buffer('own', torch.tensor([float(rank), 5.0, 3.0 * rank]))\n"
+        "before = module.equal.clone()\n"
+        "distributed.average_buffers(module)\n"
+        "assert torch.equal(module.equal, before)\n"
+        "assert module.own.tolist() == [1.0, 5.0, 3.0]\n"
+        "torch.distributed.destroy_process_group()\n"
+    )
+    launch(3, "-c", code)

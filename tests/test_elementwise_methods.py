@@ -25,7 +25,7 @@ def textbook(engine, batch, rows=slice(None)):
     for name, task in engine.tasks.items():
         output = network.decoders[name](seen)
         if task.dense:
-            output = F.interpolate(output, output_sizes(targets)[name], mode="bilinear")
+            output = F.interpolate(output, output_sizes(engine.tasks, targets)[name], mode="bilinear")
         losses.append(task.loss(output, targets[name][rows])[0] / task.loss(network(image)[name], targets[name])[1])
     return network, levels, seen, losses
 

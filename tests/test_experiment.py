@@ -14,6 +14,8 @@ from safetensors.torch import load_file
 
 from mtlkit import inference, log
 from mtlkit.cli import main
+from mtlkit.data.files import image_tensor, resize
+from mtlkit.data.pictures import read_picture
 from mtlkit.delta_m import figures_of
 from mtlkit.experiment import Experiment
 from mtlkit.losses import NonFiniteError
@@ -216,11 +218,34 @@ def test_predict_writes_arrays_and_pictures_at_the_images_size(finished, tmp_pat
         inference.predict(finished, [tmp_path / "photo.jpg"], tmp_path / "out")
 
 
+def test_predict_sees_pictures_as_training_does(finished, tmp_path, monkeypatch):
+    """16 bits of grey, and a photo that is stored on its side: the pixels that reach the model."""
+    from mtlkit.model import MultiTaskModel
+
+    seen, original = [], MultiTaskModel.forward
+    monkeypatch.setattr(
+        MultiTaskModel, "forward", lambda self, image, *rest: seen.append(image) or original(self, image, *rest)
+    )
+    ramp = (np.arange(64 * 48, dtype=np.uint16) * 21).reshape(48, 64)
+    Image.fromarray(ramp).save(tmp_path / "grey.png")
+    photo, exif = np.zeros((64, 48, 3), np.uint8), Image.Exif()
+    photo[:, 24:] = 200  # bright on the right: at the bottom once it is turned
+    exif[0x0112] = 6
+    Image.fromarray(photo).save(tmp_path / "photo.png", exif=exif)
+    folders = inference.predict(finished, [tmp_path / "grey.png", tmp_path / "photo.png"], tmp_path / "out")
+    grey, turned = seen
+    assert float(grey.mean()) == pytest.approx(ramp.mean() / 65_535, abs=1e-5)  # shrinking rounds in float32
+    assert torch.equal(grey[0], image_tensor(resize(read_picture(tmp_path / "grey.png"), (32, 32))))
+    assert float(turned[..., :15, :].max()) == 0
+    assert float(turned[..., 17:, :].min()) == pytest.approx(200 / 255)
+    assert np.load(folders[1] / "depth.npy").shape == (1, 48, 64)
+
+
 def test_predict_refuses_what_is_no_image_before_any_work(finished, tmp_path):
     good, bad = tmp_path / "good.png", tmp_path / "bad.png"
     Image.new("RGB", (8, 8)).save(good)
     bad.write_text("no image")
-    with pytest.raises(ValueError, match=r"bad\.png is not an image"):
+    with pytest.raises(ValueError, match=r"bad\.png is damaged or not what its name says"):
         inference.predict(finished, [good, bad], tmp_path / "out")
     with pytest.raises(FileNotFoundError, match="no image"):
         inference.predict(finished, [tmp_path / "missing.png"], tmp_path / "out")
@@ -242,7 +267,7 @@ def test_damaged_and_missing_runs_are_named(finished, tmp_path):
         inference.load_run(broken)
     shutil.rmtree(broken / "checkpoints" / "best")
     with pytest.raises(FileNotFoundError, match="no checkpoint 'best'; it has last"):
-        inference.load_run(broken)
+        inference.load_run(broken, "best")
 
 
 def test_a_checkpoint_survives_a_kill_between_its_two_renamings(finished, tmp_path):

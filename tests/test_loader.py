@@ -1,6 +1,9 @@
 """The loader: the same samples in every step on any number of processes and workers, checked and completed."""
 
+import errno
 import itertools
+import re
+import traceback
 
 import pytest
 import torch
@@ -11,6 +14,8 @@ from mtlkit.data.dataset import BadSampleError, Dataset, Sample, Target
 from mtlkit.data.loader import Samples
 from mtlkit.data.order import Shuffled
 from mtlkit.data.transforms import Augment
+from mtlkit.registry import Registry
+from mtlkit.target import Kind, kinds_of
 
 HEIGHT, WIDTH = 4, 6
 TARGETS = {
@@ -153,26 +158,104 @@ def test_the_first_sample_is_checked_before_any_work() -> None:
         Samples(Toy(0))
 
 
-def test_a_type_of_the_users_own_must_look_as_in_the_first_sample() -> None:
-    targets = TARGETS | {"heat": Target("heat")}
+INF, NAN = float("inf"), float("nan")
 
-    def change(shape: tuple, broken: int):
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        (
+            "distance",
+            (0, NAN),
+            r"'distance' \(depth\) must hold finite .*of at least 0 .*found 1 of 24 that are NaN",
+        ),
+        ("distance", (0, INF), "found 1 of 24 that are NaN or infinite"),
+        ("distance", (0, -0.5), r"must hold finite numbers of at least 0 \(0: no label\), found -0.5 to 1.9"),
+        ("surface", (0, NAN), r"must hold unit normals .*found lengths of 1 of 1 that are NaN or infinite"),
+        ("surface", (slice(None), 0.5), r"must hold unit normals .*\(0, 0, 0\) .*found lengths of 0\.8660"),
+        ("flags", (0, 0.5), r"must hold 0, 1 or NaN \(unknown\), found 0.5 to 0.5"),
+        ("flags", (0, INF), "must hold 0, 1 or NaN .*1 of 1 that are NaN or infinite"),
+        ("number", (0, INF), r"must hold finite numbers \(NaN: no label\), found 1 of 1 that are NaN or infinite"),
+        ("picture", (0, 1.5), r"finite numbers from 0 to 1 \(NaN: no label\), found .* to 1\.5"),
+        ("picture", (0, -INF), "found 1 of 24 that are NaN or infinite"),
+    ],
+)
+def test_numbers_out_of_range_are_named_and_can_be_skipped(name: str, value: tuple, message: str) -> None:
+    """Sample 2 is neither the first nor a probe; plain samples, which `data show` takes, are checked as well."""
+
+    def change(index: int, sample: Sample) -> None:
+        sample["targets"]["distance"].clamp_(max=2)
+        sample["targets"]["picture"] = torch.full((1, HEIGHT, WIDTH), 0.5)
+        if index == 2:
+            target = sample["targets"][name]
+            where, what = value
+            target.view(len(target), -1)[where, 0] = what
+
+    dataset = Toy(4, change, TARGETS | {"picture": Target("reconstruction", ("grey",))})
+    samples = Samples(dataset)
+    for read in (samples.plain, lambda index: samples[3, index], samples.checked):
+        read(1)
+        with pytest.raises(BadSampleError, match=f"Sample 2: the target .*{message}"):
+            read(2)
+    (batch,) = loader.eval_loader(Samples(dataset, skip=True), 4)
+    assert [bool(error) for error in batch["error"]] == [False, False, True, False]
+
+
+def test_unknown_labels_are_in_range() -> None:
+    """What `invalid` gives is legal for every kind, and none of it is valid."""
+    targets = TARGETS | {"picture": Target("reconstruction", ("grey",)), "near": Target("disparity")}
+    for name, kind in kinds_of(targets).items():
+        value = kind.invalid(HEIGHT, WIDTH)
+        assert not kind.problem(value), name
+        assert not kind.valid(value).any(), name
+
+
+def test_half_precision_and_eight_bits_are_unit_normals() -> None:
+    normals = torch.nn.functional.normalize(torch.randn(3, 50, 50, generator=torch.Generator().manual_seed(0)), dim=0)
+    (kind,) = kinds_of({"n": Target("normals")}).values()
+    for stored in (normals, normals.half().float(), ((normals + 1) / 2 * 255).round() / 255 * 2 - 1):
+        assert not kind.problem(stored)
+
+
+class Keypoints(Kind):
+    """Places (x, y, visible) of 17 joints."""
+
+    unit = "px"
+
+    def shape(self, height: int, width: int) -> tuple[int, ...]:
+        return 17, 3
+
+
+def test_a_strangers_kind_may_be_missing(kinds: Registry[Kind]) -> None:
+    targets = TARGETS | {"joints": Target("keypoints")}
+
+    def change(shape: tuple, absent: tuple = ()):
         def give(index: int, sample: Sample) -> None:
-            if index != broken:
-                sample["targets"]["heat"] = torch.zeros((2, 2) if index < 3 else shape)
+            if index not in absent:
+                sample["targets"]["joints"] = torch.ones(shape)
 
         return give
 
-    batch = next(iter(eval_loader(Toy(4, change((2, 2), 9), targets), batch_size=4)))
-    assert batch["targets"]["heat"].shape == (4, 2, 2)
-    with pytest.raises(
-        ValueError, match=r"Sample 3: the target 'heat' \(heat\) must be float32 \(2, 2\), found .*\(2, 3\)"
-    ):
-        take(eval_loader(Toy(4, change((2, 3), 9), targets), 1), 4)
-    with pytest.raises(ValueError, match=r"Sample 1: the target 'heat' .*is missing.*all-invalid"):
-        take(eval_loader(Toy(4, change((2, 2), 1), targets), 1), 4)
-    with pytest.raises(ValueError, match=r"Sample 0: the target 'heat' .*is missing"):
-        eval_loader(Toy(4, change((2, 2), 0), targets), 1)
+    with pytest.raises(LookupError, match=r"'joints' is of the kind 'keypoints', which is not registered.*`plugins`"):
+        Samples(Toy(4, change((17, 3)), targets))
+    kinds.register("keypoints")(Keypoints)
+    batch = next(iter(eval_loader(Toy(4, change((17, 3), (0, 3)), targets), batch_size=4)))
+    assert batch["targets"]["joints"].shape == (4, 17, 3)
+    assert batch["targets"]["joints"].isnan().all(dim=(1, 2)).tolist() == [True, False, False, True]
+    small = Samples(Toy(4, change((17, 3), (0,)), targets), Augment(targets, flip=1.0), target_size=(3, 2))
+    assert [small[0, index]["targets"]["joints"].shape for index in (0, 1)] == [(17, 3)] * 2
+    with pytest.raises(BadSampleError, match=r"Sample 0: .*'joints' \(keypoints\) must be float32 \(17, 3\), found"):
+        Samples(Toy(4, change((17, 2)), targets))
+
+
+@pytest.mark.parametrize("sample", [None, torch.zeros(3, 4, 6), {"image": torch.zeros(3, 4, 6)}])
+def test_what_is_no_sample_is_refused(sample: object) -> None:
+    class Wrong(Toy):
+        def __getitem__(self, index: int):
+            return sample
+
+    with pytest.raises(ValueError, match=r"Sample 0: a data set gives \{'image': tensor, 'targets': .*, found"):
+        Samples(Wrong())
 
 
 def test_each_epoch_and_sample_has_its_own_seed() -> None:
@@ -247,16 +330,47 @@ class PeculiarError(Exception):
         super().__init__(f"{path} is broken in line {line}")
 
 
-@pytest.mark.parametrize("error", [ValueError("labels.txt is broken in line 3"), PeculiarError("labels.txt", 3)])
+OF_THE_SAMPLE = (ValueError("cannot parse '12,5'"), EOFError(), OSError("image file is truncated"))
+
+
+@pytest.mark.parametrize("error", [*OF_THE_SAMPLE, FileNotFoundError(errno.ENOENT, "No such file", "7.png")], ids=repr)
 @pytest.mark.parametrize("workers", [0, 1])
-def test_the_data_sets_own_error_survives(error: Exception, workers: int) -> None:
+def test_the_data_sets_own_errors_are_named_and_can_be_skipped(error: Exception, workers: int) -> None:
+    def change(index: int, sample: Sample) -> None:
+        if index == 2:
+            raise error
+
+    text = str(error) or type(error).__name__
+    with pytest.raises(BadSampleError, match=rf"Sample 2: {re.escape(text)}") as caught:
+        take(eval_loader(Toy(change=change), 1, workers), 5)
+    assert workers or caught.value.__cause__ is error
+    (batch,) = loader.eval_loader(Samples(Toy(4, change), skip=True), 4, workers=workers)
+    assert batch["error"] == ["", "", f"Sample 2: {text}", ""]
+
+
+@pytest.mark.parametrize("error", [TypeError("'NoneType' is no number"), KeyError("7.png"), PeculiarError("a.txt", 3)])
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("skip", [False, True])
+def test_a_programs_errors_stay_what_they_are_and_name_the_sample(error: Exception, workers: int, skip: bool) -> None:
     def change(index: int, sample: Sample) -> None:
         if index == 2:
             raise error
 
     kind = RuntimeError if workers and isinstance(error, PeculiarError) else type(error)  # torch's rule
-    with pytest.raises(kind, match=r"labels\.txt is broken in line 3"):
-        take(eval_loader(Toy(change=change), 1, workers), 5)
+    with pytest.raises(kind) as caught:
+        take(loader.eval_loader(Samples(Toy(change=change), skip=skip), 1, workers=workers), 5)
+    told = "".join(traceback.format_exception(caught.value)).replace("\\n", "\n")
+    assert "the data set read the sample 'Sample 2' (index 2)" in told
+    assert str(error) in told
+
+
+def test_a_full_disk_is_no_fault_of_the_sample() -> None:
+    def change(index: int, sample: Sample) -> None:
+        if index == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match=r"Sample 2: .*No space left"):
+        take(loader.eval_loader(Samples(Toy(change=change), skip=True), 1), 5)
 
 
 # ---- what cannot be read

@@ -55,7 +55,9 @@ def plain_forward(engine, batch):
     for name, task in engine.tasks.items():
         outputs[name] = network.decoders[name](engine.balancer.adapter(name, levels))
         if task.dense:
-            outputs[name] = nn.functional.interpolate(outputs[name], output_sizes(targets)[name], mode="bilinear")
+            outputs[name] = nn.functional.interpolate(
+                outputs[name], output_sizes(engine.tasks, targets)[name], mode="bilinear"
+            )
         total, count = task.loss(outputs[name], targets[name])
         losses.append(total / count)
     return network, outputs, torch.stack(losses)
@@ -478,7 +480,7 @@ def test_d_grad_maps_features_and_learns_by_the_same_backward_pass(toys, level):
         mapped[level] = (levels[level].movedim(1, -1) @ a.T + b).movedim(-1, 1)
         output = network.decoders[name](mapped)
         if task.dense:
-            output = nn.functional.interpolate(output, output_sizes(targets)[name], mode="bilinear")
+            output = nn.functional.interpolate(output, output_sizes(engine.tasks, targets)[name], mode="bilinear")
         total, count = task.loss(output, targets[name])
         losses.append(total / count)
     parameters = dict(network.named_parameters()) | maps

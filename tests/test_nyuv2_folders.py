@@ -1,5 +1,6 @@
 """The data set nyuv2 in the forms that others made: MTAN's arrays, and the folders of ASTMT and its successors."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -99,6 +100,7 @@ def test_published_counts_need_no_note(mtan: Path, monkeypatch) -> None:
         "mtlkit.datasets.nyuv2.folders.Mtan._frames",
         lambda self, part: [(part, "0.npy")] * {"train": 795, "val": 654}[part],
     )
+    monkeypatch.setattr("mtlkit.datasets.nyuv2.folders.Mtan.missing", lambda self, keys: "")
     assert "published data" not in notes(NYUv2(mtan))
     assert [len(NYUv2(mtan, split)) for split in ("train", "val", "test")] == [650, 95, 654]
 
@@ -139,31 +141,31 @@ def test_mtan_has_thirteen_classes_and_no_other_options(mtan: Path) -> None:
 
 def test_half_of_mtan(mtan: Path) -> None:
     (mtan / "train" / "depth" / "7.npy").unlink()
-    with pytest.raises(FileNotFoundError, match=r"train/depth has 11 of 12 frames and lacks 7\.npy.*unpacking"):
-        NYUv2(mtan)
+    data = NYUv2(mtan, holdout=0)
+    assert re.search(r"train/depth lacks 1 of 12 files, the first 7\.npy.*unpacking.*dropbox\.com/sh/86n", data.missing)
+    assert len(data) == 12
+    assert not NYUv2(mtan, holdout=0, limit=7).missing
+    assert not NYUv2(mtan, "test").missing
     for file in (mtan / "train" / "depth").iterdir():
         file.unlink()
-    with pytest.raises(FileNotFoundError, match=r"train/depth has 0 of 12 frames and lacks 0\.npy"):
-        NYUv2(mtan)
-    for kind, rest in (("depth", "depth"), ("image", "image, depth")):
-        shutil.rmtree(mtan / "train" / kind)
-        with pytest.raises(
-            FileNotFoundError,
-            match=rf"mtan/train lacks {rest} of its folders image.* had from https://www\.dropbox\.com/sh/86n",
-        ):
-            NYUv2(mtan, "test")
+    missing = NYUv2(mtan, holdout=0, convention="xyz").missing
+    assert "train/depth lacks 12 of 12 files, the first 0.npy" in missing
+    shutil.rmtree(mtan / "train" / "depth")
+    assert NYUv2(mtan, holdout=0, convention="xyz").missing == missing
 
 
 @pytest.mark.parametrize("part", ["train", "val"])
 @pytest.mark.parametrize("split", ["train", "val", "test"])
 def test_mtan_without_a_part(mtan: Path, part: str, split: str) -> None:
     shutil.rmtree(mtan / part)
-    message = rf"mtan/{part} is missing\. .*dropbox"
-    with pytest.raises(FileNotFoundError, match=message):
+    if (part == "val") != (split == "test"):  # another split's part is not demanded
+        assert not NYUv2(mtan, split).missing
+        return
+    with pytest.raises(ValueError, match=rf"The split '{split}' has no frames .*mtan/{part} is missing\. .*dropbox"):
         NYUv2(mtan, split)
     for kind in ("image", "label", "depth", "normal"):
         (mtan / part / kind).mkdir(parents=True)
-    with pytest.raises(FileNotFoundError, match=rf"The folders in .*mtan/{part} hold no \.npy files\. .*dropbox"):
+    with pytest.raises(ValueError, match=rf"mtan/{part} holds no \.npy files\. .*dropbox"):
         NYUv2(mtan, split)
 
 
@@ -364,9 +366,11 @@ def test_astmt_validation(astmt: Path) -> None:
 def test_astmt_lacks_a_file_in_the_middle(astmt: Path, kind: str) -> None:
     file = next((astmt / kind).glob("img_5013.*"))
     file.unlink()
-    message = rf"{kind} lacks 1 of the 14 frames in gt_sets, the first being img_5013 \(expected {file.suffix}\)"
-    with pytest.raises(FileNotFoundError, match=message):
-        NYUv2(astmt)
+    data = [NYUv2(astmt, split, holdout=0) for split in ("train", "test")]
+    missing = f"{astmt / kind} lacks 1 of {{}} files, the first img_5013{file.suffix}. The download or unpacking is not"
+    found = [part.missing.startswith(missing.format(len(part))) for part in data]
+    assert sorted(found) == [False, True]
+    assert not data[found.index(False)].missing
     shutil.rmtree(astmt / kind)
     with pytest.raises(FileNotFoundError, match=rf"{kind} lacks 14 of the 14 frames .* \(expected \S+ or "):
         NYUv2(astmt)

@@ -29,6 +29,8 @@ from mtlkit.data.loader import Samples, eval_loader
 from mtlkit.data.manifest import damaged
 from mtlkit.data.prepare import PROGRESS, prepare
 from mtlkit.data.prepared import Prepared, is_prepared, read_manifest
+from mtlkit.registry import Registry
+from mtlkit.target import Kind
 
 HEIGHT, WIDTH, NAN = 4, 6, float("nan")
 SOURCE = {"name": "toy", "options": {"seed": 0}}
@@ -237,7 +239,7 @@ def test_samples_are_copies(tmp_path: Path) -> None:
 
 
 class Own(Toy):
-    targets = TARGETS | {"own": Target("a_type_of_their_own")}
+    targets = TARGETS | {"own": Target("a_kind_of_their_own")}
 
     def __getitem__(self, index: int) -> Sample:
         sample = super().__getitem__(index)
@@ -245,7 +247,17 @@ class Own(Toy):
         return sample
 
 
-def test_types_that_mtlkit_does_not_know(tmp_path: Path) -> None:
+def test_a_kind_of_the_users_own(tmp_path: Path, kinds: Registry[Kind]) -> None:
+    with pytest.raises(LookupError, match="'own' is of the kind 'a_kind_of_their_own', which is not registered"):
+        prepare({"train": Own()}, tmp_path / "out", SOURCE, progress=False)
+
+    @kinds.register("a_kind_of_their_own")
+    class Theirs(Kind):
+        dtype = torch.float64
+
+        def shape(self, height: int, width: int) -> tuple[int, ...]:
+            return 1, 2
+
     out = prepare({"train": Own()}, tmp_path / "out", SOURCE, progress=False)
     assert_same(Prepared(out), Own())
 

@@ -155,3 +155,11 @@ def test_the_setting_that_a_docstring_names_exists_and_is_not_the_default(name, 
 @pytest.mark.parametrize(("name", "option"), PUBLISHED)
 def test_a_default_is_the_one_of_its_source(name, option):
     assert options_of(BALANCERS.get(name))[option].default == PUBLISHED[name, option]
+
+
+def test_every_constructor_hands_on_what_all_methods_have(name):
+    cls = BALANCERS.get(name)
+    values = {"space": cls.spaces, "lr": (0.125,), "lr_decay": (0.5,)}
+    for option in options_of(cls).keys() & values:
+        for value in values[option]:
+            assert getattr(BALANCERS.build(name, tasks=NAMES, **{option: value}), option) == value

@@ -1,5 +1,7 @@
 """The task reconstruction: loss, metrics, constant and pictures against the mathematics."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -164,13 +166,12 @@ def test_a_pixel_that_is_never_known_gets_the_overall_mean():
 def test_the_constant_is_evaluated_on_batches():
     task, _, target = make()
     batches = [target[:4], target[4:]]
-    found = evaluate_constants(
-        batches,
-        {"t": task},
-        lambda batch: (torch.zeros(len(batch), 3, 8, 10), {"t": batch}),
-        {"t": task.constant(target)},
-        torch.device("cpu"),
+    predictor = SimpleNamespace(
+        tasks={"t": task},
+        device=torch.device("cpu"),
+        prepare=lambda batch: (torch.zeros(len(batch), 3, 8, 10), {"t": batch}),
     )
+    found = evaluate_constants(batches, predictor, {"t": task.constant(target)})
     assert found["t/mse"] == pytest.approx(float((target.nanmean(0) - target).square().nanmean()), rel=1e-5)
 
 

@@ -33,7 +33,7 @@ def textbook(engine, batch, rows=slice(None)):
     """Losses of the batch and each one's gradient over the encoder, by a backward pass a task through a plain model."""
     image, targets = engine.prepare(batch)
     network = copy.deepcopy(engine.network)
-    outputs = network(image[rows], engine.balancer.adapt, output_sizes(targets))
+    outputs = network(image[rows], engine.balancer.adapt, output_sizes(engine.tasks, targets))
     losses, gradients = [], []
     for name, task in engine.tasks.items():
         total, _ = task.loss(outputs[name], targets[name][rows])
@@ -185,7 +185,7 @@ def test_indicators_are_in_the_order_of_the_present_tasks(toys):
     engine.tasks["attributes"].indicator = lambda output, target: None
     batch = toys.without(toys.make_batch(), "segmentation")
     image, targets = engine.prepare(batch)
-    outputs = engine.network(image, sizes=output_sizes(targets))
+    outputs = engine.network(image, sizes=output_sizes(engine.tasks, targets))
     right, count = engine.tasks["depth"].indicator(outputs["depth"], targets["depth"])
     step = engine.train_step(batch)
     expected = [right / count, torch.tensor(step.raw_losses["attributes"]).neg().exp()]

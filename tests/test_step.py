@@ -47,7 +47,9 @@ def test_a_balancer_may_return_the_gradient_itself(toys):
 
 def test_wrong_weights_are_refused_with_the_balancers_name(toys):
     engine = toys.make_engine(Wrong(toys.TASK_NAMES))
-    with pytest.raises(ValueError, match=r"Wrong must give a weight for each of .*depth.*, got the shape \(4,\)"):
+    with pytest.raises(
+        ValueError, match=r"Wrong.weights must give a weight for each of .*depth.*, got the shape \(4,\)"
+    ):
         engine.train_step(toys.make_batch())
 
 

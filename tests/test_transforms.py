@@ -1,7 +1,6 @@
 """Augmentation: what a mirror and a zoom do to every type of target, by geometry."""
 
 import pickle
-from collections.abc import Iterator
 from itertools import pairwise
 
 import numpy as np
@@ -10,8 +9,10 @@ import torch
 from torch import Tensor
 
 from mtlkit.data.dataset import Sample, Target
-from mtlkit.data.transforms import HANDLERS, Augment, Handler, zoom_depth, zoom_normals
+from mtlkit.data.transforms import Augment
 from mtlkit.datasets.scenes import intrinsics, render_frame
+from mtlkit.registry import Registry
+from mtlkit.target import KINDS, DenseKind, Kind, Motion
 
 WIDTH, HEIGHT = 160, 120
 FX, FY = 140.0, 150.0  # pixels
@@ -64,13 +65,11 @@ def equal(one: Sample, other: Sample) -> bool:
     return all(torch.equal(a.nan_to_num(7.0), b.nan_to_num(7.0)) for a, b in pairs)
 
 
-@pytest.fixture
-def handlers() -> Iterator[dict]:
-    """`HANDLERS`, put back afterwards."""
-    before = dict(HANDLERS)
-    yield HANDLERS
-    HANDLERS.clear()
-    HANDLERS.update(before)
+class Pixels(DenseKind):
+    """Three numbers a pixel, which move with their pixels and stay as they are."""
+
+    def shape(self, height: int, width: int) -> tuple[int, ...]:
+        return 3, height, width
 
 
 def test_flip_gives_what_the_mirrored_camera_sees() -> None:
@@ -105,9 +104,10 @@ def test_the_zoomed_scene_projects_to_the_zoomed_pixels_and_keeps_its_normals(sc
     moved = move(points)
     np.testing.assert_allclose(moved[..., 0] / moved[..., 2] * FX + CX, (x - left) * scale, atol=1e-6)
     np.testing.assert_allclose(moved[..., 1] / moved[..., 2] * FY + CY, (y - top) * scale, atol=1e-6)
-    np.testing.assert_allclose(moved[..., 2], zoom_depth(depth, scale, ray), atol=1e-6)
+    motion = Motion((WIDTH, HEIGHT), scale, np.array(corner), ray, mirrored=False)
+    np.testing.assert_allclose(moved[..., 2], KINDS.get("depth")().zoom(depth, motion), atol=1e-6)
 
-    turned = zoom_normals(normals.transpose(2, 0, 1), scale, ray).transpose(1, 2, 0)
+    turned = KINDS.get("normals")().zoom(normals.transpose(2, 0, 1), motion).transpose(1, 2, 0)
     tangent = np.cross(normals, [0.3, 0.5, 0.7])
     for direction in (tangent, np.cross(normals, tangent)):
         np.testing.assert_allclose((turned * move(direction)).sum(-1), 0, atol=1e-6)
@@ -130,7 +130,7 @@ def angles_to_surface(sample: Sample, normals: Tensor) -> Tensor:
     return cosine.clamp(-1, 1).arccos().rad2deg()[inside]
 
 
-def test_zoomed_normals_fit_the_zoomed_depth(handlers: dict) -> None:
+def test_zoomed_normals_fit_the_zoomed_depth(kinds: Registry[Kind]) -> None:
     """Finite differences of the augmented depth with the unchanged camera against the augmented normals.
 
     Enlarged twice, every second pixel is a regular sample of the original. Not zoomed, the check itself is right to
@@ -138,7 +138,7 @@ def test_zoomed_normals_fit_the_zoomed_depth(handlers: dict) -> None:
     """
     plain = scene()
     assert angles_to_surface(plain, plain["targets"]["surface"]).median() < 0.1
-    handlers["kept"] = Handler()
+    kinds.register("kept")(Pixels)
     kept = Augment({"surface": Target("kept")}, scale=[2.0])
     turning = Augment({"surface": Target("normals")}, scale=[2.0])
     worst: dict[str, float] = {}
@@ -159,9 +159,9 @@ def test_zoomed_normals_fit_the_zoomed_depth(handlers: dict) -> None:
     assert worst["central"] > 1
 
 
-def test_zoom_moves_image_and_targets_alike(handlers: dict) -> None:
+def test_zoom_moves_image_and_targets_alike(kinds: Registry[Kind]) -> None:
     """The image holds its own pixel coordinates, and so does a target of a user's type."""
-    handlers["coordinates"] = Handler()
+    kinds.register("coordinates")(Pixels)
     y, x = torch.meshgrid((torch.arange(40) + 0.5) / 40, (torch.arange(60) + 0.5) / 60, indexing="ij")
     ramps = torch.stack([x, y, x * 0])
     augment = Augment({"place": Target("coordinates")}, scale=[1.5])
@@ -286,21 +286,57 @@ def test_options_are_checked(options: dict, message: str) -> None:
 
 def test_zooming_in_on_normals_needs_a_camera() -> None:
     sample, augment = scene(), Augment(TARGETS, scale=[1.2])
-    with pytest.raises(ValueError, match=r"turns the normals of 'surface'.*camera = "):
+    with pytest.raises(ValueError, match=r"turns the values of 'surface'.*camera = "):
         augment(sample, 0)
     del sample["targets"]["surface"]
     augment(sample, 0)
 
 
-def test_an_unknown_type_is_refused_and_can_be_registered(handlers: dict) -> None:
-    with pytest.raises(ValueError, match=r"type 'heat' of the target 'warmth'.*HANDLERS\['heat'\]"):
+def test_an_unknown_kind_is_refused_and_can_be_registered(kinds: Registry[Kind]) -> None:
+    with pytest.raises(LookupError, match=r"target 'warmth' is of the kind 'heat', .*KINDS\.register\('heat'\)"):
         Augment({"warmth": Target("heat")})
-    handlers["heat"] = Handler(flip=lambda values: -values, zoom=lambda values, scale, ray: values * scale)
+
+    @kinds.register("heat")
+    class Heat(DenseKind):
+        def shape(self, height: int, width: int) -> tuple[int, ...]:
+            return height, width
+
+        def flip(self, values: np.ndarray) -> np.ndarray:
+            return -values
+
+        def zoom(self, values: np.ndarray, motion: Motion) -> np.ndarray:
+            return values * np.float32(motion.scale)
+
     sample: Sample = {"image": torch.rand(3, 4, 6), "targets": {"warmth": torch.ones(4, 6)}}
     out = Augment({"warmth": Target("heat")}, flip=1.0, scale=[3.0])(sample, 0)
     assert torch.equal(out["targets"]["warmth"], torch.full((4, 6), -3.0))
-    handlers["heat"] = None
-    assert Augment({"warmth": Target("heat")}, flip=1.0)(sample, 0)["targets"]["warmth"] is sample["targets"]["warmth"]
+
+
+def test_points_move_with_the_image(kinds: Registry[Kind]) -> None:
+    """A kind that is no map: the image is dark but for one pixel, whose place is the target."""
+
+    @kinds.register("points")
+    class Points(Kind):
+        def shape(self, height: int, width: int) -> tuple[int, ...]:
+            return 1, 2
+
+        def move(self, values: np.ndarray, motion: Motion) -> np.ndarray:
+            size = np.array(motion.size)
+            moved = (values - motion.corner * size) * motion.scale
+            if motion.mirrored:
+                moved[:, 0] = motion.size[0] - moved[:, 0]
+            return moved.astype(values.dtype)
+
+    image = torch.zeros(3, 40, 60)
+    image[:, 20, 31] = 1
+    sample: Sample = {"image": image, "targets": {"place": torch.tensor([[31.5, 20.5]])}}
+    augment = Augment({"place": Target("points")}, flip=0.5, scale=[1.0, 1.2])
+    for seed in range(20):
+        out = augment(sample, seed)
+        y, x = divmod(int(out["image"][0].argmax()), 60)
+        # The brightest pixel's centre is at most one pixel from the point: half of one for the pixels' grid, half of
+        # an enlarged one for the brightest neighbour.
+        assert np.abs(out["targets"]["place"].numpy() - [[x + 0.5, y + 0.5]]).max() < 1.1
 
 
 # ---- on rendered rooms
@@ -349,7 +385,8 @@ def test_a_zoomed_room_is_what_the_zoomed_camera_renders(index: int) -> None:
     assert ((ratio - 1).abs() < 0.02).float().mean() > 0.9
     ray = np.array([(left + camera[2] * width / scale) / fx, (top + camera[3] * height / scale) / fy, 1.0])
     ray[:2] -= [(cx + 0.5) / fx, (cy + 0.5) / fy]
-    expected = torch.from_numpy(zoom_normals(seen["normals"].numpy(), scale, ray))
+    motion = Motion((width, height), scale, np.array([left / width, top / height]), ray, mirrored=False)
+    expected = torch.from_numpy(KINDS.get("normals")().zoom(seen["normals"].numpy(), motion))
     shares = [((out["targets"]["normals"] * n).sum(0) > 0.9998).float().mean() for n in (expected, seen["normals"])]
     assert shares[0] > 0.8  # within 1.1 degrees, but for edges and small curved things
     assert shares[1] < 0.5  # the control: the normals as they were

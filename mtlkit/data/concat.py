@@ -43,6 +43,9 @@ class Concat(Dataset):
         self.lengths = [len(part) for part in self.sets]
         self._ends = list(accumulate(self.lengths))
         self.licence = " ".join(dict.fromkeys(part.licence for part in self.sets if part.licence))
+        self.missing = " ".join(
+            f"{name}: {part.missing}" for part, name in zip(self.sets, self.names, strict=True) if part.missing
+        )
         self.notes = [
             f"{name}: {note}" for part, name in zip(self.sets, self.names, strict=True) for note in part.notes
         ]
@@ -63,6 +66,12 @@ class Concat(Dataset):
     def camera_of(self, index: int) -> Camera | None:
         i, own = self._place(index)
         return self.sets[i].camera_of(own)
+
+    def part_of(self, index: int) -> str:
+        """The data set's name, with a number where the name occurs twice."""
+        i, _ = self._place(index)
+        before = self.names[: i + 1].count(self.names[i])
+        return self.names[i] if self.names.count(self.names[i]) == 1 else f"{self.names[i]} ({before})"
 
     def probes(self) -> Sequence[int]:
         """The first sample of every set."""

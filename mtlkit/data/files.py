@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from tokenize import TokenError
 from zipfile import BadZipFile
@@ -10,13 +10,10 @@ from zipfile import BadZipFile
 import cv2
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from mtlkit.data.dataset import BadSampleError
 
-#: What PIL raises for a file that it cannot decode.
-UNREADABLE = (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 #: What NumPy lets out beside ValueError where the header of an .npy file is damaged.
 BAD_HEADER = (SyntaxError, TokenError, TypeError, LookupError, OverflowError, MemoryError)
 
@@ -54,6 +51,16 @@ def natural(name: str) -> list[tuple[bool, int, str]]:
     return [(False, int(p), p) if p.isascii() and p.isdigit() else (True, 0, p) for p in parts]
 
 
+def lacking(folder: Path, names: Sequence[str], present: Collection[str], advice: str) -> str:
+    """What `Dataset.missing` says of a folder that lacks some of the files `names`; empty where it has all of them.
+
+    >>> lacking(Path("depth"), ["1.png", "2.png"], {"1.png"}, "Unpack it again.")
+    'depth lacks 1 of 2 files, the first 2.png. Unpack it again.'
+    """
+    gone = [name for name in names if name not in present]
+    return f"{folder} lacks {len(gone)} of {len(names)} files, the first {gone[0]}. {advice}" if gone else ""
+
+
 def root_folder(root: str | os.PathLike[str] | None, name: str, holds: str) -> Path:
     """The folder `data.root` of the data set `name`; raises with what it should hold where there is none."""
     if root is None:
@@ -79,38 +86,6 @@ def root_folder(root: str | os.PathLike[str] | None, name: str, holds: str) -> P
 def first_that_exists(paths: Iterable[Path]) -> Path | None:
     """The first of the paths at which there is something."""
     return next((path for path in paths if path.exists()), None)
-
-
-def read_picture(path: Path, mode: str = "RGB") -> np.ndarray:
-    """A picture in any of PIL's formats as uint8 (H, W, 3), or (H, W) in mode "L". Raises `BadSampleError`."""
-    try:
-        with Image.open(path) as file:
-            return np.array(file.convert(mode))
-    except UNREADABLE as error:
-        raise unreadable(path, error) from error
-
-
-def read_exact(path: Path, channels: int = 1) -> np.ndarray:
-    """A lossless picture of values, not colours: (H, W) or, with 3 channels, (H, W, 3), in the file's own depth.
-
-    Raises `BadSampleError`, also for a JPEG under whatever name, whose values are not the ones that were saved, and for
-    another number of channels.
-    """
-    try:
-        with Image.open(path) as file:
-            if file.format in ("JPEG", "MPO", "WEBP", "GIF"):
-                raise BadSampleError(
-                    f"{path} is a {file.format} file, whatever its name says: compression has changed the values in "
-                    "it. Get the lossless file."
-                )
-            values = np.asarray(file)  # of a palette its indices
-    except BadSampleError:
-        raise
-    except UNREADABLE as error:
-        raise unreadable(path, error) from error
-    if (values.ndim == 3 and values.shape[2] == channels) or (values.ndim == 2 and channels == 1):
-        return values
-    raise BadSampleError(f"{path} holds {values.shape} values, expected {channels} a pixel.")
 
 
 def read_array(path: Path, shape: Sequence[int | None] = ()) -> np.ndarray:
@@ -169,7 +144,9 @@ def unreadable(path: Path, error: Exception) -> BadSampleError:
     """The error for a file that cannot be read."""
     if isinstance(error, FileNotFoundError):
         return BadSampleError(f"{path} is missing.")
-    return BadSampleError(f"{path} is damaged or not what its name says: {' '.join(str(error).split())[:300]}")
+    empty = path.is_file() and path.stat().st_size == 0
+    what = "it is empty, of 0 bytes" if empty else " ".join(str(error).split())[:300]
+    return BadSampleError(f"{path} is damaged or not what its name says: {what}")
 
 
 def resize(values: np.ndarray, size: tuple[int, int] | None, *, exact: bool = False) -> np.ndarray:

@@ -184,7 +184,7 @@ def _fetched(root: str, block: Block, cache: Path) -> Path:
             if not path.exists():
                 write_whole(path, _download(root, block))
     except OSError as error:
-        raise OSError(
+        raise ConnectionError(  # an OSError that is no fault of the sample's
             f"{block.file} could not be fetched into {cache}, for which data.cache can name another folder: {error}"
         ) from error
     return path

@@ -6,8 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mtlkit.data.dataset import BadSampleError, Target
+from mtlkit.data.dataset import BadSampleError
 from mtlkit.data.loader import Samples
+from mtlkit.data.ranges import Gathered, from_record, in_words
+from mtlkit.target import Kind, Target, kinds_of
 
 SHOWN = 8  #: classes named in a line
 
@@ -22,8 +24,13 @@ def spread(length: int, count: int) -> list[int]:
     return [i * length // count for i in range(count)]
 
 
-def look_at(samples: Samples, indices: Sequence[int], errors: list[BadSampleError]) -> Iterator[dict[str, Tensor]]:
-    """The targets of some samples; to `errors` goes what is wrong with those that data.on_error=skip leaves out."""
+def look_at(
+    samples: Samples, indices: Sequence[int], errors: list[BadSampleError], ranges: Gathered | None = None
+) -> Iterator[dict[str, Tensor]]:
+    """The targets of some samples, whose numbers `ranges` gets to know.
+
+    To `errors` goes what is wrong with samples that data.on_error=skip leaves out.
+    """
     for index in indices:
         try:
             targets = samples.plain(index)["targets"]
@@ -32,6 +39,8 @@ def look_at(samples: Samples, indices: Sequence[int], errors: list[BadSampleErro
                 raise
             errors.append(error)
         else:
+            if ranges is not None:
+                ranges.add(targets, samples.dataset.part_of(index))
             yield targets
 
 
@@ -44,7 +53,8 @@ def summarise(targets: Mapping[str, Target], samples: Iterable[Mapping[str, Tens
     >>> summarise({"left": Target("classification", ("a", "b"))}, [{"left": torch.tensor(n)} for n in (1, 1, 0, -1)])
     {'left': {'type': 'classification', 'valid': 0.75, 'classes': {'a': 0.333, 'b': 0.667}}}
     """
-    totals = {name: _Counts(target) for name, target in targets.items()}
+    kinds = kinds_of(targets)
+    totals = {name: _Counts(target, kinds[name]) for name, target in targets.items()}
     for sample in samples:
         for name, counts in totals.items():
             counts.add(sample.get(name))
@@ -54,24 +64,20 @@ def summarise(targets: Mapping[str, Target], samples: Iterable[Mapping[str, Tens
 class _Counts:
     """Sums over samples for one target."""
 
-    def __init__(self, target: Target) -> None:
-        self.target = target
+    def __init__(self, target: Target, kind: Kind) -> None:
+        self.target, self.kind = target, kind
         self.shares: list[float] = []
         self.known = torch.zeros(len(target.classes), dtype=torch.float64)
-        self.positive = torch.zeros(len(target.classes), dtype=torch.float64)
+        self.occurs = torch.zeros(len(target.classes), dtype=torch.float64)
 
     def add(self, value: Tensor | None) -> None:
         if value is None:
             self.shares.append(0.0)
             return
-        valid = _valid(self.target.type, value)
-        self.shares.append(float(valid.double().mean()))
-        if self.target.type in ("segmentation", "classification"):
-            self.positive += torch.bincount(value[valid].flatten(), minlength=len(self.positive))
-            self.known += valid.sum()
-        elif self.target.type == "multilabel":
-            self.positive += value.nan_to_num(0)
-            self.known += valid
+        self.shares.append(float(self.kind.valid(value).double().mean()))
+        if (counts := self.kind.counts(value)) is not None:
+            self.occurs += counts[0]
+            self.known += counts[1]
 
     def result(self) -> dict[str, Any]:
         found: dict[str, Any] = {
@@ -79,17 +85,9 @@ class _Counts:
             "valid": _rounded(sum(self.shares) / max(len(self.shares), 1)),
         }
         if self.known.any():
-            shares = (self.positive / self.known.clamp_min(1)).tolist()
+            shares = (self.occurs / self.known.clamp_min(1)).tolist()
             found["classes"] = dict(zip(self.target.classes, map(_rounded, shares), strict=True))
         return found
-
-
-def _valid(kind: str, value: Tensor) -> Tensor:
-    if not value.is_floating_point():
-        return value != -1
-    if kind == "normals":
-        return value.square().sum(0) > 0.25
-    return value > 0 if kind in ("depth", "disparity") else ~value.isnan()
 
 
 def _rounded(share: float) -> float:
@@ -120,5 +118,6 @@ def facts_in_words(facts: Mapping[str, Any]) -> list[str]:
     counts = " and ".join(f"{count} {split}" for split, count in facts["samples"].items())
     width, height = facts["size"]
     seen = f"; shares are those in {facts['looked_at']} samples"
-    lines = [f"{counts} samples of {width} x {height}{seen}", *describe(facts["targets"]), *facts["notes"]]
+    ranges = in_words(from_record(facts.get("ranges", ())))  # earlier logs have none
+    lines = [f"{counts} samples of {width} x {height}{seen}", *describe(facts["targets"]), *ranges, *facts["notes"]]
     return [*lines, f"Terms of use: {facts['licence']}"] if facts["licence"] else lines

@@ -3,7 +3,6 @@
 import os
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -14,77 +13,16 @@ import cv2
 import numpy as np
 import torch
 
-from mtlkit.data.dataset import Camera, Sample, Target
-from mtlkit.registry import suggest
+from mtlkit.data.dataset import Sample
+from mtlkit.target import Camera, Kind, Motion, Target, kinds_of
 
-Values = np.ndarray  # one dense target: (H, W) or (C, H, W)
-
-
-@dataclass(frozen=True)
-class Handler:
-    """How the values of a dense target change when its pixels move; the moving itself is done for all types alike.
-
-    `flip(values)` gets the mirrored values. `zoom(values, scale, ray)` gets the values enlarged by `scale`; `ray`
-    is the viewing ray (t_x, t_y, 1) that becomes the optical axis, None where the camera is not known. A handler that
-    uses it says `needs_camera=True`. None leaves the values as they are.
-    """
-
-    flip: Callable[[Values], Values] | None = None
-    zoom: Callable[[Values, float, np.ndarray | None], Values] | None = None
-    needs_camera: bool = False
-
-
-def flip_normals(normals: Values) -> Values:
-    """The mirrored camera sees -x where the camera saw x."""
-    return np.stack([-normals[0], normals[1], normals[2]])
-
-
-def zoom_normals(normals: Values, scale: float, ray: np.ndarray | None) -> Values:
-    """The normals after the depth axis was shrunk by `scale` and sheared so that `ray` became the optical axis."""
-    assert ray is not None
-    x, y, z = normals
-    ray = (scale * ray).astype(normals.dtype)
-    turned = np.stack([x, y, ray[0] * x + ray[1] * y + ray[2] * z])
-    length = np.sqrt(np.einsum("cij,cij->ij", turned, turned))
-    length[length == 0] = 1  # (0, 0, 0), invalid, stays
-    turned /= length
-    return turned
-
-
-def zoom_depth(depth: Values, scale: float, ray: np.ndarray | None) -> Values:
-    """What looks `scale` times larger to the same camera is `scale` times nearer."""
-    return depth / depth.dtype.type(scale)
-
-
-def zoom_disparity(disparity: Values, scale: float, ray: np.ndarray | None) -> Values:
-    """The inverse depth of what is `scale` times nearer."""
-    return disparity * disparity.dtype.type(scale)
-
-
-#: What the augmentation knows of each type of target; None marks vectors, which no augmentation here changes.
-#: A type of your own: `HANDLERS["edges"] = Handler()` (pixels move, values stay) or `HANDLERS["pose"] = None`.
-HANDLERS: dict[str, Handler | None] = {
-    "segmentation": Handler(),
-    "depth": Handler(zoom=zoom_depth),
-    "normals": Handler(flip=flip_normals, zoom=zoom_normals, needs_camera=True),
-    "disparity": Handler(zoom=zoom_disparity),
-    "reconstruction": Handler(),
-    "multilabel": None,
-    "classification": None,
-    "regression": None,
-}
-
-#: How the code behind most published tables zooms, where that is another way.
-MTAN_ZOOM: dict[str, Callable[[Values, float, np.ndarray | None], Values] | None] = {
-    "normals": None,
-    "disparity": zoom_depth,
-}
+Values = np.ndarray
 
 
 class Augment:
     """Random mirror, zoom and colour, the same for a sample's image and its targets.
 
-    `targets`: the data set's targets by name; only their types count.
+    `targets`: the data set's targets by name. Their kinds know how their values change (`mtlkit.target.Kind.move`).
     `flip`: the probability of a horizontal mirror. It negates n_x. Labels that tell left from right must not be
     flipped.
     `scale`: the factors s >= 1 to choose from. A crop of (W / s, H / s) at a random place is enlarged to (W, H),
@@ -103,8 +41,8 @@ class Augment:
     every surface. (Leaving n as it is would be right for a camera of focal length s f.) A mirrored sample is what
     the mirrored camera sees, whose c_x is width - c_x.
 
-    Raises `ValueError` for options out of range, for a type that `HANDLERS` lacks and, when called, for a missing
-    camera.
+    Raises `ValueError` for options out of range and, when called, for a missing camera, and `LookupError` for a kind
+    that is not registered.
 
     >>> augment = Augment({"depth": Target("depth")}, flip=1.0, scale=[2.0])
     >>> sample: Sample = {"image": torch.rand(3, 4, 6), "targets": {"depth": torch.full((1, 4, 6), 3.0)}}
@@ -121,14 +59,12 @@ class Augment:
         compat: str | None = None,
     ) -> None:
         _check(flip, scale, colour, compat)
-        handlers = _handlers(targets)
-        if compat == "mtan":
-            handlers = {n: replace(h, zoom=MTAN_ZOOM.get(targets[n].type, h.zoom)) for n, h in handlers.items()}
-        self.dense = tuple(handlers)
+        kinds = {name: kind for name, kind in kinds_of(targets).items() if type(kind).move is not Kind.move}
+        self.moved = tuple(kinds)
         self.scale = list(scale)
-        turned = {name for name, handler in handlers.items() if handler.needs_camera and handler.zoom}
+        turned = {name for name, kind in kinds.items() if kind.needs_camera(compat)}
         self.turned = turned if max(scale) > 1 else set()
-        steps: list[A.BasicTransform] = [_Move(handlers, self.scale, flip)]
+        steps: list[A.BasicTransform] = [_Move(kinds, self.scale, flip, compat)]
         if colour > 0:
             steps.append(A.ColorJitter(brightness=colour, contrast=colour, saturation=colour, hue=0, p=1))
         self._pipeline = A.Compose(steps, is_check_shapes=False)
@@ -137,19 +73,19 @@ class Augment:
         """A new sample; the same sample and `seed` (>= 0) give the same one everywhere. The input is not changed."""
         if camera is None and (turned := self.turned.intersection(sample["targets"])):
             raise ValueError(
-                f"Zooming (data.augmentation.scale={self.scale}) turns the normals of {turned.pop()!r} by an angle "
+                f"Zooming (data.augmentation.scale={self.scale}) turns the values of {turned.pop()!r} by an angle "
                 "that depends on the camera, of which the data set says nothing: give its class the attribute camera = "
                 "(f_x / width, f_y / height, c_x / width, c_y / height), or set data.augmentation.scale=[1]."
             )
         # One generator for all steps: Compose's own set_random_seed would give each step the same draws.
         self._pipeline.set_random_state(np.random.default_rng(seed), random.Random(seed))
-        present = {_KEY + n: sample["targets"][n].numpy() for n in self.dense if n in sample["targets"]}
+        present = {_KEY + n: sample["targets"][n].numpy() for n in self.moved if n in sample["targets"]}
         # Contiguous, else every step copies it; OpenCV interleaves three times as fast as torch.
         pixels = cv2.merge(list(sample["image"].numpy()))
         out = self._pipeline(image=pixels, camera=camera, **present)
         image = torch.empty(sample["image"].shape)
         cv2.split(out["image"], list(image.numpy()))
-        moved = {n: torch.from_numpy(np.ascontiguousarray(out[_KEY + n])) for n in self.dense if _KEY + n in out}
+        moved = {n: torch.from_numpy(np.ascontiguousarray(out[_KEY + n])) for n in self.moved if _KEY + n in out}
         return {"image": image, "targets": {**sample["targets"], **moved}}
 
 
@@ -157,16 +93,16 @@ _KEY = "target_"  # keeps a target called `mask` or `bboxes` apart from albument
 
 
 class _Move(A.DualTransform):
-    """Enlarges a crop, then mirrors: `apply` moves the pixels of the image, `move` those of a dense target."""
+    """Enlarges a crop, then mirrors: `apply` moves the image's pixels, and every target's kind moves its values."""
 
-    def __init__(self, handlers: Mapping[str, Handler], scales: list[float], flip: float) -> None:
-        self.handlers = handlers  # before the parent asks for `targets`
+    def __init__(self, kinds: Mapping[str, Kind], scales: list[float], flip: float, compat: str | None) -> None:
+        self.kinds = kinds  # before the parent asks for `targets`
         super().__init__(p=1)
-        self.scales, self.flip = scales, flip
+        self.scales, self.flip, self.compat = scales, flip, compat
 
     @property
     def targets(self) -> dict[str, Callable[..., Values]]:
-        moves = {_KEY + name: partial(self.move, handler) for name, handler in self.handlers.items()}
+        moves = {_KEY + name: partial(self.move, kind) for name, kind in self.kinds.items()}
         return {"image": self.apply, **moves}
 
     @property
@@ -181,52 +117,25 @@ class _Move(A.DualTransform):
         if (camera := data["camera"]) is not None:
             focal, centre = np.array(camera[:2]), np.array(camera[2:])
             ray = np.array([*((corner + centre / scale - centre) / focal), 1.0])
-        return {"scale": scale, "corner": corner, "ray": ray, "mirrored": self.py_random.random() < self.flip}
+        mirrored = self.py_random.random() < self.flip
+        height, width = data["image"].shape[:2]
+        return {"motion": Motion((width, height), scale, corner, ray, mirrored, self.compat)}
 
-    def apply(self, img: Values, scale: float, corner: np.ndarray, mirrored: bool, **params: Any) -> Values:
+    def apply(self, img: Values, motion: Motion, **params: Any) -> Values:
+        scale, corner, (width, height) = motion.scale, motion.corner, motion.size
         if scale == 1:
-            return cv2.flip(img, 1) if mirrored else img
-        height, width = img.shape[:2]
+            return cv2.flip(img, 1) if motion.mirrored else img
         # New pixel i, with its centre at i + 1/2, comes from corner + (i + 1/2) / scale, less 1/2 as an index.
         x, y = corner * (width, height) + 0.5 / scale - 0.5
         step = 1 / scale
-        if mirrored:  # from where the pixel width - 1 - i would come
+        if motion.mirrored:  # from where the pixel width - 1 - i would come
             x, step = x + (width - 1) / scale, -step
         back = np.array([[step, 0, x], [0, 1 / scale, y]])
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
         return cv2.warpAffine(img, back, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE)
 
-    def move(self, handler: Handler, values: Values, **params: Any) -> Values:
-        scale, (left, top) = params["scale"], params["corner"]
-        if scale != 1:
-            rows, columns = (  # the pixels in which the points of `apply` lie
-                (start * n + (np.arange(n) + 0.5) / scale).astype(np.intp)
-                for start, n in zip((top, left), values.shape[-2:], strict=True)
-            )
-            values = values.take(rows, axis=-2).take(columns, axis=-1)
-            if handler.zoom:
-                values = handler.zoom(values, scale, params["ray"])
-        if params["mirrored"]:
-            values = values[..., ::-1]
-            if handler.flip:
-                values = handler.flip(values)
-        return values
-
-
-def _handlers(targets: Mapping[str, Target]) -> dict[str, Handler]:
-    """The handlers of the dense targets by name."""
-    found = {}
-    for name, target in targets.items():
-        if target.type not in HANDLERS:
-            raise ValueError(
-                f"The augmentation does not know the type {target.type!r} of the target {name!r}. "
-                f"{suggest(target.type, HANDLERS)} For a type of your own, set "
-                f"mtlkit.data.transforms.HANDLERS[{target.type!r}] to a Handler (None for vectors), or train with "
-                "data.augment=false."
-            )
-        if (handler := HANDLERS[target.type]) is not None:
-            found[name] = handler
-    return found
+    def move(self, kind: Kind, values: Values, motion: Motion, **params: Any) -> Values:
+        return kind.move(values, motion)
 
 
 def _check(flip: Any, scale: Any, colour: Any, compat: Any) -> None:

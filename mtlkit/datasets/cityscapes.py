@@ -11,8 +11,10 @@ from mtlkit.data.dataset import DATASETS, BadSampleError, Dataset, Sample, Targe
 from mtlkit.data.files import (
     check_shape,
     image_tensor,
+    lacking,
     map_tensor,
     names_in,
+    natural,
     read_array,
     read_image_array,
     read_label_array,
@@ -54,7 +56,7 @@ class Cityscapes(Dataset):
       in the order of cities (`mtlkit.data.splits.hold_out_blocks`). "test" is the archive's `val`, Cityscapes'
       500 validation frames, on which published tables are tested.
 
-    Raises `FileNotFoundError` for folders and files that are missing, `ValueError` for options out of range and labels
+    Raises `FileNotFoundError` for folders that are missing, `ValueError` for options out of range and labels
     of other classes, and `BadSampleError` for a damaged file or values out of range when a sample is read.
     """
 
@@ -79,7 +81,8 @@ class Cityscapes(Dataset):
         published = "val" if split == "test" else "train"
         self.folder = _find(root_folder(root, "cityscapes", f"{HOLDS}, from {SOURCE}")) / published
         self._label = _label_folder(self.folder, classes)
-        names = _names(self.folder, self._label)
+        found = _names(self.folder, self._label)
+        names = sorted({name for part in found.values() for name in part}, key=natural)
         if self._label == "label":
             _check_classes(self.folder / "label", names, classes)
         self._size = None if size is None else (size[0], size[1])
@@ -94,6 +97,9 @@ class Cityscapes(Dataset):
         if len(names) != COUNTS[published]:
             self.notes.append(f"{self.folder} has {len(names)} frames, {COUNTS[published]} as published.")
         self._files = (names if split == "test" else self._held_out(names, split, holdout))[:limit]
+        gone = (lacking(self.folder / k, self._files, set(v), f"Unpack {SOURCE} again.") for k, v in found.items())
+        self.missing = " ".join(filter(None, gone))
+        self.notes += filter(None, [self.missing])
 
     def __len__(self) -> int:
         return len(self._files)
@@ -171,19 +177,12 @@ def _label_folder(folder: Path, classes: int) -> str:
     )
 
 
-def _names(folder: Path, label: str) -> list[str]:
-    """The files' names, in the order of their numbers, after a check that image, label and depth have the same."""
-    names = {part: names_in(folder / part, ".npy") for part in ("image", label, "depth")}
-    every = dict.fromkeys(name for part in names.values() for name in part)
-    for part, there in names.items():
-        lacking = sorted(every.keys() - set(there), key=list(every).index)
-        if lacking or not there:
-            counts = ", ".join(f"{len(found)} in {kind}" for kind, found in names.items())
-            raise FileNotFoundError(
-                f"{folder / part} lacks {', '.join(lacking[:3]) or 'files'}{' ...' if len(lacking) > 3 else ''}: there "
-                f"are {counts} (complete: {COUNTS[folder.name]}). Unpack {SOURCE} again."
-            )
-    return names["image"]
+def _names(folder: Path, label: str) -> dict[str, list[str]]:
+    """The names of the files of each part of the frames; raises `FileNotFoundError` where there are none."""
+    found = {part: names_in(folder / part, ".npy") for part in ("image", label, "depth")}
+    if not any(found.values()):
+        raise FileNotFoundError(f"{folder}: there are no .npy files in {', '.join(found)}. Unpack {SOURCE} again.")
+    return found
 
 
 def _check_classes(folder: Path, names: list[str], classes: int) -> None:

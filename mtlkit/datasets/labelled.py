@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from mtlkit.data.dataset import Dataset, Sample, Target, check_request
-from mtlkit.data.files import image_tensor, read_picture, resize
+from mtlkit.data.files import image_tensor, resize
+from mtlkit.data.pictures import read_picture
 from mtlkit.metrics import check_choice
 
 Labels = bytes  # of one picture: a 0 or 1 for each label
@@ -92,10 +93,12 @@ def check_same(first: str, names: Collection[str], second: str, others: Collecti
             )
 
 
-def check_present(names: Collection[str], present: Collection[str], where: str, source: str) -> None:
-    """Raises `FileNotFoundError` where pictures that a list names are not `present`."""
-    if missing := [name for name in names if name not in present]:
-        raise FileNotFoundError(
-            f"{len(missing)} of the {len(names)} pictures that the lists name are not in {where}, the first of them "
-            f"{missing[0]}. To be had from {source}."
-        )
+def missing_pictures(names: Collection[str], present: Collection[str], where: str, source: str) -> str:
+    """What `Dataset.missing` says where pictures that a list names are not `present`."""
+    missing = [name for name in names if name not in present]
+    if not missing:
+        return ""
+    return (
+        f"{len(missing)} of the {len(names)} pictures that the lists name are not in {where}, the first of them "
+        f"{missing[0]}. To be had from {source}."
+    )

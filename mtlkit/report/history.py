@@ -69,24 +69,46 @@ def results(evaluations: Sequence[dict[str, Any]], selection: str) -> tuple[dict
 class History:
     """The records of a run's folder.
 
-    Raises `FileNotFoundError` for a folder without a log and `ValueError` for a log or configuration that cannot
-    be read.
+    Of a run whose log was lost, or is empty, there are none, and `notes` says so.
+
+    Raises `FileNotFoundError` for a folder that is no run's and `ValueError` for a log or configuration that cannot be
+    read.
     """
 
     def __init__(self, run: Path) -> None:
         path = run / "metrics.jsonl"
-        if not path.is_file():
+        if not path.is_file() and not (run / "config.yaml").exists():
             raise no_run(run, "metrics.jsonl")
         self.run = run
-        self.records = log.read(path)
+        self.records = log.read(path) if path.is_file() else []
         self.config_text = (run / "config.yaml").read_text() if (run / "config.yaml").exists() else ""
         self.config = _parse_yaml(run / "config.yaml", self.config_text)
         self.info: dict[str, Any] = {}
         for record in self._of("info"):
             self.info.update(record)
         self.tasks = list(dict.fromkeys(task for record in self.records for task in log.tasks_of(record)))
-        self.trained, self.trained_text = results(self._of("val"), self.info.get("selection", "best"))
+        self.selection = self.info.get("selection", "best")  #: of what the results are
+        self.notes: list[str] = []  #: what a reader must know beside the figures, in sentences
+        if not self.records:
+            lost = "is empty" if path.is_file() else "was lost"
+            self.notes.append(
+                f"metrics.jsonl {lost}: there are no figures. `mtlkit evaluate` measures those of the model."
+            )
+        evaluations = self._of("val")
+        if self.selection == "best" and not any(record.get("best") for record in evaluations):
+            self.selection = "last"
+            if any(record["step"] for record in evaluations):
+                self.notes.append(
+                    "No evaluation is marked as the best, mostly because the figure that trainer.monitor chooses it by "
+                    "had no value: the last evaluation stands for the trained model."
+                )
+        self.trained, self.trained_text = results(evaluations, self.selection)
         self.selects_on_test = self.info.get("validation") == "test"
+
+    @property
+    def checkpoint(self) -> str:
+        """The checkpoint that goes with the results."""
+        return "best" if self.selection == "best" else "last"
 
     def _of(self, *splits: str) -> list[dict[str, Any]]:
         return [record for record in self.records if record["split"] in splits]
@@ -136,14 +158,19 @@ class History:
         return sorted(rows, key=lambda row: self.tasks.index(row.task))
 
     def incidents(self) -> list[tuple[str, list[int]]]:
-        """What went wrong, and the steps: the reported incidents and the values that were not finite."""
+        """What went wrong, and the steps: the reported incidents and the values that are missing."""
         found: dict[str, list[int]] = {}
         for record in self.records:
             texts = [str(record["incident"])] if record.get("incident") else []
-            texts += [f"{key} ({record['split']}) was not finite" for key, value in record.items() if value is None]
+            texts += [f"{key} ({record['split']}) {_why(record)}" for key, value in record.items() if value is None]
             for text in texts:
                 found.setdefault(text, []).append(record["step"])
         return sorted(found.items(), key=lambda item: item[1])
+
+
+def _why(record: dict[str, Any]) -> str:
+    """What null means: a training step leaves out what has no label."""
+    return "was not finite" if record["split"] == "train" else "had no value: no label, or not finite"
 
 
 def _parse_yaml(path: Path, text: str) -> dict[str, Any]:

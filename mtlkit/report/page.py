@@ -9,6 +9,7 @@ from statistics import median
 
 from PIL import Image
 
+from mtlkit.data.pictures import read_picture
 from mtlkit.data.summary import facts_in_words
 from mtlkit.log import write_whole
 from mtlkit.report import curves
@@ -112,11 +113,17 @@ def _table(history: History) -> str:
         )
         task = row.task
     if not rows:
-        return section("Results", "No evaluation is logged yet.", "")
+        return section("Results", " ".join(history.notes) or "No evaluation is logged yet.", "")
     head = "".join(f'<th class="n">{escape(text)}' for text in headings(history))
     table = f'<div class="scroll"><table><thead><tr><th>task<th>metric{head}<tbody>{"".join(rows)}</table></div>'
-    note = f"{split_text(history)} “Constant” is the best prediction that does not look at the image. "
-    note += decoders_text(history)
+    note = " ".join(
+        [
+            split_text(history),
+            "“Constant” is the best prediction that does not look at the image.",
+            decoders_text(history),
+            *history.notes,
+        ]
+    )
     return section("Results", note, table)
 
 
@@ -184,8 +191,7 @@ def _card(title: str, pictures: list[tuple[str, Path]]) -> str:
 
 def _image(path: Path, text: str) -> str:
     """An <img> that holds the picture: exact if it is small, otherwise reduced, in the shorter of PNG and JPEG."""
-    with Image.open(path) as file:
-        picture = file.convert("RGB")
+    picture = Image.fromarray(read_picture(path))
     small = max(picture.size) <= PICTURE_SIDE
     picture.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
     data = {kind: io.BytesIO() for kind in (("png",) if small else ("png", "jpeg"))}

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from mtlkit.data.pictures import read_picture
 from mtlkit.log import write_whole
 
 KINDS = ("target", "prediction")
@@ -96,8 +97,7 @@ def pictures_png(run: Path, order: Sequence[str] = ()) -> Path:
 
 def _cell(path: Path) -> Image.Image:
     """The picture at the cells' width; small ones keep their pixels visible."""
-    with Image.open(path) as file:
-        picture = file.convert("RGB")
+    picture = Image.fromarray(read_picture(path))
     method = Image.Resampling.NEAREST if picture.width < CELL else Image.Resampling.BOX
     return picture.resize((CELL, max(1, round(picture.height * CELL / picture.width))), method)
 

@@ -19,7 +19,8 @@ def summary_table(run: Path) -> Table:
     Raises `FileNotFoundError` and `ValueError` as `History` does.
     """
     history = History(run)
-    table = Table(box=box.SIMPLE, caption=f"{split_text(history)} {decoders_text(history)}".rstrip())
+    words = [split_text(history), decoders_text(history), *history.notes]
+    table = Table(box=box.SIMPLE, caption="\n".join(filter(None, words)))
     table.add_column("task", no_wrap=True)
     table.add_column("metric", no_wrap=True)
     for heading in headings(history):

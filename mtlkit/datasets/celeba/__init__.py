@@ -7,7 +7,7 @@ from typing import Literal
 from mtlkit.data.dataset import DATASETS, SPLITS
 from mtlkit.data.files import names_in, root_folder
 from mtlkit.datasets.celeba.lists import ATTRIBUTES, PAGE, read_attributes, read_partition
-from mtlkit.datasets.labelled import LabelledPictures, check_options, check_present, check_same
+from mtlkit.datasets.labelled import LabelledPictures, check_options, check_same, missing_pictures
 
 __all__ = ["ATTRIBUTES", "GROUPS", "CelebA"]
 
@@ -62,7 +62,7 @@ class CelebA(LabelledPictures):
 
     Sample: image (3, 218, 178), or of `size` (width, height), in most papers (64, 64); targets float32 (C,) in {0, 1}.
 
-    Raises `FileNotFoundError` for lists or pictures that are missing, `ValueError` for lists that are damaged or do
+    Raises `FileNotFoundError` for lists and folders that are missing, `ValueError` for lists that are damaged or do
     not agree and for options out of range, `BadSampleError` for a damaged picture when it is read.
 
     >>> ", ".join(f"{region} {len(attributes)}" for region, attributes in GROUPS["regions"].items())
@@ -86,18 +86,18 @@ class CelebA(LabelledPictures):
         labels, splits = read_attributes(list_path), read_partition(partition_path)
         check_same(str(list_path), labels, str(partition_path), splits, PAGE)
         files = {_stem(name): name for name in reversed(names_in(folder, (".jpg", ".png")))}  # .jpg before .png
-        stems = {name: _stem(name) for name in splits}
-        present = {name for name, stem in stems.items() if stem in files}
-        check_present(splits, present, str(folder), f"img_align_celeba.zip on {PAGE}")
         names = [name for name, code in splits.items() if SPLITS[code] == split][:limit]
         if not names:
             raise ValueError(f"{partition_path} puts no picture into the split {split!r}.")
-        paths = [f"{folder}/{files[stems[name]]}" for name in names]
+        present = {name: files[stem] for name in names if (stem := _stem(name)) in files}
+        paths = [f"{folder}/{present.get(name, name)}" for name in names]
         super().__init__(paths, [labels[name] for name in names], ATTRIBUTES, GROUPS[tasks], size)
+        self.missing = missing_pictures(names, present, str(folder), f"img_align_celeba.zip on {PAGE}")
         self.notes = [
             *(f"CelebA's {part} is {places[0]}." for part, places in found.items()),
             *(f"Not used: {place}." for places in found.values() for place in places[1:]),
             f"The lists name {len(splits):,} of the 202,599 published pictures.",
+            *filter(None, [self.missing]),
         ]
 
 

@@ -1,6 +1,6 @@
 """ChestX-ray14: chest X-rays with 14 findings."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -8,7 +8,7 @@ from mtlkit.data.dataset import DATASETS
 from mtlkit.data.files import names_in, root_folder
 from mtlkit.data.splits import check_share, hold_out_groups
 from mtlkit.datasets.chestxray14.lists import FINDINGS, LISTS, PAGES, read_lists
-from mtlkit.datasets.labelled import LabelledPictures, check_options, check_present
+from mtlkit.datasets.labelled import LabelledPictures, check_options, missing_pictures
 from mtlkit.metrics import check_choice
 
 __all__ = ["FINDINGS", "GROUPS", "ChestXray14"]
@@ -50,7 +50,7 @@ class ChestXray14(LabelledPictures):
     Sample: image (3, 1024, 1024), grey, or of `size` (width, height), in most papers (224, 224); targets float32 (C,)
     in {0, 1}.
 
-    Raises `FileNotFoundError` for files that are missing, `ValueError` for lists that are damaged or do not agree and
+    Raises `FileNotFoundError` for lists that are missing, `ValueError` for lists that are damaged or do not agree and
     for options out of range, `BadSampleError` for a damaged picture when it is read.
     """
 
@@ -75,7 +75,6 @@ class ChestXray14(LabelledPictures):
         _check_shares(split, split_lists, holdout, share)
         path = root_folder(root, "chestxray14", f"{HOLDS}, from {PAGES['official']}")
         listed = read_lists(path, split_lists)
-        folders = _find_pictures(path, listed.labels)
         names = listed.parts["train" if split_lists == "official" and split == "val" else split]
         if split_lists == "official" and split != "test":
             kept, held = hold_out_groups([listed.patients[name] for name in names], holdout)
@@ -83,9 +82,13 @@ class ChestXray14(LabelledPictures):
         if split == "train":
             names = _draw(names, listed.patients, share)
         names = names[:limit]
-        paths = [f"{folders[name]}/{name}" for name in names]
+        folders = _find_pictures(path)
+        paths = [f"{folders.get(name, path / 'images')}/{name}" for name in names]
         super().__init__(paths, [listed.labels[name] for name in names], FINDINGS, GROUPS[tasks], size)
-        self.notes = listed.notes
+        where = f"{path / 'images'}, nor in images_*/images or images_* beside it"
+        source = f"the archives images_001.tar.gz to images_012.tar.gz on {PAGES['official']}"
+        self.missing = missing_pictures(names, folders, where, source)
+        self.notes = [*listed.notes, *filter(None, [self.missing])]
 
 
 def _check_shares(split: str, split_lists: str, holdout: float, share: float) -> None:
@@ -115,10 +118,7 @@ def _draw(names: list[str], patients: Mapping[str, str], share: float) -> list[s
     return [names[i] for i in kept]
 
 
-def _find_pictures(root: Path, names: Collection[str]) -> dict[str, Path]:
+def _find_pictures(root: Path) -> dict[str, Path]:
     """The folder of each picture; looks once at each folder."""
     folders = [root / "images", *sorted(root.glob("images_*/images")), *sorted(root.glob("images_*"))]
-    found = {name: folder for folder in reversed(folders) if folder.is_dir() for name in names_in(folder, ".png")}
-    where = f"{root / 'images'}, nor in images_*/images or images_* beside it"
-    check_present(names, found, where, f"the archives images_001.tar.gz to images_012.tar.gz on {PAGES['official']}")
-    return found
+    return {name: folder for folder in reversed(folders) if folder.is_dir() for name in names_in(folder, ".png")}

@@ -97,10 +97,11 @@ class NYUv2(Dataset):
         ids = np.array([0, *TO_13]) if joined else np.arange(frames.classes + 1)
         self._ids = ids if classes == 14 else ids - 1  # by label + 1
         self._keys = self._part(split, holdout)[:limit]
+        self.missing = frames.missing(self._keys)
         self._size = size
         self._convention = self._find_convention(convention)
         self.camera = frames.camera
-        self.notes = tuple(frames.notes)
+        self.notes = (*frames.notes, *filter(None, [self.missing]))
         self.targets = {
             "segmentation": Target("segmentation", CLASSES[classes]),
             "depth": Target("depth"),
@@ -145,7 +146,9 @@ class NYUv2(Dataset):
         else:
             keys = [form.train[i] for i in form.hold_out(holdout)[split == "val"]] if form.train else []
         if not keys:
-            raise ValueError(f"The split {split!r} has no frames in data.root, with data.holdout={holdout:g}.")
+            raise ValueError(
+                f"The split {split!r} has no frames in data.root, with data.holdout={holdout:g}. {' '.join(form.notes)}"
+            )
         return keys
 
     def _find_convention(self, convention: str) -> str:

@@ -1,21 +1,21 @@
 """The two forms that others made: folders of arrays (MTAN) and of pictures and arrays (ASTMT and what came of it)."""
 
 import itertools
-import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from mtlkit.data.dataset import BadSampleError, Camera
 from mtlkit.data.files import (
+    lacking,
     names_in,
     natural,
     read_array,
-    read_exact,
     read_image_array,
     read_label_array,
-    read_picture,
 )
+from mtlkit.data.pictures import read_exact, read_picture
 from mtlkit.datasets.nyuv2.form import (
     CENTRE,
     EIGEN,
@@ -33,12 +33,13 @@ from mtlkit.datasets.nyuv2.normals import decode
 from mtlkit.datasets.nyuv2.sources import ASTMT, MTAN
 
 PARTS = ("image", "label", "depth", "normal")
+AGAIN = f"The download or unpacking of MTAN's archive is not complete; it is to be had from {MTAN}."
 
 
 class Mtan(Form[tuple[str, str]]):
     """`train|val/{image,label,depth,normal}/{i}.npy` of MTAN and LibMTL; "val" is the official test data.
 
-    Raises `FileNotFoundError` where a part or a folder is missing or a frame lacks a file.
+    A frame is one of which any folder has a file. Raises `FileNotFoundError` for a folder that cannot be listed.
     """
 
     classes = 13
@@ -52,29 +53,25 @@ class Mtan(Form[tuple[str, str]]):
             "The arrays of MTAN and LibMTL; their folder val holds the official test frames: split test.",
             "How they were cropped is not known: the camera is that of Eigen's crop.",
         ]
+        self._present: dict[tuple[str, str], set[str]] = {}
         self.train, self.test = self._frames("train"), self._frames("val")
 
     def _frames(self, part: str) -> list[tuple[str, str]]:
         folder = self.root / part
-        again = f"The download or unpacking of MTAN's archive is not complete; it is to be had from {MTAN}."
-        if lacking := [kind for kind in PARTS if not os.path.lexists(folder / kind)]:
-            wrong = f"lacks {', '.join(lacking)} of its folders {', '.join(PARTS)}" if folder.is_dir() else "is missing"
-            raise FileNotFoundError(f"{folder} {wrong}. {again}")
-        kinds = {kind: names_in(folder / kind, ".npy") for kind in PARTS}
-        names = max(kinds.values(), key=len)
+        self._present |= {(part, kind): set(names_in(folder / kind, ".npy")) for kind in PARTS}
+        names = sorted(set().union(*(self._present[part, kind] for kind in PARTS)), key=natural)
         if not names:
-            raise FileNotFoundError(f"The folders in {folder} hold no .npy files. {again}")
-        for kind, found in kinds.items():
-            present = set(found)
-            if missing := [name for name in names if name not in present]:
-                raise FileNotFoundError(
-                    f"{folder / kind} has {len(found)} of {len(names)} frames and lacks {missing[0]}, for one. {again}"
-                )
+            self.notes.append(f"{folder} {'holds no .npy files' if folder.is_dir() else 'is missing'}. {AGAIN}")
         numbers = {int(stem) for stem in (name.removesuffix(".npy") for name in names) if stem.isdecimal()}
         if gaps := max(numbers, default=-1) + 1 - len(numbers):
             first = next(number for number in itertools.count() if number not in numbers)
             self.notes.append(f"{folder} lacks {gaps} frames between the others, the first being {first}.npy.")
         return [(part, name) for name in names]
+
+    def missing(self, keys: Sequence[tuple[str, str]]) -> str:
+        part, names = keys[0][0], [name for _, name in keys]  # the frames of a split lie in one folder
+        found = (lacking(self.root / part / kind, names, self._present[part, kind], AGAIN) for kind in PARTS)
+        return " ".join(filter(None, found))
 
     def _file(self, kind: str, key: tuple[str, str]) -> Path:
         return self.root / key[0] / kind / key[1]
@@ -128,9 +125,11 @@ class Astmt(Form[str]):
     """
 
     classes = 40
+    again = f"The download or unpacking is not complete; InvPT's archive is to be had from {ASTMT}."
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._present: dict[str, set[str]] = {}
         self.train, self.test = (_ids(root / "gt_sets" / name) for name in ("train.txt", "val.txt"))
         if both := set(self.train) & set(self.test):
             raise ValueError(f"{root / 'gt_sets'}: {len(both)} frames, such as {min(both)}, are in both lists.")
@@ -143,17 +142,21 @@ class Astmt(Form[str]):
 
     def _suffix(self, kind: str, suffixes: tuple[str, ...]) -> str:
         folder, ids = self.root / kind, [*self.train, *self.test]
-        names = set(names_in(folder, suffixes))
-        missing = {suffix: [name for name in ids if name + suffix not in names] for suffix in suffixes}
-        best = min(suffixes, key=lambda suffix: len(missing[suffix]))
-        if missing[best]:
-            expected = best if len(missing[best]) < len(ids) else " or ".join(suffixes)
+        names = self._present[kind] = set(names_in(folder, suffixes))
+        best = max(suffixes, key=lambda suffix: sum(name + suffix in names for name in ids))
+        if not any(name + best in names for name in ids):
             raise FileNotFoundError(
-                f"{folder} lacks {len(missing[best])} of the {len(ids)} frames in gt_sets, the first being "
-                f"{missing[best][0]} (expected {expected}). The download or unpacking is not complete; InvPT's "
-                f"archive is to be had from {ASTMT}."
+                f"{folder} lacks {len(ids)} of the {len(ids)} frames in gt_sets, the first being {ids[0]} (expected "
+                f"{' or '.join(suffixes)}). {self.again}"
             )
         return best
+
+    def missing(self, keys: Sequence[str]) -> str:
+        found = (
+            lacking(self.root / kind, [key + suffix for key in keys], self._present[kind], self.again)
+            for kind, suffix in self._suffixes.items()
+        )
+        return " ".join(filter(None, found))
 
     def _camera(self) -> Camera:
         """That of the crop that the size of the first frame tells."""
@@ -189,7 +192,7 @@ class Astmt(Form[str]):
         path = self._file("normals", key)
         if path.suffix == ".npy":
             return decode(read_array(path, (None, None, 3)))
-        return decode(read_picture(path) if path.suffix == ".jpg" else read_exact(path, channels=3))
+        return decode(read_exact(path, channels=3, lossy=path.suffix == ".jpg"))
 
     def normals_file(self, key: str) -> Path:
         return self._file("normals", key)

@@ -69,6 +69,10 @@ class Form(ABC, Generic[Key]):
     def normals_file(self, key: Key) -> Path | None:
         """The file of a frame's normals, None where they are not read but computed."""
 
+    def missing(self, keys: Sequence[Key]) -> str:
+        """What `Dataset.missing` says of these frames."""
+        return ""
+
     def reference(self, key: Key) -> np.ndarray:
         """Normals as depth has them, in our frame, which stored ones must resemble."""
         depth = self.depth(key)

@@ -1,7 +1,7 @@
 """The form that NYU publishes: nyu_depth_v2_labeled.mat, with the splits and the classes in files beside it."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,6 +87,9 @@ class Official(Form[int]):
     def normals_file(self, key: int) -> Path | None:
         return self._pictures.file(key) if self._pictures else None
 
+    def missing(self, keys: Sequence[int]) -> str:
+        return self._pictures.missing(keys) if self._pictures else ""
+
     def hold_out(self, share: float) -> tuple[Indices, Indices]:
         import h5py
 
@@ -159,7 +162,7 @@ class Official(Form[int]):
                 f"{SOURCES}. Name such a folder by data.normals, or set data.normals=depth to compute them from depth."
             )
             return
-        self._pictures = Pictures(folder or root, (*self.train, *self.test))
+        self._pictures = Pictures(folder or root)
         self.notes.append(f"The normals are those in {self._pictures.folder}.")
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mtlkit.data.files import check_shape, names_in, read_exact
+from mtlkit.data.files import check_shape, names_in
+from mtlkit.data.pictures import read_exact
 from mtlkit.datasets.nyuv2.form import HEIGHT, WIDTH
 from mtlkit.datasets.nyuv2.normals import decode
 from mtlkit.datasets.nyuv2.sources import EIGEN, LADICKY
@@ -18,10 +19,10 @@ class Pictures:
     """The normals of whole frames, by the frame's number from 0.
 
     Eigen's `normals/0000.png` with `masks/0000.png`, numbered from 0, or Ladicky's `train/00003.png` and
-    `test/00001.png`, numbered from 1 and without masks. Raises `FileNotFoundError` where a frame lacks a file.
+    `test/00001.png`, numbered from 1 and without masks. Raises `FileNotFoundError` for a folder of none of these.
     """
 
-    def __init__(self, folder: Path, frames: Iterable[int]) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
         if not find([folder]):
             raise FileNotFoundError(
@@ -30,29 +31,37 @@ class Pictures:
                 f"{SOURCES}."
             )
         self._normals, self._masks = _numbered(folder / "normals", 0), _numbered(folder / "masks", 0)
-        eigen = bool(self._normals)
-        if not eigen:
+        self._eigen = bool(self._normals)
+        if not self._eigen:
             self._normals = _numbered(folder / "train", 1) | _numbered(folder / "test", 1)
-        for what, found in (("normals", self._normals), ("masks", self._masks)):
-            missing = [frame for frame in frames if frame not in found]
-            if missing and (eigen or what == "normals"):
-                raise FileNotFoundError(
-                    f"{folder} lacks the {what} of {len(missing)} frames, the first being frame {min(missing)} "
-                    f"(counted from 0). Unpack its archive again ({EIGEN if eigen else LADICKY})."
+
+    def missing(self, frames: Iterable[int]) -> str:
+        """What `Dataset.missing` says of these frames."""
+        texts = []
+        for what, found in (("normals", self._normals), ("masks", self._masks if self._eigen else None)):
+            gone = [] if found is None else [frame for frame in frames if frame not in found]
+            if gone:
+                texts.append(
+                    f"{self.folder} lacks the {what} of {len(gone)} frames, the first being frame {min(gone)} "
+                    f"(counted from 0). Unpack its archive again ({EIGEN if self._eigen else LADICKY})."
                 )
+        return " ".join(texts)
 
     def file(self, frame: int) -> Path:
-        return self._normals[frame]
+        """The file of a frame's normals; where it is missing, where it was looked for."""
+        name = f"normals/{frame:04}.png" if self._eigen else f"train/{frame + 1:05}.png"
+        return self._normals.get(frame, self.folder / name)
 
     def read(self, frame: int) -> np.ndarray:
         """(480, 640, 3) float32, unit or (0, 0, 0), channels as they are stored. Raises `BadSampleError`."""
-        path = self._normals[frame]
+        path = self.file(frame)
         values = read_exact(path, channels=3)
         check_shape(path, values, (HEIGHT, WIDTH, 3))
         normals = decode(values)
-        if self._masks:
-            mask = read_exact(self._masks[frame])
-            check_shape(self._masks[frame], mask, (HEIGHT, WIDTH))
+        if self._eigen:
+            path = self._masks.get(frame, self.folder / f"masks/{frame:04}.png")
+            mask = read_exact(path)
+            check_shape(path, mask, (HEIGHT, WIDTH))
             normals[mask == 0] = 0
         return normals
 

@@ -1,22 +1,22 @@
 """SUN RGB-D: rooms seen by four depth sensors, with segmentation, depth and, computed from it, normals."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from mtlkit.data.dataset import DATASETS, BadSampleError, Camera, Dataset, Sample, Target, check_request
-from mtlkit.data.files import image_tensor, map_tensor, read_picture, resize, root_folder
+from mtlkit.data.files import image_tensor, map_tensor, resize, root_folder
 from mtlkit.data.geometry import normals_from_depth
+from mtlkit.data.pictures import picture_size, read_picture
 from mtlkit.data.splits import check_share
 from mtlkit.datasets.nyuv2.classes import CLASSES_13, CLASSES_40, TO_13
-from mtlkit.datasets.sunrgbd.index import PAGE, Frame, check_folders, find_frames, images_folder
+from mtlkit.datasets.sunrgbd.index import PAGE, Frame, find_frames, images_folder, missing_frames
 from mtlkit.datasets.sunrgbd.scenes import GAP, hold_out
 from mtlkit.datasets.sunrgbd.values import (
     CODINGS,
     coding_of,
-    image_size,
     metres,
     only_file,
     read_camera,
@@ -53,7 +53,7 @@ class SunRGBD(Dataset):
     Depth is published in millimetres whose bits are rotated by 3, but not by all who pass it on. Which it is is told
     from the values of some frames, and in `notes`.
 
-    Raises `FileNotFoundError` for folders, lists and labels that are missing, `ValueError` for options out of range,
+    Raises `FileNotFoundError` for lists and labels that are missing, `ValueError` for options out of range,
     damaged lists and images of several sizes, and `BadSampleError` for a damaged file when its frame is read.
     """
 
@@ -78,10 +78,11 @@ class SunRGBD(Dataset):
         published = "test" if split == "test" else "train"
         self.images = images_folder(folder)
         frames, self._ids, source = find_frames(folder, self.images, published)
-        check_folders(self.images, frames)
         self._depth, self._normals = DEPTHS[depth], normals is not None
-        self._check_parts(frames)
-        self.coding = coding_of([self.images / frame.folder / self._depth for frame in _spread(frames, 8)])
+        self.notes: list[str] = []
+        self._frames = (frames if split == "test" else self._held_out(frames, split, holdout))[:limit]
+        self.missing = " ".join(filter(None, [missing_frames(self.images, self._frames), *self._missing_parts()]))
+        self.coding = coding_of([self.images / frame.folder / self._depth for frame in _spread(self._frames, 8)])
         self._tables = _tables(self._ids)
         self._size = None if size is None else (size[0], size[1])
         self.targets: Mapping[str, Target] = {
@@ -89,10 +90,10 @@ class SunRGBD(Dataset):
             "depth": Target("depth"),
             **({"normals": Target("normals")} if self._normals else {}),
         }
-        self.notes: list[str] = [f"The labels are {source}.", f"The depth pictures are {CODINGS[self.coding]}."]
+        found = [f"The labels are {source}.", f"The depth pictures are {CODINGS[self.coding]}."]
         if len(frames) != COUNTS[published]:
-            self.notes.append(f"There are {len(frames)} {published} frames, {COUNTS[published]} as published.")
-        self._frames = (frames if split == "test" else self._held_out(frames, split, holdout))[:limit]
+            found.append(f"There are {len(frames)} {published} frames, {COUNTS[published]} as published.")
+        self.notes = [*found, *self.notes, *filter(None, [self.missing])]
         self._check_sizes()
 
     def __len__(self) -> int:
@@ -123,7 +124,7 @@ class SunRGBD(Dataset):
 
     def camera_of(self, index: int) -> Camera:
         frame = self._frames[index]
-        return self._camera(frame, image_size(self._picture(frame)))
+        return self._camera(frame, picture_size(self._picture(frame)))
 
     def _camera(self, frame: Frame, size: tuple[int, int]) -> Camera:
         """In shares of the image's size, which resizing does not change."""
@@ -146,16 +147,14 @@ class SunRGBD(Dataset):
         )
         return [frames[number] for number in (val if split == "val" else train)]
 
-    def _check_parts(self, frames: Sequence[Frame]) -> None:
-        """Refuses folders without images or depth, which frames of every set of recordings stand for."""
+    def _missing_parts(self) -> Iterator[str]:
+        """Which images or depth are missing, as far as one frame of every set of recordings shows it."""
         needed = ["image", self._depth, *(["intrinsics.txt"] if self._normals else [])]
-        for frame in _one_a_set(frames):
+        for frame in _one_a_set(self._frames):
             folder = self.images / frame.folder
-            lacking = [name for name in needed if not (folder / name).exists()]
-            if lacking:
-                raise FileNotFoundError(
-                    f"{folder} has no {' and no '.join(lacking)}. Unpack SUNRGBD.zip from {PAGE} completely."
-                )
+            gone = [name for name in needed if not (folder / name).exists()]
+            if gone and folder.exists():
+                yield f"{folder} has no {' and no '.join(gone)}. Unpack SUNRGBD.zip from {PAGE} completely."
 
     def _check_sizes(self) -> None:
         """Refuses several sizes of images, as far as one frame of every set of recordings shows them."""
@@ -164,7 +163,7 @@ class SunRGBD(Dataset):
         sizes: dict[tuple[int, int], str] = {}
         for frame in _one_a_set(self._frames):
             try:
-                sizes.setdefault(image_size(self._picture(frame)), frame.folder)
+                sizes.setdefault(picture_size(self._picture(frame)), frame.folder)
             except BadSampleError:
                 continue  # said when the frame is read
         if len(sizes) > 1:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mtlkit.data.files import first_that_exists, names_in
+from mtlkit.data.files import first_that_exists, lacking, names_in
 
 PAGE = "https://rgbd.cs.princeton.edu"
 PICTURES_PAGE = "https://github.com/ankurhanda/sunrgbd-meta-data"
@@ -113,19 +113,21 @@ def _from_pictures(places: Sequence[Path], split: str) -> Index | None:
     for name, pattern, first, ids in kinds:
         folder = first_that_exists(place / name for place in places)
         if folder is not None:
-            files = [pattern.format(first + number) for number in range(1, len(folders) + 1)]
-            _complain(set(files).difference(names_in(folder, ".png")), files, folder, f"from {PICTURES_PAGE}")
-            frames = [Frame(frame, folder / file) for frame, file in zip(folders, files, strict=True)]
+            frames = [Frame(f, folder / pattern.format(first + n)) for n, f in enumerate(folders, 1)]
             return Index(frames, ids, f"the pictures in {folder}")
     return None
 
 
-def check_folders(images: Path, frames: Sequence[Frame]) -> None:
-    """Raises `FileNotFoundError` for frames whose folders are missing; looks at each parent folder once."""
+def missing_frames(images: Path, frames: Sequence[Frame]) -> str:
+    """What `Dataset.missing` says of the frames' folders and label pictures; looks at each parent folder once."""
     folders = [frame.folder for frame in frames]
     parents = {folder.rpartition("/")[0] for folder in folders}
     there = {f"{parent}/{name}" for parent in parents for name in _names(images / parent)}
-    _complain(set(folders) - there, folders, images, f"with SUNRGBD.zip from {PAGE}")
+    texts = [lacking(images, folders, there, f"They come with SUNRGBD.zip from {PAGE}.")]
+    if frames[0].place is None:
+        labels, names = frames[0].file.parent, [frame.file.name for frame in frames]
+        texts.append(lacking(labels, names, set(names_in(labels, ".png")), f"They come from {PICTURES_PAGE}."))
+    return " ".join(filter(None, texts))
 
 
 def frame_folder(path: str, source: Path | None) -> str:
@@ -135,12 +137,6 @@ def frame_folder(path: str, source: Path | None) -> str:
     if start is None:
         raise ValueError(f"{source} names {path!r}, expected one with {', '.join(SENSORS)} in it. Unpack it anew.")
     return "/".join(parts[start:])
-
-
-def _complain(lacking: set[str], names: Sequence[str], folder: Path, where: str) -> None:
-    if lacking:
-        first = next(name for name in names if name in lacking)
-        raise FileNotFoundError(f"{folder} lacks {len(lacking)} of {len(names)}, the first {first}. They come {where}.")
 
 
 def _names(folder: Path) -> Iterable[str]:

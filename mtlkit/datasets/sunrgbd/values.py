@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from mtlkit.data.dataset import BadSampleError, Camera
-from mtlkit.data.files import UNREADABLE, names_in, read_exact, unreadable
+from mtlkit.data.files import names_in, unreadable
+from mtlkit.data.pictures import read_exact
 from mtlkit.datasets.sunrgbd.index import LABELS, Frame
 
 FARTHEST = 8.0  # metres
@@ -88,15 +88,6 @@ def metres(values: np.ndarray, coding: str) -> np.ndarray:
     if coding == "rotated":
         values = (values >> 3) | (values << 13)
     return np.minimum(values.astype(np.float32) / (10_000 if coding == "tenths" else 1000), FARTHEST)
-
-
-def image_size(path: Path) -> tuple[int, int]:
-    """(width, height) from a picture's header. Raises `BadSampleError`."""
-    try:
-        with Image.open(path) as file:
-            return file.size
-    except UNREADABLE as error:
-        raise unreadable(path, error) from error
 
 
 def read_camera(path: Path, size: tuple[int, int]) -> Camera:

@@ -1,0 +1,206 @@
+"""Reading pictures: the one place where files become pixels, for every data set, for predictions and for reports."""
+
+import os
+import struct
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+from PIL import ExifTags, Image
+
+from mtlkit.data.dataset import BadSampleError
+from mtlkit.data.files import unreadable
+
+#: What Pillow raises, by one format or another, for a file or for EXIF data that it cannot read.
+UNREADABLE = (
+    *(OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, EOFError, RuntimeError),
+    struct.error,
+)
+TOO_LARGE = (Image.DecompressionBombError, Image.DecompressionBombWarning)  # the latter where warnings are errors
+MAX_PIXELS = "MTLKIT_MAX_PIXELS"
+COLOURS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
+LOSSY = ("JPEG", "MPO", "WEBP", "GIF", "AVIF")
+LOSSY_TIFF = ("jpeg", "tiff_jpeg", "webp")
+BITS, PHOTOMETRIC = 258, 262  # tags of a TIFF
+#: What turns pixels upright, by EXIF's number for the orientation.
+UPRIGHT: Mapping[int, Callable[[np.ndarray], np.ndarray]] = {
+    2: lambda pixels: pixels[:, ::-1],
+    3: lambda pixels: pixels[::-1, ::-1],
+    4: lambda pixels: pixels[::-1],
+    5: lambda pixels: pixels.swapaxes(0, 1),
+    6: lambda pixels: np.rot90(pixels, -1),
+    7: lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1),
+    8: lambda pixels: np.rot90(pixels),
+}
+
+
+def read_picture(path: Path, bounds: tuple[float, float] | None = None) -> np.ndarray:
+    """A picture in any of PIL's formats as (H, W, 3), upright: uint8, or float32 in [0, 1] where it has more bits.
+
+    | mode                 | what becomes of it                                                                    |
+    |----------------------|---------------------------------------------------------------------------------------|
+    | 1, L                 | grey: the same value in all three channels                                            |
+    | P                    | the colours of its palette                                                            |
+    | RGB, RGBX            | as it is; Pillow keeps the upper 8 bits of a channel of 16                            |
+    | LA, PA, RGBA         | laid on white, as on a page; what colour hides under transparent pixels is not read   |
+    | 1, L, P, RGB, I;16   | with one colour or palette entries that are transparent: laid on white, too           |
+    | CMYK, YCbCr          | converted to RGB by Pillow's formulas, without a colour profile                       |
+    | I;16, I;16B, I;16L/N | grey: value / 65535; a TIFF of 12 bits: value / 4095                                  |
+    | I of a PNG or PGM    | grey: value / 65535, to which Pillow scales a PGM's own maximum                       |
+    | any other I, and F   | an error without `bounds`, as nothing in the file says which values are black and white |
+    | any other            | an error                                                                              |
+
+    A grey TIFF in which 0 is white is inverted. Of several frames, the first is read. All eight orientations of EXIF
+    are turned upright; EXIF data that cannot be parsed give none, as in every viewer.
+
+    Args:
+        bounds: the values of black and white in a picture of the modes I;16, I and F; others have their own.
+
+    Raises `BadSampleError`, naming the file, for one that is missing, empty, damaged, of an unknown range or out of
+    `bounds`, and for one with more pixels than the limit. That is Pillow's, 178,956,970, or the number in the
+    environment variable MTLKIT_MAX_PIXELS.
+    """
+    file, orientation = _open(path)
+    return np.ascontiguousarray(_upright(_colours(file, path, bounds), orientation))
+
+
+def read_exact(path: Path, channels: int = 1, *, lossy: bool = False) -> np.ndarray:
+    """A picture of numbers, not colours: (H, W) or, with 3 channels, (H, W, 3), in the file's own depth.
+
+    Nothing is converted: of a palette these are the indices. A label map that carries an orientation is turned upright
+    like an image; one without is taken to be drawn on the upright image, as annotation tools show it.
+
+    Args:
+        channels: 1 for labels and depth, 3 for vectors, such as normals.
+        lossy: JPEG and the like are accepted, whose values are not those that were saved.
+
+    Raises `BadSampleError` as `read_picture`, also for a lossy file under whatever name, for another number of
+    channels, and for vectors in a picture with an orientation, as it says nothing of what their axes then are.
+    """
+    file, orientation = _open(path)
+    compression = file.info.get("compression") if file.format == "TIFF" else None
+    if not lossy and (file.format in LOSSY or compression in LOSSY_TIFF):
+        raise BadSampleError(
+            f"{path} is a {file.format} file, whatever its name says: compression has changed the values in it. Get "
+            "the lossless file."
+        )
+    values = np.asarray(file)
+    if channels == 3 and orientation != 1:
+        raise BadSampleError(
+            f"{path} holds vectors and an EXIF orientation ({orientation}): whether the vectors are to be turned with "
+            "the picture is not known. Save it upright and without that tag."
+        )
+    if (values.ndim == 3 and values.shape[2] == channels) or (values.ndim == 2 and channels == 1):
+        values = values.astype(values.dtype.newbyteorder("="), copy=False)  # torch has one order of bytes
+        return np.ascontiguousarray(_upright(values, orientation))
+    raise BadSampleError(f"{path} holds {values.shape} values, expected {channels} a pixel.")
+
+
+def picture_size(path: Path) -> tuple[int, int]:
+    """(width, height) of the upright picture, from its header. Raises `BadSampleError`."""
+    file, orientation = _open(path, pixels=False)
+    width, height = file.size
+    return (height, width) if orientation >= 5 else (width, height)
+
+
+def _open(path: Path, *, pixels: bool = True) -> tuple[Image.Image, int]:
+    """The picture, with its pixels or the header alone, and its orientation; what Pillow raises names the file."""
+    limit = _limit()
+    if limit is not None:
+        Image.MAX_IMAGE_PIXELS = None  # the user has set another limit: the one below
+    try:
+        with Image.open(path) as file:
+            if limit is not None and file.width * file.height > limit:
+                raise Image.DecompressionBombError(f"{file.width} x {file.height} pixels exceed the limit of {limit}")
+            if pixels or file.format == "TIFF":  # of which Pillow turns the size with the pixels
+                file.load()
+            orientation = _orientation(file)  # behind the pixels of some PNGs, and gone where Pillow has turned them
+    except TOO_LARGE as error:
+        raise BadSampleError(
+            f"{path} is too large: {str(error).rstrip('.')}. Make it smaller or, if you trust it and have the memory, "
+            f"set the environment variable {MAX_PIXELS} to the number of pixels to allow."
+        ) from error
+    except UNREADABLE as error:
+        raise unreadable(path, error) from error
+    if 0 in file.size:
+        raise BadSampleError(f"{path} is a picture of {file.width} x {file.height} pixels.")
+    return file, orientation
+
+
+def _limit() -> int | None:
+    text = os.environ.get(MAX_PIXELS)
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdecimal() and int(text)):
+        raise ValueError(f"The environment variable {MAX_PIXELS} must be a number of pixels, found {text!r}.")
+    return int(text)
+
+
+def _orientation(file: Image.Image) -> int:
+    """EXIF's number, 1 to 8; 1, upright, where there is none."""
+    try:
+        found = file.getexif().get(ExifTags.Base.Orientation, 1)
+    except UNREADABLE:
+        return 1
+    return found if found in UPRIGHT else 1
+
+
+def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    return UPRIGHT[orientation](pixels) if orientation != 1 else pixels
+
+
+def _colours(file: Image.Image, path: Path, bounds: tuple[float, float] | None) -> np.ndarray:
+    """(H, W, 3), not yet upright."""
+    if file.mode in ("I", "F") or file.mode.startswith("I;16"):
+        return _grey(file, path, bounds)
+    if file.mode not in COLOURS:
+        raise BadSampleError(
+            f"{path} is a {file.format} picture of mode {file.mode}, which has no known colours. Save it as RGB."
+        )
+    if file.has_transparency_data:
+        return _on_white(np.asarray(file.convert("RGBA")))
+    return np.array(file if file.mode == "RGB" else file.convert("RGB"))
+
+
+def _on_white(pixels: np.ndarray) -> np.ndarray:
+    """(H, W, 4) -> (H, W, 3): the colours as far as they are opaque, and white behind them; rounded to the nearest."""
+    colours, opacity = pixels[..., :3], pixels[..., 3:].astype(np.uint16)
+    if opacity.min() == 255:
+        return colours
+    return ((colours * opacity + 255 * (255 - opacity) + 127) // 255).astype(np.uint8)  # at most 255 * 255 + 127
+
+
+def _grey(file: Image.Image, path: Path, bounds: tuple[float, float] | None) -> np.ndarray:
+    """(H, W, 3) float32 in [0, 1] of a picture with more than 8 bits."""
+    black, white = _range(file, path) if bounds is None else bounds
+    if not black < white:
+        raise ValueError(f"The bounds of a picture are its values of black and white, ascending; got {bounds}.")
+    values = np.asarray(file)
+    low, high = values.min(), values.max()
+    if not (low >= black and high <= white):  # NaN fails, too
+        raise BadSampleError(f"{path} holds values from {low:g} to {high:g}, expected {black:g} to {white:g}.")
+    grey = (values.astype(np.float64) - black) / (white - black)
+    if _tag(file, PHOTOMETRIC, 1) == 0:
+        grey = 1 - grey
+    hidden = file.info.get("transparency")
+    if hidden is not None:
+        grey[values == hidden] = 1
+    return np.repeat(grey.astype(np.float32)[..., None], 3, axis=2)
+
+
+def _range(file: Image.Image, path: Path) -> tuple[float, float]:
+    """The values of black and white that the file's format fixes."""
+    if file.mode.startswith("I;16"):
+        return 0, 2 ** _tag(file, BITS, 16) - 1
+    if file.mode == "I" and file.format in ("PNG", "PPM"):
+        return 0, 2**16 - 1
+    raise BadSampleError(
+        f"{path} is a {file.format} picture of mode {file.mode}, which does not say which of its values are black and "
+        "white. Save it with 8 or 16 bits, or let the data set read it by read_picture(path, bounds=(black, white))."
+    )
+
+
+def _tag(file: Image.Image, tag: int, default: int) -> int:
+    """The first value of a TIFF's tag."""
+    value = getattr(file, "tag_v2", {}).get(tag, default)
+    return int(value[0] if isinstance(value, tuple) else value)

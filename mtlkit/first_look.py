@@ -1,0 +1,65 @@
+"""The look at some of the data with which a run begins: what is told of it, and the best constant predictions."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mtlkit.data.loader import Samples
+from mtlkit.data.ranges import Gathered, as_record, suspicions
+from mtlkit.data.summary import look_at, spread, summarise
+from mtlkit.task import Task
+
+TRAINING, VALIDATION = 1000, 100  #: at most so many samples are looked at
+PIXELS = 20_000_000  #: and so many pixels of a split
+
+
+class FirstLook:
+    """Some samples of the training and validation data, evenly spread.
+
+    `split` is the one that the run validates on. Raises `BadSampleError` for a sample that cannot be read or is out of
+    range; with `data.on_error: skip` it is left out here, and training and evaluation report it.
+    """
+
+    def __init__(self, training: Samples, validation: Samples, split: str) -> None:
+        self.training, self.validation, self.split = training, validation, split
+        of_training = Gathered(training.dataset.targets, "train")
+        of_validation = Gathered(validation.dataset.targets, split)
+        self.targets = _targets(training, TRAINING, of_training)
+        _targets(validation, VALIDATION, of_validation)
+        self.ranges = [*of_training.ranges(), *of_validation.ranges()]
+
+    def record(self) -> dict[str, Any]:
+        """For the log: `data`, and `incident` where its numbers are implausible."""
+        dataset = self.training.dataset
+        data = {
+            "notes": list(dataset.notes),
+            "licence": dataset.licence,
+            "samples": {"train": len(self.training), self.split: len(self.validation)},
+            "size": self.training.image_size,
+            "looked_at": len(self.targets),
+            "targets": summarise(dataset.targets, self.targets),
+            "ranges": as_record(self.ranges),
+        }
+        doubts = suspicions(dataset.targets, self.ranges)
+        return {"data": data} | ({"incident": " ".join(doubts)} if doubts else {})
+
+    def constants(self, tasks: Mapping[str, Task]) -> dict[str, Tensor]:
+        """Every task's best constant prediction for these training samples.
+
+        There is none for a task of whose labels none is known, whether they are missing or said to be unknown.
+        """
+        found = {}
+        for name, task in tasks.items():
+            kind = self.training.kinds[name]
+            known = [targets[name] for targets in self.targets if name in targets and kind.valid(targets[name]).any()]
+            if known:
+                found[name] = task.constant(torch.stack(known))
+        return found
+
+
+def _targets(samples: Samples, most: int, ranges: Gathered) -> list[dict[str, Tensor]]:
+    width, height = samples.image_size
+    count = max(16, min(most, PIXELS // (width * height)))
+    return list(look_at(samples, spread(len(samples), count), [], ranges))

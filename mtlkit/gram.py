@@ -1,0 +1,109 @@
+"""What all methods of a K x K Gram matrix share: how it is read, in which order, and how weights are limited."""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Concatenate, ParamSpec, TypeVar
+
+import torch
+from torch import Tensor
+
+Self = TypeVar("Self")
+P = ParamSpec("P")
+
+
+def any_order(weigh: Callable[Concatenate[Self, Tensor, P], Tensor]) -> Callable[Concatenate[Self, Tensor, P], Tensor]:
+    """Decorates a method `weights(self, gram)` that treats all tasks alike: permuting tasks permutes its weights.
+
+    In exact arithmetic they would do so anyway. Here they do to the last few bits, also where gradients depend on each
+    other and rounding decides the rest. The method sees the tasks in an order that the numbers in the Gram matrix
+    decide (`own_order`), in float64 on the CPU, and tasks that no number tells apart share their weights equally.
+    It is not for a method that knows its tasks by name: that one sorts them by name.
+
+    Raises:
+        ValueError: the matrix is not square, or not finite.
+
+    >>> class Dearest:
+    ...     @any_order
+    ...     def weights(self, gram):  # gives all to the first of the longest gradients
+    ...         return (torch.arange(len(gram)) == gram.diagonal().argmax()).double()
+    >>> gram = torch.diag(torch.tensor([4.0, 1.0, 4.0]))
+    >>> Dearest().weights(gram).tolist()
+    [0.5, 0.0, 0.5]
+    """
+
+    @wraps(weigh)
+    def weights(self: Self, gram: Tensor, *args: P.args, **options: P.kwargs) -> Tensor:
+        m = read(gram).cpu()
+        m = (m + m.T) / 2
+        order, alike = own_order(m)
+        found = torch.empty_like(m[0])
+        found[order] = weigh(self, m[order][:, order], *args, **options).double()
+        same = (alike[:, None] == alike).double()
+        return write(same @ found / same.sum(dim=1), gram)
+
+    return weights
+
+
+def own_order(m: Tensor) -> tuple[Tensor, Tensor]:
+    """An order (k,) of a symmetric matrix's rows that its numbers decide, and the group (k,) of each row.
+
+    Groups come from colour refinement: rows start in groups of equal diagonal entries, and two rows part when their
+    entries towards some group differ. Rows that stay together are alike: exchanging them changes no number. One of
+    them then goes first, and so on. (Only patterns like regular graphs, exact to the last bit, have rows that are not
+    alike and that refinement does not part. Those go by the order given.)
+
+    >>> order, alike = own_order(torch.tensor([[2.0, 0.0, 1.0], [0.0, 1.0, 0.0], [1.0, 0.0, 2.0]]))
+    >>> order.tolist(), alike.tolist()
+    ([1, 0, 2], [1, 0, 1])
+    """
+    groups = alike = _refined(m, m.diagonal().unique(return_inverse=True)[1])
+    while (crowded := torch.bincount(groups) > 1).any():
+        first = (groups == crowded.nonzero()[0]).nonzero()[0]
+        groups = 2 * groups + 1
+        groups[first] -= 1
+        groups = _refined(m, groups.unique(return_inverse=True)[1])
+    return groups.argsort(), alike
+
+
+def _refined(m: Tensor, groups: Tensor) -> Tensor:
+    while (number := int(groups.max()) + 1) < len(m):
+        by_value = m.sort(dim=1)
+        by_group = groups[by_value.indices].sort(dim=1, stable=True)  # within a group, by value
+        entries = by_value.values.gather(1, by_group.indices)
+        groups = torch.cat([groups[:, None].to(m), entries], dim=1).unique(dim=0, return_inverse=True)[1]
+        if int(groups.max()) + 1 == number:
+            break
+    return groups
+
+
+def check_max_norm(max_norm: float | None) -> None:
+    """Raises `ValueError` for an option `max_norm` that is neither a positive number nor None."""
+    if max_norm is not None and not max_norm > 0:
+        raise ValueError(f"balancer.max_norm must be above 0, or none at all, got {max_norm}.")
+
+
+def limited(weights: Tensor, gram: Tensor, max_norm: float | None) -> Tensor:
+    """The weights (k,), scaled so that the combined gradient is no longer than `max_norm` (None: as they are).
+
+    >>> limited(torch.tensor([3.0, 4.0]), torch.eye(2), max_norm=1.0).tolist()  # 5 long
+    [0.6000000238418579, 0.800000011920929]
+    """
+    if max_norm is None:
+        return weights
+    length = (weights @ gram @ weights).clamp_min(0).sqrt()
+    return weights * (max_norm / length).clamp_max(1)
+
+
+def read(gram: Tensor) -> Tensor:
+    """The matrix in float64, without its graph; raises `ValueError` where it is not square or not finite."""
+    if gram.dim() != 2 or gram.shape[0] != gram.shape[1] or not len(gram):
+        raise ValueError(f"Expected a Gram matrix (k, k), got the shape {tuple(gram.shape)}.")
+    m = gram.detach().double()
+    if not torch.isfinite(m).all():
+        raise ValueError("The Gram matrix is not finite: a task's gradient overflows or is NaN. Look at its loss.")
+    return m
+
+
+def write(weights: Tensor, gram: Tensor) -> Tensor:
+    """The weights in the matrix's dtype and on its device."""
+    return weights.to(gram)

@@ -1,0 +1,17 @@
+"""The inverse depth of every pixel."""
+
+import numpy as np
+
+from mtlkit.target import KINDS, Motion
+
+from .depth import Positive
+
+
+@KINDS.register("disparity")
+class Disparity(Positive):
+    """Inverse depth in the data set's own unit: float32 (1, H, W), finite and >= 0, 0 invalid."""
+
+    def zoom(self, values: np.ndarray, motion: Motion) -> np.ndarray:
+        """The inverse depth of what is `scale` times nearer; `compat: mtan` divides, as the code of tables does."""
+        scale = values.dtype.type(motion.scale)
+        return values / scale if motion.compat == "mtan" else values * scale

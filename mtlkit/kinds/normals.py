@@ -1,0 +1,67 @@
+"""The direction of the surface at every pixel."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from torch import Tensor
+
+from mtlkit.target import KINDS, DenseKind, Motion, found_values
+
+LONGEST, SHORTEST = 1.05, 0.95  # of a unit normal: 8 bits a component give 0.7 % at most, half precision 0.1 %
+
+
+@KINDS.register("normals")
+class Normals(DenseKind):
+    """Unit normals of surfaces: float32 (3, H, W), x right, y down, z forward, facing the camera, (0, 0, 0) invalid.
+
+    Each has a length of 1 to 5 %, or 0. What is told of a data set is the component z, which is negative where a
+    surface faces the camera.
+    """
+
+    unknown = 0
+    plausible = (-1.05, 0.2)
+    advice = "Normals face the camera, with x to the right, y down and z forward: turn the signs of y and z."
+
+    def shape(self, height: int, width: int) -> tuple[int, ...]:
+        return 3, height, width
+
+    @property
+    def admitted(self) -> tuple[float, float]:
+        return -LONGEST, LONGEST
+
+    def valid(self, value: Tensor) -> Tensor:
+        return value.square().sum(-3) > 0.25
+
+    def problem(self, value: Tensor) -> str:
+        squares = value.square().sum(0)
+        fine = ((squares >= SHORTEST**2) & (squares <= LONGEST**2)) | (squares == 0)
+        if fine.all():  # what is not finite is not fine
+            return ""
+        found = found_values(squares[~fine].sqrt())
+        return f"hold unit normals (length 1 to 5 %) or (0, 0, 0) (no label), found lengths of {found}"
+
+    def numbers(self, value: Tensor) -> Mapping[str, Tensor]:
+        return {"z": value[2][self.valid(value)]}
+
+    def needs_camera(self, compat: str | None) -> bool:
+        return compat != "mtan"
+
+    def flip(self, values: np.ndarray) -> np.ndarray:
+        """The mirrored camera sees -x where the camera saw x."""
+        return np.stack([-values[0], values[1], values[2]])
+
+    def zoom(self, values: np.ndarray, motion: Motion) -> np.ndarray:
+        """The normals after the depth axis was shrunk by `scale` and sheared so that `ray` became the optical axis.
+
+        With `compat: mtan` they stay as they are, as in the code behind most tables.
+        """
+        if motion.compat == "mtan":
+            return values
+        assert motion.ray is not None
+        x, y, z = values
+        ray = (motion.scale * motion.ray).astype(values.dtype)
+        turned = np.stack([x, y, ray[0] * x + ray[1] * y + ray[2] * z])
+        length = np.sqrt(np.einsum("cij,cij->ij", turned, turned))
+        length[length == 0] = 1  # (0, 0, 0), invalid, stays
+        turned /= length
+        return turned

@@ -1,0 +1,330 @@
+"""What a run's folder holds when a run begins or goes on: failed starts, lost parts, modes of files, figures."""
+
+import os
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mtlkit import checkpoint, inference, log
+from mtlkit.build import build_parts
+from mtlkit.cli import main
+from mtlkit.config import load
+from mtlkit.data.dataset import DATASETS, Dataset, Target
+from mtlkit.dry import check_normalisation
+from mtlkit.engine import Engine
+from mtlkit.experiment import Experiment
+from mtlkit.report import explain, summary_table, write_report
+from mtlkit.report.history import History
+
+YAML = """
+data: {name: rooms_of_noise, batch_size: 4}
+model: {encoder: test_resnet, levels: [1, 2]}
+task: {seg: {type: segmentation}, depth: {type: depth}, flags: {type: multilabel, decoder: linear}}
+trainer: {max_steps: 4, eval_every: 2, log_every: 1}
+"""
+
+
+@DATASETS.register("rooms_of_noise")
+class Noise(Dataset):
+    """Random pictures, whose validation split may lack the depth."""
+
+    def __init__(self, root=None, split="train", size=None, limit=None, lacking=False):
+        self.width, self.height = size or (48, 32)
+        self.count, self.lacking = (12 if split == "train" else 5), lacking and split == "val"
+        classes = {"seg": ("a", "b"), "depth": (), "flags": ("p", "q")}
+        types = {"seg": "segmentation", "depth": "depth", "flags": "multilabel"}
+        self.targets = {name: Target(types[name], classes[name]) for name in types}
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        g = torch.Generator().manual_seed(index)
+        targets = {
+            "seg": torch.randint(0, 2, (self.height, self.width), generator=g),
+            "depth": torch.rand(1, self.height, self.width, generator=g) + 1,
+            "flags": torch.tensor([index % 2, 1.0]),
+        }
+        if self.lacking:
+            targets["depth"] = torch.zeros_like(targets["depth"])
+        return {"image": torch.rand(3, self.height, self.width, generator=g), "targets": targets}
+
+
+@pytest.fixture
+def compose(tmp_path):
+    (tmp_path / "noise.yaml").write_text(YAML)
+
+    def make(*words, folder="run"):
+        return Experiment.compose(str(tmp_path / "noise.yaml"), [f"output_dir={tmp_path / folder}", *words])
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run of four steps, which must not be changed."""
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "noise.yaml").write_text(YAML)
+    return Experiment.compose(str(folder / "noise.yaml"), [f"output_dir={folder / 'run'}"]).run()
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    """A copy of the finished run, in the folder that `compose` means."""
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+def files_of(run):
+    return {path.relative_to(run): path.read_bytes() for path in sorted(run.rglob("*")) if path.is_file()}
+
+
+def incidents(run):
+    return [record["incident"] for record in log.read(run / "metrics.jsonl") if "incident" in record]
+
+
+# A figure that is logged, and the same one measured again
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp64", "bf16"])
+def test_a_logged_figure_and_evaluate_agree_to_the_last_digit(compose, precision, capsys):
+    words = [f"trainer.precision={precision}", "trainer.lr=0.05", "balancer=rotograd", "trainer.monitor=seg/miou"]
+    run = compose(*words, "data.eval_batch_size=2").run()
+    logged = {r["step"]: r for r in log.read(run / "metrics.jsonl") if r["split"] == "val"}
+    at = checkpoint.steps(run)
+    for name in ("last", "best"):
+        figures = inference.evaluate(run, name=name)
+        assert len(figures) > 10
+        assert figures == {key: logged[at[name]][key] for key in figures}
+    assert inference.evaluate(run) == inference.evaluate(run, name="best")
+    capsys.readouterr()
+    assert main(["evaluate", str(run), "--checkpoint", "last"]) == 0
+    printed = dict(line.split() for line in capsys.readouterr().out.splitlines())
+    assert printed["loss/seg"] == f"{logged[4]['loss/seg']:.6g}"
+
+
+def test_reduced_precision_is_not_that_of_float32(compose):
+    """Otherwise the test above could not tell them apart."""
+    run = compose("trainer.precision=bf16", "trainer.max_steps=2").run()
+    _, predictor, _ = inference.load_run(run)
+    image = predictor.image(torch.rand(2, 3, 32, 48))
+    reduced = predictor.outputs(image, {})["seg"]
+    assert reduced.dtype == torch.float32
+    assert not torch.equal(reduced, predictor.model.eval()(image, predictor.balancer.adapt)["seg"])
+
+
+# A monitored figure without a value
+
+
+def test_a_figure_without_a_value_is_never_the_best(compose, tmp_path):
+    words = ["data.lacking=true", "trainer.monitor=depth/abs", "trainer.early_stopping=1"]
+    run = compose(*words).run()
+    assert log.last_step(run / "metrics.jsonl") == 4  # early stopping did not fire
+    assert not any(record.get("best") for record in log.read(run / "metrics.jsonl"))
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["last"]
+    first, last = incidents(run)
+    assert first.startswith("trainer.monitor=depth/abs: depth/abs has no value")
+    assert "'last' stands for the results" in last
+    history = History(run)
+    assert history.trained["step"] == 4
+    assert "the last evaluation stands for the trained model" in " ".join(history.notes)
+    assert "the last evaluation stands for the trained model" in (run / "report.html").read_text()
+    with pytest.warns(UserWarning, match="'last' stands for the results"):
+        figures = inference.evaluate(run)
+    assert figures["depth/abs"] is None
+    compose(*words, "trainer.max_steps=6").run(resume=True)
+    assert log.last_step(run / "metrics.jsonl") == 6
+
+
+def test_a_task_without_labels_is_left_out_of_the_mean_and_named(compose):
+    run = compose("data.lacking=true", "trainer.max_steps=2").run()
+    (remark,) = incidents(run)
+    assert "loss/depth has no value above 0" in remark
+    assert "the mean over loss/seg, loss/flags" in remark
+    assert (run / "checkpoints" / "best").is_dir()
+
+
+# Starts that failed
+
+
+def fail(self, batch):
+    raise ValueError("out of memory, say")
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_start_without_a_finished_step_is_begun_anew(compose, monkeypatch, tmp_path, finished, resume):
+    run = tmp_path / "run"
+    monkeypatch.setattr(Engine, "train_step", fail)
+    with pytest.raises(ValueError, match="out of memory"):
+        compose("trainer.lr=0.5", "balancer=gradnorm").run()
+    monkeypatch.undo()
+    assert (run / "checkpoints" / "last").is_dir()  # of the untrained model
+    compose("trainer.lr=0.001", "balancer=uniform").run(resume=resume)
+    found, expected = (load_file(r / "checkpoints" / "last" / "model.safetensors") for r in (run, finished))
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+    one, two = (load(r / "config.yaml").to_dict() | {"output_dir": ""} for r in (run, finished))
+    assert one == two
+    assert len(log.read(run / "metrics.jsonl")) == len(log.read(finished / "metrics.jsonl"))
+
+
+def test_a_resumed_start_without_a_finished_step_keeps_what_the_words_do_not_name(compose, monkeypatch):
+    monkeypatch.setattr(Engine, "train_step", fail)
+    with pytest.raises(ValueError, match="out of memory"):
+        compose("balancer=gradnorm", "trainer.lr=0.5").run()
+    monkeypatch.undo()
+    config = load(compose("trainer.lr=0.01").run(resume=True) / "config.yaml")
+    assert (config.trainer.lr, config.balancer.name) == (0.01, "gradnorm")
+
+
+def test_a_refused_start_leaves_the_run_as_it_is(compose, copied):
+    before = files_of(copied)
+    with pytest.raises(FileExistsError, match=r"holds a run: the checkpoint 'best' of step .*, records up to step 4"):
+        compose("trainer.lr=0.5").run()
+    assert files_of(copied) == before
+    shutil.rmtree(copied / "checkpoints")
+    (copied / "config.yaml").unlink()  # the records alone are worth keeping
+    with pytest.raises(FileExistsError, match=r"holds a run: records up to step 4"):
+        compose().run()
+    with pytest.raises(FileNotFoundError, match=r"cannot be resumed: its config\.yaml is missing"):
+        compose().run(resume=True)
+
+
+def test_two_jobs_started_at_once_in_one_folder(tmp_path):
+    """The loser says who has the folder, and all that is in it is the winner's."""
+    (tmp_path / "noise.yaml").write_text(YAML)
+    code = "import sys; sys.path.append(sys.argv.pop(1)); import test_run_folder; from mtlkit.cli import main\n"
+    code += "sys.exit(main(sys.argv[1:]))"
+    rates, words = (0.01, 0.25), ("train", "noise.yaml", "output_dir=run")
+    jobs = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, Path(__file__).parent, *words, f"trainer.lr={lr}"],
+            cwd=tmp_path,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+        )
+        for lr in rates
+    ]
+    errors = [job.communicate(timeout=300)[1] for job in jobs]
+    assert sorted(job.returncode for job in jobs) == [0, 2], errors
+    winner, loser = (0, 1) if jobs[0].returncode == 0 else (1, 0)
+    # "holds a run" where the other was through before this one had even started
+    assert f"in use: process {jobs[winner].pid} on" in errors[loser] or "holds a run" in errors[loser]
+    assert load(tmp_path / "run" / "config.yaml").trainer.lr == rates[winner]
+    logged = {record["lr/encoder"] for record in log.read(tmp_path / "run" / "metrics.jsonl") if "lr/encoder" in record}
+    assert logged == {rates[winner]}
+
+
+# Parts that are lost
+
+
+def test_a_run_with_finished_steps_is_not_begun_anew_for_want_of_a_checkpoint(compose, copied):
+    (copied / "checkpoints" / "last" / "training.pt").unlink()
+    before = files_of(copied)
+    words = r"last/training\.pt is missing.* It has the checkpoint 'best'.* put a copy of .*best in the place of .*last"
+    with pytest.raises(FileNotFoundError, match=words):
+        compose("trainer.max_steps=6").run(resume=True)
+    assert files_of(copied) == before
+    shutil.rmtree(copied / "checkpoints" / "last")
+    shutil.copytree(copied / "checkpoints" / "best", copied / "checkpoints" / "last")  # as the message says
+    compose("trainer.max_steps=6").run(resume=True)
+    assert log.last_step(copied / "metrics.jsonl") == 6
+
+
+def test_weights_are_enough_to_predict_and_evaluate(finished, copied):
+    for name in ("best", "last"):
+        (copied / "checkpoints" / name / "training.pt").unlink()
+        assert inference.evaluate(copied, name=name) == inference.evaluate(finished, name=name)
+    with pytest.raises(FileNotFoundError, match="'middle'; it has best, last"):
+        checkpoint.find(copied, "middle")
+
+
+def test_a_run_without_its_best_checkpoint_goes_on(compose, copied):
+    shutil.rmtree(copied / "checkpoints" / "best")
+    with pytest.warns(UserWarning, match="no checkpoint 'best'"):
+        inference.evaluate(copied)
+    compose("trainer.max_steps=6").run(resume=True)
+    assert "The checkpoint 'best' was lost" in incidents(copied)[0]
+    assert checkpoint.steps(copied)["best"] == 6  # the only evaluation since
+    assert [r["step"] for r in log.read(copied / "metrics.jsonl") if r.get("best")][-1] == 6
+
+
+@pytest.mark.parametrize("how", ["was lost", "is empty"])
+def test_a_run_without_its_log_goes_on(compose, copied, finished, how):
+    (copied / "metrics.jsonl").unlink()
+    if how == "is empty":
+        (copied / "metrics.jsonl").touch()
+    assert inference.evaluate(copied) == inference.evaluate(finished)
+    assert f"metrics.jsonl {how}" in write_report(copied).read_text()
+    assert f"metrics.jsonl {how}" in str(summary_table(copied).caption)
+    with pytest.raises(ValueError, match="no training steps"):
+        explain(copied)
+    compose("trainer.max_steps=6").run(resume=True)
+    assert f"metrics.jsonl {how}" in incidents(copied)[0]
+    steps = [record["step"] for record in log.read(copied / "metrics.jsonl") if record["split"] == "train"]
+    assert steps == [5, 6]
+
+
+def test_a_run_without_its_description_is_named(copied):
+    (copied / "data.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"data\.json is missing.*--resume"):
+        inference.evaluate(copied)
+    (copied / "data.json").write_text("[1]")
+    with pytest.raises(ValueError, match=r"data\.json is damaged"):
+        inference.evaluate(copied)
+
+
+def test_all_that_a_run_writes_has_the_mode_that_the_umask_gives(compose):
+    mask, before = 0o002, os.umask(0o002)  # of a group that shares its files
+    try:
+        run = compose("trainer.max_steps=1").run()
+        compose("trainer.max_steps=2").run(resume=True)
+    finally:
+        os.umask(before)
+    modes = {path: stat.S_IMODE(path.stat().st_mode) for path in run.rglob("*")}
+    assert len(modes) > 20
+    wrong = {path: oct(mode) for path, mode in modes.items() if mode != (0o777 if path.is_dir() else 0o666) & ~mask}
+    assert not wrong
+
+
+# Too few samples for a normalisation
+
+
+def test_one_sample_a_micro_batch_is_refused_before_training(compose, tmp_path):
+    words = ["task.seg.decoder=deeplabv3", "trainer.accumulation=4"]
+    message = (
+        r"The decoder 'deeplabv3' of task 'seg' normalises over a single value.*one sample a micro-batch.*"
+        r"batch_size=4, trainer.accumulation=4, processes: 1.*batch_norm=frozen"
+    )
+    with pytest.raises(ValueError, match=message):
+        compose(*words).run()
+    assert not (tmp_path / "run").exists()
+    run = compose(*words, "model.batch_norm=frozen", "trainer.max_steps=1").run()
+    assert log.last_step(run / "metrics.jsonl") == 1
+
+
+def test_an_encoder_with_too_small_maps_is_refused_before_training(compose):
+    with pytest.raises(ValueError, match=r"The encoder 'test_resnet' normalises over a single value.*one sample"):
+        compose("data.size=[8,8]", "model.levels=null", "trainer.accumulation=4").run()
+
+
+def test_the_last_batch_of_an_evaluation_may_be_one_sample(compose):
+    run = compose("task.seg.decoder=deeplabv3", "data.eval_batch_size=4", "trainer.max_steps=1").run()  # 4 and 1
+    assert History(run).trained["loss/seg"] > 0
+
+
+def test_the_pass_before_training_changes_nothing(compose):
+    experiment = compose("balancer=rotograd")
+    targets = DATASETS.build("rooms_of_noise").targets
+    parts = build_parts(experiment.config, targets, (48, 32))
+    before = {name: value.clone() for name, value in parts.model.state_dict().items()}
+    random = torch.get_rng_state()
+    check_normalisation(parts, experiment.config, (48, 32), device=torch.device("cpu"), processes=2)
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(torch.equal(value, before[name]) for name, value in parts.model.state_dict().items())
