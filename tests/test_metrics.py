@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from tolerances import NETWORK, ROUNDING, SINGLE
 
 from mtlkit.metrics import Accuracy, ClassesPresent, MacroF1, MeanIoU, check_shapes, collect
 from mtlkit.task import TASKS
@@ -130,10 +131,10 @@ def test_metrics_are_those_of_the_joined_split(make, kind, seed):
     parts = task.metrics()
     for i, j in ((0, 2), (2, 3), (3, 7)):
         parts.update(prediction[i:j], target[i:j])
-    assert values(parts) == pytest.approx(values(whole), rel=1e-12)
+    assert values(parts) == pytest.approx(values(whole), rel=ROUNDING)
     parts.reset()
     parts.update(prediction, target)
-    assert values(parts) == pytest.approx(values(whole), rel=1e-12)
+    assert values(parts) == pytest.approx(values(whole), rel=ROUNDING)
 
 
 @pytest.mark.parametrize("kind", PAIRS)
@@ -145,7 +146,7 @@ def test_states_merge_as_between_processes(make, kind):
     right.update(prediction[3:], target[3:])
     for name, metric in left.items():
         metric.merge_state(right[name])
-        assert float(metric.compute()) == pytest.approx(values(whole)[name], rel=1e-12)
+        assert float(metric.compute()) == pytest.approx(values(whole)[name], rel=ROUNDING)
 
 
 @pytest.mark.parametrize("kind", PAIRS)
@@ -159,7 +160,7 @@ def test_a_first_batch_without_valid_elements_changes_nothing(make, kind):
     metrics.update(prediction, target)
     whole = task.metrics()
     whole.update(prediction, target)
-    assert values(metrics) == pytest.approx(values(whole), rel=1e-12)
+    assert values(metrics) == pytest.approx(values(whole), rel=ROUNDING)
 
 
 @pytest.mark.parametrize("kind", PAIRS)
@@ -222,7 +223,8 @@ def test_angles_are_exact_near_their_ends(degrees):
     metrics = TASKS.build("normals", "t").metrics()
     metrics.update(0.7 * a, b)
     found = values(metrics)
-    assert found["mean"] == pytest.approx(degrees, abs=1e-9)
+    assert found["mean"] == pytest.approx(degrees, abs=NETWORK)
+    # The median is that of a histogram with bins of 0.001 degrees: half a bin.
     assert found["median"] == pytest.approx(degrees, abs=5.01e-4)
 
 
@@ -232,7 +234,7 @@ def test_r2_survives_a_large_mean_and_skips_a_constant_output():
     metrics = task.metrics()
     metrics.update(target + torch.tensor([1.0, 0.5]), target)
     spread = np.sum((np.arange(10) - 4.5) ** 2)
-    assert values(metrics)["r2"] == pytest.approx(1 - 10 / spread, rel=1e-6)
+    assert values(metrics)["r2"] == pytest.approx(1 - 10 / spread, rel=SINGLE)
 
 
 def test_sums_do_not_saturate():

@@ -6,6 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from tolerances import SINGLE
 from torch import Tensor
 
 from mtlkit.data.dataset import Sample, Target
@@ -102,17 +103,17 @@ def test_the_zoomed_scene_projects_to_the_zoomed_pixels_and_keeps_its_normals(sc
         return np.stack([p[..., 0] - ray[0] * p[..., 2], p[..., 1] - ray[1] * p[..., 2], p[..., 2] / scale], -1)
 
     moved = move(points)
-    np.testing.assert_allclose(moved[..., 0] / moved[..., 2] * FX + CX, (x - left) * scale, atol=1e-6)
-    np.testing.assert_allclose(moved[..., 1] / moved[..., 2] * FY + CY, (y - top) * scale, atol=1e-6)
+    np.testing.assert_allclose(moved[..., 0] / moved[..., 2] * FX + CX, (x - left) * scale, atol=SINGLE)
+    np.testing.assert_allclose(moved[..., 1] / moved[..., 2] * FY + CY, (y - top) * scale, atol=SINGLE)
     motion = Motion((WIDTH, HEIGHT), scale, np.array(corner), ray, mirrored=False)
-    np.testing.assert_allclose(moved[..., 2], KINDS.get("depth")().zoom(depth, motion), atol=1e-6)
+    np.testing.assert_allclose(moved[..., 2], KINDS.get("depth")().zoom(depth, motion), atol=SINGLE)
 
     turned = KINDS.get("normals")().zoom(normals.transpose(2, 0, 1), motion).transpose(1, 2, 0)
     tangent = np.cross(normals, [0.3, 0.5, 0.7])
     for direction in (tangent, np.cross(normals, tangent)):
-        np.testing.assert_allclose((turned * move(direction)).sum(-1), 0, atol=1e-6)
+        np.testing.assert_allclose((turned * move(direction)).sum(-1), 0, atol=SINGLE)
     valid = np.abs(normals).sum(-1) > 0
-    np.testing.assert_allclose(np.linalg.norm(turned, axis=-1), valid, atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(turned, axis=-1), valid, atol=SINGLE)
     assert ((turned * moved).sum(-1)[valid] < 0).all()  # still facing the camera
 
 
@@ -174,7 +175,7 @@ def test_zoom_moves_image_and_targets_alike(kinds: Registry[Kind]) -> None:
         assert off[0] <= 0.51 / 60  # nearest: at most half an original pixel
         assert off[1] <= 0.51 / 40
         steps = image[0, :, 5:-5].diff(dim=1)
-        torch.testing.assert_close(steps, torch.full_like(steps, 1 / 60 / 1.5), atol=1e-3, rtol=0)
+        torch.testing.assert_close(steps, torch.full_like(steps, 1 / 60 / 1.5), atol=SINGLE, rtol=0)
         assert torch.isin(place, ramps).all()  # no value that was not there before
         corners.append((float(image[0].min()), float(image[1].min())))
     spread = torch.tensor(corners)

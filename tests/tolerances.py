@@ -9,7 +9,7 @@ Where a test names no tolerance, pytest.approx's and torch's own hold: 1e-6 and 
 """
 
 ROUNDING = 1e-12  # float64: a thousand operations on numbers of like size, 1e3 * 1.1e-16, ten times over
-TINY = 1e-15  # the same for numbers of 1e-3 and less, such as the products of two gradients
+SMALL = 1e-15  # the same for numbers of 1e-3 and less, such as the products of two gradients
 NETWORK = 1e-9  # float64, through a network: sums of 1e4 terms in which two or three digits cancel
 SOLVED = 1e-7  # float64: the square root of a rounding (1e-8), which is what a minimum or a root near 0 is known to
 SINGLE = 1e-6  # float32: a dozen operations, 12 * 6e-8
