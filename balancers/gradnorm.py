@@ -24,8 +24,9 @@ class GradNorm(LossBalancer):
     held constant and r_k = (L_k / L_k^0) / mean_j(L_j / L_j^0) the relative inverse training rate. The derivative
     by w_k is n_k sign(w_k n_k - target_k), so no second backward pass is needed. After every step the weights
     are scaled back to sum K; those of absent tasks stay. L_k^0 is the task's first loss that is not 0. A task
-    whose losses have all been 0 so far has no rate yet: it is left out, as an absent one. The decoders train on
-    w_k L_k, as the whole network does in the paper.
+    whose losses have all been 0 so far has no rate yet: it is left out, as an absent one.
+
+    Decoders: weighted by w_k. The paper minimises sum_k w_k L_k in the whole network.
 
     Differs from the published experiments: the n_k are taken at the features, as the Rotograd paper proposes, where
     the GradNorm paper takes them at the last layer that the tasks share, which `space=last_layer` gives.

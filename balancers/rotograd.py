@@ -52,11 +52,12 @@ class RotoGrad(Balancer):
     R_k stays a rotation: in float32 |R^T R - 1| and |det R - 1| stay below 1e-6 over any number of steps.
 
     |G_k^0| is the length at the task's first step in which it is not 0, taken once more from step `burn_in` on.
-    The decoders get the plain gradients of their losses, as in the authors' package.
+
+    Decoders: plain, as in the authors' package.
 
     When to use: for tasks that learn at about the same speed. All tasks get one length, so a task that has converged
     keeps 1/K of the encoder's step, and its noise costs the others. On docs/digits.md the classifications lose by
-    it, and `rotate_only` loses nothing: try that where one task ends long before the others.
+    it, and `rotate_only` loses next to nothing: try that where one task ends long before the others.
 
     Differs from the published experiments: the rotations move by geodesics, which `update=adam` changes to the
     paper's rule; they start near the identity, so that decoders that were trained before stay right, where the

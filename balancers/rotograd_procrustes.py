@@ -46,8 +46,9 @@ class RotogradProcrustes(Balancer):
     The weights are GradNorm's at Z: w_k > 0 of sum K descend on sum_k | w_k |G_k| - target_k |, target_k =
     mean_j(w_j |G_j|) r_k^alpha held constant, r_k = (L_k / L_k^0) / mean_j(L_j / L_j^0), by proximal steps: each w_k
     moves by up to `weight_lr` and not past target_k / |G_k|. L_k^0 is the task's first loss that is not 0; a task
-    without one keeps its weight, and the others are balanced. The encoder gets sum_k w_k G_k, and decoder k the
-    gradient of w_k L_k: the paper minimises sum_k w_k L_k.
+    without one keeps its weight, and the others are balanced. The encoder gets sum_k w_k G_k.
+
+    Decoders: weighted by w_k. The paper minimises sum_k w_k L_k.
 
     Kept are R_k, c and, a task, c_k - R_k c, which the moves of the centres leave as it is: an absent task keeps
     its features. R_k starts as the exponential of a skew matrix with random entries of about 1e-2, as exact

@@ -11,6 +11,7 @@ import importlib.metadata
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -25,6 +26,7 @@ from mtlkit.losses import NonFiniteError
 from mtlkit.registry import Registry
 
 USER_ERRORS = (ValueError, LookupError, OSError)
+PACKAGE = Path(__file__).parent
 STOPPED = (NonFiniteError, SolverError)  # a step that cannot be made
 BUGS = (KeyError, IndexError)  # LookupErrors of a wrong program, not of a wrong word
 REGISTRIES: dict[str, Registry] = {
@@ -44,12 +46,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.path.append(os.getcwd())  # a lab's plug-ins need no installation
     result = Result()
     try:
-        with result.watch():
+        with result.watch(), warnings_in_words():
             arguments.command(arguments, result)
     except KeyboardInterrupt:
         result.status = 130
         _complain("Interrupted.")
     return result.status
+
+
+@contextmanager
+def warnings_in_words() -> Iterator[None]:
+    """Shows mtlkit's own warnings as a sentence, without the line of code that gave them."""
+    shown = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], filename: str, *more: Any, **named: Any) -> None:
+        if category is UserWarning and Path(filename).is_relative_to(PACKAGE):
+            _complain(f"warning: {message}")
+        else:
+            shown(message, category, filename, *more, **named)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
 
 
 class Result:

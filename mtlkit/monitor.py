@@ -26,7 +26,7 @@ class Monitor:
         initial: the first evaluation's values of the figures that count; None before it.
         remark: what a reader must know of the last evaluation, in a sentence; mostly empty.
 
-    Raises `ValueError` for an unknown key.
+    Raises `ValueError` for an unknown key, and for a metric without a direction.
 
     >>> monitor = Monitor({}, None)
     >>> monitor.update({"loss/depth": 2.0}), monitor.update({"loss/depth": 1.0}), monitor.update({"loss/depth": 1.5})
@@ -41,7 +41,13 @@ class Monitor:
         self.keys = [name for name in known if key in (name, f"*/{name.partition('/')[2]}")]
         if key is not None and not self.keys:
             raise ValueError(f"trainer.monitor: no metric is {key!r}. {suggest(key, known)}")
-        self.sign = -1.0 if self.keys and known[self.keys[0]] else 1.0
+        ways = {known[name] for name in self.keys}
+        if len(ways) > 1 or None in ways:
+            raise ValueError(
+                f"trainer.monitor={key}: of {', '.join(self.keys)} it is not known whether higher or lower is better "
+                f"(`higher_is_better` of the metric). Monitor another metric."
+            )
+        self.sign = -1.0 if True in ways else 1.0
         self.best: float | None = None
         self.without_gain = 0
         self.initial: dict[str, float] | None = None

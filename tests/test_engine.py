@@ -243,6 +243,11 @@ def test_monitor_follows_the_metrics_direction(toys):
         toys.make_engine(monitor="depth/detla1")
 
 
+def test_a_metric_without_a_direction_cannot_be_monitored(toys):
+    with pytest.raises(ValueError, match=r"segmentation/classes_present it is not known whether higher or lower"):
+        toys.make_engine(monitor="segmentation/classes_present")
+
+
 def test_losses_divided_by_their_first_value(toys):
     engine = toys.make_engine("uncertainty", normalize_losses=1, optimizer="sgd", momentum=0.0)
     seen = []

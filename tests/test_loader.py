@@ -480,3 +480,10 @@ def test_the_camera_is_asked_for_only_where_something_is_turned(options: dict, a
     for index in (1, 2):
         samples[0, index]
     assert indices == asked
+
+
+def test_a_data_set_that_does_not_say_its_targets_is_named():
+    dataset = Toy()
+    del dataset.targets
+    with pytest.raises(ValueError, match=r"Toy does not say which targets .* Write self\.targets = "):
+        Samples(dataset)

@@ -53,6 +53,11 @@ class Samples(TorchDataset[Loaded]):
     ) -> None:
         if len(dataset) == 0:
             raise ValueError("The data set has no samples.")
+        if not isinstance(getattr(dataset, "targets", None), Mapping):
+            raise ValueError(
+                f"{type(dataset).__name__} does not say which targets its samples have. Write self.targets = "
+                f'{{"depth": Target("depth")}} in its constructor, one entry for each.'
+            )
         if dataset.missing and not skip:
             raise FileNotFoundError(f"{dataset.missing} To go on without these samples: data.on_error=skip.")
         self.kinds = kinds_of(dataset.targets)
