@@ -212,7 +212,7 @@ def test_the_renderer_gives_what_its_version_gave() -> None:
     assert int(golden["version"]) == VERSION
     for i, (split, index) in enumerate((("train", 0), ("val", 3), ("test", 7))):
         frame = render_frame(index, split, (48, 36))
-        # Float16 keeps depth and normals to 5e-4; a pixel on an edge may fall to either side.
+        # Normals are kept in float16, to 5e-4, pictures in bytes; a pixel on an edge may fall to either side.
         assert (frame.label == golden["label"][i]).mean() >= 0.999
         assert np.isclose(frame.depth, golden["depth"][i], rtol=1e-3).mean() >= 0.999
         assert np.isclose(frame.normals, golden["normals"][i], atol=2e-3).all(-1).mean() >= 0.999
