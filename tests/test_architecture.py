@@ -83,6 +83,9 @@ def test_plugins_are_described():
             assert registry.describe(name), name
 
 
+SHARE = 1e-3  # smaller numbers after `<` are tolerances, larger ones shares and sizes
+
+
 def tolerances(file):
     """The lines of a test file with a number for how far a figure may be off."""
     for node in ast.walk(ast.parse(file.read_text())):
@@ -90,9 +93,7 @@ def tolerances(file):
             numbers = [node.value]
         elif isinstance(node, ast.Compare) and isinstance(node.ops[-1], ast.Lt | ast.LtE):
             numbers = [n for n in ast.walk(node.comparators[-1]) if isinstance(n, ast.Constant)]
-            numbers = [
-                n for n in numbers if isinstance(n.value, float) and n.value <= 1e-3
-            ]  # others are counts and shares
+            numbers = [n for n in numbers if isinstance(n.value, float) and n.value <= SHARE]
         else:
             continue
         yield from (n.lineno for n in numbers if isinstance(n, ast.Constant) and n.value)
