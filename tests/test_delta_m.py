@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from tolerances import ROUNDING
 
+from mtlkit import measured
 from mtlkit.delta_m import PUBLISHED, DeltaM, Published, figures_of
 from mtlkit.log import JsonLines
 
@@ -129,7 +130,7 @@ def test_the_seeds_are_matched() -> None:
             "baseline has no figure 'a/error'. Did you mean",
         ),
         (lambda: DeltaM(TWO)(METHOD, {1: OWN[1] | {"b/f1": 0.0}, 2: OWN[2]}), "the baseline's 'b/f1' is 0"),
-        (lambda: DeltaM(TWO, "task"), "has no average 'task'. Did you mean 'tasks'"),
+        (lambda: DeltaM(TWO, "task"), "The definition of delta-m has no average 'task'. Did you mean 'tasks'"),
         (lambda: DeltaM(TWO, better="lower"), "has no better 'lower'. Known: negative, positive"),
         (lambda: DeltaM(TWO, seeds="ratio"), "has no seeds 'ratio'. Did you mean 'ratios'"),
         (lambda: DeltaM(TWO, without=["c"]), "there is no task 'c'"),
@@ -212,3 +213,39 @@ def test_the_definition_says_what_the_decoders_got(tmp_path: Path) -> None:
     assert "each decoder gets 0" in DeltaM({"b/f1": True})(found, found).definition
     with pytest.raises(ValueError, match=r"where each decoder gets 1; .* where each decoder gets 0\. They cannot be"):
         figures_of(runs)
+
+
+def test_the_definition_in_words() -> None:
+    by_metric = DeltaM(TWO, "metrics", seeds="means")(METHOD, OWN).definition
+    assert by_metric == (
+        "positive is better, mean over metrics, of 2 runs, ratio of means, "
+        "against own single-task runs of the same seeds"
+    )
+
+
+def test_the_figures_of_a_split_are_those_of_the_runs_checkpoint(tmp_path: Path, monkeypatch) -> None:
+    asked = []
+
+    def evaluate(*arguments):
+        asked.append(arguments)
+        return {"b/count": 7.0, "a/error": 0.25}
+
+    monkeypatch.setattr(measured, "evaluate", evaluate)
+    run = write_run(tmp_path / "run", 5, "last", b_count=3.0, a_error=1.0)
+    found = figures_of([run], "test")
+    assert asked == [(run, "test", "last")]
+    assert found.by_seed == {5: {"a/error": 0.25}}  # a count has no direction
+    assert found.kind == "test figures of the last evaluation"
+
+
+def test_a_run_of_an_earlier_version_has_seed_0_and_says_less(tmp_path: Path) -> None:
+    run = tmp_path / "old"
+    run.mkdir()
+    (run / "config.yaml").write_text("{}\n")
+    log = JsonLines(run / "metrics.jsonl")
+    log.note({"step": 0, "split": "info"})
+    log.evaluation({"step": 5, "split": "val", "best": True, "a/error": 1.0})
+    log.finish({})
+    found = figures_of([run])
+    assert found.by_seed == {0: {}}
+    assert (found.kind, found.decoders) == ("val figures of the best evaluation", "")

@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
+__all__ = ["pairs"]
+Types = list[int]
 LIMIT = 3
 
 

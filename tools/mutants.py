@@ -7,7 +7,7 @@
 
 The faults are those of mutmut's operators (which mutmut 3 would apply itself if the package were not put together from
 several folders), and two more: a statement or an entry of a dictionary is left out. Texts are not changed, nor is what
-`raise` and `assert` say, `strict=`, `device=` (there is one device here), annotations and decorators.
+`raise` and `assert` say, `strict=`, `device=` (there is one device here), types, `__all__` and decorators.
 
 A mutant gets the tests of `tools/mutants.yaml` that run its line, the quick ones first, until one fails, and last
 those that start processes. All third parties are imported once. A mutant inside of a function is a fork of a
@@ -35,7 +35,7 @@ import tempfile
 import time
 import traceback
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from importlib.metadata import version
@@ -129,6 +129,9 @@ class Finder(cst.CSTVisitor):
             return node.func.value in ("len", "isinstance", "cast", "super")
         if isinstance(node, cst.Arg) and node.keyword:
             return node.keyword.value in KEPT
+        if isinstance(node, cst.Assign) and not self._names:
+            named = self.module.code_for_node(node.targets[0].target)
+            return named == "__all__" or isinstance(node.value, cst.Subscript)  # a type
         return isinstance(node, cst.If) and self.module.code_for_node(node.test) == "TYPE_CHECKING"
 
     def on_visit(self, node: cst.CSTNode) -> bool:
@@ -290,13 +293,18 @@ def run_tests(tests: list[str], folder: Path, plugin: object, *more: str) -> int
     return int(pytest.main([*PYTEST, *more, f"--basetemp={folder / 'tmp'}", *tests], plugins=[plugin]))
 
 
+def digest_of(test: str, files: Iterable[str]) -> str:
+    paths = [ROOT / test, ROOT / "tests/toys.py", *(ROOT / file for file in sorted(files))]
+    return sha256(b"\0".join(path.read_bytes() for path in paths if path.exists())).hexdigest()
+
+
 def baseline(test: str, files: list[str]) -> dict[str, Any]:
-    """What a test file's tests take and which lines of the code they run; kept while none of the files changes."""
-    sources = [ROOT / test, ROOT / "tests/toys.py", *(ROOT / file for file in files)]
-    digest = sha256(b"\0".join(path.read_bytes() for path in sources)).hexdigest()
+    """What a test file's tests take and which lines of the code they run; kept while neither it nor these change."""
     kept = CACHE / f"{Path(test).stem}.json"
-    if kept.exists() and (found := json.loads(kept.read_text()))["digest"] == digest:
-        return found
+    if kept.exists():
+        found = json.loads(kept.read_text())
+        if found["files"] == files and found["digest"] == digest_of(test, found["lines"]):
+            return found
     folder = Path(tempfile.mkdtemp(prefix="mutants-"))
     child = os.fork()
     if child == 0:
@@ -308,8 +316,9 @@ def baseline(test: str, files: list[str]) -> dict[str, Any]:
         measure.stop()
         data = measure.get_data()
         lines = {file: data.contexts_by_lineno(str(ROOT / file)) for file in files}
-        found = {"digest": digest, "times": watch.times, "failed": watch.failed, "lines": lines}
-        (folder / "found").write_text(json.dumps(found))
+        lines = {file: contexts for file, contexts in lines.items() if contexts}
+        found = {"files": files, "digest": digest_of(test, lines), "times": watch.times, "failed": watch.failed}
+        (folder / "found").write_text(json.dumps(found | {"lines": lines}))
         os._exit(0)
     os.waitpid(child, 0)
     if not (folder / "found").exists():
