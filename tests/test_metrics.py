@@ -5,7 +5,7 @@ import pytest
 import torch
 from tolerances import NETWORK, ROUNDING, SINGLE
 
-from mtlkit.metrics import Accuracy, ClassesPresent, MacroF1, MeanIoU, check_shapes, collect
+from mtlkit.metrics import Accuracy, ClassesPresent, MacroF1, MeanIoU, Pooled, check_shapes, collect
 from mtlkit.task import TASKS
 
 PAIRS = ("segmentation", "depth", "normals", "multilabel", "classification", "regression")
@@ -175,9 +175,16 @@ def test_each_metric_has_a_direction_and_is_a_scalar(make, kind):
 
 
 @pytest.mark.parametrize("kind", PAIRS)
+def test_every_metric_sums_in_numbers_that_hold_a_split(make, kind):
+    sums = [metric.sums for metric in make(kind)[0].metrics().values() if isinstance(metric, Pooled)]
+    assert sums
+    assert {one.dtype for one in sums} <= {torch.int64, torch.float64}
+
+
+@pytest.mark.parametrize("kind", PAIRS)
 def test_metrics_refuse_shapes_that_would_broadcast(make, kind):
     task, prediction, target = make(kind)
-    with pytest.raises(ValueError, match=r"expected prediction .* found prediction"):
+    with pytest.raises(ValueError, match=r"The (metric [A-Z]\w+|\w+ metrics) expected prediction .* found prediction"):
         task.metrics().update(prediction[:1], target)
 
 
@@ -241,14 +248,14 @@ def test_sums_do_not_saturate():
     """Float32 stops counting at 2^24."""
     metrics = collect({"accuracy": Accuracy(2)})
     metrics.update(torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64))
-    metrics["accuracy"].sums = torch.tensor([[2**24, 0], [0, 0]])
+    metrics["accuracy"].sums[0, 0] = 2**24
     metrics.update(torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64))
     assert metrics["accuracy"].sums[0, 0] == 2**24 + 1
 
 
 @pytest.mark.parametrize("label", [-2, 3, 9])
 def test_confusion_refuses_labels_out_of_range(label):
-    with pytest.raises(ValueError, match=rf"labels -1 to 2, found {label} \(1 such"):
+    with pytest.raises(ValueError, match=rf"The metric Accuracy expected labels -1 to 2, found {label} \(1 such"):
         Accuracy(3).update(torch.tensor([0, 1]), torch.tensor([0, label]))
 
 

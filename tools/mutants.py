@@ -339,7 +339,7 @@ class Selection:
         mine = {file: set(matching(table["tests"], file)) for file in files}
         starters = {test.partition("::")[0] for tests in self.last.values() for test in tests}
         for test in sorted(starters.union(*mine.values())):
-            found = baseline(test, sorted(table_files()))
+            found = baseline(test, table_files())
             failed = set(found["failed"])
             if failed:
                 say(f"{test}: fail without any fault and are left out: {', '.join(sorted(failed))}")
@@ -431,8 +431,7 @@ class Server(Forks):
         self.watch.pytest_runtest_logreport(report)
 
     def attempt(self, mutant: Mutant, tests: list[str], folder: Path) -> int:
-        old, new = (list(functions_of(ROOT / self.file, s)) for s in ((ROOT / self.file).read_bytes(), mutant.source()))
-        for before, after in zip(old, new, strict=True):
+        for before, after in replaced(mutant):
             for function in self.functions[before.co_qualname, before.co_firstlineno]:
                 function.__code__ = after
         items = [self.items[test] for test in tests]
@@ -442,6 +441,18 @@ class Server(Forks):
             if self.watch.failed:
                 return 1
         return 0
+
+
+def replaced(mutant: Mutant) -> list[tuple[CodeType, CodeType]]:
+    """The code of all functions of the file, without the fault and with it."""
+    path = ROOT / mutant.file
+    return list(zip(*(functions_of(path, source) for source in (path.read_bytes(), mutant.source())), strict=True))
+
+
+def can_replace(mutant: Mutant) -> bool:
+    """Whether a living function can get the changed code: not where the last `super()` or outer variable is gone."""
+    same = all(len(before.co_freevars) == len(after.co_freevars) for before, after in replaced(mutant))
+    return not mutant.imported and same
 
 
 def functions_of(path: Path, source: bytes) -> Iterator[CodeType]:
@@ -562,7 +573,8 @@ def settings() -> dict[str, Any]:
 
 
 def table_files() -> list[str]:
-    return [str(path.relative_to(ROOT)) for pattern in settings()["tests"] for path in ROOT.glob(pattern)]
+    patterns = [pattern for pattern in settings()["tests"] if pattern != "*"]  # which stands for all of these
+    return sorted({str(path.relative_to(ROOT)) for pattern in patterns for path in ROOT.glob(pattern)})
 
 
 def main() -> None:
@@ -577,8 +589,7 @@ def main() -> None:
     args = parser.parse_args()
     CACHE.mkdir(parents=True, exist_ok=True)
     table = settings()
-    every = sorted(table_files())
-    files = [f for pattern in args.files or ["*"] for f in every if fnmatch.fnmatch(f, pattern)]
+    files = [f for pattern in args.files or ["*"] for f in table_files() if fnmatch.fnmatch(f, pattern)]
     log = CACHE / "results.jsonl"
     if args.fresh:
         log.unlink(missing_ok=True)
@@ -609,7 +620,7 @@ def results_so_far() -> dict[str, dict]:
 
 def run_file(file: str, mutants: list[Mutant], selection: Selection, jobs: int, budget: float) -> None:
     """Tries the mutants of one file: those inside of functions by a server, the others each from the start."""
-    inside = [mutant for mutant in mutants if not mutant.imported]
+    inside = [mutant for mutant in mutants if can_replace(mutant)]
     tests = {test.partition("::")[0] for mutant in inside for test in selection.tests(mutant, budget)}
     if tests:
         folder = Path(tempfile.mkdtemp(prefix="mutants-"))
@@ -621,7 +632,7 @@ def run_file(file: str, mutants: list[Mutant], selection: Selection, jobs: int, 
         if code:
             raise SystemExit(f"The tests of {file} could not be collected.")
         shutil.rmtree(folder)
-    run(Forks(), [mutant for mutant in mutants if mutant.imported], selection, jobs, budget)
+    run(Forks(), [mutant for mutant in mutants if mutant not in inside], selection, jobs, budget)
 
 
 if __name__ == "__main__":
