@@ -176,9 +176,15 @@ def test_each_metric_has_a_direction_and_is_a_scalar(make, kind):
 
 @pytest.mark.parametrize("kind", PAIRS)
 def test_every_metric_sums_in_numbers_that_hold_a_split(make, kind):
-    sums = [metric.sums for metric in make(kind)[0].metrics().values() if isinstance(metric, Pooled)]
-    assert sums
-    assert {one.dtype for one in sums} <= {torch.int64, torch.float64}
+    """And in a table that has its shape from the start, for processes to exchange."""
+    task, prediction, target = make(kind)
+    pooled = {name: metric for name, metric in task.metrics().items() if isinstance(metric, Pooled)}
+    assert pooled
+    for metric in pooled.values():
+        before = metric.sums
+        assert before.dtype in (torch.int64, torch.float64)
+        metric.update(prediction, target)
+        assert (metric.sums.shape, metric.sums.dtype) == (before.shape, before.dtype)
 
 
 @pytest.mark.parametrize("kind", PAIRS)
