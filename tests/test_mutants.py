@@ -50,6 +50,8 @@ def mutants(monkeypatch):
 def found(mutants, folder, monkeypatch, source):
     (folder / "code.py").write_text(source)
     monkeypatch.setattr(mutants, "ROOT", folder)
+    monkeypatch.setattr(mutants, "CACHE", folder / "cache")
+    assert mutants.mutants_of("code.py") == mutants.mutants_of("code.py")  # found, and found again
     return mutants.mutants_of("code.py")
 
 

@@ -36,7 +36,7 @@ import time
 import traceback
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
@@ -180,8 +180,19 @@ def kept(call: cst.Call) -> list[str]:
 
 
 def mutants_of(file: str) -> list[Mutant]:
-    """The mutants of a file, with keys that stay while the surrounding function does."""
+    """The mutants of a file, with keys that stay while the surrounding function does. Kept, since it takes a while."""
     source = (ROOT / file).read_bytes()
+    digest = sha256(source + Path(__file__).read_bytes()).hexdigest()
+    kept = CACHE / "found" / f"{file.replace('/', '.')}.json"
+    if kept.exists() and (stored := json.loads(kept.read_text()))["digest"] == digest:
+        return [Mutant(**values) for values in stored["mutants"]]
+    found = find_mutants(file, source)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.write_text(json.dumps({"digest": digest, "mutants": [asdict(mutant) for mutant in found]}))
+    return found
+
+
+def find_mutants(file: str, source: bytes) -> list[Mutant]:
     wrapper = MetadataWrapper(cst.parse_module(source))
     finder = Finder(file, wrapper.module)
     wrapper.visit(finder)
@@ -303,7 +314,7 @@ def baseline(test: str, files: list[str]) -> dict[str, Any]:
     kept = CACHE / f"{Path(test).stem}.json"
     if kept.exists():
         found = json.loads(kept.read_text())
-        if found["files"] == files and found["digest"] == digest_of(test, found["lines"]):
+        if found.get("files") == files and found["digest"] == digest_of(test, found["lines"]):
             return found
     folder = Path(tempfile.mkdtemp(prefix="mutants-"))
     child = os.fork()
@@ -549,7 +560,7 @@ def report(mutants: list[Mutant], results: dict[str, dict], justified: dict[str,
     if 0 < tried < every:
         low, high = wilson(caught + excused, tried)
         say(f"\nA sample of {tried} in {every}: 95 % interval {100 * low:.1f} to {100 * high:.1f} %.")
-    say(f"\nmutmut {version('mutmut')}, torch {version('torch')}, Python {sys.version.split()[0]}\n")
+    say("")
     for mutant in left:
         say(f"survived: {mutant.file}:{mutant.first} {mutant.function}: {mutant.change}")
     for file, entries in justified.items():
@@ -588,6 +599,7 @@ def main() -> None:
     parser.add_argument("--fresh", action="store_true", help="forget earlier results")
     args = parser.parse_args()
     CACHE.mkdir(parents=True, exist_ok=True)
+    say(f"mutmut {version('mutmut')}, torch {version('torch')}, Python {sys.version.split()[0]}")
     table = settings()
     files = [f for pattern in args.files or ["*"] for f in table_files() if fnmatch.fnmatch(f, pattern)]
     log = CACHE / "results.jsonl"
