@@ -5,6 +5,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from torchmetrics import MeanMetric
 
 from mtlkit.metrics import BatchMean
 from mtlkit.task import TASKS
@@ -88,6 +89,7 @@ def test_a_batchs_value_is_that_of_one_process(monkeypatch) -> None:
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)  # to exchange anything would fail here
     one.update(torch.full((1, 1, 2, 2), 3.0), torch.full((1, 1, 2, 2), 1.0))
     assert one.sums.tolist() == [2.0, 1.0]
+    assert BatchMean(MeanMetric()).unit == ""  # torchmetrics' own metrics have none
 
 
 def test_one_minus_the_absolute_cosine_in_both_encodings() -> None:
