@@ -71,11 +71,15 @@ class Mutant:
     end: int
     before: str
     after: str
+    left: str  # what stands beside it in its line
+    right: str
     key: str = ""
 
     @property
     def change(self) -> str:
         before, after = (" ".join(text.split()) for text in (self.before, self.after))
+        if len(before) < 12:
+            before, after = (f"{self.left[-24:]}{text}{self.right[:12]}".strip() for text in (before, after))
         left = max(0, alike(before, after) - 40)  # of a long statement, what is around the change
         right = max(0, alike(before[left:][::-1], after[left:][::-1]) - 40)
         return f"{before[left : len(before) - right]} → {after[left : len(after) - right]}"
@@ -170,7 +174,10 @@ class Finder(cst.CSTVisitor):
             return
         function, (first, last) = ".".join(self._names), self._lines[-1]
         after = self.module.code_for_node(changed)
-        self.found.append(Mutant(self.file, function, first, last, not self._depth, start, end, before, after))
+        left = self.module.bytes[:start].decode().rpartition("\n")[2].lstrip()
+        right = self.module.bytes[end:].decode().partition("\n")[0]
+        imported = not self._depth
+        self.found.append(Mutant(self.file, function, first, last, imported, start, end, before, after, left, right))
 
 
 def kept(call: cst.Call) -> list[str]:
