@@ -82,9 +82,12 @@ def test_a_key_stays_while_its_function_does(mutants, tmp_path, monkeypatch):
     assert {name for key, name in before.items() if key not in after} == {"Counter.doubled"}
 
 
-def test_the_interval_is_wilsons(mutants):
-    # By hand, for 9 of 10: middle (0.9 + 0.19208) / 1.38416 = 0.7890, half 1.96 sqrt(0.009 + 0.009604) / 1.38416.
-    assert mutants.wilson(9, 10) == pytest.approx((0.5958, 0.9821), abs=1e-4)  # four digits by hand
+def test_a_sample_is_weighed_by_file(mutants):
+    # By hand: 0.25 * 0.5 + 0.75 * 0.9 = 0.8. The first file is whole and has no spread; of the second it is
+    # 0.75^2 (10 / 12) (2 / 12) / 10 (1 - 10 / 300) = 0.0075521.
+    share, half = mutants.estimate([(100, 100, 50), (300, 10, 9)])
+    assert share == pytest.approx(0.8)
+    assert half == pytest.approx(1.96 * 0.0075521**0.5, rel=1e-4)  # five digits by hand
 
 
 def test_a_fault_that_is_noticed_and_one_that_is_not(tmp_path):

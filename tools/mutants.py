@@ -35,7 +35,7 @@ import tempfile
 import time
 import traceback
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from importlib.metadata import version
@@ -540,11 +540,19 @@ def state(child: int, late: bool) -> str:
 # -- the score ----------------------------------------------------------------------------------------------------
 
 
-def wilson(caught: int, n: int) -> tuple[float, float]:
-    """The 95 % confidence interval of a share."""
-    z, share = 1.96, caught / n
-    middle, half = share + z * z / (2 * n), z * (share * (1 - share) / n + z * z / (4 * n * n)) ** 0.5
-    return (middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n)
+def estimate(files: Sequence[tuple[int, int, int]]) -> tuple[float, float]:
+    """The share of caught mutants and half its 95 % interval, from (mutants, tried, caught) of every file.
+
+    Each file is a stratum that counts by its mutants. A share of 1 in a sample is not certain: its spread is that of
+    (caught + 1) / (tried + 2).
+    """
+    whole = sum(every for every, _, _ in files)
+    share = sum(every / whole * caught / tried for every, tried, caught in files)
+    spread = 0.0
+    for every, tried, caught in files:
+        near = (caught + 1) / (tried + 2)
+        spread += (every / whole) ** 2 * near * (1 - near) / tried * (1 - tried / every)
+    return share, 1.96 * spread**0.5
 
 
 def report(mutants: list[Mutant], results: dict[str, dict], justified: dict[str, list[dict]]) -> None:
@@ -563,10 +571,11 @@ def report(mutants: list[Mutant], results: dict[str, dict], justified: dict[str,
     for file, every, tried, caught, excused, survived in [*rows, ("all", *total)]:
         score = f"{100 * (caught + excused) / tried:.1f} %" if tried else "-"
         say(f"| {file} | {every} | {tried} | {caught} | {excused} | {survived} | {score} |")
-    every, tried, caught, excused, _ = total
-    if 0 < tried < every:
-        low, high = wilson(caught + excused, tried)
-        say(f"\nA sample of {tried} in {every}: 95 % interval {100 * low:.1f} to {100 * high:.1f} %.")
+    sampled = [(every, tried, caught + excused) for _, every, tried, caught, excused, _ in rows if tried]
+    if sampled and total[1] < total[0]:
+        share, half = estimate(sampled)
+        left_out = sum(not tried for _, _, tried, *_ in rows)
+        say(f"\nA sample; {left_out} files have none. Of the others' mutants {100 * share:.1f} ± {100 * half:.1f} %")
     say("")
     for mutant in left:
         say(f"survived: {mutant.file}:{mutant.first} {mutant.function}: {mutant.change}")
