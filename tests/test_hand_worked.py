@@ -6,6 +6,7 @@ from accelerate.optimizer import AcceleratedOptimizer
 
 from mtlkit import checkpoint
 from mtlkit.balancer import Balancer, per_task
+from mtlkit.normalization import FirstLosses
 
 
 def float64(*values):
@@ -27,6 +28,14 @@ def test_a_resumed_run_divides_by_the_first_losses_of_the_run(toys, tmp_path):
     assert (one.losses - raw).abs().min() > 1e-3  # they are divided by something
     for a, b in zip(whole.network.parameters(), second.network.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_what_losses_are_divided_by():
+    assert FirstLosses().scale("a", 5.0, number=0) == 1  # by default they are not
+    first = FirstLosses(steps=2)
+    assert [first.scale("a", loss, number) for number, loss in enumerate((2.0, 4.0, 9.0))] == [2, 3, 3]
+    assert first.scale("late", 7.0, number=5) == 7
+    assert first.scale("zero", 0.0, number=5) == 1  # there is no share of nothing
 
 
 class Counting(Balancer):
