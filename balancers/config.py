@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from mtlkit.balancer import BALANCERS, GramBalancer
+from mtlkit.gradients import inverse
 from mtlkit.gram import any_order
 
 
@@ -40,10 +41,10 @@ class ConFIG(GramBalancer):
     @any_order
     def weights(self, gram: Tensor) -> Tensor:
         norms = gram.diagonal().clamp_min(0).sqrt()
-        inverse = torch.where(norms > 0, 1 / norms, 0.0)
-        units = gram * inverse * inverse[:, None]
+        to_unit = inverse(norms)
+        units = gram * to_unit * to_unit[:, None]
         x = torch.linalg.pinv(units, rtol=1e-10, hermitian=True).sum(dim=1)
         cosines = units @ x  # <d, u_k>
         square = x @ cosines  # |d|^2
         length = torch.where(square > 1e-10, norms @ cosines / square, 0.0)
-        return length * x * inverse
+        return length * x * to_unit

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from mtlkit.balancer import BALANCERS, Balancer, have_logarithm, per_task, stack
-from mtlkit.tap import inner_products, weighted_sum
+from mtlkit.gradients import inner_products, weighted_sum
 from mtlkit.task import EncoderInfo, Features, Task
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import ParameterDict
 
 from mtlkit.balancer import BALANCERS, LossBalancer, per_task, stack
-from mtlkit.channels import inverse
+from mtlkit.gradients import inverse
 
 if TYPE_CHECKING:
     from mtlkit.step import Step

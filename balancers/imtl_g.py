@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from mtlkit.balancer import BALANCERS, GramBalancer
+from mtlkit.gradients import inverse
 from mtlkit.gram import any_order
 
 
@@ -45,12 +46,12 @@ class IMTLG(GramBalancer):
     @any_order
     def weights(self, gram: Tensor) -> Tensor:
         norms = gram.diagonal().clamp_min(0).sqrt()
-        inverse = torch.where(norms > 0, 1 / norms, 0.0)
-        units = gram * inverse * inverse[:, None]
+        to_unit = inverse(norms)
+        units = gram * to_unit * to_unit[:, None]
         x = torch.linalg.pinv(units, rtol=1e-10, hermitian=True).sum(dim=1)
         if x.sum() <= 1e-10:
             x = torch.ones_like(x)
-        weights = x * inverse
+        weights = x * to_unit
         size, total = weights.abs().sum(), weights.sum()
         if size == 0:
             return torch.full_like(weights, 1 / len(weights))

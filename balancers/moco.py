@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from mtlkit.balancer import BALANCERS, Balancer, per_task, stack
+from mtlkit.gradients import inner_products
 from mtlkit.solvers import project_to_simplex
-from mtlkit.tap import inner_products
 from mtlkit.task import EncoderInfo, Features, Task
 
 if TYPE_CHECKING:

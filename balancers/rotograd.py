@@ -7,19 +7,17 @@ import torch
 from torch import Tensor, nn
 
 from mtlkit.balancer import BALANCERS, Balancer, per_task, stack
-from mtlkit.channels import (
+from mtlkit.channels import transform, unit_gradients, width
+from mtlkit.gradients import inverse
+from mtlkit.rotations import (
     Factors,
     any_rotation,
     exponential_change,
-    inverse,
     move_rotation,
     nearest_rotation,
     set_rotation,
     skew,
     small_rotation,
-    transform,
-    unit_gradients,
-    width,
 )
 from mtlkit.task import EncoderInfo, Features, Task
 
@@ -46,7 +44,7 @@ class RotoGrad(Balancer):
     divisor is at least |M_k| / 1000: what is aligned stands still.) n samples and positions give S the rank 2 n.
     While 4 n <= d the exponential is taken in their span, exactly, for O(d^2 n); beyond, of the d x d matrix.
     `update: adam` is the paper's: R_k = B_k exp(S_k) with B_k the rotation at the start, and Adam moves each of the
-    d (d - 1) / 2 numbers of the skew S_k by up to lr. It costs about 20 d^3 a task and step, and wide features need
+    d (d - 1) / 2 numbers of the skew S_k by up to lr. It costs about 20 d^3 per task and step, and wide features need
     a lower lr.
 
     R_k stays a rotation: in float32 |R^T R - 1| and |det R - 1| stay below 1e-6 over any number of steps.

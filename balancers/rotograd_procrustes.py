@@ -9,17 +9,9 @@ from torch import Tensor, nn
 
 from mtlkit.balancer import BALANCERS, Balancer, per_task, stack
 from mtlkit.balancers.gradnorm import first_losses, refuse_negative_losses, targets, valid_alpha
-from mtlkit.channels import (
-    Factors,
-    inverse,
-    move_rotation,
-    set_rotation,
-    small_rotation,
-    transform,
-    unit_gradients,
-    vectors,
-    width,
-)
+from mtlkit.channels import transform, unit_gradients, vectors, width
+from mtlkit.gradients import inverse
+from mtlkit.rotations import Factors, move_rotation, set_rotation, small_rotation
 from mtlkit.task import EncoderInfo, Features, Task
 
 if TYPE_CHECKING:
@@ -50,10 +42,10 @@ class RotogradProcrustes(Balancer):
 
     Decoders: weighted by w_k. The paper minimises sum_k w_k L_k.
 
-    Kept are R_k, c and, a task, c_k - R_k c, which the moves of the centres leave as it is: an absent task keeps
-    its features. R_k starts as the exponential of a skew matrix with random entries of about 1e-2, as exact
+    Kept are c and, for each task, R_k and c_k - R_k c. The moves of the centres leave the latter as it is: an absent
+    task keeps its features. R_k starts as the exponential of a skew matrix with random entries of about 1e-2, as exact
     conflicts keep the identity fixed. With n samples and positions and 4 n <= d all is solved in the span of the
-    gradients, in O(d^2 n); beyond, by two singular value decompositions of d x d a task and step (0.5 s on a CPU core
+    gradients, in O(d^2 n); beyond, by two singular value decompositions of d x d per task and step (0.5 s on a CPU core
     for d = 512), until `lr` has decayed below the rounding of its floats.
 
     Source: Rotograd: Dynamic Gradient Homogenization for Multitask Learning, submission to ICLR 2021 (first version

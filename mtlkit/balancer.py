@@ -48,7 +48,7 @@ class Balancer(nn.Module, ABC):
     Args:
         tasks: the names of all tasks.
         space: where task gradients are compared, one of the class's `spaces`: `features` (the shared features),
-            `parameters` (those of the encoder; one encoder backward pass a task) or `last_layer` (the weights of
+            `parameters` (those of the encoder; one encoder backward pass per task) or `last_layer` (the weights of
             the encoder's last layer).
         lr, lr_decay: of the balancer's own parameters.
     """
@@ -67,7 +67,9 @@ class Balancer(nn.Module, ABC):
         self, tasks: Sequence[str], *, space: str = "features", lr: float = 1e-3, lr_decay: float = 1.0
     ) -> None:
         super().__init__()
-        if isinstance(tasks, str) or not tasks or len(set(tasks)) != len(tasks):
+        if isinstance(tasks, str):
+            raise ValueError(f"A balancer needs a tuple of task names, such as ({tasks!r},), got {tasks!r}.")
+        if not tasks or len(set(tasks)) != len(tasks):
             raise ValueError(f"A balancer needs at least one task and distinct names, got {tuple(tasks)}.")
         if unknown := sorted(self.needs - NEEDS.keys()):
             raise ValueError(f"{type(self).__name__}.needs has {unknown[0]!r}. {suggest(unknown[0], NEEDS)}")
@@ -100,8 +102,8 @@ class Balancer(nn.Module, ABC):
     def combine(self, step: "Step") -> Tensor | Features:
         """The weights (k,) of the k present tasks' gradients in the encoder's, on top of those of `objective`.
 
-        Or, for methods that work elementwise, the gradient itself: in the space `features` this process's, a tensor
-        a level, and in the space `parameters` that of all processes, in a list of one tensor (P,).
+        Or, for methods that work elementwise, the gradient itself: in the space `features` this process's, one tensor
+        per level, and in the space `parameters` that of all processes, in a list of one tensor (P,).
         """
         return step.losses.new_ones(len(step.tasks))
 
@@ -157,7 +159,7 @@ BALANCERS: Registry[Balancer] = Registry("balancer", Balancer)
 
 
 def per_task(tasks: Sequence[str], value: Tensor, *, learned: bool = False) -> nn.ParameterDict:
-    """State of one tensor a task, saved under the task's name.
+    """State of one tensor per task, saved under the task's name.
 
     With `learned`, the balancer's optimizer moves it; otherwise the balancer itself does, at once or, where every
     micro-batch of a step shall count, by `step.add_change`.
@@ -168,7 +170,7 @@ def per_task(tasks: Sequence[str], value: Tensor, *, learned: bool = False) -> n
     return nn.ParameterDict({task: nn.Parameter(value.clone(), requires_grad=learned) for task in tasks})
 
 
-def part_of(balancer: nn.Module, task: str) -> nn.ModuleList:
+def task_state(balancer: nn.Module, task: str) -> nn.ModuleList:
     """What a balancer keeps for one task: what is under its name in dictionaries of parameters and of modules.
 
     >>> class Scale(nn.Module):
@@ -176,7 +178,7 @@ def part_of(balancer: nn.Module, task: str) -> nn.ModuleList:
     ...         super().__init__()
     ...         self.bias = per_task(("depth", "bias"), torch.zeros(()))  # a task may be called like the state
     >>> scale = Scale()
-    >>> [p is scale.bias["bias"] for p in part_of(scale, "bias").parameters()]
+    >>> [p is scale.bias["bias"] for p in task_state(scale, "bias").parameters()]
     [True]
     """
     dictionaries = [m for m in balancer.modules() if isinstance(m, nn.ParameterDict | nn.ModuleDict) and task in m]

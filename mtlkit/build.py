@@ -23,7 +23,7 @@ from mtlkit.seeding import seed_of
 from mtlkit.target import Target, kinds_of
 from mtlkit.task import TASKS, Task
 
-CONSTRUCTOR = 2**31  #: what the seed of the balancer's constructor is split off by
+CONSTRUCTOR = 2**31  #: the number, which no epoch has, that gives a balancer's constructor a seed of its own
 
 
 @dataclass(frozen=True)

@@ -23,11 +23,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mtlkit.balancer import BALANCERS
 from mtlkit.checks import check, import_plugins, unused
-from mtlkit.layers import START, Draft
+from mtlkit.draft import START, Draft
+from mtlkit.overrides import names_a_class, place_of, put_word
 from mtlkit.registry import suggest
 from mtlkit.schema import Config
 from mtlkit.typed import Source
-from mtlkit.words import names_a_class, place_of, put_word
 
 __all__ = ["Config", "compose", "load", "sweep"]
 

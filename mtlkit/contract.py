@@ -1,18 +1,22 @@
 """What plug-ins hand back, checked where it arrives: a mistake of an author's is named, with what to write instead."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from mtlkit.balancer import Balancer
-    from mtlkit.task import Features
-
 T = TypeVar("T")
+
+
+class Declares(Protocol):
+    """What a balancer declares, of which the checks below ask."""
+
+    @property
+    def needs(self) -> frozenset[str]: ...
+
+    @property
+    def space(self) -> str: ...
 
 
 def check_hooks(cls: type, contract: Sequence[type]) -> None:
@@ -36,7 +40,7 @@ def check_hooks(cls: type, contract: Sequence[type]) -> None:
             )
 
 
-def check_objective(balancer: Balancer, objective: Any, losses: Tensor) -> Tensor:
+def check_objective(balancer: object, objective: Any, losses: Tensor) -> Tensor:
     """The objective; raises `ValueError` for anything but one number with a gradient."""
     what = f"{type(balancer).__name__}.objective must return one number made of `step.losses`"
     if not isinstance(objective, Tensor) or objective.shape != ():
@@ -46,29 +50,30 @@ def check_objective(balancer: Balancer, objective: Any, losses: Tensor) -> Tenso
     return objective
 
 
-def check_weights(balancer: Balancer, weights: Any, like: Tensor, tasks: Sequence[str], method: str) -> Tensor:
-    """The weights; raises `ValueError` for anything but a tensor (k,) of floats where `like` is."""
+def check_weights(balancer: object, weights: Any, like: Tensor, tasks: Sequence[str], method: str) -> Tensor:
+    """What a balancer's `method` gave; raises `ValueError` for anything but a tensor (k,) of floats where `like` is."""
     what = f"{type(balancer).__name__}.{method} must give a weight for each of {', '.join(tasks)}: a tensor"
+    to = "weights.to(gram) or weights.to(losses)"
     if not isinstance(weights, Tensor):
         raise ValueError(f"{what} ({len(tasks)},), got {described(weights)}. Write torch.tensor([...]) or torch.stack.")
     if weights.shape != (len(tasks),):
         raise ValueError(f"{what} ({len(tasks)},), got the shape {tuple(weights.shape)}.")
     if not weights.is_floating_point():
-        raise ValueError(f"{what} of floating-point numbers, got {weights.dtype}. Write weights.to(gram).")
+        raise ValueError(f"{what} of floating-point numbers, got {weights.dtype}. Write {to}.")
     if weights.device != like.device:
-        raise ValueError(f"{what} on {like.device}, got one on {weights.device}. Write weights.to(gram).")
+        raise ValueError(f"{what} on {like.device}, got one on {weights.device}. Write {to}.")
     return weights
 
 
-def check_gradient(balancer: Balancer, gradient: Any, like: Sequence[Tensor]) -> Features:
+def check_gradient(balancer: object, gradient: Any, like: Sequence[Tensor]) -> list[Tensor]:
     """The gradient that a balancer gives itself; raises `ValueError` for anything but tensors of those shapes."""
     what = f"{type(balancer).__name__}.combine must return the weights (k,) or a list of gradients"
     _check_list(what, gradient, like, scalars=True)
     return list(gradient)
 
 
-def check_adapted(balancer: Balancer, task: str, adapted: Any, features: Features) -> Features:
-    """A task's features; raises `ValueError` for anything but a list with a tensor of the same shape a level."""
+def check_adapted(balancer: object, task: str, adapted: Any, features: Sequence[Tensor]) -> list[Tensor]:
+    """A task's features; raises `ValueError` for anything but a list of one tensor per level, of that level's shape."""
     _check_list(f"{type(balancer).__name__}.adapter of task {task!r} must return a list of levels", adapted, features)
     return list(adapted)
 
@@ -84,14 +89,14 @@ def _check_list(what: str, found: Any, like: Sequence[Tensor], *, scalars: bool 
         raise ValueError(f"{what}, of the shapes {expected}, got {', '.join(map(str, shapes)) or 'none'}.")
 
 
-def check_declared(balancer: Balancer, name: str, *needs: str) -> None:
+def check_declared(balancer: Declares, name: str, *needs: str) -> None:
     """Raises `ValueError` for what a step knows only where the balancer declares one of these needs."""
     if not balancer.needs.intersection(needs):
         words = " or ".join(f"needs = frozenset({{{need!r}}})" for need in needs)
         raise ValueError(f"{type(balancer).__name__} reads `step.{name}` without declaring the need. Write {words}.")
 
 
-def check_space(balancer: Balancer, name: str, space: str) -> None:
+def check_space(balancer: Declares, name: str, space: str) -> None:
     """Raises `ValueError` for what a step knows in another space only."""
     if balancer.space != space:
         raise ValueError(
@@ -107,7 +112,8 @@ def known(value: T | None, name: str, where: str) -> T:
     return value
 
 
-def no_double_backward(balancer: Balancer, error: RuntimeError) -> ValueError:
+def no_double_backward(balancer: object, error: RuntimeError) -> ValueError:
+    """The error for a model that cannot be differentiated twice, as the balancer needs it."""
     return ValueError(
         f"{type(balancer).__name__} needs a double backward that a layer of this model does not have ({error}). Choose "
         f"another encoder or decoder, or another balancer."
@@ -115,6 +121,7 @@ def no_double_backward(balancer: Balancer, error: RuntimeError) -> ValueError:
 
 
 def described(value: Any) -> str:
+    """What a message says was found."""
     if isinstance(value, Tensor):
         return f"a tensor of shape {tuple(value.shape)}"
     if isinstance(value, tuple | list):

@@ -1,6 +1,6 @@
 """The few collectives that mtlkit needs beyond those of DDP. With one process each of them does nothing."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
@@ -109,13 +109,20 @@ def main_decides(work: Callable[[], T]) -> T:
     return found  # type: ignore[return-value]
 
 
-def check_whole_parameters(accelerator: "Accelerator", space: str) -> None:
-    """Raises `ValueError` where a process holds a part of the parameters only and the balancer's space needs all."""
-    kind = accelerator.distributed_type
-    if space != "features" and kind.value in ("FSDP", "DEEPSPEED"):
+def check_whole_parameters(accelerator: "Accelerator", space: str, needs: Collection[str]) -> None:
+    """Raises `ValueError` where a process holds a part of the parameters only and the balancer needs them all."""
+    kind = accelerator.distributed_type.value
+    if kind not in ("FSDP", "DEEPSPEED"):
+        return
+    if space != "features":
         raise ValueError(
-            f"balancer.space={space} needs the encoder's whole parameters on every process, and {kind.value} may split "
-            f"them. Take balancer.space=features, or launch with plain data parallelism (--multi_gpu)."
+            f"balancer.space={space} needs the encoder's whole parameters on every process, and {kind} may split them. "
+            f"Take balancer.space=features, or launch with plain data parallelism (--multi_gpu)."
+        )
+    if "create_graph" in needs:
+        raise ValueError(
+            f"This balancer differentiates gradients once more, which takes the decoders' whole parameters, and {kind} "
+            f"has freed them by then. Take another balancer, or launch with plain data parallelism (--multi_gpu)."
         )
 
 

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from mtlkit import distributed
-from mtlkit.balancer import Balancer, part_of
+from mtlkit.balancer import Balancer, task_state
 from mtlkit.data.loader import micro_batches
 from mtlkit.decoder_gradients import DecoderGradients
 from mtlkit.evaluation import LeftOut, output_sizes
@@ -35,7 +35,7 @@ Share = Callable[[Features], Mapping[str, Features]]
 
 
 class Engine:
-    """Trains a multi-task model with one backward pass a step, whatever the balancer.
+    """Trains a multi-task model with one backward pass per step, whatever the balancer.
 
     Every process builds the same engine, and `seed` fixes dropout and what the balancer draws. Model, tasks and
     balancer are moved to the accelerator's device.
@@ -56,7 +56,7 @@ class Engine:
         steps_per_epoch: int,
         seed: int = 0,
     ) -> None:
-        distributed.check_whole_parameters(accelerator, balancer.space)
+        distributed.check_whole_parameters(accelerator, balancer.space, balancer.needs)
         self.decoder_gradients = DecoderGradients(config.decoder_gradients, balancer, accelerator)
         self.accelerator = accelerator
         self.config = in_steps(config, steps_per_epoch)
@@ -220,7 +220,7 @@ class Engine:
     def _update_balancer(self, step: Step, absent: set[str]) -> None:
         distributed.average_gradients(self.balancer.parameters())
         for task in absent:
-            part_of(self.balancer, task).zero_grad(set_to_none=True)
+            task_state(self.balancer, task).zero_grad(set_to_none=True)
         for parameter in self.balancer.parameters():
             if parameter.grad is not None:
                 parameter.grad /= step.scale

@@ -25,15 +25,16 @@ from mtlkit.config import compose
 from mtlkit.data.dataset import Dataset
 from mtlkit.data.loader import Samples, eval_loader, train_loader
 from mtlkit.data.summary import spread
-from mtlkit.dry import check_normalisation
 from mtlkit.engine import Engine, Record
 from mtlkit.evaluation import directions, evaluate, evaluate_constants, output_sizes, units
 from mtlkit.first_look import FirstLook
-from mtlkit.folder import CONFIG, DATA, LOG, Start, open_run
 from mtlkit.log import JsonLines, Observer, Observers, write_whole
 from mtlkit.predictor import Predictor
 from mtlkit.report import save_pictures, write_report
+from mtlkit.run_folder import CONFIG, DATA, LOG
 from mtlkit.schema import Config
+from mtlkit.start import Start, open_run
+from mtlkit.trial_pass import check_normalisation
 
 PICTURES = 4  #: so many validation samples, evenly spread, are drawn
 PACKAGES = ("mtlkit", "torch", "timm", "segmentation-models-pytorch", "accelerate", "albumentations", "numpy")

@@ -1,4 +1,4 @@
-"""What all methods of a K x K Gram matrix share: how it is read, in which order, and how weights are limited."""
+"""What all methods of a K x K Gram matrix share: its check, the order of its rows, and the limit of a length."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -33,13 +33,13 @@ def any_order(weigh: Callable[Concatenate[Self, Tensor, P], Tensor]) -> Callable
 
     @wraps(weigh)
     def weights(self: Self, gram: Tensor, *args: P.args, **options: P.kwargs) -> Tensor:
-        m = read(gram).cpu()
+        m = checked_gram(gram).cpu()
         m = (m + m.T) / 2
         order, alike = own_order(m)
         found = torch.empty_like(m[0])
         found[order] = weigh(self, m[order][:, order], *args, **options).double()
         same = (alike[:, None] == alike).double()
-        return write(same @ found / same.sum(dim=1), gram)
+        return (same @ found / same.sum(dim=1)).to(gram)
 
     return weights
 
@@ -94,7 +94,7 @@ def limited(weights: Tensor, gram: Tensor, max_norm: float | None) -> Tensor:
     return weights * (max_norm / length).clamp_max(1)
 
 
-def read(gram: Tensor) -> Tensor:
+def checked_gram(gram: Tensor) -> Tensor:
     """The matrix in float64, without its graph; raises `ValueError` where it is not square or not finite."""
     if gram.dim() != 2 or gram.shape[0] != gram.shape[1] or not len(gram):
         raise ValueError(f"Expected a Gram matrix (k, k), got the shape {tuple(gram.shape)}.")
@@ -102,8 +102,3 @@ def read(gram: Tensor) -> Tensor:
     if not torch.isfinite(m).all():
         raise ValueError("The Gram matrix is not finite: a task's gradient overflows or is NaN. Look at its loss.")
     return m
-
-
-def write(weights: Tensor, gram: Tensor) -> Tensor:
-    """The weights in the matrix's dtype and on its device."""
-    return weights.to(gram)

@@ -17,9 +17,8 @@ from mtlkit.data.files import image_tensor, resize
 from mtlkit.data.loader import eval_loader
 from mtlkit.data.pictures import read_picture
 from mtlkit.evaluation import evaluate as evaluate_model
-from mtlkit.folder import CONFIG, DATA
-from mtlkit.folders import no_run
 from mtlkit.predictor import Predictor, dtype_of
+from mtlkit.run_folder import CONFIG, DATA, no_run
 from mtlkit.schema import Config
 
 

@@ -7,9 +7,10 @@ from typing import Any
 
 from mtlkit.checks import check
 from mtlkit.config import load
+from mtlkit.overrides import keys_of
+from mtlkit.run_folder import CONFIG
 from mtlkit.schema import Config
 from mtlkit.typed import Source
-from mtlkit.words import keys_of
 
 #: What does not change the steps that are done. A longer run with a schedule continues on the longer one's.
 MAY_CHANGE = frozenset(
@@ -43,9 +44,9 @@ def resumed(config: Config, words: Sequence[str] | None = None, *, anew: bool = 
         ValueError: a setting differs that would make it another run.
     """
     folder = Path(config.output_dir)
-    if not (folder / "config.yaml").exists():
-        raise FileNotFoundError(f"There is no run in {folder} to resume: it has no config.yaml.")
-    old, new = (dict(_flat(c.to_dict())) for c in (load(folder / "config.yaml"), config))
+    if not (folder / CONFIG).exists():
+        raise FileNotFoundError(f"There is no run in {folder} to resume: it has no {CONFIG}.")
+    old, new = (dict(_flat(c.to_dict())) for c in (load(folder / CONFIG), config))
     named = None if words is None else keys_of(words)
     exchanged: set[str] = set()  # the sections of another class, all of whose options are that one's
     # What chooses a class comes first: the other differences follow from it.
@@ -64,7 +65,7 @@ def resumed(config: Config, words: Sequence[str] | None = None, *, anew: bool = 
             old[key] = new[key]
         else:
             del old[key]
-    return check(_nested(old), Source(str(folder / "config.yaml")))
+    return check(_nested(old), Source(str(folder / CONFIG)))
 
 
 def _names(named: set[str] | None, key: str, in_one_only: bool) -> bool:

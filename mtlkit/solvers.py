@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from mtlkit.convex import EPS, SolverError, bargain, nonnegative, push
-from mtlkit.gram import read, write
+from mtlkit.gram import checked_gram
 
 __all__ = [
     "SolverError",
@@ -50,7 +50,7 @@ def min_norm_point(gram: Tensor) -> Tensor:
     >>> min_norm_point(torch.tensor([[1.0, 0.0], [0.0, 3.0]])).tolist()
     [0.75, 0.25]
     """
-    m = read(gram)
+    m = checked_gram(gram)
     if not (zero := m.diagonal() <= 0).any():
         p = _cosines(m)
         # w solves min w'Mw/2 + c (sum w - 1)^2/2 over w >= 0, up to its length; here with b = |g| w and c = min |g|^2.
@@ -58,7 +58,7 @@ def min_norm_point(gram: Tensor) -> Tensor:
         w = nonnegative(p.cosines + q.outer(q), q) * q
     else:
         w = zero.double()
-    return write(w / w.sum(), gram)
+    return (w / w.sum()).to(gram)
 
 
 def project_to_simplex(point: Tensor) -> Tensor:
@@ -80,13 +80,13 @@ def dual_cone_projection(gram: Tensor, start: Tensor) -> Tensor:
     >>> dual_cone_projection(torch.tensor([[1.0, -1.0], [-1.0, 4.0]]), torch.eye(2)).tolist()
     [[1.0, 0.25], [1.0, 1.0]]
     """
-    m, rows = read(gram), start.detach().to(gram.device, torch.float64, copy=True)
+    m, rows = checked_gram(gram), start.detach().to(gram.device, torch.float64, copy=True)
     p = _cosines(m)
     for row in rows:
         b = p.norms * row[p.kept]
         if len(b) and (size := b.abs().max()) > 0:
             row[p.kept] += size / p.norms * nonnegative(p.cosines, -p.cosines @ (b / size))
-    return write(rows, gram)
+    return rows.to(gram)
 
 
 def alpha_fair(gram: Tensor, alpha: float) -> Tensor:
@@ -100,14 +100,14 @@ def alpha_fair(gram: Tensor, alpha: float) -> Tensor:
     >>> alpha_fair(torch.tensor([[4.0, 0.0], [0.0, 16.0]]), alpha=1.0).tolist()
     [0.5, 0.25]
     """
-    m = read(gram)
+    m = checked_gram(gram)
     p, w = _cosines(m), torch.zeros_like(m[0])
     if len(p.norms):
         size = p.norms.max()
         norms = p.norms / size
         b = bargain(p.cosines, p.ridge, norms ** (1 / alpha - 1), alpha)
         w[p.kept] = b / norms * size ** (-2 * alpha / (1 + alpha))
-    return write(w, gram)
+    return w.to(gram)
 
 
 def best_worst_case(gram: Tensor, radius: float) -> Tensor:
@@ -120,18 +120,18 @@ def best_worst_case(gram: Tensor, radius: float) -> Tensor:
     >>> best_worst_case(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), radius=0.5).tolist()
     [0.75, 0.75]
     """
-    m = read(gram)
+    m = checked_gram(gram)
     k = len(m)
     p, w = _cosines(m), torch.full_like(m[0], 1 / k)
     if not len(p.norms):
-        return write(w, gram)
+        return w.to(gram)
     norms = p.norms / p.norms.max()
     mean = norms / k
     products = p.cosines @ mean  # of g_i / |g_i| and g_0
     length = radius * math.sqrt(float(mean @ products))
     if length > radius * 2 * math.sqrt(p.ridge) * float(mean.norm()):  # otherwise g_0 = 0 up to rounding, and d = g_0
         w[p.kept] += push(p.cosines, p.ridge, norms.min() / norms, products, length) / norms
-    return write(w, gram)
+    return w.to(gram)
 
 
 def alignment(gram: Tensor) -> Tensor:
@@ -143,14 +143,14 @@ def alignment(gram: Tensor) -> Tensor:
     >>> alignment(torch.tensor([[1.0, 0.0], [0.0, 4.0]])).tolist()
     [0.5, 0.25]
     """
-    m = read(gram)
+    m = checked_gram(gram)
     values, vectors = torch.linalg.eigh(m)
     kept = values > torch.maximum(4 * len(m) * EPS * values[-1], -2 * values[0])
     mean = torch.full_like(values, 1 / len(m))
     if not kept.any():
-        return write(mean, gram)
+        return mean.to(gram)
     values, vectors = values[kept], vectors[:, kept]
-    return write(vectors @ ((vectors.T @ mean) * (values[0] / values).sqrt()), gram)
+    return (vectors @ ((vectors.T @ mean) * (values[0] / values).sqrt())).to(gram)
 
 
 # -- inside: float64, gradients of length one ---------------------------------------------------------------

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mtlkit.distributed import add_over_ranks, rank, sum_over_ranks, world_size
-from mtlkit.tap import Row, at_least_float32, gradients_of, gram_of, inner_products, weighted_sum
+from mtlkit.gradients import Row, at_least_float32, gradients_of, gram_of, inner_products, weighted_sum
 from mtlkit.task import Encoder, Features
 
 

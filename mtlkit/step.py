@@ -10,11 +10,12 @@ from torch import Tensor
 from mtlkit import contract
 from mtlkit.balancer import Balancer
 from mtlkit.distributed import join_over_ranks, sum_over_ranks, world_size
+from mtlkit.gradients import Row, at_least_float32, gradients_of
 from mtlkit.losses import Losses, LossMeans
 from mtlkit.normalization import FirstLosses
 from mtlkit.scalars import gradient_scalars
 from mtlkit.space import SPACES, FeatureSpace, ParameterSpace, Space
-from mtlkit.tap import Coefficients, Row, Seed, Tap, at_least_float32, gradients_of
+from mtlkit.tap import Coefficients, Seed, Tap
 from mtlkit.task import Encoder, Features, no_loss
 
 
@@ -168,7 +169,7 @@ class Step:
 
     @property
     def local_gradients(self) -> list[Row]:
-        """d loss_k / d features on this process's samples: a row a task, a tensor a level (None: not used)."""
+        """d loss_k / d features on this process's samples: one row per task, one tensor per level (None: not used)."""
         if self._create_graph:
             pairs = zip(self.tasks, self._record.means, strict=True)
             rows = [gradients_of(mean, self._aliases[task]) for task, mean in pairs]
@@ -178,7 +179,7 @@ class Step:
 
     @property
     def local_features(self) -> Features:
-        """The shared features of this process's samples, a tensor a level."""
+        """The shared features of this process's samples, one tensor per level."""
         return [level.detach() for level in self.space.levels]
 
     def add_gradient(self, parameter: Tensor, gradient: Tensor) -> None:
@@ -231,7 +232,7 @@ class Step:
                 self.weights = self.coefficients * weights
                 result = self.space.weighted(self.weights)
             else:
-                contract.check_gradient(self._balancer, combined, self.space.form)
+                combined = contract.check_gradient(self._balancer, combined, self.space.form)
                 if self._observe:
                     self._products = self.space.products(combined)
                 result = self.space.given(combined)

@@ -50,12 +50,13 @@ def every_balancer():
 BALANCERS = dict(every_balancer()) | VARIANTS
 OTHERS = [name for name in BALANCERS if name not in VARIANTS]  # in one order on all processes
 WHOLE = [case for case in CASES if case != "sharded"]
-#: FSDP2 keeps a part of the parameters on each process: no method that needs the encoder's whole ones. That of cosreg
-#: needs the decoders' once more in its double backward, when FSDP has freed them.
+#: FSDP2 keeps a part of the parameters on each process: no method that needs the encoder's whole ones, nor one that
+#: differentiates gradients, which takes the decoders' once more when FSDP has freed them.
 SHARDED = [
     name
     for name, (balancer, options) in BALANCERS.items()
-    if options.get("space", registry.get(balancer).spaces[0]) == "features" and balancer != "cosreg"
+    if options.get("space", registry.get(balancer).spaces[0]) == "features"
+    and "create_graph" not in registry.get(balancer).needs
 ]
 RUNS = [
     *itertools.product(VARIANTS, WHOLE, ("fp64", "fp32")),

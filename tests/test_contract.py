@@ -32,9 +32,8 @@ def test_losses(toys, change, message):
 def test_losses_in_the_first_evaluation(toys):
     engine = toys.make_engine()
     engine.tasks["depth"].loss = lambda output, target: output.mean()
-    forward = lambda image, targets: engine.network(image, sizes={n: t.shape[-2:] for n, t in targets.items()})  # noqa: E731
     with pytest.raises(ValueError, match="loss of task 'depth' must return"):
-        evaluate([toys.make_batch()], engine.tasks, engine.prepare, forward, torch.device("cpu"))
+        evaluate([toys.make_batch()], engine.predictor)
 
 
 class Weights(GramBalancer):

@@ -55,7 +55,7 @@ DECODERS = {
     "cosreg": "plain",  # paper, equation 4
     "d_grad": "plain",  # Rotograd, first version, section 5.2
     "rotograd": "plain",  # paper: only what goes on into the encoder is scaled
-    "rotograd_procrustes": "plain",  # its weights are for the leader's and the encoder's gradient
+    "rotograd_procrustes": "weighted",  # paper, section 3: the sum of w_k L_k, w_k by GradNorm
     "uniform": "plain",
 }
 

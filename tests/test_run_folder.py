@@ -16,11 +16,11 @@ from mtlkit.build import build_parts
 from mtlkit.cli import main
 from mtlkit.config import load
 from mtlkit.data.dataset import DATASETS, Dataset, Target
-from mtlkit.dry import check_normalisation
 from mtlkit.engine import Engine
 from mtlkit.experiment import Experiment
 from mtlkit.report import explain, summary_table, write_report
 from mtlkit.report.history import History
+from mtlkit.trial_pass import check_normalisation
 
 YAML = """
 data: {name: rooms_of_noise, batch_size: 4}

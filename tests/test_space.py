@@ -222,7 +222,9 @@ def test_sharded_parameters_are_refused():
 
     from mtlkit.distributed import check_whole_parameters
 
-    check_whole_parameters(SimpleNamespace(distributed_type=DistributedType.FSDP), "features")
-    check_whole_parameters(SimpleNamespace(distributed_type=DistributedType.MULTI_GPU), "parameters")
+    check_whole_parameters(SimpleNamespace(distributed_type=DistributedType.FSDP), "features", {"gram"})
+    check_whole_parameters(SimpleNamespace(distributed_type=DistributedType.MULTI_GPU), "parameters", {"create_graph"})
     with pytest.raises(ValueError, match="space=parameters needs the encoder's whole parameters"):
-        check_whole_parameters(SimpleNamespace(distributed_type=DistributedType.FSDP), "parameters")
+        check_whole_parameters(SimpleNamespace(distributed_type=DistributedType.FSDP), "parameters", {"gram"})
+    with pytest.raises(ValueError, match="differentiates gradients once more"):
+        check_whole_parameters(SimpleNamespace(distributed_type=DistributedType.FSDP), "features", {"create_graph"})

@@ -25,9 +25,9 @@ from torch import Tensor, nn
 
 from mtlkit import BALANCERS, TASKS, Encoder, EncoderInfo
 from mtlkit.build import make_accelerator
-from mtlkit.channels import nearest_rotation
 from mtlkit.engine import Batch, Engine
 from mtlkit.model import MultiTaskModel
+from mtlkit.rotations import nearest_rotation
 from mtlkit.schema import TrainerConfig
 from mtlkit.step import Step
 

@@ -3,6 +3,7 @@
 import errno
 import re
 
+RAISED = re.compile(r"^[A-Za-z_][\w.]*(?:: (.*))?$", re.MULTILINE)  #: the end of a traceback; notes may follow it
 DIED = re.compile(r"DataLoader worker \(pid.*(killed by signal|exited unexpectedly)", re.DOTALL)
 SHARED = re.compile(
     r"[Bb]us error|unable to (open|allocate) shared memory|shared memory file|</torch_|<filename not specified>"
@@ -16,7 +17,9 @@ FEWER = (
 def own_words(error: BaseException) -> str:
     """The error's own words; torch wraps those of a loading process in its traceback."""
     text = str(error)
-    return text.strip().rpartition("\n")[2].partition(": ")[2] if "in DataLoader worker process" in text else text
+    if "in DataLoader worker process" not in text:
+        return text
+    return RAISED.findall(text)[-1]
 
 
 def loading_trouble(error: BaseException) -> str | None:

@@ -10,7 +10,7 @@ import numpy as np
 import yaml  # type: ignore[import-untyped]
 
 from mtlkit import log
-from mtlkit.folders import no_run
+from mtlkit.run_folder import CONFIG, LOG, no_run
 
 Series = tuple[np.ndarray, np.ndarray]  # steps and values, float64; NaN where the log has null
 
@@ -76,13 +76,13 @@ class History:
     """
 
     def __init__(self, run: Path) -> None:
-        path = run / "metrics.jsonl"
-        if not path.is_file() and not (run / "config.yaml").exists():
-            raise no_run(run, "metrics.jsonl")
+        path = run / LOG
+        if not path.is_file() and not (run / CONFIG).exists():
+            raise no_run(run, LOG)
         self.run = run
         self.records = log.read(path) if path.is_file() else []
-        self.config_text = (run / "config.yaml").read_text() if (run / "config.yaml").exists() else ""
-        self.config = _parse_yaml(run / "config.yaml", self.config_text)
+        self.config_text = (run / CONFIG).read_text() if (run / CONFIG).exists() else ""
+        self.config = _parse_yaml(run / CONFIG, self.config_text)
         self.info: dict[str, Any] = {}
         for record in self._of("info"):
             self.info.update(record)
@@ -91,9 +91,7 @@ class History:
         self.notes: list[str] = []  #: what a reader must know beside the figures, in sentences
         if not self.records:
             lost = "is empty" if path.is_file() else "was lost"
-            self.notes.append(
-                f"metrics.jsonl {lost}: there are no figures. `mtlkit evaluate` measures those of the model."
-            )
+            self.notes.append(f"{LOG} {lost}: there are no figures. `mtlkit evaluate` measures those of the model.")
         evaluations = self._of("val")
         if self.selection == "best" and not any(record.get("best") for record in evaluations):
             self.selection = "last"

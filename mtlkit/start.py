@@ -1,4 +1,4 @@
-"""What is in a run's folder when a run is to begin or to go on there."""
+"""How a run starts, which what is already in its folder decides: anew, from its last checkpoint, or not at all."""
 
 import shutil
 from collections.abc import Sequence
@@ -7,9 +7,9 @@ from pathlib import Path
 
 from mtlkit import checkpoint, log
 from mtlkit.resume import resumed
+from mtlkit.run_folder import CONFIG, DATA, LOG
 from mtlkit.schema import Config
 
-CONFIG, DATA, LOG = "config.yaml", "data.json", "metrics.jsonl"
 MADE = (CONFIG, DATA, LOG, "report.html", "pictures.png", "checkpoints", "pictures")  #: what a run leaves
 
 
@@ -61,7 +61,7 @@ def open_run(config: Config, words: Sequence[str] | None, resume: bool) -> Start
         return Start(config)
     if checkpoint.resumable(folder) is None:
         raise FileNotFoundError(_unresumable(folder, kept))
-    return Start(resumed(config, words), True, "best" in checkpoint.steps(folder), tuple(_losses(folder)))
+    return Start(resumed(config, words), True, "best" in checkpoint.steps(folder), tuple(_lost(folder)))
 
 
 def _progress(folder: Path) -> list[str]:
@@ -91,7 +91,7 @@ def _unresumable(folder: Path, kept: Sequence[str]) -> str:
     return " ".join([*words, "To begin anew, choose another output_dir."])
 
 
-def _losses(folder: Path) -> list[str]:
+def _lost(folder: Path) -> list[str]:
     """Sentences on what is not there any more, although the run goes on."""
     path = folder / LOG
     if path.exists() and path.stat().st_size:

@@ -6,8 +6,8 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 
+from mtlkit.draft import GROUPS, Draft
 from mtlkit.keys import all_keys, meant
-from mtlkit.layers import GROUPS, Draft
 from mtlkit.sections import section_at
 
 
@@ -35,15 +35,15 @@ def keys_of(words: Sequence[str]) -> set[str]:
     """The dotted keys that overrides name, those inside of mappings too."""
     found: set[str] = set()
     for word in OverridesParser.create().parse_overrides(list(words)):
-        found |= set(_dotted(word.key_or_group, None if word.is_sweep_override() else word.value()))
+        found |= set(_keys_in(word.key_or_group, None if word.is_sweep_override() else word.value()))
     return found
 
 
-def _dotted(key: str, value: Any) -> Iterator[str]:
+def _keys_in(key: str, value: Any) -> Iterator[str]:
     yield key
     if isinstance(value, Mapping):
         for name, item in value.items():
-            yield from _dotted(f"{key}.{name}", item)
+            yield from _keys_in(f"{key}.{name}", item)
 
 
 def _path(word: Override) -> tuple[str, ...]:

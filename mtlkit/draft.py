@@ -11,7 +11,7 @@ from mtlkit.registry import suggest
 from mtlkit.sections import SECTIONS, Section, section_at
 from mtlkit.typed import Source
 
-Path = tuple[Any, ...]  # of keys
+KeyPath = tuple[Any, ...]  # the keys that lead to a value: ("task", "depth", "type")
 START = "configs/config.yaml"  #: the balancer that it names makes way together with no option
 GROUPS = ("balancer", "data", "model", "task")  #: the keys whose text is a choice
 
@@ -26,17 +26,17 @@ class Draft:
     """
 
     def __init__(
-        self, find: Callable[[str, str], tuple[str, Path, Any] | None], names: Callable[[str], list[str]]
+        self, find: Callable[[str, str], tuple[str, KeyPath, Any] | None], names: Callable[[str], list[str]]
     ) -> None:
         self.values: dict[str, Any] = {}
-        self.places: dict[Path, str] = {}
+        self.places: dict[KeyPath, str] = {}
         self._find, self._names = find, names
 
     def source(self, default: str) -> Source:
         """Where the values came from, for messages."""
         return Source(default, {_dotted(path): place for path, place in self.places.items()})
 
-    def put(self, path: Path, value: Any, place: str, *, add: bool = False) -> None:
+    def put(self, path: KeyPath, value: Any, place: str, *, add: bool = False) -> None:
         """Sets a value. A mapping is merged with what is there, anything else takes its place.
 
         Text at a section, such as `balancer: NAME`, is a choice; `add` keeps the tasks that are there.
@@ -52,7 +52,7 @@ class Draft:
         else:
             self._put(path, value, place)
 
-    def remove(self, path: Path, place: str) -> None:
+    def remove(self, path: KeyPath, place: str) -> None:
         """Takes a key out. Raises `ValueError` where it is not there."""
         container: Any = self.values
         for key in path:
@@ -64,7 +64,7 @@ class Draft:
         del around[found]
         self._forget(path)
 
-    def _put(self, path: Path, value: Any, place: str) -> None:
+    def _put(self, path: KeyPath, value: Any, place: str) -> None:
         section, around = section_at(path), section_at(path[:-1])
         if section and isinstance(value, str):
             value = {section.naming: value}
@@ -86,7 +86,7 @@ class Draft:
         container[key] = value
         self.places[path] = place
 
-    def _container(self, path: Path, place: str) -> tuple[Any, Any]:
+    def _container(self, path: KeyPath, place: str) -> tuple[Any, Any]:
         """What holds the last key of the path, and that key in it. What is not there yet is made."""
         container: Any = self.values
         for end, key in enumerate(path, 1):
@@ -103,7 +103,7 @@ class Draft:
             container = around[last]
         return around, last
 
-    def _make_way(self, values: dict[str, Any], path: Path, section: Section, name: str) -> None:
+    def _make_way(self, values: dict[str, Any], path: KeyPath, section: Section, name: str) -> None:
         """Takes out what belongs to the class that the section named so far, if it is not that of the name."""
         before = values.get(section.naming)
         if self.places.get((*path, section.naming)) == START:
@@ -157,13 +157,13 @@ class Draft:
         for task, settings, origin in new:
             self._put(("task", task), settings, origin)
 
-    def _at(self, path: Path) -> Any:
+    def _at(self, path: KeyPath) -> Any:
         value: Any = self.values
         for key in path:
             value = value[_key(value, key)]
         return value
 
-    def _forget(self, path: Path) -> None:
+    def _forget(self, path: KeyPath) -> None:
         """Where a key and all below it came from."""
         for known in [known for known in self.places if known[: len(path)] == path]:
             del self.places[known]
@@ -180,5 +180,5 @@ def _is_names(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(name, str) for name in value)
 
 
-def _dotted(path: Path) -> str:
+def _dotted(path: KeyPath) -> str:
     return ".".join(map(str, path))
