@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: install demo test lint proofs docs
+.PHONY: install demo test test-portable lint proofs docs mutants
 
 install: $(STAMP)
 
@@ -24,6 +24,16 @@ lint: $(STAMP)
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
+# The suite as processors with SSE4, AVX2 and AVX-512 compute, as far as this one has them: part of the release check.
+# TESTS="tests/test_space.py" runs these only.
+test-portable: $(STAMP)
+	$(BIN)/python tools/portable.py $(TESTS)
+
+# Do the tests notice faults? Hours; it goes on where it stopped. docs/mutants.md has the score.
+# MUTANTS="balancers/nash.py" or "--sample 400 --seed 1" for a part.
+mutants: $(STAMP)
+	nice $(BIN)/python tools/mutants.py $(MUTANTS)
 
 # What is generated from the code; tests compare it.
 docs: $(STAMP)

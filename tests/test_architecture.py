@@ -81,3 +81,26 @@ def test_plugins_are_described():
     for registry in registries:
         for name in registry.names():
             assert registry.describe(name), name
+
+
+SHARE = 1e-3  # smaller numbers after `<` are tolerances, larger ones shares and sizes
+
+
+def tolerances(file):
+    """The lines of a test file with a number for how far a figure may be off."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.keyword) and node.arg in ("rtol", "atol", "rel", "abs", "tolerance"):
+            numbers = [node.value]
+        elif isinstance(node, ast.Compare) and isinstance(node.ops[-1], ast.Lt | ast.LtE):
+            numbers = [n for n in ast.walk(node.comparators[-1]) if isinstance(n, ast.Constant)]
+            numbers = [n for n in numbers if isinstance(n.value, float) and n.value <= SHARE]
+        else:
+            continue
+        yield from (n.lineno for n in numbers if isinstance(n, ast.Constant) and n.value)
+
+
+@pytest.mark.parametrize("file", sorted(Path(__file__).parent.glob("*.py")), ids=lambda file: file.name)
+def test_a_tolerance_has_a_name_or_a_reason(file):
+    """It is one of `tolerances.py`, or a comment stands beside it or in the three lines above."""
+    lines = file.read_text().splitlines()
+    assert not [n for n in tolerances(file) if not any("#" in line for line in lines[max(n - 4, 0) : n])]

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from layouts import cityscapes as layout
+from tolerances import SINGLE
 from torch.utils.data import DataLoader
 
 from mtlkit.data.dataset import DATASETS, BadSampleError
@@ -64,10 +65,10 @@ def test_every_sample_has_the_values_of_its_files(
         image, label, depth = sample["image"], *sample["targets"].values()
         assert list(sample["targets"]) == list(data.targets) == ["segmentation", "depth"]
         assert (image.dtype, label.dtype, depth.dtype) == (torch.float32, torch.int64, torch.float32)
-        np.testing.assert_allclose(image.permute(1, 2, 0), layout.image(i, folder), rtol=1e-6)
+        np.testing.assert_allclose(image.permute(1, 2, 0), layout.image(i, folder), rtol=SINGLE)
         assert np.array_equal(label, layout.label(i, folder, classes))
         assert depth.shape == (1, 8, 12)
-        np.testing.assert_allclose(depth.permute(1, 2, 0), layout.depth(i, folder), rtol=1e-6)
+        np.testing.assert_allclose(depth.permute(1, 2, 0), layout.depth(i, folder), rtol=SINGLE)
 
 
 def test_size(complete: Path) -> None:
@@ -76,7 +77,7 @@ def test_size(complete: Path) -> None:
     assert 0 <= sample["image"].min() < sample["image"].max() <= 1
     assert np.array_equal(sample["targets"]["segmentation"], shrunk(layout.label(7, "train", 7)))
     np.testing.assert_allclose(
-        sample["targets"]["depth"][0], shrunk(layout.depth(7, "train"))[..., 0].astype(np.float32), rtol=1e-6
+        sample["targets"]["depth"][0], shrunk(layout.depth(7, "train"))[..., 0].astype(np.float32), rtol=SINGLE
     )
 
 

@@ -5,6 +5,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from torchmetrics import MeanMetric
 
 from mtlkit.metrics import BatchMean
 from mtlkit.task import TASKS
@@ -56,9 +57,12 @@ def test_means_of_batch_values(kind: str, by_hand) -> None:
     assert len(valued) == 3
     expected = {key: np.mean([found[key] for found in valued]) for key in valued[0]}
     found = {key: float(value) for key, value in metrics.compute().items()}
+    # The median is known to half a bin of 0.001 degrees; the rest is float32.
     assert found == pytest.approx(expected, abs=1e-3 if kind == "normals" else 1e-5)
     whole = {key: float(value) for key, value in pooled.compute().items()}
     assert all(abs(whole[key] - found[key]) > 0.01 for key in found)  # the way of averaging matters here
+    assert {k: m.unit for k, m in metrics.items()} == {k: m.unit for k, m in pooled.items()}
+    assert {m.unit for m in metrics.values()} == ({"", "°"} if kind == "normals" else {""})
     assert {k: m.higher_is_better for k, m in metrics.items()} == {k: m.higher_is_better for k, m in pooled.items()}
 
 
@@ -77,6 +81,15 @@ def test_the_parts_of_two_processes_add_up() -> None:
     empty = BatchMean(TASKS.build("depth", "t").metrics()["abs"])
     empty.update(*parts[2])  # a batch without a valid pixel
     assert empty.compute().isnan()
+
+
+def test_a_batchs_value_is_that_of_one_process(monkeypatch) -> None:
+    """Only the sums over batches go through the processes, when all batches are done."""
+    one = BatchMean(TASKS.build("depth", "t").metrics()["abs"])
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)  # to exchange anything would fail here
+    one.update(torch.full((1, 1, 2, 2), 3.0), torch.full((1, 1, 2, 2), 1.0))
+    assert one.sums.tolist() == [2.0, 1.0]
+    assert BatchMean(MeanMetric()).unit == ""  # torchmetrics' own metrics have none
 
 
 def test_one_minus_the_absolute_cosine_in_both_encodings() -> None:

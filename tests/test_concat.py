@@ -237,6 +237,7 @@ def test_a_run_on_both_and_its_resume_in_the_middle_of_a_pass(mixture: str, tmp_
     assert incidents == ["1 sample left out: faces/7.png is damaged."]
     facts = next(r["data"] for r in records(whole) if "data" in r)
     assert facts["samples"] == {"train": 32, "val": 7}
+    # Faces have no depth: 16 of 31 samples do; a few of their pixels have none.
     assert facts["targets"]["depth"]["valid"] == pytest.approx(16 / 31, abs=0.01)
     assert "Faces are not." in facts["licence"]
     report = (whole / "report.html").read_text()

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from tolerances import NETWORK, ROUNDING, SOLVED
 from torch.nn import functional as F
 
 from mtlkit import BALANCERS, checkpoint, solvers
@@ -125,7 +126,7 @@ def test_graddrop_with_full_leak_is_plain_summing_and_without_it_is_not(toys):
     _, plain = step_of(toys.make_engine("uniform"), toys.make_batch())
     for leak, same in ((1.0, True), (0.0, False)):
         _, seen = step_of(toys.make_engine("graddrop", options={"leak": leak}), toys.make_batch())
-        assert torch.allclose(encoder_gradient(seen), encoder_gradient(plain), rtol=1e-9) == same
+        assert torch.allclose(encoder_gradient(seen), encoder_gradient(plain), rtol=NETWORK) == same
 
 
 # -- trackers over the shared parameters -----------------------------------------------------------------------------
@@ -270,7 +271,7 @@ def test_the_scale_of_all_losses_changes_no_decision(toys, name):
             step, seen = step_of(engine, toys.make_batch(number))
         gradient = encoder_gradient(seen) / (1.0 if name == "db_mtl" else factor)
         found.append((gradient, torch.zeros(3) if step.weights is None else step.weights))
-    torch.testing.assert_close(found[0], found[1], rtol=1e-6, atol=1e-12)
+    torch.testing.assert_close(found[0], found[1], rtol=NETWORK, atol=ROUNDING)
 
 
 @pytest.mark.parametrize("name", [*TRACKING, "modo", "sdmgrad", "adversarial", "graddrop"])
@@ -355,12 +356,13 @@ def test_without_noise_the_weights_reach_the_shortest_combination(name, options)
             weights = balancer.moved(*given)
         shortest = solvers.min_norm_point(gram)
         assert weights.sum().item() == pytest.approx(1)
-        torch.testing.assert_close(weights @ rows, shortest @ rows, rtol=1e-5, atol=1e-6 * gram.trace().sqrt().item())
+        torch.testing.assert_close(weights @ rows, shortest @ rows, rtol=SOLVED, atol=SOLVED)
 
 
 def test_sdmgrad_with_a_large_lambda_follows_the_mean_gradient(toys):
     engine = toys.make_engine("sdmgrad", options={"lam": 1e6})
     step = engine.train_step(toys.make_batch())
+    # With lambda 1e6 the gradients still move the weights by 1 / lambda or so.
     torch.testing.assert_close(step.weights, torch.full((3,), 1 / 3, dtype=torch.float64), rtol=1e-5, atol=0)
 
 
@@ -397,9 +399,9 @@ def test_adversarial_gradients_equal_plain_double_backward(toys, level, ramp):
     assert max(g.abs().max() for g in penalty) > 1e-3  # there is something to reverse
     step, seen = step_of(engine, batch)
     for (name, _), gradient in zip(network.named_parameters(), expected, strict=True):
-        torch.testing.assert_close(seen.get(name, 0 * gradient), gradient, rtol=1e-8, atol=1e-12)
+        torch.testing.assert_close(seen.get(name, 0 * gradient), gradient, rtol=SOLVED, atol=ROUNDING)
     for name, gradient in zip(learned, expected_learned, strict=True):
-        torch.testing.assert_close(seen[f"balancer.{name}"], gradient, rtol=1e-8, atol=1e-12)
+        torch.testing.assert_close(seen[f"balancer.{name}"], gradient, rtol=SOLVED, atol=ROUNDING)
     assert step.extras["cross_entropy"].item() == pytest.approx(entropy.item())
 
 

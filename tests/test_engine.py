@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from accelerate.optimizer import AcceleratedOptimizer
+from tolerances import NETWORK, ROUNDING, SINGLE_SUM
 from torch import nn
 
 from mtlkit.balancer import Balancer, per_task
@@ -64,7 +65,7 @@ def test_accumulation_is_the_mean_of_the_micro_batches(toys):
     assert engine.step == 1
     for name, value in parameters(engine).items():
         mean = (gradients[0][name] + gradients[1][name]) / 2
-        torch.testing.assert_close(before[name] - value, mean, rtol=1e-9, atol=1e-14)
+        torch.testing.assert_close(before[name] - value, mean, rtol=NETWORK, atol=ROUNDING)
 
 
 @pytest.mark.parametrize("name", ["uniform", "uncertainty", "gradnorm", "rotograd", "cosreg"])
@@ -158,7 +159,8 @@ def test_clipping_bounds_the_update(toys):
     before = parameters(engine)
     engine.train_step(toys.make_batch())
     moved = torch.cat([(before[name] - value).flatten() for name, value in parameters(engine).items()])
-    assert moved.norm().item() == pytest.approx(1e-3, rel=1e-4)
+    # clip_grad_norm_ divides by the length + 1e-6; the length is about 1.
+    assert moved.norm().item() == pytest.approx(1e-3, rel=SINGLE_SUM)
 
 
 def test_encoder_and_decoders_have_their_own_rates(toys):
@@ -166,7 +168,7 @@ def test_encoder_and_decoders_have_their_own_rates(toys):
     before = parameters(engine)
     engine.train_step(toys.make_batch())
     moved = {name: (before[name] - value).abs().max().item() for name, value in parameters(engine).items()}
-    assert max(value for name, value in moved.items() if name.startswith("encoder")) < 1e-11
+    assert max(value for name, value in moved.items() if name.startswith("encoder")) < 2e-12  # Adam's first step is lr
     assert min(value for name, value in moved.items() if name.startswith("decoders")) > 1e-4
 
 
@@ -291,9 +293,10 @@ def test_a_loss_scaler_changes_nothing_but_skips_overflows(toys):
         plain.train_step(toys.make_batch(i))
         scaled.train_step(toys.make_batch(i))
     for name, value in parameters(plain).items():
-        torch.testing.assert_close(parameters(scaled)[name], value, rtol=1e-4, atol=1e-6)
+        # A scale that is a power of two changes exponents only: exactly the same.
+        torch.testing.assert_close(parameters(scaled)[name], value, rtol=0, atol=0)
     for name, value in plain.balancer.state_dict().items():
-        torch.testing.assert_close(scaled.balancer.state_dict()[name], value, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(scaled.balancer.state_dict()[name], value, rtol=0, atol=0)
     before, scale = parameters(scaled), scaled.accelerator.scaler.get_scale()
     state = {k: v.clone() for k, v in scaled.balancer.state_dict().items()}
     break_gradient(scaled.network.decoders["depth"])

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tolerances import NETWORK
 
 from mtlkit.balancer import Balancer
 from mtlkit.cli import main
@@ -152,7 +153,7 @@ def test_what_an_elementwise_method_logs_tells_the_same_directions(write, toys):
     assert (one.weighted, two.weighted) == (True, False)
     assert one.tasks == two.tasks == list(toys.TASK_NAMES)
     for name in ("steps", "alignment", "cosine", "length"):
-        np.testing.assert_allclose(getattr(one, name), getattr(two, name), rtol=1e-9)
+        np.testing.assert_allclose(getattr(one, name), getattr(two, name), rtol=NETWORK)
     assert one.series(one.shares).keys() == set(one.tasks)
     assert not two.series(two.shares)
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from tolerances import SINGLE, SINGLE_SUM
 
 from mtlkit.data.geometry import normals_from_depth
 
@@ -45,7 +46,7 @@ def test_a_plane_has_its_normal_everywhere(normal: tuple, reach: int, dtype: typ
     assert found.shape == (*SHAPE, 3)
     assert found.dtype == np.float32
     assert known.sum() > 50
-    np.testing.assert_allclose(found[known], np.broadcast_to(unit(normal), (known.sum(), 3)), atol=2e-4)
+    np.testing.assert_allclose(found[known], np.broadcast_to(unit(normal), (known.sum(), 3)), atol=SINGLE_SUM)
     assert not found[~known].any()
 
 
@@ -55,7 +56,7 @@ def test_normals_are_of_unit_length_and_face_the_camera() -> None:
     found = normals_from_depth(depth, CAMERA)
     known = found.any(axis=-1)
     assert known.mean() > 0.3
-    np.testing.assert_allclose(np.linalg.norm(found[known], axis=-1), 1, atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(found[known], axis=-1), 1, atol=SINGLE)
     assert ((found * rays()).sum(-1)[known] < 0).all()
 
 
@@ -76,7 +77,7 @@ def test_there_is_no_normal_across_a_jump() -> None:
     assert not known[:, 18:22].any()  # the windows of columns 18 to 21 hold columns 19 and 20
     assert known[2:-2, 2:18].all()
     assert known[2:-2, 22:-2].all()
-    np.testing.assert_allclose(found[known][:, 2], -1, atol=1e-6)
+    np.testing.assert_allclose(found[known][:, 2], -1, atol=SINGLE)
 
 
 def test_there_is_no_normal_at_an_acute_edge() -> None:
@@ -111,7 +112,7 @@ def test_a_mirrored_camera_sees_mirrored_normals() -> None:
     found = normals_from_depth(depth, CAMERA)
     mirrored = normals_from_depth(depth[:, ::-1], (*CAMERA[:2], 1 - CAMERA[2], CAMERA[3]))
     assert found.any()
-    np.testing.assert_allclose(mirrored[:, ::-1] * [-1, 1, 1], found, atol=1e-5)
+    np.testing.assert_allclose(mirrored[:, ::-1] * [-1, 1, 1], found, atol=SINGLE_SUM)
 
 
 def test_resolution_does_not_change_the_normals_or_how_far_windows_reach() -> None:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tolerances import ROUNDING
 
 from mtlkit import BALANCERS, GramBalancer
 from mtlkit.gram import any_order, own_order
@@ -81,7 +82,7 @@ def test_permuting_tasks_permutes_the_weights(name, options, kind):
         # 1e-12 of each weight; and the rounding of sums of numbers of size one where weights cancel to zero.
         size = gram.diagonal()[order].clamp_min(1e-300).sqrt()
         rounding = 1e-15 if (size == size[0]).all() else 0.0
-        torch.testing.assert_close(found, expected[order], rtol=1e-12, atol=rounding)
+        torch.testing.assert_close(found, expected[order], rtol=ROUNDING, atol=rounding)
 
 
 @pytest.mark.parametrize("kind", GRAMS)

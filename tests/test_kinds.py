@@ -91,6 +91,7 @@ def test_millimetres_are_told_wherever_one_looks(experiment: str, tmp_path: Path
     ranges = [(one["target"], one["where"], one["unit"]) for one in facts["data"]["ranges"]]
     assert ranges == [("depth", "train", "m"), ("depth", "val", "m")]
     for one in facts["data"]["ranges"]:
+        # Four standard errors: see above.
         assert (one["low"], one["median"], one["high"]) == pytest.approx((1010, 1500, 1990), abs=20)
     assert facts["units"] == {"depth/abs": "m", "depth/rmse": "m"}
     page = (run / "report.html").read_text()

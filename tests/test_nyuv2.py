@@ -131,6 +131,7 @@ def test_resizing_invents_no_values(root: Path) -> None:
     for name, values in small["targets"].items():
         assert torch.equal(values, whole["targets"][name][..., y.long()[:, None], x.long()]), name
     assert small["image"].shape == (3, 42, 56)
+    # Resizing keeps the mean but for the edges.
     assert small["image"].mean() == pytest.approx(whole["image"].mean().item(), abs=0.01)
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from layouts import nyuv2 as layout
 from PIL import Image
+from tolerances import SINGLE, SINGLE_SUM
 
 from mtlkit.data.dataset import BadSampleError
 from mtlkit.datasets.nyuv2 import NYUv2
@@ -61,7 +62,7 @@ def check(found: torch.Tensor, frame: int, crop, holes: bool) -> None:
     expected = torch.from_numpy(normals[crop]).permute(2, 0, 1)
     known = expected.norm(dim=0) > 0
     assert torch.equal(found.norm(dim=0) > 0, known)
-    assert found.norm(dim=0)[known].numpy() == pytest.approx(1, abs=1e-5)
+    assert found.norm(dim=0)[known].numpy() == pytest.approx(1, abs=SINGLE_SUM)
     assert (found * expected).sum(0)[known].min() > np.cos(np.radians(0.6))  # of bytes
 
 
@@ -159,7 +160,7 @@ def test_every_encoding_gives_unit_vectors(encoding: str) -> None:
     expected = vectors()
     found = decode(encode(expected))
     assert found.dtype == np.float32
-    assert np.linalg.norm(found, axis=-1) == pytest.approx(1, abs=1e-5)
+    assert np.linalg.norm(found, axis=-1) == pytest.approx(1, abs=SINGLE_SUM)
     angles = np.degrees(np.arctan2(np.linalg.norm(np.cross(found, expected), axis=-1), (found * expected).sum(-1)))
     assert angles.max() < tolerance
 
@@ -179,11 +180,11 @@ def test_codes_for_none(code) -> None:
 def test_vectors_without_a_negative_part_stay_vectors() -> None:
     facing = np.abs(vectors())
     facing[:18] = 0  # hardly any
-    assert np.abs(decode(facing) - facing).max() < 1e-6
+    assert np.abs(decode(facing) - facing).max() < SINGLE
     image = (vectors() + 1) / 2
     image[:18] = 0.5
     assert (decode(image)[:18] == 0).all()
-    assert np.abs(decode(image)[18:] - vectors()[18:]).max() < 1e-6
+    assert np.abs(decode(image)[18:] - vectors()[18:]).max() < SINGLE
 
 
 def test_all_conventions_are_told_apart() -> None:

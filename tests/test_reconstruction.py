@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from tolerances import NETWORK, SINGLE, SINGLE_SUM
 from torch.nn import functional as F
 
 from mtlkit.evaluation import evaluate_constants
@@ -62,7 +63,7 @@ def test_sums_and_counts_add_up_over_parts_of_the_batch(loss):
     whole = task.loss(output.double(), target)
     parts = [task.loss(output[i:j].double(), target[i:j]) for i, j in ((0, 1), (1, 2), (2, 6))]
     for one, of_parts in zip(whole, zip(*parts, strict=True), strict=True):
-        torch.testing.assert_close(one, sum(of_parts), rtol=1e-10, atol=0)
+        torch.testing.assert_close(one, sum(of_parts), rtol=NETWORK, atol=0)
 
 
 @losses
@@ -114,8 +115,8 @@ def test_metrics_are_pooled_over_known_values():
     parts = [(prediction[i:j], target[i:j]) for i, j in ((0, 1), (1, 6))]
     found = figures(task, *parts)
     assert list(found) == ["mae", "mse", "psnr"]
-    assert found["mse"] == pytest.approx(float(error.square().mean()), rel=1e-6)
-    assert found["mae"] == pytest.approx(float(error.abs().mean()), rel=1e-6)
+    assert found["mse"] == pytest.approx(float(error.square().mean()), rel=SINGLE)
+    assert found["mae"] == pytest.approx(float(error.abs().mean()), rel=SINGLE)
     assert found["psnr"] == pytest.approx(-10 * np.log10(found["mse"]))
     assert {name: metric.higher_is_better for name, metric in task.metrics().items()} == {
         "mse": False,
@@ -126,6 +127,7 @@ def test_metrics_are_pooled_over_known_values():
 
 def test_psnr_by_hand():
     target = torch.full((1, 3, 4, 5), 0.5)
+    # In decibels, where a millionth of the error, in float32, is 4e-6.
     assert figures(build(), (target + 0.1, target))["psnr"] == pytest.approx(20, abs=1e-4)
     assert figures(build(), (target, target))["psnr"] == np.inf
 
@@ -159,7 +161,7 @@ def test_a_pixel_that_is_never_known_gets_the_overall_mean():
     task, _, target = make(unknown=0)
     target[:, 1, 2, 3] = torch.nan
     constant = task.constant(target)
-    assert float(constant[0, 1, 2, 3]) == pytest.approx(float(target.nanmean()), abs=1e-6)
+    assert float(constant[0, 1, 2, 3]) == pytest.approx(float(target.nanmean()), abs=SINGLE)
     assert constant.isfinite().all()
 
 
@@ -172,7 +174,7 @@ def test_the_constant_is_evaluated_on_batches():
         prepare=lambda batch: (torch.zeros(len(batch), 3, 8, 10), {"t": batch}),
     )
     found = evaluate_constants(batches, predictor, {"t": task.constant(target)})
-    assert found["t/mse"] == pytest.approx(float((target.nanmean(0) - target).square().nanmean()), rel=1e-5)
+    assert found["t/mse"] == pytest.approx(float((target.nanmean(0) - target).square().nanmean()), rel=SINGLE_SUM)
 
 
 def test_targets_without_a_known_value_have_no_constant():
@@ -210,6 +212,7 @@ def test_the_loss_of_standardised_pictures():
     plain, standardised = (t.loss(output, target) for t in (task, build(deviation=deviation)))
     scaled = task.loss((output - mean) / deviation, (target - mean) / deviation)
     torch.testing.assert_close(standardised, scaled)
+    # 1 / 0.3081^2, four digits by hand.
     assert float(standardised[0] / plain[0]) == pytest.approx(10.53, abs=0.01)
 
 

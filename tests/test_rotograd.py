@@ -20,6 +20,7 @@ from mtlkit.schema import TrainerConfig
 
 sys.path.insert(0, str(Path(__file__).parent))
 from test_distributed import launch
+from tolerances import NETWORK, ROUNDING, SINGLE, SOLVED
 
 NAMES = ("c", "a", "b")
 WORKER = {  # name -> balancer, options and width of the runs that are compared between one and two processes
@@ -113,8 +114,8 @@ def assert_rotation(rotation):
     assert rotation.dtype == torch.float32
     rotation = rotation.detach().double()
     one = torch.eye(len(rotation), dtype=torch.float64)
-    assert (rotation.T @ rotation - one).abs().max() < 1e-6
-    assert torch.linalg.det(rotation) == pytest.approx(1, abs=1e-6)
+    assert (rotation.T @ rotation - one).abs().max() < SINGLE
+    assert torch.linalg.det(rotation) == pytest.approx(1, abs=SINGLE)
 
 
 def orthogonal_matrix(d):
@@ -130,8 +131,8 @@ def test_the_low_rank_exponential_is_the_whole_one(d, n, arc):
         found, whole = orthogonal_matrix(d), orthogonal_matrix(d)
         found += product(turn(found, [(a[: n // 2], b[: n // 2]), (a[n // 2 :], b[n // 2 :])], arc))
         whole += product(turn(whole, [((a.T @ b).T, None)], arc))
-        torch.testing.assert_close(found, whole, rtol=0, atol=1e-12)
-        torch.testing.assert_close(whole, orthogonal_matrix(d) @ arc_step(a.T @ b, arc), rtol=0, atol=1e-12)
+        torch.testing.assert_close(found, whole, rtol=0, atol=ROUNDING)
+        torch.testing.assert_close(whole, orthogonal_matrix(d) @ arc_step(a.T @ b, arc), rtol=0, atol=ROUNDING)
         assert (found - orthogonal_matrix(d)).abs().max() > arc * 1e-3 / d  # it did move
 
 
@@ -154,7 +155,7 @@ def test_a_step_turns_each_rotation_by_an_arc_along_the_gradient(width):
     }
     step = engine.train_step(batch)
     for name, rotation in expected.items():
-        torch.testing.assert_close(engine.balancer.rotation[name], rotation, rtol=0, atol=1e-12)
+        torch.testing.assert_close(engine.balancer.rotation[name], rotation, rtol=0, atol=ROUNDING)
     alignments = [step.scalars()[f"balancer/alignment/{name}"] for name in NAMES]
     assert all(-1 < value < 0.5 for value in alignments)
 
@@ -170,7 +171,7 @@ def test_the_geodesic_direction_is_the_gradient_of_the_lie_parameters_at_zero():
     step = engine.train_step(batch)
     for name, norm in zip(step.tasks, step.norms, strict=True):
         gradient = norm * (totals[name].T - totals[name]).tril(-1)  # each entry of S is one number
-        torch.testing.assert_close(balancer.generator[name].grad, gradient, rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(balancer.generator[name].grad, gradient, rtol=NETWORK, atol=ROUNDING)
 
 
 @pytest.mark.parametrize("width", [6, 64])
@@ -187,7 +188,7 @@ def test_the_scale_of_the_losses_does_not_matter(width):
         for number in range(3):
             engine.train_step(make_batch(number))
         rotations.append({name: value.detach().clone() for name, value in engine.balancer.rotation.items()})
-    assert_same(*rotations, tolerance=1e-8)
+    assert_same(*rotations, tolerance=SOLVED)
 
 
 @pytest.mark.parametrize("width", [6, 64])
@@ -283,6 +284,7 @@ def test_rotations_start_as_the_option_says(start, update):
     assert not torch.equal(a, b)
     if start == "small":  # 1225 entries of standard deviation 1e-2, which a sample's is within 5 / sqrt(2 * 1225) of
         entries = ((a - a.T) / 2).tril(-1)
+        # Five standard errors: see above.
         assert (entries.square().sum() / 1225).sqrt() == pytest.approx(1e-2, rel=0.1)
     else:  # the trace of Haar's rotations has mean 0 and variance 1 (Diaconis and Shahshahani, 1994)
         assert abs(a.trace()) < 5
@@ -316,7 +318,7 @@ def test_micro_batches_add_up(width):
     assert engine.step == 2
     for name in NAMES:
         expected = before[name] @ arc_step(first[name] + second[name], 0.05)
-        torch.testing.assert_close(engine.balancer.rotation[name], expected, rtol=0, atol=1e-12)
+        torch.testing.assert_close(engine.balancer.rotation[name], expected, rtol=0, atol=ROUNDING)
 
 
 def test_an_absent_task_keeps_its_rotation_and_a_resumed_run_goes_on_bit_for_bit(tmp_path):
@@ -339,7 +341,7 @@ def test_the_order_of_the_tasks_does_not_matter():
     for number in range(3):
         for engine in (one, two):
             engine.train_step(make_batch(number))
-    assert_same(state_of(one), state_of(two), tolerance=1e-12)
+    assert_same(state_of(one), state_of(two), tolerance=ROUNDING)
 
 
 def test_a_level_that_no_present_task_uses_stands_still(toys):
@@ -418,7 +420,7 @@ def test_lr_decays_and_only_the_first_dim_channels_of_the_level_turn():
     assert arcs == pytest.approx([0.4, 0.2, 0.1], abs=1e-6)  # the start is known to 1e-7
     z = torch.randn(3, 8, dtype=torch.float64)
     (found,) = engine.balancer.adapter("a", [z])
-    torch.testing.assert_close(found[:, :5], z[:, :5] @ engine.balancer.rotation["a"].T, rtol=0, atol=1e-12)
+    torch.testing.assert_close(found[:, :5], z[:, :5] @ engine.balancer.rotation["a"].T, rtol=0, atol=ROUNDING)
     assert torch.equal(found[:, 5:], z[:, 5:])
 
 
@@ -437,7 +439,7 @@ def test_two_processes_equal_one(tmp_path):
     two = torch.load(tmp_path / "two.pt")
     for key, (state, spread) in two.items():
         assert spread == 0  # both processes hold the same
-        assert_same(run(key), state, tolerance=1e-9)
+        assert_same(run(key), state, tolerance=NETWORK)
 
 
 def run(key):

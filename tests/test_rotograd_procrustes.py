@@ -12,6 +12,7 @@ from mtlkit.balancers.rotograd_procrustes import rotation_nearest
 
 sys.path.insert(0, str(Path(__file__).parent))
 from test_rotograd import NAMES, assert_rotation, assert_same, make_batch, make_engine, product, state_of
+from tolerances import NETWORK, ROUNDING, SMALL
 
 NAME = "rotograd_procrustes"
 
@@ -35,7 +36,7 @@ def test_no_rotation_brings_the_gradients_closer():
     mirror = torch.diag(torch.tensor([-1.0, 1, 1, 1, 1], dtype=torch.float64))
     for t, s in [(target, source), (source @ rotation(5), source), (source @ mirror, source), (target[:2], source[:2])]:
         best = rotation_nearest(t.T @ s, 1e-8)
-        torch.testing.assert_close(best @ best.T, torch.eye(5, dtype=torch.float64), rtol=0, atol=1e-12)
+        torch.testing.assert_close(best @ best.T, torch.eye(5, dtype=torch.float64), rtol=0, atol=ROUNDING)
         assert torch.linalg.det(best) == pytest.approx(1)
         least = distance(best, t, s)
         for seed in range(200):
@@ -56,8 +57,8 @@ def test_an_undetermined_rotation_is_the_one_nearest_to_the_present_one():
         assert distance(other, target, source) == pytest.approx(least.item(), abs=1e-12)  # as good,
         assert (other - one).norm() > (best - one).norm() - 1e-12  # and not nearer
     noise = 1e-15 * normal(6, 6, seed=5)  # what another order of summation does
-    torch.testing.assert_close(rotation_nearest(target.T @ source + noise, 1e-8), best, rtol=0, atol=1e-12)
-    torch.testing.assert_close(rotation_nearest(torch.zeros_like(one), 1e-8), one, rtol=0, atol=1e-15)
+    torch.testing.assert_close(rotation_nearest(target.T @ source + noise, 1e-8), best, rtol=0, atol=ROUNDING)
+    torch.testing.assert_close(rotation_nearest(torch.zeros_like(one), 1e-8), one, rtol=0, atol=SMALL)
 
 
 def textbook(engine, batch):
@@ -91,7 +92,7 @@ def test_a_step_moves_the_leader_by_the_papers_formulas(update):
     engine.train_step(batch)
 
     new_centre = centre - lr * (centre - z.mean(0))
-    torch.testing.assert_close(balancer.centre, new_centre, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(balancer.centre, new_centre, rtol=NETWORK, atol=ROUNDING)
     for name in NAMES:
         if update == "sgd":
             r = old[name].clone().requires_grad_()
@@ -104,10 +105,10 @@ def test_a_step_moves_the_leader_by_the_papers_formulas(update):
             u[:, -1] *= torch.linalg.det(u @ vh)
             moved = old[name] - lr * (old[name] - u @ vh)
         u, _, vh = torch.linalg.svd(moved)
-        torch.testing.assert_close(balancer.rotation[name], u @ vh, rtol=0, atol=1e-9)
+        torch.testing.assert_close(balancer.rotation[name], u @ vh, rtol=0, atol=NETWORK)
         new_task_centre = centres[name] - lr * (centres[name] - adapted[name].detach().mean(0))
         found = balancer.offset[name] + balancer.rotation[name] @ balancer.centre
-        torch.testing.assert_close(found, new_task_centre, rtol=1e-9, atol=1e-11)
+        torch.testing.assert_close(found, new_task_centre, rtol=NETWORK, atol=ROUNDING)
 
 
 def test_the_forward_is_the_rigid_motion_about_the_centres():
@@ -119,7 +120,7 @@ def test_the_forward_is_the_rigid_motion_about_the_centres():
     centred = z[:, :5] - balancer.centre.view(5, 1, 1)
     task_centre = balancer.offset["a"] + balancer.rotation["a"] @ balancer.centre
     expected = torch.einsum("ij,bjhw->bihw", balancer.rotation["a"], centred) + task_centre.view(5, 1, 1)
-    torch.testing.assert_close(found[:, :5], expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(found[:, :5], expected, rtol=0, atol=ROUNDING)
     assert torch.equal(found[:, 5:], z[:, 5:])
     assert balancer.centre.abs().max() > 0.01
 
@@ -131,7 +132,7 @@ def test_the_span_of_the_gradients_is_all_that_matters(update):
     few, whole = before.clone(), before.clone()
     few += product(balancer._turn(few, [(left[:2], right[:2]), (left[2:], right[2:])], 0.3))
     whole += product(balancer._turn(whole, [(None, left[:2].T @ right[:2]), (None, left[2:].T @ right[2:])], 0.3))
-    torch.testing.assert_close(few, whole, rtol=0, atol=1e-9)
+    torch.testing.assert_close(few, whole, rtol=0, atol=NETWORK)
     assert (few - before).abs().max() > 0.01
 
 
@@ -165,7 +166,7 @@ def test_the_weights_take_gradnorms_direction_and_never_pass_the_target():
         target = (w * n).mean() * (rates / rates.mean()) ** 0.7
         moved = torch.where((w * n - target).abs() > 0.02 * n, w - 0.02 * torch.sign(w * n - target), target / n)
         found = torch.stack([balancer.weight[name].detach() for name in NAMES])
-        torch.testing.assert_close(found, moved * 3 / moved.sum(), rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(found, moved * 3 / moved.sum(), rtol=NETWORK, atol=ROUNDING)
         moves.append((w * n - target).abs() > 0.02 * n)
     assert {True, False} == {bool(value) for value in torch.stack(moves).flatten()}  # both cases were met
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from tolerances import NETWORK, ROUNDING
 
 from mtlkit.datasets.scenes import CLASSES, Knobs, intrinsics, materials, render_frame, sensor
 from mtlkit.datasets.scenes.geometry import BOX, CYLINDER, ELLIPSOID, ROOM, Shapes, residual, trace
@@ -51,7 +52,7 @@ def test_the_first_hit_is_the_first(kind):
     hits = hit == 0
     assert 0 < (~hits).sum() < 400 or kind == ROOM
     reached = np.where(hits, distance, 0)
-    np.testing.assert_allclose(outside(reached)[hits], 1, atol=1e-9)
+    np.testing.assert_allclose(outside(reached)[hits], 1, atol=NETWORK)
     for part in np.linspace(0, 0.999, 60):
         before = outside(reached * part)[hits]
         assert (before < 1).all() if kind == ROOM else (before > 1).all()
@@ -65,7 +66,7 @@ def test_depth_lies_on_the_primitives(frames):
         rays = camera_rays(frame) @ frame.camera.axes
         points = frame.camera.position + rays * frame.depth[..., None]
         hit = frame.hit.ravel()
-        assert residual(frame.scene.shapes, points.reshape(-1, 3).T, hit).max() < 1e-9
+        assert residual(frame.scene.shapes, points.reshape(-1, 3).T, hit).max() < NETWORK
         kinds |= set(frame.scene.shapes.kind[hit])
     assert kinds == {BOX, CYLINDER, ELLIPSOID, ROOM}
 
@@ -80,10 +81,11 @@ def test_normals_match_the_differences_of_depth(frames):
         neighbours = [np.roll(frame.hit, s, a)[1:-1, 1:-1] for s in (-1, 1) for a in (0, 1)]
         alone = np.all([n == frame.hit[1:-1, 1:-1] for n in neighbours], axis=0)
         sides = [np.roll(frame.normals, s, a)[1:-1, 1:-1] for s in (-1, 1) for a in (0, 1)]
-        face = np.all([np.abs(n - frame.normals[1:-1, 1:-1]).max(axis=2) < 1e-9 for n in sides], axis=0)
+        face = np.all([np.abs(n - frame.normals[1:-1, 1:-1]).max(axis=2) < NETWORK for n in sides], axis=0)
         kind = frame.scene.shapes.kind[frame.hit[1:-1, 1:-1]]
         flat.append(angle[alone & face])
         curved.append(angle[alone & (kind == ELLIPSOID)])
+    # In degrees: arccos near 1 turns a rounding of 1e-16 into sqrt(2e-16) = 1e-8 rad.
     assert np.concatenate(flat).max() < 1e-3
     assert np.median(np.concatenate(curved)) < 5
 
@@ -92,15 +94,16 @@ def test_normals_are_unit_and_face_the_camera(frames):
     floor = np.concatenate([frame.normals[frame.label == CLASSES.index("floor")] for frame in frames])
     assert (floor[:, 1] < -0.8).mean() > 0.9  # y points down, and floors face up
     for frame in frames:
-        np.testing.assert_allclose(np.linalg.norm(frame.normals, axis=2), 1, atol=1e-12)
+        np.testing.assert_allclose(np.linalg.norm(frame.normals, axis=2), 1, atol=ROUNDING)
         assert (np.sum(frame.normals * camera_rays(frame), axis=2) < 0).all()
 
 
 def test_the_mirrored_camera_sees_the_flipped_picture():
     plain, mirrored = (render_frame(3, size=SIZE, clean=True, mirror=m) for m in (False, True))
-    np.testing.assert_allclose(mirrored.depth, plain.depth[:, ::-1], atol=1e-9)
+    np.testing.assert_allclose(mirrored.depth, plain.depth[:, ::-1], atol=NETWORK)
     np.testing.assert_array_equal(mirrored.label, plain.label[:, ::-1])
-    np.testing.assert_allclose(mirrored.normals, plain.normals[:, ::-1] * [-1, 1, 1], atol=1e-9)
+    np.testing.assert_allclose(mirrored.normals, plain.normals[:, ::-1] * [-1, 1, 1], atol=NETWORK)
+    # Textures are drawn by position to float32; pictures are in 0 to 1.
     assert np.abs(mirrored.image - plain.image[:, ::-1]).mean() < 1e-3
     assert (mirrored.attributes == plain.attributes).all()
 
@@ -109,7 +112,7 @@ def test_a_zoom_sees_the_middle_at_twice_the_size():
     fx, fy, cx, cy = intrinsics(*SIZE)
     plain = render_frame(2, size=SIZE, clean=True)
     near = render_frame(2, size=SIZE, clean=True, camera_intrinsics=(2 * fx, 2 * fy, 2 * cx - 24, 2 * cy - 18))
-    np.testing.assert_allclose(near.depth[::2, ::2], plain.depth[9:27, 12:36], atol=1e-9)
+    np.testing.assert_allclose(near.depth[::2, ::2], plain.depth[9:27, 12:36], atol=NETWORK)
 
 
 def test_the_same_number_gives_the_same_frame_and_others_other_rooms():
@@ -185,8 +188,8 @@ def test_sensor_depth_is_noisy_and_its_normals_are_fitted():
     error = np.abs(measured.depth - exact.depth)[both]
     assert 0 < np.median(error) < 0.03
     cosine = (measured.normals * exact.normals).sum(axis=2)[both]
-    assert 0.9 < np.median(cosine) < 1 - 1e-9
-    np.testing.assert_allclose(np.linalg.norm(measured.normals[both], axis=1), 1, atol=1e-9)
+    assert 0.9 < np.median(cosine) < 1 - NETWORK
+    np.testing.assert_allclose(np.linalg.norm(measured.normals[both], axis=1), 1, atol=NETWORK)
 
 
 def test_fitted_normals_are_exact_on_a_plane():
@@ -194,7 +197,7 @@ def test_fitted_normals_are_exact_on_a_plane():
     rays = np.stack([columns - 0.6, rows - 0.5, np.ones((12, 16))], axis=2)
     normal = np.array([0.3, -0.5, -np.sqrt(1 - 0.34)])
     depth = -2 / (rays @ normal)
-    np.testing.assert_allclose(sensor.fit_normals(depth, rays), np.broadcast_to(normal, (12, 16, 3)), atol=1e-9)
+    np.testing.assert_allclose(sensor.fit_normals(depth, rays), np.broadcast_to(normal, (12, 16, 3)), atol=NETWORK)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from tolerances import NETWORK, ROUNDING, SMALL
 from torch import nn
 
 from mtlkit import BALANCERS, GramBalancer
@@ -62,8 +63,8 @@ def test_the_space_of_parameters_is_one_backward_pass_a_task(toys, name):
     engine._update = lambda step: None
     _, gradients = textbook(engine, toys.make_batch())
     step = engine.train_step(toys.make_batch())
-    torch.testing.assert_close(step.gram, gradients @ gradients.T, rtol=1e-9, atol=1e-15)
-    torch.testing.assert_close(encoder_gradient(engine), step.weights @ gradients, rtol=1e-9, atol=1e-13)
+    torch.testing.assert_close(step.gram, gradients @ gradients.T, rtol=NETWORK, atol=SMALL)
+    torch.testing.assert_close(encoder_gradient(engine), step.weights @ gradients, rtol=NETWORK, atol=ROUNDING)
     if name == "own":
         norms = gradients.norm(dim=1)
         torch.testing.assert_close(step.weights, norms.mean() / norms)
@@ -99,8 +100,8 @@ def test_a_gradient_over_the_parameters_may_be_given_whole(toys):
     scalars = step.scalars()
     cosines = torch.nn.functional.cosine_similarity(gradients, expected[None])
     for task, cosine in zip(step.tasks, cosines.tolist(), strict=True):
-        assert scalars[f"direction/{task}"] == pytest.approx(cosine, rel=1e-9)
-    assert scalars["direction_norm"] == pytest.approx(expected.norm().item(), rel=1e-9)
+        assert scalars[f"direction/{task}"] == pytest.approx(cosine, rel=NETWORK)
+    assert scalars["direction_norm"] == pytest.approx(expected.norm().item(), rel=NETWORK)
 
 
 def test_a_gradient_at_the_features_may_be_given_whole_and_its_direction_is_logged(toys):
@@ -135,8 +136,8 @@ def test_halves_of_a_batch_give_independent_gradients(toys):
     )
     engine.train_step(batch)
     cross, jacobian = engine.balancer.seen
-    torch.testing.assert_close(cross, 4 * even @ odd.T, rtol=1e-9, atol=1e-15)
-    torch.testing.assert_close(jacobian, whole, rtol=1e-9, atol=1e-13)
+    torch.testing.assert_close(cross, 4 * even @ odd.T, rtol=NETWORK, atol=SMALL)
+    torch.testing.assert_close(jacobian, whole, rtol=NETWORK, atol=ROUNDING)
 
 
 class Again(Balancer):

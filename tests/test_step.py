@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tolerances import NETWORK, SMALL
 
 from mtlkit.balancer import Balancer, GramBalancer
 
@@ -73,7 +74,7 @@ def test_the_gram_matrix_is_that_of_partial_derivatives_at_the_features(toys):
         gradients = torch.autograd.grad(total / count, levels, allow_unused=True)
         rows.append(torch.cat([(x * 0 if g is None else g).flatten() for g, x in zip(gradients, levels, strict=True)]))
     stacked = torch.stack(rows)
-    torch.testing.assert_close(step.gram, stacked @ stacked.T, rtol=1e-9, atol=1e-15)
+    torch.testing.assert_close(step.gram, stacked @ stacked.T, rtol=NETWORK, atol=SMALL)
 
 
 def test_a_common_scale_of_the_losses_scales_the_gram_matrix_and_nothing_else(toys):
@@ -89,5 +90,5 @@ def test_a_common_scale_of_the_losses_scales_the_gram_matrix_and_nothing_else(to
         step = engine.train_step(batch)
         grams.append(step.gram / factor**2)
         weights = step.weights
-    torch.testing.assert_close(grams[0], grams[1], rtol=1e-6, atol=0)
+    torch.testing.assert_close(grams[0], grams[1], rtol=NETWORK, atol=0)
     assert torch.isfinite(weights).all()

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from tolerances import NETWORK, SINGLE, SINGLE_SUM, SOLVED
 from torch.nn import functional as F
 
 from mtlkit.task import TASKS
@@ -80,8 +81,8 @@ def test_sums_and_counts_add_up_over_parts_of_the_batch(kind, options):
     total, count = task.loss(output.double(), target)
     parts = [task.loss(output[i:j].double(), target[i:j]) for i, j in ((0, 1), (1, 2), (2, 6))]
     assert total.shape == count.shape == ()
-    torch.testing.assert_close(total, sum(part[0] for part in parts), rtol=1e-10, atol=0)
-    torch.testing.assert_close(count, sum(part[1] for part in parts), rtol=1e-10, atol=0)
+    torch.testing.assert_close(total, sum(part[0] for part in parts), rtol=NETWORK, atol=0)
+    torch.testing.assert_close(count, sum(part[1] for part in parts), rtol=NETWORK, atol=0)
     assert count > 0
 
 
@@ -169,7 +170,7 @@ def test_focal_is_bce_at_gamma_zero_and_its_formula_otherwise():
     known = ~target.isnan()
     p, t = output[known].double().sigmoid().numpy(), target[known].numpy() == 1
     pt, at = np.where(t, p, 1 - p), np.where(t, 0.25, 0.75)
-    assert float(total) == pytest.approx(np.sum(-at * (1 - pt) ** 1.7 * np.log(pt)), rel=1e-5)
+    assert float(total) == pytest.approx(np.sum(-at * (1 - pt) ** 1.7 * np.log(pt)), rel=SINGLE_SUM)
 
 
 def test_focal_has_a_finite_slope_at_certainty_for_gamma_below_one():
@@ -198,8 +199,8 @@ def test_berhu_and_its_slope_are_continuous_at_the_threshold(c):
         total, _ = task.loss(output, target)
         total.backward()
         found.append((total.item(), output.grad.item()))
-    assert found[0] == pytest.approx(found[1], abs=1e-5)
-    assert found[0][0] == pytest.approx(c, abs=1e-6)
+    assert found[0] == pytest.approx(found[1], abs=SINGLE_SUM)
+    assert found[0][0] == pytest.approx(c, abs=SINGLE)
     assert found[0][1] == pytest.approx(1)
 
 
@@ -213,7 +214,7 @@ def test_silog_is_the_published_formula_per_image():
             expected.append((d**2).mean() - 0.3 * d.sum() ** 2 / d.size**2)
     total, count = task.loss(output, target)
     assert int(count) == len(expected) == 5
-    assert float(total) == pytest.approx(sum(expected), rel=1e-5)
+    assert float(total) == pytest.approx(sum(expected), rel=SINGLE_SUM)
 
 
 def test_silog_ignores_the_scale_at_lambda_one_only():
@@ -229,8 +230,8 @@ def test_normals_losses_see_directions_only(loss, value):
     a, b = torch.tensor([0.0, -1, 0]).view(1, 3, 1, 1), torch.tensor([0.0, 0, -1]).view(1, 3, 1, 1)
     for scale in (0.5, 40.0):
         total, count = task.loss(scale * a, 0.9 * b)
-        assert (float(total), int(count)) == (pytest.approx(value, abs=1e-5), 1)
-        assert float(task.loss(scale * b, b)[0]) == pytest.approx(0, abs=1e-5)
+        assert (float(total), int(count)) == (pytest.approx(value, abs=SINGLE_SUM), 1)
+        assert float(task.loss(scale * b, b)[0]) == pytest.approx(0, abs=SINGLE_SUM)
 
 
 def test_the_normals_mask_keeps_vectors_whose_components_sum_to_zero():
@@ -300,7 +301,7 @@ def test_no_other_constant_is_better(kind):
     task, target = build(kind), random_target(kind, count=40)
     constant, g = task.constant(target), torch.Generator().manual_seed(2)
     best = score(kind, constant, target)
-    assert all(best <= score(kind, random_constant(kind, constant, g), target) + 1e-6 for _ in range(100))
+    assert all(best <= score(kind, random_constant(kind, constant, g), target) + SINGLE for _ in range(100))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -315,7 +316,7 @@ def test_a_constant_broadcasts_and_is_a_valid_prediction(kind):
     chance = {"multilabel": ("auroc", 0.5), "regression": ("r2", 0.0)}
     if kind in chance:
         name, value = chance[kind]
-        assert values[name] == pytest.approx(value, abs=1e-5)
+        assert values[name] == pytest.approx(value, abs=SINGLE_SUM)
     if kind == "normals":
         torch.testing.assert_close(constant.norm(dim=1), torch.ones(1, 1, 1))
 
@@ -515,7 +516,7 @@ def test_the_indicator_is_a_metric_of_success_on_the_batch(kind, options):
     assert not right.requires_grad
     assert right.shape == count.shape == ()
     assert 0 < right < count
-    assert float(right / count) == pytest.approx(float(metrics.compute()[SUCCESS[kind]]), abs=1e-7)
+    assert float(right / count) == pytest.approx(float(metrics.compute()[SUCCESS[kind]]), abs=SOLVED)
 
 
 @pytest.mark.parametrize("kind", SUCCESS)

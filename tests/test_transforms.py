@@ -6,6 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from tolerances import ROUNDING, SINGLE, SINGLE_SUM
 from torch import Tensor
 
 from mtlkit.data.dataset import Sample, Target
@@ -102,17 +103,17 @@ def test_the_zoomed_scene_projects_to_the_zoomed_pixels_and_keeps_its_normals(sc
         return np.stack([p[..., 0] - ray[0] * p[..., 2], p[..., 1] - ray[1] * p[..., 2], p[..., 2] / scale], -1)
 
     moved = move(points)
-    np.testing.assert_allclose(moved[..., 0] / moved[..., 2] * FX + CX, (x - left) * scale, atol=1e-6)
-    np.testing.assert_allclose(moved[..., 1] / moved[..., 2] * FY + CY, (y - top) * scale, atol=1e-6)
+    np.testing.assert_allclose(moved[..., 0] / moved[..., 2] * FX + CX, (x - left) * scale, atol=SINGLE)
+    np.testing.assert_allclose(moved[..., 1] / moved[..., 2] * FY + CY, (y - top) * scale, atol=SINGLE)
     motion = Motion((WIDTH, HEIGHT), scale, np.array(corner), ray, mirrored=False)
-    np.testing.assert_allclose(moved[..., 2], KINDS.get("depth")().zoom(depth, motion), atol=1e-6)
+    np.testing.assert_allclose(moved[..., 2], KINDS.get("depth")().zoom(depth, motion), atol=SINGLE)
 
     turned = KINDS.get("normals")().zoom(normals.transpose(2, 0, 1), motion).transpose(1, 2, 0)
     tangent = np.cross(normals, [0.3, 0.5, 0.7])
     for direction in (tangent, np.cross(normals, tangent)):
-        np.testing.assert_allclose((turned * move(direction)).sum(-1), 0, atol=1e-6)
+        np.testing.assert_allclose((turned * move(direction)).sum(-1), 0, atol=SINGLE)
     valid = np.abs(normals).sum(-1) > 0
-    np.testing.assert_allclose(np.linalg.norm(turned, axis=-1), valid, atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(turned, axis=-1), valid, atol=SINGLE)
     assert ((turned * moved).sum(-1)[valid] < 0).all()  # still facing the camera
 
 
@@ -159,12 +160,33 @@ def test_zoomed_normals_fit_the_zoomed_depth(kinds: Registry[Kind]) -> None:
     assert worst["central"] > 1
 
 
-def test_zoom_moves_image_and_targets_alike(kinds: Registry[Kind]) -> None:
+def test_the_ray_goes_through_what_becomes_the_principal_point(kinds: Registry[Kind]) -> None:
+    seen = []
+
+    class Watching(Pixels):
+        def move(self, values, motion):
+            seen.append(motion)
+            return values
+
+    kinds.register("watching")(Watching)
+    augment = Augment({"place": Target("watching")}, scale=[2.0])
+    for seed in range(5):
+        augment({"image": torch.zeros(3, 40, 60), "targets": {"place": torch.zeros(3, 40, 60)}}, seed, CAMERA)
+        (left, top), (fx, fy, cx, cy) = seen[-1].corner, CAMERA
+        assert 0 <= left <= 0.5 >= top >= 0
+        # The share c of the new picture is the share corner + c / 2 of the old one.
+        ray = ((left + cx / 2 - cx) / fx, (top + cy / 2 - cy) / fy, 1)
+        assert seen[-1].ray == pytest.approx(ray, rel=ROUNDING)
+        assert (seen[-1].size, seen[-1].scale, seen[-1].mirrored) == ((60, 40), 2.0, False)
+
+
+@pytest.mark.parametrize("scale", [1.5, 2.0])
+def test_zoom_moves_image_and_targets_alike(kinds: Registry[Kind], scale: float) -> None:
     """The image holds its own pixel coordinates, and so does a target of a user's type."""
     kinds.register("coordinates")(Pixels)
     y, x = torch.meshgrid((torch.arange(40) + 0.5) / 40, (torch.arange(60) + 0.5) / 60, indexing="ij")
     ramps = torch.stack([x, y, x * 0])
-    augment = Augment({"place": Target("coordinates")}, scale=[1.5])
+    augment = Augment({"place": Target("coordinates")}, scale=[scale])
     corners = []
     for seed in range(30):
         out = augment({"image": ramps, "targets": {"place": ramps.clone()}}, seed)
@@ -174,12 +196,12 @@ def test_zoom_moves_image_and_targets_alike(kinds: Registry[Kind]) -> None:
         assert off[0] <= 0.51 / 60  # nearest: at most half an original pixel
         assert off[1] <= 0.51 / 40
         steps = image[0, :, 5:-5].diff(dim=1)
-        torch.testing.assert_close(steps, torch.full_like(steps, 1 / 60 / 1.5), atol=1e-3, rtol=0)
+        torch.testing.assert_close(steps, torch.full_like(steps, 1 / 60 / scale), atol=SINGLE, rtol=0)
         assert torch.isin(place, ramps).all()  # no value that was not there before
         corners.append((float(image[0].min()), float(image[1].min())))
     spread = torch.tensor(corners)
     assert (spread.amin(0) < 0.06).all()  # the crop reaches all sides
-    assert (spread.amax(0) > 1 / 3 - 0.06).all()
+    assert (spread.amax(0) > 1 - 1 / scale - 0.06).all()
 
 
 def test_zoom_divides_depth_and_keeps_normals_unit_and_holes_invalid() -> None:
@@ -233,6 +255,42 @@ def test_colour_changes_the_image_only_and_within_its_range() -> None:
         assert equal({"image": sample["image"], "targets": out["targets"]}, sample)
 
 
+def coloured(strength: float, *halves: tuple[float, float, float], seeds: int = 200) -> Tensor:
+    """(seeds, halves, 3): what a picture with a left and a right half becomes."""
+    columns = torch.tensor(halves).T.repeat_interleave(4 // len(halves), dim=1)
+    sample, augment = (
+        {"image": columns[:, None].expand(3, 4, 4).contiguous(), "targets": {}},
+        Augment({}, colour=strength),
+    )
+    images = torch.stack([augment(sample, seed)["image"] for seed in range(seeds)])
+    return images[:, :, 0, :: 4 // len(halves)].transpose(1, 2)
+
+
+def assert_drawn_from(found: Tensor, low: float, high: float) -> None:
+    """All within the range, to three digits, and close to both of its ends."""
+    assert low - 1e-3 < found.min() < low + 0.1 * (high - low)  # of 200 uniform draws a tenth is never empty
+    assert high - 0.1 * (high - low) < found.max() < high + 1e-3
+
+
+def test_brightness_and_contrast_are_drawn_from_one_strength() -> None:
+    grey = coloured(0.5, (0.6, 0.6, 0.6))[:, 0]
+    assert_drawn_from(grey / 0.6, 0.5, 1.5)  # contrast does nothing to a picture of one grey
+    light, dark = coloured(0.5, (0.6, 0.6, 0.6), (0.4, 0.4, 0.4)).unbind(1)
+    # Brightness is a factor of both. Contrast is one of the distance from their mean.
+    assert_drawn_from((light - dark) / (light + dark) * (0.6 + 0.4) / (0.6 - 0.4), 0.5, 1.5)
+
+
+def test_saturation_is_drawn_from_the_strength_and_the_hue_stays() -> None:
+    found = coloured(0.5, (0.6, 0.3, 0.3))[:, 0]
+    red, green, blue = found.unbind(1)
+    assert (green - blue).abs().max() < SINGLE_SUM
+    grey = 0.299 * red + 0.587 * green + 0.114 * blue
+    # Relative to the grey, which neither changes, saturation and contrast both are factors of the distance from it.
+    factor = (red - green) / grey / (0.3 / (0.299 * 0.6 + 0.701 * 0.3))
+    assert 0.25 - 1e-3 < factor.min() < 0.38  # 0.8 * 0.5 = 0.4 if one of them had its usual strength of 0.2; 3 digits
+    assert 1.85 < factor.max() < 2.25 + 1e-3  # 1.2 * 1.5 = 1.8
+
+
 def test_the_seed_alone_decides() -> None:
     options = {"flip": 0.5, "scale": [1.0, 1.2, 1.5], "colour": 0.2}
     one, other = Augment(TARGETS, **options), pickle.loads(pickle.dumps(Augment(TARGETS, **options)))
@@ -276,6 +334,8 @@ def test_an_absent_target_stays_absent() -> None:
         ({"scale": [1.0, 0.5]}, r"factors >= 1 .*got \[1.0, 0.5\]"),
         ({"scale": [float("nan")]}, "factors >= 1"),
         ({"colour": -0.1}, "colour must be a strength"),
+        ({"colour": 1.1}, "colour must be a strength"),
+        ({"scale": [1000.5]}, "scale must be a list of factors"),
         ({"compat": "libmtl"}, "compat must be null or 'mtan', got 'libmtl'"),
     ],
 )
