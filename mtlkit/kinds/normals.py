@@ -38,7 +38,7 @@ class Normals(DenseKind):
         if fine.all():  # what is not finite is not fine
             return ""
         found = found_values(squares[~fine].sqrt())
-        return f"hold unit normals (length 1 to 5 %) or (0, 0, 0) (no label), found lengths of {found}"
+        return f"hold unit normals (length 1 to 5 %) or (0, 0, 0) (no label), found these lengths: {found}"
 
     def numbers(self, value: Tensor) -> Mapping[str, Tensor]:
         return {"z": value[2][self.valid(value)]}
