@@ -54,7 +54,7 @@ def compose(experiment: str, overrides: Sequence[str] = ()) -> Config:
         ModuleNotFoundError, or whatever a plug-in raises: for one that cannot be imported.
     """
     with _hydra(experiment, overrides) as (loader, name, words):
-        draft = Draft(partial(_find, loader), loader.get_group_options)
+        draft = Draft(partial(_find, loader), partial(_files, loader))
         _put_files(draft, loader, experiment)
         for word in sorted(words, key=lambda word: not names_a_class(word)):  # whatever the order of the words
             put_word(draft, word)
@@ -120,7 +120,7 @@ def _hydra(experiment: str, overrides: Sequence[str]) -> Iterator[tuple[ConfigLo
             yield loader, name if isinstance(name, str) else Path(experiment).stem, words
         except MissingConfigException as error:
             group, _, missing = (error.missing_cfg_file or "").rpartition("/")
-            known = suggest(missing, loader.get_group_options(group))
+            known = suggest(missing, _files(loader, group))
             if group.startswith("experiment/"):  # Hydra looks for it beside the experiment
                 known = f"In an experiment's defaults, groups begin with a slash: /{group.removeprefix('experiment/')}."
             raise ValueError(f"{group}: there is no {missing!r} (in {experiment}). {known}") from None
@@ -128,21 +128,31 @@ def _hydra(experiment: str, overrides: Sequence[str]) -> Iterator[tuple[ConfigLo
             problem = str(error).replace("\n", "; ")
             raise ValueError(f"Cannot read the override {error.override!r}, expected key=value: {problem}") from None
         except (HydraException, OmegaConfBaseException) as error:
-            raise ValueError(" ".join(f"{error} {error.__cause__ or ''}".split())) from None
+            problem = " ".join(f"{error} {error.__cause__ or ''}".replace(f"experiment/{FILE}", experiment).split())
+            if "defaults" in problem:  # Hydra names neither the file nor the form that it expects
+                problem += f" An entry of the defaults in {experiment} is `- NAME` or `- /balancer: NAME`."
+            raise ValueError(problem) from None
 
 
 def _own(loader: ConfigLoader, experiment: str) -> dict[str, Any]:
     """What is in a user's own file; for the name of an experiment, a file that is built on that one."""
     path = Path(experiment)
     if path.suffix in (".yaml", ".yml"):
-        return _read(path)
-    known = [name for name in loader.get_group_options("experiment") if name != FILE]
+        values = _read(path)
+        for entry in values.get("defaults") or ():
+            if isinstance(entry, dict) and any(isinstance(choice, dict) for choice in entry.values()):
+                raise ValueError(
+                    f"{experiment}: defaults: expected `- NAME` or `- /balancer: NAME`, found {entry}. Options "
+                    "are keys of the file: balancer: {name: NAME, option: value}, without an entry in the defaults."
+                )
+        return values
+    known = _files(loader, "experiment")
     if experiment in known:
         return {"defaults": [experiment]}
     hint = suggest(experiment, known)
     if "=" in experiment:
         raise ValueError(f"{experiment}: the experiment comes first, before any key=value. {hint}")
-    for file in (path / CONFIG, path.with_name(f"{path.name}.yaml")):
+    for file in (path / CONFIG, Path(f"{experiment}.yaml")):
         hint = f"Did you mean the file {file}?" if file.is_file() else hint
     raise LookupError(f"No experiment is called {experiment!r}. {hint}")
 
@@ -175,9 +185,14 @@ def _put_files(draft: Draft, loader: ConfigLoader, experiment: str) -> None:
             draft.put(tuple(package.split(".")) if package else (), values, place)
 
 
+def _files(loader: ConfigLoader, group: str) -> list[str]:
+    """The names of a group's files, without that of the user's own."""
+    return [name for name in loader.get_group_options(group) if name != FILE]
+
+
 def _find(loader: ConfigLoader, group: str, name: str) -> tuple[str, tuple[str, ...], dict[str, Any]] | None:
     """The file of that name in a group: its place, the path of the keys that it fills, and its values."""
-    if name not in loader.get_group_options(group) or group == "balancer":  # its names are those of the registry
+    if name not in _files(loader, group) or group == "balancer":  # its names are those of the registry
         return None
     path = f"{group}/{name}"
     source = next(source for source in loader.get_sources() if source.is_config(path))

@@ -96,7 +96,7 @@ class Engine:
             self.note_evaluation(evaluate())
             save(False)
         started, since = time.perf_counter(), self.step
-        if self.step < self.total_steps:
+        if not self._finished():  # as a run that goes on may be, by its steps or by early stopping
             for batch in batches:
                 steps = [self.train_step(part) for part in micro_batches(batch, self.config.accumulation)]
                 self.left_out.add(batch)

@@ -37,6 +37,7 @@ from mtlkit.start import Start, open_run
 from mtlkit.trial_pass import check_normalisation
 
 PICTURES = 4  #: so many validation samples, evenly spread, are drawn
+BEST_LOST = "The checkpoint 'best' was lost: the best evaluation from here on takes its place."
 PACKAGES = ("mtlkit", "torch", "timm", "segmentation-models-pytorch", "accelerate", "albumentations", "numpy")
 
 
@@ -102,11 +103,17 @@ class Experiment:
             steps_per_epoch=order.steps_per_epoch,
             seed=config.seed,
         )
-        incidents = list(start.incidents)
+        best_lost = False
         if start.begun:
             checkpoint.load(engine, checkpoint.find(self.folder, "last"))
+            if engine.step > engine.total_steps:
+                raise ValueError(
+                    f"{self.folder} is at step {engine.step} already, and would end at step {engine.total_steps} by "
+                    "trainer.max_steps and trainer.max_epochs. A run that goes on cannot become shorter: leave them as "
+                    "they are, or set them higher."
+                )
             if engine.monitor.best is not None and not start.has_best:
-                incidents.append("The checkpoint 'best' was lost: the best evaluation from here on takes its place.")
+                best_lost = True
                 engine.monitor.forget()
         batches = train_loader(
             training, order, accumulation=config.trainer.accumulation, start_step=engine.step, **shared
@@ -120,8 +127,10 @@ class Experiment:
         status = "stopped"
         try:
             engine.start(self._facts(parts, engine))
-            for incident in incidents:
+            for incident in start.incidents:
                 engine.note({"incident": incident})
+            if best_lost:
+                engine.note({"best_lost": True, "incident": BEST_LOST})
             if not start.begun:
                 look = FirstLook(training, validation, config.data.validation)
                 engine.note(look.record())

@@ -12,7 +12,8 @@ A record is a dictionary with at least `step` and `split`. The splits:
   `direction_norm`, its length.
 - `val`: `epoch`, `loss/<task>`, `<task>/<metric>`; the first at step 0, untrained. `"best": true` marks an
   evaluation that was the best until then, so the last one marked is that of the checkpoint `best`. None is marked
-  while the figure that `trainer.monitor` chooses it by has no value.
+  while the figure that `trainer.monitor` chooses it by has no value. Marks before a record of the split `info` with
+  `"best_lost": true` do not count: a run went on without that checkpoint.
 - `val_constant`: `<task>/<metric>` of the best constant prediction.
 
 A record of any split may hold `incident`: a sentence on something that went wrong without ending the run. `left_out`

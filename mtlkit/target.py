@@ -197,8 +197,8 @@ def found_values(values: Tensor) -> str:
     """
     if wrong := int((~values.isfinite()).sum()):
         return f"{wrong} of {values.numel()} that are NaN or infinite"
-    low, high = values.aminmax()
-    return f"{low.item():g} to {high.item():g}"
+    low, high = (f"{bound.item():g}" for bound in values.aminmax())
+    return low if low == high else f"{low} to {high}"
 
 
 def _within(values: Tensor, low: float, high: float) -> bool:

@@ -370,6 +370,18 @@ def test_an_error_names_the_shipped_file_it_comes_from(own):
 def test_a_group_without_its_slash_is_explained(own):
     with pytest.raises(ValueError, match="groups begin with a slash: /data"):
         compose(own("", "[data: multimnist, _self_]"))
+    with pytest.raises(ValueError, match=r"expected .*- /balancer: NAME.*Options are keys of the file"):
+        compose(own("", "[{balancer: {name: gradnorm}}, _self_]"))
+    with pytest.raises(ValueError, match=r"No match in the defaults list\. An entry of the defaults in .*mine\.yaml"):
+        compose(own("", "[override balancer: gradnorm, _self_]"))
+    with pytest.raises(ValueError, match=r"there is no 'nonesuch' .*Known: celeba"):
+        compose(own("", "[nonesuch, _self_]"))
+
+
+@pytest.mark.parametrize("word", [".", "/"])
+def test_a_path_without_a_name_is_no_experiment(word: str):
+    with pytest.raises(LookupError, match="No experiment is called"):
+        compose(word)
 
 
 def test_a_file_that_is_no_experiment(tmp_path: Path):

@@ -218,6 +218,15 @@ def test_fit_evaluates_marks_the_best_and_stops_early(toys):
     assert {"loss/depth", "weight/depth", "grad_norm/depth", "cosine/segmentation/depth", "lr/encoder"} < set(record)
 
 
+def test_a_run_that_stopped_early_takes_no_further_step_when_it_goes_on(toys):
+    engine = toys.make_engine(steps=20, eval_every=2, early_stopping=1)
+    engine.batch = toys.make_batch()
+    fit(engine, [2.0, 1.0, 1.5])
+    assert engine.step == 4
+    memory, saved = fit(engine, [])  # the state is that of a resumed engine
+    assert (engine.step, memory.steps, saved) == (4, [], [])
+
+
 def test_fit_saves_between_evaluations_and_at_the_end(toys):
     engine = toys.make_engine(steps=5, eval_every=4, save_every=2)
     engine.batch = toys.make_batch()

@@ -255,6 +255,25 @@ def test_a_run_without_its_best_checkpoint_goes_on(compose, copied):
     assert [r["step"] for r in log.read(copied / "metrics.jsonl") if r.get("best")][-1] == 6
 
 
+def test_the_figures_of_a_lost_best_checkpoint_are_not_the_results(compose, copied):
+    """Nothing is left to train, so that no evaluation takes its place: table and `evaluate` are of one model."""
+    shutil.rmtree(copied / "checkpoints" / "best")
+    compose().run(resume=True)
+    history = History(copied)
+    assert (history.selection, history.trained_text) == ("last", "last (step 4)")
+    assert "its checkpoint was lost" in history.notes[0]
+    with pytest.warns(UserWarning, match="no checkpoint 'best'"):
+        figures = inference.evaluate(copied)
+    assert figures == {key: history.trained[key] for key in figures}
+
+
+def test_a_run_that_goes_on_cannot_become_shorter(compose, copied):
+    before = files_of(copied)
+    with pytest.raises(ValueError, match=r"at step 4 already, and would end at step 3 by trainer\.max_steps"):
+        compose("trainer.max_steps=3").run(resume=True)
+    assert files_of(copied) == before
+
+
 @pytest.mark.parametrize("how", ["was lost", "is empty"])
 def test_a_run_without_its_log_goes_on(compose, copied, finished, how):
     (copied / "metrics.jsonl").unlink()

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from hydra.core.config_store import ConfigStore
 from torch import nn
 
 from mtlkit import BALANCERS, DECODERS, Decoder
@@ -88,6 +89,8 @@ def _registered(monkeypatch):
     monkeypatch.setitem(BALANCERS._classes, "noisy", Noisy)
     monkeypatch.setitem(DECODERS._classes, "dropping", Dropping)
     monkeypatch.setattr(Noisy, "drawn", ())
+    yield
+    ConfigStore.instance().repo.get("balancer", {}).pop("noisy.yaml", None)  # where `compose` keeps names
 
 
 @pytest.fixture(scope="module")

@@ -35,7 +35,7 @@ def test_zero_beside_tiny_and_huge_gradients_in_float32(name):
         ("cosreg", {"space": "features", "alpha": 5.0}),
         ("rotograd", {"dim": 3, "burn_in": 1}),
         ("rotograd", {"scale_only": True}),
-        ("fixed", {"weights": {"a": 0.0}}),
+        ("fixed", {"weights": {"a": 0.25}}),  # with 0, a alone would learn nothing, its decoder included
     ],
 )
 def test_options_keep_them_too(name, options):

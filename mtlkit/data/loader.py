@@ -11,10 +11,13 @@ from torch.utils.data import Dataset as TorchDataset
 from mtlkit.data.dataset import BadSampleError, Dataset, Sample, read_sample
 from mtlkit.data.order import Key, Order, StepSampler
 from mtlkit.seeding import seed_of
-from mtlkit.target import kinds_of
+from mtlkit.target import found_values, kinds_of
 
 if TYPE_CHECKING:  # importing albumentations takes seconds; only those who augment pay for it
     from mtlkit.data.transforms import Augment
+
+
+OF_IMAGES = " Images of several sizes need data.size=[width, height]."  #: advice
 
 
 class Loaded(Sample):
@@ -116,11 +119,11 @@ class Samples(TorchDataset[Loaded]):
         """A sample as the data set has it, with the targets that it has; raises `BadSampleError`."""
         sample, what = read_sample(self.dataset, index), self.dataset.label(index)
         image = sample["image"]
-        several = " Images of several sizes need data.size=[width, height]."
-        _check_format(image, self._shape, torch.float32, f"{what}: the image", several)
+        _check_format(image, self._shape, torch.float32, f"{what}: the image", OF_IMAGES)
         low, high = (float(bound) for bound in image.aminmax())
         if not (low >= 0 and high <= 1):  # NaN fails, too
-            raise BadSampleError(f"{what}: the image's values must be in [0, 1], found {low:g} to {high:g}.")
+            advice = " Divide values of 8 bits by 255." if 1 < high <= 255 else ""
+            raise BadSampleError(f"{what}: the image's values must be in [0, 1], found {found_values(image)}.{advice}")
         targets = {name: value for name, value in sample["targets"].items() if value is not None}
         for name, value in targets.items():
             if name not in self.kinds:
@@ -193,10 +196,11 @@ def _loader(samples: Samples, workers: int, **options: Any) -> DataLoader:
     )
 
 
-def _check_format(value: object, shape: tuple[int, ...], dtype: torch.dtype, what: str, hint: str = "") -> None:
-    """Raises `BadSampleError` unless the value is a tensor of that shape and type."""
+def _check_format(value: object, shape: tuple[int, ...], dtype: torch.dtype, what: str, sizes: str = "") -> None:
+    """Raises `BadSampleError` unless the value is a tensor of that shape and type; `sizes` is advice on shapes."""
     if not isinstance(value, Tensor) or value.dtype != dtype or value.shape != shape:
-        raise BadSampleError(f"{what} must be {_name(dtype)} {shape}, found {_found(value)}.{hint}")
+        advice = sizes if isinstance(value, Tensor) and value.shape != shape else ""
+        raise BadSampleError(f"{what} must be {_name(dtype)} {shape}, found {_found(value)}.{advice}")
 
 
 def _found(value: object) -> str:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from mtlkit.target import KINDS, Kind
+from mtlkit.target import KINDS, Kind, found_values
 
 
 class Labels(Kind):
@@ -20,7 +20,7 @@ class Labels(Kind):
         low, high = (int(bound) for bound in value.flatten().aminmax())
         if low >= -1 and high < len(self.classes):
             return ""
-        return f"hold classes from 0 to {len(self.classes) - 1} or -1 (ignore), found {low} to {high}"
+        return f"hold classes from 0 to {len(self.classes) - 1} or -1 (ignore), found {found_values(value)}"
 
     def counts(self, value: Tensor) -> tuple[Tensor, Tensor]:
         known = value[self.valid(value)].flatten()

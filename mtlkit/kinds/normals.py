@@ -38,7 +38,8 @@ class Normals(DenseKind):
         if fine.all():  # what is not finite is not fine
             return ""
         found = found_values(squares[~fine].sqrt())
-        return f"hold unit normals (length {SHORTEST} to {LONGEST}) or (0, 0, 0) (no label), found lengths of {found}"
+        lengths = f"length {SHORTEST} to {LONGEST}"
+        return f"hold unit normals ({lengths}) or (0, 0, 0) (no label), found these lengths: {found}"
 
     def numbers(self, value: Tensor) -> Mapping[str, Tensor]:
         return {"z": value[2][self.valid(value)]}

@@ -92,13 +92,13 @@ class History:
         if not self.records:
             lost = "is empty" if path.is_file() else "was lost"
             self.notes.append(f"{LOG} {lost}: there are no figures. `mtlkit evaluate` measures those of the model.")
-        evaluations = self._of("val")
+        evaluations = _evaluations(self.records)
         if self.selection == "best" and not any(record.get("best") for record in evaluations):
             self.selection = "last"
             if any(record["step"] for record in evaluations):
                 self.notes.append(
-                    "No evaluation is marked as the best, mostly because the figure that trainer.monitor chooses it by "
-                    "had no value: the last evaluation stands for the trained model."
+                    "There is no best evaluation, mostly because the figure that trainer.monitor chooses it by had no "
+                    "value, or because its checkpoint was lost: the last evaluation stands for the trained model."
                 )
         self.trained, self.trained_text = results(evaluations, self.selection)
         self.selects_on_test = self.info.get("validation") == "test"
@@ -164,6 +164,17 @@ class History:
             for text in texts:
                 found.setdefault(text, []).append(record["step"])
         return sorted(found.items(), key=lambda item: item[1])
+
+
+def _evaluations(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The `val` records; none is the best of which the checkpoint `best` was lost later."""
+    found: list[dict[str, Any]] = []
+    for record in records:
+        if record.get("best_lost"):
+            found = [{key: value for key, value in one.items() if key != "best"} for one in found]
+        if record["split"] == "val":
+            found.append(record)
+    return found
 
 
 def _why(record: dict[str, Any]) -> str:
