@@ -21,7 +21,7 @@ class Adversarial(Balancer):
     """Makes the task gradients at the features indistinguishable, by true double backward.
 
     With g_{k,n,p} the gradient of L_k at position p of sample n's features and v_{k,n,p} the same divided by its root
-    mean square length over the sample, a discriminator D (linear, ReLU, linear: one output a task) learns to name k
+    mean square length over the sample, a discriminator D (linear, ReLU, linear: one output per task) learns to name k
     from v_{k,n,p}. It descends on CE = mean_{k,n,p} cross-entropy(D(v_{k,n,p}), k), while encoder and decoders descend
     on sum_k L_k - alpha CE: the gradient of CE is reversed where it enters the v. A sample without a gradient of task k
     has no part in CE for it, and only the present tasks are told from each other. The scale of the losses has no effect
@@ -39,7 +39,7 @@ class Adversarial(Balancer):
     discriminator is as wide as the features, which `hidden=C` gives for C channels, and learns at ten times the model's
     rate, by SGD. There every position's gradient is divided by its own length, which is not offered here.
 
-    Memory: (C + 1) h numbers for C channels and h hidden units, and h + 1 a task; three times that with Adam's.
+    Memory: (C + 1) h numbers for C channels and h hidden units, and h + 1 per task; three times that with Adam's.
 
     Args:
         alpha: the weight of the reversed gradient, >= 0.
@@ -122,7 +122,7 @@ class Adversarial(Balancer):
 
 
 def _normalized(gradient: Tensor) -> Tensor:
-    """(B, C, ...) -> (n, C): one row a position of the samples that have a gradient, of mean square length 1 in each.
+    """(B, C, ...) -> (n, C): one row per position of the samples that have a gradient, of mean square length 1 in each.
 
     A position's own length would not do: where contributions cancel, it is rounding noise.
     """

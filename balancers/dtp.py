@@ -34,7 +34,7 @@ class DynamicTaskPrioritization(Balancer):
 
     Args:
         alpha: how much the present batch counts, in (0, 1].
-        gamma: how quickly a task that does well loses weight (the paper tunes one a task; both defaults are ours).
+        gamma: how quickly a task that does well loses weight (the paper tunes one per task; both defaults are ours).
 
     Raises:
         ValueError: an option is out of its range.

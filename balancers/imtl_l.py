@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @BALANCERS.register("imtl_l")
 class ImpartialLosses(Balancer):
-    """Learns one factor a loss under which all weighted losses are 1.
+    """Learns one factor per loss under which all weighted losses are 1.
 
     The objective is sum_k e^{s_k} L_k - s_k. Every s_k starts at 0 and is pulled by e^{s_k} L_k - 1 towards
     -log L_k. A loss of zero, for which s_k would grow without end, adds nothing to the objective.

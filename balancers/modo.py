@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @BALANCERS.register("modo")
 class MoDo(Balancer):
-    """Moves the weights one step a batch towards the shortest combination, by an estimate without bias.
+    """Moves the weights one step per batch towards the shortest combination, by an estimate without bias.
 
     With g_k the gradient of L_k over the shared parameters on the whole batch, g'_k and g''_k on its two halves:
 
@@ -32,8 +32,8 @@ class MoDo(Balancer):
     Source: Chen et al., Three-Way Trade-Off in Multi-Objective Learning: Optimization, Generalization and
     Conflict-Avoidance, NeurIPS 2023, arXiv 2305.20057.
 
-    Decoders: plain, as in the authors' code (heshandevaka/Trade-Off-MOL, LibMTL/LibMTL/weighting): a backward pass a
-    task and sample, of which only the shared parameters' gradients are replaced.
+    Decoders: plain, as in the authors' code (heshandevaka/Trade-Off-MOL, LibMTL/LibMTL/weighting): one backward pass
+    per task and sample, of which only the shared parameters' gradients are replaced.
 
     Differs from the published experiments: in the authors' code nothing is divided by m, which `relative=false` gives,
     the script for NYUv2 has `gamma=0.001`, and `rho=0.1` is its default. LibMTL has the same.

@@ -49,7 +49,7 @@ class SDMGrad(Balancer):
 
     Args:
         lam: lambda, how closely the direction follows the mean gradient, >= 0 (0.3 is the paper's choice on NYUv2).
-        iterations: steps of w a batch.
+        iterations: steps of w per batch.
         beta: the rate of w, > 0.
         momentum: of w, in [0, 1).
         divide_by: what m is made of, `squares` or `lengths`.

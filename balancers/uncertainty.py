@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @BALANCERS.register("uncertainty")
 class Uncertainty(Balancer):
-    """Learns one noise level a task and weighs the losses by it.
+    """Learns one noise level per task and weighs the losses by it.
 
     With s_k = log sigma_k^2, the objective is sum_k 1/2 e^{-s_k} L_k + s_k/2 over regression tasks (a Gaussian
     likelihood) plus sum_k e^{-s_k} L_k + s_k/2 over classification tasks (a Boltzmann likelihood); which of the

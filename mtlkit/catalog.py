@@ -18,7 +18,7 @@ COSTS = {
     "parameters": "K encoder backward passes",
 }  #: of knowing the gradients, by space, beyond the plain sum's step
 WHERE = {"features": "at the features", "last_layer": "of the last layer", "parameters": "over the parameters"}
-FURTHER_COSTS = {"second_forward": "one more forward pass", "indicators": "an indicator a task"}  #: of `needs`
+FURTHER_COSTS = {"second_forward": "one more forward pass", "indicators": "one indicator per task"}  #: of `needs`
 
 INTRODUCTION = """\
 # Balancers
@@ -100,7 +100,7 @@ def cost(cls: type[Balancer]) -> str:
     found = {space: _gradient_cost(cls, space) for space in _spaces(cls)}
     parts = list(found.values()) if len(found) == 1 else [f"`{space}`: {words}" for space, words in found.items()]
     if cls.adapter is not Balancer.adapter:
-        parts.append("a map of the features a task")
+        parts.append("one map of the features per task")
     parts += [words for need, words in FURTHER_COSTS.items() if need in cls.needs]
     return "; ".join(parts) or "none"
 
@@ -121,8 +121,8 @@ def state(cls: type[Balancer]) -> str:
 
 
 def memory(cls: type[Balancer]) -> str:
-    """The docstring's `Memory:` paragraph; without one, a few numbers a task at most."""
-    return paragraph(cls, "Memory").rstrip(".") or ("none" if state(cls) == "none" else "a few numbers a task")
+    """The docstring's `Memory:` paragraph; without one, a few numbers per task at most."""
+    return paragraph(cls, "Memory").rstrip(".") or ("none" if state(cls) == "none" else "a few numbers per task")
 
 
 def paper(cls: type[Balancer]) -> str:

@@ -13,7 +13,7 @@ def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     """Adds `show` and `prepare`; `add(name, command, text)` makes a parser of a command."""
     sub = add("show", show, "Tell what was found: layout, samples, size, share of valid labels, class shares.")
     _add_words(sub)
-    sub.add_argument("--samples", metavar="N", type=int, default=200, help="look at N samples a split (0: all; 200)")
+    sub.add_argument("--samples", metavar="N", type=int, default=200, help="look at N samples per split (0: all; 200)")
     sub = add("prepare", prepare, "Turn the data into mtlkit's fast format, resumably; training reads both.")
     _add_words(sub)
     sub.add_argument("--out", metavar="DIR", type=Path, required=True, help="the folder to write, or to go on with")

@@ -26,6 +26,7 @@ from mtlkit.checks import check, import_plugins, unused
 from mtlkit.draft import START, Draft
 from mtlkit.overrides import names_a_class, place_of, put_word
 from mtlkit.registry import suggest
+from mtlkit.run_folder import CONFIG
 from mtlkit.schema import Config
 from mtlkit.typed import Source
 
@@ -53,7 +54,7 @@ def compose(experiment: str, overrides: Sequence[str] = ()) -> Config:
         ModuleNotFoundError, or whatever a plug-in raises: for one that cannot be imported.
     """
     with _hydra(experiment, overrides) as (loader, name, words):
-        draft = Draft(partial(_find, loader), partial(_files, loader))
+        draft = Draft(partial(_find, loader), loader.get_group_options)
         _put_files(draft, loader, experiment)
         for word in sorted(words, key=lambda word: not names_a_class(word)):  # whatever the order of the words
             put_word(draft, word)
@@ -141,7 +142,7 @@ def _own(loader: ConfigLoader, experiment: str) -> dict[str, Any]:
     hint = suggest(experiment, known)
     if "=" in experiment:
         raise ValueError(f"{experiment}: the experiment comes first, before any key=value. {hint}")
-    for file in (path / "config.yaml", path.with_name(f"{path.name}.yaml")):
+    for file in (path / CONFIG, path.with_name(f"{path.name}.yaml")):
         hint = f"Did you mean the file {file}?" if file.is_file() else hint
     raise LookupError(f"No experiment is called {experiment!r}. {hint}")
 
@@ -174,14 +175,9 @@ def _put_files(draft: Draft, loader: ConfigLoader, experiment: str) -> None:
             draft.put(tuple(package.split(".")) if package else (), values, place)
 
 
-def _files(loader: ConfigLoader, group: str) -> list[str]:
-    """The names of a group's files."""
-    return loader.get_group_options(group)
-
-
 def _find(loader: ConfigLoader, group: str, name: str) -> tuple[str, tuple[str, ...], dict[str, Any]] | None:
     """The file of that name in a group: its place, the path of the keys that it fills, and its values."""
-    if name not in _files(loader, group) or group == "balancer":  # its names are those of the registry
+    if name not in loader.get_group_options(group) or group == "balancer":  # its names are those of the registry
         return None
     path = f"{group}/{name}"
     source = next(source for source in loader.get_sources() if source.is_config(path))

@@ -12,7 +12,9 @@ from mtlkit.sections import SECTIONS, Section, section_at
 from mtlkit.typed import Source
 
 KeyPath = tuple[Any, ...]  # the keys that lead to a value: ("task", "depth", "type")
-START = "configs/config.yaml"  #: the balancer that it names makes way together with no option
+#: The place of the balancer that every experiment starts with. Options that were set beside it stay when another
+#: balancer is named: they are meant for that one.
+START = "configs/config.yaml"
 GROUPS = ("balancer", "data", "model", "task")  #: the keys whose text is a choice
 
 

@@ -7,11 +7,13 @@ from typing import Concatenate, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
-Self = TypeVar("Self")
+Owner = TypeVar("Owner")  # the class of the decorated method
 P = ParamSpec("P")
 
 
-def any_order(weigh: Callable[Concatenate[Self, Tensor, P], Tensor]) -> Callable[Concatenate[Self, Tensor, P], Tensor]:
+def any_order(
+    weigh: Callable[Concatenate[Owner, Tensor, P], Tensor],
+) -> Callable[Concatenate[Owner, Tensor, P], Tensor]:
     """Decorates a method `weights(self, gram)` that treats all tasks alike: permuting tasks permutes its weights.
 
     In exact arithmetic they would do so anyway. Here they do to the last few bits, also where gradients depend on each
@@ -32,7 +34,7 @@ def any_order(weigh: Callable[Concatenate[Self, Tensor, P], Tensor]) -> Callable
     """
 
     @wraps(weigh)
-    def weights(self: Self, gram: Tensor, *args: P.args, **options: P.kwargs) -> Tensor:
+    def weights(self: Owner, gram: Tensor, *args: P.args, **options: P.kwargs) -> Tensor:
         m = checked_gram(gram).cpu()
         m = (m + m.T) / 2
         order, alike = own_order(m)

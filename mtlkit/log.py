@@ -3,8 +3,9 @@
 A record is a dictionary with at least `step` and `split`. The splits:
 
 - `info`: facts of the run, each optional: `started` (ISO 8601), `total_steps`, `versions` (name -> version),
-  `protocol`, `validation` and `selection` as configured, `data` (what was found, see `mtlkit.first_look`), and by
-  "<task>/<metric>" `higher_is_better` (bool or null) and `units` (text). A resumed run writes another; the last wins.
+  `processes` (their number), `protocol`, `validation` and `selection` as configured, `decoders` (what they get, in
+  words), `data` (what was found, see `mtlkit.first_look`), and by "<task>/<metric>" `higher_is_better` (bool or null)
+  and `units` (text). A resumed run writes another; the last wins.
 - `train`: `epoch`, `loss/<task>`, `weight/<task>`, `grad_norm/<task>`, `cosine/<a>/<b>` (each pair once),
   `lr/<group>`, `balancer/...` (what the balancer itself reports), `step_time` (seconds). In place of `weight/<task>`,
   elementwise methods have `direction/<task>`, the cosine of the combined gradient with the task's, and
@@ -16,7 +17,8 @@ A record is a dictionary with at least `step` and `split`. The splits:
 
 A record of any split may hold `incident`: a sentence on something that went wrong without ending the run. `left_out`
 counts the samples that could not be read since the record before (`data.on_error: skip`).
-A missing value (an absent task) is a missing key, and a value that is not finite is null.
+A missing value (an absent task) is a missing key. A value that is not finite is null, and so is a figure of an
+evaluation that had no valid label.
 """
 
 import errno

@@ -87,7 +87,7 @@ def check_weights(task: Task, option: str, weights: Sequence[float] | None) -> t
         return None
     what, classes = f"task {task.name!r}", len(task.classes)
     if not isinstance(weights, Sequence) or isinstance(weights, str) or len(weights) != classes:
-        raise ValueError(f"The {what} expected {option} to list {classes} numbers, one a class, found {weights!r}.")
+        raise ValueError(f"The {what} expected {option} to list {classes} numbers, one per class, found {weights!r}.")
     for weight in weights:
         check_number(what, option, weight, lambda v: v > 0, "> 0 (to leave a class out, mark it unknown)")
     return tuple(map(float, weights))

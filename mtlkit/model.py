@@ -1,4 +1,4 @@
-"""The model: one shared encoder, a decoder a task."""
+"""The model: one shared encoder, one decoder per task."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager

@@ -16,7 +16,7 @@ from mtlkit.task import Task
 
 @final
 class Predictor:
-    """Whatever is measured, drawn or predicted of a model comes from here, so that it is always the same number.
+    """A model in use. All that is measured, drawn or predicted of it comes from here, so it is always the same number.
 
     The engine has one for its evaluations and pictures; `mtlkit evaluate` and `mtlkit predict` make one of a run's
     folder. The model runs in evaluation mode, through the balancer's adapters, under the accelerator's autocast.

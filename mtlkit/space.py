@@ -22,10 +22,10 @@ class Space(ABC):
     """The K task gradients of one backward pass, as a balancer sees them.
 
     Attributes:
-        levels: the shared features, one tensor a level.
-        inputs: what the tap stands on: it hands out aliases of the first ones, a tensor a level, and returns a
+        levels: the shared features, one tensor per level.
+        inputs: what the tap stands on: it hands out aliases of the first ones, one tensor per level, and returns a
             gradient for each of them.
-        rows: the gradients at the features as they arrive, a row a present task; `unit` times too large.
+        rows: the gradients at the features as they arrive, one row per present task; `unit` times too large.
     """
 
     def __init__(self, levels: Features, encoder: Encoder, halves: bool) -> None:
@@ -104,7 +104,7 @@ class LastLayerSpace(FeatureSpace):
 
 
 class ParameterSpace(Space):
-    """The gradients over the shared parameters, by one encoder backward pass a task (two where halves are needed).
+    """The gradients over the shared parameters, by one encoder backward pass per task (two where halves are needed).
 
     They are summed over processes before anything is compared: gradients of parameters, unlike those of features,
     overlap between processes. The tap stands on the parameters themselves and gives each its gradient, so the

@@ -1,4 +1,4 @@
-"""How a run starts, which what is already in its folder decides: anew, from its last checkpoint, or not at all."""
+"""How a run starts: anew, from its last checkpoint, or not at all. What is in its folder decides."""
 
 import shutil
 from collections.abc import Sequence

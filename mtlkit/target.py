@@ -48,8 +48,8 @@ class Kind(ABC):
     """The format of one kind of target. Everything that handles targets asks it and knows no kind by name.
 
     A value is what a data set returns for one sample, before there is a batch axis. A kind of your own is a subclass
-    with a `shape`, registered under a name that `Target.type` then takes; `DenseKind` is the base of those with a
-    value a pixel. What is not overridden fits float32 vectors in which NaN means "no label".
+    with a `shape`, registered under a name that `Target.type` then takes; `DenseKind` is the base of those with
+    one value per pixel. What is not overridden fits float32 vectors in which NaN means "no label".
 
     >>> @KINDS.register("pose")
     ... class Pose(Kind):
@@ -102,6 +102,7 @@ class Kind(ABC):
         return f"hold finite numbers{bounds} ({unknown}: no label), found {found_values(known)}"
 
     def _is_labelled(self, value: Tensor) -> Tensor:
+        """Which numbers are not `unknown`. A kind's own `valid` may ask for more, but all these must be in range."""
         return ~value.isnan() if math.isnan(self.unknown) else value != self.unknown
 
     def counts(self, value: Tensor) -> tuple[Tensor, Tensor] | None:
@@ -136,7 +137,7 @@ class Kind(ABC):
 
 
 class DenseKind(Kind):
-    """A kind with a value a pixel: the last two axes are the image's rows and columns.
+    """A kind with one value per pixel: the last two axes are the image's rows and columns.
 
     Where pixels move, each takes the nearest one's value, so that no value arises that was not measured. `flip` and
     `zoom` then change the values themselves, which they leave alone unless they are overridden.
@@ -182,7 +183,7 @@ def kinds_of(targets: Mapping[str, Target]) -> dict[str, Kind]:
             raise LookupError(
                 f"The target {name!r} is of the kind {target.type!r}, which is not registered. "
                 f"{suggest(target.type, known)} A kind of your own is a subclass of mtlkit.Kind (or mtlkit.DenseKind: "
-                f"a value a pixel) under @mtlkit.KINDS.register({target.type!r}), in a module that is named in "
+                f"one value per pixel) under @mtlkit.KINDS.register({target.type!r}), in a module that is named in "
                 '`plugins`. docs/data.md, "A kind of target of your own", has an example.'
             )
     return {name: KINDS.build(target.type, target.classes) for name, target in targets.items()}

@@ -22,7 +22,7 @@ Features = list[Tensor]  # the levels of the shared features, finest first: (B, 
 
 @dataclass(frozen=True)
 class EncoderInfo:
-    """What a decoder must know of the features it gets: one entry a level, finest first.
+    """What a decoder must know of the features it gets: one entry per level, finest first.
 
     `channels[i]` is the width of level i and `strides[i]` the factor by which it is smaller than the image;
     stride 0 marks a vector (B, C) without positions. `guides` is how many further tensors the encoder returns, such
@@ -84,7 +84,7 @@ class Task(ABC):
     probabilities stand for labels.
     """
 
-    dense: ClassVar[bool]  #: a value a pixel, or one vector an image
+    dense: ClassVar[bool]  #: one value per pixel, or one vector per image
     regression: ClassVar[
         bool
     ]  #: which form of the uncertainty-weighted loss fits (a Gaussian or a Boltzmann likelihood)
@@ -110,7 +110,7 @@ class Task(ABC):
         options = dict(self.decoder_config)
         decoder = DECODERS.build(options.pop("name"), info, self.out_channels, **options)
         for part, attribute, meaning in (
-            (self, "dense", "it has a value a pixel"),
+            (self, "dense", "it has one value per pixel"),
             (self, "regression", "a Gaussian likelihood fits its loss"),
             (decoder, "dense", "it gives a map"),
         ):
@@ -120,7 +120,7 @@ class Task(ABC):
                     f"and `{attribute} = False` otherwise."
                 )
         if decoder.dense != self.dense:
-            kinds = {True: "one value a pixel", False: "one vector an image"}
+            kinds = {True: "one value per pixel", False: "one vector per image"}
             raise ValueError(
                 f"The task {self.name!r} needs a decoder that gives {kinds[self.dense]}, but "
                 f"{self.decoder_config['name']!r} gives {kinds[decoder.dense]}."

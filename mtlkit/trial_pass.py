@@ -1,4 +1,4 @@
-"""A pass before training: whether the normalisation layers can work on so few samples."""
+"""A trial pass before training: whether the normalisation layers can work on so few samples."""
 
 import torch
 
@@ -6,7 +6,7 @@ from mtlkit.build import Parts
 from mtlkit.model import kept_buffers
 from mtlkit.schema import Config
 
-SAMPLES = 2  #: more never fail where so many pass
+SAMPLES = 2  #: at most; a layer that can normalise over two samples can do so over more
 COMPLAINT = "Expected more than 1"  #: how torch's normalisations begin where there is nothing to take a variance of
 
 
@@ -15,9 +15,9 @@ def check_normalisation(
 ) -> None:
     """Raises `ValueError`, naming encoder or decoder, where a layer would normalise over a single value in training.
 
-    That happens to BatchNorm on maps of one pixel, such as pooled ones, with one sample a process and micro-batch, and
-    to InstanceNorm on such maps always. The model, which is brought to the device, runs forward in training mode on at
-    most two black images of `size` (width, height); statistics and random numbers are afterwards what they were.
+    That happens to BatchNorm on maps of one pixel, such as pooled ones, where a process has one sample per micro-batch.
+    It happens to InstanceNorm on such maps always. The model is brought to the device and runs forward, in training
+    mode, on at most two black images of `size` (width, height). Afterwards statistics and random numbers are as before.
     """
     data, trainer, model = config.data, config.trainer, parts.model
     samples = data.batch_size // (trainer.accumulation * processes)
@@ -48,11 +48,11 @@ def _message(part: str, samples: int, config: Config, processes: int, error: Val
     start = f"{part[0].upper()}{part[1:]} normalises over a single value, of which there is no variance"
     if samples > 1:
         return (
-            f"{start}, although each process has {samples} samples a micro-batch ({error}). Take larger images "
+            f"{start}, although each process has {samples} samples per micro-batch ({error}). Take larger images "
             "(data.size), or another decoder or encoder."
         )
     return (
-        f"{start}: its map has one pixel, and each process has one sample a micro-batch "
+        f"{start}: its map has one pixel, and each process has one sample per micro-batch "
         f"(data.batch_size={config.data.batch_size}, trainer.accumulation={config.trainer.accumulation}, processes: "
         f"{processes}). At least two samples are needed: a larger data.batch_size, a smaller trainer.accumulation or "
         f"fewer processes. Other ways out: model.batch_norm=frozen, model.batch_norm=sync with several GPUs, or an "

@@ -1,4 +1,4 @@
-"""The tasks that come with mtlkit, one a file; importing this package registers them."""
+"""The tasks that come with mtlkit, one per file; importing this package registers them."""
 
 if __name__ == "tasks":
     raise ImportError("Import mtlkit.tasks, not tasks: pyproject.toml maps the folder (make install).")

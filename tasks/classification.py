@@ -1,4 +1,4 @@
-"""One class an image, and the cross-entropy that segmentation shares."""
+"""One class per image, and the cross-entropy that segmentation shares."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -28,7 +28,7 @@ from .multilabel import bars
 
 @TASKS.register("classification")
 class Classification(Task):
-    """One of C classes an image.
+    """One of C classes per image.
 
     Target: int64 (B,), -1 unknown. Output: logits (B, C). Prediction: probabilities (B, C), float32.
 

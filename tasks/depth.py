@@ -29,7 +29,7 @@ SMALLEST = 1e-6  # of a prediction: no depth in any unit, but not the 0 that sta
 
 @TASKS.register("depth")
 class Depth(Task):
-    """A positive number a pixel: depth, or disparity in any unit.
+    """One positive number per pixel: depth, or disparity in any unit.
 
     Target: float32 (B, 1, H, W), > 0, 0 invalid. Output: (B, 1, H, W). Prediction: in the target's unit, >= 1e-6.
 

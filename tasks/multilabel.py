@@ -1,4 +1,4 @@
-"""Attributes an image, each present or not; and the picture of bars that tasks with names share."""
+"""Attributes per image, each present or not; and the picture of bars that tasks with names share."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -29,7 +29,7 @@ from mtlkit.task import TASKS, Task
 
 @TASKS.register("multilabel")
 class Multilabel(Task):
-    """C attributes an image, each present or not.
+    """C attributes per image, each present or not.
 
     Target: float32 (B, C) in {0, 1}, NaN unknown. Output: logits (B, C). Prediction: probabilities (B, C), float32.
 

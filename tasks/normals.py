@@ -23,7 +23,7 @@ from mtlkit.metrics import (
 from mtlkit.task import TASKS, Task
 
 MAP = ("B", 3, "H", "W")
-BINS = 1000  # a degree, in the histogram of angles
+BINS = 1000  # per degree, in the histogram of angles
 
 
 @TASKS.register("normals")

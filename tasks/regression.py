@@ -1,4 +1,4 @@
-"""Numbers an image."""
+"""Numbers per image."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,7 +16,7 @@ from .multilabel import bars
 
 @TASKS.register("regression")
 class Regression(Task):
-    """C numbers an image, named by `classes`.
+    """C numbers per image, named by `classes`.
 
     Target: float32 (B, C), NaN unknown. Output and prediction: (B, C), in the target's unit.
 

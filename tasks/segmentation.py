@@ -1,4 +1,4 @@
-"""One class a pixel."""
+"""One class per pixel."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,7 +16,7 @@ from .classification import check_labels, check_smoothing, cross_entropy, label_
 
 @TASKS.register("segmentation")
 class Segmentation(Task):
-    """One of C classes a pixel.
+    """One of C classes per pixel.
 
     Target: int64 (B, H, W), -1 ignored. Output: logits (B, C, H, W). Prediction: class numbers int64 (B, H, W).
 

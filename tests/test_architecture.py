@@ -41,7 +41,7 @@ def test_balancers_and_tasks_do_not_know_each_other(folder, other):
 
 def test_the_engine_names_no_method_and_no_task():
     names = {*mtlkit.BALANCERS.names(), *mtlkit.TASKS.names()} - {"config"}  # the engine's is its configuration
-    for module in ("engine", "step", "tap", "model"):
+    for module in ("engine", "step", "tap", "gradients", "model"):
         tree = ast.parse((ROOT / f"{module}.py").read_text())
         docs = {
             ast.get_docstring(n, clean=False)

@@ -1,4 +1,4 @@
-"""Each balancer against its mathematics, computed here once more by plain autograd, a backward pass a task."""
+"""Each balancer against its mathematics, computed here once more by plain autograd, one backward pass per task."""
 
 import copy
 import math

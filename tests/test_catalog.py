@@ -17,7 +17,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "balancers.md"
 OURS = [name for name in BALANCERS.names() if BALANCERS.get(name).__module__.startswith("mtlkit.")]
 NO_PAPER = {"uniform", "fixed"}  # what people always did
 PACKAGES = {"torchjd": "torchjd"}  # balancers that need a package of their own
-A_FEW = 16  #: numbers a task that need no word on memory
+A_FEW = 16  #: numbers per task that need no word on memory
 
 
 @pytest.fixture(params=OURS)

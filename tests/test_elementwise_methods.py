@@ -32,7 +32,7 @@ def textbook(engine, batch, rows=slice(None)):
 
 
 def jacobian(engine, batch, rows=slice(None)):
-    """(K, P) by one backward pass a task, and the losses (K,)."""
+    """(K, P) by one backward pass per task, and the losses (K,)."""
     network, _, _, losses = textbook(engine, batch, rows)
     found = [gradients(loss, network.encoder.parameters()) for loss in losses]
     return torch.stack([torch.cat([g.flatten() for g in row]) for row in found]), torch.stack(losses).detach()

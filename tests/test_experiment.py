@@ -304,7 +304,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_intact(compose, monkeypatch, tmp
         (["data.batch_size=64"], r"12 samples, fewer than data\.batch_size=64"),
         (["trainer.precision=fp16"], r"trainer\.precision=fp16 needs a GPU"),
         (["model.batch_norm=sync"], "sync"),
-        (["task.segmentation.decoder=linear"], "one value a pixel"),
+        (["task.segmentation.decoder=linear"], "one value per pixel"),
         (["balancer=rotograd", "balancer.dim=100000"], r"balancer\.dim"),
         (["model.pretrained=missing.safetensors"], r"missing\.safetensors"),
     ],

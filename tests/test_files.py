@@ -65,9 +65,9 @@ def test_exact_values(tmp_path: Path) -> None:
     assert read_exact(tmp_path / "palette.png").shape == (6, 8)
     Image.fromarray(PIXELS).save(tmp_path / "normals.png")
     assert np.array_equal(read_exact(tmp_path / "normals.png", channels=3), PIXELS)
-    with pytest.raises(BadSampleError, match=r"normals.png holds \(6, 8, 3\) values, expected 1 a pixel"):
+    with pytest.raises(BadSampleError, match=r"normals.png holds \(6, 8, 3\) values, expected 1 per pixel"):
         read_exact(tmp_path / "normals.png")
-    with pytest.raises(BadSampleError, match=r"depth.png holds \(2, 2\) values, expected 3 a pixel"):
+    with pytest.raises(BadSampleError, match=r"depth.png holds \(2, 2\) values, expected 3 per pixel"):
         read_exact(tmp_path / "depth.png", channels=3)
 
 

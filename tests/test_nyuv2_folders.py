@@ -409,7 +409,7 @@ def test_a_bad_file_of_astmt_is_named_when_it_is_read(astmt: Path) -> None:
     with pytest.raises(BadSampleError, match=r"img_5007\.png is a JPEG file, whatever its name says"):
         data[2]
     Image.fromarray(np.zeros((85, 112, 3), np.uint8)).save(label)
-    with pytest.raises(BadSampleError, match=r"img_5007\.png holds \(85, 112, 3\) values, expected 1 a pixel"):
+    with pytest.raises(BadSampleError, match=r"img_5007\.png holds \(85, 112, 3\) values, expected 1 per pixel"):
         data[2]
     image.write_bytes(image.read_bytes()[:500])
     with pytest.raises(BadSampleError, match=r"img_5007\.jpg is damaged"):

@@ -51,7 +51,7 @@ class VectorEncoder(Encoder):
 
 
 def make_engine(name, options, width=64, names=NAMES, accumulation=1, precision="fp64", labels=2, **trainer):
-    """Three labellings of points, by linear decoders on a vector of that width; 8 samples a batch."""
+    """Three labellings of points, by linear decoders on a vector of that width; 8 samples per batch."""
     torch.manual_seed(0)
     encoder = VectorEncoder(width)
     tasks = {name: TASKS.build("multilabel", name, tuple("vwxyz"[:labels]), decoder="linear") for name in sorted(names)}
@@ -83,7 +83,7 @@ def assert_same(one, two, tolerance=0.0):
 
 
 def products(engine, batch):
-    """M_k = sum_n u_{n,k} v_n^T by plain autograd, a backward pass a task."""
+    """M_k = sum_n u_{n,k} v_n^T by plain autograd, one backward pass per task."""
     image, targets = engine.prepare(batch)
     (z,) = engine.network.encoder(image)
     units = {}

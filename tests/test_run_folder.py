@@ -299,7 +299,7 @@ def test_all_that_a_run_writes_has_the_mode_that_the_umask_gives(compose):
 def test_one_sample_a_micro_batch_is_refused_before_training(compose, tmp_path):
     words = ["task.seg.decoder=deeplabv3", "trainer.accumulation=4"]
     message = (
-        r"The decoder 'deeplabv3' of task 'seg' normalises over a single value.*one sample a micro-batch.*"
+        r"The decoder 'deeplabv3' of task 'seg' normalises over a single value.*one sample per micro-batch.*"
         r"batch_size=4, trainer.accumulation=4, processes: 1.*batch_norm=frozen"
     )
     with pytest.raises(ValueError, match=message):

@@ -31,7 +31,7 @@ class Probe(Balancer):
 
 
 def textbook(engine, batch, rows=slice(None)):
-    """Losses of the batch and each one's gradient over the encoder, by a backward pass a task through a plain model."""
+    """Losses of the batch and their gradients over the encoder, by one backward pass per task through a plain model."""
     image, targets = engine.prepare(batch)
     network = copy.deepcopy(engine.network)
     outputs = network(image[rows], engine.balancer.adapt, output_sizes(engine.tasks, targets))

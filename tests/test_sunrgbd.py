@@ -457,7 +457,7 @@ def save(values: np.ndarray, file_format: str = "png") -> Callable[[Path], None]
         ("depth_bfx", lambda path: shutil.rmtree(path.parent), "depth_bfx is missing or holds none"),
         ("depth_bfx", save(np.zeros((14, 20), np.uint8), "jpeg"), "is a JPEG file, whatever its name says"),
         ("depth_bfx", save(np.zeros((14, 20), np.uint8)), "holds uint8 values, expected a PNG of 16 bits"),
-        ("depth_bfx", save(np.zeros((14, 20, 3), np.uint8)), r"holds \(14, 20, 3\) values, expected 1 a pixel"),
+        ("depth_bfx", save(np.zeros((14, 20, 3), np.uint8)), r"holds \(14, 20, 3\) values, expected 1 per pixel"),
         ("depth_bfx", save(np.zeros((14, 21), np.uint16)), "has 21 x 14 pixels, but the image in .* 20 x 14"),
     ],
 )

@@ -67,7 +67,7 @@ def equal(one: Sample, other: Sample) -> bool:
 
 
 class Pixels(DenseKind):
-    """Three numbers a pixel, which move with their pixels and stay as they are."""
+    """Three numbers per pixel, which move with their pixels and stay as they are."""
 
     def shape(self, height: int, width: int) -> tuple[int, ...]:
         return 3, height, width

@@ -154,7 +154,7 @@ def report(arguments: argparse.Namespace, root: Path, dataset: Dataset, fast: Pa
     per_frame = [size / len(dataset) / 1e6 for size in sizes]
     console.print(
         f"{len(dataset)} frames of {SIZE[0]} x {SIZE[1]}, batches of {arguments.batch}, one thread a process; "
-        f"{per_frame[0]:.2f} MB a frame as arrays, {per_frame[1]:.2f} MB prepared; torch {torch.__version__}."
+        f"{per_frame[0]:.2f} MB per frame as arrays, {per_frame[1]:.2f} MB prepared; torch {torch.__version__}."
     )
     for cold in (False, True) if arguments.cold else (False,):
         for workers in arguments.workers:

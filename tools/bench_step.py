@@ -9,7 +9,7 @@ Settings, both on timm's `resnet18` from random weights with its deepest level s
 
 Every balancer runs in each of its spaces, with its defaults, by `Engine.train_step`. Beside them run: `plain loop`,
 plain summing in a few lines of PyTorch, which shows what the engine costs; `bound`, the least work in the space
-`parameters` (one forward pass, one backward pass through the heads, one a task through the encoder); and the packages
+`parameters` (one forward pass, one backward pass through the heads, one per task through the encoder); and the packages
 `torchjd` (`mtl_backward` over all shared parameters, task by task, since its default, all tasks in one `vmap`, takes
 minutes a step in setting b; and at the features) and `rotograd`, where they are installed.
 

@@ -93,7 +93,7 @@ def read_exact(path: Path, channels: int = 1, *, lossy: bool = False) -> np.ndar
     if (values.ndim == 3 and values.shape[2] == channels) or (values.ndim == 2 and channels == 1):
         values = values.astype(values.dtype.newbyteorder("="), copy=False)  # torch has one order of bytes
         return np.ascontiguousarray(_upright(values, orientation))
-    raise BadSampleError(f"{path} holds {values.shape} values, expected {channels} a pixel.")
+    raise BadSampleError(f"{path} holds {values.shape} values, expected {channels} per pixel.")
 
 
 def picture_size(path: Path) -> tuple[int, int]:

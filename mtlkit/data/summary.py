@@ -27,9 +27,9 @@ def spread(length: int, count: int) -> list[int]:
 def look_at(
     samples: Samples, indices: Sequence[int], errors: list[BadSampleError], ranges: Gathered | None = None
 ) -> Iterator[dict[str, Tensor]]:
-    """The targets of some samples, whose numbers `ranges` gets to know.
+    """The targets of some samples. Their numbers are added to `ranges`.
 
-    To `errors` goes what is wrong with samples that data.on_error=skip leaves out.
+    Samples that data.on_error=skip leaves out are missing; what is wrong with them is appended to `errors`.
     """
     for index in indices:
         try:
@@ -114,7 +114,7 @@ def describe(found: Mapping[str, Mapping[str, Any]], shown: int | None = SHOWN) 
 
 
 def facts_in_words(facts: Mapping[str, Any]) -> list[str]:
-    """A log's record on the data (`data` of a record of the split `info`) as sentences, one a line."""
+    """A log's record on the data (`data` of a record of the split `info`) as sentences, one per line."""
     counts = " and ".join(f"{count} {split}" for split, count in facts["samples"].items())
     width, height = facts["size"]
     seen = f"; shares are those in {facts['looked_at']} samples"

@@ -1,4 +1,4 @@
-"""One class an image, and the class numbers that segmentation shares."""
+"""One class per image, and the class numbers that segmentation shares."""
 
 import torch
 from torch import Tensor
@@ -30,7 +30,7 @@ class Labels(Kind):
 
 @KINDS.register("classification")
 class Classification(Labels):
-    """One of C classes an image: int64 (), -1 unknown."""
+    """One of C classes per image: int64 (), -1 unknown."""
 
     def shape(self, height: int, width: int) -> tuple[int, ...]:
         return ()

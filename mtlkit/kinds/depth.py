@@ -1,4 +1,4 @@
-"""The distance of every pixel, and what all kinds share that are a positive number a pixel."""
+"""The distance of every pixel, and what all kinds share that are one positive number per pixel."""
 
 import math
 
@@ -9,7 +9,7 @@ from mtlkit.target import KINDS, DenseKind, Motion
 
 
 class Positive(DenseKind):
-    """A positive number a pixel: float32 (1, H, W), finite, 0 where there is none."""
+    """One positive number per pixel: float32 (1, H, W), finite, 0 where there is none."""
 
     unknown = 0
 
@@ -28,7 +28,7 @@ class Positive(DenseKind):
 class Depth(Positive):
     """Depth in metres: float32 (1, H, W), finite and >= 0, 0 invalid.
 
-    A median out of 5 cm to 100 m is told: rooms have some metres and streets some ten.
+    The user is warned of a median below 5 cm or above 100 m: rooms have a few metres, streets a few tens of metres.
     """
 
     unit = "m"

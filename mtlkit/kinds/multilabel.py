@@ -1,4 +1,4 @@
-"""Attributes an image, each present or not."""
+"""Attributes per image, each present or not."""
 
 from collections.abc import Mapping
 
@@ -9,7 +9,7 @@ from mtlkit.target import KINDS, Kind, found_values
 
 @KINDS.register("multilabel")
 class Multilabel(Kind):
-    """C attributes an image: float32 (C,) in {0, 1}, NaN unknown."""
+    """C attributes per image: float32 (C,) in {0, 1}, NaN unknown."""
 
     def shape(self, height: int, width: int) -> tuple[int, ...]:
         return (len(self.classes),)

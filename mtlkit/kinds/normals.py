@@ -7,15 +7,15 @@ from torch import Tensor
 
 from mtlkit.target import KINDS, DenseKind, Motion, found_values
 
-LONGEST, SHORTEST = 1.05, 0.95  # of a unit normal: 8 bits a component give 0.7 % at most, half precision 0.1 %
+LONGEST, SHORTEST = 1.05, 0.95  # of a unit normal: 8 bits per component give 0.7 % at most, half precision 0.1 %
 
 
 @KINDS.register("normals")
 class Normals(DenseKind):
     """Unit normals of surfaces: float32 (3, H, W), x right, y down, z forward, facing the camera, (0, 0, 0) invalid.
 
-    Each has a length of 1 to 5 %, or 0. What is told of a data set is the component z, which is negative where a
-    surface faces the camera.
+    Each has a length from 0.95 to 1.05, or 0. The summary of a data set tells the component z, which is negative where
+    a surface faces the camera.
     """
 
     unknown = 0
@@ -38,7 +38,7 @@ class Normals(DenseKind):
         if fine.all():  # what is not finite is not fine
             return ""
         found = found_values(squares[~fine].sqrt())
-        return f"hold unit normals (length 1 to 5 %) or (0, 0, 0) (no label), found lengths of {found}"
+        return f"hold unit normals (length {SHORTEST} to {LONGEST}) or (0, 0, 0) (no label), found lengths of {found}"
 
     def numbers(self, value: Tensor) -> Mapping[str, Tensor]:
         return {"z": value[2][self.valid(value)]}

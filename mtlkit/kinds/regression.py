@@ -1,4 +1,4 @@
-"""Numbers an image."""
+"""Numbers per image."""
 
 from collections.abc import Mapping
 
@@ -9,7 +9,7 @@ from mtlkit.target import KINDS, Kind
 
 @KINDS.register("regression")
 class Regression(Kind):
-    """C numbers an image, each in a unit of its own: float32 (C,), finite, NaN unknown."""
+    """C numbers per image, each in a unit of its own: float32 (C,), finite, NaN unknown."""
 
     def shape(self, height: int, width: int) -> tuple[int, ...]:
         return (len(self.classes),)

@@ -13,7 +13,7 @@ class CelebACNN(Encoder):
     Source: the code of Liu et al., FAMO, arXiv 2306.03792, which later papers on CelebA took over. Convolutions of 64,
     128, 128, 256, 256, 512 and 512 channels, padded by 1, with a 2x2 max-pooling behind the first, third and fifth;
     then two linear layers of 512. All are without bias and followed by BatchNorm and ReLU, so that training needs two
-    images a process. There each of the 40 attributes has a linear head (the decoder `linear`).
+    images per process. There each of the 40 attributes has a linear head (the decoder `linear`).
 
     The image (B, 3, H, W) in [0, 1], 64x64 there and at least 8x8, is taken as it is and gives one level, a vector
     (B, 512), stride 0.

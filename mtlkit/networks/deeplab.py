@@ -15,7 +15,7 @@ class DeepLabV3Decoder(Decoder):
 
     The decoder of LibMTL's NYUv2 and Cityscapes protocols (arXiv 2203.14338), whose encoder is `resnet50` with
     `output_stride: 8`. The rates are 12, 24 and 36 at stride 8 and as far in pixels of the image at stride 16 or 32.
-    The deepest level is pooled to one pixel in front of a BatchNorm, so that training needs two images a process.
+    The deepest level is pooled to one pixel in front of a BatchNorm, so that training needs two images per process.
     The output has the level's resolution. Raises `ValueError` for a deepest level of another stride.
 
     >>> import torch

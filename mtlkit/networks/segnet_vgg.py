@@ -1,4 +1,4 @@
-"""SegNet with a pretrained VGG-16 as the shared encoder and a decoder a task, as in CosReg's experiments."""
+"""SegNet with a pretrained VGG-16 as the shared encoder and one decoder per task, as in CosReg's experiments."""
 
 from dataclasses import replace
 from pathlib import Path

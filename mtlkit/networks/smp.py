@@ -1,7 +1,7 @@
 """Decoders of segmentation-models-pytorch, fitted to features of any encoder.
 
 They come with BatchNorm (all but `fpn`); `deeplabv3plus` pools to one pixel in front of one, so that training it
-needs two images a process.
+needs two images per process.
 """
 
 from collections.abc import Sequence

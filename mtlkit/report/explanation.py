@@ -13,6 +13,7 @@ from rich.text import Text
 
 from mtlkit.report.gradients import WINDOW, Directions, Pair, directions, mean, pairs, thirds
 from mtlkit.report.history import History
+from mtlkit.run_folder import LOG
 
 MAX_ROWS = 15  #: pairs listed, those with most conflicts first
 
@@ -45,7 +46,7 @@ def explain(run: Path) -> list[RenderableType]:
     has no gradient norms of at least two tasks.
     """
     history = History(run)
-    path = run / "metrics.jsonl"
+    path = run / LOG
     if not any(record["split"] == "train" for record in history.records):
         raise ValueError(f"{path} has no training steps: there is nothing to explain yet.")
     if len(history.tasks) == 1:

@@ -19,7 +19,7 @@ from mtlkit.report.html import figure, grid, section
 from mtlkit.report.pictures import KINDS, pictured_tasks, saved_pictures
 from mtlkit.report.table import decoders_text, gain_text, headings, metric_text, show, split_text
 
-MAX_PICTURES = 12  #: tasks pictured a sample
+MAX_PICTURES = 12  #: tasks pictured per sample
 PICTURE_SIDE = 240  #: pixels; larger pictures are embedded at this size
 
 STYLE = """

@@ -61,7 +61,7 @@ def pictured_tasks(samples: Sequence[dict[str, Path]], order: Sequence[str] = ()
 
 
 def pictures_png(run: Path, order: Sequence[str] = ()) -> Path:
-    """Writes `RUN/pictures.png`: a column for the image and each of at most `MAX_TASKS` tasks, two rows a sample.
+    """Writes `RUN/pictures.png`: a column for the image and each of at most `MAX_TASKS` tasks, two rows per sample.
 
     Each sample has the ground truth above the prediction. `order` is that of the tasks. Raises `FileNotFoundError`
     for a run without pictures.

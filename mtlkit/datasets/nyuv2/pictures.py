@@ -1,4 +1,4 @@
-"""Normals as pictures, a file a frame, for the official form, which has none of its own."""
+"""Normals as pictures, one file per frame, for the official form, which has none of its own."""
 
 from collections.abc import Iterable
 from pathlib import Path
