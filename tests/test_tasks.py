@@ -384,7 +384,7 @@ def test_check_names_a_wrong_value(kind, wrong, message):
         ("multilabel", {"loss": "focal", "gamma": -1}, "gamma >= 0, found -1"),
         ("multilabel", {"loss": "focal", "alpha": 1}, r"alpha in \(0, 1\), found 1"),
         ("multilabel", {"positive_weights": [1, 2]}, r"positive_weights to list 4 numbers, .* found \[1, 2\]"),
-        ("segmentation", {"class_weights": [1, 2, 3, 0]}, "class_weights > 0 .* found 0"),
+        ("segmentation", {"class_weights": [1, 2, 3, 0]}, "^The task 't' expected class_weights > 0 .* found 0"),
         ("segmentation", {"class_weights": 2.0}, "class_weights to list 4 numbers"),
         ("segmentation", {"label_smoothing": 1.0}, r"label_smoothing in \[0, 1\), found 1.0"),
         ("segmentation", {"classes": ()}, "needs the names of its classes"),
