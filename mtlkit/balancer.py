@@ -78,7 +78,10 @@ class Balancer(nn.Module, ABC):
                 f"{type(self).__name__} does not work in the space {space!r}. {suggest(space, self.spaces)}"
             )
         if lr < 0 or not 0 < lr_decay <= 1:
-            raise ValueError(f"Expected lr >= 0 and 0 < lr_decay <= 1, got lr={lr} and lr_decay={lr_decay}.")
+            raise ValueError(
+                f"balancer.lr must be >= 0 and balancer.lr_decay above 0 and at most 1, got lr={lr} and "
+                f"lr_decay={lr_decay}."
+            )
         self.tasks = tuple(tasks)
         self.space = space
         self.lr = lr
