@@ -1,7 +1,7 @@
 """The contract of a balancer: how K task losses become one training step."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
@@ -71,7 +71,9 @@ class Balancer(nn.Module, ABC):
             raise ValueError(f"A balancer needs a tuple of task names, such as ({tasks!r},), got {tasks!r}.")
         if not tasks or len(set(tasks)) != len(tasks):
             raise ValueError(f"A balancer needs at least one task and distinct names, got {tuple(tasks)}.")
-        if unknown := sorted(self.needs - NEEDS.keys()):
+        if isinstance(self.needs, str) or not isinstance(self.needs, Collection):
+            raise ValueError(f"{type(self).__name__}.needs must be a set of names, such as frozenset({{'gram'}}).")
+        if unknown := sorted(set(self.needs) - NEEDS.keys()):
             raise ValueError(f"{type(self).__name__}.needs has {unknown[0]!r}. {suggest(unknown[0], NEEDS)}")
         if space not in self.spaces:
             raise ValueError(

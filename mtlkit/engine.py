@@ -16,7 +16,7 @@ from mtlkit.data.loader import micro_batches
 from mtlkit.decoder_gradients import DecoderGradients
 from mtlkit.evaluation import LeftOut, output_sizes
 from mtlkit.log import Observer, Observers
-from mtlkit.losses import Losses, NonFiniteError, loss_of
+from mtlkit.losses import Losses, gradient_error, loss_of
 from mtlkit.model import MultiTaskModel, kept_buffers
 from mtlkit.monitor import Monitor
 from mtlkit.normalization import FirstLosses
@@ -243,7 +243,4 @@ class Engine:
         else:
             norm = nn.utils.get_total_norm(gradients)
         if self.accelerator.scaler is None and not bool(torch.isfinite(norm)):
-            raise NonFiniteError(
-                f"The gradient is {float(norm)} at step {self.step}, although the losses of "
-                f"{', '.join(step.tasks)} are finite; the model was left as it was before this step."
-            )
+            raise gradient_error(float(norm), self.step, step.tasks, step.weights, type(self.balancer).__name__)

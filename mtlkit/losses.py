@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -36,6 +36,16 @@ def loss_of(task: Task, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]
             f"{what}. This sum has no gradient, so nothing would be learned: leave out `detach`, `item` and `no_grad`."
         )
     return total, count
+
+
+def gradient_error(
+    norm: float, number: int, tasks: Sequence[str], weights: Tensor | None, method: str
+) -> NonFiniteError:
+    """The error for a gradient that is not finite though the losses are; it names the balancer that is at fault."""
+    what = f"The gradient is {norm} at step {number}, although the losses of {', '.join(tasks)} are finite"
+    if weights is not None and not bool(torch.isfinite(weights).all()):
+        what += f": {method} gave the weights {', '.join(f'{w:g}' for w in weights.tolist())}"
+    return NonFiniteError(f"{what}; the model was left as it was before this step.")
 
 
 class LossMeans:

@@ -5,6 +5,7 @@ import torch
 
 from mtlkit.balancer import Balancer, GramBalancer, LossBalancer
 from mtlkit.evaluation import evaluate
+from mtlkit.losses import NonFiniteError
 from mtlkit.task import Task
 
 
@@ -190,3 +191,29 @@ def test_decoders_and_tasks_say_what_they_are(toys, monkeypatch):
     monkeypatch.delattr(toys.ToyMap, "dense")
     with pytest.raises(ValueError, match=r"ToyMap lacks `dense`\. Write `dense = True` in the class if it gives a map"):
         task.decoder(info)
+
+
+class NotANumber(Balancer):
+    """Gives weights that are not numbers."""
+
+    def combine(self, step):
+        return step.losses.new_full((len(step.tasks),), float("nan"))
+
+
+def test_weights_that_are_not_finite_are_the_balancers_fault(toys):
+    engine = toys.make_engine(NotANumber(toys.TASK_NAMES))
+    with pytest.raises(NonFiniteError, match="NotANumber gave the weights nan, nan, nan; the model was left"):
+        engine.train_step(toys.make_batch())
+
+
+def test_a_word_for_the_decoders_that_there_is_not(toys):
+    balancer = Balancer(toys.TASK_NAMES)
+    balancer.decoders = "weigthed"
+    with pytest.raises(ValueError, match=r"Balancer\.decoders cannot be 'weigthed'\. Did you mean 'weighted'"):
+        toys.make_engine(balancer)
+
+
+def test_needs_that_are_no_set(toys):
+    named = type("Named", (Balancer,), {"__doc__": "Names a need.", "needs": "gram"})
+    with pytest.raises(ValueError, match=r"Named\.needs must be a set of names, such as frozenset"):
+        named(toys.TASK_NAMES)

@@ -9,8 +9,8 @@ from tolerances import NETWORK, ROUNDING, SINGLE_SUM
 from torch import nn
 
 from mtlkit.balancer import Balancer, per_task
-from mtlkit.engine import NonFiniteError
 from mtlkit.log import Observer
+from mtlkit.losses import NonFiniteError
 from mtlkit.optim import rate_factor
 from mtlkit.schema import TrainerConfig
 
