@@ -24,7 +24,7 @@ def summary_table(run: Path) -> Table:
     table.add_column("task", no_wrap=True)
     table.add_column("metric", no_wrap=True)
     for heading in headings(history):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", min_width=max(map(len, heading.split())))  # no word is cut
     task = None
     for row in history.rows():
         if task not in (None, row.task):
