@@ -77,6 +77,7 @@ PUBLISHED = {
     ("moco", "gamma"): 0.1,
     ("moco", "rho"): 0.0,
     ("nash", "update_every"): 1,  # AvivNavon/nash-mtl, update_weights_every
+    ("rotograd_procrustes", "weight_lr"): 0.025,  # of GradNorm's paper: its own does not give one
     ("sdmgrad", "lam"): 0.3,  # OptMN-Lab/sdmgrad, both run.sh
     ("sdmgrad", "iterations"): 20,  # the same, niter
     ("stch", "mu"): 1.0,  # Xi-L/STCH, STCH_MTL/LibMTL/config.py
