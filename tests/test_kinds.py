@@ -138,7 +138,7 @@ def test_a_bad_sample_is_named_and_skipped_by_every_command(
     assert any(message in r.get("incident", "") for r in records)
     capsys.readouterr()
     with warnings.catch_warnings():
-        warnings.simplefilter("default")  # for a user a warning is no error
+        warnings.simplefilter("default")  # users see a warning; only these tests make it an error
         assert main(["evaluate", str(run)]) == 0
     assert "mtlkit: warning: 1 sample left out" in capsys.readouterr().err
     assert main(["data", "show", *words, skip]) == 0
