@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from mtlkit.balancer import BALANCERS, Balancer, per_task, stack
 from mtlkit.channels import width
+from mtlkit.option_checks import check_number, check_whole_number
 from mtlkit.task import EncoderInfo, Task
 
 if TYPE_CHECKING:
@@ -72,12 +73,9 @@ class Adversarial(Balancer):
         lr_decay: float = 1.0,
     ) -> None:
         super().__init__(tasks, lr=lr, lr_decay=lr_decay)
-        if not 0 <= alpha < float("inf"):
-            raise ValueError(f"balancer.alpha must be a number >= 0, got {alpha}.")
-        if hidden < 1:
-            raise ValueError(f"balancer.hidden must be a whole number >= 1, got {hidden}.")
-        if ramp_epochs < 0:
-            raise ValueError(f"balancer.ramp_epochs must be a whole number >= 0, got {ramp_epochs}.")
+        check_number("balancer.alpha", alpha, "[0, inf)")
+        check_whole_number("balancer.hidden", hidden, 1)
+        check_whole_number("balancer.ramp_epochs", ramp_epochs, 0)
         self.alpha = alpha
         self.ramp_epochs = ramp_epochs
         self.equals_uniform = alpha == 0

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from mtlkit.balancer import BALANCERS, GramBalancer
 from mtlkit.gram import any_order
-from mtlkit.registry import suggest
+from mtlkit.option_checks import check_choice, check_number
 from mtlkit.solvers import best_worst_case
 
 RESCALES = ("none", "c", "c2")
@@ -52,10 +52,8 @@ class CAGrad(GramBalancer):
         space: str = "features",
     ) -> None:
         super().__init__(tasks, space=space)
-        if not 0 <= c < float("inf"):
-            raise ValueError(f"balancer.c must be a number >= 0, got {c}.")
-        if rescale not in RESCALES:
-            raise ValueError(f"balancer.rescale cannot be {rescale!r}. {suggest(str(rescale), RESCALES)}")
+        check_number("balancer.c", c, "[0, inf)")
+        check_choice("balancer.rescale", rescale, RESCALES)
         self.c = c
         self.rescale = rescale
         self.match_sum = match_sum

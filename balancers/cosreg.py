@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from mtlkit.balancer import BALANCERS, Balancer
+from mtlkit.option_checks import check_number
 
 if TYPE_CHECKING:
     from mtlkit.step import Step
@@ -49,6 +50,7 @@ class CosReg(Balancer):
         self, tasks: Sequence[str], *, alpha: float = 0.1, scale_by_loss: bool = False, space: str = "last_layer"
     ) -> None:
         super().__init__(tasks, space=space)
+        check_number("balancer.alpha", alpha, "[0, inf)")
         self.alpha = alpha
         self.scale_by_loss = scale_by_loss
 

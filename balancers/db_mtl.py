@@ -7,6 +7,7 @@ import torch
 
 from mtlkit.balancer import BALANCERS, Balancer, have_logarithm, per_task, stack
 from mtlkit.gradients import inner_products, weighted_sum
+from mtlkit.option_checks import check_number
 from mtlkit.task import EncoderInfo, Features, Task
 
 if TYPE_CHECKING:
@@ -56,10 +57,8 @@ class DBMTL(Balancer):
 
     def __init__(self, tasks: Sequence[str], *, beta: float = 0.9, decay: float = 0.5) -> None:
         super().__init__(tasks, space="parameters")
-        if not 0 <= beta < 1:
-            raise ValueError(f"balancer.beta must be a number in [0, 1), got {beta}.")
-        if not 0 <= decay < float("inf"):
-            raise ValueError(f"balancer.decay must be a number >= 0, got {decay}.")
+        check_number("balancer.beta", beta, "[0, 1)")
+        check_number("balancer.decay", decay, "[0, inf)")
         self.beta = beta
         self.decay = decay
 

@@ -1,6 +1,5 @@
 """Dynamic task prioritisation."""
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -8,6 +7,7 @@ import torch
 from torch import Tensor
 
 from mtlkit.balancer import BALANCERS, Balancer, per_task, stack
+from mtlkit.option_checks import check_number
 
 if TYPE_CHECKING:
     from mtlkit.step import Step
@@ -51,10 +51,8 @@ class DynamicTaskPrioritization(Balancer):
 
     def __init__(self, tasks: Sequence[str], *, alpha: float = 0.1, gamma: float = 1.0) -> None:
         super().__init__(tasks)
-        if not 0 < alpha <= 1:
-            raise ValueError(f"balancer.alpha must be in (0, 1], got {alpha}.")
-        if not 0 <= gamma < math.inf:
-            raise ValueError(f"balancer.gamma must be a number >= 0, got {gamma}.")
+        check_number("balancer.alpha", alpha, "(0, 1]")
+        check_number("balancer.gamma", gamma, "[0, inf)")
         self.alpha = alpha
         self.gamma = gamma
         self.average = per_task(tasks, torch.full((), -1.0))  # m_k; -1: the task has not taken part yet

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from mtlkit.balancer import BALANCERS, Balancer, per_task, stack
+from mtlkit.option_checks import check_number
 
 if TYPE_CHECKING:
     from mtlkit.step import Step
@@ -44,8 +45,7 @@ class DynamicWeightAverage(Balancer):
 
     def __init__(self, tasks: Sequence[str], *, temperature: float = 2.0) -> None:
         super().__init__(tasks)
-        if not 0 < temperature < float("inf"):
-            raise ValueError(f"balancer.temperature must be a number > 0, got {temperature}.")
+        check_number("balancer.temperature", temperature, "(0, inf)")
         self.temperature = temperature
         self.loss_sum = per_task(tasks, torch.zeros(()))  # over the steps of `epoch`
         self.loss_count = per_task(tasks, torch.zeros((), dtype=torch.int64))

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from mtlkit.balancer import BALANCERS, Balancer, per_task, stack
+from mtlkit.option_checks import check_number, check_whole_number
 from mtlkit.task import EncoderInfo, Task
 
 if TYPE_CHECKING:
@@ -65,10 +66,8 @@ class ExcessMTL(Balancer):
         self, tasks: Sequence[str], *, eta: float = 0.01, warmup_steps: int = 1, match_sum: bool = False
     ) -> None:
         super().__init__(tasks, space="parameters")
-        if not 0 < eta < float("inf"):
-            raise ValueError(f"balancer.eta must be a positive number, got {eta}.")
-        if warmup_steps < 1:
-            raise ValueError(f"balancer.warmup_steps must be a whole number >= 1, got {warmup_steps}.")
+        check_number("balancer.eta", eta, "(0, inf)")
+        check_whole_number("balancer.warmup_steps", warmup_steps, 1)
         self.eta = eta
         self.warmup_steps = warmup_steps
         self.match_sum = match_sum

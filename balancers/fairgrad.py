@@ -6,6 +6,7 @@ from torch import Tensor
 
 from mtlkit.balancer import BALANCERS, GramBalancer
 from mtlkit.gram import any_order, check_max_norm, limited
+from mtlkit.option_checks import check_number
 from mtlkit.solvers import alpha_fair
 
 
@@ -48,8 +49,7 @@ class FairGrad(GramBalancer):
         space: str = "features",
     ) -> None:
         super().__init__(tasks, space=space)
-        if not 0 < alpha < float("inf"):
-            raise ValueError(f"balancer.alpha must be a number above 0, got {alpha}.")
+        check_number("balancer.alpha", alpha, "(0, inf)")
         check_max_norm(max_norm)
         self.alpha = alpha
         self.match_sum = match_sum

@@ -1,6 +1,5 @@
 """FAMO: all losses fall at one rate, without task gradients."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -8,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mtlkit.balancer import BALANCERS, LossBalancer, per_task, stack
-from mtlkit.registry import suggest
+from mtlkit.option_checks import check_number, check_task_names
 
 if TYPE_CHECKING:
     from mtlkit.step import Step
@@ -62,13 +61,10 @@ class FAMO(LossBalancer):
         lr_decay: float = 1.0,
     ) -> None:
         super().__init__(tasks, lr=lr, lr_decay=lr_decay)
-        if not 0 <= gamma < math.inf:
-            raise ValueError(f"balancer.gamma must be a number >= 0, got {gamma}.")
+        check_number("balancer.gamma", gamma, "[0, inf)")
+        check_task_names("balancer.min_losses", min_losses or {}, tasks)
         for task, value in (min_losses or {}).items():
-            if task not in self.tasks:
-                raise ValueError(f"balancer.min_losses names the task {task!r}. {suggest(task, self.tasks)}")
-            if not math.isfinite(value):
-                raise ValueError(f"balancer.min_losses.{task} must be a number, got {value}.")
+            check_number(f"balancer.min_losses.{task}", value, "(-inf, inf)")
         self.gamma = gamma
         self.min_losses = {task: (min_losses or {}).get(task, 0.0) for task in tasks}
         self.xi = per_task(tasks, torch.zeros(()), learned=True)

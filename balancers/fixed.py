@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mtlkit.balancer import BALANCERS, LossBalancer, per_task, stack
-from mtlkit.registry import suggest
+from mtlkit.option_checks import check_number, check_task_names
 
 
 @BALANCERS.register("fixed")
@@ -35,11 +35,9 @@ class Fixed(LossBalancer):
     def __init__(self, tasks: Sequence[str], *, weights: Mapping[str, float] | None = None) -> None:
         super().__init__(tasks)
         self.weight = per_task(tasks, torch.ones(()))
+        check_task_names("balancer.weights", weights or {}, tasks)
         for task, value in (weights or {}).items():
-            if task not in self.tasks:
-                raise ValueError(f"balancer.weights names the task {task!r}. {suggest(task, self.tasks)}")
-            if not 0 <= value < float("inf"):
-                raise ValueError(f"balancer.weights.{task} must be a number >= 0, got {value}.")
+            check_number(f"balancer.weights.{task}", value, "[0, inf)")
             self.weight[task].data.fill_(value)
         self.equals_uniform = all(value == 1 for value in (weights or {}).values())
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from mtlkit.balancer import BALANCERS, Balancer, generator
+from mtlkit.option_checks import check_number
 from mtlkit.task import Features
 
 if TYPE_CHECKING:
@@ -50,8 +51,7 @@ class GradDrop(Balancer):
 
     def __init__(self, tasks: Sequence[str], *, leak: float = 0.0) -> None:
         super().__init__(tasks)
-        if not 0 <= leak <= 1:
-            raise ValueError(f"balancer.leak must be a number from 0 to 1, got {leak}.")
+        check_number("balancer.leak", leak, "[0, 1]")
         self.leak = leak
         self.equals_uniform = leak == 1
         self.register_buffer("seed", torch.randint(2**31, ()))

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from mtlkit.balancer import BALANCERS, GramBalancer
-from mtlkit.registry import suggest
+from mtlkit.gram import check_gram_shape
+from mtlkit.option_checks import check_task_names
 
 if TYPE_CHECKING:
     from mtlkit.step import Step
@@ -52,15 +53,13 @@ class GradientSimilarity(GramBalancer):
     ) -> None:
         super().__init__(tasks, space=space)
         self.main = min(self.tasks) if main is None else main
-        if self.main not in self.tasks:
-            raise ValueError(f"balancer.main names the task {main!r}. {suggest(self.main, self.tasks)}")
+        check_task_names("balancer.main", [self.main], tasks)
         self.weighted = weighted
 
     def weights(self, gram: Tensor, tasks: Sequence[str] | None = None) -> Tensor:
         """The Gram matrix of the named tasks (None: all of them) -> weights."""
         tasks = self.tasks if tasks is None else tasks
-        if gram.shape != (len(tasks), len(tasks)):
-            raise ValueError(f"Expected the Gram matrix of {', '.join(tasks)}, got the shape {tuple(gram.shape)}.")
+        check_gram_shape(gram, tasks)
         if self.main not in tasks:
             return torch.ones_like(gram.diagonal())
         main = tasks.index(self.main)

@@ -1,6 +1,5 @@
 """GradNorm: weights that even out the lengths of the task gradients."""
 
-import math
 from collections.abc import Sequence
 from itertools import compress
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ from torch.nn import ParameterDict
 
 from mtlkit.balancer import BALANCERS, LossBalancer, per_task, stack
 from mtlkit.gradients import inverse
+from mtlkit.option_checks import check_number
 
 if TYPE_CHECKING:
     from mtlkit.step import Step
@@ -60,7 +60,8 @@ class GradNorm(LossBalancer):
         lr_decay: float = 1.0,
     ) -> None:
         super().__init__(tasks, space=space, lr=lr, lr_decay=lr_decay)
-        self.alpha = valid_alpha(alpha)
+        check_number("balancer.alpha", alpha, "[0, inf)")
+        self.alpha = alpha
         self.weight = per_task(tasks, torch.ones(()), learned=True)
         self.initial_loss = per_task(tasks, torch.zeros(()))
 
@@ -88,13 +89,6 @@ class GradNorm(LossBalancer):
             kept = sum(float(self.weight[task]) for task in self.tasks if task not in moved)
             for task, value in zip(moved, weights * (len(self.tasks) - kept) / weights.sum(), strict=True):
                 self.weight[task].copy_(value)
-
-
-def valid_alpha(alpha: float) -> float:
-    """The exponent itself; a `ValueError` where it would favour the tasks that learn fast."""
-    if not 0 <= alpha < math.inf:
-        raise ValueError(f"balancer.alpha must be a number >= 0; got {alpha}.")
-    return alpha
 
 
 def refuse_negative_losses(losses: Tensor, tasks: Sequence[str]) -> None:

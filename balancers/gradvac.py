@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 
 from mtlkit.balancer import BALANCERS, GramBalancer, random_orders
+from mtlkit.gram import check_gram_shape
+from mtlkit.option_checks import check_number
 
 if TYPE_CHECKING:
     from mtlkit.step import Step
@@ -55,8 +57,7 @@ class GradVac(GramBalancer):
 
     def __init__(self, tasks: Sequence[str], *, beta: float = 1e-2, space: str = "features") -> None:
         super().__init__(tasks, space=space)
-        if not 0 <= beta <= 1:
-            raise ValueError(f"balancer.beta must be a number from 0 to 1, got {beta}.")
+        check_number("balancer.beta", beta, "[0, 1]")
         self.beta = beta
         self.register_buffer("seed", torch.randint(2**31, ()))
         self.register_buffer("target", torch.zeros(len(self.tasks), len(self.tasks)))
@@ -87,10 +88,9 @@ class GradVac(GramBalancer):
 
     def _vaccinate(self, gram: Tensor, tasks: Sequence[str], number: int) -> tuple[Tensor, Tensor]:
         """Weights (k,), and the cosines (k, k) that were met, NaN where there is none."""
-        if gram.shape != (len(tasks), len(tasks)):
-            raise ValueError(f"Expected the Gram matrix of {', '.join(tasks)}, got the shape {tuple(gram.shape)}.")
+        check_gram_shape(gram, tasks)
         rows, i = self._rows(tasks), torch.arange(len(tasks))
-        targets = self.target[rows][:, rows].to(gram.dtype).clamp(-1 + 1e-6, 1 - 1e-6)
+        targets = self.target[rows][:, rows].to(gram.dtype).clamp_max(1 - 1e-6)
         norms = gram.diagonal().clamp_min(0).sqrt()
         coefficients = torch.eye(len(tasks), dtype=gram.dtype, device=gram.device)  # row i is g'_i in terms of the g_j
         products = gram.clone()  # <g'_i, g_j>

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mtlkit.balancer import BALANCERS, GramBalancer
 from mtlkit.gram import any_order
-from mtlkit.registry import suggest
+from mtlkit.option_checks import check_choice
 from mtlkit.solvers import min_norm_point
 
 if TYPE_CHECKING:
@@ -62,12 +62,8 @@ class MGDA(GramBalancer):
         space: str = "features",
     ) -> None:
         super().__init__(tasks, space=space)
-        if normalization not in NORMALIZATIONS:
-            raise ValueError(
-                f"balancer.normalization cannot be {normalization!r}. {suggest(str(normalization), NORMALIZATIONS)}"
-            )
-        if weigh not in WEIGHED:
-            raise ValueError(f"balancer.weigh cannot be {weigh!r}. {suggest(str(weigh), WEIGHED)}")
+        check_choice("balancer.normalization", normalization, NORMALIZATIONS)
+        check_choice("balancer.weigh", weigh, WEIGHED)
         self.normalization = normalization
         self.weigh = weigh
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from mtlkit.balancer import BALANCERS, Balancer, per_task, stack
 from mtlkit.gradients import inner_products
+from mtlkit.option_checks import check_number
 from mtlkit.solvers import project_to_simplex
 from mtlkit.task import EncoderInfo, Features, Task
 
@@ -75,12 +76,9 @@ class MoCo(Balancer):
         published: bool = False,
     ) -> None:
         super().__init__(tasks, space="parameters")
-        if not 0 < beta <= 1:
-            raise ValueError(f"balancer.beta must be a number in (0, 1], got {beta}.")
-        if not 0 < gamma < float("inf"):
-            raise ValueError(f"balancer.gamma must be a positive number, got {gamma}.")
-        if not 0 <= rho < float("inf"):
-            raise ValueError(f"balancer.rho must be a number >= 0, got {rho}.")
+        check_number("balancer.beta", beta, "(0, 1]")
+        check_number("balancer.gamma", gamma, "(0, inf)")
+        check_number("balancer.rho", rho, "[0, inf)")
         self.beta = beta
         self.gamma = gamma
         self.rho = rho

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from mtlkit.balancer import BALANCERS, Balancer, per_task, stack
+from mtlkit.option_checks import check_number
 from mtlkit.solvers import project_to_simplex
 
 if TYPE_CHECKING:
@@ -58,10 +59,8 @@ class MoDo(Balancer):
 
     def __init__(self, tasks: Sequence[str], *, gamma: float = 0.1, rho: float = 0.0, relative: bool = True) -> None:
         super().__init__(tasks, space="parameters")
-        if not 0 < gamma < float("inf"):
-            raise ValueError(f"balancer.gamma must be a positive number, got {gamma}.")
-        if not 0 <= rho < float("inf"):
-            raise ValueError(f"balancer.rho must be a number >= 0, got {rho}.")
+        check_number("balancer.gamma", gamma, "(0, inf)")
+        check_number("balancer.rho", rho, "[0, inf)")
         self.gamma = gamma
         self.rho = rho
         self.relative = relative

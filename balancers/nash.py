@@ -8,6 +8,7 @@ from torch import Tensor
 
 from mtlkit.balancer import BALANCERS, GramBalancer, per_task, stack
 from mtlkit.gram import any_order, check_max_norm, limited
+from mtlkit.option_checks import check_whole_number
 from mtlkit.solvers import alpha_fair
 
 if TYPE_CHECKING:
@@ -52,8 +53,7 @@ class Nash(GramBalancer):
     ) -> None:
         super().__init__(tasks, space=space)
         check_max_norm(max_norm)
-        if not isinstance(update_every, int) or update_every < 1:
-            raise ValueError(f"balancer.update_every must be a whole number of steps >= 1, got {update_every}.")
+        check_whole_number("balancer.update_every", update_every, 1)
         self.max_norm = max_norm
         self.update_every = update_every
         self.weight = per_task(tasks, torch.tensor(-1.0, dtype=torch.float64))  # below 0: not known yet

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from mtlkit.balancer import BALANCERS, GramBalancer, random_orders
+from mtlkit.gram import check_gram_shape
 
 if TYPE_CHECKING:
     from mtlkit.step import Step
@@ -49,8 +50,7 @@ class PCGrad(GramBalancer):
     def weights(self, gram: Tensor, tasks: Sequence[str] | None = None, number: int = 0) -> Tensor:
         """The Gram matrix of the named tasks (None: all of them) -> weights, in the orders of step `number`."""
         tasks = self.tasks if tasks is None else tasks
-        if gram.shape != (len(tasks), len(tasks)):
-            raise ValueError(f"Expected the Gram matrix of {', '.join(tasks)}, got the shape {tuple(gram.shape)}.")
+        check_gram_shape(gram, tasks)
         squares, i = gram.diagonal(), torch.arange(len(tasks))
         coefficients = torch.eye(len(tasks), dtype=gram.dtype, device=gram.device)  # row i is g'_i in terms of the g_j
         products = gram.clone()  # <g'_i, g_j>

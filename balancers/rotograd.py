@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from mtlkit.balancer import BALANCERS, Balancer, per_task, stack
 from mtlkit.channels import transform, unit_gradients, width
 from mtlkit.gradients import inverse
+from mtlkit.option_checks import check_choice, check_whole_number
 from mtlkit.rotations import (
     Factors,
     any_rotation,
@@ -108,12 +109,10 @@ class RotoGrad(Balancer):
         lr: float | None = None,
         lr_decay: float = 1.0,
     ) -> None:
-        for option, value, known in (("update", update, RATES), ("start", start, STARTS)):
-            if value not in known:
-                raise ValueError(f"balancer.{option} must be one of {', '.join(known)}; got {value!r}.")
+        check_choice("balancer.update", update, RATES)
+        check_choice("balancer.start", start, STARTS)
         super().__init__(tasks, lr=RATES[update] if lr is None else lr, lr_decay=lr_decay)
-        if burn_in < 0:
-            raise ValueError(f"balancer.burn_in must be >= 0; got {burn_in}.")
+        check_whole_number("balancer.burn_in", burn_in, 0)
         if rotate_only and scale_only:
             raise ValueError("balancer.rotate_only and balancer.scale_only exclude each other.")
         self.update = update

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from mtlkit.balancer import BALANCERS, Balancer, per_task, stack
-from mtlkit.balancers.gradnorm import first_losses, refuse_negative_losses, targets, valid_alpha
+from mtlkit.balancers.gradnorm import first_losses, refuse_negative_losses, targets
 from mtlkit.channels import transform, unit_gradients, vectors, width
 from mtlkit.gradients import inverse
+from mtlkit.option_checks import check_choice, check_number
 from mtlkit.rotations import Factors, move_rotation, set_rotation, small_rotation
 from mtlkit.task import EncoderInfo, Features, Task
 
@@ -94,15 +95,15 @@ class RotogradProcrustes(Balancer):
         lr: float = 0.02,
         lr_decay: float = 0.99,
     ) -> None:
+        check_choice("balancer.update", update, UPDATES)
+        check_number("balancer.lr", lr, "(0, 1]")
         super().__init__(tasks, lr=lr, lr_decay=lr_decay)
-        if update not in UPDATES:
-            raise ValueError(f"balancer.update must be one of {', '.join(UPDATES)}; got {update!r}.")
-        if not 0 < lr <= 1 or weight_lr < 0:
-            raise ValueError(f"Expected 0 < balancer.lr <= 1 and balancer.weight_lr >= 0, got {lr} and {weight_lr}.")
+        check_number("balancer.weight_lr", weight_lr, "[0, inf)")
+        check_number("balancer.alpha", alpha, "[0, inf)")
         self.update = update
         self.dim = dim
         self.level = level
-        self.alpha = valid_alpha(alpha)
+        self.alpha = alpha
         self.weight_lr = weight_lr
         self.weight = per_task(tasks, torch.ones(()))
         self.initial_loss = per_task(tasks, torch.zeros(()))
@@ -168,7 +169,7 @@ class RotogradProcrustes(Balancer):
         *sums, count = torch.stack(self._means).sum(0)
         self.centre += rate * (torch.stack(sums).to(self.centre) / count - self.centre)
         # Here c_k moves by lr R_k (mean z - c), as mean z_k = R_k (mean z - c) + c_k: c_k - R_k c stays as it is.
-        for task, pairs in self._pairs.items() if rate > torch.finfo(self.centre.dtype).eps else ():
+        for task, pairs in self._pairs.items():
             rotation, offset = self.rotation[task], self.offset[task]
             task_centre = offset + rotation @ self.centre
             factors = self._turn(rotation, pairs, rate)

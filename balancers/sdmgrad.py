@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mtlkit.balancer import BALANCERS, Balancer, per_task, stack
 from mtlkit.gram import check_max_norm, limited
-from mtlkit.registry import suggest
+from mtlkit.option_checks import check_choice, check_number, check_whole_number
 from mtlkit.solvers import project_to_simplex
 
 if TYPE_CHECKING:
@@ -82,16 +82,11 @@ class SDMGrad(Balancer):
         max_norm: float | None = None,
     ) -> None:
         super().__init__(tasks, space="parameters")
-        if not 0 <= lam < float("inf"):
-            raise ValueError(f"balancer.lam must be a number >= 0, got {lam}.")
-        if iterations < 1:
-            raise ValueError(f"balancer.iterations must be a whole number >= 1, got {iterations}.")
-        if not 0 < beta < float("inf"):
-            raise ValueError(f"balancer.beta must be a positive number, got {beta}.")
-        if not 0 <= momentum < 1:
-            raise ValueError(f"balancer.momentum must be a number in [0, 1), got {momentum}.")
-        if divide_by not in DIVISORS:
-            raise ValueError(f"balancer.divide_by cannot be {divide_by!r}. {suggest(str(divide_by), DIVISORS)}")
+        check_number("balancer.lam", lam, "[0, inf)")
+        check_whole_number("balancer.iterations", iterations, 1)
+        check_number("balancer.beta", beta, "(0, inf)")
+        check_number("balancer.momentum", momentum, "[0, 1)")
+        check_choice("balancer.divide_by", divide_by, DIVISORS)
         check_max_norm(max_norm)
         self.lam = lam
         self.iterations = iterations

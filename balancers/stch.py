@@ -1,6 +1,5 @@
 """Smooth Tchebycheff scalarisation."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -8,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mtlkit.balancer import BALANCERS, Balancer, have_logarithm, per_task, stack
-from mtlkit.registry import suggest
+from mtlkit.option_checks import check_number, check_task_names, check_whole_number
 
 if TYPE_CHECKING:
     from mtlkit.step import Step
@@ -64,20 +63,18 @@ class SmoothTchebycheff(Balancer):
         warmup_epochs: int | None = 4,
     ) -> None:
         super().__init__(tasks)
-        if not 0 < mu < math.inf:
-            raise ValueError(f"balancer.mu must be a number > 0, got {mu}.")
-        if warmup_epochs is not None and (warmup_epochs < 0 or preference or ideal):
-            raise ValueError(
-                f"balancer.warmup_epochs must be >= 0 and goes without balancer.preference and balancer.ideal, got "
-                f"{warmup_epochs}, {preference} and {ideal}. The plain form, which has those two, is "
-                f"balancer.warmup_epochs=null."
-            )
-        for option, values, low in (("preference", preference, 0.0), ("ideal", ideal, -math.inf)):
+        check_number("balancer.mu", mu, "(0, inf)")
+        if warmup_epochs is not None:
+            check_whole_number("balancer.warmup_epochs", warmup_epochs, 0)
+            if preference or ideal:
+                raise ValueError(
+                    f"balancer.preference and balancer.ideal belong to the plain form, "
+                    f"balancer.warmup_epochs=null. Got {preference} and {ideal} with warmup_epochs={warmup_epochs}."
+                )
+        for option, values, interval in (("preference", preference, "(0, inf)"), ("ideal", ideal, "(-inf, inf)")):
+            check_task_names(f"balancer.{option}", values or {}, tasks)
             for task, value in (values or {}).items():
-                if task not in self.tasks:
-                    raise ValueError(f"balancer.{option} names the task {task!r}. {suggest(task, self.tasks)}")
-                if not low < value < math.inf:
-                    raise ValueError(f"balancer.{option}.{task} must be a number > {low:g}, got {value}.")
+                check_number(f"balancer.{option}.{task}", value, interval)
         self.mu = mu
         self.preference = {task: (preference or {}).get(task, 1.0) for task in tasks}
         self.ideal = {task: (ideal or {}).get(task, 0.0) for task in tasks}

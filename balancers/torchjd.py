@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mtlkit.balancer import BALANCERS, GramBalancer, generator
+from mtlkit.gram import check_gram_shape
 from mtlkit.registry import check_options, suggest
 
 if TYPE_CHECKING:
@@ -79,8 +80,7 @@ class TorchJD(GramBalancer):
     def weights(self, gram: Tensor, tasks: Sequence[str] | None = None, number: int = 0) -> Tensor:
         """The Gram matrix of the named tasks (None: all of them) -> weights, with the random numbers of a step."""
         tasks = self.tasks if tasks is None else tasks
-        if gram.shape != (len(tasks), len(tasks)):
-            raise ValueError(f"Expected the Gram matrix of {', '.join(tasks)}, got the shape {tuple(gram.shape)}.")
+        check_gram_shape(gram, tasks)
         order = sorted(range(len(tasks)), key=lambda row: tasks[row])
         with torch.random.fork_rng(devices=[]):  # TorchJD draws from torch's own generator
             torch.random.set_rng_state(generator(self.seed, number).get_state())

@@ -1,6 +1,5 @@
 """Homoscedastic uncertainty weighting (Kendall et al.)."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -8,6 +7,7 @@ import torch
 from torch import Tensor
 
 from mtlkit.balancer import BALANCERS, Balancer, per_task, stack
+from mtlkit.option_checks import check_choice, check_number
 from mtlkit.task import EncoderInfo, Task
 
 if TYPE_CHECKING:
@@ -55,10 +55,8 @@ class Uncertainty(Balancer):
         lr: float = 0.025,
         lr_decay: float = 1.0,
     ) -> None:
-        if likelihood not in ("by_task", "gaussian"):
-            raise ValueError(f"balancer.likelihood must be by_task or gaussian, got {likelihood!r}.")
-        if not math.isfinite(initial):
-            raise ValueError(f"balancer.initial must be a finite number, got {initial}.")
+        check_choice("balancer.likelihood", likelihood, ("by_task", "gaussian"))
+        check_number("balancer.initial", initial, "(-inf, inf)")
         super().__init__(tasks, lr=lr, lr_decay=lr_decay)
         self.gaussian = likelihood == "gaussian"
         self.log_variance = per_task(tasks, torch.tensor(float(initial)), learned=True)

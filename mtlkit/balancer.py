@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mtlkit.contract import check_adapted, check_hooks, check_weights
+from mtlkit.option_checks import check_number
 from mtlkit.registry import Registry, suggest
 from mtlkit.task import EncoderInfo, Features, Task
 
@@ -79,11 +80,8 @@ class Balancer(nn.Module, ABC):
             raise ValueError(
                 f"{type(self).__name__} does not work in the space {space!r}. {suggest(space, self.spaces)}"
             )
-        if lr < 0 or not 0 < lr_decay <= 1:
-            raise ValueError(
-                f"balancer.lr must be >= 0 and balancer.lr_decay above 0 and at most 1, got lr={lr} and "
-                f"lr_decay={lr_decay}."
-            )
+        check_number("balancer.lr", lr, "[0, inf)")
+        check_number("balancer.lr_decay", lr_decay, "(0, 1]")
         self.tasks = tuple(tasks)
         self.space = space
         self.lr = lr

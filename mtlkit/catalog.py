@@ -2,6 +2,7 @@
 
 import importlib.resources
 import inspect
+import json
 import re
 from collections.abc import Iterable
 
@@ -27,17 +28,18 @@ Made by `mtlkit list balancers --markdown` from the classes and their docstrings
 
 K is the number of tasks and P that of the encoder's trainable numbers. *Needs* are what a method asks of the engine
 (`mtlkit/balancer.py`). *Spaces* are where it can look at the task gradients: the shared features, the encoder's last
-layer or all its parameters; the default comes first. *Decoders* are what the paper or, where it is silent, its authors'
-code gives them: `plain`, the gradient of their own loss, or `weighted`, that times the task's weight; this is what
-`trainer.decoder_gradients: published` does. *Cost* is what a step takes beyond one of the plain sum; K encoder
-backward passes are in place of its single one. *State* is what a checkpoint keeps: learned by the balancer's own Adam,
-or kept by the method itself. A docstring has the whole rule and the options: `python -m pydoc mtlkit.balancers.NAME`.
+layer or all its parameters; the default comes first. *Decoders* are what the paper or, where it is silent, its
+authors' code gives them: `plain`, the gradient of their own loss, or `weighted`, that times the task's weight; this is
+what `trainer.decoder_gradients: published` does. *Options* are written with their defaults. *Cost* is what a step
+takes beyond one of the plain sum; K encoder backward passes are in place of its single one. *State* is what a
+checkpoint keeps: learned by the balancer's own Adam, or kept by the method itself. A docstring has the whole rule and
+the options: `python -m pydoc mtlkit.balancers.NAME`.
 """
 
 
 def markdown(names: Iterable[str]) -> str:
     """The page: the introduction and a table with a row for each of the named balancers."""
-    head = ("name", "what it does", "needs", "spaces", "decoders", "cost", "state", "memory", "paper")
+    head = ("name", "what it does", "needs", "spaces", "decoders", "options", "cost", "state", "memory", "paper")
     lines = [head, ["---"] * len(head), *(row(name) for name in names)]
     return INTRODUCTION + "\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
@@ -67,6 +69,7 @@ def row(name: str) -> list[str]:
         needs(cls),
         spaces(cls),
         decoders(cls),
+        options(cls),
         cost(cls),
         state(cls),
         memory(cls),
@@ -93,6 +96,17 @@ def decoders(cls: type[Balancer]) -> str:
         return cls(TASKS).decoders
     except (TypeError, ValueError):  # as in `state`
         return cls.decoders
+
+
+def options(cls: type[Balancer]) -> str:
+    """The options of the method's own and their defaults, as the command line takes them; a dash where it has none."""
+    own = {key: option.default for key, option in options_of(cls).items() if key not in ("tasks", "space")}
+    if cls.__init__ is Balancer.__init__:  # the rates would be for state that it does not have
+        own = {}
+    return (
+        ", ".join(f"`{key}={value if isinstance(value, str) else json.dumps(value)}`" for key, value in own.items())
+        or "–"
+    )
 
 
 def cost(cls: type[Balancer]) -> str:

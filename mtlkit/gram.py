@@ -1,11 +1,13 @@
 """What all methods of a K x K Gram matrix share: its check, the order of its rows, and the limit of a length."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Concatenate, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
+
+from mtlkit.option_checks import check_number
 
 Owner = TypeVar("Owner")  # the class of the decorated method
 P = ParamSpec("P")
@@ -80,8 +82,8 @@ def _refined(m: Tensor, groups: Tensor) -> Tensor:
 
 def check_max_norm(max_norm: float | None) -> None:
     """Raises `ValueError` for an option `max_norm` that is neither a positive number nor None."""
-    if max_norm is not None and not max_norm > 0:
-        raise ValueError(f"balancer.max_norm must be above 0, or none at all, got {max_norm}.")
+    if max_norm is not None:
+        check_number("balancer.max_norm", max_norm, "(0, inf)")
 
 
 def limited(weights: Tensor, gram: Tensor, max_norm: float | None) -> Tensor:
@@ -94,6 +96,12 @@ def limited(weights: Tensor, gram: Tensor, max_norm: float | None) -> Tensor:
         return weights
     length = (weights @ gram @ weights).clamp_min(0).sqrt()
     return weights * (max_norm / length).clamp_max(1)
+
+
+def check_gram_shape(gram: Tensor, tasks: Sequence[str]) -> None:
+    """Raises `ValueError` unless the matrix has one row and one column per task."""
+    if gram.shape != (len(tasks), len(tasks)):
+        raise ValueError(f"Expected the Gram matrix of {', '.join(tasks)}, got the shape {tuple(gram.shape)}.")
 
 
 def checked_gram(gram: Tensor) -> Tensor:

@@ -439,39 +439,6 @@ def test_adversarial_tells_only_the_present_tasks_apart(toys):
 # -- options ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("name", "option", "value"),
-    [
-        ("graddrop", "leak", 1.5),
-        ("moco", "beta", 0.0),
-        ("moco", "gamma", -1.0),
-        ("moco", "rho", -1.0),
-        ("db_mtl", "beta", 1.0),
-        ("db_mtl", "decay", -0.5),
-        ("excess_mtl", "eta", 0.0),
-        ("excess_mtl", "warmup_steps", 0),
-        ("modo", "gamma", float("nan")),
-        ("modo", "rho", -0.1),
-        ("sdmgrad", "lam", -0.1),
-        ("sdmgrad", "iterations", 0),
-        ("sdmgrad", "beta", float("inf")),
-        ("sdmgrad", "momentum", 1.0),
-        ("sdmgrad", "max_norm", 0.0),
-        ("adversarial", "alpha", -1.0),
-        ("adversarial", "hidden", 0),
-        ("adversarial", "ramp_epochs", -1),
-    ],
-)
-def test_an_option_out_of_its_range_is_named(name, option, value):
-    with pytest.raises(ValueError, match=rf"balancer\.{option} must be"):
-        BALANCERS.build(name, tasks=("a", "b"), **{option: value})
-
-
-def test_sdmgrad_names_a_divisor_that_there_is_not():
-    with pytest.raises(ValueError, match=r"balancer\.divide_by cannot be 'length'\. Did you mean 'lengths'"):
-        BALANCERS.build("sdmgrad", tasks=("a", "b"), divide_by="length")
-
-
 def test_adversarial_names_a_level_that_there_is_not(toys):
     with pytest.raises(ValueError, match=r"balancer\.level is 2, but the encoder shares 2"):
         toys.make_engine("adversarial", options={"level": 2})

@@ -180,29 +180,6 @@ def test_weights_of_geometric_methods_do_not_depend_on_a_common_scale(name, scal
     torch.testing.assert_close(balancer.weights(scale * losses), balancer.weights(losses))
 
 
-@pytest.mark.parametrize(
-    ("name", "options", "message"),
-    [
-        ("dwa", {"temperature": 0}, "balancer.temperature"),
-        ("stch", {"mu": 0.0}, "balancer.mu"),
-        ("stch", {"preference": {"aa": 1.0}, "warmup_epochs": None}, "Did you mean 'a'"),
-        ("stch", {"preference": {"a": 0.0}, "warmup_epochs": None}, r"balancer.preference.a must be .* > 0, got 0.0"),
-        ("stch", {"ideal": {"a": float("inf")}, "warmup_epochs": None}, "balancer.ideal.a"),
-        ("stch", {"ideal": {"a": 1.0}}, "The plain form, which has those two, is balancer.warmup_epochs=null"),
-        ("stch", {"warmup_epochs": -1}, "balancer.warmup_epochs"),
-        ("stch", {"warmup_epochs": 1, "ideal": {"a": 1.0}}, "without balancer.preference and balancer.ideal"),
-        ("famo", {"gamma": -1e-3}, "balancer.gamma"),
-        ("famo", {"min_losses": {"aa": 1.0}}, "Did you mean 'a'"),
-        ("famo", {"min_losses": {"a": float("nan")}}, "balancer.min_losses.a"),
-        ("dtp", {"alpha": 0.0}, "balancer.alpha"),
-        ("dtp", {"gamma": -1.0}, "balancer.gamma"),
-    ],
-)
-def test_options_are_checked(name, options, message):
-    with pytest.raises(ValueError, match=message):
-        build(name, **options)
-
-
 # -- losses of zero and below --------------------------------------------------------------------------------------
 
 

@@ -352,19 +352,6 @@ def test_a_level_that_no_present_task_uses_stands_still(toys):
     assert all(torch.equal(before[name], rotation) for name, rotation in engine.balancer.rotation.items())
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"update": "sgd"}, r"balancer\.update must be one of geodesic, adam; got 'sgd'"),
-        ({"start": "identity"}, r"balancer\.start must be one of small, random; got 'identity'"),
-        ({"burn_in": -1}, r"balancer\.burn_in must be >= 0; got -1"),
-    ],
-)
-def test_wrong_options_are_refused(options, message):
-    with pytest.raises(ValueError, match=message):
-        BALANCERS.build("rotograd", tasks=("a",), **options)
-
-
 def lengths_step(number, norms, tasks=("a", "b")):
     return SimpleNamespace(number=number, tasks=tasks, norms=torch.tensor(norms, dtype=torch.float64))
 

@@ -212,20 +212,6 @@ def test_a_thousand_steps_in_float32_leave_a_rotation(update, lr, n, same_direct
     assert (balancer.rotation["a"] - start).abs().max() > 0.1
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"update": "adam"}, r"balancer\.update must be one of closed_form_step, sgd, jump; got 'adam'"),
-        ({"lr": 0.0}, r"0 < balancer\.lr <= 1"),
-        ({"weight_lr": -1.0}, r"balancer\.weight_lr >= 0"),
-        ({"alpha": -0.5}, r"balancer\.alpha must be a number >= 0; got -0\.5"),
-    ],
-)
-def test_wrong_options_are_refused(options, message):
-    with pytest.raises(ValueError, match=message):
-        BALANCERS.build(NAME, tasks=("a",), **options)
-
-
 def test_a_negative_loss_is_refused_by_name():
     engine = make_engine(NAME, {})
     loss = engine.tasks["b"].loss

@@ -10,9 +10,10 @@ several folders), and two more: a statement or an entry of a dictionary is left 
 `raise` and `assert` say, `strict=`, `device=` (there is one device here), types, `__all__` and decorators.
 
 A mutant gets the tests of `tools/mutants.yaml` that run its line, the quick ones first, until one fails, and last
-those that start processes. All third parties are imported once. A mutant inside of a function is a fork of a
-process that has collected the tests; another one, such as a default, is a fork that imports mtlkit from a folder of
-links with the one changed file in it, which is also where processes that a test starts import it from.
+those that start processes. What runs on import, such as a default, also gets the tests under `on_import`. All third
+parties are imported once. A mutant inside of a function is a fork of a process that has collected the tests; another
+one, such as a default, is a fork that imports mtlkit from a folder of links with the one changed file in it, which is
+also where processes that a test starts import it from.
 `.cache/mutants` keeps the results: a mutant that was killed stays so while its function is the same, and one that
 survived is tried again.
 """
@@ -353,10 +354,12 @@ class Selection:
 
     def __init__(self, table: dict[str, Any], files: list[str]) -> None:
         self.last = {file: matching(table["last"], file) for file in files}
+        self.on_import = {file: set(matching(table["on_import"], file)) for file in files}
         self.times: dict[str, float] = {}
         self.lines: dict[str, dict[int, set[str]]] = {file: defaultdict(set) for file in files}
         self.every: dict[str, set[str]] = {file: set() for file in files}
-        mine = {file: set(matching(table["tests"], file)) for file in files}
+        mine = {file: set(matching(table["tests"], file)) | self.on_import[file] for file in files}
+        self.reads: dict[str, set[str]] = {file: set() for file in files}  # the tests of `on_import`
         starters = {test.partition("::")[0] for tests in self.last.values() for test in tests}
         for test in sorted(starters.union(*mine.values())):
             found = baseline(test, table_files())
@@ -367,6 +370,8 @@ class Selection:
             for file in files:
                 if test in mine[file]:
                     self.every[file] |= set(found["times"]) - failed
+                    if test in self.on_import[file]:
+                        self.reads[file] |= set(found["times"]) - failed
                     for line, contexts in found["lines"].get(file, {}).items():
                         self.lines[file][int(line)] |= set(contexts) - failed - {""}
         self.spans = {file: spans_of((ROOT / file).read_bytes()) for file in files}
@@ -380,6 +385,8 @@ class Selection:
         found = set().union(*(contexts for n, contexts in lines.items() if first <= n <= last))
         if not name:  # a constant, which runs when the file is imported and never again
             found = set(self.every[mutant.file])
+        if mutant.imported:
+            found |= self.reads[mutant.file]
         found -= set(self.last[mutant.file])
         cases = defaultdict(list)
         for test in sorted(found, key=self.times.__getitem__):
