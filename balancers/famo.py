@@ -74,7 +74,7 @@ class FAMO(LossBalancer):
         above = self._above_bounds(losses, names)
         # c z_k / D_k as one softmax, in which a small D_k overflows nothing.
         scores = stack(self.xi, names).double() - above.log()
-        return torch.where(above > 0, scores, -torch.inf).softmax(0).nan_to_num().to(losses.dtype)
+        return torch.where(above > 0, scores, -torch.inf).softmax(0).nan_to_num()
 
     def after_model(self, step: "Step") -> None:
         if not step.tasks:

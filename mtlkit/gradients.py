@@ -83,5 +83,10 @@ def inverse(values: Tensor) -> Tensor:
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:
-    """The tensor in float32 where it has half precision, which is too coarse for sums; else as it is."""
+    """The tensor in float32 where it has half precision, which is too coarse for sums; else as it is.
+
+    >>> halves = [torch.ones(1, dtype=torch.bfloat16), torch.ones(1, dtype=torch.float16)]
+    >>> [at_least_float32(x).dtype for x in [*halves, torch.ones(1, dtype=torch.float64)]]
+    [torch.float32, torch.float32, torch.float64]
+    """
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor

@@ -325,3 +325,32 @@ def test_one_task_alone_trains_as_by_plain_summing(toys, name):
     if name not in others:
         plain.train_step(batch)
         assert_same(dict(engine.network.named_parameters()), dict(plain.network.named_parameters()))
+
+
+class Keeps:
+    """Stands in for `combine` and keeps what it gives."""
+
+    def __init__(self, combine) -> None:
+        self.combine, self.found = combine, None  # which methods with a double backward have none of
+
+    def __call__(self, step):
+        self.found = self.combine(step)
+        return self.found
+
+
+@pytest.mark.parametrize("name", BALANCERS.names())
+def test_float32_gives_what_float64_gives(toys, name):
+    """On the first steps, in which nothing has added up yet; and no gradient grows to float64 on its way."""
+    engines = [toys.make_engine(name, precision=precision) for precision in ("fp32", "fp64")]
+    found = []
+    for engine in engines:
+        engine._update = lambda step: None
+        engine.balancer.combine = Keeps(engine.balancer.combine)
+        engine.train_step(toys.make_batch())
+        found.append({key: p.grad.double() for key, p in engine.network.named_parameters()})
+    given = engines[0].balancer.combine.found
+    if isinstance(given, list):
+        assert {level.dtype for level in given} == {torch.float32}
+    for key, gradient in found[0].items():
+        scale = found[1][key].abs().max()
+        torch.testing.assert_close(gradient, found[1][key], rtol=0, atol=1e-4 * float(scale))

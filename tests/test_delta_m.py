@@ -192,7 +192,10 @@ def test_figures_say_what_selected_them_and_are_compared_with_their_like(tmp_pat
     assert last10.kind == "test figures of the mean of the last 10 evaluations"
     assert last10.by_seed == {0: {"b/f1": 1.0}}
     delta = DeltaM({"b/f1": True})
-    assert "selected on test data" in delta(chosen, chosen).definition
+    assert delta(chosen, chosen).definition == (
+        f"positive is better, mean over tasks, {chosen.kind}, of 1 run, mean of ratios, "
+        f"against own single-task runs of the same seeds"
+    )
     with pytest.raises(ValueError, match=r"the method has test figures .*, the baseline val figures .*like with like"):
         delta(chosen, honest)
     with pytest.raises(ValueError, match=r"test has test figures .*; the runs before it have val figures"):

@@ -8,7 +8,7 @@ import torch
 from tolerances import NETWORK, ROUNDING, SOLVED
 from torch.nn import functional as F
 
-from mtlkit import BALANCERS, checkpoint, solvers
+from mtlkit import BALANCERS, EncoderInfo, checkpoint, solvers
 from mtlkit.balancer import generator, stack
 from mtlkit.evaluation import output_sizes
 
@@ -442,3 +442,12 @@ def test_adversarial_tells_only_the_present_tasks_apart(toys):
 def test_adversarial_names_a_level_that_there_is_not(toys):
     with pytest.raises(ValueError, match=r"balancer\.level is 2, but the encoder shares 2"):
         toys.make_engine("adversarial", options={"level": 2})
+
+
+def test_adversarial_starts_its_outputs_as_torchs_linear_layers_start():
+    balancer = BALANCERS.build("adversarial", tasks=("a", "b"), hidden=400)
+    balancer.setup({}, EncoderInfo(channels=(6,), strides=(4,), parameters=1))
+    for task in ("a", "b"):  # evenly in [-1/sqrt(400), 1/sqrt(400)], of which 400 draws come near both ends
+        drawn = balancer.output[task]
+        assert 0.045 < drawn.max() <= 0.05
+        assert -0.05 <= drawn.min() < -0.045

@@ -271,3 +271,9 @@ def test_gradient_similarity_in_training(toys):
         pair = f"cosine/{task}/depth" if task == "segmentation" else f"cosine/depth/{task}"
         assert scalars[f"weight/{task}"] == pytest.approx(max(0.0, scalars[pair]))
     assert scalars["weight/depth"] == 1
+
+
+def test_a_task_without_gradient_keeps_its_weight_in_pcgrad():
+    gram = torch.tensor([[1.0, -0.5, 0.0], [-0.5, 1.0, 0.0], [0.0, 0.0, 0.0]], dtype=torch.float64)
+    # The first two give each other <g_i, g_j> / |g_j|^2 = 0.5 of the other's gradient; nobody conflicts with zero.
+    assert build("pcgrad", 3).weights(gram).tolist() == [1.5, 1.5, 1.0]

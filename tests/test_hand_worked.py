@@ -6,6 +6,7 @@ from accelerate.optimizer import AcceleratedOptimizer
 
 from mtlkit import checkpoint
 from mtlkit.balancer import Balancer, per_task
+from mtlkit.losses import loss_of
 from mtlkit.normalization import FirstLosses
 
 
@@ -70,3 +71,27 @@ def test_neither_a_loss_scale_nor_accumulation_is_left_in_what_a_balancer_adds(t
     # Powers of two and small whole numbers: exact.
     assert [float(number) for number in engine.balancer.number.values()] == [3.0] * 3
     assert engine.balancer.gradients == [5.0] * 3
+
+
+@pytest.mark.parametrize("loss", [0.0, -2.0])
+def test_a_first_loss_that_is_not_positive_divides_nothing(loss):
+    assert FirstLosses(steps=1).scale("a", loss, number=0) == 1
+
+
+@pytest.mark.parametrize("valid", [0.0, 0.5, 1.0])
+def test_a_sum_without_gradient_is_a_mistake_wherever_something_is_valid(toys, valid):
+    task, output = toys.make_tasks()["depth"], torch.ones(2, requires_grad=True)
+    task.loss = lambda output, target: (output.detach().sum(), torch.tensor(valid))
+    if valid == 0:
+        assert loss_of(task, output, output)[1] == 0
+    else:
+        with pytest.raises(ValueError, match=r"^Depth\.loss of task 'depth' must return .* no gradient"):
+            loss_of(task, output, output)
+
+
+@pytest.mark.parametrize("found", [torch.ones(2), {"sum": 1, "number": 2}, [1.0]])
+def test_a_loss_is_a_pair(toys, found):
+    task = toys.make_tasks()["depth"]
+    task.loss = lambda output, target: found
+    with pytest.raises(ValueError, match=r"^Depth\.loss of task 'depth' must return .* the sum and the number"):
+        loss_of(task, torch.ones(2), torch.ones(2))

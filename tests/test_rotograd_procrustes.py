@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from mtlkit import BALANCERS, EncoderInfo, checkpoint
+from mtlkit.balancer import stack
 from mtlkit.balancers.rotograd_procrustes import rotation_nearest
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -258,3 +259,12 @@ def test_alpha_favours_the_slow_task(alpha, moved):
     sizes = [{"a": (1.0, 1.0), "b": (1.0, 3.0)}, {"a": (1.2, 1.0), "b": (1.0, 1.0)}]
     expected = [*(2 * w / sum(moved) for w in moved), 1.0]  # of c nothing is known
     assert weights_after_steps(sizes, alpha=alpha) == pytest.approx(expected)
+
+
+def test_a_task_whose_gradient_is_zero_keeps_its_share_of_the_weights():
+    balancer = BALANCERS.build(NAME, tasks=("a", "b", "c"), weight_lr=0.1)
+    sizes = {"a": (1.0, 2.0), "b": (0.0, 2.0), "c": (3.0, 2.0)}  # |G_k|, L_k
+    balancer._sizes = {task: [torch.tensor(size, dtype=torch.float64)] for task, size in sizes.items()}
+    balancer._move_weights(0.1)
+    # a's gradient is shorter than the mean of 4/3 and c's longer, so that a gains 0.1 and c loses 0.1; b stays.
+    torch.testing.assert_close(stack(balancer.weight, ("a", "b", "c")), torch.tensor([1.1, 1.0, 0.9]))

@@ -1,6 +1,7 @@
 """The K x K solvers against optimality conditions, brute force and limits; their balancers against definitions."""
 
 import json
+import re
 from itertools import chain, combinations
 from pathlib import Path
 
@@ -501,3 +502,13 @@ def test_nash_keeps_weights_by_task_and_solves_for_a_newcomer(toys):
     assert ((three.gram @ three.weights) * three.weights - 1).abs().max() < NETWORK
     four = engine.train_step(toys.make_batch(3))
     assert torch.equal(four.weights, three.weights)
+
+
+@pytest.mark.parametrize("normalization", ["loss", "loss+"])
+def test_a_loss_of_zero_leaves_mgda_the_other_tasks(normalization):
+    balancer, gram = build("mgda", 2, normalization=normalization), torch.diag(torch.tensor([4.0, 9.0]))
+    weights = balancer.weights(gram, torch.tensor([2.0, 0.0]))
+    assert weights[0] > 0
+    assert weights[1] == 0
+    with pytest.raises(ValueError, match=rf"normalization={re.escape(normalization)} divides by the losses"):
+        balancer.weights(gram, torch.tensor([2.0, -0.1]))

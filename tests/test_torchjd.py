@@ -268,3 +268,12 @@ def test_a_missing_package_is_a_users_mistake_with_the_command_that_installs_it(
 def test_mtlkit_does_not_import_torchjd():
     code = "import sys, mtlkit; assert 'torchjd' in mtlkit.BALANCERS.names(); assert 'torchjd' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_list_of_weightings_has_no_name_that_would_be_refused():
+    with pytest.raises(LookupError) as error:
+        BALANCERS.build("torchjd", tasks=TASKS[:2], weighting="Weighting")
+    listed = str(error.value).partition("Known: ")[2].rstrip(".").split(", ")
+    assert "upgrad" in listed
+    for refused in ("nashmtl", "crmogm", "graddrop"):
+        assert refused not in listed
