@@ -1,0 +1,69 @@
+"""Losses of eight steps by every balancer, to the last bit: for changes of the code that may change no number.
+
+    python tools/loss_curves.py --write before.json      # before the change
+    python tools/loss_curves.py --compare before.json    # after it: exits with 1 and names what differs
+
+Two tasks, float64, one process; in every space of the method, with and without accumulation. A label that is missing
+in some steps is part of it. The last entry of a curve is a digest of the model's weights.
+Both runs must be made on one machine: other processors add in other orders.
+"""
+
+import argparse
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+
+from mtlkit import BALANCERS, log
+from mtlkit.testing_toys import Method, make_batch, make_engine
+
+STEPS = 8
+ABSENT: dict[int, tuple[str, ...]] = {3: ("a",), 5: ("b",)}  # step -> tasks without labels
+
+
+def curve(name: str, space: str, accumulation: int) -> list[str]:
+    """Each step's losses as hexadecimal numbers, and a digest of what is left at the end."""
+    cls = BALANCERS.get(name)
+    options = {"space": space} if len(cls.spaces) > 1 else {}
+    engine = make_engine(Method(name, options), ("a", "b"), accumulation=accumulation)
+    found = []
+    for number in range(STEPS * accumulation):
+        step = engine.train_step(make_batch(number, ABSENT.get(number, ())))
+        found.append(" ".join(f"{task} {loss.hex()}" for task, loss in step.raw_losses.items()))
+    digest = hashlib.sha256()
+    for _, weight in sorted(engine.network.state_dict().items()):
+        digest.update(weight.contiguous().numpy().tobytes())
+    return [*found, digest.hexdigest()]
+
+
+def curves() -> dict[str, list[str]]:
+    found = {}
+    for name in BALANCERS.names():
+        for space in BALANCERS.get(name).spaces:
+            for accumulation in (1, 2):
+                found[f"{name}, {space}, accumulation {accumulation}"] = curve(name, space, accumulation)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--write", type=Path, metavar="FILE", help="keeps the curves in this file")
+    what.add_argument("--compare", type=Path, metavar="FILE", help="compares with the curves in this file")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    found = curves()
+    if args.write:
+        args.write.write_text(json.dumps(found, indent=1) + "\n")
+        return
+    before = json.loads(args.compare.read_text())
+    differ = sorted(key for key in before.keys() | found.keys() if before.get(key) != found.get(key))
+    log.say(f"{len(found) - len(differ)} of {len(found)} curves are the same to the last bit")
+    for key in differ:
+        log.say(f"differs: {key}")
+    raise SystemExit(bool(differ))
+
+
+if __name__ == "__main__":
+    main()
