@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from mtlkit.balancer import BALANCERS, Balancer, have_logarithm, per_task, stack
-from mtlkit.gradients import inner_products, weighted_sum
+from mtlkit.engine.gradients import inner_products, weighted_sum
 from mtlkit.option_checks import check_number
 from mtlkit.task import EncoderInfo, Features, Task
 
 if TYPE_CHECKING:
-    from mtlkit.step import Step
+    from mtlkit.engine.step import Step
 
 
 @BALANCERS.register("db_mtl")

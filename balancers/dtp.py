@@ -10,7 +10,7 @@ from mtlkit.balancer import BALANCERS, Balancer, per_task, stack
 from mtlkit.option_checks import check_number
 
 if TYPE_CHECKING:
-    from mtlkit.step import Step
+    from mtlkit.engine.step import Step
 
 FLOOR = 0.01  # of an average: without it a task that gets nothing right would have an infinite weight
 

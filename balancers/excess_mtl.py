@@ -11,7 +11,7 @@ from mtlkit.option_checks import check_number, check_whole_number
 from mtlkit.task import EncoderInfo, Task
 
 if TYPE_CHECKING:
-    from mtlkit.step import Step
+    from mtlkit.engine.step import Step
 
 
 @BALANCERS.register("excess_mtl")

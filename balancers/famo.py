@@ -10,7 +10,7 @@ from mtlkit.balancer import BALANCERS, LossBalancer, per_task, stack
 from mtlkit.option_checks import check_number, check_task_names
 
 if TYPE_CHECKING:
-    from mtlkit.step import Step
+    from mtlkit.engine.step import Step
 
 
 @BALANCERS.register("famo")

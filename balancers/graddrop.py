@@ -11,7 +11,7 @@ from mtlkit.option_checks import check_number
 from mtlkit.task import Features
 
 if TYPE_CHECKING:
-    from mtlkit.step import Step
+    from mtlkit.engine.step import Step
 
 
 @BALANCERS.register("graddrop")

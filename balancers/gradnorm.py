@@ -9,11 +9,11 @@ from torch import Tensor
 from torch.nn import ParameterDict
 
 from mtlkit.balancer import BALANCERS, LossBalancer, per_task, stack
-from mtlkit.gradients import inverse
+from mtlkit.engine.gradients import inverse
 from mtlkit.option_checks import check_number
 
 if TYPE_CHECKING:
-    from mtlkit.step import Step
+    from mtlkit.engine.step import Step
 
 
 @BALANCERS.register("gradnorm")

@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 from mtlkit.balancer import BALANCERS, Balancer, per_task, stack
-from mtlkit.gradients import inner_products
+from mtlkit.engine.gradients import inner_products
 from mtlkit.option_checks import check_number
 from mtlkit.solvers import project_to_simplex
 from mtlkit.task import EncoderInfo, Features, Task
 
 if TYPE_CHECKING:
-    from mtlkit.step import Step
+    from mtlkit.engine.step import Step
 
 
 @BALANCERS.register("moco")

@@ -12,7 +12,7 @@ from mtlkit.option_checks import check_whole_number
 from mtlkit.solvers import alpha_fair
 
 if TYPE_CHECKING:
-    from mtlkit.step import Step
+    from mtlkit.engine.step import Step
 
 
 @BALANCERS.register("nash")

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mtlkit.balancer import BALANCERS, Balancer, per_task, stack
 from mtlkit.channels import transform, unit_gradients, width
-from mtlkit.gradients import inverse
+from mtlkit.engine.gradients import inverse
 from mtlkit.option_checks import check_choice, check_whole_number
 from mtlkit.rotations import (
     Factors,
@@ -23,7 +23,7 @@ from mtlkit.rotations import (
 from mtlkit.task import EncoderInfo, Features, Task
 
 if TYPE_CHECKING:
-    from mtlkit.step import Step
+    from mtlkit.engine.step import Step
 
 RATES = {"geodesic": 2e-3, "adam": 5e-4}
 STARTS = {"small": small_rotation, "random": any_rotation}

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from mtlkit.balancer import BALANCERS, Balancer, per_task, stack
 from mtlkit.balancers.gradnorm import first_losses, refuse_negative_losses, targets
 from mtlkit.channels import transform, unit_gradients, vectors, width
-from mtlkit.gradients import inverse
+from mtlkit.engine.gradients import inverse
 from mtlkit.option_checks import check_choice, check_number
 from mtlkit.rotations import Factors, move_rotation, set_rotation, small_rotation
 from mtlkit.task import EncoderInfo, Features, Task
 
 if TYPE_CHECKING:
-    from mtlkit.step import Step
+    from mtlkit.engine.step import Step
 
 UPDATES = ("closed_form_step", "sgd", "jump")
 

@@ -12,7 +12,7 @@ from mtlkit.option_checks import check_choice, check_number, check_whole_number
 from mtlkit.solvers import project_to_simplex
 
 if TYPE_CHECKING:
-    from mtlkit.step import Step
+    from mtlkit.engine.step import Step
 
 
 DIVISORS = ("squares", "lengths")

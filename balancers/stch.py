@@ -10,7 +10,7 @@ from mtlkit.balancer import BALANCERS, Balancer, have_logarithm, per_task, stack
 from mtlkit.option_checks import check_number, check_task_names, check_whole_number
 
 if TYPE_CHECKING:
-    from mtlkit.step import Step
+    from mtlkit.engine.step import Step
 
 
 @BALANCERS.register("stch")

@@ -4,17 +4,17 @@ from typing import TYPE_CHECKING, Any
 
 from mtlkit.balancer import BALANCERS, Balancer, GramBalancer, LossBalancer
 from mtlkit.data.dataset import DATASETS, Dataset
-from mtlkit.step import Step
+from mtlkit.engine.step import Step
 from mtlkit.target import KINDS, DenseKind, Kind, Target
 from mtlkit.task import DECODERS, ENCODERS, TASKS, Decoder, Encoder, EncoderInfo, Task
 
 if TYPE_CHECKING:
-    from mtlkit.experiment import Experiment
+    from mtlkit.run.experiment import Experiment
 
 
 def __getattr__(name: str) -> Any:
     if name == "Experiment":  # which imports all that training needs
-        from mtlkit.experiment import Experiment
+        from mtlkit.run.experiment import Experiment
 
         return Experiment
     raise AttributeError(f"module 'mtlkit' has no attribute {name!r}")

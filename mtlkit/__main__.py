@@ -2,7 +2,7 @@
 
 import sys
 
-from mtlkit.cli import main
+from mtlkit.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -13,7 +13,7 @@ from mtlkit.registry import Registry, suggest
 from mtlkit.task import EncoderInfo, Features, Task
 
 if TYPE_CHECKING:
-    from mtlkit.step import Step
+    from mtlkit.engine.step import Step
 
 
 #: What a balancer may declare in `needs`, and what it gets for it.

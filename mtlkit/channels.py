@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from mtlkit.gradients import at_least_float32, inverse
+from mtlkit.engine.gradients import at_least_float32, inverse
 from mtlkit.task import EncoderInfo, Features
 
 if TYPE_CHECKING:
-    from mtlkit.step import Step
+    from mtlkit.engine.step import Step
 
 
 def width(encoder: EncoderInfo, level: int, dim: int | None = None) -> int:

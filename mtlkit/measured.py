@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mtlkit.data.dataset import Split
-from mtlkit.inference import evaluate
 from mtlkit.report.history import History
+from mtlkit.run.inference import evaluate
 
 Figures = Mapping[str, float]  # "<task>/<metric>" -> value
 BySeed = Mapping[int, Figures]
@@ -29,7 +29,7 @@ def figures_of(runs: Collection[Path], split: Split | None = None) -> Measured:
     With one, the checkpoint of the results is evaluated on it.
 
     Raises `ValueError` where two runs of one seed have the same figure or two runs' figures are not of one kind, and
-    what `History` and `mtlkit.inference.evaluate` raise for a folder that is no run.
+    what `History` and `mtlkit.run.inference.evaluate` raise for a folder that is no run.
     """
     found: dict[int, dict[str, float]] = {}
     directions: dict[str, bool] = {}

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mtlkit.engine.space import shared_parameters
 from mtlkit.registry import options_of, suggest
-from mtlkit.space import shared_parameters
 from mtlkit.task import ENCODERS, Decoder, Encoder, EncoderInfo, Features
 
 BATCH_NORM_MODES = ("local", "sync", "frozen")

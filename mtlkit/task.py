@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from mtlkit.contract import check_hooks
-from mtlkit.log import RESERVED
 from mtlkit.registry import Registry
+from mtlkit.run.log import RESERVED
 from mtlkit.target import Kind
 
 if TYPE_CHECKING:  # importing it takes seconds

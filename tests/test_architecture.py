@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import mtlkit
-from mtlkit.engine import Engine
+from mtlkit.engine.engine import Engine
 
 ROOT = Path(mtlkit.__file__).parent
 REPOSITORY = Path(__file__).parents[1]

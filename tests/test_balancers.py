@@ -10,10 +10,10 @@ from torch import nn
 
 from mtlkit import BALANCERS, DECODERS, ENCODERS, TASKS, Decoder, Encoder, EncoderInfo
 from mtlkit.balancer import stack
-from mtlkit.engine import Engine
-from mtlkit.evaluation import output_sizes
+from mtlkit.config.schema import TrainerConfig
+from mtlkit.engine.engine import Engine
+from mtlkit.engine.evaluation import output_sizes
 from mtlkit.model import MultiTaskModel
-from mtlkit.schema import TrainerConfig
 
 
 def textbook(engine, batch):

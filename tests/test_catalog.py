@@ -10,8 +10,8 @@ import pytest
 
 from mtlkit import BALANCERS, EncoderInfo
 from mtlkit.balancer import Balancer, GramBalancer
-from mtlkit.catalog import TASKS, cost, markdown, memory, needs, paper, paragraph, row, spaces, state
-from mtlkit.cli import main
+from mtlkit.cli.catalog import TASKS, cost, markdown, memory, needs, paper, paragraph, row, spaces, state
+from mtlkit.cli.main import main
 
 PAGE = Path(__file__).parents[1] / "docs" / "balancers.md"
 OURS = [name for name in BALANCERS.names() if BALANCERS.get(name).__module__.startswith("mtlkit.")]

@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 from test_distributed import launch
 
-from mtlkit import claim
-from mtlkit.claim import CLAIM, claimed
+from mtlkit.run import claim
+from mtlkit.run.claim import CLAIM, claimed
 
 CLAIMANT = """
 import sys, time
 from contextlib import ExitStack
 from pathlib import Path
-from mtlkit.claim import claimed
+from mtlkit.run.claim import claimed
 me, folders = sys.argv[1], [Path(word) for word in sys.argv[2:]]
 base = folders[0].parent
 (base / f"ready{me}").touch()
@@ -163,7 +163,7 @@ def test_without_hard_links_a_folder_still_has_one_owner(tmp_path, monkeypatch):
 
 
 def test_a_scheduler_that_ends_the_job_leaves_no_claim(tmp_path):
-    code = "import sys, time; from pathlib import Path; from mtlkit.claim import claimed\n"
+    code = "import sys, time; from pathlib import Path; from mtlkit.run.claim import claimed\n"
     code += "with claimed(Path(sys.argv[1])): time.sleep(1000)"
     job = process(code, tmp_path / "run")
     wait_for(tmp_path / "run" / CLAIM)
@@ -176,7 +176,8 @@ def test_a_scheduler_that_ends_the_job_leaves_no_claim(tmp_path):
 
 def test_two_processes_of_a_run_claim_once_and_both_learn_of_a_refusal(tmp_path):
     code = (
-        "import os, sys; from pathlib import Path; from mtlkit import distributed; from mtlkit.claim import claimed\n"
+        "import os, sys; from pathlib import Path\n"
+        "from mtlkit.engine import distributed; from mtlkit.run.claim import claimed\n"
         "distributed.start()\n"
         "with claimed(Path(sys.argv[1]) / 'free'):\n"
         "    assert (Path(sys.argv[1]) / 'free' / '.claim').exists(); distributed.gather(None)\n"

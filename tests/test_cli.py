@@ -8,14 +8,14 @@ from types import SimpleNamespace
 
 import pytest
 
-import mtlkit.config
-import mtlkit.experiment
-import mtlkit.inference
+import mtlkit.config.composition
 import mtlkit.report
+import mtlkit.run.experiment
+import mtlkit.run.inference
 from mtlkit import BALANCERS
-from mtlkit.cli import main
+from mtlkit.cli.main import main
 from mtlkit.convex import SolverError
-from mtlkit.losses import NonFiniteError
+from mtlkit.engine.losses import NonFiniteError
 
 ROOT = Path(__file__).parents[1]
 
@@ -27,7 +27,7 @@ class FakeExperiment:
     runs: list[tuple[str, bool]]
 
     def __init__(self, experiment: str, overrides: list[str]) -> None:
-        self.config = mtlkit.config.compose(experiment, overrides)
+        self.config = mtlkit.config.composition.compose(experiment, overrides)
         self.overrides = overrides
 
     def run(self, resume: bool = False, observers: object = ()) -> Path:
@@ -43,7 +43,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     monkeypatch.setattr(FakeExperiment, "failures", {}, raising=False)
     monkeypatch.setattr(FakeExperiment, "runs", [], raising=False)
     monkeypatch.setattr(mtlkit.report, "summary_table", lambda run: f"figures of {run}")
-    monkeypatch.setattr(mtlkit.experiment, "Experiment", SimpleNamespace(compose=FakeExperiment))
+    monkeypatch.setattr(mtlkit.run.experiment, "Experiment", SimpleNamespace(compose=FakeExperiment))
     monkeypatch.delenv("MTLKIT_DEBUG", raising=False)
     monkeypatch.setattr(sys, "path", list(sys.path))
     return SimpleNamespace(failures=FakeExperiment.failures, done=FakeExperiment.runs)
@@ -235,7 +235,7 @@ def test_evaluate_prints_the_figures(monkeypatch: pytest.MonkeyPatch, capsys: py
         assert given == (Path("runs/a"), "test", "last")
         return {"loss/depth": 0.25, "depth/abs": None}
 
-    monkeypatch.setattr(mtlkit.inference, "evaluate", evaluate)
+    monkeypatch.setattr(mtlkit.run.inference, "evaluate", evaluate)
     assert main(["evaluate", "runs/a", "--split", "test", "--checkpoint", "last"]) == 0
     assert capsys.readouterr().out.splitlines() == ["loss/depth  0.25", "depth/abs   -"]
 
@@ -245,7 +245,7 @@ def test_predict_and_report_name_what_they_wrote(monkeypatch: pytest.MonkeyPatch
         assert (run, images, checkpoint) == (Path("runs/a"), [Path("1.png"), Path("2.png")], None)
         return [out / image.stem for image in images]
 
-    monkeypatch.setattr(mtlkit.inference, "predict", predict)
+    monkeypatch.setattr(mtlkit.run.inference, "predict", predict)
     monkeypatch.setattr(mtlkit.report, "write_report", lambda run: run / "report.html")
     assert main(["predict", "runs/a", "1.png", "2.png", "--out", "out"]) == 0
     assert main(["report", "runs/a"]) == 0

@@ -7,7 +7,7 @@ import pytest
 import torch
 from layouts import celeba, mnist, nyuv2
 
-from mtlkit.cli import main
+from mtlkit.cli.main import main
 from mtlkit.data.dataset import DATASETS, Dataset, Target
 
 

@@ -8,15 +8,15 @@ import pytest
 import torch
 
 from mtlkit import DATASETS, Dataset, Experiment, Target
-from mtlkit.build import build_dataset, build_order, build_samples
-from mtlkit.config import compose
+from mtlkit.config.composition import compose
 from mtlkit.data.concat import Concat
 from mtlkit.data.dataset import BadSampleError, Sample
 from mtlkit.data.loader import Samples
 from mtlkit.data.order import Mixed
 from mtlkit.data.ranges import Gathered, suspicions
 from mtlkit.data.summary import look_at
-from mtlkit.resume import resumed
+from mtlkit.run.build import build_dataset, build_order, build_samples
+from mtlkit.run.resume import resumed
 
 SIZES = {"train": {"rooms": 24, "faces": 8}, "val": {"rooms": 4, "faces": 3}}
 

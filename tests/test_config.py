@@ -12,11 +12,11 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 
 from mtlkit.balancer import BALANCERS
-from mtlkit.config import compose, load, sweep
+from mtlkit.config.composition import compose, load, sweep
+from mtlkit.config.typed import Bound, MisfitError, fit
 from mtlkit.registry import options_of
-from mtlkit.resume import resumed
+from mtlkit.run.resume import resumed
 from mtlkit.task import TASKS
-from mtlkit.typed import Bound, MisfitError, fit
 
 EXPERIMENTS = sorted(
     file.stem for file in Path(str(importlib.resources.files("mtlkit.configs"))).glob("experiment/*.yaml")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from rich.console import Console as RichConsole
 
-from mtlkit.console import Console
+from mtlkit.run.console import Console
 
 
 def show(records: list[dict[str, Any]], terminal: bool = False, total: int = 20, step: int = 0) -> str:

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from mtlkit.balancer import Balancer, GramBalancer, LossBalancer
-from mtlkit.evaluation import evaluate
-from mtlkit.losses import NonFiniteError
+from mtlkit.engine.evaluation import evaluate
+from mtlkit.engine.losses import NonFiniteError
 from mtlkit.task import Task
 
 

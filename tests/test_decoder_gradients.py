@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from mtlkit import BALANCERS
 from mtlkit.balancer import Balancer, GramBalancer, LossBalancer
-from mtlkit.decoder_gradients import DecoderGradients
+from mtlkit.engine.decoder_gradients import DecoderGradients
 
 # In float64, and with sums of a few hundred terms of size one: rounding is below 1e-13.
 EXACT = {"rtol": 1e-12, "atol": 1e-12}

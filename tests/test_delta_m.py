@@ -7,7 +7,7 @@ from tolerances import ROUNDING
 
 from mtlkit import measured
 from mtlkit.delta_m import PUBLISHED, DeltaM, Published, figures_of
-from mtlkit.log import JsonLines
+from mtlkit.run.log import JsonLines
 
 BASE = PUBLISHED["cagrad_nyuv2"]
 NYUV2 = {key: key.startswith("segmentation") or "within" in key for key in BASE.figures}

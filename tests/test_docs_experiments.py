@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from mtlkit.cli import main
-from mtlkit.config import compose, load
+from mtlkit.cli.main import main
+from mtlkit.config.composition import compose, load
 from mtlkit.data.dataset import DATASETS
 
 PAGE = (Path(__file__).parents[1] / "docs" / "experiments.md").read_text(encoding="utf-8")

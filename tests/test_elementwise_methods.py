@@ -8,9 +8,10 @@ import torch
 from tolerances import NETWORK, ROUNDING, SOLVED
 from torch.nn import functional as F
 
-from mtlkit import BALANCERS, EncoderInfo, checkpoint, solvers
+from mtlkit import BALANCERS, EncoderInfo, solvers
 from mtlkit.balancer import generator, stack
-from mtlkit.evaluation import output_sizes
+from mtlkit.engine.evaluation import output_sizes
+from mtlkit.run import checkpoint
 
 TRACKING = ("moco", "db_mtl", "excess_mtl")  # a state over all shared parameters
 WEIGHING = ("moco", "modo", "sdmgrad")  # weights on the simplex

@@ -9,10 +9,10 @@ from tolerances import NETWORK, ROUNDING, SINGLE_SUM
 from torch import nn
 
 from mtlkit.balancer import Balancer, per_task
-from mtlkit.log import Observer
-from mtlkit.losses import NonFiniteError
-from mtlkit.optim import rate_factor
-from mtlkit.schema import TrainerConfig
+from mtlkit.config.schema import TrainerConfig
+from mtlkit.engine.losses import NonFiniteError
+from mtlkit.engine.optim import rate_factor
+from mtlkit.run.log import Observer
 
 
 def parameters(engine):
@@ -269,7 +269,7 @@ def test_losses_divided_by_their_first_value(toys):
 
 
 def test_a_tapped_forward_pass_changes_no_output_and_evaluation_makes_no_tap(toys, monkeypatch):
-    from mtlkit import step as step_module
+    from mtlkit.engine import step as step_module
 
     engine = toys.make_engine()
     image, _ = engine.prepare(toys.make_batch())

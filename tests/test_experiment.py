@@ -13,13 +13,13 @@ from PIL import Image
 from safetensors.torch import load_file
 from tolerances import SINGLE
 
-from mtlkit import inference, log
-from mtlkit.cli import main
+from mtlkit.cli.main import main
 from mtlkit.data.files import image_tensor, resize
 from mtlkit.data.pictures import read_picture
 from mtlkit.delta_m import figures_of
-from mtlkit.experiment import Experiment
-from mtlkit.losses import NonFiniteError
+from mtlkit.engine.losses import NonFiniteError
+from mtlkit.run import inference, log
+from mtlkit.run.experiment import Experiment
 
 TINY = [
     "data.size=[32,32]",
@@ -104,7 +104,7 @@ def test_two_steps_and_two_after_resume_equal_four(compose, balancer):
 def test_a_killed_run_resumes_to_the_same_end(compose, cache, tmp_path, finished):
     """Killed hard between two checkpoints: what was logged after the last one is done again, and nothing is lost."""
     code = (
-        "import os, sys; from mtlkit import engine; from mtlkit.cli import main\n"
+        "import os, sys; from mtlkit.engine import engine; from mtlkit.cli.main import main\n"
         "step = engine.Engine.train_step\n"
         "def train_step(self, batch):\n"
         "    if self.step == 3: os._exit(9)\n"
@@ -127,7 +127,8 @@ def test_a_killed_run_resumes_to_the_same_end(compose, cache, tmp_path, finished
 
 @pytest.mark.parametrize("dead_at", ["before the first checkpoint", "at step 0"])
 def test_a_run_killed_at_its_very_start_resumes(compose, tmp_path, monkeypatch, finished, dead_at):
-    from mtlkit import checkpoint, engine
+    from mtlkit.engine import engine
+    from mtlkit.run import checkpoint
 
     words, run = ["balancer=rotograd", "trainer.max_steps=4"], tmp_path / "run"
 
@@ -280,7 +281,7 @@ def test_a_checkpoint_survives_a_kill_between_its_two_renamings(finished, tmp_pa
 
 
 def test_a_full_disk_leaves_the_last_checkpoint_intact(compose, monkeypatch, tmp_path):
-    from mtlkit import checkpoint
+    from mtlkit.run import checkpoint
 
     compose("trainer.max_steps=2").run()
     before = weights(tmp_path / "run")

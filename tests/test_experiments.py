@@ -8,7 +8,7 @@ import pytest
 from layouts import celeba, chestxray14, cityscapes, mnist, nyuv2, sunrgbd
 
 from mtlkit import Experiment
-from mtlkit.catalog import experiments
+from mtlkit.cli.catalog import experiments
 
 Words = list[str]
 
@@ -93,7 +93,7 @@ def test_every_experiment_is_here() -> None:
 @pytest.mark.parametrize("name", WHERE)
 @pytest.mark.filterwarnings("ignore:trainer.*has no effect")
 def test_trains_two_steps(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mtlkit.experiment.write_report", lambda run: None)  # seconds; test_report.py has its tests
+    monkeypatch.setattr("mtlkit.run.experiment.write_report", lambda run: None)  # seconds; test_report.py has its tests
     words = WHERE[name](tmp_path / "data")
     words += SMALLER.get(name, [])
     words += ["trainer.max_steps=2", "trainer.log_every=1", "data.train_size=12", "data.val_size=4"]

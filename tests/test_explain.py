@@ -11,7 +11,7 @@ import pytest
 from tolerances import NETWORK
 
 from mtlkit.balancer import Balancer
-from mtlkit.cli import main
+from mtlkit.cli.main import main
 from mtlkit.report import write_report
 from mtlkit.report.gradients import WINDOW, directions, moving_deviation, pairs
 from mtlkit.report.history import History

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mtlkit import BALANCERS
-from mtlkit.step import Step
+from mtlkit.engine.step import Step
 
 
 def gradients(balancer, norms, losses):

@@ -4,10 +4,10 @@ import pytest
 import torch
 from accelerate.optimizer import AcceleratedOptimizer
 
-from mtlkit import checkpoint
 from mtlkit.balancer import Balancer, per_task
-from mtlkit.losses import loss_of
-from mtlkit.normalization import FirstLosses
+from mtlkit.engine.losses import loss_of
+from mtlkit.engine.normalization import FirstLosses
+from mtlkit.run import checkpoint
 
 
 def float64(*values):

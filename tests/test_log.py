@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mtlkit.log import JsonLines, Observer, read, truncate_after, write_whole
+from mtlkit.run.log import JsonLines, Observer, read, truncate_after, write_whole
 
 RECORDS = [
     {"step": 0, "split": "val", "depth/abs": 1.0},

@@ -9,9 +9,10 @@ import torch
 from tolerances import NETWORK, ROUNDING, SOLVED
 from torch import nn
 
-from mtlkit import BALANCERS, EncoderInfo, checkpoint
+from mtlkit import BALANCERS, EncoderInfo
 from mtlkit.balancer import stack
-from mtlkit.evaluation import output_sizes
+from mtlkit.engine.evaluation import output_sizes
+from mtlkit.run import checkpoint
 
 NAMES = ("segmentation", "depth", "attributes")
 METHODS = [

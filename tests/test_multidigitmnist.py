@@ -9,7 +9,7 @@ import pytest
 import torch
 from layouts.mnist import idx, write
 
-from mtlkit.config import compose
+from mtlkit.config.composition import compose
 from mtlkit.data.dataset import DATASETS
 from mtlkit.data.files import resize
 from mtlkit.datasets.multidigitmnist import MultiDigitMNIST

@@ -9,7 +9,7 @@ import torch
 import torchvision
 from layouts.mnist import idx, write
 
-from mtlkit.config import compose
+from mtlkit.config.composition import compose
 from mtlkit.data.dataset import DATASETS, Target
 from mtlkit.datasets.multimnist import MultiMNIST
 

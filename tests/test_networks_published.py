@@ -10,13 +10,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from mtlkit import BALANCERS, DECODERS, TASKS
-from mtlkit.build import make_accelerator
-from mtlkit.config import compose
-from mtlkit.engine import Engine
+from mtlkit.config.composition import compose
+from mtlkit.config.schema import TrainerConfig
+from mtlkit.engine.engine import Engine
 from mtlkit.model import MultiTaskModel, build_encoder
 from mtlkit.networks import CelebACNN, MTANDecoder, SegNetDecoder, SegNetEncoder, SegNetVGG16Encoder, TimmEncoder
 from mtlkit.networks.segnet import unpool
-from mtlkit.schema import TrainerConfig
+from mtlkit.run.build import make_accelerator
 from mtlkit.task import EncoderInfo
 
 SLIM = [4, 6, 8, 10, 12]  # five different widths: a stage in the wrong place fails

@@ -12,7 +12,7 @@ from PIL import Image
 from scipy.io import savemat
 from tolerances import SINGLE, SINGLE_SUM
 
-from mtlkit.config import compose
+from mtlkit.config.composition import compose
 from mtlkit.data.dataset import BadSampleError
 from mtlkit.data.loader import Samples
 from mtlkit.datasets.nyuv2 import NYUv2

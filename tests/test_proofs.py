@@ -5,7 +5,8 @@ from statistics import fmean
 
 import pytest
 
-from mtlkit import Experiment, log
+from mtlkit import Experiment
+from mtlkit.run import log
 
 FIGURES = ("left/accuracy", "right/accuracy", "sum/mse", "product/mse", "density/mse")
 

@@ -8,9 +8,9 @@ from dataclasses import fields
 import pytest
 
 from mtlkit import BALANCERS
-from mtlkit.catalog import decoders, paragraph
+from mtlkit.cli.catalog import decoders, paragraph
+from mtlkit.config.schema import TrainerConfig
 from mtlkit.registry import options_of
-from mtlkit.schema import TrainerConfig
 
 NAMES = ("a", "b")
 OURS = [name for name in BALANCERS.names() if BALANCERS.get(name).__module__.startswith("mtlkit.")]

@@ -8,7 +8,7 @@ import torch
 from tolerances import NETWORK, SINGLE, SINGLE_SUM
 from torch.nn import functional as F
 
-from mtlkit.evaluation import evaluate_constants
+from mtlkit.engine.evaluation import evaluate_constants
 from mtlkit.task import TASKS
 
 RGB = ("red", "green", "blue")

@@ -154,7 +154,7 @@ def test_a_foreign_distribution_trains_with_its_own_task_and_balancer(foreign, t
         "trainer.max_steps=2",
         f"output_dir={tmp_path / 'run'}",
     ]
-    done = python(foreign, "import sys; from mtlkit.cli import main; sys.exit(main(sys.argv[1:]))", *words)
+    done = python(foreign, "import sys; from mtlkit.cli.main import main; sys.exit(main(sys.argv[1:]))", *words)
     assert done.returncode == 0, done.stderr
     log = (tmp_path / "run" / "metrics.jsonl").read_text()
     assert '"depth/mse"' in log

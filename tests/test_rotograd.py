@@ -11,12 +11,14 @@ import pytest
 import torch
 from torch import nn
 
-from mtlkit import BALANCERS, TASKS, Encoder, EncoderInfo, checkpoint, distributed
+from mtlkit import BALANCERS, TASKS, Encoder, EncoderInfo
 from mtlkit.balancers.rotograd import turn
-from mtlkit.build import make_accelerator
-from mtlkit.engine import Engine
+from mtlkit.config.schema import TrainerConfig
+from mtlkit.engine import distributed
+from mtlkit.engine.engine import Engine
 from mtlkit.model import MultiTaskModel
-from mtlkit.schema import TrainerConfig
+from mtlkit.run import checkpoint
+from mtlkit.run.build import make_accelerator
 
 sys.path.insert(0, str(Path(__file__).parent))
 from test_distributed import launch

@@ -7,9 +7,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from mtlkit import BALANCERS, EncoderInfo, checkpoint
+from mtlkit import BALANCERS, EncoderInfo
 from mtlkit.balancer import stack
 from mtlkit.balancers.rotograd_procrustes import rotation_nearest
+from mtlkit.run import checkpoint
 
 sys.path.insert(0, str(Path(__file__).parent))
 from test_rotograd import NAMES, assert_rotation, assert_same, make_batch, make_engine, product, state_of

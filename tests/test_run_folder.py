@@ -11,16 +11,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mtlkit import checkpoint, inference, log
-from mtlkit.build import build_parts
-from mtlkit.cli import main
-from mtlkit.config import load
+from mtlkit.cli.main import main
+from mtlkit.config.composition import load
 from mtlkit.data.dataset import DATASETS, Dataset, Target
-from mtlkit.engine import Engine
-from mtlkit.experiment import Experiment
+from mtlkit.engine.engine import Engine
 from mtlkit.report import explain, summary_table, write_report
 from mtlkit.report.history import History
-from mtlkit.trial_pass import check_normalisation
+from mtlkit.run import checkpoint, inference, log
+from mtlkit.run.build import build_parts
+from mtlkit.run.experiment import Experiment
+from mtlkit.run.trial_pass import check_normalisation
 
 YAML = """
 data: {name: rooms_of_noise, batch_size: 4}
@@ -197,7 +197,7 @@ def test_a_refused_start_leaves_the_run_as_it_is(compose, copied):
 def test_two_jobs_started_at_once_in_one_folder(tmp_path):
     """The loser says who has the folder, and all that is in it is the winner's."""
     (tmp_path / "noise.yaml").write_text(YAML)
-    code = "import sys; sys.path.append(sys.argv.pop(1)); import test_run_folder; from mtlkit.cli import main\n"
+    code = "import sys; sys.path.append(sys.argv.pop(1)); import test_run_folder; from mtlkit.cli.main import main\n"
     code += "sys.exit(main(sys.argv[1:]))"
     rates, words = (0.01, 0.25), ("train", "noise.yaml", "output_dir=run")
     jobs = [

@@ -9,7 +9,7 @@ from torch import nn
 
 from mtlkit import BALANCERS, GramBalancer
 from mtlkit.balancer import Balancer
-from mtlkit.evaluation import output_sizes
+from mtlkit.engine.evaluation import output_sizes
 
 
 class InverseNorm(GramBalancer):
@@ -220,7 +220,7 @@ def test_sharded_parameters_are_refused():
 
     from accelerate import DistributedType
 
-    from mtlkit.distributed import check_whole_parameters
+    from mtlkit.engine.distributed import check_whole_parameters
 
     check_whole_parameters(SimpleNamespace(distributed_type=DistributedType.FSDP), "features", {"gram"})
     check_whole_parameters(SimpleNamespace(distributed_type=DistributedType.MULTI_GPU), "parameters", {"create_graph"})

@@ -11,10 +11,11 @@ from typing import ClassVar
 import pytest
 import torch
 
-from mtlkit import BALANCERS, GramBalancer, testing_processes
+from mtlkit import BALANCERS, GramBalancer
 from mtlkit.balancer import Balancer, LossBalancer, per_task, stack
-from mtlkit.testing import check_balancer, resume, trains_to_finite
-from mtlkit.testing_toys import Method
+from mtlkit.testing import processes as testing_processes
+from mtlkit.testing.kit import check_balancer, resume, trains_to_finite
+from mtlkit.testing.toys import Method
 
 
 @pytest.mark.parametrize("name", BALANCERS.names())

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mtlkit.data.workers import loading_trouble, own_words
-from mtlkit.losses import NonFiniteError
+from mtlkit.engine.losses import NonFiniteError
 
 PLUGIN = """
 import os, signal
@@ -60,7 +60,7 @@ def test_a_dead_worker_is_one_message_with_advice(words: list[str], message: str
     """In a process of its own: torch tells of a dead worker by a signal, which might interrupt the next test."""
     (tmp_path / "deadly_plugin.py").write_text(PLUGIN)
     (tmp_path / "deadly.yaml").write_text(EXPERIMENT)
-    program = "import sys; from mtlkit.cli import main; sys.exit(main())"
+    program = "import sys; from mtlkit.cli.main import main; sys.exit(main())"
     found = subprocess.run(
         [sys.executable, "-c", program, *words], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300
     )

@@ -5,10 +5,10 @@ from torch import nn
 from torch.distributed.fsdp import fully_shard
 
 from mtlkit import BALANCERS, DECODERS, ENCODERS, TASKS, Decoder, Encoder, EncoderInfo
-from mtlkit.build import make_accelerator
-from mtlkit.engine import Engine
+from mtlkit.config.schema import TrainerConfig
+from mtlkit.engine.engine import Engine
 from mtlkit.model import MultiTaskModel
-from mtlkit.schema import TrainerConfig
+from mtlkit.run.build import make_accelerator
 
 TASK_NAMES = ("segmentation", "depth", "attributes")
 

@@ -49,10 +49,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mtlkit import BALANCERS, TASKS, GramBalancer
 from mtlkit.balancer import Balancer, LossBalancer
-from mtlkit.build import make_accelerator
-from mtlkit.engine import Engine
+from mtlkit.config.schema import TrainerConfig
+from mtlkit.engine.engine import Engine
 from mtlkit.model import MultiTaskModel, build_encoder
-from mtlkit.schema import TrainerConfig
+from mtlkit.run.build import make_accelerator
 from mtlkit.task import Features, Task
 
 RATE = 1e-4

@@ -24,12 +24,12 @@ import torch
 from torch import Tensor, nn
 
 from mtlkit import BALANCERS, TASKS, Encoder, EncoderInfo
-from mtlkit.build import make_accelerator
-from mtlkit.engine import Batch, Engine
+from mtlkit.config.schema import TrainerConfig
+from mtlkit.engine.engine import Batch, Engine
+from mtlkit.engine.step import Step
 from mtlkit.model import MultiTaskModel
 from mtlkit.rotations import nearest_rotation
-from mtlkit.schema import TrainerConfig
-from mtlkit.step import Step
+from mtlkit.run.build import make_accelerator
 
 NAMES, WIDTH, SAMPLES, STEPS, RATE = ("a", "b", "c"), 8, 16, 3, 5e-4
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from mtlkit import BALANCERS
-from mtlkit.testing_toys import Method, make_batch, make_engine
+from mtlkit.testing.toys import Method, make_batch, make_engine
 
 STEPS = 8
 ABSENT: dict[int, tuple[str, ...]] = {3: ("a",), 5: ("b",)}  # step -> tasks without labels

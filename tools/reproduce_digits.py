@@ -34,9 +34,10 @@ from typing import Any
 
 from digits_page import FIGURES, SINGLE, Outcome, Outcomes, Table, render
 
-from mtlkit import Experiment, log
-from mtlkit.config import load
-from mtlkit.losses import NonFiniteError
+from mtlkit import Experiment
+from mtlkit.config.composition import load
+from mtlkit.engine.losses import NonFiniteError
+from mtlkit.run import log
 
 METHODS = {
     "uniform": ["balancer=uniform"],
@@ -175,7 +176,7 @@ def begin_process() -> None:
 
 def run(job: Job) -> float:
     """Trains, or goes on; writes the run's outcome.json and returns the seconds that it took."""
-    from mtlkit.inference import evaluate
+    from mtlkit.run.inference import evaluate
 
     started = time.perf_counter()
     outcome: Outcome = {}

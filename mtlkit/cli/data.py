@@ -1,0 +1,121 @@
+"""The commands `mtlkit data show` and `mtlkit data prepare`."""
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from mtlkit.config.schema import Config
+from mtlkit.data.dataset import SPLITS, BadSampleError, Dataset, Split
+
+
+def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
+    """Adds `show` and `prepare`; `add(name, command, text)` makes a parser of a command."""
+    sub = add("show", show, "Tell what was found: layout, samples, size, share of valid labels, class shares.")
+    _add_words(sub)
+    sub.add_argument("--samples", metavar="N", type=int, default=200, help="look at N samples per split (0: all; 200)")
+    sub = add("prepare", prepare, "Turn the data into mtlkit's fast format, resumably; training reads both.")
+    _add_words(sub)
+    sub.add_argument("--out", metavar="DIR", type=Path, required=True, help="the folder to write, or to go on with")
+    text = "those to prepare (default: all; train and test where data.validation=test)"
+    sub.add_argument("--splits", nargs="+", choices=SPLITS, help=text)
+    sub.add_argument("--workers", metavar="N", type=int, default=0, help="reading processes")
+
+
+def _add_words(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("experiment", metavar="EXPERIMENT", help="a name (mtlkit list experiments) or a YAML file")
+    parser.add_argument("overrides", metavar="key=value", nargs="*", help="as for training: data.root=PATH")
+
+
+def show(arguments: argparse.Namespace, result: Any) -> None:
+    """Prints what was found, and a summary of every split that the experiment uses."""
+    from mtlkit.config.composition import compose
+    from mtlkit.data.ranges import suspicions
+
+    if arguments.samples < 0:
+        raise ValueError(f"--samples must not be negative, got {arguments.samples}.")
+    config = compose(arguments.experiment, arguments.overrides)
+    found = _splits(config, result)
+    everywhere = [note for note in found[0][1].notes if all(note in dataset.notes for _, dataset in found)]
+    _print(*everywhere, f"Terms of use: {found[0][1].licence or 'not known'}")
+    ranges = []
+    for split, dataset in found:
+        with result.watch(f"{split}: "):
+            ranges += _show_split(config, split, dataset, arguments.samples, everywhere)
+    _print(*(f"Warning: {sentence}" for sentence in suspicions(found[0][1].targets, ranges)))
+
+
+def _show_split(config: Config, split: Split, dataset: Dataset, count: int, everywhere: Sequence[str]) -> list[Any]:
+    """Prints what is in one split and returns its ranges; notes that hold for all splits have been printed."""
+    from mtlkit.data.ranges import Gathered, in_words
+    from mtlkit.data.summary import describe, look_at, spread, summarise
+    from mtlkit.run.build import build_samples
+
+    samples = build_samples(config, dataset)
+    indices = spread(len(samples), count or len(samples))
+    errors: list[BadSampleError] = []
+    gathered = Gathered(dataset.targets, split)
+    targets = summarise(dataset.targets, look_at(samples, indices, errors, gathered))
+    width, height = samples.image_size
+    seen = "" if len(indices) == len(samples) else f"; shares are those in {len(indices)} of them"
+    lines = [*describe(targets, shown=None), *in_words(gathered.ranges())]
+    lines += [note for note in dataset.notes if note not in everywhere]
+    if errors:
+        what = f"{len(errors)} of the samples looked at could not be read and were left out, e.g."
+        lines.append(f"{what} {errors[0]}")
+    _print(f"{split}: {len(samples)} samples of {width} x {height}{seen}", *(f"  {line}" for line in lines))
+    return gathered.ranges()
+
+
+def _wanted(config: Config) -> list[Split]:
+    """The splits that an experiment uses: without val where test data selects, as then all else may train."""
+    return [cast(Split, split) for split in SPLITS if split != "val" or config.data.validation == "val"]
+
+
+def _splits(config: Config, result: Any) -> list[tuple[Split, Dataset]]:
+    """The splits of the data, of which there must be one; what is wrong with the others is told.
+
+    Without test data all else can be done, training included, so that this is no failure unless test data selects.
+    """
+    from mtlkit.run.build import build_dataset
+
+    found: list[tuple[Split, Dataset]] = []
+    problems: dict[Split, Exception] = {}
+    for split in _wanted(config):
+        try:
+            dataset = build_dataset(config, split)
+            if not len(dataset):
+                raise ValueError("The data set has no samples.")
+            found.append((split, dataset))
+        except (ValueError, LookupError, OSError) as error:
+            problems[split] = error
+    if not found:
+        raise next(iter(problems.values()))
+    for split, problem in problems.items():
+        if split == "test" and config.data.validation != "test":
+            _print(f"test: no test data. {problem}")
+            continue
+        with result.watch(f"{split}: "):
+            raise problem
+    return found
+
+
+def prepare(arguments: argparse.Namespace, result: Any) -> None:
+    """Writes the fast format, or goes on with it."""
+    from mtlkit.config.composition import compose
+    from mtlkit.data.prepare import prepare
+    from mtlkit.run.build import build_dataset
+
+    config = compose(arguments.experiment, arguments.overrides)
+    if config.data.concat:
+        raise ValueError("data.concat names several data sets: prepare each on its own, then name its folder as root.")
+    (part,) = config.data.sets
+    datasets = {split: build_dataset(config, split) for split in arguments.splits or _wanted(config)}
+    source = {"name": part.name, **part.options}
+    folder = prepare(datasets, arguments.out, source, workers=arguments.workers, on_error=config.data.on_error)
+    _print(f"Train on it with data.root={folder}")
+
+
+def _print(*lines: str) -> None:
+    for line in lines:
+        print(line)  # noqa: T201

@@ -1,0 +1,250 @@
+"""The command `mtlkit`.
+
+Exit status: 0; 2, with one message on stderr, for a mistake of the user's and where the processes that load data run
+out of memory or die; 3 for a run stopped by a loss that is not finite or by a balancer's problem that cannot be solved;
+130 after Ctrl-C; 1, with a traceback, for anything else.
+`MTLKIT_DEBUG=1` shows every traceback.
+"""
+
+import argparse
+import importlib.metadata
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from mtlkit import BALANCERS, DATASETS, DECODERS, ENCODERS, KINDS, TASKS
+from mtlkit.cli import data as cli_data
+from mtlkit.cli.parser import EXAMPLES, Parser
+from mtlkit.convex import SolverError
+from mtlkit.data.workers import loading_trouble, own_words
+from mtlkit.engine.losses import NonFiniteError
+from mtlkit.registry import Registry
+
+USER_ERRORS = (ValueError, LookupError, OSError)
+PACKAGE = Path(__file__).parent
+STOPPED = (NonFiniteError, SolverError)  # a step that cannot be made
+BUGS = (KeyError, IndexError)  # LookupErrors of a wrong program, not of a wrong word
+REGISTRIES: dict[str, Registry] = {
+    "balancers": BALANCERS,
+    "tasks": TASKS,
+    "datasets": DATASETS,
+    "kinds": KINDS,
+    "encoders": ENCODERS,
+    "decoders": DECODERS,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command of the words `argv` (None: of the process) and returns the exit status."""
+    arguments = _parse(argv)
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # a lab's plug-ins need no installation
+    result = Result()
+    try:
+        with result.watch(), warnings_in_words():
+            arguments.command(arguments, result)
+    except KeyboardInterrupt:
+        result.status = 130
+        _complain("Interrupted.")
+    return result.status
+
+
+@contextmanager
+def warnings_in_words() -> Iterator[None]:
+    """Shows mtlkit's own warnings as a sentence, without the line of code that gave them."""
+    shown = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], filename: str, *more: Any, **named: Any) -> None:
+        if category is UserWarning and Path(filename).is_relative_to(PACKAGE):
+            _complain(f"warning: {message}")
+        else:
+            shown(message, category, filename, *more, **named)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
+
+
+class Result:
+    """The exit status: that of the first failure."""
+
+    status = 0
+
+    @contextmanager
+    def watch(self, job: str = "") -> Iterator[None]:
+        """Turns the errors that a user can understand into a message and a status."""
+        try:
+            yield
+        except (*STOPPED, *USER_ERRORS, RuntimeError, MemoryError) as error:
+            loading = loading_trouble(error)
+            known = loading or (isinstance(error, (*STOPPED, *USER_ERRORS)) and not isinstance(error, BUGS))
+            if not known or os.environ.get("MTLKIT_DEBUG"):
+                raise
+            self.status = self.status or (3 if isinstance(error, STOPPED) else 2)
+            _complain(f"{job}{loading or own_words(error)}", everywhere=bool(loading))
+
+
+def train(arguments: argparse.Namespace, result: Result) -> None:
+    """One run; or with `--multirun` one after the other. A job that fails does not stop those after it."""
+    from mtlkit.config.composition import sweep
+    from mtlkit.run.console import Console
+    from mtlkit.run.experiment import Experiment
+
+    if not arguments.multirun:
+        experiment = Experiment.compose(arguments.experiment, arguments.overrides)
+        _summarise(experiment.run(resume=arguments.resume, observers=[Console()]))
+        return
+    jobs = sweep(arguments.experiment, arguments.overrides)
+    experiments = [Experiment.compose(arguments.experiment, job) for job in jobs]  # all are checked before the first
+    for number, experiment in enumerate(experiments, 1):
+        folder = experiment.config.output_dir
+        _print([f"Job {number} of {len(experiments)}: {folder}"])
+        with result.watch(f"{folder}: "):
+            try:
+                _summarise(experiment.run(resume=arguments.resume, observers=[Console()]))
+            except RuntimeError as error:
+                if isinstance(error, STOPPED) or loading_trouble(error):
+                    raise
+                traceback.print_exc()  # such as a GPU's memory being too small for this job
+                result.status = result.status or 1
+
+
+def _summarise(run: Path) -> None:
+    """The last words of a run: its figures beside the untrained start and constant predictions."""
+    from rich.console import Console
+
+    from mtlkit.report import summary_table
+
+    if _is_main():
+        Console().print(summary_table(run))
+        _print([f"Report: {run / 'report.html'}"])
+
+
+def evaluate(arguments: argparse.Namespace, result: Result) -> None:
+    """Prints losses and metrics of a run."""
+    from mtlkit.run.inference import evaluate
+
+    figures = evaluate(arguments.run, arguments.split, arguments.checkpoint)
+    width = max(map(len, figures), default=0)
+    _print(f"{name:<{width}}  {'-' if value is None else f'{value:.6g}'}" for name, value in figures.items())
+
+
+def predict(arguments: argparse.Namespace, result: Result) -> None:
+    """Writes arrays and pictures of every task."""
+    from mtlkit.run.inference import predict
+
+    _print(map(str, predict(arguments.run, arguments.images, arguments.out, arguments.checkpoint)))
+
+
+def report(arguments: argparse.Namespace, result: Result) -> None:
+    """Writes report.html anew."""
+    from mtlkit.report import write_report
+
+    _print([str(write_report(arguments.run))])
+
+
+def explain(arguments: argparse.Namespace, result: Result) -> None:
+    """Prints which tasks conflicted and what the balancer made of their gradients."""
+    from rich.console import Console
+
+    from mtlkit.report import explain
+
+    tables = explain(arguments.run)
+    if _is_main():
+        Console().print(*tables, highlight=False, sep="\n")
+
+
+def list_names(arguments: argparse.Namespace, result: Result) -> None:
+    """Prints what there is of a kind, with a line on each; balancers also as a page of Markdown."""
+    from mtlkit.cli import catalog
+
+    if arguments.markdown:
+        if arguments.kind != "balancers":
+            raise ValueError(f"--markdown is there for balancers only, not for {arguments.kind}.")
+        _print([catalog.markdown(BALANCERS.names()).rstrip("\n")])
+        return
+    known = catalog.experiments() if arguments.kind == "experiments" else REGISTRIES[arguments.kind].described()
+    width = max(map(len, known), default=0)
+    _print(f"{name:<{width}}  {line}".rstrip() for name, line in known.items())
+    if arguments.kind == "encoders":
+        _print(["", "model.encoder takes the name of any timm model, too: timm.list_models() has them."])
+
+
+def _print(lines: Iterable[str]) -> None:
+    if _is_main():
+        sys.stdout.writelines(f"{line}\n" for line in lines)
+        sys.stdout.flush()
+
+
+def _complain(message: str, everywhere: bool = False) -> None:
+    if everywhere or _is_main():  # trouble that the main process need not have
+        sys.stderr.write(f"mtlkit: {message}\n")
+
+
+def _is_main() -> bool:
+    """Whether this is the process that speaks; launchers number them in RANK, before anything is initialised."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = Parser(
+        "mtlkit",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=importlib.metadata.version("mtlkit"))
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, command: Callable[..., None], text: str, above: Any = (parser, commands)) -> Parser:
+        added = above[0].add_command(above[1], name, text)
+        added.set_defaults(command=command, parser=added)
+        return added
+
+    sub = add("train", train, "Train as an experiment's configuration says.")
+    sub.add_argument("experiment", metavar="EXPERIMENT", help="a name (mtlkit list experiments) or a YAML file")
+    sub.add_argument("overrides", metavar="key=value", nargs="*", help="overrides, as in Hydra: trainer.lr=0.01")
+    sub.add_argument("--resume", action="store_true", help="go on with the run in output_dir, exactly")
+    sub.add_argument(
+        "-m", "--multirun", action="store_true", help="one run for every combination of key=a,b; folders in output_dir"
+    )
+    sub = add("evaluate", evaluate, "Print losses and metrics of a run.")
+    _add_run(sub)
+    sub.add_argument("--split", choices=("train", "val", "test"), help="the one it validated on by default")
+    sub = add("predict", predict, "Write predictions for image files, as arrays and pictures.")
+    _add_run(sub)
+    sub.add_argument("images", metavar="IMAGE", type=Path, nargs="+", help="image files")
+    sub.add_argument("--out", metavar="DIR", type=Path, required=True, help="gets a folder for every image")
+    sub = add("report", report, "Write a run's report.html anew.")
+    sub.add_argument("run", metavar="RUN", type=Path, help="a run's folder")
+    sub = add("explain", explain, "Tell which tasks of a run conflicted and what the balancer did about it.")
+    sub.add_argument("run", metavar="RUN", type=Path, help="a run's folder")
+    text = "Look at a data set, or prepare it for fast loading."
+    data = parser.add_command(commands, "data", text)
+    cli_data.add_commands(partial(add, above=(data, data.add_subparsers(required=True, metavar="COMMAND"))))
+    kinds = [*REGISTRIES, "experiments"]
+    sub = add("list", list_names, "List what there is, with a line on each.")
+    sub.add_argument("kind", metavar="KIND", choices=kinds, help=", ".join(kinds))
+    sub.add_argument("--markdown", action="store_true", help="as docs/balancers.md: all that the docstrings say")
+
+    words = list(sys.argv[1:] if argv is None else argv)
+    arguments, rest = parser.parse_known_args(words)
+    # argparse leaves over what follows an option: mtlkit train scenes --multirun seed=0,1
+    unknown = [word for word in rest if word.startswith("-") or not hasattr(arguments, "overrides")]
+    if unknown:
+        arguments.parser.refuse(unknown, words, settings=hasattr(arguments, "overrides"))
+    if hasattr(arguments, "overrides"):
+        arguments.overrides += rest
+    return arguments
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", type=Path, help="a run's folder")
+    parser.add_argument("--checkpoint", choices=("best", "last"), help="the one of its results by default")

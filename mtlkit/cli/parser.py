@@ -1,0 +1,75 @@
+"""The parser of the command line's words: argparse's, with messages that say what to write."""
+
+import argparse
+import difflib
+import re
+from collections.abc import Sequence
+from typing import Any, NoReturn, cast
+
+from mtlkit.registry import suggest
+
+EXAMPLES = """\
+examples:
+  mtlkit train scenes balancer=rotograd 'data.size=[64,48]' trainer.max_epochs=2 output_dir=runs/a
+  mtlkit train scenes output_dir=runs/a --resume
+  mtlkit train scenes balancer=uniform,rotograd seed=0,1 output_dir=runs/sweep --multirun
+  mtlkit train my_experiment.yaml 'plugins=[my_lab.balancers]' balancer=my_balancer
+  accelerate launch tools/train.py scenes balancer=rotograd
+  mtlkit evaluate runs/a --split test
+  mtlkit predict runs/a photo.jpg --out predictions
+  mtlkit explain runs/a
+  mtlkit data show nyuv2 data.root=/data/nyuv2
+  mtlkit data prepare nyuv2 data.root=/data/nyuv2 --out /fast/nyuv2
+  mtlkit list balancers
+"""
+REQUIRED = "the following arguments are required: "  #: argparse's words for what is missing
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser of a command, or of one below it. A mistake is one message on stderr and the exit status 2."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self.flags: list[str] = []
+        self.helps: dict[str, str] = {}  #: of what may be missing, by the names that argparse's messages use
+        super().__init__(*args, **options)
+
+    def add_argument(self, *args: Any, **options: Any) -> argparse.Action:
+        action = super().add_argument(*args, **options)
+        self.flags += action.option_strings
+        if action.nargs != "*":  # which argparse calls required, too
+            self.helps["/".join(action.option_strings) or str(action.metavar or action.dest)] = action.help or ""
+        return action
+
+    def add_command(self, commands: Any, name: str, text: str) -> "Parser":
+        """A parser below this one; `commands` is what `add_subparsers` gave."""
+        self.helps["COMMAND"] = ", ".join([*commands.choices, name])
+        return cast("Parser", commands.add_parser(name, help=text, description=text, allow_abbrev=False))
+
+    def error(self, message: str) -> NoReturn:
+        if message.startswith(REQUIRED):
+            missing = message.removeprefix(REQUIRED).split(", ")
+            message = "; ".join(f"{name} is missing: {self.helps[name]}" for name in missing if name in self.helps)
+            examples = (line.strip() for line in EXAMPLES.splitlines())
+            message += f". For example: {next(line for line in examples if line.startswith(f'{self.prog} '))}"
+        elif found := re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message):
+            known = [name.strip(" '") for name in found[2].split(",")]
+            message = f"there is no {found[1]!r} here. {suggest(found[1], known)}"
+        self.exit(2, f"{self.prog}: error: {message}\n{self.prog} --help says more.\n")
+
+    def refuse(self, unknown: Sequence[str], words: Sequence[str], settings: bool) -> NoReturn:
+        """The error for unknown ones among the words; `settings`: whether the command takes key=value."""
+        self.error(" ".join(self._advice(word, words, settings) for word in unknown))
+
+    def _advice(self, word: str, words: Sequence[str], settings: bool) -> str:
+        problem = f"there is no {word} here"
+        if close := difflib.get_close_matches(word.partition("=")[0], self.flags, n=1, cutoff=0.8):
+            return f"{problem}; did you mean {close[0]}?"
+        if not settings:
+            return f"{problem}; {self.prog} takes no key=value." if "=" in word else f"{problem}."
+        from mtlkit.config.keys import all_keys, meant
+
+        name, _, value = word.lstrip("-").partition("=")
+        following = words[words.index(word) + 1 :][:1]
+        value = value or next((word for word in following if not word.startswith("-") and "=" not in word), "VALUE")
+        example = next((f": {key}={value}" for key in meant(name, all_keys())), ", such as trainer.lr=0.1")
+        return f"{problem}; settings are written key=value, without dashes{example}."

@@ -1,0 +1,206 @@
+"""The check of a whole configuration, before any work is done."""
+
+import importlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, replace
+from inspect import Parameter
+from typing import Any, cast
+
+from mtlkit.config.keys import all_keys, meant
+from mtlkit.config.schema import BalancerConfig, Config, DataConfig, TaskConfig, TrainerConfig
+from mtlkit.config.sections import SECTIONS, defaults, named, options, section_at
+from mtlkit.config.typed import Source, build
+from mtlkit.registry import options_of
+from mtlkit.task import ENCODERS
+
+
+def check(values: Mapping[str, Any], source: Source) -> Config:
+    """The configuration of plain values, such as `Config.to_dict` gives.
+
+    Imports the plug-ins, then checks every key, every type and what cannot go together. Raises `ValueError` with the
+    key, the problem and where the value came from.
+    """
+    import_plugins(values.get("plugins", []), source)
+    source = replace(source, meant=lambda key: meant(key, all_keys(values)))
+    sections = dict(values)
+    if "data" in values:
+        sections["data"] = _data(values["data"], source)
+    if "model" in values:
+        sections["model"] = _section(values["model"], ("model",), source)
+    sections["trainer"] = build(TrainerConfig, values.get("trainer", {}), "trainer", source)
+    if isinstance(tasks := values.get("task"), Mapping):
+        sections["task"] = {str(name): _task(str(name), task, source) for name, task in tasks.items()}
+    if "balancer" in values:
+        sections["balancer"] = _balancer(values["balancer"], tuple(sections.get("task") or ()), source)
+    config = build(Config, sections, "", source)
+    for key, problem in (*_impossible_data(config), *_impossible(config)):
+        raise source.error(key, problem)
+    return config
+
+
+def import_plugins(modules: Any, source: Source) -> None:
+    """Imports the modules of the key `plugins`.
+
+    Raises `ValueError` where there is no such module; what a module raises itself is left as it is.
+    """
+    if not isinstance(modules, list | tuple) or not all(isinstance(module, str) for module in modules):
+        raise source.error("plugins", f"expected a list of module names, found {modules!r}")
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            if not f"{module}.".startswith(f"{error.name}."):
+                raise  # the module is there and misses another one
+            raise source.error("plugins", f"there is no module {module!r}: {error}") from None
+
+
+def _data(values: Any, source: Source) -> DataConfig:
+    """The section `data`: one data set, or those of `concat`, each checked as a section of its own."""
+    if not isinstance(values, Mapping) or not values.get("concat"):
+        return cast(DataConfig, _section(values, ("data",), source))
+    sets = values["concat"]
+    if not isinstance(sets, list | tuple):
+        raise source.error("data.concat", f"expected a list of data sets, found {sets!r}")
+    parts = [_section(part, ("data", "concat", str(i)), source) for i, part in enumerate(sets)]
+    return build(DataConfig, {**values, "concat": tuple(parts)}, "data", source)
+
+
+def _task(name: str, values: Any, source: Source) -> TaskConfig:
+    """A task; one that names no decoder has that of its type."""
+    path = ("task", name)
+    if not name.isidentifier():
+        raise source.error(f"task.{name}", "a task's name must be a Python identifier")
+    type_name = named(values, section := SECTIONS[("task", "*")])
+    if type_name in section.registry.names():
+        own = options_of(section.registry.get(type_name)).get("decoder")
+        values = _with_decoder(values, None if own is None or own.default is Parameter.empty else own.default)
+    task = cast(TaskConfig, _section(values, path, source))
+    decoder = {"name": task.decoder} if isinstance(task.decoder, str) else task.decoder
+    _section(decoder, (*path, "decoder"), source)
+    return replace(task, decoder=decoder["name"] if decoder.keys() == {"name"} else decoder)
+
+
+def _with_decoder(values: Mapping[str, Any], own: str | Mapping[str, Any] | None) -> dict[str, Any]:
+    """A task's values with the decoder of its type, if they name none; `decoder: {OPTION: value}` sets its options."""
+    given = values.get("decoder", {})
+    if own is None or not isinstance(given, Mapping) or "name" in given:
+        return dict(values)
+    return {**values, "decoder": {**({"name": own} if isinstance(own, str) else own), **given}}
+
+
+def _balancer(values: Any, tasks: Sequence[str], source: Source) -> BalancerConfig:
+    """The balancer with all options of its constructor, so that a run's config.yaml says them."""
+    name = named(values, section := SECTIONS[("balancer",)])
+    if isinstance(values, Mapping) and name in section.registry.names():
+        values = defaults(section.registry, name) | dict(values)
+    return cast(BalancerConfig, _section(values, ("balancer",), source, tasks))
+
+
+def _section(values: Any, path: tuple[str, ...], source: Source, tasks: Sequence[str] = ()) -> Any:
+    """A section that names a class of a registry and holds options of it, as an object of its schema.
+
+    Where there are `tasks`, mappings among the options are by their names.
+    """
+    section, key = section_at(path), ".".join(path)
+    assert section is not None
+    registry, naming = section.registry, section.naming
+    name = named(values, section)
+    if not isinstance(values, Mapping) or name is None:
+        found = values.get(naming) if isinstance(values, Mapping) else values
+        raise source.error(f"{key}.{naming}", f"expected the name of a {registry.kind}, found {found!r}")
+    if not section.knows(name):
+        kind = "neither an encoder nor a timm model" if registry is ENCODERS else f"no {registry.kind}"
+        raise source.error(f"{key}.{naming}", f"{kind} is called {name!r}", section.suggest(name))
+    if name in registry.names():
+        return build(section.schema, values, key, source, options(registry, name), f"{registry.kind} {name!r}", tasks)
+    taken = {option: p for option, p in options(ENCODERS, "timm").items() if option != "architecture"}
+    return build(section.schema, values, key, source, taken, f"encoder {name!r}")
+
+
+def _impossible_data(config: Config) -> list[tuple[str, str]]:
+    """The same for the keys of `data`."""
+    data = config.data
+    single = [key for key in ("name", "root", "train_size", "val_size") if getattr(data, key) is not None]
+    weighted = [part.weight is not None for part in data.concat]
+    rules = (
+        (
+            f"data.{single[0]}" if single else "",
+            bool(data.concat and single),
+            "belongs to a single data set, but data.concat names several; give it to one of them, or leave out one of "
+            "the two (~data.concat or ~data.name)",
+        ),
+        ("data.mixing", data.mixing != "proportional" and not data.concat, "is about data.concat, which is not set"),
+        (
+            "data.temperature",
+            (data.temperature is None) == (data.mixing == "temperature"),
+            f"goes with data.mixing=temperature and with nothing else, found data.mixing={data.mixing}, "
+            f"data.temperature={data.temperature}",
+        ),
+        (
+            "data.concat",
+            any(weighted) if data.mixing != "weights" else not all(weighted),
+            "a weight for every data set goes with data.mixing=weights and with nothing else",
+        ),
+        (
+            "data.validation",
+            data.validation == "test" and config.protocol != "published",
+            "selecting on test data makes every figure on it too good. Published tables do so: protocol=published "
+            "allows it, and the results say it",
+        ),
+    )
+    return [(key, why) for key, wrong, why in rules if wrong]
+
+
+def _impossible(config: Config) -> list[tuple[str, str]]:
+    """The keys whose values cannot go together with others, and why."""
+    trainer, batch, encoder = config.trainer, config.data.batch_size, config.model.encoder
+    accumulation = trainer.accumulation
+    untrained = encoder in ENCODERS.names() and "pretrained" not in options(ENCODERS, encoder)
+    monitored, _, metric = (trainer.monitor or "").partition("/")
+    rules = (
+        ("task", not config.task, "there is no task to learn"),
+        ("output_dir", not config.output_dir, "the name of the run's folder is empty"),
+        ("model.pretrained", config.model.pretrained and untrained, f"encoder {encoder!r} takes no pretrained weights"),
+        (
+            "trainer.max_steps",
+            trainer.max_steps is None and trainer.max_epochs is None,
+            "training has no end; set trainer.max_steps or trainer.max_epochs",
+        ),
+        (
+            "data.batch_size",
+            batch % accumulation,
+            f"{batch} samples do not divide into trainer.accumulation={accumulation} equal parts",
+        ),
+        (
+            "trainer.warmup_steps",
+            trainer.max_steps is not None and trainer.warmup_steps >= trainer.max_steps,
+            f"{trainer.warmup_steps} is not less than trainer.max_steps={trainer.max_steps}",
+        ),
+        (
+            "trainer.eval_every_epochs",
+            trainer.eval_every is not None and trainer.eval_every_epochs is not None,
+            f"it does not go with trainer.eval_every={trainer.eval_every}",
+        ),
+        (
+            "trainer.step_size",
+            trainer.schedule == "step" and (trainer.step_size is None) == (trainer.step_size_epochs is None),
+            "trainer.schedule=step needs either it or trainer.step_size_epochs",
+        ),
+        (
+            "trainer.monitor",
+            trainer.monitor is not None and (monitored not in (*config.task, "*") or not metric),
+            f"expected <task>/<metric> with a task of {', '.join(config.task)}, or */<metric>, found "
+            f"{trainer.monitor!r}",
+        ),
+    )
+    return [(key, why) for key, wrong, why in rules if wrong]
+
+
+def unused(trainer: TrainerConfig) -> Iterator[tuple[str, str]]:
+    """The keys of `trainer` that were set and that another key leaves without effect."""
+    owners = {"momentum": ("optimizer", "sgd"), "power": ("schedule", "poly")}
+    owners |= dict.fromkeys(("step_size", "step_size_epochs", "gamma"), ("schedule", "step"))
+    defaults = {f.name: f.default for f in fields(trainer)}
+    for key, (owner, value) in owners.items():
+        if getattr(trainer, key) != defaults[key] and getattr(trainer, owner) != value:
+            yield key, f"trainer.{owner} is {getattr(trainer, owner)!r}, not {value!r}"

@@ -1,0 +1,210 @@
+"""How a configuration is composed: Hydra's groups and overrides, an experiment's YAML file, a run's config.yaml."""
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+from warnings import warn
+
+import hydra
+import yaml  # type: ignore[import-untyped]
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, Quote, QuotedString
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.types import RunMode
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from mtlkit.balancer import BALANCERS
+from mtlkit.config.checks import check, import_plugins, unused
+from mtlkit.config.draft import START, Draft
+from mtlkit.config.overrides import names_a_class, place_of, put_word
+from mtlkit.config.schema import Config
+from mtlkit.config.typed import Source
+from mtlkit.registry import suggest
+from mtlkit.run.folder import CONFIG
+
+__all__ = ["Config", "compose", "load", "sweep"]
+
+CONFIGS = "mtlkit.configs"
+FILE = "_file"  #: the experiment of a user's own YAML file, in Hydra's store
+
+
+def load(path: Path) -> Config:
+    """The configuration in a run's config.yaml. Raises `FileNotFoundError`, and `ValueError` for a broken one."""
+    return check(_read(path), Source(str(path)))
+
+
+def compose(experiment: str, overrides: Sequence[str] = ()) -> Config:
+    """The configuration of an experiment with overrides, checked.
+
+    `experiment` is a name (`mtlkit list experiments`) or the path of a YAML file, which may be a run's config.yaml.
+    `overrides` are Hydra's words: `key=value`, a choice such as `balancer=rotograd` or `task=[depth]`, `~task.depth`.
+    docs/experiments.md has all forms.
+
+    Raises:
+        ValueError: for an unknown key, a wrong type or an impossible combination, with the key and its source.
+        LookupError, FileNotFoundError: for an experiment that there is not.
+        ModuleNotFoundError, or whatever a plug-in raises: for one that cannot be imported.
+    """
+    with _hydra(experiment, overrides) as (loader, name, words):
+        draft = Draft(partial(_find, loader), partial(_files, loader))
+        _put_files(draft, loader, experiment)
+        for word in sorted(words, key=lambda word: not names_a_class(word)):  # whatever the order of the words
+            put_word(draft, word)
+        source = draft.source(f"experiment {experiment!r}")
+        try:
+            node = OmegaConf.create(draft.values)
+            values = cast(dict[str, Any], OmegaConf.to_container(node, resolve=True, throw_on_missing=True))
+        except OmegaConfBaseException as error:
+            raise source.error(error.full_key or "", str(error).partition("\n")[0]) from None
+    values["experiment"] = name
+    if values.get("output_dir") is None:
+        balancer = values["balancer"].get("name") if isinstance(values.get("balancer"), dict) else ""
+        values["output_dir"] = f"runs/{name}_{balancer}_{values.get('seed', 0)}"
+    config = check(values, source)
+    for key, why in unused(config.trainer):
+        warn(f"trainer.{key} (in {source.of(f'trainer.{key}')}) has no effect: {why}.", stacklevel=2)
+    return config
+
+
+def sweep(experiment: str, overrides: Sequence[str]) -> list[list[str]]:
+    """The overrides of every job of a sweep: `balancer=a,b`, `seed=range(3)`, `balancer=glob(*)` (Hydra's syntax).
+
+    Every combination is one job, with its own folder below the override `output_dir` (runs/EXPERIMENT without one),
+    named by the swept words, as in runs/sweep/balancer=a,seed=0. Raises `ValueError` and `LookupError` as `compose`.
+    """
+    with _hydra(experiment, overrides) as (_, name, parsed):
+        base = f"runs/{name}"
+        for override in parsed:
+            if override.key_or_group == "output_dir":
+                if override.is_sweep_override():
+                    raise ValueError(f"{override.input_line}: a sweep has one output_dir; its jobs get folders in it.")
+                base = str(override.value())
+        parsed = [override for override in parsed if override.key_or_group != "output_dir"]
+        swept = {override.get_key_element() for override in parsed if override.is_sweep_override()}
+        jobs = BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]
+    result = []
+    for job in jobs:
+        name = ",".join(word for word in job if word.partition("=")[0] in swept)
+        folder = Path(base, re.sub(r"[^\w.,=+~-]+", "_", name))
+        result.append([*job, f"output_dir={QuotedString(str(folder), Quote.single).with_quotes()}"])
+    return result
+
+
+@contextmanager
+def _hydra(experiment: str, overrides: Sequence[str]) -> Iterator[tuple[ConfigLoader, str, list[Override]]]:
+    """Hydra with mtlkit's configurations, all balancers and the experiment; the experiment's name; the words.
+
+    Hydra's errors become a `ValueError` of one paragraph.
+    """
+    with hydra.initialize_config_module(CONFIGS, version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        try:
+            words = OverridesParser.create(loader).parse_overrides(list(overrides))
+            own = _own(loader, experiment)
+            ConfigStore.instance().store(FILE, own, group="experiment", package="_global_", provider=experiment)
+            import_plugins(own.get("plugins", []), Source(experiment))  # they add to the names that all else may use
+            for word in words:
+                if word.key_or_group == "plugins" and not word.is_delete():
+                    import_plugins(word.value(), Source(place_of(word)))
+            for balancer in BALANCERS.names():
+                ConfigStore.instance().store(balancer, {"name": balancer}, group="balancer", provider="mtlkit")
+            name = own.get("experiment")
+            yield loader, name if isinstance(name, str) else Path(experiment).stem, words
+        except MissingConfigException as error:
+            group, _, missing = (error.missing_cfg_file or "").rpartition("/")
+            known = suggest(missing, _files(loader, group))
+            if group.startswith("experiment/"):  # Hydra looks for it beside the experiment
+                known = f"In an experiment's defaults, groups begin with a slash: /{group.removeprefix('experiment/')}."
+            raise ValueError(f"{group}: there is no {missing!r} (in {experiment}). {known}") from None
+        except OverrideParseException as error:
+            problem = str(error).replace("\n", "; ")
+            raise ValueError(f"Cannot read the override {error.override!r}, expected key=value: {problem}") from None
+        except (HydraException, OmegaConfBaseException) as error:
+            problem = " ".join(f"{error} {error.__cause__ or ''}".replace(f"experiment/{FILE}", experiment).split())
+            if "defaults" in problem:  # Hydra names neither the file nor the form that it expects
+                problem += f" An entry of the defaults in {experiment} is `- NAME` or `- /balancer: NAME`."
+            raise ValueError(problem) from None
+
+
+def _own(loader: ConfigLoader, experiment: str) -> dict[str, Any]:
+    """What is in a user's own file; for the name of an experiment, a file that is built on that one."""
+    path = Path(experiment)
+    if path.suffix in (".yaml", ".yml"):
+        values = _read(path)
+        for entry in values.get("defaults") or ():
+            if isinstance(entry, dict) and any(isinstance(choice, dict) for choice in entry.values()):
+                raise ValueError(
+                    f"{experiment}: defaults: expected `- NAME` or `- /balancer: NAME`, found {entry}. Options "
+                    "are keys of the file: balancer: {name: NAME, option: value}, without an entry in the defaults."
+                )
+        return values
+    known = _files(loader, "experiment")
+    if experiment in known:
+        return {"defaults": [experiment]}
+    hint = suggest(experiment, known)
+    if "=" in experiment:
+        raise ValueError(f"{experiment}: the experiment comes first, before any key=value. {hint}")
+    for file in (path / CONFIG, Path(f"{experiment}.yaml")):
+        hint = f"Did you mean the file {file}?" if file.is_file() else hint
+    raise LookupError(f"No experiment is called {experiment!r}. {hint}")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A YAML file with a mapping in it."""
+    if not path.is_file():
+        beside = sorted(file.name for file in path.parent.glob("*.y*ml"))
+        hint = suggest(path.name, beside) if beside else "mtlkit list experiments names those that need no file."
+        raise FileNotFoundError(f"There is no file {path}. {hint}")
+    try:
+        values = OmegaConf.to_container(OmegaConf.load(path))
+    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not valid YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: expected a mapping of keys, found {type(values).__name__}.")
+    return cast(dict[str, Any], values)
+
+
+def _put_files(draft: Draft, loader: ConfigLoader, experiment: str) -> None:
+    """The files of the experiment, in the order of Hydra's defaults lists."""
+    first = next(entry["balancer"] for entry in _load(loader, "config")[1]["defaults"] if "balancer" in entry)
+    for default in loader.compute_defaults_list("config", [f"experiment={FILE}"], RunMode.RUN).defaults:
+        path = default.config_path or ""
+        if path and not path.startswith("hydra"):
+            place, values = _load(loader, path)
+            values.pop("defaults", None)
+            package = (default.package or "").removeprefix("_global_")
+            place = START if path == f"balancer/{first}" else place or experiment
+            draft.put(tuple(package.split(".")) if package else (), values, place)
+
+
+def _files(loader: ConfigLoader, group: str) -> list[str]:
+    """The names of a group's files, without that of the user's own."""
+    return [name for name in loader.get_group_options(group) if name != FILE]
+
+
+def _find(loader: ConfigLoader, group: str, name: str) -> tuple[str, tuple[str, ...], dict[str, Any]] | None:
+    """The file of that name in a group: its place, the path of the keys that it fills, and its values."""
+    if name not in _files(loader, group) or group == "balancer":  # its names are those of the registry
+        return None
+    path = f"{group}/{name}"
+    source = next(source for source in loader.get_sources() if source.is_config(path))
+    package = source.load_config(path).header.get("package") or group
+    place, values = _load(loader, path)
+    return place, tuple(package.split(".")), values
+
+
+def _load(loader: ConfigLoader, path: str) -> tuple[str, dict[str, Any]]:
+    """Where one of Hydra's configurations is, in words for a user, and what is in it. The user's own has no place."""
+    source = next(source for source in loader.get_sources() if source.is_config(path))
+    values = cast(dict[str, Any], OmegaConf.to_container(source.load_config(path).config))
+    if source.scheme() == "pkg":
+        return f"configs/{path}.yaml", values
+    return "" if path.endswith(FILE) else f"the defaults of {path}", values

@@ -1,0 +1,186 @@
+"""How a configuration comes together from files and words, one after the other.
+
+There is one rule: a class's options belong to it. Whoever names another class, in a file or a word, in whatever form,
+starts from that class's own defaults; the options that were set for the class before go with it.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from mtlkit.config.sections import SECTIONS, Section, section_at
+from mtlkit.config.typed import Source
+from mtlkit.registry import suggest
+
+KeyPath = tuple[Any, ...]  # the keys that lead to a value: ("task", "depth", "type")
+#: The place of the balancer that every experiment starts with. Options that were set beside it stay when another
+#: balancer is named: they are meant for that one.
+START = "configs/config.yaml"
+GROUPS = ("balancer", "data", "model", "task")  #: the keys whose text is a choice
+
+
+class Draft:
+    """Values that come together, and the place (a file, a word) that each came from.
+
+    Args:
+        find: a group and a name -> the file with that name, as its place, the path that it fills and its values; None
+            where there is none.
+        names: a group -> the names of its files.
+    """
+
+    def __init__(
+        self, find: Callable[[str, str], tuple[str, KeyPath, Any] | None], names: Callable[[str], list[str]]
+    ) -> None:
+        self.values: dict[str, Any] = {}
+        self.places: dict[KeyPath, str] = {}
+        self._find, self._names = find, names
+
+    def source(self, default: str) -> Source:
+        """Where the values came from, for messages."""
+        return Source(default, {_dotted(path): place for path, place in self.places.items()})
+
+    def put(self, path: KeyPath, value: Any, place: str, *, add: bool = False) -> None:
+        """Sets a value. A mapping is merged with what is there, anything else takes its place.
+
+        Text at a section, such as `balancer: NAME`, is a choice; `add` keeps the tasks that are there.
+        Raises `ValueError` for a choice that there is not.
+        """
+        if not path:
+            for key, item in value.items():
+                self.put((key,), item, place)
+        elif path == ("task",) and (isinstance(value, str) or _is_names(value)):
+            self._choose_tasks([value] if isinstance(value, str) else value, place, add)
+        elif path[0] in GROUPS and len(path) == 1 and isinstance(value, str):
+            self._choose(path[0], value, place)
+        else:
+            self._put(path, value, place)
+
+    def remove(self, path: KeyPath, place: str) -> None:
+        """Takes a key out. Raises `ValueError` where it is not there."""
+        container: Any = self.values
+        for key in path:
+            around, found = container, _key(container, key)
+            if found is None:
+                known = container if isinstance(container, Mapping) else ()
+                raise ValueError(f"{place}: the key {_dotted(path)!r} does not exist. {suggest(str(key), known)}")
+            container = container[found]
+        del around[found]
+        self._forget(path)
+
+    def _put(self, path: KeyPath, value: Any, place: str) -> None:
+        section, around = section_at(path), section_at(path[:-1])
+        if section and isinstance(value, str):
+            value = {section.naming: value}
+        if isinstance(value, list) and (inner := section_at((*path, 0))):
+            value = [{inner.naming: item} if isinstance(item, str) else item for item in value]
+        container, key = self._container(path, place)
+        if around and key == around.naming and isinstance(value, str):
+            self._make_way(container, path[:-1], around, value)
+        if isinstance(value, Mapping):
+            if not isinstance(container[key], dict):
+                container[key] = {}
+            self.places[path] = place
+            for name in sorted(value, key=lambda name: section is None or name != section.naming):  # the name first
+                self.put((*path, name), value[name], place)
+            return
+        if path == ("plugins",) and isinstance(value, list) and isinstance(container[key], list):
+            value = [*container[key], *(module for module in value if module not in container[key])]
+        self._forget(path)
+        container[key] = value
+        self.places[path] = place
+
+    def _container(self, path: KeyPath, place: str) -> tuple[Any, Any]:
+        """What holds the last key of the path, and that key in it. What is not there yet is made."""
+        container: Any = self.values
+        for end, key in enumerate(path, 1):
+            found = _key(container, key)
+            if isinstance(container, list) and found is None:
+                problem = f"there is no entry {key!r}, the list has {len(container)}, counted from 0"
+                raise Source(place).error(_dotted(path[:end]), problem)
+            if found is None:
+                container[key] = None
+            around, last = container, key if found is None else found
+            if end < len(path) and not isinstance(around[last], dict | list):
+                around[last] = {}
+                self.places.setdefault(path[:end], place)
+            container = around[last]
+        return around, last
+
+    def _make_way(self, values: dict[str, Any], path: KeyPath, section: Section, name: str) -> None:
+        """Takes out what belongs to the class that the section named so far, if it is not that of the name."""
+        before = values.get(section.naming)
+        if self.places.get((*path, section.naming)) == START:
+            return
+        if isinstance(before, str) and section.class_of(before) != section.class_of(name):
+            for key in values.keys() - section.kept:
+                del values[key]
+                self._forget((*path, key))
+
+    def _choose(self, group: str, name: str, place: str) -> None:
+        """The file configs/GROUP/NAME.yaml in place of the one that was chosen before; or the class of that name."""
+        section, file = SECTIONS[(group,)], self._find(group, name)
+        if file is None:
+            if not section.knows(name):
+                hint = section.suggest(name, self._names(group))
+                raise ValueError(f"{group}: there is no {name!r} (in {place}). {hint}")
+            self._put((group,), {section.naming: name}, place)
+            return
+        origin, path, values = file
+        chosen = [path for path, place in self.places.items() if place.startswith(f"configs/{group}/")]
+        for known in chosen:
+            if known[1:] != (section.naming,) and not isinstance(self._at(known), dict):
+                self.remove(known, place)
+        self._put(path, values, origin)
+        self.places[(group,)] = self.places[(group, section.naming)] = place
+
+    def _choose_tasks(self, names: Sequence[str], place: str, add: bool) -> None:
+        """Exactly these tasks: each is one that is there already or one (or several) of configs/task/NAME.yaml."""
+        there = self.values.get("task")
+        before: dict[str, Any] = there if isinstance(there, dict) else {}
+        tasks, new = dict(before) if add else {}, []
+        for name in names:
+            file = None if name in before else self._find("task", name)
+            if name not in before and file is None:
+                known = {*before, *self._names("task")}
+                raise ValueError(f"task: there is no {name!r} (in {place}). {suggest(name, known)}")
+            if file is None:
+                tasks[name] = before[name]
+                continue
+            origin, path, values = file
+            for task, settings in values.items() if len(path) == 1 else [(path[1], values)]:
+                tasks[task] = before.get(task, {})
+                if task not in before:
+                    new.append((task, settings, origin))
+        for name in before.keys() - tasks.keys():
+            self._forget(("task", name))
+        self.values["task"] = tasks
+        self.places[("task",)] = place
+        if not tasks:
+            del self.values["task"]  # which the check then misses
+        for task, settings, origin in new:
+            self._put(("task", task), settings, origin)
+
+    def _at(self, path: KeyPath) -> Any:
+        value: Any = self.values
+        for key in path:
+            value = value[_key(value, key)]
+        return value
+
+    def _forget(self, path: KeyPath) -> None:
+        """Where a key and all below it came from."""
+        for known in [known for known in self.places if known[: len(path)] == path]:
+            del self.places[known]
+
+
+def _key(container: Any, key: Any) -> Any:
+    """The key under which a mapping or a list (an index, as text) has it; None where it has not."""
+    if isinstance(container, list) and str(key).isdigit() and int(key) < len(container):
+        return int(key)
+    return key if isinstance(container, dict) and key in container else None
+
+
+def _is_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+
+def _dotted(path: KeyPath) -> str:
+    return ".".join(map(str, path))

@@ -1,0 +1,63 @@
+"""The words of the command line that override a configuration, in Hydra's grammar."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+
+from mtlkit.config.draft import GROUPS, Draft
+from mtlkit.config.keys import all_keys, meant
+from mtlkit.config.sections import section_at
+
+
+def put_word(draft: Draft, word: Override) -> None:
+    """One word of the command line; `key=`, `+key=` and `++key=` mean the same."""
+    key, text = word.key_or_group, word.input_line or ""
+    if key.startswith(("hydra.", "hydra/")):
+        raise ValueError(f"{text}: mtlkit composes by Hydra but runs without it; {key} would have no effect.")
+    if key == "experiment":
+        raise ValueError(f"{text}: the experiment is the word before the overrides.")
+    if word.package is not None or "/" in key:
+        raise ValueError(f"{text}: a choice is written GROUP=NAME, with a group of {', '.join(GROUPS)}.")
+    if word.is_sweep_override():
+        keys = all_keys(draft.values)
+        others = [] if key in keys else meant(key, keys)
+        hint = f" Did you mean {' or '.join(map(repr, others))}?" if others else ""
+        raise ValueError(f"{text}: several values are a sweep, one run for each, which --multirun starts.{hint}")
+    if word.is_delete():
+        draft.remove(_path(word), text)
+    else:
+        draft.put(_path(word), word.value(), place_of(word), add=word.is_add() and not word.is_force_add())
+
+
+def keys_of(words: Sequence[str]) -> set[str]:
+    """The dotted keys that overrides name, those inside of mappings too."""
+    found: set[str] = set()
+    for word in OverridesParser.create().parse_overrides(list(words)):
+        found |= set(_keys_in(word.key_or_group, None if word.is_sweep_override() else word.value()))
+    return found
+
+
+def _keys_in(key: str, value: Any) -> Iterator[str]:
+    yield key
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from _keys_in(f"{key}.{name}", item)
+
+
+def _path(word: Override) -> tuple[str, ...]:
+    return tuple(word.key_or_group.split("."))
+
+
+def place_of(word: Override) -> str:
+    """What messages call the place of a word's value."""
+    return f"the override {word.input_line!r}"
+
+
+def names_a_class(word: Override) -> bool:
+    """Whether a word names a class or chooses a file. Such words come first: the others set options of that class."""
+    path = _path(word)
+    around = section_at(path[:-1])
+    named = around is not None and path[-1] == around.naming
+    return named or section_at(path) is not None or (len(path) == 1 and path[0] in GROUPS)

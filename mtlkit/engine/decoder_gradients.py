@@ -1,0 +1,105 @@
+"""What the decoders get: the gradients of their own losses, or those times the balancer's weights."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from accelerate import Accelerator
+from torch import nn
+
+from mtlkit.balancer import Balancer
+from mtlkit.engine.step import Step
+from mtlkit.registry import suggest
+
+GIVEN = ("plain", "weighted")
+
+
+class DecoderGradients:
+    """Weighs the decoders' gradients of every micro-batch, or leaves them as they are.
+
+    Some methods know their weights only inside the backward pass, when it has been through the decoders already. So a
+    micro-batch's decoder gradients are multiplied after its backward pass, and what earlier micro-batches of the same
+    step left waits aside meanwhile: that has its own weights. On several processes they must be summed over
+    processes after every micro-batch, not after the last one only: see `held_back`.
+
+    Args:
+        setting: `plain`, `weighted`, or `published` for what the balancer's class declares (`Balancer.decoders`).
+        balancer: the method of the run.
+        accelerator: the launcher's.
+
+    Raises:
+        ValueError: the launcher keeps gradients to itself, so that they cannot be weighed.
+
+    Attributes:
+        given: `plain` or `weighted`: what the decoders get in this run.
+    """
+
+    def __init__(self, setting: str, balancer: Balancer, accelerator: Accelerator) -> None:
+        self.setting = setting
+        self.given = balancer.decoders if setting == "published" else setting
+        self.method = type(balancer).__name__
+        if self.given not in GIVEN:
+            raise ValueError(f"{self.method}.decoders cannot be {self.given!r}. {suggest(str(self.given), GIVEN)}")
+        self.by_objective = "create_graph" in balancer.needs
+        self._weighs = self.given == "weighted" and not self.by_objective
+        launcher = accelerator.distributed_type.value
+        if self._weighs and launcher == "DEEPSPEED":
+            raise ValueError(
+                f"{self.method}: {self}, but {launcher} keeps the gradients to itself, and nobody can weigh them. "
+                f"Take trainer.decoder_gradients=plain, or launch with DDP or FSDP."
+            )
+
+    def held_back(self, model: nn.Module) -> list[nn.Module]:
+        """The modules whose sum over processes may wait for the last micro-batch of a step."""
+        return [] if self._weighs else [model]
+
+    def __str__(self) -> str:
+        what = {
+            "plain": "the gradient of its own loss",
+            "weighted": "the gradient of its own loss times the weight of its task",
+        }[self.given]
+        why = "as the method is published; " if self.setting == "published" else ""
+        return f"each decoder gets {what} ({why}trainer.decoder_gradients={self.setting})"
+
+    @contextmanager
+    def weighed(self, step: Step, decoders: nn.ModuleDict) -> Iterator[None]:
+        """Around the backward pass of a micro-batch.
+
+        Raises `ValueError` where the method cannot give the decoders what they are to get.
+        """
+        if not self._weighs:
+            yield
+            self._check_objective(step)
+            return
+        aside = [(parameter, parameter.grad) for parameter in decoders.parameters()]
+        for parameter, _ in aside:
+            parameter.grad = None
+        yield
+        if step.finite:  # else the step is not made
+            self._weigh(step, decoders)
+        for parameter, gradient in aside:
+            if gradient is not None:
+                parameter.grad = gradient if parameter.grad is None else gradient.add_(parameter.grad)
+
+    def _weigh(self, step: Step, decoders: nn.ModuleDict) -> None:
+        weights = step.weights if step.decoder_weights is None else step.decoder_weights
+        if step.tasks and weights is None:
+            raise ValueError(
+                f"trainer.decoder_gradients={self.setting}: {self.method} combines gradients without weights, so that "
+                f"there are none for the decoders. Take trainer.decoder_gradients=plain, or let its `combine` set "
+                f"`step.decoder_weights`."
+            )
+        for task, weight in zip(step.tasks, () if weights is None else weights, strict=True):
+            for parameter in decoders[task].parameters():
+                if parameter.grad is not None:
+                    parameter.grad.mul_(weight)
+
+    def _check_objective(self, step: Step) -> None:
+        """A differentiated objective hands its derivatives to the decoders: they are weighted, whatever was asked."""
+        if not self.by_objective or self.given == "weighted" or step.coefficients is None:
+            return
+        if bool((step.coefficients != 1).any()):
+            raise ValueError(
+                f"trainer.decoder_gradients={self.setting}: {self.method} differentiates its whole objective, in which "
+                f"the losses have weights, and the decoders get these. Take trainer.decoder_gradients=weighted, or "
+                f'declare `decoders = "weighted"` in the class.'
+            )

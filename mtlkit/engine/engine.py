@@ -1,0 +1,246 @@
+"""The training engine. It knows tasks and balancers only by their contracts."""
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from statistics import fmean
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from mtlkit.balancer import Balancer, task_state
+from mtlkit.config.schema import TrainerConfig
+from mtlkit.data.loader import micro_batches
+from mtlkit.engine import distributed
+from mtlkit.engine.decoder_gradients import DecoderGradients
+from mtlkit.engine.evaluation import LeftOut, output_sizes
+from mtlkit.engine.losses import Losses, gradient_error, loss_of
+from mtlkit.engine.monitor import Monitor
+from mtlkit.engine.normalization import FirstLosses
+from mtlkit.engine.optim import balancer_optimizer, in_steps, model_optimizer, move_balancer, rate_factor, total_steps
+from mtlkit.engine.predictor import Predictor, dtype_of
+from mtlkit.engine.seeding import Turns
+from mtlkit.engine.step import Step
+from mtlkit.model import MultiTaskModel, kept_buffers
+from mtlkit.registry import options_of
+from mtlkit.run.log import Observer, Observers
+from mtlkit.task import Features, Task
+
+Batch = dict[str, Any]
+Record = dict[str, Any]
+Tensors = dict[str, Tensor]
+Share = Callable[[Features], Mapping[str, Features]]
+
+
+class Engine:
+    """Trains a multi-task model with one backward pass per step, whatever the balancer.
+
+    Every process builds the same engine, and `seed` fixes dropout and what the balancer draws. Model, tasks and
+    balancer are moved to the accelerator's device.
+
+    Attributes:
+        step: how many optimizer steps are done.
+        monitor: which evaluation is the best so far.
+    """
+
+    def __init__(
+        self,
+        model: MultiTaskModel,
+        tasks: Sequence[Task],
+        balancer: Balancer,
+        config: TrainerConfig,
+        *,
+        accelerator: Accelerator,
+        steps_per_epoch: int,
+        seed: int = 0,
+    ) -> None:
+        distributed.check_whole_parameters(accelerator, balancer.space, balancer.needs)
+        self.decoder_gradients = DecoderGradients(config.decoder_gradients, balancer, accelerator)
+        self.accelerator = accelerator
+        self.config = in_steps(config, steps_per_epoch)
+        self.tasks = {task.name: task for task in tasks}
+        self.steps_per_epoch = steps_per_epoch
+        self.total_steps = total_steps(config, steps_per_epoch)
+        self.observer: Observer = Observers()  # those of the main process; the others have none
+
+        dtype = dtype_of(config.precision)
+        model.to(dtype)
+        self.balancer = balancer.to(accelerator.device, dtype)
+        distributed.broadcast_state(self.balancer)
+        self.balancer_optimizer = balancer_optimizer(balancer)
+        self.model, self.optimizer = accelerator.prepare(model, model_optimizer(model, config))
+        self.network: MultiTaskModel = accelerator.unwrap_model(self.model)
+        self.predictor = Predictor(self.network, self.tasks, balancer, accelerator, dtype)
+        self.prepare = self.predictor.prepare
+
+        self.step = 0
+        self.monitor = Monitor(self.tasks, config.monitor)
+        self.first_losses = FirstLosses(config.normalize_losses)
+        self.left_out = LeftOut()
+        self._turns = Turns(seed, accelerator.device)
+        self._seen: set[str] = set()
+
+    # -- the run ----------------------------------------------------------------------------------------------
+
+    def fit(self, batches: Iterable[Batch], evaluate: Callable[[], Record], save: Callable[[bool], None]) -> None:
+        """Trains until `total_steps`, or until `early_stopping` evaluations brought no gain.
+
+        Args:
+            batches: from the current step on; each holds this process's samples of one optimizer step.
+            evaluate: gives the validation record of the present model, on all processes.
+            save: writes a checkpoint; told whether the model is the best so far.
+        """
+        if self.monitor.initial is None:
+            self.note_evaluation(evaluate())
+            save(False)
+        started, since = time.perf_counter(), self.step
+        if not self._finished():  # as a run that goes on may be, by its steps or by early stopping
+            for batch in batches:
+                steps = [self.train_step(part) for part in micro_batches(batch, self.config.accumulation)]
+                self.left_out.add(batch)
+                if self._logs(self.step):
+                    seconds, done = time.perf_counter() - started, self.step - since
+                    left_out = self.left_out.report() if "error" in batch else {}
+                    self.observer.step(self._training_record(steps) | {"step_time": seconds / done} | left_out)
+                    started, since = time.perf_counter(), self.step
+                if self._evaluates():
+                    save(self.note_evaluation(evaluate()))
+                elif self.config.save_every and self.step % self.config.save_every == 0:
+                    save(False)
+                if self._finished():
+                    return
+
+    def start(self, facts: Record) -> None:
+        """Tells the observers that the run begins or goes on, and facts of it."""
+        self.observer.start(self.total_steps, self.step)
+        self.note(facts)
+
+    def note(self, facts: Record) -> None:
+        """Tells the observers something about the run."""
+        self.observer.note({"step": self.step, "split": "info"} | facts)
+
+    def finish(self, status: str) -> None:
+        """Tells the observers that the run is over."""
+        self.observer.finish({"status": status})
+
+    def note_evaluation(self, record: Record, split: str = "val") -> bool:
+        """Logs an evaluation; of the model's own, tells whether it is the best so far."""
+        record = {"step": self.step, "epoch": self.step // self.steps_per_epoch, "split": split} | record
+        best = split == "val" and self.monitor.update(record)
+        self.observer.evaluation(record | {"best": True} if best else record)
+        if split == "val" and self.monitor.remark:
+            self.note({"incident": self.monitor.remark})
+        return best
+
+    def _training_record(self, steps: list[Step]) -> Record:
+        found = [step.scalars() for step in steps]
+        keys = list(dict.fromkeys(key for scalars in found for key in scalars))
+        means = {key: fmean(scalars[key] for scalars in found if key in scalars) for key in keys}
+        rates = {f"lr/{group['name']}": group["lr"] for group in self.optimizer.param_groups}
+        if "lr" in options_of(type(self.balancer)):
+            rates["lr/balancer"] = steps[-1].rate
+        return {"step": self.step, "epoch": (self.step - 1) // self.steps_per_epoch, "split": "train"} | means | rates
+
+    def _logs(self, step: int) -> bool:
+        return step == 1 or step % self.config.log_every == 0 or step == self.total_steps
+
+    def _evaluates(self) -> bool:
+        every = self.config.eval_every or (self.config.eval_every_epochs or 1) * self.steps_per_epoch
+        return self.step % every == 0 or self.step == self.total_steps
+
+    def _finished(self) -> bool:
+        patience = self.config.early_stopping
+        return self.step >= self.total_steps or (patience is not None and self.monitor.without_gain >= patience)
+
+    @property
+    def _rate_factor(self) -> float:
+        return rate_factor(self.config, self.step, self.total_steps)
+
+    # -- training ---------------------------------------------------------------------------------------------
+
+    def train_step(self, batch: Batch) -> Step:
+        """Runs one micro-batch; with the last one of an accumulation window, the optimizers move."""
+        with self.accelerator.accumulate(*self.decoder_gradients.held_back(self.model)):
+            step = Step(
+                self.balancer,
+                self.network.encoder,
+                number=self.step,
+                epoch=self.step // self.steps_per_epoch,
+                rate=self.balancer.lr * self.balancer.lr_decay**self.step * self._rate_factor,
+                accumulation=self.config.accumulation,
+                first_losses=self.first_losses,
+                observe=self._logs(self.step + 1),
+            )
+            step.inputs = self.prepare(batch)
+            self._turns.model(self.step)
+            outputs, losses = self._forward(self.model, *step.inputs, partial(self._tap, step))
+            self._turns.balancer()
+            step.record(losses, outputs)
+            if "indicators" in self.balancer.needs:
+                targets = step.inputs[1]
+                step.record_indicators({n: t.indicator(outputs[n], targets[n]) for n, t in self.tasks.items()})
+
+            # The only backward pass. When it reaches the features, the tap hands the K task gradients to
+            # `balancer.combine` and lets one gradient through to the encoder.
+            with self.decoder_gradients.weighed(step, self.network.decoders):
+                step.backward(self.accelerator.backward)
+
+            self._seen.update(step.tasks)
+            if self.accelerator.sync_gradients:
+                self._update(step)
+        return step
+
+    @torch.compiler.disable
+    def _tap(self, step: Step, features: Features) -> Mapping[str, Features]:
+        with self._turns.adapters():
+            return step.tap(features)
+
+    def _forward(self, model: nn.Module, image: Tensor, targets: Tensors, share: Share) -> tuple[Tensors, Losses]:
+        outputs = model(image, share, output_sizes(self.tasks, targets))
+        return outputs, {name: loss_of(task, outputs[name], targets[name]) for name, task in self.tasks.items()}
+
+    def _update(self, step: Step) -> None:
+        """Moves model and balancer once, from the gradients of the whole accumulation window."""
+        absent, self._seen = set(self.tasks) - self._seen, set()
+        for name in absent:  # no label anywhere: not even momentum or weight decay may move the decoder
+            self.network.decoders[name].zero_grad(set_to_none=True)
+        if len(absent) < len(self.tasks):
+            self._check_gradients(step)
+            for group in self.optimizer.param_groups:
+                group["lr"] = group["initial_lr"] * self._rate_factor
+            self.optimizer.step()
+            if not self.optimizer.step_was_skipped:
+                self._update_balancer(step, absent)
+        self.optimizer.zero_grad()
+        self.balancer.zero_grad()
+        self.step += 1
+
+    def _update_balancer(self, step: Step, absent: set[str]) -> None:
+        distributed.average_gradients(self.balancer.parameters())
+        for task in absent:
+            task_state(self.balancer, task).zero_grad(set_to_none=True)
+        for parameter in self.balancer.parameters():
+            if parameter.grad is not None:
+                parameter.grad /= step.scale
+        if "second_forward" in self.balancer.needs and step.tasks:
+            with torch.no_grad(), kept_buffers(self.network):
+                step.record_after(self._forward(self.network, *step.inputs, self.balancer.adapt)[1])
+        self.balancer.after_model(step)
+        move_balancer(self.balancer, self.balancer_optimizer, step.rate)
+        self.balancer.after_step(step)
+
+    def _check_gradients(self, step: Step) -> None:
+        """Clips, and stops the run before a gradient that is not finite moves anything.
+
+        Under a loss scaler such a step is skipped and the scale lowered instead: there it is part of the method.
+        """
+        parameters = [p for p in self.network.parameters() if p.grad is not None]
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        if self.config.clip_norm is not None:
+            norm = self.accelerator.clip_grad_norm_(parameters, self.config.clip_norm)
+        else:
+            norm = nn.utils.get_total_norm(gradients)
+        if self.accelerator.scaler is None and not bool(torch.isfinite(norm)):
+            raise gradient_error(float(norm), self.step, step.tasks, step.weights, type(self.balancer).__name__)

@@ -1,0 +1,132 @@
+"""Pooled metrics of a model, or of constant predictions, over a split."""
+
+import warnings
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torchmetrics import MetricCollection
+
+from mtlkit.engine.distributed import gather, sum_over_ranks
+from mtlkit.engine.losses import loss_of
+from mtlkit.engine.predictor import Predictor
+from mtlkit.task import Task
+
+NAMED = 5  #: files that one record names
+
+
+@torch.no_grad()
+def evaluate(batches: Iterable[Any], predictor: Predictor) -> dict[str, Any]:
+    """Losses and metrics over all samples of all processes, each of which passes its own share, which may be empty.
+
+    Returns:
+        `loss/<task>` and `<task>/<metric>`; None where no label was valid or the figure is not finite. And what
+        `LeftOut` reports.
+    """
+    tasks = predictor.tasks
+    metrics = {name: task.metrics().to(predictor.device) for name, task in tasks.items()}
+    sums = {name: torch.zeros(2, dtype=torch.float64, device=predictor.device) for name in tasks}
+    left_out = LeftOut()
+    for batch in batches:
+        image, targets = predictor.prepare(batch)
+        left_out.add(batch)
+        outputs = predictor.outputs(image, output_sizes(tasks, targets))
+        for name, task in tasks.items():
+            total, count = loss_of(task, outputs[name], targets[name])
+            sums[name] += torch.stack([total.double(), count.double()])
+            metrics[name].update(task.predict(outputs[name]), targets[name])
+    found: dict[str, float | None] = {}
+    for name in tasks:
+        total, count = sum_over_ranks(sums[name]).tolist()
+        found[f"loss/{name}"] = _finite(total / count) if count else None
+        found |= {f"{name}/{key}": value for key, value in _compute(metrics[name]).items()}
+    return found | left_out.report()
+
+
+@torch.no_grad()
+def evaluate_constants(
+    batches: Iterable[Any], predictor: Predictor, constants: Mapping[str, Tensor]
+) -> dict[str, float | None]:
+    """The metrics of constant predictions, over the samples that all processes pass."""
+    tasks, device = predictor.tasks, predictor.device
+    metrics = {name: tasks[name].metrics().to(device) for name in constants}
+    for batch in batches:
+        _, targets = predictor.prepare(batch)
+        for name, constant in constants.items():
+            target = targets[name]
+            size = tasks[name].map_size(target)
+            shape = constant.shape[1:] if size is None else (*constant.shape[1:-2], *size)
+            prediction = constant.to(device).expand(len(target), *shape)
+            metrics[name].update(prediction, target)
+    return {
+        f"{name}/{key}": value for name, collection in metrics.items() for key, value in _compute(collection).items()
+    }
+
+
+def _compute(metrics: MetricCollection) -> dict[str, float | None]:
+    """The figures over all processes, of which one that has few samples may have seen none."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The ``compute`` method of metric .* was called before the ``update``")
+        return {name: _finite(float(value)) for name, value in metrics.compute().items()}
+
+
+def directions(tasks: Mapping[str, Task]) -> dict[str, bool | None]:
+    """`<task>/<metric>` -> whether higher is better (None: neither)."""
+    return {
+        f"{name}/{key}": metric.higher_is_better
+        for name, task in tasks.items()
+        for key, metric in task.metrics().items()
+    }
+
+
+def units(tasks: Mapping[str, Task]) -> dict[str, str]:
+    """`<task>/<metric>` -> the metric's unit, of those that have one: `metric.unit`, a text such as "m"."""
+    return {
+        f"{name}/{key}": unit
+        for name, task in tasks.items()
+        for key, metric in task.metrics().items()
+        if (unit := getattr(metric, "unit", ""))
+    }
+
+
+def output_sizes(tasks: Mapping[str, Task], targets: Mapping[str, Tensor]) -> dict[str, tuple[int, int]]:
+    """(H, W) of every target that is a map."""
+    sizes = {name: tasks[name].map_size(target) for name, target in targets.items()}
+    return {name: size for name, size in sizes.items() if size is not None}
+
+
+class LeftOut:
+    """Counts the samples that `data.on_error: skip` left out, over all processes, and names each once.
+
+    >>> left_out = LeftOut()
+    >>> left_out.add({"error": ["", "a.png is damaged", ""]})
+    >>> left_out.report(), left_out.report()
+    ({'left_out': 1, 'incident': '1 sample left out: a.png is damaged'}, {})
+    """
+
+    def __init__(self) -> None:
+        self._new: list[str] = []
+        self._named: set[str] = set()
+
+    def add(self, batch: Mapping[str, Any]) -> None:
+        """Takes note of a batch of `mtlkit.data.loader.Loaded` samples."""
+        self._new += filter(None, batch.get("error", ()))
+
+    def report(self) -> dict[str, Any]:
+        """What is new since the last report, for the log: nothing without such samples. All processes call it."""
+        new = [message for messages in gather(self._new) for message in cast(list[str], messages)]
+        self._new = []
+        if not new:
+            return {}
+        record: dict[str, Any] = {"left_out": len(new)}
+        if unnamed := sorted(set(new) - self._named):
+            self._named.update(unnamed)
+            more = f"; and {len(unnamed) - NAMED} more" if len(unnamed) > NAMED else ""
+            samples = "1 sample" if len(new) == 1 else f"{len(new)} samples"
+            record["incident"] = f"{samples} left out: {'; '.join(unnamed[:NAMED])}{more}"
+        return record
+
+
+def _finite(value: float) -> float | None:
+    return value if abs(value) < float("inf") else None

@@ -1,0 +1,117 @@
+"""The losses of a step: global means whose gradients are this process's share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mtlkit.contract import described
+from mtlkit.engine.distributed import sum_over_ranks, world_size
+from mtlkit.engine.normalization import FirstLosses
+from mtlkit.task import Task, no_loss
+
+Losses = Mapping[str, tuple[Tensor, Tensor]]  # task -> (sum, count) on this process
+
+
+class NonFiniteError(RuntimeError):
+    """A loss or a gradient is not finite: going on would ruin the model. Raised before the optimizer moves."""
+
+
+def loss_of(task: Task, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """`task.loss(output, target)`; raises `ValueError` for anything but two scalars of which the sum has a gradient."""
+    found: Any = task.loss(output, target)
+    what = f"{type(task).__name__}.loss of task {task.name!r} must return (sum over the valid elements, their number)"
+    if not isinstance(found, tuple | list) or len(found) != 2:
+        raise ValueError(f"{what}, got {described(found)}. Return the sum and the number, not their quotient.")
+    for value, word, example in zip(found, ("sum", "number"), ("errors.sum()", "valid.sum()"), strict=True):
+        if not isinstance(value, Tensor) or value.shape != ():
+            raise ValueError(f"{what}, two scalar tensors; the {word} is {described(value)}. Write {example}.")
+    total, count = found
+    if output.requires_grad and not total.requires_grad and bool(count > 0):
+        raise ValueError(
+            f"{what}. This sum has no gradient, so nothing would be learned: leave out `detach`, `item` and `no_grad`."
+        )
+    return total, count
+
+
+def gradient_error(
+    norm: float, number: int, tasks: Sequence[str], weights: Tensor | None, method: str
+) -> NonFiniteError:
+    """The error for a gradient that is not finite though the losses are; it names the balancer that is at fault."""
+    what = f"The gradient is {norm} at step {number}, although the losses of {', '.join(tasks)} are finite"
+    if weights is not None and not bool(torch.isfinite(weights).all()):
+        what += f": {method} gave the weights {', '.join(f'{w:g}' for w in weights.tolist())}"
+    return NonFiniteError(f"{what}; the model was left as it was before this step.")
+
+
+class LossMeans:
+    """The global means of one micro-batch's losses.
+
+    A mean's value is global while its gradient is this process's share, times the number of processes because DDP
+    averages: any function of the means then has the gradient it would have in one process.
+
+    Attributes:
+        tasks: those with at least one valid label on any process; the order of all lists below.
+        raw: task -> its mean loss as a number.
+        means: the same, divided by the first losses and differentiable.
+        anchors: zeros that keep the decoders of absent tasks in the graph, as DDP expects of all.
+
+    Raises:
+        NonFiniteError: naming the task, on all processes alike.
+    """
+
+    def __init__(self, losses: Losses, outputs: Mapping[str, Tensor], first_losses: FirstLosses, number: int) -> None:
+        self.raw: dict[str, float] = {}
+        self.means: list[Tensor] = []
+        self.anchors: list[Tensor] = []
+        self._scales: list[float] = []
+        self._number = number
+        for name, (total, count) in totals_of(losses).items():
+            mine, local_count = losses[name]
+            if local_count == 0:  # the decoder must run backwards on every process, but with no gradient
+                mine = no_loss(outputs[name])[0]
+            if count == 0:
+                self.anchors.append(mine)
+                continue
+            mean = total / count
+            if not math.isfinite(mean):
+                raise NonFiniteError(
+                    f"The loss of task {name!r} is {mean} at step {number}; the model was left as it was before "
+                    f"this step. A lower learning rate, trainer.clip_norm or a look at the data may help."
+                )
+            self.raw[name] = mean
+            scale = first_losses.scale(name, mean, number)
+            local = mine * (world_size() / (count * scale))
+            self._scales.append(scale)
+            self.means.append(local + (mean / scale - local).detach())
+        self.tasks = tuple(self.raw)
+
+    def after(self, losses: Losses) -> list[float]:
+        """The means of the same batch's losses when the model has moved."""
+        totals = totals_of(losses)
+        for name in self.tasks:
+            if not math.isfinite(totals[name][0]):
+                raise NonFiniteError(
+                    f"The loss of task {name!r} is no longer finite on the batch of step {self._number} after that "
+                    f"step was made. A lower learning rate may help; the last checkpoint is not touched."
+                )
+        return [totals[n][0] / totals[n][1] / scale for n, scale in zip(self.tasks, self._scales, strict=True)]
+
+    def indicators(self, pairs: Mapping[str, tuple[Tensor, Tensor] | None]) -> list[float]:
+        """The means of the tasks' indicators; exp(-loss) stands for that of a task that has none."""
+        totals = totals_of({name: pair for name, pair in pairs.items() if pair is not None})
+        means = {name: total / count for name, (total, count) in totals.items() if count > 0}
+        return [means.get(name, math.exp(-max(loss, 0.0))) for name, loss in self.raw.items()]
+
+
+def totals_of(pairs: Losses) -> dict[str, tuple[float, float]]:
+    """The (sum, count) of every task over all processes, in one collective."""
+    if not pairs:
+        return {}
+    table = [torch.stack([total.detach().double(), count.double()]) for total, count in pairs.values()]
+    rows = sum_over_ranks(torch.stack(table)).tolist()
+    return {name: (total, count) for name, (total, count) in zip(pairs, rows, strict=True)}

@@ -1,0 +1,107 @@
+"""Which evaluation of a run is the best."""
+
+from collections.abc import Mapping
+from statistics import fmean
+from typing import Any
+
+from mtlkit.engine.evaluation import directions
+from mtlkit.registry import suggest
+from mtlkit.task import Task
+
+
+class Monitor:
+    """Decides which evaluation is the best, and counts those without gain.
+
+    Without a key, what counts is the mean over tasks of validation loss over that of the untrained model, so that no
+    task counts more because its loss is in larger units. A key names a metric, `<task>/<metric>`, whose direction
+    the metric knows; `*/<metric>` is its mean over the tasks that have it.
+
+    The first evaluation, of the untrained model, decides for the whole run which tasks are averaged: those that have
+    a value there. An evaluation without a value for one of them cannot be compared: it is never the best. Until there
+    is a best one, no evaluation counts as one without gain. `remark` says all this where it happens.
+
+    Attributes:
+        best: the value of the best evaluation, lower being better; None until there is one.
+        without_gain: evaluations since the best one.
+        initial: the first evaluation's values of the figures that count; None before it.
+        remark: what a reader must know of the last evaluation, in a sentence; mostly empty.
+
+    Raises `ValueError` for an unknown key, and for a metric without a direction.
+
+    >>> monitor = Monitor({}, None)
+    >>> monitor.update({"loss/depth": 2.0}), monitor.update({"loss/depth": 1.0}), monitor.update({"loss/depth": 1.5})
+    (False, True, False)
+    >>> monitor.best, monitor.without_gain
+    (0.5, 1)
+    """
+
+    def __init__(self, tasks: Mapping[str, Task], key: str | None) -> None:
+        known = directions(tasks)
+        self.name = f"trainer.monitor={key}" if key else "the mean of loss / untrained loss"
+        self.keys = [name for name in known if key in (name, f"*/{name.partition('/')[2]}")]
+        if key is not None and not self.keys:
+            raise ValueError(f"trainer.monitor: no metric is {key!r}. {suggest(key, known)}")
+        ways = {known[name] for name in self.keys}
+        if len(ways) > 1 or None in ways:
+            raise ValueError(
+                f"trainer.monitor={key}: of {', '.join(self.keys)} it is not known whether higher or lower is better "
+                f"(`higher_is_better` of the metric). Monitor another metric."
+            )
+        self.sign = -1.0 if True in ways else 1.0
+        self.best: float | None = None
+        self.without_gain = 0
+        self.initial: dict[str, float] | None = None
+        self.remark = ""
+
+    def update(self, record: Mapping[str, Any]) -> bool:
+        """Whether this evaluation is the best so far; the first one, of the untrained model, is not."""
+        self.remark = ""
+        if self.initial is None:
+            self._begin(record)
+            return False
+        value = self._value(record)
+        if value is not None and (self.best is None or value < self.best):
+            self.best, self.without_gain = value, 0
+            return True
+        if self.best is not None:
+            self.without_gain += 1
+        return False
+
+    def forget(self) -> None:
+        """The best evaluation is lost: the next one that has a value takes its place."""
+        self.best, self.without_gain = None, 0
+
+    def _begin(self, record: Mapping[str, Any]) -> None:
+        keys = self.keys or [key for key in record if key.startswith("loss/")]
+        self.initial = {key: record[key] for key in keys if record.get(key) is not None}
+        if not self.keys:  # a ratio to nothing, or to a negative number, says nothing of progress
+            self.initial = {key: loss for key, loss in self.initial.items() if loss > 0}
+        left_out = [key for key in keys if key not in self.initial]
+        why = "no value (no valid label, or not finite)" if self.keys else "no value above 0 (or no valid label)"
+        if not self.initial:
+            until = "Until there is one" if self.keys else "In this run"
+            self.remark = (
+                f"{self.name}: {', '.join(left_out)} has {why}. {until}, no evaluation is the best, "
+                "trainer.early_stopping does not count, and the checkpoint `last` stands for the results."
+            )
+        elif left_out:
+            self.remark = (
+                f"{self.name}: {', '.join(left_out)} has {why} at the first evaluation, and is left out for the whole "
+                f"run. What counts is the mean over {', '.join(self.initial)}."
+            )
+
+    def _value(self, record: Mapping[str, Any]) -> float | None:
+        """The figure that is compared; None where it has no value."""
+        assert self.initial is not None
+        members = [key for key in self.keys if key in self.initial] or self.keys or list(self.initial)
+        missing = [key for key in members if record.get(key) is None]
+        if missing or not members:
+            if self.initial:
+                self.remark = (
+                    f"{', '.join(missing)} has no value at this evaluation, so {self.name} has none: it cannot be the "
+                    "best."
+                )
+            return None
+        if self.keys:
+            return self.sign * fmean(record[key] for key in members)
+        return fmean(record[key] / self.initial[key] for key in members)

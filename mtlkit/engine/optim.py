@@ -1,0 +1,80 @@
+"""The optimizers of a run and their learning-rate schedule."""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch.optim import SGD, Adam, AdamW, Optimizer
+
+from mtlkit.balancer import Balancer
+from mtlkit.config.schema import TrainerConfig
+from mtlkit.model import MultiTaskModel
+
+
+def model_optimizer(model: MultiTaskModel, config: TrainerConfig) -> Optimizer:
+    """The model's optimizer, with one parameter group for the encoder and one for the decoders."""
+    groups: list[dict[str, Any]] = [
+        {"name": "encoder", "params": list(model.encoder.parameters()), "lr": config.encoder_lr or config.lr},
+        {"name": "decoders", "params": list(model.decoders.parameters()), "lr": config.lr},
+    ]
+    for group in groups:
+        group["initial_lr"] = group["lr"]  # which the schedule's factor is of
+    if config.optimizer == "sgd":
+        return SGD(groups, momentum=config.momentum, weight_decay=config.weight_decay)
+    return {"adam": Adam, "adamw": AdamW}[config.optimizer](groups, weight_decay=config.weight_decay)
+
+
+def balancer_optimizer(balancer: Balancer) -> torch.optim.Adam | None:
+    """The optimizer of the balancer's own parameters, None where there are none."""
+    parameters = [p for p in balancer.parameters() if p.requires_grad]
+    # Adam's usual eps of 1e-8 would make small losses learn more slowly than large ones.
+    return Adam(parameters, lr=balancer.lr, eps=1e-16) if parameters else None
+
+
+@torch.no_grad()
+def move_balancer(balancer: Balancer, optimizer: torch.optim.Adam | None, rate: float) -> None:
+    """Moves learned parameters by the optimizer, and kept states by the changes that their steps gathered."""
+    if optimizer is not None:
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
+    for state in balancer.parameters():
+        if not state.requires_grad and state.grad is not None:
+            state.add_(state.grad)
+
+
+def in_steps(config: TrainerConfig, steps_per_epoch: int) -> TrainerConfig:
+    """The same schedule, with the length of its intervals in steps."""
+    if config.step_size_epochs is None:
+        return config
+    return replace(config, step_size=config.step_size_epochs * steps_per_epoch)
+
+
+def rate_factor(config: TrainerConfig, step: int, total: int) -> float:
+    """What the learning rates are multiplied by at optimizer step `step` of `total`, whatever the number of processes.
+
+    A linear warm-up over `warmup_steps`, then with p = the share of the remaining steps that is done:
+    `constant` 1; `cosine` (1 + cos(pi p)) / 2; `poly` (1 - p)^power; `step` gamma^floor(step / step_size).
+
+    >>> config = TrainerConfig(max_steps=100, schedule="cosine", warmup_steps=10)
+    >>> [round(rate_factor(config, step, 100), 3) for step in (0, 9, 55, 99)]
+    [0.1, 1.0, 0.5, 0.0]
+    """
+    if step < config.warmup_steps:
+        return (step + 1) / config.warmup_steps
+    progress = (step - config.warmup_steps) / max(total - config.warmup_steps, 1)
+    if config.schedule == "cosine":
+        return (1 + math.cos(math.pi * progress)) / 2
+    if config.schedule == "poly":
+        return (1 - progress) ** config.power
+    if config.schedule == "step":
+        assert config.step_size is not None
+        return config.gamma ** (step // config.step_size)
+    return 1.0
+
+
+def total_steps(config: TrainerConfig, steps_per_epoch: int) -> int:
+    """Where training ends: at `max_steps` or after `max_epochs`, whichever comes first."""
+    ends = (config.max_steps, None if config.max_epochs is None else config.max_epochs * steps_per_epoch)
+    return min(end for end in ends if end is not None)

@@ -1,0 +1,142 @@
+"""From a configuration to the objects that it describes."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import set_seed
+
+from mtlkit.balancer import BALANCERS, Balancer
+from mtlkit.config.schema import Config, SetConfig, TrainerConfig
+from mtlkit.data.concat import Concat
+from mtlkit.data.dataset import DATASETS, Dataset, Split
+from mtlkit.data.loader import Samples
+from mtlkit.data.order import Mixed, Order, Shuffled
+from mtlkit.data.prepared import Prepared, is_prepared
+from mtlkit.engine.seeding import seed_of
+from mtlkit.model import MultiTaskModel, build_encoder, set_batch_norm
+from mtlkit.registry import options_of, suggest
+from mtlkit.target import Target, kinds_of
+from mtlkit.task import TASKS, Task
+
+CONSTRUCTOR = 2**31  #: the number, which no epoch has, that gives a balancer's constructor a seed of its own
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a configuration describes, built: the same on every process."""
+
+    tasks: dict[str, Task]
+    model: MultiTaskModel
+    balancer: Balancer
+
+
+def make_accelerator(config: TrainerConfig) -> Accelerator:
+    """The devices and processes; raises `ValueError` for a precision that they do not have."""
+    precision = {"fp32": "no", "fp64": "no"}.get(config.precision, config.precision)
+    AcceleratorState._reset_state()  # an earlier run in this process may have had another precision
+    if precision == "fp16" and not torch.accelerator.is_available():
+        raise ValueError("trainer.precision=fp16 needs a GPU; bf16 works on CPUs too.")
+    try:
+        return Accelerator(
+            cpu=not torch.accelerator.is_available(),
+            mixed_precision=precision,
+            gradient_accumulation_steps=config.accumulation,
+            step_scheduler_with_optimizer=False,
+        )
+    except ValueError as error:
+        raise ValueError(f"trainer.precision={config.precision} is not possible here: {error}") from error
+
+
+def make_deterministic(config: Config) -> None:
+    """With `deterministic`, only deterministic operations."""
+    if config.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
+
+
+def build_dataset(config: Config, split: Split) -> Dataset:
+    """The configured data sets' split, limited as the configuration says."""
+    data = config.data
+    sets = [_build_set(part, split, data.size) for part in data.sets]
+    if not data.concat:
+        return sets[0]
+    targets = [part.targets for part in data.sets]
+    chosen = [dict(zip(names, names, strict=True)) if isinstance(names, tuple) else names for names in targets]
+    return Concat(sets, [part.name for part in data.sets], chosen)
+
+
+def _build_set(part: SetConfig, split: Split, size: tuple[int, int] | None) -> Dataset:
+    limit = {"train": part.train_size, "val": part.val_size}.get(split)
+    if part.name != "prepared" and part.root is not None and is_prepared(part.root):
+        return Prepared(part.root, split, size, limit, source={"name": part.name, **part.options})
+    given: dict[str, Any] = {"split": split, "size": size, "limit": limit}
+    if "root" in options_of(DATASETS.get(part.name)):
+        given["root"] = part.root
+    elif part.root is not None:
+        raise ValueError(f"data.root={part.root}: the data set {part.name!r} reads no files, so it has no root.")
+    return DATASETS.build(part.name, **given, **part.options)
+
+
+def build_order(config: Config, dataset: Dataset) -> Order:
+    """The order in which training sees the samples."""
+    data = config.data
+    if not isinstance(dataset, Concat):
+        return Shuffled(len(dataset), data.batch_size, config.seed)
+    if data.mixing == "weights":
+        shares = [part.weight or 0.0 for part in data.concat]
+    else:
+        power = {"proportional": 1.0, "uniform": 0.0, "temperature": 1 / (data.temperature or 1.0)}[data.mixing]
+        shares = [length**power for length in dataset.lengths]
+    return Mixed(dataset.lengths, shares, data.batch_size, config.seed)
+
+
+def build_samples(config: Config, dataset: Dataset, *, augment: bool = False) -> Samples:
+    """The data set's samples as the configuration wants them checked, augmented and completed."""
+    data, augmentation = config.data, None
+    if augment and data.augment:
+        from mtlkit.data.transforms import Augment  # importing albumentations takes seconds
+
+        augmentation = Augment(dataset.targets, **vars(data.augmentation))
+    return Samples(dataset, augmentation, config.seed, target_size=data.target_size, skip=data.on_error == "skip")
+
+
+def build_parts(
+    config: Config,
+    targets: Mapping[str, Target],
+    size: tuple[int, int],
+    pretrained: bool | str | None = None,
+    notes: Sequence[str] = (),
+) -> Parts:
+    """Tasks, model and balancer for a data set's targets and images of `size` (width, height).
+
+    The seed alone fixes the model's initial weights, whatever the data set or the balancer's constructor drew before.
+    `pretrained` stands in for the configuration's; `notes` are the data set's, which may say why a target is missing.
+    Raises `ValueError` for what does not fit together, and `LookupError` for a kind of target that is not registered.
+    """
+    tasks: dict[str, Task] = {}
+    kinds = kinds_of(targets)
+    for name, task in config.task.items():
+        if name not in targets:
+            sets = ", ".join(repr(part.name) for part in config.data.sets)
+            why = [note for note in notes if f"no {name}" in note.lower()]
+            words = [f"task.{name}: the data set {sets} has no such target.", *why, suggest(name, targets)]
+            raise ValueError(" ".join(words))
+        classes = targets[name].classes
+        tasks[name] = TASKS.build(task.type, name, classes, decoder=task.decoder, **task.options)
+        tasks[name].kind = kinds[name]
+    set_seed(seed_of(config.seed, CONSTRUCTOR) % 2**32)
+    balancer = BALANCERS.build(config.balancer.name, tasks=tuple(tasks), **config.balancer.options)
+    if pretrained is None:
+        pretrained = config.model.pretrained
+    set_seed(config.seed)
+    encoder = build_encoder(config.model.encoder, image_size=size, pretrained=pretrained, **config.model.options)
+    model = MultiTaskModel(encoder, {name: task.decoder(encoder.info) for name, task in tasks.items()})
+    set_batch_norm(model, config.model.batch_norm)
+    balancer.setup(tasks, model.encoder_info)
+    return Parts(tasks, model, balancer)

@@ -1,0 +1,210 @@
+"""A run: training as a configuration describes it, and the folder that it leaves."""
+
+import datetime
+import importlib.metadata
+import json
+import platform
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from mtlkit.config.composition import compose
+from mtlkit.config.schema import Config
+from mtlkit.data.dataset import Dataset
+from mtlkit.data.loader import Samples, eval_loader, train_loader
+from mtlkit.data.summary import spread
+from mtlkit.engine import distributed
+from mtlkit.engine.engine import Engine, Record
+from mtlkit.engine.evaluation import directions, evaluate, evaluate_constants, output_sizes, units
+from mtlkit.engine.predictor import Predictor
+from mtlkit.report import save_pictures, write_report
+from mtlkit.run import checkpoint
+from mtlkit.run.build import (
+    Parts,
+    build_dataset,
+    build_order,
+    build_parts,
+    build_samples,
+    make_accelerator,
+    make_deterministic,
+)
+from mtlkit.run.claim import claimed
+from mtlkit.run.first_look import FirstLook
+from mtlkit.run.folder import CONFIG, DATA, LOG
+from mtlkit.run.log import JsonLines, Observer, Observers, write_whole
+from mtlkit.run.start import Start, open_run
+from mtlkit.run.trial_pass import check_normalisation
+
+PICTURES = 4  #: so many validation samples, evenly spread, are drawn
+BEST_LOST = "The checkpoint 'best' was lost: the best evaluation from here on takes its place."
+PACKAGES = ("mtlkit", "torch", "timm", "segmentation-models-pytorch", "accelerate", "albumentations", "numpy")
+
+
+class Experiment:
+    """A run that a configuration describes.
+
+    >>> experiment = Experiment.compose("scenes", ["balancer=rotograd", "trainer.max_steps=10"])
+    >>> experiment.config.balancer.name
+    'rotograd'
+    """
+
+    def __init__(self, config: Config, words: Sequence[str] | None = None) -> None:
+        self.config = config
+        self.folder = Path(config.output_dir)
+        self._words = words
+
+    @classmethod
+    def compose(cls, experiment: str, overrides: Sequence[str] = ()) -> "Experiment":
+        """From an experiment's YAML file and overrides as on the command line."""
+        return cls(compose(experiment, overrides), overrides)
+
+    def run(self, resume: bool = False, observers: Iterable[Observer] = ()) -> Path:
+        """Trains, writes the run's folder and returns it. All processes call it.
+
+        Args:
+            resume: go on with the run in `output_dir` from its last checkpoint and with its configuration, of which
+                only the keys of `mtlkit.run.resume.MAY_CHANGE` can differ.
+            observers: further watchers, beside the log.
+
+        Raises:
+            FileExistsError: another run has the folder, or it holds a run with a finished step and `resume` is not set.
+            FileNotFoundError: there is no run to resume, or a part of it is missing.
+            NonFiniteError: a loss or gradient is not finite; the checkpoints are intact.
+        """
+        distributed.start()
+        with claimed(self.folder):
+            start = distributed.main_decides(lambda: open_run(self.config, self._words, resume))
+            self.config = start.config
+            self._run(start, observers)
+        return self.folder
+
+    def _run(self, start: Start, observers: Iterable[Observer]) -> None:
+        config = self.config
+        accelerator = make_accelerator(config.trainer)
+        make_deterministic(config)
+        with distributed.main_first():  # it may fill a cache that the others then find
+            training, validation = (
+                build_samples(config, build_dataset(config, split), augment=split == "train")
+                for split in ("train", config.data.validation)
+            )
+        dataset, size = training.dataset, training.image_size
+        parts = build_parts(config, dataset.targets, size, notes=dataset.notes)
+        order = build_order(config, dataset)
+        rank, world = distributed.rank(), distributed.world_size()
+        check_normalisation(parts, config, size, device=accelerator.device, processes=world)
+        shared = {"workers": config.data.workers, "rank": rank, "world": world}
+        engine = Engine(
+            parts.model,
+            list(parts.tasks.values()),
+            parts.balancer,
+            config.trainer,
+            accelerator=accelerator,
+            steps_per_epoch=order.steps_per_epoch,
+            seed=config.seed,
+        )
+        best_lost = False
+        if start.begun:
+            checkpoint.load(engine, checkpoint.find(self.folder, "last"))
+            if engine.step > engine.total_steps:
+                raise ValueError(
+                    f"{self.folder} is at step {engine.step} already, and would end at step {engine.total_steps} by "
+                    "trainer.max_steps and trainer.max_epochs. A run that goes on cannot become shorter: leave them as "
+                    "they are, or set them higher."
+                )
+            if engine.monitor.best is not None and not start.has_best:
+                best_lost = True
+                engine.monitor.forget()
+        batches = train_loader(
+            training, order, accumulation=config.trainer.accumulation, start_step=engine.step, **shared
+        )
+        checks = eval_loader(validation, config.data.eval_batch_size or config.data.batch_size, **shared)
+
+        if accelerator.is_main_process:
+            self._write_description(dataset, size)  # on a resume as well: its length may be another
+            log = JsonLines(self.folder / LOG, engine.step if start.begun else None)
+            engine.observer = Observers([log, *observers])
+        status = "stopped"
+        try:
+            engine.start(self._facts(parts, engine))
+            for incident in start.incidents:
+                engine.note({"incident": incident})
+            if best_lost:
+                engine.note({"best_lost": True, "incident": BEST_LOST})
+            if not start.begun:
+                look = FirstLook(training, validation, config.data.validation)
+                engine.note(look.record())
+                constants = look.constants(parts.tasks)
+                engine.note_evaluation(evaluate_constants(checks, engine.predictor, constants), "val_constant")
+            engine.fit(batches, lambda: evaluate_engine(engine, checks), self._saver(engine))
+            distributed.main_decides(lambda: self._load_results(engine))
+            status = "finished"
+        finally:
+            engine.finish(status)
+        distributed.main_decides(lambda: self._show(engine, validation))
+
+    def _saver(self, engine: Engine) -> Callable[[bool], None]:
+        def save(best: bool) -> None:
+            if best:
+                checkpoint.save(engine, self.folder / "checkpoints" / "best")
+            checkpoint.save(engine, self.folder / "checkpoints" / "last")
+
+        return save
+
+    def _load_results(self, engine: Engine) -> None:
+        """Takes the weights that go with the results; the log says it where they are not those that were asked for."""
+        folder, remark = checkpoint.of_results(self.folder, self.config.trainer)
+        if remark:
+            engine.note({"incident": remark})
+        checkpoint.load_weights(engine.network, engine.balancer, folder)
+
+    def _show(self, engine: Engine, validation: Samples) -> None:
+        """Pictures and the report, on the main process."""
+        save_pictures(self.folder, draw(engine.predictor, validation))
+        write_report(self.folder)
+
+    def _write_description(self, dataset: Dataset, size: tuple[int, int]) -> None:
+        targets = {name: {"type": target.type, "classes": target.classes} for name, target in dataset.targets.items()}
+        write_whole(self.folder / DATA, json.dumps({"size": size, "targets": targets}, indent=1).encode())
+        self.config.save(self.folder / CONFIG)
+
+    def _facts(self, parts: Parts, engine: Engine) -> Record:
+        versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+        return {
+            "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "total_steps": engine.total_steps,
+            "processes": distributed.world_size(),
+            "versions": {"python": platform.python_version()} | versions,
+            "higher_is_better": directions(parts.tasks),
+            "units": units(parts.tasks),
+            "protocol": self.config.protocol,
+            "validation": self.config.data.validation,
+            "selection": self.config.trainer.selection,
+            "decoders": str(engine.decoder_gradients),
+        }
+
+
+def evaluate_engine(engine: Engine, batches: Iterable[object]) -> Record:
+    """Losses and metrics of the engine's present model."""
+    distributed.average_buffers(engine.network)
+    return evaluate(batches, engine.predictor)
+
+
+def draw(predictor: Predictor, samples: Samples) -> list[list[tuple[str, np.ndarray]]]:
+    """Image, target and prediction of a few validation samples, as pictures."""
+    rows = []
+    for index in spread(len(samples), PICTURES):
+        sample = samples[0, index]
+        image, targets = predictor.prepare({"image": sample["image"][None], "targets": _batched(sample["targets"])})
+        predictions = predictor.predictions(image, output_sizes(predictor.tasks, targets))
+        row: list[tuple[str, np.ndarray]] = [("image", (sample["image"].permute(1, 2, 0) * 255).byte().numpy())]
+        for name, task in predictor.tasks.items():
+            row.append((f"{name}_target", task.picture(targets[name][0].cpu())))
+            row.append((f"{name}_prediction", task.picture(predictions[name][0].cpu())))
+        rows.append(row)
+    return rows
+
+
+def _batched(targets: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: target[None] for name, target in targets.items()}

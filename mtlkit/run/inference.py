@@ -1,0 +1,129 @@
+"""Using a finished run: evaluating it on a split, and predicting for image files."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from warnings import warn
+
+import numpy as np
+from PIL import Image
+
+from mtlkit.config.composition import load
+from mtlkit.config.schema import Config
+from mtlkit.data.dataset import Split, Target
+from mtlkit.data.files import image_tensor, resize
+from mtlkit.data.loader import eval_loader
+from mtlkit.data.pictures import read_picture
+from mtlkit.engine import distributed
+from mtlkit.engine.evaluation import evaluate as evaluate_model
+from mtlkit.engine.predictor import Predictor, dtype_of
+from mtlkit.run import checkpoint
+from mtlkit.run.build import build_dataset, build_parts, build_samples, make_accelerator
+from mtlkit.run.folder import CONFIG, DATA, no_run
+
+
+def load_run(run: Path, name: str | None = None) -> tuple[Config, Predictor, tuple[int, int]]:
+    """A run's configuration, its model with the checkpoint's weights, and its image size.
+
+    Without a name it is the checkpoint of its results, `best` or `last` (`trainer.selection`); a warning says where
+    `last` stands in for a `best` that is not there. Raises `FileNotFoundError` where there is no such run or
+    checkpoint and `ValueError` for a damaged one.
+    """
+    if not (run / CONFIG).exists():
+        raise no_run(run, CONFIG)
+    config = load(run / CONFIG)
+    if name:
+        folder = checkpoint.find(run, name)
+    else:
+        folder, remark = checkpoint.of_results(run, config.trainer)
+        if remark:
+            warn(remark, stacklevel=3)
+    targets, size = _description(run)
+    parts = build_parts(config, targets, size, pretrained=False)
+    accelerator, dtype = make_accelerator(config.trainer), dtype_of(config.trainer.precision)
+    parts.model.to(accelerator.device, dtype)
+    parts.balancer.to(accelerator.device, dtype)
+    checkpoint.load_weights(parts.model, parts.balancer, folder)  # into that type, so that none of its digits is lost
+    return config, Predictor(parts.model, parts.tasks, parts.balancer, accelerator, dtype), size
+
+
+def _description(run: Path) -> tuple[dict[str, Target], tuple[int, int]]:
+    """The targets and the image size that a run was trained with."""
+    path = run / DATA
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path} is missing, which says what the run was trained on. `mtlkit train ... --resume` writes it again."
+        )
+    try:
+        described = json.loads(path.read_text())
+        width, height = described["size"]
+        targets = {key: Target(value["type"], tuple(value["classes"])) for key, value in described["targets"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    return targets, (width, height)
+
+
+def evaluate(run: Path, split: Split | None = None, name: str | None = None) -> dict[str, float | None]:
+    """`loss/<task>` and `<task>/<metric>` of a run's checkpoint on a split of its data.
+
+    Without a split, it is the one that the run validated on; without a name, the checkpoint is that of its results.
+    The figures are those that training logged for that model, to the last digit, on as many processes.
+    """
+    config, predictor, _ = load_run(run, name)
+    samples = build_samples(config, build_dataset(config, split or config.data.validation))
+    batches = eval_loader(
+        samples,
+        config.data.eval_batch_size or config.data.batch_size,
+        workers=config.data.workers,
+        rank=distributed.rank(),
+        world=distributed.world_size(),
+    )
+    found = evaluate_model(batches, predictor)
+    if incident := found.pop("incident", None):
+        warn(incident, stacklevel=2)
+    found.pop("left_out", None)
+    return found
+
+
+def predict(run: Path, images: Sequence[Path], out: Path, name: str | None = None) -> list[Path]:
+    """Writes `out/<image>/<task>.npy` and `<task>.png` for every image and task; returns the images' folders.
+
+    The model sees the image at the run's size; maps come back at the image's own. Arrays are predictions as
+    tasks define them: class numbers (H, W), metres (1, H, W), unit normals (3, H, W), probabilities (C,).
+
+    Raises:
+        ValueError: a file is no image, or two images have the same name.
+        FileExistsError: an image's folder is there already.
+    """
+    if not images:
+        raise ValueError("There is no image to predict for.")
+    folders = [out / image.stem for image in images]
+    for image, folder in zip(images, folders, strict=True):
+        if folders.count(folder) > 1:
+            raise ValueError(f"Two of the images are called {image.stem!r}; their predictions would share {folder}.")
+        if folder.exists():
+            raise FileExistsError(f"{folder} exists already. Remove it, or choose another --out.")
+    for image in images:  # all of them, before any work; they need not fit into memory together
+        _open(image)
+    _, predictor, size = load_run(run, name)
+    for image, folder in zip(images, folders, strict=True):
+        picture = _open(image)
+        pixels = predictor.image(image_tensor(resize(picture, size))[None])  # as data sets do
+        sizes = {key: picture.shape[:2] for key in predictor.tasks}
+        predictions = predictor.predictions(pixels, sizes)
+        temporary = folder.with_name(f".{folder.name}.tmp")
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        for key, task in predictor.tasks.items():
+            prediction = predictions[key][0].cpu()
+            np.save(temporary / f"{key}.npy", prediction.numpy())
+            Image.fromarray(task.picture(prediction)).save(temporary / f"{key}.png")
+        temporary.rename(folder)
+    return folders
+
+
+def _open(path: Path) -> np.ndarray:
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no image {path}.")
+    return read_picture(path)

@@ -1,0 +1,102 @@
+"""The configuration of a run that goes on: its own, with what may change."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from mtlkit.config.checks import check
+from mtlkit.config.composition import load
+from mtlkit.config.overrides import keys_of
+from mtlkit.config.schema import Config
+from mtlkit.config.typed import Source
+from mtlkit.run.folder import CONFIG
+
+#: What does not change the steps that are done. A longer run with a schedule continues on the longer one's.
+MAY_CHANGE = frozenset(
+    {
+        "output_dir",
+        "data.root",
+        "data.concat.*.root",
+        "data.workers",
+        "data.eval_batch_size",
+        "trainer.max_steps",
+        "trainer.max_epochs",
+        "trainer.log_every",
+        "trainer.eval_every",
+        "trainer.eval_every_epochs",
+        "trainer.save_every",
+        "trainer.early_stopping",
+    }
+)
+
+
+def resumed(config: Config, words: Sequence[str] | None = None, *, anew: bool = False) -> Config:
+    """The configuration of the run in `config.output_dir`, with what `config` may change of it.
+
+    Args:
+        config: what the user asked for now.
+        words: the overrides that it was composed from; only what they name can differ. None: everything can.
+        anew: the run has no finished step, so that every setting may change, and not only those of `MAY_CHANGE`.
+
+    Raises:
+        FileNotFoundError: there is no run in the folder.
+        ValueError: a setting differs that would make it another run.
+    """
+    folder = Path(config.output_dir)
+    if not (folder / CONFIG).exists():
+        raise FileNotFoundError(f"There is no run in {folder} to resume: it has no {CONFIG}.")
+    old, new = (dict(_flat(c.to_dict())) for c in (load(folder / CONFIG), config))
+    named = None if words is None else keys_of(words)
+    exchanged: set[str] = set()  # the sections of another class, all of whose options are that one's
+    # What chooses a class comes first: the other differences follow from it.
+    for key in sorted(old.keys() | new.keys(), key=lambda key: (not key.endswith((".name", ".encoder", ".type")), key)):
+        in_one_only, section = (key in old) != (key in new), key.rpartition(".")[0]
+        if old.get(key) == new.get(key) or not (section in exchanged or _names(named, key, in_one_only)):
+            continue
+        if not (anew or any(fnmatchcase(key, pattern) for pattern in MAY_CHANGE)):
+            raise ValueError(
+                f"{key}: the run in {folder} has {old.get(key)!r}, not {new.get(key)!r}. A resumed run goes on as it "
+                f"began; another output_dir starts a new one."
+            )
+        if key == "balancer.name" or key.endswith(".type"):
+            exchanged.add(section)
+        if key in new:
+            old[key] = new[key]
+        else:
+            del old[key]
+    return check(_nested(old), Source(str(folder / CONFIG)))
+
+
+def _names(named: set[str] | None, key: str, in_one_only: bool) -> bool:
+    """Whether the words name the key: itself, a mapping around it, or a group, which chooses a name and the keys."""
+    if named is None:
+        return True
+    section, _, name = key.partition(".")
+    return any(key == n or (key.startswith(f"{n}.") and "." in n) for n in named) or (
+        section in named and (in_one_only or name in ("name", "encoder"))
+    )
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The leaves by dotted key; the sets of `data.concat` are sections by their number, as in an override."""
+    for key, value in values.items():
+        if f"{prefix}{key}" == "data.concat" and value:
+            value = {str(number): part for number, part in enumerate(value)}
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for key, value in values.items():
+        *sections, name = key.split(".")
+        inner = result
+        for section in sections:
+            inner = inner.setdefault(section, {})
+        inner[name] = value
+    if sets := result["data"].get("concat"):
+        result["data"]["concat"] = [sets[number] for number in sorted(sets, key=int)]
+    return result

@@ -1,0 +1,60 @@
+"""A trial pass before training: whether the normalisation layers can work on so few samples."""
+
+import torch
+
+from mtlkit.config.schema import Config
+from mtlkit.model import kept_buffers
+from mtlkit.run.build import Parts
+
+SAMPLES = 2  #: at most; a layer that can normalise over two samples can do so over more
+COMPLAINT = "Expected more than 1"  #: how torch's normalisations begin where there is nothing to take a variance of
+
+
+def check_normalisation(
+    parts: Parts, config: Config, size: tuple[int, int], *, device: torch.device, processes: int
+) -> None:
+    """Raises `ValueError`, naming encoder or decoder, where a layer would normalise over a single value in training.
+
+    That happens to BatchNorm on maps of one pixel, such as pooled ones, where a process has one sample per micro-batch.
+    It happens to InstanceNorm on such maps always. The model is brought to the device and runs forward, in training
+    mode, on at most two black images of `size` (width, height). Afterwards statistics and random numbers are as before.
+    """
+    data, trainer, model = config.data, config.trainer, parts.model
+    samples = data.batch_size // (trainer.accumulation * processes)
+    names = {
+        name: f"the decoder {task.decoder_config['name']!r} of task {name!r}" for name, task in parts.tasks.items()
+    }
+    reached = [f"the encoder {config.model.encoder!r}"]
+    hooks = [
+        decoder.register_forward_pre_hook(lambda *_, name=name: reached.append(names[name]))
+        for name, decoder in model.decoders.items()
+    ]
+    image = torch.zeros(min(samples, SAMPLES), 3, size[1], size[0], device=device)
+    random = {} if device.type == "cpu" else {"devices": [device], "device_type": device.type}
+    model.to(device).train()
+    try:
+        with torch.no_grad(), kept_buffers(model), torch.random.fork_rng(**(random or {"devices": []})):
+            model(image)
+    except ValueError as error:
+        if not str(error).startswith(COMPLAINT):
+            raise
+        raise ValueError(_message(reached[-1], samples, config, processes, error)) from error
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _message(part: str, samples: int, config: Config, processes: int, error: ValueError) -> str:
+    start = f"{part[0].upper()}{part[1:]} normalises over a single value, of which there is no variance"
+    if samples > 1:
+        return (
+            f"{start}, although each process has {samples} samples per micro-batch ({error}). Take larger images "
+            "(data.size), or another decoder or encoder."
+        )
+    return (
+        f"{start}: its map has one pixel, and each process has one sample per micro-batch "
+        f"(data.batch_size={config.data.batch_size}, trainer.accumulation={config.trainer.accumulation}, processes: "
+        f"{processes}). At least two samples are needed: a larger data.batch_size, a smaller trainer.accumulation or "
+        f"fewer processes. Other ways out: model.batch_norm=frozen, model.batch_norm=sync with several GPUs, or an "
+        "encoder or decoder without BatchNorm on pooled maps."
+    )

@@ -1,0 +1,5 @@
+"""Checks for the plug-ins of others."""
+
+from mtlkit.testing.kit import check_balancer
+
+__all__ = ["check_balancer"]

@@ -1,0 +1,105 @@
+"""The promises of a balancer about labels that are missing."""
+
+import torch
+from torch import Tensor
+
+from mtlkit.testing.toys import (
+    SCALES,
+    TASKS,
+    Method,
+    State,
+    assert_finite,
+    assert_same,
+    differing,
+    make_batch,
+    make_engine,
+    of_task,
+    state_of,
+    train,
+    with_other_names,
+)
+
+
+def absent_task(method: Method) -> None:
+    engine = make_engine(method)
+    train(engine, 2)
+    before = of_task(state_of(engine), "b")
+    for number in (2, 3):
+        step = engine.train_step(make_batch(number, absent=("b",)))
+        assert step.tasks == ("a", "c"), f"the tasks of the step are {step.tasks}"
+    assert_same(before, of_task(state_of(engine), "b"), "after steps without labels of its task")
+    train(engine, 2)
+    assert_finite(engine, "after the task came back")
+
+
+def no_labels(method: Method) -> None:
+    engine = make_engine(method)
+    train(engine, 2)
+    before = state_of(engine)
+    reached: list[Tensor] = []
+    for parameter in engine.network.encoder.parameters():
+        parameter.register_post_accumulate_grad_hook(lambda p: reached.append(p.grad.clone()))
+    engine.train_step(make_batch(2, absent=TASKS))
+    assert not any(bool((g != 0).any()) for g in reached), "a gradient reached the encoder without labels"
+    assert_same(before, state_of(engine), "without labels")
+
+
+def comes_and_goes(method: Method) -> None:
+    _rows_stay(method)
+    erased = _remembered(method) - _remembered(method, absent=("a",))
+    assert not erased, f"{', '.join(sorted(erased))}: forgotten in a step that task a has no part in"
+    _always_away(method)
+
+
+def _rows_stay(method: Method) -> None:
+    """Which names the tasks have does not matter while one is away, if it does not while all are present.
+
+    What a method keeps by position is then found out: the task that is away is the first by name, or the last.
+    """
+    if not differing(*_by_two_names(method), tolerance=1e-9):  # else random numbers or options belong to the names
+        one, two = _by_two_names(method, absent=("a",))
+        assert_same(one, two, "when the first task by name was away, from when the last one was", tolerance=1e-9)
+
+
+def _by_two_names(method: Method, absent: tuple[str, ...] = ()) -> tuple[State, State]:
+    """Two states of the model and of what belongs to tasks; in the second run, names were given in reverse."""
+    engine, renamed = make_engine(method), make_engine(method, TASKS[::-1], scales=SCALES[::-1])
+    renamed.network.load_state_dict(with_other_names(engine.network.state_dict()))
+    renamed.balancer.load_state_dict(with_other_names(engine.balancer.state_dict()))
+    for number in range(5):
+        batch = make_batch(number, absent=absent if number in (2, 3) else ())
+        engine.train_step(batch)
+        renamed.train_step(batch | {"targets": with_other_names(batch["targets"])})
+    one, two = state_of(engine), with_other_names(state_of(renamed))
+    keys = {key for key in one if key.startswith("model.")}.union(*(of_task(one, task) for task in TASKS))
+    return {key: one[key] for key in keys}, {key: two[key] for key in keys}
+
+
+def _remembered(method: Method, absent: tuple[str, ...] = ()) -> set[str]:
+    """What of the balancer's state, apart from that of `absent`, depends on the batches before the last one."""
+    states: list[State] = []
+    for first in (0, 10):
+        engine, start = make_engine(method), make_engine(method)
+        for number in (first, first + 1):
+            engine.train_step(make_batch(number))
+        engine.network.load_state_dict(start.network.state_dict())  # what differs now is the balancer's
+        engine.optimizer.load_state_dict(start.optimizer.state_dict())
+        engine.train_step(make_batch(2, absent=absent))
+        states.append(engine.balancer.state_dict())
+    one, two = states
+    return {key for key, value in one.items() if not torch.equal(value, two[key])} - of_task(one, "a").keys()
+
+
+def _always_away(method: Method) -> None:
+    """A task without any label is as good as none, where state belongs to tasks and random numbers play no part."""
+    engine, smaller = make_engine(method), make_engine(method, ("a", "b"))
+    start, others = engine.balancer.state_dict(), smaller.balancer.state_dict()
+    comparable = others.keys() == start.keys() - of_task(start, "c").keys() and "seed" not in others
+    if comparable and all(value.shape == start[key].shape for key, value in others.items()):
+        smaller.balancer.load_state_dict({key: start[key] for key in others})
+        for number in range(3):
+            for e in (engine, smaller):
+                e.train_step(make_batch(number, absent=("c",)))
+        state = state_of(engine)
+        expected = {key: value for key, value in state.items() if key not in of_task(state, "c")}
+        assert_same(expected, state_of(smaller), "beside a task without any label, from when there is none", 1e-9)

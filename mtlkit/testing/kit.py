@@ -1,0 +1,195 @@
+"""The contract of a balancer, as checks that strangers can run on theirs."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from mtlkit.balancer import BALANCERS, Balancer
+from mtlkit.engine.engine import Engine
+from mtlkit.registry import options_of
+from mtlkit.testing import processes as testing_processes
+from mtlkit.testing.absence import absent_task, comes_and_goes, no_labels
+from mtlkit.testing.processes import resume, two_ranks
+from mtlkit.testing.toys import (
+    FAR,
+    PARABOLA_STEPS,
+    TASKS,
+    Method,
+    assert_finite,
+    assert_same,
+    make_batch,
+    make_engine,
+    make_parabola,
+    state_of,
+    stationarity,
+    train,
+)
+
+#: Scales of the tasks' losses with which plain summing harms one of them.
+CONFLICTING = (1.0, 10.0, 0.3)
+#: How far two directions of float64 gradients must be apart to be two: far above what rounding makes (1e-14), far below
+#: what the slowest method does in eight steps (7e-4).
+DIFFERENT = 1e-7
+
+
+def check_balancer(name: str, **options: Any) -> None:
+    """Trains small problems by the balancer and checks what every balancer promises.
+
+    - `one_task`: it trains a single task.
+    - `finite`: model and state stay finite for gradients from 1e-10 to 1e10, mixed too, and for zero.
+    - `absent_task`: a task without labels stands still, the balancer's state under its name included.
+    - `no_labels`: a batch without any label sends nothing into the encoder and moves nothing at all.
+    - `permutation`: the order of the tasks does not matter.
+    - `accumulation`: two equal micro-batches make the step of one.
+    - `comes_and_goes`: a task that is away neither shifts nor erases what belongs to the others.
+    - `differs_from_uniform`: three tasks in conflict make another gradient than by plain summing, a common factor
+      apart, or the same, where it says so (`equals_uniform`).
+    - `pareto`: two quadratic tasks of one point come to where no step helps both (unless `seeks_pareto` is false).
+    - `resume`: two steps, and two more in a fresh process with the saved state, equal four steps bit for bit.
+    - `two_ranks`: two processes train as one does on the joined batches, labels that one of them lacks included.
+
+    Without `space` among the options, all of them in each of the class's spaces. The tasks are called a, b and c, and
+    some checks have fewer: options may name only a. The last two checks load the file that defines the class in other
+    processes: what it should not do there belongs under `if __name__ == "__main__":` (a call of this function returns
+    at once).
+
+    Raises `AssertionError` with the name of the broken promise, and `LookupError` or `ValueError` for a balancer or
+    option that there is not.
+
+    >>> check_balancer("gradnorm", alpha=0.5)
+    """
+    if testing_processes.in_child:
+        return
+    for method in _methods(name, options):
+        for promise in PROMISES:
+            try:
+                with _one_thread():
+                    promise(method)
+            except Exception as error:
+                where = f" in the space {method.options['space']}" if "space" in method.options else ""
+                reason = str(error) if isinstance(error, AssertionError) else f"{type(error).__name__}: {error}"
+                raise AssertionError(f"{name} breaks the promise {promise.__name__!r}{where}: {reason}") from error
+
+
+def one_task(method: Method) -> None:
+    engine = make_engine(method, ("a",))
+    before = state_of(engine)
+    train(engine, 3)
+    assert_finite(engine)
+    assert any(not torch.equal(before[key], value) for key, value in state_of(engine).items()), "nothing was learned"
+
+
+def finite(method: Method) -> None:
+    for scales in ((1e-10, 1.0, 1e10), (1e-10,) * 3, (1e10,) * 3):
+        trains_to_finite(method, scales, "fp32")
+    for scales in ((0.0, 1.0, 1.0), (0.0, 0.0, 1.0), (0.0,) * 3):
+        trains_to_finite(method, scales, "fp64")  # where a length that is kept off zero by the tiniest number will do
+
+
+def trains_to_finite(method: Method, scales: tuple[float, ...], precision: Literal["fp32", "fp64"]) -> None:
+    engine = make_engine(method, scales=scales, precision=precision)
+    train(engine, 3)
+    assert_finite(engine, f"with the losses' scales {scales}")
+
+
+def permutation(method: Method) -> None:
+    engine, permuted = make_engine(method), make_engine(method, TASKS[::-1])
+    permuted.network.load_state_dict(engine.network.state_dict())
+    permuted.balancer.load_state_dict(engine.balancer.state_dict())
+    for e in (engine, permuted):
+        train(e, 3)
+    assert_same(state_of(engine), state_of(permuted), "in another order of the tasks", tolerance=1e-9)
+
+
+def accumulation(method: Method) -> None:
+    double = make_engine(method, accumulation=2)
+    for _ in range(2):
+        double.train_step(make_batch(0))
+    single = make_engine(method)  # only now: Accelerate keeps the number of micro-batches for the whole process
+    single.train_step(make_batch(0))
+    assert single.step == double.step == 1
+    assert_same(state_of(single), state_of(double), "with two equal micro-batches", tolerance=1e-9)
+
+
+def differs_from_uniform(method: Method) -> None:
+    engine, plain = (make_engine(build, scales=CONFLICTING, steps_per_epoch=2) for build in (method, Balancer))
+    difference = 0.0
+    for number in range(8):  # four epochs: some methods begin late
+        plain.network.load_state_dict(engine.network.state_dict())
+        one, two = (_direction(e, make_batch(number)) for e in (engine, plain))
+        difference = max(difference, float((one - two).norm()))
+    found = f"of three tasks in conflict it makes an encoder's gradient that differs by {difference:.1e} of its length"
+    if engine.balancer.equals_uniform:
+        assert difference < DIFFERENT, f"{found} from that of plain summing, which `equals_uniform = True` denies"
+    else:
+        assert difference > DIFFERENT, (
+            f"{found}, up to a common factor, from that of plain summing: it is the same method. Write "
+            f"`equals_uniform = True` if it is meant to be"
+        )
+
+
+def _direction(engine: Engine, batch: dict[str, Any]) -> Tensor:
+    """The encoder's gradient in a step, at length one; zero where there is none."""
+    found: dict[str, Tensor] = {}
+    parameters = dict(engine.network.encoder.named_parameters())
+    hooks = [
+        parameter.register_post_accumulate_grad_hook(lambda p, name=name: found.update({name: p.grad.clone()}))
+        for name, parameter in parameters.items()
+    ]
+    engine.train_step(batch)
+    for hook in hooks:
+        hook.remove()
+    whole = torch.cat([found.get(name, torch.zeros_like(p)).flatten() for name, p in parameters.items()])
+    return whole / whole.norm().clamp_min(torch.finfo(whole.dtype).tiny)
+
+
+def pareto(method: Method) -> None:
+    engine, batch = make_parabola(method, FAR)
+    if not engine.balancer.seeks_pareto:
+        return
+    start = stationarity(engine, batch)
+    for _ in range(PARABOLA_STEPS):
+        engine.train_step(batch)
+    end = stationarity(engine, batch)
+    assert end < 0.1 * start, (
+        f"two parabolas end where a step could still help both: the shortest convex combination of their gradients "
+        f"is {end:.2g} long, {start:.2g} at the start"
+    )
+
+
+PROMISES: tuple[Callable[[Method], None], ...] = (
+    one_task,
+    finite,
+    absent_task,
+    no_labels,
+    permutation,
+    accumulation,
+    comes_and_goes,
+    differs_from_uniform,
+    pareto,
+    resume,
+    two_ranks,
+)
+
+
+def _methods(name: str, options: Mapping[str, Any]) -> list[Method]:
+    """The method in each space that it is to be checked in; raises for a name or an option that there is not."""
+    BALANCERS.build(name, tasks=TASKS, **options)
+    cls = BALANCERS.get(name)
+    if "space" in options or "space" not in options_of(cls) or len(cls.spaces) == 1:
+        return [Method(name, options)]
+    return [Method(name, {**options, "space": space}) for space in cls.spaces]
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Sums come out bit for bit the same in all processes only with the same number of threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
