@@ -10,8 +10,9 @@ from torch.nn import functional as F
 
 from mtlkit.balancer import BALANCERS, Balancer, per_task, stack
 from mtlkit.channels import width
+from mtlkit.network import EncoderInfo
 from mtlkit.option_checks import check_number, check_whole_number
-from mtlkit.task import EncoderInfo, Task
+from mtlkit.task import Task
 
 if TYPE_CHECKING:
     from mtlkit.engine.step import Step

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from mtlkit.balancer import BALANCERS, GramBalancer
-from mtlkit.engine.gradients import inverse
+from mtlkit.gradients import inverse
 from mtlkit.gram import any_order
 
 

@@ -6,7 +6,8 @@ import torch
 
 from mtlkit.balancer import BALANCERS, Balancer, per_task
 from mtlkit.channels import transform, width
-from mtlkit.task import EncoderInfo, Features, Task
+from mtlkit.network import EncoderInfo, Features
+from mtlkit.task import Task
 
 
 @BALANCERS.register("d_grad")

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from mtlkit.balancer import BALANCERS, Balancer, have_logarithm, per_task, stack
-from mtlkit.engine.gradients import inner_products, weighted_sum
+from mtlkit.gradients import inner_products, weighted_sum
+from mtlkit.network import EncoderInfo, Features
 from mtlkit.option_checks import check_number
-from mtlkit.task import EncoderInfo, Features, Task
+from mtlkit.task import Task
 
 if TYPE_CHECKING:
     from mtlkit.engine.step import Step

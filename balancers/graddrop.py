@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from mtlkit.balancer import BALANCERS, Balancer, generator
+from mtlkit.network import Features
 from mtlkit.option_checks import check_number
-from mtlkit.task import Features
 
 if TYPE_CHECKING:
     from mtlkit.engine.step import Step

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import ParameterDict
 
 from mtlkit.balancer import BALANCERS, LossBalancer, per_task, stack
-from mtlkit.engine.gradients import inverse
+from mtlkit.gradients import inverse
 from mtlkit.option_checks import check_number
 
 if TYPE_CHECKING:

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from mtlkit.balancer import BALANCERS, Balancer, per_task, stack
-from mtlkit.engine.gradients import inner_products
+from mtlkit.gradients import inner_products
+from mtlkit.network import EncoderInfo, Features
 from mtlkit.option_checks import check_number
 from mtlkit.solvers import project_to_simplex
-from mtlkit.task import EncoderInfo, Features, Task
+from mtlkit.task import Task
 
 if TYPE_CHECKING:
     from mtlkit.engine.step import Step

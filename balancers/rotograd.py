@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from mtlkit.balancer import BALANCERS, Balancer, per_task, stack
 from mtlkit.channels import transform, unit_gradients, width
-from mtlkit.engine.gradients import inverse
+from mtlkit.gradients import inverse
+from mtlkit.network import EncoderInfo, Features
 from mtlkit.option_checks import check_choice, check_whole_number
 from mtlkit.rotations import (
     Factors,
@@ -20,7 +21,7 @@ from mtlkit.rotations import (
     skew,
     small_rotation,
 )
-from mtlkit.task import EncoderInfo, Features, Task
+from mtlkit.task import Task
 
 if TYPE_CHECKING:
     from mtlkit.engine.step import Step

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from mtlkit.balancer import BALANCERS, Balancer, per_task, stack
 from mtlkit.balancers.gradnorm import first_losses, refuse_negative_losses, targets
 from mtlkit.channels import transform, unit_gradients, vectors, width
-from mtlkit.engine.gradients import inverse
+from mtlkit.gradients import inverse
+from mtlkit.network import EncoderInfo, Features
 from mtlkit.option_checks import check_choice, check_number
 from mtlkit.rotations import Factors, move_rotation, set_rotation, small_rotation
-from mtlkit.task import EncoderInfo, Features, Task
+from mtlkit.task import Task
 
 if TYPE_CHECKING:
     from mtlkit.engine.step import Step

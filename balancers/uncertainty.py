@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from mtlkit.balancer import BALANCERS, Balancer, per_task, stack
+from mtlkit.network import EncoderInfo
 from mtlkit.option_checks import check_choice, check_number
-from mtlkit.task import EncoderInfo, Task
+from mtlkit.task import Task
 
 if TYPE_CHECKING:
     from mtlkit.engine.step import Step

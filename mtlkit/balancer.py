@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from mtlkit.contract import check_adapted, check_hooks, check_weights
+from mtlkit.network import EncoderInfo, Features
 from mtlkit.option_checks import check_number
 from mtlkit.registry import Registry, suggest
-from mtlkit.task import EncoderInfo, Features, Task
+from mtlkit.task import Task
 
 if TYPE_CHECKING:
     from mtlkit.engine.step import Step

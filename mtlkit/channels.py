@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from mtlkit.engine.gradients import at_least_float32, inverse
-from mtlkit.task import EncoderInfo, Features
+from mtlkit.gradients import at_least_float32, inverse
+from mtlkit.network import EncoderInfo, Features
 
 if TYPE_CHECKING:
     from mtlkit.engine.step import Step

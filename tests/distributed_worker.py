@@ -86,7 +86,7 @@ def share_of(batch, micro, accumulation, rank, world):
 
 
 def run(toys, name, case, precision):
-    from mtlkit.engine import distributed
+    from mtlkit import distributed
 
     balancer, options = BALANCERS[name]
     trainer = CASES[case]

@@ -13,7 +13,7 @@ from mtlkit.balancer import stack
 from mtlkit.config.schema import TrainerConfig
 from mtlkit.engine.engine import Engine
 from mtlkit.engine.evaluation import output_sizes
-from mtlkit.model import MultiTaskModel
+from mtlkit.engine.model import MultiTaskModel
 
 
 def textbook(engine, batch):

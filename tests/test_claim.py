@@ -177,7 +177,7 @@ def test_a_scheduler_that_ends_the_job_leaves_no_claim(tmp_path):
 def test_two_processes_of_a_run_claim_once_and_both_learn_of_a_refusal(tmp_path):
     code = (
         "import os, sys; from pathlib import Path\n"
-        "from mtlkit.engine import distributed; from mtlkit.run.claim import claimed\n"
+        "from mtlkit import distributed; from mtlkit.run.claim import claimed\n"
         "distributed.start()\n"
         "with claimed(Path(sys.argv[1]) / 'free'):\n"
         "    assert (Path(sys.argv[1]) / 'free' / '.claim').exists(); distributed.gather(None)\n"

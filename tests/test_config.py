@@ -13,10 +13,10 @@ from hydra.core.global_hydra import GlobalHydra
 
 from mtlkit.balancer import BALANCERS
 from mtlkit.config.composition import compose, load, sweep
-from mtlkit.config.typed import Bound, MisfitError, fit
 from mtlkit.registry import options_of
 from mtlkit.run.resume import resumed
 from mtlkit.task import TASKS
+from mtlkit.typed import Bound, MisfitError, fit
 
 EXPERIMENTS = sorted(
     file.stem for file in Path(str(importlib.resources.files("mtlkit.configs"))).glob("experiment/*.yaml")

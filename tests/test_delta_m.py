@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from tolerances import ROUNDING
 
-from mtlkit import measured
-from mtlkit.delta_m import PUBLISHED, DeltaM, Published, figures_of
-from mtlkit.run.log import JsonLines
+from mtlkit.log import JsonLines
+from mtlkit.study import measured
+from mtlkit.study.delta_m import PUBLISHED, DeltaM, Published, figures_of
 
 BASE = PUBLISHED["cagrad_nyuv2"]
 NYUV2 = {key: key.startswith("segmentation") or "within" in key for key in BASE.figures}

@@ -5,9 +5,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from mtlkit.model import MultiTaskModel, build_encoder
+from mtlkit.engine.model import MultiTaskModel, build_encoder
+from mtlkit.network import DECODERS, ENCODERS, EncoderInfo
 from mtlkit.networks.lenet import LeNet
-from mtlkit.task import DECODERS, ENCODERS, TASKS, EncoderInfo
+from mtlkit.task import TASKS
 
 VECTOR, MAP = EncoderInfo((50,), (0,)), EncoderInfo((20,), (4,))
 

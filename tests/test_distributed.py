@@ -128,7 +128,7 @@ def test_cases_are_what_they_say(results):
 def test_buffers_become_their_mean_and_equal_ones_stay_as_they_are():
     """Three processes: three times a number, divided by three, is one number in six another one."""
     code = (
-        "import torch; from torch import nn; from mtlkit.engine import distributed\n"
+        "import torch; from torch import nn; from mtlkit import distributed\n"
         "distributed.start()\n"
         "module, rank = nn.Module(), distributed.rank()\n"
         "equal = torch.rand(1000, generator=torch.Generator().manual_seed(0))\n"

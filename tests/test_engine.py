@@ -12,7 +12,7 @@ from mtlkit.balancer import Balancer, per_task
 from mtlkit.config.schema import TrainerConfig
 from mtlkit.engine.losses import NonFiniteError
 from mtlkit.engine.optim import rate_factor
-from mtlkit.run.log import Observer
+from mtlkit.log import Observer
 
 
 def parameters(engine):

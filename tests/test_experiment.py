@@ -13,13 +13,14 @@ from PIL import Image
 from safetensors.torch import load_file
 from tolerances import SINGLE
 
+from mtlkit import log
 from mtlkit.cli.main import main
 from mtlkit.data.files import image_tensor, resize
 from mtlkit.data.pictures import read_picture
-from mtlkit.delta_m import figures_of
 from mtlkit.engine.losses import NonFiniteError
-from mtlkit.run import inference, log
+from mtlkit.run import inference
 from mtlkit.run.experiment import Experiment
+from mtlkit.study.delta_m import figures_of
 
 TINY = [
     "data.size=[32,32]",
@@ -223,7 +224,7 @@ def test_predict_writes_arrays_and_pictures_at_the_images_size(finished, tmp_pat
 
 def test_predict_sees_pictures_as_training_does(finished, tmp_path, monkeypatch):
     """16 bits of grey, and a photo that is stored on its side: the pixels that reach the model."""
-    from mtlkit.model import MultiTaskModel
+    from mtlkit.engine.model import MultiTaskModel
 
     seen, original = [], MultiTaskModel.forward
     monkeypatch.setattr(

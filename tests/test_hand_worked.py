@@ -5,8 +5,7 @@ import torch
 from accelerate.optimizer import AcceleratedOptimizer
 
 from mtlkit.balancer import Balancer, per_task
-from mtlkit.engine.losses import loss_of
-from mtlkit.engine.normalization import FirstLosses
+from mtlkit.engine.losses import FirstLosses, loss_of
 from mtlkit.run import checkpoint
 
 

@@ -15,10 +15,10 @@ from mtlkit.cli.main import main
 from mtlkit.data.dataset import DATASETS, Dataset, Sample
 from mtlkit.data.loader import Samples
 from mtlkit.engine.evaluation import evaluate_constants, output_sizes, units
+from mtlkit.log import read
 from mtlkit.metrics import Pooled
 from mtlkit.registry import Registry
 from mtlkit.run.first_look import FirstLook
-from mtlkit.run.log import read
 from mtlkit.target import Kind, Target
 from mtlkit.task import TASKS, Task
 

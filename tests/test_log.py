@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mtlkit.run.log import JsonLines, Observer, read, truncate_after, write_whole
+from mtlkit.files import write_whole
+from mtlkit.log import JsonLines, Observer, read, truncate_after
 
 RECORDS = [
     {"step": 0, "split": "val", "depth/abs": 1.0},

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mtlkit.model import MultiTaskModel, build_encoder, set_batch_norm
-from mtlkit.task import DECODERS, ENCODERS, Decoder, Encoder, EncoderInfo
+from mtlkit.engine.model import MultiTaskModel, build_encoder, set_batch_norm
+from mtlkit.network import DECODERS, ENCODERS, Decoder, Encoder, EncoderInfo
 
 
 def build(encoder="test_resnet", decoders=(("seg", "conv"), ("depth", "unet"), ("label", "linear"))):

@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from mtlkit.network import DECODERS, ENCODERS, EncoderInfo
 from mtlkit.networks import LeNet, TimmEncoder
-from mtlkit.task import DECODERS, ENCODERS, EncoderInfo
 
 LITE0 = Path(__file__).parents[2] / "shared" / "weights" / "tf_efficientnet_lite0.safetensors"
 

@@ -13,11 +13,11 @@ from mtlkit import BALANCERS, DECODERS, TASKS
 from mtlkit.config.composition import compose
 from mtlkit.config.schema import TrainerConfig
 from mtlkit.engine.engine import Engine
-from mtlkit.model import MultiTaskModel, build_encoder
+from mtlkit.engine.model import MultiTaskModel, build_encoder
+from mtlkit.network import EncoderInfo
 from mtlkit.networks import CelebACNN, MTANDecoder, SegNetDecoder, SegNetEncoder, SegNetVGG16Encoder, TimmEncoder
 from mtlkit.networks.segnet import unpool
 from mtlkit.run.build import make_accelerator
-from mtlkit.task import EncoderInfo
 
 SLIM = [4, 6, 8, 10, 12]  # five different widths: a stage in the wrong place fails
 VGG = EncoderInfo((512,), (32,), guides=5)

@@ -5,8 +5,7 @@ from statistics import fmean
 
 import pytest
 
-from mtlkit import Experiment
-from mtlkit.run import log
+from mtlkit import Experiment, log
 
 FIGURES = ("left/accuracy", "right/accuracy", "sum/mse", "product/mse", "density/mse")
 

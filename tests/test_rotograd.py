@@ -11,12 +11,11 @@ import pytest
 import torch
 from torch import nn
 
-from mtlkit import BALANCERS, TASKS, Encoder, EncoderInfo
+from mtlkit import BALANCERS, TASKS, Encoder, EncoderInfo, distributed
 from mtlkit.balancers.rotograd import turn
 from mtlkit.config.schema import TrainerConfig
-from mtlkit.engine import distributed
 from mtlkit.engine.engine import Engine
-from mtlkit.model import MultiTaskModel
+from mtlkit.engine.model import MultiTaskModel
 from mtlkit.run import checkpoint
 from mtlkit.run.build import make_accelerator
 

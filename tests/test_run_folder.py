@@ -11,13 +11,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from mtlkit import log
 from mtlkit.cli.main import main
 from mtlkit.config.composition import load
 from mtlkit.data.dataset import DATASETS, Dataset, Target
 from mtlkit.engine.engine import Engine
 from mtlkit.report import explain, summary_table, write_report
 from mtlkit.report.history import History
-from mtlkit.run import checkpoint, inference, log
+from mtlkit.run import checkpoint, inference
 from mtlkit.run.build import build_parts
 from mtlkit.run.experiment import Experiment
 from mtlkit.run.trial_pass import check_normalisation

@@ -5,7 +5,7 @@ import torch
 
 from mtlkit import BALANCERS
 from mtlkit.balancer import Balancer
-from mtlkit.engine.gradients import inner_products, weighted_sum
+from mtlkit.gradients import inner_products, weighted_sum
 
 CASES = [(name, space) for name in BALANCERS.names() for space in BALANCERS.get(name).spaces]
 # Where a common scale of the losses matters by definition: a penalty or a loss of their own stands beside the losses.

@@ -14,10 +14,10 @@ from mtlkit.balancer import Balancer
 from mtlkit.config.composition import compose
 from mtlkit.config.schema import BalancerConfig
 from mtlkit.data.loader import train_loader
-from mtlkit.engine.seeding import Turns
+from mtlkit.log import read
 from mtlkit.run.build import build_dataset, build_order, build_parts, build_samples
 from mtlkit.run.experiment import Experiment
-from mtlkit.run.log import read
+from mtlkit.seeding import Turns
 
 WORDS = [
     "data.size=[32,32]",
@@ -164,7 +164,7 @@ def test_a_resumed_run_goes_on_with_the_numbers_that_it_would_have_had(cache, tm
 
 def test_dropout_differs_between_steps_micro_batches_and_processes_and_the_balancers_numbers_do_not(monkeypatch):
     def numbers(seed, steps, process):
-        monkeypatch.setattr("mtlkit.engine.seeding.rank", lambda: process)
+        monkeypatch.setattr("mtlkit.seeding.rank", lambda: process)
         turns, found = Turns(seed, torch.device("cpu")), []
         for step in steps:
             turns.model(step)

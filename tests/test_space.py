@@ -220,7 +220,7 @@ def test_sharded_parameters_are_refused():
 
     from accelerate import DistributedType
 
-    from mtlkit.engine.distributed import check_whole_parameters
+    from mtlkit.distributed import check_whole_parameters
 
     check_whole_parameters(SimpleNamespace(distributed_type=DistributedType.FSDP), "features", {"gram"})
     check_whole_parameters(SimpleNamespace(distributed_type=DistributedType.MULTI_GPU), "parameters", {"create_graph"})

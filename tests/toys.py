@@ -7,7 +7,7 @@ from torch.distributed.fsdp import fully_shard
 from mtlkit import BALANCERS, DECODERS, ENCODERS, TASKS, Decoder, Encoder, EncoderInfo
 from mtlkit.config.schema import TrainerConfig
 from mtlkit.engine.engine import Engine
-from mtlkit.model import MultiTaskModel
+from mtlkit.engine.model import MultiTaskModel
 from mtlkit.run.build import make_accelerator
 
 TASK_NAMES = ("segmentation", "depth", "attributes")

@@ -51,9 +51,10 @@ from mtlkit import BALANCERS, TASKS, GramBalancer
 from mtlkit.balancer import Balancer, LossBalancer
 from mtlkit.config.schema import TrainerConfig
 from mtlkit.engine.engine import Engine
-from mtlkit.model import MultiTaskModel, build_encoder
+from mtlkit.engine.model import MultiTaskModel, build_encoder
+from mtlkit.network import Features
 from mtlkit.run.build import make_accelerator
-from mtlkit.task import Features, Task
+from mtlkit.task import Task
 
 RATE = 1e-4
 LEAST = 2  # rounds

@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from mtlkit import BALANCERS, TASKS, Encoder, EncoderInfo
 from mtlkit.config.schema import TrainerConfig
 from mtlkit.engine.engine import Batch, Engine
+from mtlkit.engine.model import MultiTaskModel
 from mtlkit.engine.step import Step
-from mtlkit.model import MultiTaskModel
 from mtlkit.rotations import nearest_rotation
 from mtlkit.run.build import make_accelerator
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from mtlkit import log
 from mtlkit.config.composition import load
-from mtlkit.run import log
 
 FIGURES = {"left": "accuracy", "right": "accuracy", "sum": "mse", "product": "mse", "density": "mse"}
 REGRESSIONS = [task for task, figure in FIGURES.items() if figure == "mse"]

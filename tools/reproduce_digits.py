@@ -34,10 +34,9 @@ from typing import Any
 
 from digits_page import FIGURES, SINGLE, Outcome, Outcomes, Table, render
 
-from mtlkit import Experiment
+from mtlkit import Experiment, log
 from mtlkit.config.composition import load
 from mtlkit.engine.losses import NonFiniteError
-from mtlkit.run import log
 
 METHODS = {
     "uniform": ["balancer=uniform"],

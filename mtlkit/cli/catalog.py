@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterable
 
 from mtlkit.balancer import BALANCERS, Balancer
+from mtlkit.network import EncoderInfo
 from mtlkit.registry import options_of
-from mtlkit.task import EncoderInfo
 
 TASKS = ("first_task", "second_task")  # those that a balancer is built with, to see its state
 ENCODER = EncoderInfo(channels=(4,), strides=(8,), parameters=10)

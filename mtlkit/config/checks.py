@@ -1,17 +1,17 @@
 """The check of a whole configuration, before any work is done."""
 
-import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from inspect import Parameter
 from typing import Any, cast
 
 from mtlkit.config.keys import all_keys, meant
+from mtlkit.config.plugins import import_plugins
 from mtlkit.config.schema import BalancerConfig, Config, DataConfig, TaskConfig, TrainerConfig
 from mtlkit.config.sections import SECTIONS, defaults, named, options, section_at
-from mtlkit.config.typed import Source, build
+from mtlkit.network import ENCODERS
 from mtlkit.registry import options_of
-from mtlkit.task import ENCODERS
+from mtlkit.typed import Source, build
 
 
 def check(values: Mapping[str, Any], source: Source) -> Config:
@@ -36,22 +36,6 @@ def check(values: Mapping[str, Any], source: Source) -> Config:
     for key, problem in (*_impossible_data(config), *_impossible(config)):
         raise source.error(key, problem)
     return config
-
-
-def import_plugins(modules: Any, source: Source) -> None:
-    """Imports the modules of the key `plugins`.
-
-    Raises `ValueError` where there is no such module; what a module raises itself is left as it is.
-    """
-    if not isinstance(modules, list | tuple) or not all(isinstance(module, str) for module in modules):
-        raise source.error("plugins", f"expected a list of module names, found {modules!r}")
-    for module in modules:
-        try:
-            importlib.import_module(module)
-        except ModuleNotFoundError as error:
-            if not f"{module}.".startswith(f"{error.name}."):
-                raise  # the module is there and misses another one
-            raise source.error("plugins", f"there is no module {module!r}: {error}") from None
 
 
 def _data(values: Any, source: Source) -> DataConfig:

@@ -22,13 +22,14 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mtlkit.balancer import BALANCERS
-from mtlkit.config.checks import check, import_plugins, unused
+from mtlkit.config.checks import check, unused
 from mtlkit.config.draft import START, Draft
 from mtlkit.config.overrides import names_a_class, place_of, put_word
+from mtlkit.config.plugins import import_plugins
 from mtlkit.config.schema import Config
-from mtlkit.config.typed import Source
 from mtlkit.registry import suggest
-from mtlkit.run.folder import CONFIG
+from mtlkit.run_folder import CONFIG
+from mtlkit.typed import Source
 
 __all__ = ["Config", "compose", "load", "sweep"]
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mtlkit.config.sections import SECTIONS, Section, section_at
-from mtlkit.config.typed import Source
 from mtlkit.registry import suggest
+from mtlkit.typed import Source
 
 KeyPath = tuple[Any, ...]  # the keys that lead to a value: ("task", "depth", "type")
 #: The place of the balancer that every experiment starts with. Options that were set beside it stay when another

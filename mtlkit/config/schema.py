@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal, cast
 
 from omegaconf import OmegaConf
 
-from mtlkit.config.typed import Bound, Count, Natural, NonNegative, Positive, Share
-from mtlkit.run.log import write_whole
+from mtlkit.files import write_whole
+from mtlkit.typed import Bound, Count, Natural, NonNegative, Positive, Share
 
 
 @dataclass(frozen=True)

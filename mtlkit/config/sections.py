@@ -9,8 +9,9 @@ from typing import Any
 from mtlkit.balancer import BALANCERS
 from mtlkit.config.schema import BalancerConfig, DataConfig, DecoderConfig, ModelConfig, SetConfig, TaskConfig
 from mtlkit.data.dataset import DATASETS
+from mtlkit.network import DECODERS, ENCODERS
 from mtlkit.registry import Registry, options_of, suggest
-from mtlkit.task import DECODERS, ENCODERS, TASKS
+from mtlkit.task import TASKS
 
 #: The constructor arguments that mtlkit gives itself, so that they are no options; by registry.
 GIVEN = {

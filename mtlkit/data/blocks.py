@@ -18,8 +18,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from mtlkit.config.typed import Count
 from mtlkit.data.dataset import BadSampleError
+from mtlkit.typed import Count
 
 AGAIN = "Run prepare again with the same settings and folder: whole blocks are kept, the others are made again."
 NARROWER = {torch.int64: (torch.int8, torch.int16, torch.int32), torch.float32: (torch.int8, torch.uint8)}

@@ -10,7 +10,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from mtlkit.data.dataset import BadSampleError, Dataset, Sample, read_sample
 from mtlkit.data.order import Key, Order, StepSampler
-from mtlkit.engine.seeding import seed_of
+from mtlkit.seeding import seed_of
 from mtlkit.target import found_values, kinds_of
 
 if TYPE_CHECKING:  # importing albumentations takes seconds; only those who augment pay for it

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mtlkit.config.typed import Count, Source, build
 from mtlkit.data.blocks import AGAIN, Block, block_file, is_whole
 from mtlkit.data.dataset import SPLITS, Camera, Target
 from mtlkit.registry import suggest
+from mtlkit.typed import Count, Source, build
 
 MANIFEST, FORMAT, VERSION = "manifest.json", "mtlkit prepared data set", 1
 

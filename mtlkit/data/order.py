@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from mtlkit.engine.seeding import seed_of
+from mtlkit.seeding import seed_of
 
 Key = tuple[int, int]  # (pass, index): a sample as that pass through its data set augments it
 

@@ -21,15 +21,15 @@ from rich.console import Console
 from rich.progress import Progress, ProgressColumn, Task
 from rich.text import Text
 
-from mtlkit.config.typed import Source, build
 from mtlkit.data import manifest as manifests
 from mtlkit.data.blocks import AGAIN, Block, is_whole
 from mtlkit.data.dataset import Dataset, Split
 from mtlkit.data.encode import BlockMaker, plain_camera
 from mtlkit.data.loader import Samples
 from mtlkit.data.manifest import MANIFEST, Manifest, Part, Recipe
+from mtlkit.files import write_whole
 from mtlkit.registry import suggest
-from mtlkit.run.log import write_whole
+from mtlkit.typed import Source, build
 
 BLOCK_BYTES = 64 * 2**20
 PROGRESS = "progress.jsonl"

@@ -26,8 +26,8 @@ from mtlkit.data.dataset import DATASETS, BadSampleError, Camera, Dataset, Sampl
 from mtlkit.data.manifest import MANIFEST, differences, is_remote, read
 from mtlkit.data.manifest import is_prepared as is_prepared
 from mtlkit.data.manifest import read_manifest as read_manifest
+from mtlkit.files import write_whole
 from mtlkit.registry import options_of, suggest
-from mtlkit.run.log import write_whole
 
 OPEN = 256  # blocks that a process keeps mapped; they hold no files open
 COMMON = ("root", "split", "size", "limit")  # options that `source` need not agree on

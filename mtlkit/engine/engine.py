@@ -10,23 +10,23 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from mtlkit import distributed
 from mtlkit.balancer import Balancer, task_state
 from mtlkit.config.schema import TrainerConfig
 from mtlkit.data.loader import micro_batches
-from mtlkit.engine import distributed
 from mtlkit.engine.decoder_gradients import DecoderGradients
 from mtlkit.engine.evaluation import LeftOut, output_sizes
-from mtlkit.engine.losses import Losses, gradient_error, loss_of
+from mtlkit.engine.losses import FirstLosses, Losses, gradient_error, loss_of
+from mtlkit.engine.model import MultiTaskModel, kept_buffers
 from mtlkit.engine.monitor import Monitor
-from mtlkit.engine.normalization import FirstLosses
 from mtlkit.engine.optim import balancer_optimizer, in_steps, model_optimizer, move_balancer, rate_factor, total_steps
 from mtlkit.engine.predictor import Predictor, dtype_of
-from mtlkit.engine.seeding import Turns
 from mtlkit.engine.step import Step
-from mtlkit.model import MultiTaskModel, kept_buffers
+from mtlkit.log import Observer, Observers
+from mtlkit.network import Features
 from mtlkit.registry import options_of
-from mtlkit.run.log import Observer, Observers
-from mtlkit.task import Features, Task
+from mtlkit.seeding import Turns
+from mtlkit.task import Task
 
 Batch = dict[str, Any]
 Record = dict[str, Any]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torchmetrics import MetricCollection
 
-from mtlkit.engine.distributed import gather, sum_over_ranks
+from mtlkit.distributed import gather, sum_over_ranks
 from mtlkit.engine.losses import loss_of
 from mtlkit.engine.predictor import Predictor
 from mtlkit.task import Task

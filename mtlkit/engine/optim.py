@@ -9,7 +9,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from mtlkit.balancer import Balancer
 from mtlkit.config.schema import TrainerConfig
-from mtlkit.model import MultiTaskModel
+from mtlkit.engine.model import MultiTaskModel
 
 
 def model_optimizer(model: MultiTaskModel, config: TrainerConfig) -> Optimizer:

@@ -10,7 +10,7 @@ from accelerate.utils import convert_to_fp32
 from torch import Tensor
 
 from mtlkit.balancer import Balancer
-from mtlkit.model import MultiTaskModel
+from mtlkit.engine.model import MultiTaskModel
 from mtlkit.task import Task
 
 

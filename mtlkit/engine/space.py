@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mtlkit.engine.distributed import add_over_ranks, rank, sum_over_ranks, world_size
-from mtlkit.engine.gradients import Row, at_least_float32, gradients_of, gram_of, inner_products, weighted_sum
-from mtlkit.task import Encoder, Features
+from mtlkit.distributed import add_over_ranks, rank, sum_over_ranks, world_size
+from mtlkit.gradients import Row, at_least_float32, gradients_of, gram_of, inner_products, weighted_sum
+from mtlkit.network import Encoder, Features
 
 
 def shared_parameters(encoder: Encoder) -> list[Tensor]:

@@ -9,14 +9,14 @@ from torch import Tensor
 
 from mtlkit import contract
 from mtlkit.balancer import Balancer
-from mtlkit.engine.distributed import join_over_ranks, sum_over_ranks, world_size
-from mtlkit.engine.gradients import Row, at_least_float32, gradients_of
-from mtlkit.engine.losses import Losses, LossMeans
-from mtlkit.engine.normalization import FirstLosses
+from mtlkit.distributed import join_over_ranks, sum_over_ranks, world_size
+from mtlkit.engine.losses import FirstLosses, Losses, LossMeans
 from mtlkit.engine.scalars import gradient_scalars
 from mtlkit.engine.space import SPACES, FeatureSpace, ParameterSpace, Space
 from mtlkit.engine.tap import Coefficients, Seed, Tap
-from mtlkit.task import Encoder, Features, no_loss
+from mtlkit.gradients import Row, at_least_float32, gradients_of
+from mtlkit.network import Encoder, Features
+from mtlkit.task import no_loss
 
 
 class Step:

@@ -2,8 +2,8 @@
 
 from torch import Tensor, nn
 
+from mtlkit.network import ENCODERS, Encoder, EncoderInfo, Features
 from mtlkit.networks.segnet import conv_block
-from mtlkit.task import ENCODERS, Encoder, EncoderInfo, Features
 
 
 @ENCODERS.register("celeba_cnn")

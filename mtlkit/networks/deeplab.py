@@ -5,8 +5,8 @@ from typing import ClassVar
 from torch import Tensor
 from torchvision.models.segmentation.deeplabv3 import DeepLabHead
 
+from mtlkit.network import DECODERS, Decoder, EncoderInfo, Features
 from mtlkit.networks.light import check_maps, describe
-from mtlkit.task import DECODERS, Decoder, EncoderInfo, Features
 
 
 @DECODERS.register("deeplabv3")

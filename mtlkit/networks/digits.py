@@ -5,8 +5,8 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from mtlkit.network import DECODERS, ENCODERS, Decoder, Encoder, EncoderInfo, Features
 from mtlkit.networks.light import check_maps, describe
-from mtlkit.task import DECODERS, ENCODERS, Decoder, Encoder, EncoderInfo, Features
 
 
 def _convolution(inputs: int, outputs: int, with_batch_norm: bool, dropout: float) -> nn.Sequential:

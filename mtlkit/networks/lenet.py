@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mtlkit.task import ENCODERS, Encoder, EncoderInfo, Features
+from mtlkit.network import ENCODERS, Encoder, EncoderInfo, Features
 
 MEAN, STD = 0.1307, 0.3081  # of MNIST's training images
 

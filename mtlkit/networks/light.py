@@ -6,7 +6,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mtlkit.task import DECODERS, Decoder, EncoderInfo, Features
+from mtlkit.network import DECODERS, Decoder, EncoderInfo, Features
 
 
 def check_maps(decoder: str, info: EncoderInfo) -> None:

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mtlkit.network import DECODERS, Decoder, EncoderInfo, Features
 from mtlkit.networks.light import describe
 from mtlkit.networks.segnet import all_maps, conv_block, two_convolutions, xavier
-from mtlkit.task import DECODERS, Decoder, EncoderInfo, Features
 
 
 def _attention(inputs: int, outputs: int) -> nn.Sequential:

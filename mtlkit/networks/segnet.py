@@ -6,9 +6,9 @@ from typing import ClassVar, Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mtlkit.network import DECODERS, ENCODERS, Decoder, Encoder, EncoderInfo, Features
 from mtlkit.networks.light import check_maps, describe
 from mtlkit.registry import suggest
-from mtlkit.task import DECODERS, ENCODERS, Decoder, Encoder, EncoderInfo, Features
 
 CHANNELS = (64, 128, 256, 512, 512)  # widths of the five stages of VGG-16
 CONVOLUTIONS = (2, 2, 3, 3, 3)  # and how many convolutions each has

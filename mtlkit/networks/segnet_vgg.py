@@ -6,10 +6,10 @@ from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
+from mtlkit.network import DECODERS, ENCODERS, Decoder, EncoderInfo, Features
 from mtlkit.networks.light import describe
 from mtlkit.networks.segnet import CHANNELS, CONVOLUTIONS, check_multiples, conv_block, unpool
 from mtlkit.networks.timm_encoder import TimmEncoder
-from mtlkit.task import DECODERS, ENCODERS, Decoder, EncoderInfo, Features
 
 OUT_STRIDES = (1, 2, 4)
 

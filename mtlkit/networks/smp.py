@@ -16,8 +16,8 @@ from segmentation_models_pytorch.decoders.segformer import decoder as segformer
 from segmentation_models_pytorch.decoders.unet import decoder as unet
 from torch import Tensor, nn
 
+from mtlkit.network import DECODERS, Decoder, EncoderInfo, Features
 from mtlkit.networks.light import check_maps, describe, resize
-from mtlkit.task import DECODERS, Decoder, EncoderInfo, Features
 
 
 def _unsuited(decoder: str, needs: str, info: EncoderInfo) -> ValueError:

@@ -11,9 +11,9 @@ from timm.models.efficientnet import EfficientNetFeatures
 from timm.models.mobilenetv3 import MobileNetV3Features
 from torch import Tensor, nn
 
+from mtlkit.network import ENCODERS, Encoder, EncoderInfo, Features
 from mtlkit.networks.weights import load, refused_as
 from mtlkit.registry import suggest
-from mtlkit.task import ENCODERS, Encoder, EncoderInfo, Features
 
 POOLS = ("avg", "flatten")
 

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from mtlkit.report.gradients import WINDOW, Directions, Pair, directions, mean, pairs, thirds
 from mtlkit.report.history import History
-from mtlkit.run.folder import LOG
+from mtlkit.run_folder import LOG
 
 MAX_ROWS = 15  #: pairs listed, those with most conflicts first
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import yaml  # type: ignore[import-untyped]
 
-from mtlkit.run import log
-from mtlkit.run.folder import CONFIG, LOG, no_run
+from mtlkit import log
+from mtlkit.run_folder import CONFIG, LOG, no_run
 
 Series = tuple[np.ndarray, np.ndarray]  # steps and values, float64; NaN where the log has null
 

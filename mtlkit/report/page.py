@@ -11,13 +11,13 @@ from PIL import Image
 
 from mtlkit.data.pictures import read_picture
 from mtlkit.data.summary import facts_in_words
+from mtlkit.files import write_whole
 from mtlkit.report import curves
 from mtlkit.report.balance import conflicts, direction
 from mtlkit.report.history import History
 from mtlkit.report.html import figure, grid, section
 from mtlkit.report.pictures import KINDS, pictured_tasks, saved_pictures
 from mtlkit.report.table import decoders_text, gain_text, headings, metric_text, show, split_text
-from mtlkit.run.log import write_whole
 
 MAX_PICTURES = 12  #: tasks pictured per sample
 PICTURE_SIDE = 240  #: pixels; larger pictures are embedded at this size

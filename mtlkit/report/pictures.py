@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from mtlkit.data.pictures import read_picture
-from mtlkit.run.log import write_whole
+from mtlkit.files import write_whole
 
 KINDS = ("target", "prediction")
 MAX_TASKS = 8  #: tasks in `pictures_png`

@@ -17,9 +17,9 @@ from mtlkit.data.dataset import DATASETS, Dataset, Split
 from mtlkit.data.loader import Samples
 from mtlkit.data.order import Mixed, Order, Shuffled
 from mtlkit.data.prepared import Prepared, is_prepared
-from mtlkit.engine.seeding import seed_of
-from mtlkit.model import MultiTaskModel, build_encoder, set_batch_norm
+from mtlkit.engine.model import MultiTaskModel, build_encoder, set_batch_norm
 from mtlkit.registry import options_of, suggest
+from mtlkit.seeding import seed_of
 from mtlkit.target import Target, kinds_of
 from mtlkit.task import TASKS, Task
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, load_model, save_file, save_model
 from mtlkit.balancer import Balancer
 from mtlkit.config.schema import TrainerConfig
 from mtlkit.engine.engine import Engine
-from mtlkit.model import MultiTaskModel
+from mtlkit.engine.model import MultiTaskModel
 
 WEIGHTS, BALANCER, TRAINING = "model.safetensors", "balancer.safetensors", "training.pt"
 MONITOR = ("best", "without_gain", "initial")

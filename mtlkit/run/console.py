@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from mtlkit.data.summary import facts_in_words
-from mtlkit.run.log import Observer, Record, tasks_of
+from mtlkit.log import Observer, Record, tasks_of
 
 SHOWN = 6  #: at most so many tasks appear, the first ones
 

@@ -7,18 +7,15 @@ import platform
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-import numpy as np
-from torch import Tensor
-
+from mtlkit import distributed
 from mtlkit.config.composition import compose
 from mtlkit.config.schema import Config
 from mtlkit.data.dataset import Dataset
 from mtlkit.data.loader import Samples, eval_loader, train_loader
-from mtlkit.data.summary import spread
-from mtlkit.engine import distributed
 from mtlkit.engine.engine import Engine, Record
-from mtlkit.engine.evaluation import directions, evaluate, evaluate_constants, output_sizes, units
-from mtlkit.engine.predictor import Predictor
+from mtlkit.engine.evaluation import directions, evaluate, evaluate_constants, units
+from mtlkit.files import write_whole
+from mtlkit.log import JsonLines, Observer, Observers
 from mtlkit.report import save_pictures, write_report
 from mtlkit.run import checkpoint
 from mtlkit.run.build import (
@@ -31,13 +28,12 @@ from mtlkit.run.build import (
     make_deterministic,
 )
 from mtlkit.run.claim import claimed
+from mtlkit.run.drawing import draw
 from mtlkit.run.first_look import FirstLook
-from mtlkit.run.folder import CONFIG, DATA, LOG
-from mtlkit.run.log import JsonLines, Observer, Observers, write_whole
 from mtlkit.run.start import Start, open_run
 from mtlkit.run.trial_pass import check_normalisation
+from mtlkit.run_folder import CONFIG, DATA, LOG
 
-PICTURES = 4  #: so many validation samples, evenly spread, are drawn
 BEST_LOST = "The checkpoint 'best' was lost: the best evaluation from here on takes its place."
 PACKAGES = ("mtlkit", "torch", "timm", "segmentation-models-pytorch", "accelerate", "albumentations", "numpy")
 
@@ -189,22 +185,3 @@ def evaluate_engine(engine: Engine, batches: Iterable[object]) -> Record:
     """Losses and metrics of the engine's present model."""
     distributed.average_buffers(engine.network)
     return evaluate(batches, engine.predictor)
-
-
-def draw(predictor: Predictor, samples: Samples) -> list[list[tuple[str, np.ndarray]]]:
-    """Image, target and prediction of a few validation samples, as pictures."""
-    rows = []
-    for index in spread(len(samples), PICTURES):
-        sample = samples[0, index]
-        image, targets = predictor.prepare({"image": sample["image"][None], "targets": _batched(sample["targets"])})
-        predictions = predictor.predictions(image, output_sizes(predictor.tasks, targets))
-        row: list[tuple[str, np.ndarray]] = [("image", (sample["image"].permute(1, 2, 0) * 255).byte().numpy())]
-        for name, task in predictor.tasks.items():
-            row.append((f"{name}_target", task.picture(targets[name][0].cpu())))
-            row.append((f"{name}_prediction", task.picture(predictions[name][0].cpu())))
-        rows.append(row)
-    return rows
-
-
-def _batched(targets: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: target[None] for name, target in targets.items()}

@@ -9,18 +9,18 @@ from warnings import warn
 import numpy as np
 from PIL import Image
 
+from mtlkit import distributed
 from mtlkit.config.composition import load
 from mtlkit.config.schema import Config
 from mtlkit.data.dataset import Split, Target
 from mtlkit.data.files import image_tensor, resize
 from mtlkit.data.loader import eval_loader
 from mtlkit.data.pictures import read_picture
-from mtlkit.engine import distributed
 from mtlkit.engine.evaluation import evaluate as evaluate_model
 from mtlkit.engine.predictor import Predictor, dtype_of
 from mtlkit.run import checkpoint
 from mtlkit.run.build import build_dataset, build_parts, build_samples, make_accelerator
-from mtlkit.run.folder import CONFIG, DATA, no_run
+from mtlkit.run_folder import CONFIG, DATA, no_run
 
 
 def load_run(run: Path, name: str | None = None) -> tuple[Config, Predictor, tuple[int, int]]:

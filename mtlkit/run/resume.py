@@ -9,8 +9,8 @@ from mtlkit.config.checks import check
 from mtlkit.config.composition import load
 from mtlkit.config.overrides import keys_of
 from mtlkit.config.schema import Config
-from mtlkit.config.typed import Source
-from mtlkit.run.folder import CONFIG
+from mtlkit.run_folder import CONFIG
+from mtlkit.typed import Source
 
 #: What does not change the steps that are done. A longer run with a schedule continues on the longer one's.
 MAY_CHANGE = frozenset(

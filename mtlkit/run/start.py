@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mtlkit import log
 from mtlkit.config.schema import Config
-from mtlkit.run import checkpoint, log
-from mtlkit.run.folder import CONFIG, DATA, LOG
+from mtlkit.run import checkpoint
 from mtlkit.run.resume import resumed
+from mtlkit.run_folder import CONFIG, DATA, LOG
 
 MADE = (CONFIG, DATA, LOG, "report.html", "pictures.png", "checkpoints", "pictures")  #: what a run leaves
 

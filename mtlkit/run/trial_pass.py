@@ -3,7 +3,7 @@
 import torch
 
 from mtlkit.config.schema import Config
-from mtlkit.model import kept_buffers
+from mtlkit.engine.model import kept_buffers
 from mtlkit.run.build import Parts
 
 SAMPLES = 2  #: at most; a layer that can normalise over two samples can do so over more

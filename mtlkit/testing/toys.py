@@ -14,8 +14,9 @@ from torchmetrics import MeanSquaredError, MetricCollection
 from mtlkit.balancer import BALANCERS, Balancer
 from mtlkit.config.schema import TrainerConfig
 from mtlkit.engine.engine import Engine
-from mtlkit.model import MultiTaskModel
-from mtlkit.task import Decoder, Encoder, EncoderInfo, Features, Task
+from mtlkit.engine.model import MultiTaskModel
+from mtlkit.network import Decoder, Encoder, EncoderInfo, Features
+from mtlkit.task import Task
 
 TASKS = ("a", "b", "c")
 SCALES = (1.0, 3.0, 0.3)  # of their losses

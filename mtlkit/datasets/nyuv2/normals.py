@@ -12,7 +12,7 @@ import numpy as np
 
 from mtlkit.data.dataset import BadSampleError
 from mtlkit.datasets.nyuv2.form import Form, Key
-from mtlkit.run.log import write_whole
+from mtlkit.files import write_whole
 
 AXES = "xyz"
 CONVENTIONS = tuple(

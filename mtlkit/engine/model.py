@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mtlkit.engine.space import shared_parameters
+from mtlkit.network import ENCODERS, Decoder, Encoder, EncoderInfo, Features
 from mtlkit.registry import options_of, suggest
-from mtlkit.task import ENCODERS, Decoder, Encoder, EncoderInfo, Features
 
 BATCH_NORM_MODES = ("local", "sync", "frozen")
 
@@ -25,7 +25,7 @@ class MultiTaskModel(nn.Module):
     `encoder` and `decoders` (a `ModuleDict` by task name) are its only children. The balancer stands between them
     through the `share` of `forward` and only there, so that a plain call costs nothing of it.
 
-    >>> from mtlkit.task import DECODERS
+    >>> from mtlkit.network import DECODERS
     >>> encoder = build_encoder("test_resnet", image_size=(64, 48), pretrained=False)
     >>> model = MultiTaskModel(encoder, {"depth": DECODERS.build("conv", encoder.info, 1, width=16)}).eval()
     >>> tuple(model(torch.rand(2, 3, 48, 64))["depth"].shape)

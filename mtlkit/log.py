@@ -32,6 +32,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from mtlkit.files import write_whole
+
 Record = Mapping[str, Any]
 
 RESERVED = (
@@ -195,19 +197,6 @@ def truncate_after(path: Path, step: int) -> None:
     """
     kept = [line for number, line, whole in _lines(path) if whole and _parse(path, number, line)["step"] <= step]
     write_whole(path, b"".join(kept))
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Writes a file under a temporary name beside it and renames it, so that it is never seen half written."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes, bool]]:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-from mtlkit.engine.distributed import rank
+from mtlkit.distributed import rank
 
 MODEL, ADAPTERS, BALANCER = range(3)
 

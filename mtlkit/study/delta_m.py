@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from statistics import fmean, median, stdev
 from typing import Literal
 
-from mtlkit.measured import BySeed, Figures, Measured, figures_of
 from mtlkit.metrics import check_choice
 from mtlkit.registry import suggest
+from mtlkit.study.measured import BySeed, Figures, Measured, figures_of
 
 __all__ = ["PUBLISHED", "DeltaM", "Measured", "Published", "Result", "figures_of"]
 
