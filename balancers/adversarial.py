@@ -8,14 +8,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mtlkit.balancer import BALANCERS, Balancer, per_task, stack
+from mtlkit.balancer import BALANCERS, Balancer
 from mtlkit.channels import width
 from mtlkit.network import EncoderInfo
 from mtlkit.option_checks import check_number, check_whole_number
+from mtlkit.state import per_task, stack
 from mtlkit.task import Task
 
 if TYPE_CHECKING:
-    from mtlkit.engine.step import Step
+    from mtlkit.step import Step
 
 
 @BALANCERS.register("adversarial")

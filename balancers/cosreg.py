@@ -10,7 +10,7 @@ from mtlkit.balancer import BALANCERS, Balancer
 from mtlkit.option_checks import check_number
 
 if TYPE_CHECKING:
-    from mtlkit.engine.step import Step
+    from mtlkit.step import Step
 
 
 @BALANCERS.register("cosreg")

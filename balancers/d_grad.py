@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from mtlkit.balancer import BALANCERS, Balancer, per_task
+from mtlkit.balancer import BALANCERS, Balancer
 from mtlkit.channels import transform, width
 from mtlkit.network import EncoderInfo, Features
+from mtlkit.state import per_task
 from mtlkit.task import Task
 
 

@@ -5,14 +5,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from mtlkit.balancer import BALANCERS, Balancer, have_logarithm, per_task, stack
+from mtlkit.balancer import BALANCERS, Balancer, have_logarithm
 from mtlkit.gradients import inner_products, weighted_sum
 from mtlkit.network import EncoderInfo, Features
 from mtlkit.option_checks import check_number
+from mtlkit.state import per_task, stack
 from mtlkit.task import Task
 
 if TYPE_CHECKING:
-    from mtlkit.engine.step import Step
+    from mtlkit.step import Step
 
 
 @BALANCERS.register("db_mtl")

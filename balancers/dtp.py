@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from mtlkit.balancer import BALANCERS, Balancer, per_task, stack
+from mtlkit.balancer import BALANCERS, Balancer
 from mtlkit.option_checks import check_number
+from mtlkit.state import per_task, stack
 
 if TYPE_CHECKING:
-    from mtlkit.engine.step import Step
+    from mtlkit.step import Step
 
 FLOOR = 0.01  # of an average: without it a task that gets nothing right would have an infinite weight
 

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from mtlkit.balancer import BALANCERS, LossBalancer, per_task, stack
+from mtlkit.balancer import BALANCERS, LossBalancer
 from mtlkit.option_checks import check_number, check_task_names
+from mtlkit.state import per_task, stack
 
 if TYPE_CHECKING:
-    from mtlkit.engine.step import Step
+    from mtlkit.step import Step
 
 
 @BALANCERS.register("famo")

@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from mtlkit.balancer import BALANCERS, LossBalancer, per_task, stack
+from mtlkit.balancer import BALANCERS, LossBalancer
 from mtlkit.option_checks import check_number, check_task_names
+from mtlkit.state import per_task, stack
 
 
 @BALANCERS.register("fixed")

@@ -11,7 +11,7 @@ from mtlkit.network import Features
 from mtlkit.option_checks import check_number
 
 if TYPE_CHECKING:
-    from mtlkit.engine.step import Step
+    from mtlkit.step import Step
 
 
 @BALANCERS.register("graddrop")

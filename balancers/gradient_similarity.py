@@ -11,7 +11,7 @@ from mtlkit.gram import check_gram_shape
 from mtlkit.option_checks import check_task_names
 
 if TYPE_CHECKING:
-    from mtlkit.engine.step import Step
+    from mtlkit.step import Step
 
 
 @BALANCERS.register("gradient_similarity")

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 from torch.nn import ParameterDict
 
-from mtlkit.balancer import BALANCERS, LossBalancer, per_task, stack
+from mtlkit.balancer import BALANCERS, LossBalancer
 from mtlkit.gradients import inverse
 from mtlkit.option_checks import check_number
+from mtlkit.state import per_task, stack
 
 if TYPE_CHECKING:
-    from mtlkit.engine.step import Step
+    from mtlkit.step import Step
 
 
 @BALANCERS.register("gradnorm")

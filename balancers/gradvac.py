@@ -9,9 +9,10 @@ from torch import Tensor
 from mtlkit.balancer import BALANCERS, GramBalancer, random_orders
 from mtlkit.gram import check_gram_shape
 from mtlkit.option_checks import check_number
+from mtlkit.state import Kept
 
 if TYPE_CHECKING:
-    from mtlkit.engine.step import Step
+    from mtlkit.step import Step
 
 
 @BALANCERS.register("gradvac")
@@ -53,16 +54,12 @@ class GradVac(GramBalancer):
     """
 
     seed: Tensor
-    target: Tensor  # (K, K), rows and columns after the sorted names
 
     def __init__(self, tasks: Sequence[str], *, beta: float = 1e-2, space: str = "features") -> None:
         super().__init__(tasks, space=space)
         check_number("balancer.beta", beta, "[0, 1]")
-        self.beta = beta
         self.register_buffer("seed", torch.randint(2**31, ()))
-        self.register_buffer("target", torch.zeros(len(self.tasks), len(self.tasks)))
-        self._seen: list[Tensor] = []  # the cosines of this step's micro-batches, NaN where there is none
-        self._number = 0  # the step that they belong to
+        self.target = Kept(tasks, axes=2, start=0.0, rate=beta)
 
     def weights(self, gram: Tensor, tasks: Sequence[str] | None = None, number: int = 0) -> Tensor:
         """The Gram matrix of the named tasks (None: all of them) -> weights, in the orders of step `number`."""
@@ -70,27 +67,14 @@ class GradVac(GramBalancer):
 
     def combine(self, step: "Step") -> Tensor:
         weights, cosines = self._vaccinate(step.gram, step.tasks, step.number)
-        if self._number != step.number:  # a step before was skipped
-            self._seen, self._number = [], step.number
-        whole = torch.full_like(self.target, torch.nan, dtype=cosines.dtype)
-        rows = self._rows(step.tasks)
-        whole[rows[:, None], rows] = cosines
-        self._seen.append(whole)
+        step.keep(self.target, cosines)
         return weights
-
-    @torch.no_grad()
-    def after_step(self, step: "Step") -> None:
-        if not self._seen or self._number != step.number:  # the Gram matrix overflowed, and `combine` was not asked
-            return
-        mean, old = torch.stack(self._seen).nanmean(dim=0), self.target.double()
-        self.target.copy_(torch.where(mean.isnan(), old, (1 - self.beta) * old + self.beta * mean))
-        self._seen = []
 
     def _vaccinate(self, gram: Tensor, tasks: Sequence[str], number: int) -> tuple[Tensor, Tensor]:
         """Weights (k,), and the cosines (k, k) that were met, NaN where there is none."""
         check_gram_shape(gram, tasks)
-        rows, i = self._rows(tasks), torch.arange(len(tasks))
-        targets = self.target[rows][:, rows].to(gram.dtype).clamp_max(1 - 1e-6)
+        i = torch.arange(len(tasks))
+        targets = self.target.of(tasks).to(gram).clamp_max(1 - 1e-6)
         norms = gram.diagonal().clamp_min(0).sqrt()
         coefficients = torch.eye(len(tasks), dtype=gram.dtype, device=gram.device)  # row i is g'_i in terms of the g_j
         products = gram.clone()  # <g'_i, g_j>
@@ -106,7 +90,3 @@ class GradVac(GramBalancer):
             products += share[:, None] * gram[j]
             cosines[i, j] = torch.where(known, cosine, torch.nan)
         return coefficients.sum(dim=0), cosines
-
-    def _rows(self, tasks: Sequence[str]) -> Tensor:
-        names = sorted(self.tasks)
-        return torch.tensor([names.index(task) for task in tasks])

@@ -12,7 +12,7 @@ from mtlkit.option_checks import check_choice
 from mtlkit.solvers import min_norm_point
 
 if TYPE_CHECKING:
-    from mtlkit.engine.step import Step
+    from mtlkit.step import Step
 
 NORMALIZATIONS = ("none", "l2", "loss", "loss+")
 WEIGHED = ("normalised", "losses")

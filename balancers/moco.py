@@ -6,15 +6,16 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from mtlkit.balancer import BALANCERS, Balancer, per_task, stack
+from mtlkit.balancer import BALANCERS, Balancer
 from mtlkit.gradients import inner_products
 from mtlkit.network import EncoderInfo, Features
 from mtlkit.option_checks import check_number
 from mtlkit.solvers import project_to_simplex
+from mtlkit.state import per_task, stack
 from mtlkit.task import Task
 
 if TYPE_CHECKING:
-    from mtlkit.engine.step import Step
+    from mtlkit.step import Step
 
 
 @BALANCERS.register("moco")

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from mtlkit.balancer import BALANCERS, GramBalancer, per_task, stack
+from mtlkit.balancer import BALANCERS, GramBalancer
 from mtlkit.gram import any_order, check_max_norm, limited
 from mtlkit.option_checks import check_whole_number
 from mtlkit.solvers import alpha_fair
+from mtlkit.state import per_task, stack
 
 if TYPE_CHECKING:
-    from mtlkit.engine.step import Step
+    from mtlkit.step import Step
 
 
 @BALANCERS.register("nash")

@@ -10,7 +10,7 @@ from mtlkit.balancer import BALANCERS, GramBalancer, random_orders
 from mtlkit.gram import check_gram_shape
 
 if TYPE_CHECKING:
-    from mtlkit.engine.step import Step
+    from mtlkit.step import Step
 
 
 @BALANCERS.register("pcgrad")

@@ -9,7 +9,7 @@ from torch import Tensor
 from mtlkit.balancer import BALANCERS, Balancer, generator
 
 if TYPE_CHECKING:
-    from mtlkit.engine.step import Step
+    from mtlkit.step import Step
 
 
 @BALANCERS.register("rlw")

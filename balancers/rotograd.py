@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from mtlkit.balancer import BALANCERS, Balancer, per_task, stack
+from mtlkit.balancer import BALANCERS, Balancer
 from mtlkit.channels import transform, unit_gradients, width
 from mtlkit.gradients import inverse
 from mtlkit.network import EncoderInfo, Features
@@ -21,10 +21,11 @@ from mtlkit.rotations import (
     skew,
     small_rotation,
 )
+from mtlkit.state import per_task, stack
 from mtlkit.task import Task
 
 if TYPE_CHECKING:
-    from mtlkit.engine.step import Step
+    from mtlkit.step import Step
 
 RATES = {"geodesic": 2e-3, "adam": 5e-4}
 STARTS = {"small": small_rotation, "random": any_rotation}
@@ -129,9 +130,6 @@ class RotoGrad(Balancer):
         self.remainder = nn.ParameterDict()  # what rounding took from it, for `geodesic`
         self.base = nn.ParameterDict()  # B_k, for `adam`
         self.generator = nn.ParameterDict()  # S_k is skew(generator), for `adam`
-        # What the micro-batches of this step say of M_k: factors (U_k, V) with M_k = U_k^T V, or (M_k^T, None).
-        self._noted: dict[str, list[tuple[Tensor, Tensor | None]]] = {}
-        self._noted_at = -1
 
     def setup(self, tasks: Mapping[str, Task], encoder: EncoderInfo) -> None:
         if not self.rotate:
@@ -172,8 +170,6 @@ class RotoGrad(Balancer):
                 settled.fill_(settles)
 
     def _note_directions(self, step: "Step", norms: Tensor) -> None:
-        if self._noted_at != step.number:
-            self._noted, self._noted_at = {}, step.number
         if all(row[self.level] is None for row in step.local_gradients):  # no present task uses this level
             return
         d = len(self.rotation[step.tasks[0]])
@@ -193,7 +189,7 @@ class RotoGrad(Balancer):
         for task, pair, norm, cosine in zip(step.tasks, found, norms, cosines, strict=True):
             step.extras[f"alignment/{task}"] = -cosine
             if self.update == "geodesic":
-                self._noted.setdefault(task, []).append(pair)
+                step.note(task, pair)  # factors (U_k, V) with M_k = U_k^T V, or (M_k^T, None)
             else:
                 self._add_gradient(step, task, norm * pair[0].T)
 
@@ -211,10 +207,10 @@ class RotoGrad(Balancer):
         for task, generator in self.generator.items():  # `adam`
             turned = self.base[task] @ torch.linalg.matrix_exp(skew(generator))
             self.rotation[task].copy_(nearest_rotation(turned))
-        for task, pairs in self._noted.items():  # `geodesic`
-            factors = turn(self.rotation[task], pairs, step.rate)
-            move_rotation(self.rotation[task], self.remainder[task], factors, number=step.number, rate=step.rate)
-        self._noted = {}
+        for task, remainder in self.remainder.items():  # `geodesic`
+            if pairs := step.noted(task):
+                factors = turn(self.rotation[task], pairs, step.rate)
+                move_rotation(self.rotation[task], remainder, factors, number=step.number, rate=step.rate)
 
 
 def turn(rotation: Tensor, pairs: Sequence[tuple[Tensor, Tensor | None]], arc: float) -> Factors:

@@ -7,17 +7,18 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from mtlkit.balancer import BALANCERS, Balancer, per_task, stack
+from mtlkit.balancer import BALANCERS, Balancer
 from mtlkit.balancers.gradnorm import first_losses, refuse_negative_losses, targets
 from mtlkit.channels import transform, unit_gradients, vectors, width
 from mtlkit.gradients import inverse
 from mtlkit.network import EncoderInfo, Features
 from mtlkit.option_checks import check_choice, check_number
 from mtlkit.rotations import Factors, move_rotation, set_rotation, small_rotation
+from mtlkit.state import per_task, stack
 from mtlkit.task import Task
 
 if TYPE_CHECKING:
-    from mtlkit.engine.step import Step
+    from mtlkit.step import Step
 
 UPDATES = ("closed_form_step", "sgd", "jump")
 
@@ -112,7 +113,6 @@ class RotogradProcrustes(Balancer):
         self.remainder = nn.ParameterDict()  # what rounding took from it
         self.offset = nn.ParameterDict()  # c_k - R_k c
         self.register_buffer("centre", torch.zeros(0))  # c
-        self._start_window(-1)
 
     def setup(self, tasks: Mapping[str, Task], encoder: EncoderInfo) -> None:
         d = width(encoder, self.level, self.dim)
@@ -127,64 +127,57 @@ class RotogradProcrustes(Balancer):
         return transform(features, self.level, self.rotation[task], self.offset[task])
 
     def combine(self, step: "Step") -> Tensor:
-        if self._noted_at != step.number:
-            self._start_window(step.number)
         weights, norms, losses = stack(self.weight, step.tasks).double(), step.norms, step.losses.detach().double()
         refuse_negative_losses(losses, step.tasks)
         for task, norm, loss in zip(step.tasks, norms, losses, strict=True):
-            self._sizes.setdefault(task, []).append(torch.stack([norm, loss]))
+            step.note(("sizes", task), torch.stack([norm, loss]))
         total = (weights @ step.gram @ weights).clamp_min(0).sqrt()
         self._note_directions(step, weights * norms * inverse(total))
         return weights
 
-    def _start_window(self, number: int) -> None:
-        """Forgets what the micro-batches of the last optimizer step left."""
-        self._noted_at = number
-        self._sizes: dict[str, list[Tensor]] = {}  # |G_k|, L_k
-        self._means: list[Tensor] = []  # sum and number of z
-        # (U_k, U), the gradients of L_k and of the weighted sum at z over their lengths, (n, d): U_k^T U is
-        # R_k^T sum_i g_{i,k} g_i^T / (|G_k| |G|). Or (None, U_k^T U).
-        self._pairs: dict[str, list[tuple[Tensor | None, Tensor]]] = {}
-
     def _note_directions(self, step: "Step", shares: Tensor) -> None:
         d = len(self.centre)
         z = vectors(step.local_features[self.level], d)
-        self._means.append(step.sum_over_ranks(torch.cat([z.sum(0), z.new_tensor([len(z)])])))
+        sums = step.sum_over_ranks(torch.cat([z.sum(0), z.new_tensor([len(z)])]))
+        step.note("sums", sums)
         units = unit_gradients(step, self.level, d)
-        few = 4 * int(self._means[-1][-1]) <= d
+        few = 4 * int(sums[-1]) <= d
         if few:  # the factors of all processes are smaller than their products
             units = step.gather(units)
         mean = torch.einsum("nkd,k->nd", units, shares.to(z.dtype))
         if few:
             found: list[tuple[Tensor | None, Tensor]] = [(unit, mean) for unit in units.unbind(1)]
         else:
-            sums = step.sum_over_ranks((units.flatten(1).T @ mean).view(-1, d, d))
-            found = [(None, product) for product in sums]
+            products = step.sum_over_ranks((units.flatten(1).T @ mean).view(-1, d, d))
+            found = [(None, product) for product in products]
+        # (U_k, U), the gradients of L_k and of the weighted sum at z over their lengths, (n, d): U_k^T U is
+        # R_k^T sum_i g_{i,k} g_i^T / (|G_k| |G|). Or (None, U_k^T U).
         for task, pair in zip(step.tasks, found, strict=True):
-            self._pairs.setdefault(task, []).append(pair)
+            step.note(("pairs", task), pair)
 
     @torch.no_grad()
     def after_step(self, step: "Step") -> None:
-        self._move_weights(self.weight_lr * step.rate / self.lr)
+        sizes = {task: torch.stack(noted).mean(0) for task in self.tasks if (noted := step.noted(("sizes", task)))}
+        self._move_weights(sizes, self.weight_lr * step.rate / self.lr)
         rate = 1.0 if self.update == "jump" else step.rate
-        *sums, count = torch.stack(self._means).sum(0)
+        *sums, count = torch.stack(step.noted("sums")).sum(0)
         self.centre += rate * (torch.stack(sums).to(self.centre) / count - self.centre)
         # Here c_k moves by lr R_k (mean z - c), as mean z_k = R_k (mean z - c) + c_k: c_k - R_k c stays as it is.
-        for task, pairs in self._pairs.items():
+        for task in sizes:
             rotation, offset = self.rotation[task], self.offset[task]
             task_centre = offset + rotation @ self.centre
-            factors = self._turn(rotation, pairs, rate)
+            factors = self._turn(rotation, step.noted(("pairs", task)), rate)
             move_rotation(rotation, self.remainder[task], factors, number=step.number, rate=rate)
             offset.copy_(task_centre - rotation @ self.centre)
-        self._start_window(-1)
 
-    def _move_weights(self, rate: float) -> None:
-        sizes = torch.stack([torch.stack(found).mean(0) for found in self._sizes.values()])
-        initial = first_losses(self.initial_loss, sizes[:, 1], tuple(self._sizes))
-        tasks = list(compress(self._sizes, initial > 0))
+    def _move_weights(self, sizes: Mapping[str, Tensor], rate: float) -> None:
+        """By |G_k| and L_k of each task that was there."""
+        found = torch.stack(list(sizes.values()))
+        initial = first_losses(self.initial_loss, found[:, 1], tuple(sizes))
+        tasks = list(compress(sizes, initial > 0))
         if not tasks:
             return
-        norms, losses = sizes[initial > 0].unbind(1)
+        norms, losses = found[initial > 0].unbind(1)
         weights = stack(self.weight, tasks).double()
         target = targets(weights, norms, losses / initial[initial > 0], self.alpha)
         gap = torch.where(norms > 0, weights - target * inverse(norms), 0.0)

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from mtlkit.balancer import BALANCERS, Balancer, per_task, stack
+from mtlkit.balancer import BALANCERS, Balancer
 from mtlkit.gram import check_max_norm, limited
 from mtlkit.option_checks import check_choice, check_number, check_whole_number
 from mtlkit.solvers import project_to_simplex
+from mtlkit.state import per_task, stack
 
 if TYPE_CHECKING:
-    from mtlkit.engine.step import Step
+    from mtlkit.step import Step
 
 
 DIVISORS = ("squares", "lengths")

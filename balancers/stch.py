@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from mtlkit.balancer import BALANCERS, Balancer, have_logarithm, per_task, stack
+from mtlkit.balancer import BALANCERS, Balancer, have_logarithm
 from mtlkit.option_checks import check_number, check_task_names, check_whole_number
+from mtlkit.state import per_task, stack
 
 if TYPE_CHECKING:
-    from mtlkit.engine.step import Step
+    from mtlkit.step import Step
 
 
 @BALANCERS.register("stch")

@@ -12,7 +12,7 @@ from mtlkit.gram import check_gram_shape
 from mtlkit.registry import check_options, suggest
 
 if TYPE_CHECKING:
-    from mtlkit.engine.step import Step
+    from mtlkit.step import Step
 
 
 @BALANCERS.register("torchjd")

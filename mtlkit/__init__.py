@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 from mtlkit.balancer import BALANCERS, Balancer, GramBalancer, LossBalancer
 from mtlkit.data.dataset import DATASETS, Dataset
-from mtlkit.engine.step import Step
 from mtlkit.network import DECODERS, ENCODERS, Decoder, Encoder, EncoderInfo
+from mtlkit.step import Step
 from mtlkit.target import KINDS, DenseKind, Kind, Target
 from mtlkit.task import TASKS, Task
 

@@ -14,7 +14,7 @@ from mtlkit.registry import Registry, suggest
 from mtlkit.task import Task
 
 if TYPE_CHECKING:
-    from mtlkit.engine.step import Step
+    from mtlkit.step import Step
 
 
 #: What a balancer may declare in `needs`, and what it gets for it.
@@ -160,39 +160,6 @@ class GramBalancer(Balancer):
 
 
 BALANCERS: Registry[Balancer] = Registry("balancer", Balancer)
-
-
-def per_task(tasks: Sequence[str], value: Tensor, *, learned: bool = False) -> nn.ParameterDict:
-    """State of one tensor per task, saved under the task's name.
-
-    With `learned`, the balancer's optimizer moves it; otherwise the balancer itself does, at once or, where every
-    micro-batch of a step shall count, by `step.add_change`.
-
-    >>> sorted(per_task(("a", "b"), torch.zeros(())).state_dict())
-    ['a', 'b']
-    """
-    return nn.ParameterDict({task: nn.Parameter(value.clone(), requires_grad=learned) for task in tasks})
-
-
-def task_state(balancer: nn.Module, task: str) -> nn.ModuleList:
-    """What a balancer keeps for one task: what is under its name in dictionaries of parameters and of modules.
-
-    >>> class Scale(nn.Module):
-    ...     def __init__(self):
-    ...         super().__init__()
-    ...         self.bias = per_task(("depth", "bias"), torch.zeros(()))  # a task may be called like the state
-    >>> scale = Scale()
-    >>> [p is scale.bias["bias"] for p in task_state(scale, "bias").parameters()]
-    [True]
-    """
-    dictionaries = [m for m in balancer.modules() if isinstance(m, nn.ParameterDict | nn.ModuleDict) and task in m]
-    found = [module[task] for module in dictionaries]
-    return nn.ModuleList(nn.ParameterList([own]) if isinstance(own, nn.Parameter) else own for own in found)
-
-
-def stack(state: nn.ParameterDict, tasks: Sequence[str]) -> Tensor:
-    """The named tasks' tensors of such a state, stacked."""
-    return torch.stack([state[task] for task in tasks])
 
 
 def have_logarithm(losses: Tensor, tasks: Sequence[str]) -> Tensor:

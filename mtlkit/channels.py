@@ -11,7 +11,7 @@ from mtlkit.gradients import at_least_float32, inverse
 from mtlkit.network import EncoderInfo, Features
 
 if TYPE_CHECKING:
-    from mtlkit.engine.step import Step
+    from mtlkit.step import Step
 
 
 def width(encoder: EncoderInfo, level: int, dim: int | None = None) -> int:

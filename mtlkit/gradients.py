@@ -15,6 +15,21 @@ def gradients_of(loss: Tensor, inputs: Sequence[Tensor]) -> list[Tensor]:
     return [torch.zeros_like(x) if g is None else g for g, x in zip(found, inputs, strict=True)]
 
 
+def pull_back(
+    levels: Sequence[Tensor], row: Row, inputs: Sequence[Tensor], *, retain_graph: bool = True
+) -> list[Tensor]:
+    """A task's gradient at the features carried back to `inputs`, flattened; zeros where it does not reach."""
+    used = [i for i, g in enumerate(row) if g is not None]
+    found: Sequence[Tensor | None] = [None] * len(inputs)
+    if used:
+        outputs, cotangents = [levels[i] for i in used], [row[i] for i in used]
+        with torch.enable_grad():
+            found = torch.autograd.grad(outputs, inputs, cotangents, retain_graph=retain_graph, allow_unused=True)
+    return [
+        at_least_float32(torch.zeros_like(x) if g is None else g).flatten() for g, x in zip(found, inputs, strict=True)
+    ]
+
+
 def gram_of(rows: Sequence[Sequence[Tensor | None]]) -> Tensor:
     """(k, k) float64: the inner products of k gradients, each of which comes in several parts (None: zero)."""
     total: Tensor | float = 0.0

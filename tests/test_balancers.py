@@ -9,11 +9,11 @@ from tolerances import NETWORK, ROUNDING, SOLVED
 from torch import nn
 
 from mtlkit import BALANCERS, DECODERS, ENCODERS, TASKS, Decoder, Encoder, EncoderInfo
-from mtlkit.balancer import stack
 from mtlkit.config.schema import TrainerConfig
 from mtlkit.engine.engine import Engine
 from mtlkit.engine.evaluation import output_sizes
 from mtlkit.engine.model import MultiTaskModel
+from mtlkit.state import stack
 
 
 def textbook(engine, batch):
@@ -48,7 +48,7 @@ def textbook(engine, batch):
 
 def gradients_of_step(engine, batch):
     """The gradients that one step leaves, without moving anything."""
-    engine._update = lambda step: None
+    engine._update = lambda *_: None
     step = engine.train_step(batch)
     return step, {name: p.grad for name, p in engine.network.named_parameters()}
 
@@ -344,7 +344,7 @@ def test_float32_gives_what_float64_gives(toys, name):
     engines = [toys.make_engine(name, precision=precision) for precision in ("fp32", "fp64")]
     found = []
     for engine in engines:
-        engine._update = lambda step: None
+        engine._update = lambda *_: None
         engine.balancer.combine = Keeps(engine.balancer.combine)
         engine.train_step(toys.make_batch())
         found.append({key: p.grad.double() for key, p in engine.network.named_parameters()})

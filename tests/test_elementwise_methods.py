@@ -9,9 +9,10 @@ from tolerances import NETWORK, ROUNDING, SOLVED
 from torch.nn import functional as F
 
 from mtlkit import BALANCERS, EncoderInfo, solvers
-from mtlkit.balancer import generator, stack
+from mtlkit.balancer import generator
 from mtlkit.engine.evaluation import output_sizes
 from mtlkit.run import checkpoint
+from mtlkit.state import stack
 
 TRACKING = ("moco", "db_mtl", "excess_mtl")  # a state over all shared parameters
 WEIGHING = ("moco", "modo", "sdmgrad")  # weights on the simplex

@@ -8,11 +8,14 @@ from accelerate.optimizer import AcceleratedOptimizer
 from tolerances import NETWORK, ROUNDING, SINGLE_SUM
 from torch import nn
 
-from mtlkit.balancer import Balancer, per_task
+from mtlkit.balancer import Balancer
 from mtlkit.config.schema import TrainerConfig
 from mtlkit.engine.losses import NonFiniteError
 from mtlkit.engine.optim import rate_factor
+from mtlkit.engine.scalars import scalars_of
 from mtlkit.log import Observer
+from mtlkit.state import per_task
+from mtlkit.step import Step
 
 
 def parameters(engine):
@@ -269,16 +272,16 @@ def test_losses_divided_by_their_first_value(toys):
 
 
 def test_a_tapped_forward_pass_changes_no_output_and_evaluation_makes_no_tap(toys, monkeypatch):
-    from mtlkit.engine import step as step_module
+    from mtlkit.engine import one_pass
 
     engine = toys.make_engine()
     image, _ = engine.prepare(toys.make_batch())
     plain = engine.network(image)
-    step = step_module.Step(engine.balancer, engine.network.encoder)
-    tapped = engine.network(image, step.tap)
+    one = one_pass.Pass(engine.balancer, engine.network.encoder, Step(engine.balancer))
+    tapped = engine.network(image, one.tap)
     for name in plain:
         assert torch.equal(plain[name], tapped[name])
-    monkeypatch.setattr(step_module.Tap, "forward", None)  # would be called by a tap
+    monkeypatch.setattr(one_pass.Tap, "forward", None)  # would be called by a tap
     engine.network.eval()
     engine.network(image, engine.balancer.adapt)
 
@@ -288,7 +291,7 @@ def test_bf16_trains_and_keeps_weights_in_float32(toys):
     before = parameters(engine)
     for i in range(2):
         step = engine.train_step(toys.make_batch(i))
-    assert all(math.isfinite(value) for value in step.scalars().values())
+    assert all(math.isfinite(value) for value in scalars_of(step).values())
     assert all(p.dtype == torch.float32 for p in engine.network.parameters())
     assert any(not torch.equal(before[name], value) for name, value in parameters(engine).items())
 

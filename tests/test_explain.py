@@ -12,6 +12,7 @@ from tolerances import NETWORK
 
 from mtlkit.balancer import Balancer
 from mtlkit.cli.main import main
+from mtlkit.engine.scalars import scalars_of
 from mtlkit.report import write_report
 from mtlkit.report.gradients import WINDOW, directions, moving_deviation, pairs
 from mtlkit.report.history import History
@@ -147,7 +148,7 @@ def test_what_an_elementwise_method_logs_tells_the_same_directions(write, toys):
     for cls in (Weighted, Elementwise):
         engine = toys.make_engine(cls(toys.TASK_NAMES))
         steps = [engine.train_step(toys.make_batch(number)) for number in range(3)]
-        records = [{"step": step.number + 1, "split": "train"} | step.scalars() for step in steps]
+        records = [{"step": step.number + 1, "split": "train"} | scalars_of(step) for step in steps]
         found.append(directions(History(write(json.loads(json.dumps(records))))))
     one, two = found
     assert (one.weighted, two.weighted) == (True, False)

@@ -7,6 +7,7 @@ import torch
 from tolerances import NETWORK, ROUNDING, SINGLE, SOLVED
 
 from mtlkit import BALANCERS
+from mtlkit.engine.scalars import scalars_of
 from mtlkit.testing import check_balancer
 
 NAMES = ("pcgrad", "gradvac", "imtl_g", "config", "gradient_similarity")
@@ -45,7 +46,7 @@ def cosine(a, b):
 def test_the_order_of_the_tasks_is_no_matter(name):
     balancer = build(name, 6)
     if name == "gradvac":
-        balancer.target.copy_(torch.rand(6, 6) - 0.5)
+        balancer.target.value.copy_(torch.rand(6, 6) - 0.5)
     rows = gradients(6)
     order = [3, 5, 0, 1, 4, 2]
     permuted = BALANCERS.build(name, tasks=[balancer.tasks[i] for i in order])
@@ -119,8 +120,8 @@ def test_surgery_is_the_papers_under_some_order_and_orders_change_from_step_to_s
     balancer, targets = build(name, 3), None
     if name == "gradvac":
         targets = torch.tensor([[0.0, 0.3, -0.1], [0.2, 0.0, -0.2], [0.4, 0.1, 0.0]], dtype=torch.float64)
-        balancer.target.copy_(targets)
-        targets = balancer.target.double()
+        balancer.target.value.copy_(targets)
+        targets = balancer.target.value.double()
     possible = all_results(rows, targets)
     found = torch.stack([balancer.weights(rows @ rows.T, None, number) @ rows for number in range(60)])
     distances = torch.cdist(found, possible)
@@ -145,7 +146,7 @@ def test_gradvac_with_targets_of_zero_is_pcgrad():
 
 def test_gradvac_reaches_its_targets():
     rows, balancer = gradients(2), build("gradvac", 2)
-    balancer.target.copy_(torch.tensor([[0.0, 0.9], [0.6, 0.0]]))
+    balancer.target.value.copy_(torch.tensor([[0.0, 0.9], [0.6, 0.0]]))
     assert cosine(*rows) < 0.6
     weights = balancer.weights(rows @ rows.T)
     first, second = rows[0] + (weights[1] - 1) * rows[1], rows[1] + (weights[0] - 1) * rows[0]
@@ -156,7 +157,7 @@ def test_gradvac_reaches_its_targets():
 def test_gradvac_stays_finite_where_targets_reach_one_and_gradients_cancel():
     balancer, rows = build("gradvac", 2), gradients(2)
     for target in (1.0, -1.0, 0.0):
-        balancer.target.fill_(target)
+        balancer.target.value.fill_(target)
         for pair in (rows, rows[[0, 0]], torch.stack([rows[0], -rows[0]])):
             assert torch.isfinite(balancer.weights(pair @ pair.T)).all()
 
@@ -165,17 +166,17 @@ def test_gradvacs_targets_move_once_a_step_and_only_those_of_present_pairs(toys)
     beta = 0.25
     engine = toys.make_engine("gradvac", options={"beta": beta}, accumulation=2)
     balancer, names = engine.balancer, ["attributes", "depth", "segmentation"]
-    balancer.target.fill_(-1.0)  # nothing is below: g'_i stays g_i, and the cosines are those of the log
+    balancer.target.value.fill_(-1.0)  # nothing is below: g'_i stays g_i, and the cosines are those of the log
     for number in range(2):
-        before = balancer.target.clone()
+        before = balancer.target.value.clone()
         absent = "attributes" if number == 0 else "depth"
         steps = [engine.train_step(toys.without(toys.make_batch(2 * number + part), absent)) for part in range(2)]
         pair = [name for name in toys.TASK_NAMES if name != absent]
-        mean = sum(step.scalars()[f"cosine/{pair[0]}/{pair[1]}"] for step in steps) / 2
+        mean = sum(scalars_of(step)[f"cosine/{pair[0]}/{pair[1]}"] for step in steps) / 2
         i, j = (names.index(name) for name in pair)
         expected = before.clone()
         expected[i, j] = expected[j, i] = (1 - beta) * -1.0 + beta * mean
-        torch.testing.assert_close(balancer.target, expected, rtol=ROUNDING, atol=ROUNDING)
+        torch.testing.assert_close(balancer.target.value, expected, rtol=ROUNDING, atol=ROUNDING)
 
 
 @pytest.mark.parametrize("name", ["pcgrad", "gradvac"])
@@ -266,7 +267,7 @@ def test_the_main_task_is_found_by_name_among_those_present():
 def test_gradient_similarity_in_training(toys):
     engine = toys.make_engine("gradient_similarity", options={"main": "depth", "weighted": True})
     step = engine.train_step(toys.make_batch())
-    scalars = step.scalars()
+    scalars = scalars_of(step)
     for task in ("segmentation", "attributes"):
         pair = f"cosine/{task}/depth" if task == "segmentation" else f"cosine/depth/{task}"
         assert scalars[f"weight/{task}"] == pytest.approx(max(0.0, scalars[pair]))

@@ -4,9 +4,10 @@ import pytest
 import torch
 from accelerate.optimizer import AcceleratedOptimizer
 
-from mtlkit.balancer import Balancer, per_task
+from mtlkit.balancer import Balancer
 from mtlkit.engine.losses import FirstLosses, loss_of
 from mtlkit.run import checkpoint
+from mtlkit.state import per_task
 
 
 def float64(*values):

@@ -10,9 +10,9 @@ from tolerances import NETWORK, ROUNDING, SOLVED
 from torch import nn
 
 from mtlkit import BALANCERS, EncoderInfo
-from mtlkit.balancer import stack
 from mtlkit.engine.evaluation import output_sizes
 from mtlkit.run import checkpoint
+from mtlkit.state import stack
 
 NAMES = ("segmentation", "depth", "attributes")
 METHODS = [
@@ -73,7 +73,7 @@ def some_depths_right(engine):
 
 def step_gradients(engine, batch):
     """The gradients that one step leaves, without moving anything."""
-    engine._update = lambda step: None
+    engine._update = lambda *_: None
     step = engine.train_step(batch)
     return step, {name: p.grad for name, p in engine.network.named_parameters()}
 

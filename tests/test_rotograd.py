@@ -16,8 +16,10 @@ from mtlkit.balancers.rotograd import turn
 from mtlkit.config.schema import TrainerConfig
 from mtlkit.engine.engine import Engine
 from mtlkit.engine.model import MultiTaskModel
+from mtlkit.engine.scalars import scalars_of
 from mtlkit.run import checkpoint
 from mtlkit.run.build import make_accelerator
+from mtlkit.step import Step
 
 sys.path.insert(0, str(Path(__file__).parent))
 from test_distributed import launch
@@ -157,7 +159,7 @@ def test_a_step_turns_each_rotation_by_an_arc_along_the_gradient(width):
     step = engine.train_step(batch)
     for name, rotation in expected.items():
         torch.testing.assert_close(engine.balancer.rotation[name], rotation, rtol=0, atol=ROUNDING)
-    alignments = [step.scalars()[f"balancer/alignment/{name}"] for name in NAMES]
+    alignments = [scalars_of(step)[f"balancer/alignment/{name}"] for name in NAMES]
     assert all(-1 < value < 0.5 for value in alignments)
 
 
@@ -168,7 +170,7 @@ def test_the_geodesic_direction_is_the_gradient_of_the_lie_parameters_at_zero():
         balancer.base[name].data.copy_(orthogonal_matrix(6))
         balancer.rotation[name].data.copy_(orthogonal_matrix(6))
     totals = products(engine, batch)
-    engine._update = lambda step: None
+    engine._update = lambda *_: None
     step = engine.train_step(batch)
     for name, norm in zip(step.tasks, step.norms, strict=True):
         gradient = norm * (totals[name].T - totals[name]).tril(-1)  # each entry of S is one number
@@ -196,7 +198,7 @@ def test_the_scale_of_the_losses_does_not_matter(width):
 def test_the_alignment_falls_while_the_network_stands_still(width):
     engine, batch = make_engine("rotograd", {"lr": 0.05}, width, lr=1e-12, precision="fp32"), make_batch()
     first, *_, last = (
-        sum(value for key, value in engine.train_step(batch).scalars().items() if key.startswith("balancer/alignment"))
+        sum(value for key, value in engine.train_step(batch).extras.items() if key.startswith("alignment"))
         for _ in range(60)
     )
     assert last < first - 0.1
@@ -210,8 +212,9 @@ def turned(d, n, lr, steps, same_direction):
     balancer.setup({}, EncoderInfo((d,), (0,)))
     pair = torch.randn(2, n, d, generator=generator)
     for number in range(steps):
-        balancer._noted = {"a": [tuple(pair if same_direction else torch.randn(2, n, d, generator=generator))]}
-        balancer.after_step(SimpleNamespace(number=number, rate=lr))
+        step = Step(balancer, number=number, rate=lr)
+        step.note("a", tuple(pair if same_direction else torch.randn(2, n, d, generator=generator)))
+        balancer.after_step(step)
     return balancer.rotation["a"]
 
 
@@ -237,7 +240,7 @@ def test_rotations_stay_rotations_and_the_alignment_loss_falls(toys, update, ste
     engine = toys.make_engine("rotograd", options=options, lr=1e-12, steps=steps, precision="fp32")
     batch = toys.make_batch()
     first, *_, last = (
-        sum(value for key, value in engine.train_step(batch).scalars().items() if key.startswith("balancer/alignment"))
+        sum(value for key, value in engine.train_step(batch).extras.items() if key.startswith("alignment"))
         for _ in range(steps)
     )
     assert last < first - 0.1
@@ -255,8 +258,9 @@ def test_a_thousand_steps_one_way_are_one_long_arc():
     balancer.rotation["a"].data.copy_(start)
     balancer.remainder["a"].data.copy_(start - balancer.rotation["a"])
     for number in range(1000):
-        balancer._noted = {"a": [(total.T.float(), None)]}
-        balancer.after_step(SimpleNamespace(number=number, rate=1e-6))
+        step = Step(balancer, number=number, rate=1e-6)
+        step.note("a", (total.T.float(), None))
+        balancer.after_step(step)
     # Rounding (6e-8) of the direction, relative to the arc of 1e-3, and of the entries that are stored.
     torch.testing.assert_close(
         balancer.rotation["a"].double(), start @ arc_step(total, 1e-3), rtol=0, atol=6e-8 + 1e-3 * 1e-6

@@ -2,15 +2,15 @@
 
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 
 from mtlkit import BALANCERS, EncoderInfo
-from mtlkit.balancer import stack
 from mtlkit.balancers.rotograd_procrustes import rotation_nearest
 from mtlkit.run import checkpoint
+from mtlkit.state import stack
+from mtlkit.step import Step
 
 sys.path.insert(0, str(Path(__file__).parent))
 from test_rotograd import NAMES, assert_rotation, assert_same, make_batch, make_engine, product, state_of
@@ -206,10 +206,11 @@ def test_a_thousand_steps_in_float32_leave_a_rotation(update, lr, n, same_direct
     for number in range(1000):
         seed = 0 if same_direction else number
         pair = normal(n, 8, seed=seed).float(), normal(n, 8, seed=-1 - seed).float()
-        balancer._sizes = {"a": [torch.ones(2, dtype=torch.float64)]}
-        balancer._means = [torch.ones(9)]
-        balancer._pairs = {"a": [tuple(factor / factor.norm() for factor in pair)]}
-        balancer.after_step(SimpleNamespace(number=number, rate=lr))
+        step = Step(balancer, number=number, rate=lr)
+        step.note(("sizes", "a"), torch.ones(2, dtype=torch.float64))
+        step.note("sums", torch.ones(9))
+        step.note(("pairs", "a"), tuple(factor / factor.norm() for factor in pair))
+        balancer.after_step(step)
     assert_rotation(balancer.rotation["a"])
     assert (balancer.rotation["a"] - start).abs().max() > 0.1
 
@@ -227,9 +228,13 @@ def weights_after_steps(sizes, **options):
     balancer = BALANCERS.build(NAME, tasks=("a", "b", "c"), weight_lr=0.1, lr_decay=1.0, **options)
     balancer.setup({}, EncoderInfo((4,), (0,)))
     for number, found in enumerate(sizes):
-        balancer._sizes = {task: [torch.tensor(pair, dtype=torch.float64)] for task, pair in found.items()}
-        balancer._means = [torch.ones(5)]
-        balancer.after_step(SimpleNamespace(number=number, rate=balancer.lr))
+        step = Step(balancer, number=number, rate=balancer.lr)
+        for task, size in found.items():
+            step.note(("sizes", task), torch.tensor(size, dtype=torch.float64))
+            # The two gradients are alike, so that the rotations stay.
+            step.note(("pairs", task), (torch.ones(1, 4), torch.ones(1, 4)))
+        step.note("sums", torch.ones(5))
+        balancer.after_step(step)
     return [balancer.weight[task].item() for task in "abc"]
 
 
@@ -265,7 +270,6 @@ def test_alpha_favours_the_slow_task(alpha, moved):
 def test_a_task_whose_gradient_is_zero_keeps_its_share_of_the_weights():
     balancer = BALANCERS.build(NAME, tasks=("a", "b", "c"), weight_lr=0.1)
     sizes = {"a": (1.0, 2.0), "b": (0.0, 2.0), "c": (3.0, 2.0)}  # |G_k|, L_k
-    balancer._sizes = {task: [torch.tensor(size, dtype=torch.float64)] for task, size in sizes.items()}
-    balancer._move_weights(0.1)
+    balancer._move_weights({task: torch.tensor(size, dtype=torch.float64) for task, size in sizes.items()}, 0.1)
     # a's gradient is shorter than the mean of 4/3 and c's longer, so that a gains 0.1 and c loses 0.1; b stays.
     torch.testing.assert_close(stack(balancer.weight, ("a", "b", "c")), torch.tensor([1.1, 1.0, 0.9]))

@@ -10,6 +10,7 @@ from torch import nn
 from mtlkit import BALANCERS, GramBalancer
 from mtlkit.balancer import Balancer
 from mtlkit.engine.evaluation import output_sizes
+from mtlkit.engine.scalars import scalars_of
 
 
 class InverseNorm(GramBalancer):
@@ -60,7 +61,7 @@ def test_the_space_of_parameters_is_one_backward_pass_a_task(toys, name):
     options = {"space": "parameters"}
     balancer = InverseNorm(toys.TASK_NAMES, **options) if name == "own" else name
     engine = toys.make_engine(balancer, options=options)
-    engine._update = lambda step: None
+    engine._update = lambda *_: None
     _, gradients = textbook(engine, toys.make_batch())
     step = engine.train_step(toys.make_batch())
     torch.testing.assert_close(step.gram, gradients @ gradients.T, rtol=NETWORK, atol=SMALL)
@@ -74,7 +75,7 @@ def test_decoders_do_not_notice_the_space(toys):
     found = []
     for space in ("features", "parameters"):
         engine = toys.make_engine(InverseNorm(toys.TASK_NAMES, space=space))
-        engine._update = lambda step: None
+        engine._update = lambda *_: None
         engine.train_step(toys.make_batch())
         found.append({n: p.grad for n, p in engine.network.decoders.named_parameters()})
     for name, gradient in found[0].items():
@@ -92,12 +93,12 @@ def test_a_gradient_over_the_parameters_may_be_given_whole(toys):
             return [step.jacobian.sign().sum(0)]
 
     engine = toys.make_engine(Signs(toys.TASK_NAMES, space="parameters"))
-    engine._update = lambda step: None
+    engine._update = lambda *_: None
     _, gradients = textbook(engine, toys.make_batch())
     step = engine.train_step(toys.make_batch())
     expected = gradients.sign().sum(0)
     torch.testing.assert_close(encoder_gradient(engine), expected)
-    scalars = step.scalars()
+    scalars = scalars_of(step)
     cosines = torch.nn.functional.cosine_similarity(gradients, expected[None])
     for task, cosine in zip(step.tasks, cosines.tolist(), strict=True):
         assert scalars[f"direction/{task}"] == pytest.approx(cosine, rel=NETWORK)
@@ -114,7 +115,7 @@ def test_a_gradient_at_the_features_may_be_given_whole_and_its_direction_is_logg
             return [torch.zeros(()) if g is None else 2 * g for g in step.local_gradients[0]]
 
     engine = toys.make_engine(Doubled(toys.TASK_NAMES))
-    scalars = engine.train_step(toys.make_batch()).scalars()
+    scalars = scalars_of(engine.train_step(toys.make_batch()))
     assert scalars["direction/segmentation"] == pytest.approx(1)
     assert scalars["direction/depth"] == pytest.approx(scalars["cosine/segmentation/depth"])
 
@@ -129,7 +130,7 @@ def test_halves_of_a_batch_give_independent_gradients(toys):
             return step.cross_gram, step.jacobian
 
     engine = toys.make_engine(Halves(toys.TASK_NAMES, space="parameters"))
-    engine._update = lambda step: None
+    engine._update = lambda *_: None
     batch = toys.make_batch()
     (_, even), (_, odd), (_, whole) = (
         textbook(engine, batch, rows) for rows in (slice(0, None, 2), slice(1, None, 2), slice(None))

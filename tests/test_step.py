@@ -29,7 +29,7 @@ def test_a_balancer_may_return_the_gradient_itself(toys):
     batch = toys.make_batch()
     engine, plain = toys.make_engine(Elementwise(toys.TASK_NAMES)), toys.make_engine()
     for e in (engine, plain):
-        e._update = lambda step: None
+        e._update = lambda *_: None
     step = engine.train_step(batch)
     plain.train_step(batch)
     assert step.weights is None
@@ -57,7 +57,7 @@ def test_wrong_weights_are_refused_with_the_balancers_name(toys):
 def test_the_gram_matrix_is_that_of_partial_derivatives_at_the_features(toys):
     """A coarser level is computed from the finer one; counting that path at the features would count it twice."""
     engine = toys.make_engine("rotograd", options={"rotate_only": True, "lr": 0.0})
-    engine._update = lambda step: None
+    engine._update = lambda *_: None
     batch = toys.make_batch()
     step = engine.train_step(batch)
     image, targets = engine.prepare(batch)

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from mtlkit import BALANCERS, GramBalancer
-from mtlkit.balancer import Balancer, LossBalancer, per_task, stack
+from mtlkit.balancer import Balancer, LossBalancer
+from mtlkit.state import per_task, stack
 from mtlkit.testing import processes as testing_processes
 from mtlkit.testing.kit import check_balancer, resume, trains_to_finite
 from mtlkit.testing.toys import Method

@@ -27,9 +27,9 @@ from mtlkit import BALANCERS, TASKS, Encoder, EncoderInfo
 from mtlkit.config.schema import TrainerConfig
 from mtlkit.engine.engine import Batch, Engine
 from mtlkit.engine.model import MultiTaskModel
-from mtlkit.engine.step import Step
 from mtlkit.rotations import nearest_rotation
 from mtlkit.run.build import make_accelerator
+from mtlkit.step import Step
 
 NAMES, WIDTH, SAMPLES, STEPS, RATE = ("a", "b", "c"), 8, 16, 3, 5e-4
 

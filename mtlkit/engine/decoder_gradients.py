@@ -7,8 +7,8 @@ from accelerate import Accelerator
 from torch import nn
 
 from mtlkit.balancer import Balancer
-from mtlkit.engine.step import Step
 from mtlkit.registry import suggest
+from mtlkit.step import Step
 
 GIVEN = ("plain", "weighted")
 

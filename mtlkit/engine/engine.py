@@ -1,9 +1,9 @@
 """The training engine. It knows tasks and balancers only by their contracts."""
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from statistics import fmean
 from typing import Any
 
 import torch
@@ -11,27 +11,30 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from mtlkit import distributed
-from mtlkit.balancer import Balancer, task_state
+from mtlkit.balancer import Balancer
 from mtlkit.config.schema import TrainerConfig
 from mtlkit.data.loader import micro_batches
+from mtlkit.engine import optim
 from mtlkit.engine.decoder_gradients import DecoderGradients
 from mtlkit.engine.evaluation import LeftOut, output_sizes
 from mtlkit.engine.losses import FirstLosses, Losses, gradient_error, loss_of
 from mtlkit.engine.model import MultiTaskModel, kept_buffers
 from mtlkit.engine.monitor import Monitor
-from mtlkit.engine.optim import balancer_optimizer, in_steps, model_optimizer, move_balancer, rate_factor, total_steps
+from mtlkit.engine.one_pass import Pass
 from mtlkit.engine.predictor import Predictor, dtype_of
-from mtlkit.engine.step import Step
+from mtlkit.engine.scalars import mean_scalars
 from mtlkit.log import Observer, Observers
 from mtlkit.network import Features
 from mtlkit.registry import options_of
 from mtlkit.seeding import Turns
+from mtlkit.step import Step, Window
 from mtlkit.task import Task
 
 Batch = dict[str, Any]
 Record = dict[str, Any]
 Tensors = dict[str, Tensor]
 Share = Callable[[Features], Mapping[str, Features]]
+Forward = Callable[[], tuple[Tensors, Losses]]
 
 
 class Engine:
@@ -59,18 +62,18 @@ class Engine:
         distributed.check_whole_parameters(accelerator, balancer.space, balancer.needs)
         self.decoder_gradients = DecoderGradients(config.decoder_gradients, balancer, accelerator)
         self.accelerator = accelerator
-        self.config = in_steps(config, steps_per_epoch)
+        self.config = optim.in_steps(config, steps_per_epoch)
         self.tasks = {task.name: task for task in tasks}
         self.steps_per_epoch = steps_per_epoch
-        self.total_steps = total_steps(config, steps_per_epoch)
+        self.total_steps = optim.total_steps(config, steps_per_epoch)
         self.observer: Observer = Observers()  # those of the main process; the others have none
 
         dtype = dtype_of(config.precision)
         model.to(dtype)
         self.balancer = balancer.to(accelerator.device, dtype)
         distributed.broadcast_state(self.balancer)
-        self.balancer_optimizer = balancer_optimizer(balancer)
-        self.model, self.optimizer = accelerator.prepare(model, model_optimizer(model, config))
+        self.balancer_optimizer = optim.balancer_optimizer(balancer)
+        self.model, self.optimizer = accelerator.prepare(model, optim.model_optimizer(model, config))
         self.network: MultiTaskModel = accelerator.unwrap_model(self.model)
         self.predictor = Predictor(self.network, self.tasks, balancer, accelerator, dtype)
         self.prepare = self.predictor.prepare
@@ -80,7 +83,8 @@ class Engine:
         self.first_losses = FirstLosses(config.normalize_losses)
         self.left_out = LeftOut()
         self._turns = Turns(seed, accelerator.device)
-        self._seen: set[str] = set()
+        self._seen: set[str] = set()  # the tasks that had a label since the last optimizer step
+        self._window: Window = defaultdict(list)
 
     # -- the run ----------------------------------------------------------------------------------------------
 
@@ -135,13 +139,14 @@ class Engine:
         return best
 
     def _training_record(self, steps: list[Step]) -> Record:
-        found = [step.scalars() for step in steps]
-        keys = list(dict.fromkeys(key for scalars in found for key in scalars))
-        means = {key: fmean(scalars[key] for scalars in found if key in scalars) for key in keys}
         rates = {f"lr/{group['name']}": group["lr"] for group in self.optimizer.param_groups}
         if "lr" in options_of(type(self.balancer)):
             rates["lr/balancer"] = steps[-1].rate
-        return {"step": self.step, "epoch": (self.step - 1) // self.steps_per_epoch, "split": "train"} | means | rates
+        return (
+            {"step": self.step, "epoch": (self.step - 1) // self.steps_per_epoch, "split": "train"}
+            | mean_scalars(steps)
+            | rates
+        )
 
     def _logs(self, step: int) -> bool:
         return step == 1 or step % self.config.log_every == 0 or step == self.total_steps
@@ -156,7 +161,7 @@ class Engine:
 
     @property
     def _rate_factor(self) -> float:
-        return rate_factor(self.config, self.step, self.total_steps)
+        return optim.rate_factor(self.config, self.step, self.total_steps)
 
     # -- training ---------------------------------------------------------------------------------------------
 
@@ -165,82 +170,75 @@ class Engine:
         with self.accelerator.accumulate(*self.decoder_gradients.held_back(self.model)):
             step = Step(
                 self.balancer,
-                self.network.encoder,
                 number=self.step,
                 epoch=self.step // self.steps_per_epoch,
                 rate=self.balancer.lr * self.balancer.lr_decay**self.step * self._rate_factor,
                 accumulation=self.config.accumulation,
-                first_losses=self.first_losses,
-                observe=self._logs(self.step + 1),
+                window=self._window,
             )
-            step.inputs = self.prepare(batch)
+            observe = self._logs(self.step + 1)
+            one = Pass(self.balancer, self.network.encoder, step, first_losses=self.first_losses, observe=observe)
+            image, targets = self.prepare(batch)
             self._turns.model(self.step)
-            outputs, losses = self._forward(self.model, *step.inputs, partial(self._tap, step))
+            outputs, losses = self._forward(self.model, image, targets, partial(self._tap, one))
             self._turns.balancer()
-            step.record(losses, outputs)
+            one.record(losses, outputs)
             if "indicators" in self.balancer.needs:
-                targets = step.inputs[1]
-                step.record_indicators({n: t.indicator(outputs[n], targets[n]) for n, t in self.tasks.items()})
+                one.record_indicators({n: t.indicator(outputs[n], targets[n]) for n, t in self.tasks.items()})
 
             # The only backward pass. When it reaches the features, the tap hands the K task gradients to
             # `balancer.combine` and lets one gradient through to the encoder.
             with self.decoder_gradients.weighed(step, self.network.decoders):
-                step.backward(self.accelerator.backward)
+                one.backward(self.accelerator.backward)
 
             self._seen.update(step.tasks)
             if self.accelerator.sync_gradients:
-                self._update(step)
+                self._update(one, partial(self._forward, self.network, image, targets, self.balancer.adapt))
         return step
 
     @torch.compiler.disable
-    def _tap(self, step: Step, features: Features) -> Mapping[str, Features]:
+    def _tap(self, one: Pass, features: Features) -> Mapping[str, Features]:
         with self._turns.adapters():
-            return step.tap(features)
+            return one.tap(features)
 
     def _forward(self, model: nn.Module, image: Tensor, targets: Tensors, share: Share) -> tuple[Tensors, Losses]:
         outputs = model(image, share, output_sizes(self.tasks, targets))
         return outputs, {name: loss_of(task, outputs[name], targets[name]) for name, task in self.tasks.items()}
 
-    def _update(self, step: Step) -> None:
-        """Moves model and balancer once, from the gradients of the whole accumulation window."""
+    def _update(self, one: Pass, again: Forward) -> None:
+        """Moves model and balancer once, from the gradients of the whole accumulation window.
+
+        `one` is its last pass; `again` runs the same micro-batch forward through the model as it is then.
+        """
         absent, self._seen = set(self.tasks) - self._seen, set()
         for name in absent:  # no label anywhere: not even momentum or weight decay may move the decoder
             self.network.decoders[name].zero_grad(set_to_none=True)
         if len(absent) < len(self.tasks):
-            self._check_gradients(step)
+            self._check_gradients(one.step)
             for group in self.optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * self._rate_factor
             self.optimizer.step()
             if not self.optimizer.step_was_skipped:
-                self._update_balancer(step, absent)
+                self._update_balancer(one, again, absent)
         self.optimizer.zero_grad()
         self.balancer.zero_grad()
+        self._window = defaultdict(list)
         self.step += 1
 
-    def _update_balancer(self, step: Step, absent: set[str]) -> None:
-        distributed.average_gradients(self.balancer.parameters())
-        for task in absent:
-            task_state(self.balancer, task).zero_grad(set_to_none=True)
-        for parameter in self.balancer.parameters():
-            if parameter.grad is not None:
-                parameter.grad /= step.scale
-        if "second_forward" in self.balancer.needs and step.tasks:
+    def _update_balancer(self, one: Pass, again: Forward, absent: set[str]) -> None:
+        optim.complete_gradients(self.balancer, one.step, absent)
+        if "second_forward" in self.balancer.needs and one.step.tasks:
             with torch.no_grad(), kept_buffers(self.network):
-                step.record_after(self._forward(self.network, *step.inputs, self.balancer.adapt)[1])
-        self.balancer.after_model(step)
-        move_balancer(self.balancer, self.balancer_optimizer, step.rate)
-        self.balancer.after_step(step)
+                one.record_after(again()[1])
+        self.balancer.after_model(one.step)
+        optim.move_balancer(self.balancer, self.balancer_optimizer, one.step)
+        self.balancer.after_step(one.step)
 
     def _check_gradients(self, step: Step) -> None:
         """Clips, and stops the run before a gradient that is not finite moves anything.
 
         Under a loss scaler such a step is skipped and the scale lowered instead: there it is part of the method.
         """
-        parameters = [p for p in self.network.parameters() if p.grad is not None]
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        if self.config.clip_norm is not None:
-            norm = self.accelerator.clip_grad_norm_(parameters, self.config.clip_norm)
-        else:
-            norm = nn.utils.get_total_norm(gradients)
+        norm = optim.clip_gradients(self.accelerator, self.network, self.config.clip_norm)
         if self.accelerator.scaler is None and not bool(torch.isfinite(norm)):
             raise gradient_error(float(norm), self.step, step.tasks, step.weights, type(self.balancer).__name__)

@@ -1,15 +1,21 @@
 """The optimizers of a run and their learning-rate schedule."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
 import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from mtlkit.balancer import Balancer
 from mtlkit.config.schema import TrainerConfig
+from mtlkit.distributed import average_gradients
 from mtlkit.engine.model import MultiTaskModel
+from mtlkit.state import Kept, task_state
+from mtlkit.step import Step
 
 
 def model_optimizer(model: MultiTaskModel, config: TrainerConfig) -> Optimizer:
@@ -32,13 +38,37 @@ def balancer_optimizer(balancer: Balancer) -> torch.optim.Adam | None:
     return Adam(parameters, lr=balancer.lr, eps=1e-16) if parameters else None
 
 
+def clip_gradients(accelerator: Accelerator, model: nn.Module, most: float | None) -> Tensor:
+    """The length of the model's whole gradient, which is then scaled down to `most` (None: left as it is)."""
+    parameters = [p for p in model.parameters() if p.grad is not None]
+    if most is not None:
+        return accelerator.clip_grad_norm_(parameters, most)
+    return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+
+
+def complete_gradients(balancer: Balancer, step: Step, absent: Iterable[str]) -> None:
+    """Makes what the balancer's parameters gathered in this process the gradients of the whole optimizer step.
+
+    The backward pass leaves them too large by the loss scale. What belongs to absent tasks must not move at all.
+    """
+    average_gradients(balancer.parameters())
+    for task in absent:
+        task_state(balancer, task).zero_grad(set_to_none=True)
+    for parameter in balancer.parameters():
+        if parameter.grad is not None:
+            parameter.grad /= step.scale
+
+
 @torch.no_grad()
-def move_balancer(balancer: Balancer, optimizer: torch.optim.Adam | None, rate: float) -> None:
-    """Moves learned parameters by the optimizer, and kept states by the changes that their steps gathered."""
+def move_balancer(balancer: Balancer, optimizer: torch.optim.Adam | None, step: Step) -> None:
+    """Moves learned parameters by the optimizer, and kept states by what the step's micro-batches gave for them."""
     if optimizer is not None:
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = step.rate
         optimizer.step()
+    for part in balancer.modules():
+        if isinstance(part, Kept):
+            part.settle(step.noted(part))
     for state in balancer.parameters():
         if not state.requires_grad and state.grad is not None:
             state.add_(state.grad)

@@ -1,10 +1,30 @@
-"""What the log tells of a step's task gradients."""
+"""What the log keeps of a step."""
 
 from collections.abc import Sequence
 from itertools import combinations
+from statistics import fmean
 
 import torch
 from torch import Tensor
+
+from mtlkit.step import Step
+
+
+def scalars_of(step: Step) -> dict[str, float]:
+    """A step's losses, weights, gradients and extras, under the keys of `metrics.jsonl`."""
+    found = {f"loss/{name}": loss for name, loss in step.raw_losses.items()}
+    if step.weights is not None:
+        found |= {f"weight/{t}": w for t, w in zip(step.tasks, step.weights.tolist(), strict=True)}
+    if "gram" in step.found and step.finite:
+        found |= gradient_scalars(step.tasks, step.found["gram"], step.found.get("products"))
+    return found | {f"balancer/{name}": float(value) for name, value in step.extras.items()}
+
+
+def mean_scalars(steps: Sequence[Step]) -> dict[str, float]:
+    """The same for all micro-batches of an optimizer step: each figure's mean over those that have it."""
+    found = [scalars_of(step) for step in steps]
+    keys = dict.fromkeys(key for scalars in found for key in scalars)
+    return {key: fmean(scalars[key] for scalars in found if key in scalars) for key in keys}
 
 
 def gradient_scalars(tasks: Sequence[str], gram: Tensor, products: Tensor | None) -> dict[str, float]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from mtlkit import contract
 from mtlkit.distributed import add_over_ranks, rank, sum_over_ranks, world_size
-from mtlkit.gradients import Row, at_least_float32, gradients_of, gram_of, inner_products, weighted_sum
+from mtlkit.gradients import Row, at_least_float32, gradients_of, gram_of, inner_products, pull_back, weighted_sum
 from mtlkit.network import Encoder, Features
+from mtlkit.step import TaskGradients
 
 
 def shared_parameters(encoder: Encoder) -> list[Tensor]:
@@ -18,14 +20,21 @@ def shared_parameters(encoder: Encoder) -> list[Tensor]:
     return [parameter for parameter in encoder.parameters() if parameter.requires_grad]
 
 
-class Space(ABC):
-    """The K task gradients of one backward pass, as a balancer sees them.
+class Space(TaskGradients):
+    """The K task gradients of one backward pass: what a balancer reads of them, and how it makes one of them.
+
+    The gradients come to be known in one of two ways. `receive` takes them when they arrive at the tap. Or, for a
+    method that differentiates them once more, `differentiate` says how to work them out before the backward pass.
+    `release` lets go of both; the Gram matrix stays.
 
     Attributes:
         levels: the shared features, one tensor per level.
         inputs: what the tap stands on: it hands out aliases of the first ones, one tensor per level, and returns a
             gradient for each of them.
         rows: the gradients at the features as they arrive, one row per present task; `unit` times too large.
+        seed: the factor that the backward pass started with. A gradient arrives `seed` times too large.
+        unit: the same, times the number of processes: each process's losses carry that factor, as DDP averages.
+        known_gram: the Gram matrix, if anybody has asked for it.
     """
 
     def __init__(self, levels: Features, encoder: Encoder, halves: bool) -> None:
@@ -35,10 +44,42 @@ class Space(ABC):
         self.inputs: list[Tensor] = levels
         self.rows: list[Row] = []
         self.seed = self.unit = torch.ones(())
+        self._graph: list[tuple[Tensor, Features]] = []  # each present task's mean loss and its own features
+        self.known_gram: Tensor | None = None
 
     def receive(self, rows: list[Row], seed: Tensor) -> None:
         """Takes the gradients at the features; `seed` is the factor that the backward pass started with."""
         self.rows, self.seed, self.unit = rows, seed, seed * world_size()
+
+    def differentiate(self, means: Sequence[Tensor], aliases: Sequence[Features]) -> None:
+        """From now on the gradients are the derivatives of the mean losses by each task's own features."""
+        self._graph = list(zip(means, aliases, strict=True))
+
+    def release(self) -> None:
+        """Lets go of the gradients and of the graph, which hold much memory."""
+        self.levels, self.inputs, self.rows, self._graph = [], [], [], []
+        self.known_gram = None if self.known_gram is None else self.known_gram.detach()
+
+    def gram(self) -> Tensor:
+        if self.known_gram is None:
+            self.known_gram = self._gram_with_graph(self._graph) if self._graph else self._gram_of_rows()
+        return self.known_gram
+
+    def local_gradients(self) -> list[Row]:
+        if self._graph:
+            rows = [gradients_of(mean, aliases) for mean, aliases in self._graph]
+            return [[g / world_size() for g in row] for row in rows]
+        arrived = contract.known(self.rows, "local_gradients", "`combine`")
+        return [[None if g is None else at_least_float32(g) / self.unit for g in row] for row in arrived]
+
+    def local_features(self) -> Features:
+        return [level.detach() for level in contract.known(self.levels, "local_features", "`combine`")]
+
+    def cross_gram(self) -> Tensor:
+        raise AssertionError("`Step` asks the space `parameters` only")
+
+    def jacobian(self) -> Tensor:
+        raise AssertionError("`Step` asks the space `parameters` only")
 
     @property
     def form(self) -> Features:
@@ -46,8 +87,12 @@ class Space(ABC):
         return self.levels
 
     @abstractmethod
-    def gram(self) -> Tensor:
-        """(k, k) float64: the inner products over all processes."""
+    def _gram_of_rows(self) -> Tensor:
+        """The Gram matrix of the gradients that arrived."""
+
+    def _gram_with_graph(self, graph: Sequence[tuple[Tensor, Features]]) -> Tensor:
+        """The same before the backward pass, differentiable."""
+        raise AssertionError("no method with a double backward works in the space `parameters`")
 
     @abstractmethod
     def weighted(self, weights: Tensor) -> list[Tensor | None]:
@@ -65,8 +110,9 @@ class Space(ABC):
 class FeatureSpace(Space):
     """The gradients at the features. Samples differ between processes, so the Gram matrices of all processes add up."""
 
-    def gram(self) -> Tensor:
-        return sum_over_ranks(gram_of(self.rows)) / self.unit.double() ** 2
+    def _gram_of_rows(self) -> Tensor:
+        rows = contract.known(self.rows, "gram", "`combine`")
+        return sum_over_ranks(gram_of(rows)) / self.unit.double() ** 2
 
     def weighted(self, weights: Tensor) -> list[Tensor | None]:
         return [weighted_sum(level, weights) for level in zip(*self.rows, strict=True)]
@@ -78,9 +124,8 @@ class FeatureSpace(Space):
         found = sum_over_ranks(gram_of([*self.rows, gradient])[-1])
         return torch.cat([found[:-1] / self.unit.double(), found[-1:]])
 
-    def gram_with_graph(self, means: Sequence[Tensor], aliases: Sequence[Features]) -> Tensor:
-        """The same before the backward pass, differentiable."""
-        local = [gradients_of(mean, levels) for mean, levels in zip(means, aliases, strict=True)]
+    def _gram_with_graph(self, graph: Sequence[tuple[Tensor, Features]]) -> Tensor:
+        local = [gradients_of(mean, levels) for mean, levels in graph]
         mine = gram_of(local) / world_size()
         return mine + (sum_over_ranks(mine) / world_size() - mine).detach()
 
@@ -88,13 +133,13 @@ class FeatureSpace(Space):
 class LastLayerSpace(FeatureSpace):
     """Compares the gradients of the last layer's weights; the combined gradient is that of the features."""
 
-    def gram(self) -> Tensor:
-        weight = self._weight
-        rows = torch.stack([torch.cat(pull_back(self.levels, row, [weight])) for row in self.rows])
+    def _gram_of_rows(self) -> Tensor:
+        weight, arrived = self._weight, contract.known(self.rows, "gram", "`combine`")
+        rows = torch.stack([torch.cat(pull_back(self.levels, row, [weight])) for row in arrived])
         return inner_products(add_over_ranks(rows).unbind()) / self.unit.double() ** 2
 
-    def gram_with_graph(self, means: Sequence[Tensor], aliases: Sequence[Features]) -> Tensor:
-        local = torch.stack([at_least_float32(gradients_of(mean, [self._weight])[0].flatten()) for mean in means])
+    def _gram_with_graph(self, graph: Sequence[tuple[Tensor, Features]]) -> Tensor:
+        local = torch.stack([at_least_float32(gradients_of(mean, [self._weight])[0].flatten()) for mean, _ in graph])
         whole = local + (sum_over_ranks(local) / world_size() - local).detach()
         return inner_products(whole.unbind())
 
@@ -118,6 +163,8 @@ class ParameterSpace(Space):
         if not self.parameters:
             raise ValueError("balancer.space=parameters needs an encoder with trainable parameters; this one has none.")
         self.inputs = [*(level.detach() for level in levels), *self.parameters]
+        self._halves: Tensor | None = None  # (2, k, P)
+        self._total: Tensor | None = None  # (k, P)
 
     def receive(self, rows: list[Row], seed: Tensor) -> None:
         super().receive(rows, seed)
@@ -131,26 +178,29 @@ class ParameterSpace(Space):
         self._halves = total.view(2, len(rows), size) if self.halves else None
         self._total = total if self._halves is None else self._halves.sum(0)  # `unit` times too large, like the rows
 
+    def release(self) -> None:
+        super().release()
+        self._total = self._halves = None
+
     @property
     def form(self) -> Features:
-        return [self._total[0]]
+        return [self._whole("form")[0]]
 
-    @property
     def jacobian(self) -> Tensor:
-        """(k, P): the gradients of the tasks' losses, over all processes."""
-        return self._total / self.unit.to(self._total.dtype)
+        total = self._whole("jacobian")
+        return total / self.unit.to(total.dtype)
 
-    def gram(self) -> Tensor:
-        return inner_products(self._total.unbind()) / self.unit.double() ** 2
+    def _gram_of_rows(self) -> Tensor:
+        return inner_products(self._whole("gram").unbind()) / self.unit.double() ** 2
 
     def cross_gram(self) -> Tensor:
-        """(k, k) float64: <g_i on the even samples, g_j on the odd ones>."""
+        self._whole("cross_gram")
         assert self._halves is not None, "`step.cross_gram` needs `needs = {'second_batch'}`"
         first, second = self._halves  # each estimates one half of the whole gradient
         return 4 * inner_products(first.unbind(), second.unbind()) / self.unit.double() ** 2
 
     def weighted(self, weights: Tensor) -> list[Tensor | None]:
-        total = weighted_sum(self._total.unbind(), weights / world_size())
+        total = weighted_sum(self._whole("jacobian").unbind(), weights / world_size())
         assert total is not None
         return self._handed_out(total)
 
@@ -160,8 +210,11 @@ class ParameterSpace(Space):
 
     def products(self, gradient: Features) -> Tensor:
         (flat,) = gradient
-        mine = inner_products(self._total.unbind(), [flat])[:, 0] / self.unit.double()
+        mine = inner_products(self._whole("jacobian").unbind(), [flat])[:, 0] / self.unit.double()
         return torch.cat([mine, inner_products([flat])[0]])
+
+    def _whole(self, name: str) -> Tensor:
+        return contract.known(self._total, name, "`combine`")
 
     def _handed_out(self, flat: Tensor) -> list[Tensor | None]:
         """Each parameter's part: equal on all processes, so their mean is the same."""
@@ -175,19 +228,6 @@ SPACES: dict[str, type[Space]] = {
     "last_layer": LastLayerSpace,
     "parameters": ParameterSpace,
 }
-
-
-def pull_back(levels: Features, row: Row, inputs: Sequence[Tensor], *, retain_graph: bool = True) -> list[Tensor]:
-    """A task's gradient at the features carried back to `inputs`, flattened; zeros where it does not reach."""
-    used = [i for i, g in enumerate(row) if g is not None]
-    found: Sequence[Tensor | None] = [None] * len(inputs)
-    if used:
-        outputs, cotangents = [levels[i] for i in used], [row[i] for i in used]
-        with torch.enable_grad():
-            found = torch.autograd.grad(outputs, inputs, cotangents, retain_graph=retain_graph, allow_unused=True)
-    return [
-        at_least_float32(torch.zeros_like(x) if g is None else g).flatten() for g, x in zip(found, inputs, strict=True)
-    ]
 
 
 def half_of(row: Row, half: int) -> Row:

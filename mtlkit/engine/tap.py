@@ -1,15 +1,21 @@
-"""The autograd nodes of a step: the K task gradients meet here, inside one backward pass."""
+"""The autograd nodes of a step: the K task gradients meet here, inside one backward pass.
 
-from __future__ import annotations
+An autograd node runs twice. Forward it is an ordinary function of tensors. Backward, autograd calls it once, when the
+gradients of all its outputs are complete, and it returns the gradients of its inputs. That call is the one place where
+all task gradients are known and the encoder's backward pass has not begun. The nodes here know nothing of balancers:
+each gets a function and calls it there.
+"""
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 
-if TYPE_CHECKING:
-    from mtlkit.engine.step import Step
+from mtlkit.gradients import Row
+
+Combine = Callable[[list[Row]], list[Tensor | None]]
 
 
 class Tap(Function):
@@ -20,19 +26,21 @@ class Tap(Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, step: Step, copies: int, levels: int, *inputs: Tensor) -> tuple[Tensor, ...]:
-        ctx.step, ctx.copies, ctx.levels = step, copies, levels
+    def forward(ctx: Any, combine: Combine, copies: int, levels: int, *inputs: Tensor) -> tuple[Tensor, ...]:
+        ctx.combine, ctx.copies, ctx.levels = combine, copies, levels
+        # Autograd would fill in zeros for an alias that no decoder used. None says so, and costs no memory.
         ctx.set_materialize_grads(False)
         ctx.like = [(x.shape, x.dtype, x.device) for x in inputs]
+        # Aliases, not copies: the same memory under K names, so that each decoder's gradient arrives apart.
         return tuple(level.view_as(level) for _ in range(copies) for level in inputs[:levels])
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         n = ctx.levels
-        combined = ctx.step._combine([list(gradients[k * n : (k + 1) * n]) for k in range(ctx.copies)])
+        combined = ctx.combine([list(gradients[k * n : (k + 1) * n]) for k in range(ctx.copies)])
         # A level that no decoder uses still gives its parameters a (zero) gradient, as DDP expects of all of them.
         return (
-            None,
+            None,  # autograd wants one entry per argument of `forward`; the first three are no tensors
             None,
             None,
             *(
@@ -43,34 +51,30 @@ class Tap(Function):
 
 
 class Coefficients(Function):
-    """The K losses as one vector; backward it notes the objective's derivative by each loss.
+    """The K losses as one vector; backward it hands over the objective's derivatives by the losses.
 
-    With `plain`, every decoder is handed the gradient of its own loss, and the tap applies the derivatives to
-    what goes on into the encoder. Otherwise (a differentiated objective) they go to the decoders as well.
+    `receive` gets them (k,) and returns the gradient that each loss, and so its decoder, goes on with (k,).
     """
 
     @staticmethod
-    def forward(ctx: Any, step: Step, plain: bool, *losses: Tensor) -> Tensor:
-        ctx.step, ctx.plain = step, plain
+    def forward(ctx: Any, receive: Callable[[Tensor], Tensor], *losses: Tensor) -> Tensor:
+        ctx.receive = receive
         return torch.stack(losses)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        step: Step = ctx.step
-        step.coefficients = gradient.detach() / step._seed
-        passed = step._seed.expand_as(gradient) if ctx.plain else gradient
-        return None, None, *passed.unbind()
+        return None, *ctx.receive(gradient).unbind()
 
 
 class Seed(Function):
-    """The objective; backward it notes the factor that arrives: loss scale over accumulation steps."""
+    """The objective; backward it hands over the factor that arrives: the loss scale over the accumulation steps."""
 
     @staticmethod
-    def forward(ctx: Any, step: Step, objective: Tensor) -> Tensor:
-        ctx.step = step
+    def forward(ctx: Any, receive: Callable[[Tensor], None], objective: Tensor) -> Tensor:
+        ctx.receive = receive
         return objective.view_as(objective)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        ctx.step._seed = gradient.detach()
+        ctx.receive(gradient.detach())
         return None, gradient

@@ -1,0 +1,146 @@
+"""One forward and one backward pass of a micro-batch: where the balancer's hooks are called."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from mtlkit import contract
+from mtlkit.balancer import Balancer
+from mtlkit.engine.losses import FirstLosses, Losses, LossMeans
+from mtlkit.engine.space import SPACES, Space
+from mtlkit.engine.tap import Coefficients, Seed, Tap
+from mtlkit.gradients import Row
+from mtlkit.network import Encoder, Features
+from mtlkit.step import Step
+from mtlkit.task import no_loss
+
+
+class Pass:
+    """The machinery of a step: it fills in what the balancer sees of it, and calls the balancer's hooks in turn.
+
+    Called in this order: `tap` (in the forward pass, between encoder and decoders), `record`, `backward`, and, where
+    the balancer needs it, `record_after` once the model has moved.
+
+    Args:
+        balancer: the method.
+        encoder: what the tasks share.
+        step: what the balancer gets to see.
+        first_losses: what the losses are divided by.
+        observe: work out the Gram matrix for the log even where the balancer does not need it.
+    """
+
+    def __init__(
+        self,
+        balancer: Balancer,
+        encoder: Encoder,
+        step: Step,
+        *,
+        first_losses: FirstLosses | None = None,
+        observe: bool = False,
+    ) -> None:
+        self.step = step
+        self._balancer = balancer
+        self._encoder = encoder
+        self._first_losses = first_losses or FirstLosses()
+        self._observe = observe or "gram" in balancer.needs
+        self._create_graph = "create_graph" in balancer.needs
+        self._aliases: dict[str, Features] = {}
+        self._space: Space
+        self._losses: LossMeans
+
+    # The tap runs in the middle of a model that users may compile; torch.compile must not look into it.
+    @torch.compiler.disable
+    def tap(self, features: Features) -> dict[str, Features]:
+        """The shared features as each task's decoder gets them; their gradients come together in `combine`."""
+        own, names, n = self._balancer, self._balancer.tasks, len(features)
+        self._space = SPACES[own.space](features, self._encoder, "second_batch" in own.needs)
+        self.step.gradients = self._space
+        if self._create_graph or not torch.is_grad_enabled():
+            aliases = [level.view_as(level) for _ in names for level in features]
+        else:
+            aliases = list(Tap.apply(self._combine, len(names), n, *self._space.inputs))
+        self._aliases = {name: aliases[k * n : (k + 1) * n] for k, name in enumerate(names)}
+        return {name: contract.check_adapted(own, name, own.adapter(name, a), a) for name, a in self._aliases.items()}
+
+    def record(self, losses: Losses, outputs: Mapping[str, Tensor]) -> None:
+        """Takes this process's (sum, count) of every task and makes global means of them."""
+        self._losses = LossMeans(losses, outputs, self._first_losses, self.step.number)
+        self.step.tasks, self.step.raw_losses = self._losses.tasks, self._losses.raw
+        if self.step.tasks:
+            self.step.losses = Coefficients.apply(self._receive_coefficients, *self._losses.means)
+        if self._create_graph:
+            self._space.differentiate(self._losses.means, [self._aliases[task] for task in self.step.tasks])
+
+    def record_indicators(self, indicators: Mapping[str, tuple[Tensor, Tensor] | None]) -> None:
+        """Takes this process's (sum, count) of every task's indicator."""
+        self._tell("indicators", self._losses.indicators(indicators))
+
+    def record_after(self, losses: Losses) -> None:
+        """Takes the losses of the same batch once more, when the model has moved."""
+        self._tell("losses_after", self._losses.after(losses))
+
+    def backward(self, backward: Callable[[Tensor], None]) -> None:
+        """Runs the one backward pass; raises `ValueError` where a needed double backward does not exist."""
+        # Parts that get no gradient otherwise: DDP waits for one of every parameter.
+        total = self._losses.anchors + [no_loss(level)[0] for level in self._space.levels if self._create_graph]
+        try:
+            if self.step.tasks:
+                objective = self._balancer.objective(self.step)
+                total.append(contract.check_objective(self._balancer, objective, self.step.losses))
+            backward(Seed.apply(self._receive_seed, sum(total[1:], total[0])))
+        except RuntimeError as error:
+            if self._create_graph and ("is not implemented" in str(error) or "differentiate twice" in str(error)):
+                raise contract.no_double_backward(self._balancer, error) from error
+            raise
+        if self._create_graph:
+            self.step.weights = self.step.coefficients
+        # Whoever keeps the step keeps its numbers, not the graph.
+        self._space.release()
+        if self._space.known_gram is not None:
+            self.step.found["gram"] = self._space.known_gram
+        self._aliases, self._losses.means, self._losses.anchors = {}, [], []
+        self.step.losses = self.step.losses.detach()
+
+    # -- what the autograd nodes call, in this order ----------------------------------------------------------
+
+    def _receive_seed(self, seed: Tensor) -> None:
+        self.step.seed = seed
+
+    def _receive_coefficients(self, gradient: Tensor) -> Tensor:
+        """The objective's derivatives by the losses arrive; returns what each loss hands on to its decoder.
+
+        Every decoder gets the gradient of its own loss, as if the objective were the plain sum. The derivatives
+        become factors of what goes on into the encoder, in `_combine`, and, where asked for, of the decoders'
+        gradients afterwards (`DecoderGradients`). With a double backward there is no tap to do so: they go on.
+        """
+        self.step.coefficients = gradient.detach() / self.step.seed
+        return gradient if self._create_graph else self.step.seed.expand_as(gradient)
+
+    def _combine(self, rows: list[Row]) -> list[Tensor | None]:
+        """The K task gradients arrive at the tap; returns the gradient of each thing that it stands on."""
+        step, space, names = self.step, self._space, self._balancer.tasks
+        if not step.tasks:
+            return [None] * len(space.inputs)
+        assert step.coefficients is not None
+        space.receive([rows[names.index(task)] for task in step.tasks], step.seed)
+        with torch.no_grad():
+            if self._observe:
+                step.finite = bool(torch.isfinite(space.gram()).all())
+            combined: Tensor | Features = step.losses.new_ones(len(step.tasks))
+            if step.finite:  # else the step will not be made: the run stops, or the loss scale gets smaller
+                combined = self._balancer.combine(step)
+            if isinstance(combined, Tensor):
+                weights = contract.check_weights(self._balancer, combined, step.losses, step.tasks, "combine")
+                step.weights = step.coefficients * weights
+                result = space.weighted(step.weights)
+            else:
+                combined = contract.check_gradient(self._balancer, combined, space.form)
+                if self._observe:
+                    step.found["products"] = space.products(combined)
+                result = space.given(combined)
+        space.rows = []  # frees the K gradients before the encoder's backward pass begins
+        return result
+
+    def _tell(self, name: str, values: list[float]) -> None:
+        self.step.found[name] = self.step.losses.detach().new_tensor(values)
