@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import ParameterDict
 
-from mtlkit.balancer import BALANCERS, LossBalancer
+from mtlkit.balancer import BALANCERS, Balancer
 from mtlkit.gradients import inverse
 from mtlkit.option_checks import check_number
 from mtlkit.state import per_task, stack
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @BALANCERS.register("gradnorm")
-class GradNorm(LossBalancer):
+class GradNorm(Balancer):
     """Learns weights w_k > 0, of sum K, under which all tasks train at the same rate.
 
     The w_k descend on sum_k | w_k n_k - target_k | with n_k = |grad_W L_k|, target_k = mean_j(w_j n_j) r_k^alpha
@@ -42,14 +42,14 @@ class GradNorm(LossBalancer):
     Raises:
         ValueError: `alpha` is negative; or, in training, a loss is, and the message names its task.
 
-    >>> import torch
     >>> from mtlkit import BALANCERS
-    >>> BALANCERS.build("gradnorm", tasks=("a", "b"), alpha=0.5).weights(torch.ones(2)).tolist()
-    [1.0, 1.0]
+    >>> {task: w.item() for task, w in BALANCERS.build("gradnorm", tasks=("a", "b"), alpha=0.5).weight.items()}
+    {'a': 1.0, 'b': 1.0}
     """
 
     needs = frozenset({"gram"})
     spaces = ("features", "last_layer")
+    decoders = "weighted"
 
     def __init__(
         self,
@@ -66,8 +66,8 @@ class GradNorm(LossBalancer):
         self.weight = per_task(tasks, torch.ones(()), learned=True)
         self.initial_loss = per_task(tasks, torch.zeros(()))
 
-    def weights(self, losses: Tensor, tasks: Sequence[str] | None = None) -> Tensor:
-        return stack(self.weight, tasks or self.tasks).to(losses.dtype)
+    def objective(self, step: "Step") -> Tensor:
+        return (stack(self.weight, step.tasks).detach() * step.losses).sum()
 
     def combine(self, step: "Step") -> Tensor:
         losses = step.losses.detach().double()
