@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import re
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,15 @@ def test_rooms_import_downwards_only():
         if room(module) in ROOMS and module not in doors:
             for other in needed - doors:
                 assert ROOMS.index(room(other)) <= ROOMS.index(room(module)), f"{module} imports {other}"
+
+
+def test_the_page_on_the_architecture_names_what_there_is():
+    text = (REPOSITORY / "docs" / "architecture.md").read_text()
+    drawn = [line.split("/")[0].strip() for line in text.splitlines() if re.match(r"    \w+/  ", line)]
+    assert [name for name in reversed(drawn) if name in ROOMS] == [name for name in ROOMS if name in drawn]
+    assert {*drawn, "testing", "top"} >= set(ROOMS)
+    for path in re.findall(r"`(mtlkit/[\w/]+\.py)`", text):
+        assert path.endswith("/NAME.py") or (REPOSITORY / path).exists(), path
 
 
 @pytest.mark.parametrize(("folder", "other"), [("balancers", "mtlkit.tasks"), ("tasks", "mtlkit.balancers")])
