@@ -84,10 +84,13 @@ class Kept(nn.Module):
         """Moves by what the micro-batches of an optimizer step offered, as (tasks, values)."""
         if not offered:
             return
+        # One whole table per micro-batch, with NaN for what it says nothing of: `nanmean` then takes the mean of each
+        # entry over those micro-batches alone in which both tasks were there.
         table = torch.full((len(offered), *self.value.shape), torch.nan).to(self.value)
         for row, (tasks, values) in zip(table, offered, strict=True):
             row[self._place(tasks)] = values.to(row)
         mean, old = table.nanmean(dim=0), self.value
+        # NaN in the old value means "not known yet": then there is nothing to average with.
         moved = torch.where(old.isnan(), mean, (1 - self.rate) * old + self.rate * mean)
         self.value.copy_(torch.where(mean.isnan(), old, moved))
 
@@ -97,7 +100,7 @@ class Kept(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
         """What moves the module to a device or a type: here to the device only, or single digits would be lost."""
-        value = self.value
+        value = self.value  # `fn` may make float32 of it
         super()._apply(fn, recurse)
         self.value = value.to(self.value.device)
         return self

@@ -147,6 +147,7 @@ class Step:
 
     def add_gradient(self, parameter: Tensor, gradient: Tensor) -> None:
         """Adds to the gradient of a parameter of the balancer's, on the same scale as the backward pass does."""
+        # The engine divides all of them by the scale at the end, those that autograd made included.
         gradient = gradient.to(parameter.dtype) * self.seed.to(parameter.dtype)
         parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
 

@@ -16,10 +16,12 @@ GIVEN = ("plain", "weighted")
 class DecoderGradients:
     """Weighs the decoders' gradients of every micro-batch, or leaves them as they are.
 
-    Some methods know their weights only inside the backward pass, when it has been through the decoders already. So a
-    micro-batch's decoder gradients are multiplied after its backward pass, and what earlier micro-batches of the same
-    step left waits aside meanwhile: that has its own weights. On several processes they must be summed over
-    processes after every micro-batch, not after the last one only: see `held_back`.
+    Some methods know their weights only inside the backward pass, when that has left the decoders already. So the
+    decoders' gradients are multiplied by the weights after the backward pass of each micro-batch. The gradients of
+    earlier micro-batches of the same step have weights of their own. They are kept aside meanwhile.
+
+    Several processes sum their gradients. The weights must come after that sum, and each micro-batch has its own. So
+    with weights the sum is made after every micro-batch, and not only after the last one (`held_back`).
 
     Args:
         setting: `plain`, `weighted`, or `published` for what the balancer's class declares (`Balancer.decoders`).
@@ -70,12 +72,14 @@ class DecoderGradients:
             yield
             self._check_objective(step)
             return
+        # Now `grad` is empty, so that the backward pass leaves this micro-batch's gradient alone in it.
         aside = [(parameter, parameter.grad) for parameter in decoders.parameters()]
         for parameter, _ in aside:
             parameter.grad = None
         yield
-        if step.finite:  # else the step is not made
+        if step.finite:  # else there are no weights, and the step will not be made
             self._weigh(step, decoders)
+        # Then what earlier micro-batches left is added again, with the weights that it got at its time.
         for parameter, gradient in aside:
             if gradient is not None:
                 parameter.grad = gradient if parameter.grad is None else gradient.add_(parameter.grad)

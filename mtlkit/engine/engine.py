@@ -40,8 +40,8 @@ Forward = Callable[[], tuple[Tensors, Losses]]
 class Engine:
     """Trains a multi-task model with one backward pass per step, whatever the balancer.
 
-    Every process builds the same engine, and `seed` fixes dropout and what the balancer draws. Model, tasks and
-    balancer are moved to the accelerator's device.
+    Every process builds the same engine. `seed` fixes dropout and the balancer's random numbers. The model, the tasks
+    and the balancer move to the accelerator's device.
 
     Attributes:
         step: how many optimizer steps are done.
@@ -69,6 +69,8 @@ class Engine:
         self.observer: Observer = Observers()  # those of the main process; the others have none
 
         dtype = dtype_of(config.precision)
+        # The balancer is not part of the wrapped model: DDP would wait for gradients of parameters that have none in
+        # some steps. So its state is made equal here, and its gradients are averaged by hand.
         model.to(dtype)
         self.balancer = balancer.to(accelerator.device, dtype)
         distributed.broadcast_state(self.balancer)
@@ -179,7 +181,7 @@ class Engine:
             observe = self._logs(self.step + 1)
             one = Pass(self.balancer, self.network.encoder, step, first_losses=self.first_losses, observe=observe)
             image, targets = self.prepare(batch)
-            self._turns.model(self.step)
+            self._turns.model(self.step)  # dropout draws the same numbers whatever the balancer drew before
             outputs, losses = self._forward(self.model, image, targets, partial(self._tap, one))
             self._turns.balancer()
             one.record(losses, outputs)

@@ -94,6 +94,7 @@ class LossMeans:
         self._scales: list[float] = []
         self._number = number
         for name, (total, count) in totals_of(losses).items():
+            # `count` is that of all processes, `local_count` that of this one: it may have none of the labels.
             mine, local_count = losses[name]
             if local_count == 0:  # the decoder must run backwards on every process, but with no gradient
                 mine = no_loss(outputs[name])[0]
@@ -108,6 +109,8 @@ class LossMeans:
                 )
             self.raw[name] = mean
             scale = first_losses.scale(name, mean, number)
+            # The value is the global mean. The gradient is that of `local`, this process's samples: DDP takes the mean
+            # over processes of such gradients, so the factor world_size makes it a sum.
             local = mine * (world_size() / (count * scale))
             self._scales.append(scale)
             self.means.append(local + (mean / scale - local).detach())

@@ -56,6 +56,7 @@ class Pass:
         own, names, n = self._balancer, self._balancer.tasks, len(features)
         self._space = SPACES[own.space](features, self._encoder, "second_batch" in own.needs)
         self.step.gradients = self._space
+        # A node of ours has no second derivative. A method that needs one reads the gradients before the backward pass.
         if self._create_graph or not torch.is_grad_enabled():
             aliases = [level.view_as(level) for _ in names for level in features]
         else:
@@ -66,6 +67,7 @@ class Pass:
     def record(self, losses: Losses, outputs: Mapping[str, Tensor]) -> None:
         """Takes this process's (sum, count) of every task and makes global means of them."""
         self._losses = LossMeans(losses, outputs, self._first_losses, self.step.number)
+        # From here on a task without any valid label does not exist for the balancer.
         self.step.tasks, self.step.raw_losses = self._losses.tasks, self._losses.raw
         if self.step.tasks:
             self.step.losses = Coefficients.apply(self._receive_coefficients, *self._losses.means)
@@ -89,7 +91,7 @@ class Pass:
                 objective = self._balancer.objective(self.step)
                 total.append(contract.check_objective(self._balancer, objective, self.step.losses))
             backward(Seed.apply(self._receive_seed, sum(total[1:], total[0])))
-        except RuntimeError as error:
+        except RuntimeError as error:  # torch has no error class of its own for this
             if self._create_graph and ("is not implemented" in str(error) or "differentiate twice" in str(error)):
                 raise contract.no_double_backward(self._balancer, error) from error
             raise
@@ -120,9 +122,10 @@ class Pass:
     def _combine(self, rows: list[Row]) -> list[Tensor | None]:
         """The K task gradients arrive at the tap; returns the gradient of each thing that it stands on."""
         step, space, names = self.step, self._space, self._balancer.tasks
-        if not step.tasks:
+        if not step.tasks:  # the graph runs backward all the same, as DDP waits for it
             return [None] * len(space.inputs)
         assert step.coefficients is not None
+        # The tap has a row for each task of the run, in the balancer's order; absent tasks are left out.
         space.receive([rows[names.index(task)] for task in step.tasks], step.seed)
         with torch.no_grad():
             if self._observe:

@@ -51,6 +51,7 @@ class Space(TaskGradients):
         """Takes the gradients at the features; `seed` is the factor that the backward pass started with."""
         self.rows, self.seed, self.unit = rows, seed, seed * world_size()
 
+    # A method with a double backward reads the gradients before the backward pass, so there is no tap to receive them.
     def differentiate(self, means: Sequence[Tensor], aliases: Sequence[Features]) -> None:
         """From now on the gradients are the derivatives of the mean losses by each task's own features."""
         self._graph = list(zip(means, aliases, strict=True))
@@ -112,12 +113,15 @@ class FeatureSpace(Space):
 
     def _gram_of_rows(self) -> Tensor:
         rows = contract.known(self.rows, "gram", "`combine`")
+        # An inner product has two gradients in it, so it is `unit` squared too large.
         return sum_over_ranks(gram_of(rows)) / self.unit.double() ** 2
 
     def weighted(self, weights: Tensor) -> list[Tensor | None]:
+        # The rows keep their factor `unit`: the encoder's own backward pass, DDP and the scaler expect it.
         return [weighted_sum(level, weights) for level in zip(*self.rows, strict=True)]
 
     def given(self, gradient: Features) -> list[Tensor | None]:
+        # The balancer worked with gradients of the true size, so the factor is put back.
         return [level * self.unit for level in gradient]
 
     def products(self, gradient: Features) -> Tensor:
@@ -127,6 +131,7 @@ class FeatureSpace(Space):
     def _gram_with_graph(self, graph: Sequence[tuple[Tensor, Features]]) -> Tensor:
         local = [gradients_of(mean, levels) for mean, levels in graph]
         mine = gram_of(local) / world_size()
+        # Its value is that of all processes, but its derivative is this process's part: DDP adds up the parts.
         return mine + (sum_over_ranks(mine) / world_size() - mine).detach()
 
 
@@ -140,6 +145,7 @@ class LastLayerSpace(FeatureSpace):
 
     def _gram_with_graph(self, graph: Sequence[tuple[Tensor, Features]]) -> Tensor:
         local = torch.stack([at_least_float32(gradients_of(mean, [self._weight])[0].flatten()) for mean, _ in graph])
+        # All processes share the parameters, so here the gradients add up first. As above, the derivative is local.
         whole = local + (sum_over_ranks(local) / world_size() - local).detach()
         return inner_products(whole.unbind())
 
@@ -162,6 +168,7 @@ class ParameterSpace(Space):
         self.parameters = shared_parameters(encoder)
         if not self.parameters:
             raise ValueError("balancer.space=parameters needs an encoder with trainable parameters; this one has none.")
+        # The tap hands out the features cut off from the encoder, and passes the gradient to the parameters directly.
         self.inputs = [*(level.detach() for level in levels), *self.parameters]
         self._halves: Tensor | None = None  # (2, k, P)
         self._total: Tensor | None = None  # (k, P)
@@ -172,9 +179,9 @@ class ParameterSpace(Space):
         size = sum(parameter.numel() for parameter in self.parameters)
         total = at_least_float32(self.parameters[0].detach()).new_empty(len(parts), size)
         for i, row in enumerate(parts):
-            last = i == len(parts) - 1
+            last = i == len(parts) - 1  # after which nobody needs the encoder's graph
             torch.cat(pull_back(self.levels, row, self.parameters, retain_graph=not last), out=total[i])
-        add_over_ranks(total)
+        add_over_ranks(total)  # one collective for all K gradients
         self._halves = total.view(2, len(rows), size) if self.halves else None
         self._total = total if self._halves is None else self._halves.sum(0)  # `unit` times too large, like the rows
 
@@ -196,7 +203,7 @@ class ParameterSpace(Space):
     def cross_gram(self) -> Tensor:
         self._whole("cross_gram")
         assert self._halves is not None, "`step.cross_gram` needs `needs = {'second_batch'}`"
-        first, second = self._halves  # each estimates one half of the whole gradient
+        first, second = self._halves  # each is half of what the whole batch has, so each counts twice
         return 4 * inner_products(first.unbind(), second.unbind()) / self.unit.double() ** 2
 
     def weighted(self, weights: Tensor) -> list[Tensor | None]:
