@@ -11,8 +11,14 @@ from mtlkit.task import DECODERS, ENCODERS, TASKS, Decoder, Encoder, EncoderInfo
 if TYPE_CHECKING:
     from mtlkit.experiment import Experiment
 
+    __version__: str
+
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":  # pyproject.toml has it, and the installed package repeats it
+        from importlib.metadata import version
+
+        return version("mtlkit")
     if name == "Experiment":  # which imports all that training needs
         from mtlkit.experiment import Experiment
 
@@ -40,4 +46,5 @@ __all__ = [
     "Step",
     "Target",
     "Task",
+    "__version__",
 ]
