@@ -21,7 +21,6 @@ import tempfile
 import tomllib
 import venv
 import zipfile
-from collections.abc import Iterable
 from pathlib import Path
 
 import yaml
@@ -56,8 +55,8 @@ def check_versions() -> str:
     expect(
         (citation["version"], *log.groups()) == (version, version, citation["date-released"]),
         f"version {version} of {log[2]} in pyproject.toml, CITATION.cff and CHANGELOG.md",
-        f"pyproject.toml has {version}, CITATION.cff {citation['version']} of {citation['date-released']}, CHANGELOG.md "
-        f"{log[1]} of {log[2]}",
+        f"pyproject.toml has {version}, CITATION.cff {citation['version']} of {citation['date-released']}, "
+        f"CHANGELOG.md {log[1]} of {log[2]}",
     )
     return version
 
@@ -88,22 +87,25 @@ def build(folder: Path) -> tuple[Path, Path]:
 
 def check_contents(sdist: Path, wheel: Path) -> None:
     """That the wheel has the whole package and nothing else, and that the sdist has what people look for."""
-    folders = {"mtlkit": "mtlkit", "mtlkit/balancers": "balancers", "mtlkit/tasks": "tasks", "mtlkit/configs": "configs"}
+    folders = {"mtlkit": "mtlkit"} | {name: f"mtlkit/{name}" for name in ("balancers", "tasks", "configs")}
     wanted = {
-        f"{name}/{file.relative_to(ROOT / folder)}"
-        for name, folder in folders.items()
+        f"{package}/{file.relative_to(ROOT / folder)}"
+        for folder, package in folders.items()
         for file in map(ROOT.joinpath, run("git", "ls-files", folder, folder=ROOT).split())
     }
-    found = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    configurations = sum(name.endswith(".yaml") for name in wanted)
+    with zipfile.ZipFile(wheel) as archive:
+        found = {name for name in archive.namelist() if ".dist-info/" not in name}
     expect(
         found == wanted and "mtlkit/py.typed" in found,
-        f"the wheel has the package's {len(wanted)} files, py.typed and {_count(wanted, '.yaml')} configurations included",
+        f"the wheel has the package's {len(wanted)} files, py.typed and {configurations} configurations among them",
         f"the wheel lacks {sorted(wanted - found)} and should not have {sorted(found - wanted)}",
     )
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    lacks = {"pyproject.toml", "README.md", "LICENSE", *(folder + "/__init__.py" for folder in folders.values())} - names
-    expect(not lacks, "the sdist has pyproject.toml, README, LICENSE and the package", f"the sdist lacks {sorted(lacks)}")
+    needed = {"pyproject.toml", "README.md", "LICENSE", *(f"{folder}/__init__.py" for folder in folders)}
+    lacks = sorted(needed - names)
+    expect(not lacks, "the sdist has pyproject.toml, README, LICENSE and the package", f"the sdist lacks {lacks}")
 
 
 def install(wheel: Path, environment: Path, version: str) -> Path:
@@ -186,10 +188,6 @@ def expect(passed: bool, what: str, problem: str) -> None:
 def say(line: str) -> None:
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
-
-
-def _count(names: Iterable[str], suffix: str) -> int:
-    return sum(name.endswith(suffix) for name in names)
 
 
 if __name__ == "__main__":
