@@ -178,7 +178,9 @@ def test_an_issue_form_has_what_github_demands(path: Path) -> None:
     assert form["name"]
     assert form["description"]
     fields = [part for part in form["body"] if part["type"] != "markdown"]
-    assert {part["type"] for part in fields} <= {"input", "textarea", "checkboxes", "dropdown"}
+    keys = {"input": {"placeholder"}, "textarea": {"placeholder", "render"}, "checkboxes": {"options"}}
+    for part in fields:
+        assert set(part["attributes"]) <= {"label", "description"} | keys[part["type"]]
     assert len({part["id"] for part in fields}) == len(fields) > 1
     assert all(part["attributes"]["label"] for part in fields)
     assert any(part.get("validations", {}).get("required") for part in fields)
