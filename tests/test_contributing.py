@@ -90,11 +90,11 @@ def test_what_the_walks_register_is_listed(walk: Path, capsys: pytest.CaptureFix
 
 def test_the_balancer(walk: Path) -> None:
     load("clip_lengths")
-    method = mtlkit.BALANCERS.build("clip_lengths", tasks=("a", "b", "c"), ratio=0.5)
-    gradients = torch.tensor([[3.0, 4.0], [0.0, 0.0], [6.0, -8.0]], dtype=torch.float64)  # 5, 0 and 10 long
-    weights = method.weights(gradients @ gradients.T)  # the median of 5 and 10 is 5, the lower one: 2.5 is allowed
-    assert weights.tolist() == pytest.approx([0.5, 1.0, 0.25], rel=ROUNDING)
-    assert method.weights(torch.zeros(3, 3, dtype=torch.float64)).tolist() == [1.0, 1.0, 1.0]
+    method = mtlkit.BALANCERS.build("clip_lengths", tasks=("a", "b", "c", "d"), ratio=0.5)
+    gradients = torch.tensor([[3.0, 4.0], [0.0, 0.0], [6.0, -8.0], [0.0, 20.0]], dtype=torch.float64)
+    weights = method.weights(gradients @ gradients.T)  # 5, 0, 10 and 20 long; the median of 5, 10, 20 is 10: 5 is allowed
+    assert weights.tolist() == pytest.approx([1.0, 1.0, 0.5, 0.25], rel=ROUNDING)
+    assert method.weights(torch.zeros(4, 4, dtype=torch.float64)).tolist() == [1.0] * 4
     for ratio in (0.0, -1.0, math.nan):
         with pytest.raises(ValueError, match=r"balancer\.ratio must be greater than 0, got"):
             mtlkit.BALANCERS.build("clip_lengths", tasks=("a",), ratio=ratio)
