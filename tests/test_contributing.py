@@ -92,7 +92,7 @@ def test_the_balancer(walk: Path) -> None:
     load("clip_lengths")
     method = mtlkit.BALANCERS.build("clip_lengths", tasks=("a", "b", "c", "d"), ratio=0.5)
     gradients = torch.tensor([[3.0, 4.0], [0.0, 0.0], [6.0, -8.0], [0.0, 20.0]], dtype=torch.float64)
-    weights = method.weights(gradients @ gradients.T)  # 5, 0, 10 and 20 long; the median of 5, 10, 20 is 10: 5 is allowed
+    weights = method.weights(gradients @ gradients.T)  # lengths 5, 0, 10, 20; median 10: 5 is allowed
     assert weights.tolist() == pytest.approx([1.0, 1.0, 0.5, 0.25], rel=ROUNDING)
     assert method.weights(torch.zeros(4, 4, dtype=torch.float64)).tolist() == [1.0] * 4
     for ratio in (0.0, -1.0, math.nan):
