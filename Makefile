@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: install demo test test-portable lint proofs docs mutants
+.PHONY: install demo test test-portable lower-bounds release-check lint proofs docs mutants
 
 install: $(STAMP)
 
@@ -29,6 +29,19 @@ test: lint
 # TESTS="tests/test_space.py" runs these only.
 test-portable: $(STAMP)
 	$(BIN)/python tools/portable.py $(TESTS)
+
+# The suite with the lowest releases that pyproject.toml admits, in an environment of its own. Old releases warn that they
+# use what newer ones replace; those warnings are not ours, so they are no errors here. TESTS="tests/test_cli.py" runs these only.
+lower-bounds:
+	$(PYTHON) -m venv .venv-lower
+	.venv-lower/bin/python tools/lower_bounds.py > .venv-lower/lowest.txt
+	.venv-lower/bin/python -m pip install -c .venv-lower/lowest.txt -e ".[test]"
+	OMP_NUM_THREADS=1 .venv-lower/bin/python -m pytest -n 2 --dist worksteal -W ignore::DeprecationWarning $(TESTS)
+
+# Before a release: builds wheel and sdist of the last commit into dist/, installs the wheel outside of this folder, and
+# uses it there. `make test-portable` is the other half of the check (CONTRIBUTING.md, "A release").
+release-check: $(STAMP)
+	$(BIN)/python tools/release_check.py
 
 # Do the tests notice faults? Hours; it goes on where it stopped. docs/mutants.md has the score.
 # MUTANTS="balancers/nash.py" or "--sample 400 --seed 1" for a part.

@@ -12,8 +12,14 @@ from mtlkit.task import TASKS, Task
 if TYPE_CHECKING:
     from mtlkit.run.experiment import Experiment
 
+    __version__: str
+
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":  # pyproject.toml has it, and the installed package repeats it
+        from importlib.metadata import version
+
+        return version("mtlkit")
     if name == "Experiment":  # which imports all that training needs
         from mtlkit.run.experiment import Experiment
 
@@ -41,4 +47,5 @@ __all__ = [
     "Step",
     "Target",
     "Task",
+    "__version__",
 ]

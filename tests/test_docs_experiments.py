@@ -1,6 +1,5 @@
 """The page docs/experiments.md: its files are written, its commands run, its forms compared."""
 
-import re
 import shlex
 import sys
 from collections.abc import Iterator
@@ -8,14 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from pages import commands_of, files_of, page_of
 
 from mtlkit.cli.main import main
 from mtlkit.config.composition import compose, load
 from mtlkit.data.dataset import DATASETS
 
-PAGE = (Path(__file__).parents[1] / "docs" / "experiments.md").read_text(encoding="utf-8")
-FILES = dict(re.findall(r"```(?:python|yaml)\n# (\S+)\n(.*?)```", PAGE, re.DOTALL))
-COMMANDS = [line for block in re.findall(r"```console\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines()]
+PAGE = page_of("docs/experiments.md")
+FILES, COMMANDS = files_of(PAGE), commands_of(PAGE)
 
 
 @pytest.fixture
