@@ -16,7 +16,7 @@ import yaml
 from pages import REPOSITORY, page_of
 
 import mtlkit
-from mtlkit.cli import main
+from mtlkit.cli.main import main
 
 PROJECT = tomllib.loads(page_of("pyproject.toml"))
 TARGETS = set(re.findall(r"^([a-z-]+):", page_of("Makefile"), re.MULTILINE))
@@ -144,7 +144,7 @@ def test_a_command_that_fails_is_shown(release: ModuleType, tmp_path: Path) -> N
 
 def test_the_plug_in_of_the_release_check_is_the_walks(release: ModuleType) -> None:
     name, text = release.balancer_of_the_page()
-    assert f"class {''.join(part.title() for part in name.split('_'))}(" in text
+    assert f'@BALANCERS.register("{name}")' in text
 
 
 # ---- lower bounds

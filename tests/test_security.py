@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from mtlkit import Experiment
-from mtlkit.cli import main
+from mtlkit.cli.main import main
 
 SMALL = ["scenes", "model.encoder=test_resnet", "model.levels=[1,2]", "data.size=[64,48]", "output_dir=run"]
 SMALL += ["data.train_size=4", "data.val_size=4", "data.batch_size=4"]
