@@ -6,9 +6,6 @@ out of memory or die; 3 for a run stopped by a loss that is not finite or by a b
 `MTLKIT_DEBUG=1` shows every traceback.
 """
 
-# Torch takes a second to import, and training imports more that is slow. `--help` and a mistake in the words must be
-# answered at once: a command imports what it needs inside of its function, after it has checked what it can.
-
 import argparse
 import importlib.metadata
 import os
@@ -30,10 +27,12 @@ from mtlkit.errors import StepError
 from mtlkit.run_folder import CONFIG, LOG, check_run
 from mtlkit.splits import SPLITS
 
+# Torch takes a second to import, and training imports more that is slow. `--help` and a mistake in the words must be
+# answered at once: a command imports what it needs inside of its function, after it has checked what it can.
 USER_ERRORS = (ValueError, LookupError, OSError)
 PACKAGE = Path(__file__).parent
 BUGS = (KeyError, IndexError)  # LookupErrors of a wrong program, not of a wrong word
-REGISTRIES = ("balancers", "tasks", "datasets", "kinds", "encoders", "decoders")  # those of mtlkit, in capitals there
+LISTS = ("balancers", "tasks", "datasets", "kinds", "encoders", "decoders", "experiments")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -171,10 +170,7 @@ def list_names(arguments: argparse.Namespace, result: Result) -> None:
 
         _print([catalog.markdown(mtlkit.BALANCERS.names()).rstrip("\n")])
         return
-    if arguments.kind == "experiments":
-        known = experiments()
-    else:
-        known = getattr(mtlkit, arguments.kind.upper()).described()
+    known = experiments() if arguments.kind == "experiments" else getattr(mtlkit, arguments.kind.upper()).described()
     width = max(map(len, known), default=0)
     _print(f"{name:<{width}}  {line}".rstrip() for name, line in known.items())
     if arguments.kind == "encoders":
@@ -234,9 +230,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     text = "Look at a data set, or prepare it for fast loading."
     data = parser.add_command(commands, "data", text)
     cli_data.add_commands(partial(add, above=(data, data.add_subparsers(required=True, metavar="COMMAND"))))
-    kinds = [*REGISTRIES, "experiments"]
     sub = add("list", list_names, "List what there is, with a line on each.")
-    sub.add_argument("kind", metavar="KIND", choices=kinds, help=", ".join(kinds))
+    sub.add_argument("kind", metavar="KIND", choices=LISTS, help=", ".join(LISTS))
     sub.add_argument("--markdown", action="store_true", help="as docs/balancers.md: all that the docstrings say")
 
     words = list(sys.argv[1:] if argv is None else argv)
