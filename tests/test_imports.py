@@ -28,7 +28,7 @@ COMMANDS = [
     (["data", "prepare", "--help"], 0, "{train,val,test}", ALL),
     (["lst"], 2, "Did you mean 'list'?", ALL),
     (["train"], 2, "EXPERIMENT is missing", ALL),
-    (["train", "scenes", "--lr", "1"], 2, "such as trainer.lr=1", ALL),
+    (["train", "scenes", "--lr", "1"], 2, "dashes: trainer.lr=1", ALL),
     (["list", "experiments"], 0, "multimnist", ALL),
     (["evaluate", "nowhere"], 2, "nowhere is not the folder of a run", ALL),
     (["predict", "nowhere", "1.png", "--out", "out"], 2, "nowhere is not the folder of a run", ALL),
