@@ -43,8 +43,8 @@ COMMANDS = [
     (["train", "scnes"], 2, "Did you mean 'scenes'?", HEAVY),
     (["data", "show", "scnes"], 2, "Did you mean 'scenes'?", HEAVY),
     (["train", "scenes", "balancer=gradnrm"], 2, "'gradnorm'", HEAVY),
-    (["train", "scenes", "trainer.lrr=1"], 2, "trainer.lr", METRICS),
-    (["train", "scenes", "balancer=gradnorm", "balancer.alpa=1"], 2, "alpha", METRICS),
+    (["train", "multimnist", "trainer.lrr=1"], 2, "trainer.lr", METRICS),
+    (["train", "multimnist", "balancer=gradnorm", "balancer.alpa=1"], 2, "alpha", METRICS),
 ]
 
 PROGRAM = """
