@@ -1,31 +1,23 @@
-"""Multi-task training for PyTorch: interchangeable balancers on one engine."""
+"""Multi-task training for PyTorch: interchangeable balancers on one engine.
 
+A name is imported when it is first used (PEP 562). Importing torch takes a second, which `mtlkit --help` and whoever
+needs a small part of mtlkit would wait for.
+"""
+
+import importlib.metadata
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from mtlkit.balancer import BALANCERS, Balancer, GramBalancer, LossBalancer
-from mtlkit.data.dataset import DATASETS, Dataset
-from mtlkit.network import DECODERS, ENCODERS, Decoder, Encoder, EncoderInfo
-from mtlkit.step import Step
-from mtlkit.target import KINDS, DenseKind, Kind, Target
-from mtlkit.task import TASKS, Task
-
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # the same names as in `_HOMES`, for type checkers and editors
+    from mtlkit.balancer import BALANCERS, Balancer, GramBalancer, LossBalancer
+    from mtlkit.data.dataset import DATASETS, Dataset
+    from mtlkit.network import DECODERS, ENCODERS, Decoder, Encoder, EncoderInfo
     from mtlkit.run.experiment import Experiment
+    from mtlkit.step import Step
+    from mtlkit.target import KINDS, DenseKind, Kind, Target
+    from mtlkit.task import TASKS, Task
 
     __version__: str
-
-
-def __getattr__(name: str) -> Any:
-    if name == "__version__":  # pyproject.toml has it, and the installed package repeats it
-        from importlib.metadata import version
-
-        return version("mtlkit")
-    if name == "Experiment":  # which imports all that training needs
-        from mtlkit.run.experiment import Experiment
-
-        return Experiment
-    raise AttributeError(f"module 'mtlkit' has no attribute {name!r}")
-
 
 __all__ = [
     "BALANCERS",
@@ -49,3 +41,28 @@ __all__ = [
     "Task",
     "__version__",
 ]
+
+_HOMES = {
+    "mtlkit.balancer": ("BALANCERS", "Balancer", "GramBalancer", "LossBalancer"),
+    "mtlkit.data.dataset": ("DATASETS", "Dataset"),
+    "mtlkit.network": ("DECODERS", "ENCODERS", "Decoder", "Encoder", "EncoderInfo"),
+    "mtlkit.run.experiment": ("Experiment",),
+    "mtlkit.step": ("Step",),
+    "mtlkit.target": ("KINDS", "DenseKind", "Kind", "Target"),
+    "mtlkit.task": ("TASKS", "Task"),
+}  #: the module of each name
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":  # pyproject.toml has it, and the installed package repeats it
+        return importlib.metadata.version("mtlkit")
+    for module, names in _HOMES.items():
+        if name in names:
+            value = getattr(import_module(module), name)
+            globals()[name] = value  # so that Python finds it there the next time
+            return value
+    raise AttributeError(f"module 'mtlkit' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -159,7 +159,7 @@ class GramBalancer(Balancer):
         return check_weights(self, self.weights(step.gram), step.gram, step.tasks, "weights")
 
 
-BALANCERS: Registry[Balancer] = Registry("balancer", Balancer)
+BALANCERS: Registry[Balancer] = Registry("balancer", Balancer, own="balancers")
 
 
 def have_logarithm(losses: Tensor, tasks: Sequence[str]) -> Tensor:

@@ -8,10 +8,12 @@ import math
 import torch
 from torch import Tensor
 
+from mtlkit.errors import StepError
+
 EPS = torch.finfo(torch.float64).eps
 
 
-class SolverError(RuntimeError):
+class SolverError(StepError):
     """A solver did not reach its precision. Nothing is put in the place of the solution."""
 
     def __init__(self, problem: str, tasks: int, residual: float) -> None:

@@ -9,7 +9,7 @@ Metrics of one base class keep the same state; a task names them as one compute 
 """
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from numbers import Real
 from typing import Any
 
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
-from mtlkit.registry import suggest
+from mtlkit.option_checks import check_option as check_choice  # noqa: F401 - tasks import their checks from here
 from mtlkit.task import Task
 
 
@@ -52,12 +52,6 @@ def check_values(what: str, valid: Tensor, values: Tensor, expected: str) -> Non
     if not valid.all():
         wrong = values[~valid]
         raise ValueError(f"The {what} expected {expected}, found {wrong[0].item()} ({len(wrong)} such values).")
-
-
-def check_choice(what: str, option: str, value: str, known: Collection[str]) -> None:
-    """Raises `ValueError` with close matches when the value of an option is not one of the `known`."""
-    if value not in known:
-        raise ValueError(f"The {what} has no {option} {value!r}. {suggest(str(value), known)}")
 
 
 def check_number(what: str, option: str, value: Any, fits: Callable[[Any], bool], expected: str) -> None:

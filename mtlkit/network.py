@@ -62,5 +62,5 @@ class Decoder(nn.Module, ABC):
     def forward(self, features: Features) -> Tensor: ...
 
 
-ENCODERS: Registry[Encoder] = Registry("encoder", Encoder)
-DECODERS: Registry[Decoder] = Registry("decoder", Decoder)
+ENCODERS: Registry[Encoder] = Registry("encoder", Encoder, own="networks")
+DECODERS: Registry[Decoder] = Registry("decoder", Decoder, own="networks")

@@ -1,13 +1,13 @@
-"""Named plug-ins: how tasks, balancers, data sets, encoders and decoders are found by name."""
+"""Named plug-ins: how tasks, balancers, data sets, encoders and decoders are found by name.
+
+The command line imports this module for its messages, so it does not import torch.
+"""
 
 import difflib
-import importlib
 import inspect
 from collections.abc import Callable, Iterable
 from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar, cast
-
-from torch import nn
 
 T = TypeVar("T")
 C = TypeVar("C", bound=type[Any])
@@ -30,8 +30,10 @@ def suggest(name: str, known: Iterable[str]) -> str:
 class Registry(Generic[T]):
     """Classes under names, all of one base class.
 
-    The first look-up loads every installed plug-in (the entry points of the group `mtlkit.plugins`, among
-    them mtlkit's own balancers and tasks); an import error in one of them is never swallowed.
+    A look-up first loads the installed plug-ins: the entry points of the group `mtlkit.plugins`. Of mtlkit's own
+    packages it loads only the one that `own` names, which registers here: a list of data sets must not wait for
+    the networks. It loads everything of other distributions, since a foreign plug-in may register anything.
+    Import errors are never swallowed.
 
     >>> class Animal: ...
     >>> ANIMALS = Registry("animal", Animal)
@@ -45,9 +47,10 @@ class Registry(Generic[T]):
     LookupError: No animal is called 'cta'. Did you mean 'cat'? Known: cat.
     """
 
-    def __init__(self, kind: str, base: type[T]) -> None:
+    def __init__(self, kind: str, base: type[T], own: str | None = None) -> None:
         self.kind = kind
         self.base = base
+        self.own = own  #: the name of mtlkit's own entry point that registers classes here
         self._classes: dict[str, type[T]] = {}
 
     def register(self, name: str) -> Callable[[C], C]:
@@ -75,7 +78,7 @@ class Registry(Generic[T]):
 
     def get(self, name: str) -> type[T]:
         """The class under `name`; raises `LookupError` with close matches when there is none."""
-        load_plugins()
+        load_plugins(self.own)
         if name not in self._classes:
             raise LookupError(f"No {self.kind} is called {name!r}. {suggest(name, self._classes)}")
         return self._classes[name]
@@ -88,7 +91,7 @@ class Registry(Generic[T]):
 
     def names(self) -> list[str]:
         """All names, sorted."""
-        load_plugins()
+        load_plugins(self.own)
         return sorted(self._classes)
 
     def described(self) -> dict[str, str]:
@@ -115,7 +118,7 @@ def options_of(cls: type) -> dict[str, inspect.Parameter]:
     """The named constructor parameters of a class, following `**kwargs` to its parents; the child's come first."""
     found: dict[str, inspect.Parameter] = {}
     for parent in cls.__mro__:
-        if "__init__" not in vars(parent) or parent in (object, nn.Module):
+        if "__init__" not in vars(parent):
             continue
         parameters = list(inspect.signature(vars(parent)["__init__"]).parameters.values())[1:]
         for p in parameters:
@@ -126,21 +129,25 @@ def options_of(cls: type) -> dict[str, inspect.Parameter]:
     return found
 
 
-def load_plugins(modules: Iterable[str] = ()) -> None:
-    """Imports the installed plug-ins (once) and the named modules. Import errors propagate."""
-    if not _loaded:
-        _loaded.append(ENTRY_POINTS)
+def load_plugins(own: str | None) -> None:
+    """Imports the installed plug-ins, each once: of mtlkit's own the one called `own`, of others all.
+
+    Import errors propagate. A plug-in that failed is imported again at the next look-up, so that the error is met
+    again in place of an empty registry.
+    """
+    for point in entry_points(group=ENTRY_POINTS):
+        ours = point.module.partition(".")[0] == "mtlkit"
+        if point.value in _loaded or (ours and point.name != own):
+            continue
+        _loaded.add(point.value)  # before the import, during which a plug-in may look names up
         try:
-            for point in entry_points(group=ENTRY_POINTS):
-                point.load()
+            point.load()
         except BaseException:
-            _loaded.clear()  # so that the next look-up meets the same error, not an empty registry
+            _loaded.remove(point.value)
             raise
-    for module in modules:
-        importlib.import_module(module)
 
 
-_loaded: list[str] = []
+_loaded: set[str] = set()
 
 
 def _place(cls: type) -> str:

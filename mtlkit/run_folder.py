@@ -1,4 +1,4 @@
-"""The folder of a run: the names of its files, and the error for a folder that is none."""
+"""The folder of a run: the names of its files, and the check that a folder is one."""
 
 from pathlib import Path
 
@@ -6,7 +6,13 @@ CONFIG, DATA, LOG = "config.yaml", "data.json", "metrics.jsonl"
 SHOWN = 10  #: at most so many runs are named
 
 
-def no_run(folder: Path, lacks: str) -> FileNotFoundError:
+def check_run(folder: Path, *files: str) -> None:
+    """Raises `FileNotFoundError` for a folder that has none of the files, of which a run has the first."""
+    if not any((folder / file).exists() for file in files):
+        raise _no_run(folder, files[0])
+
+
+def _no_run(folder: Path, lacks: str) -> FileNotFoundError:
     """The error for a folder that is not that of a run, because it `lacks` a file: with the runs in or around it."""
     why = f"it has no {lacks}" if folder.is_dir() else "it is no folder" if folder.exists() else "it does not exist"
     problem = f"{folder} is not the folder of a run: {why}."

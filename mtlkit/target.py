@@ -172,7 +172,7 @@ class DenseKind(Kind):
         return target.shape[-2], target.shape[-1]
 
 
-KINDS: Registry[Kind] = Registry("kind of target", Kind)
+KINDS: Registry[Kind] = Registry("kind of target", Kind, own="kinds")
 
 
 def kinds_of(targets: Mapping[str, Target]) -> dict[str, Kind]:

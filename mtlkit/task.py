@@ -125,7 +125,7 @@ class Task(ABC):
         """One prediction or target without batch axis -> RGB picture (H, W, 3) uint8, for reports."""
 
 
-TASKS: Registry[Task] = Registry("task", Task)
+TASKS: Registry[Task] = Registry("task", Task, own="tasks")
 
 
 def no_loss(output: Tensor) -> tuple[Tensor, Tensor]:

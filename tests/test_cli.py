@@ -8,12 +8,12 @@ from types import SimpleNamespace
 
 import pytest
 
-import mtlkit.config.composition
 import mtlkit.report
 import mtlkit.run.experiment
 import mtlkit.run.inference
 from mtlkit import BALANCERS
 from mtlkit.cli.main import main
+from mtlkit.config.schema import Config
 from mtlkit.convex import SolverError
 from mtlkit.engine.losses import NonFiniteError
 
@@ -21,13 +21,13 @@ ROOT = Path(__file__).parents[1]
 
 
 class FakeExperiment:
-    """Checks its configuration as the real one does, and fails or not instead of training."""
+    """Fails or not instead of training."""
 
     failures: dict[str, BaseException]
     runs: list[tuple[str, bool]]
 
-    def __init__(self, experiment: str, overrides: list[str]) -> None:
-        self.config = mtlkit.config.composition.compose(experiment, overrides)
+    def __init__(self, config: Config, overrides: list[str]) -> None:
+        self.config = config
         self.overrides = overrides
 
     def run(self, resume: bool = False, observers: object = ()) -> Path:
@@ -43,7 +43,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     monkeypatch.setattr(FakeExperiment, "failures", {}, raising=False)
     monkeypatch.setattr(FakeExperiment, "runs", [], raising=False)
     monkeypatch.setattr(mtlkit.report, "summary_table", lambda run: f"figures of {run}")
-    monkeypatch.setattr(mtlkit.run.experiment, "Experiment", SimpleNamespace(compose=FakeExperiment))
+    monkeypatch.setattr(mtlkit.run.experiment, "Experiment", FakeExperiment)
     monkeypatch.delenv("MTLKIT_DEBUG", raising=False)
     monkeypatch.setattr(sys, "path", list(sys.path))
     return SimpleNamespace(failures=FakeExperiment.failures, done=FakeExperiment.runs)
@@ -230,6 +230,15 @@ def test_list_names_what_can_be_used(capsys: pytest.CaptureFixture):
     assert "timm" in capsys.readouterr().out.splitlines()[-1]
 
 
+@pytest.fixture
+def run_a(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The folder of a run, `runs/a`."""
+    (tmp_path / "runs" / "a").mkdir(parents=True)
+    (tmp_path / "runs" / "a" / "config.yaml").touch()
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("run_a")
 def test_evaluate_prints_the_figures(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
     def evaluate(*given: object) -> dict[str, float | None]:
         assert given == (Path("runs/a"), "test", "last")
@@ -240,6 +249,7 @@ def test_evaluate_prints_the_figures(monkeypatch: pytest.MonkeyPatch, capsys: py
     assert capsys.readouterr().out.splitlines() == ["loss/depth  0.25", "depth/abs   -"]
 
 
+@pytest.mark.usefixtures("run_a")
 def test_predict_and_report_name_what_they_wrote(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
     def predict(run: Path, images: list[Path], out: Path, checkpoint: str) -> list[Path]:
         assert (run, images, checkpoint) == (Path("runs/a"), [Path("1.png"), Path("2.png")], None)

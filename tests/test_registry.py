@@ -3,10 +3,11 @@
 import subprocess
 import sys
 import textwrap
+from importlib.metadata import EntryPoint
 
 import pytest
 
-from mtlkit.registry import Registry, check_options, options_of
+from mtlkit.registry import ENTRY_POINTS, Registry, check_options, options_of
 
 
 class Base:
@@ -65,6 +66,44 @@ def test_unknown_option_is_refused_with_close_matches(registry):
         registry.build("child", alhpa=1.0)
     with pytest.raises(ValueError, match="'closed' has no option 'alpha'"):
         check_options("'closed'", Closed, ["alpha"])
+
+
+@pytest.fixture
+def plugins(monkeypatch):
+    """`plugins(name=module, ...)` installs entry points and returns the list of modules loaded; `gone` fails."""
+    loaded = []
+
+    def load(point):
+        if point.value == "gone":
+            raise ModuleNotFoundError(point.value)
+        loaded.append(point.value)
+
+    def install(**values):
+        points = [EntryPoint(name, value, ENTRY_POINTS) for name, value in values.items()]
+        monkeypatch.setattr("mtlkit.registry.entry_points", lambda group: points)
+        return loaded
+
+    monkeypatch.setattr("mtlkit.registry._loaded", set())
+    monkeypatch.setattr(EntryPoint, "load", load)
+    return install
+
+
+def test_a_registry_loads_its_own_package_of_mtlkit_and_all_others_once(plugins):
+    loaded = plugins(things="mtlkit.things", others="mtlkit.others", lab="my_lab")
+    things, others = Registry("thing", Base, own="things"), Registry("other", Base, own="others")
+    assert things.names() == []
+    assert loaded == ["mtlkit.things", "my_lab"]
+    things.names()
+    others.names()
+    assert loaded == ["mtlkit.things", "my_lab", "mtlkit.others"]
+
+
+def test_a_failed_load_is_tried_again(registry, plugins):
+    loaded = plugins(lab="my_lab", broken="gone")
+    for _ in range(2):
+        with pytest.raises(ModuleNotFoundError, match="gone"):
+            registry.names()
+    assert loaded == ["my_lab"]
 
 
 PLUGIN = """

@@ -1,7 +1,6 @@
 """The balancer `torchjd`, and TorchJD as the oracle of the methods that both have."""
 
 import re
-import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -263,11 +262,6 @@ def test_a_missing_package_is_a_users_mistake_with_the_command_that_installs_it(
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(ValueError, match=r'pip install "torchjd\[(full|quadprog_projector)\]'):
         BALANCERS.build("torchjd", tasks=TASKS[:2])
-
-
-def test_mtlkit_does_not_import_torchjd():
-    code = "import sys, mtlkit; assert 'torchjd' in mtlkit.BALANCERS.names(); assert 'torchjd' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_the_list_of_weightings_has_no_name_that_would_be_refused():

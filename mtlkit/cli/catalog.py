@@ -1,6 +1,5 @@
-"""What there is: all balancers in one table, as `docs/balancers.md` shows it, and the experiments."""
+"""The table of all balancers, as `docs/balancers.md` shows it."""
 
-import importlib.resources
 import inspect
 import json
 import re
@@ -42,18 +41,6 @@ def markdown(names: Iterable[str]) -> str:
     head = ("name", "what it does", "needs", "spaces", "decoders", "options", "cost", "state", "memory", "paper")
     lines = [head, ["---"] * len(head), *(row(name) for name in names)]
     return INTRODUCTION + "\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def experiments() -> dict[str, str]:
-    """The experiments that come with mtlkit, each with the first comment of its file."""
-    folder = importlib.resources.files("mtlkit.configs") / "experiment"
-    files = sorted((file for file in folder.iterdir() if file.name.endswith(".yaml")), key=lambda file: file.name)
-    return {file.name.removesuffix(".yaml"): _first_comment(file.read_text(encoding="utf-8")) for file in files}
-
-
-def _first_comment(text: str) -> str:
-    comments = (line.removeprefix("#").strip() for line in text.splitlines() if line.startswith("#"))
-    return next((comment for comment in comments if comment and not comment.startswith("@package")), "")
 
 
 def row(name: str) -> list[str]:

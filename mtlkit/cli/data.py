@@ -1,12 +1,17 @@
 """The commands `mtlkit data show` and `mtlkit data prepare`."""
 
+from __future__ import annotations
+
 import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from mtlkit.config.schema import Config
-from mtlkit.data.dataset import SPLITS, BadSampleError, Dataset, Split
+from mtlkit.splits import SPLITS, Split
+
+if TYPE_CHECKING:  # it imports torch, which the parser of the words does without
+    from mtlkit.data.dataset import BadSampleError, Dataset
 
 
 def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:

@@ -18,26 +18,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mtlkit import BALANCERS, DATASETS, DECODERS, ENCODERS, KINDS, TASKS
+import mtlkit
 from mtlkit.cli import data as cli_data
+from mtlkit.cli.experiments import experiments
 from mtlkit.cli.parser import EXAMPLES, Parser
-from mtlkit.convex import SolverError
 from mtlkit.data.workers import loading_trouble, own_words
-from mtlkit.engine.losses import NonFiniteError
-from mtlkit.registry import Registry
+from mtlkit.errors import StepError
+from mtlkit.run_folder import CONFIG, LOG, check_run
+from mtlkit.splits import SPLITS
 
+# Torch takes a second to import, and training imports more that is slow. `--help` and a mistake in the words must be
+# answered at once: a command imports what it needs inside of its function, after it has checked what it can.
 USER_ERRORS = (ValueError, LookupError, OSError)
 PACKAGE = Path(__file__).parent
-STOPPED = (NonFiniteError, SolverError)  # a step that cannot be made
 BUGS = (KeyError, IndexError)  # LookupErrors of a wrong program, not of a wrong word
-REGISTRIES: dict[str, Registry] = {
-    "balancers": BALANCERS,
-    "tasks": TASKS,
-    "datasets": DATASETS,
-    "kinds": KINDS,
-    "encoders": ENCODERS,
-    "decoders": DECODERS,
-}
+LISTS = ("balancers", "tasks", "datasets", "kinds", "encoders", "decoders", "experiments")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -81,27 +76,29 @@ class Result:
         """Turns the errors that a user can understand into a message and a status."""
         try:
             yield
-        except (*STOPPED, *USER_ERRORS, RuntimeError, MemoryError) as error:
+        except (*USER_ERRORS, RuntimeError, MemoryError) as error:
             loading = loading_trouble(error)
-            known = loading or (isinstance(error, (*STOPPED, *USER_ERRORS)) and not isinstance(error, BUGS))
+            known = loading or (isinstance(error, (StepError, *USER_ERRORS)) and not isinstance(error, BUGS))
             if not known or os.environ.get("MTLKIT_DEBUG"):
                 raise
-            self.status = self.status or (3 if isinstance(error, STOPPED) else 2)
+            self.status = self.status or (3 if isinstance(error, StepError) else 2)
             _complain(f"{job}{loading or own_words(error)}", everywhere=bool(loading))
 
 
 def train(arguments: argparse.Namespace, result: Result) -> None:
     """One run; or with `--multirun` one after the other. A job that fails does not stop those after it."""
-    from mtlkit.config.composition import sweep
+    from mtlkit.config.composition import compose, sweep
+
+    jobs = sweep(arguments.experiment, arguments.overrides) if arguments.multirun else [arguments.overrides]
+    configs = [compose(arguments.experiment, job) for job in jobs]  # all are checked before the first
+
     from mtlkit.run.console import Console
     from mtlkit.run.experiment import Experiment
 
+    experiments = [Experiment(config, job) for config, job in zip(configs, jobs, strict=True)]
     if not arguments.multirun:
-        experiment = Experiment.compose(arguments.experiment, arguments.overrides)
-        _summarise(experiment.run(resume=arguments.resume, observers=[Console()]))
+        _summarise(experiments[0].run(resume=arguments.resume, observers=[Console()]))
         return
-    jobs = sweep(arguments.experiment, arguments.overrides)
-    experiments = [Experiment.compose(arguments.experiment, job) for job in jobs]  # all are checked before the first
     for number, experiment in enumerate(experiments, 1):
         folder = experiment.config.output_dir
         _print([f"Job {number} of {len(experiments)}: {folder}"])
@@ -109,7 +106,7 @@ def train(arguments: argparse.Namespace, result: Result) -> None:
             try:
                 _summarise(experiment.run(resume=arguments.resume, observers=[Console()]))
             except RuntimeError as error:
-                if isinstance(error, STOPPED) or loading_trouble(error):
+                if isinstance(error, StepError) or loading_trouble(error):
                     raise
                 traceback.print_exc()  # such as a GPU's memory being too small for this job
                 result.status = result.status or 1
@@ -128,6 +125,7 @@ def _summarise(run: Path) -> None:
 
 def evaluate(arguments: argparse.Namespace, result: Result) -> None:
     """Prints losses and metrics of a run."""
+    check_run(arguments.run, CONFIG)
     from mtlkit.run.inference import evaluate
 
     figures = evaluate(arguments.run, arguments.split, arguments.checkpoint)
@@ -137,6 +135,7 @@ def evaluate(arguments: argparse.Namespace, result: Result) -> None:
 
 def predict(arguments: argparse.Namespace, result: Result) -> None:
     """Writes arrays and pictures of every task."""
+    check_run(arguments.run, CONFIG)
     from mtlkit.run.inference import predict
 
     _print(map(str, predict(arguments.run, arguments.images, arguments.out, arguments.checkpoint)))
@@ -144,6 +143,7 @@ def predict(arguments: argparse.Namespace, result: Result) -> None:
 
 def report(arguments: argparse.Namespace, result: Result) -> None:
     """Writes report.html anew."""
+    check_run(arguments.run, LOG, CONFIG)
     from mtlkit.report import write_report
 
     _print([str(write_report(arguments.run))])
@@ -151,6 +151,7 @@ def report(arguments: argparse.Namespace, result: Result) -> None:
 
 def explain(arguments: argparse.Namespace, result: Result) -> None:
     """Prints which tasks conflicted and what the balancer made of their gradients."""
+    check_run(arguments.run, LOG, CONFIG)
     from rich.console import Console
 
     from mtlkit.report import explain
@@ -162,14 +163,14 @@ def explain(arguments: argparse.Namespace, result: Result) -> None:
 
 def list_names(arguments: argparse.Namespace, result: Result) -> None:
     """Prints what there is of a kind, with a line on each; balancers also as a page of Markdown."""
-    from mtlkit.cli import catalog
-
     if arguments.markdown:
         if arguments.kind != "balancers":
             raise ValueError(f"--markdown is there for balancers only, not for {arguments.kind}.")
-        _print([catalog.markdown(BALANCERS.names()).rstrip("\n")])
+        from mtlkit.cli import catalog
+
+        _print([catalog.markdown(mtlkit.BALANCERS.names()).rstrip("\n")])
         return
-    known = catalog.experiments() if arguments.kind == "experiments" else REGISTRIES[arguments.kind].described()
+    known = experiments() if arguments.kind == "experiments" else getattr(mtlkit, arguments.kind.upper()).described()
     width = max(map(len, known), default=0)
     _print(f"{name:<{width}}  {line}".rstrip() for name, line in known.items())
     if arguments.kind == "encoders":
@@ -217,7 +218,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     sub = add("evaluate", evaluate, "Print losses and metrics of a run.")
     _add_run(sub)
-    sub.add_argument("--split", choices=("train", "val", "test"), help="the one it validated on by default")
+    sub.add_argument("--split", choices=SPLITS, help="the one it validated on by default")
     sub = add("predict", predict, "Write predictions for image files, as arrays and pictures.")
     _add_run(sub)
     sub.add_argument("images", metavar="IMAGE", type=Path, nargs="+", help="image files")
@@ -229,9 +230,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     text = "Look at a data set, or prepare it for fast loading."
     data = parser.add_command(commands, "data", text)
     cli_data.add_commands(partial(add, above=(data, data.add_subparsers(required=True, metavar="COMMAND"))))
-    kinds = [*REGISTRIES, "experiments"]
     sub = add("list", list_names, "List what there is, with a line on each.")
-    sub.add_argument("kind", metavar="KIND", choices=kinds, help=", ".join(kinds))
+    sub.add_argument("kind", metavar="KIND", choices=LISTS, help=", ".join(LISTS))
     sub.add_argument("--markdown", action="store_true", help="as docs/balancers.md: all that the docstrings say")
 
     words = list(sys.argv[1:] if argv is None else argv)

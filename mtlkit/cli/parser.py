@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, NoReturn, cast
 
+from mtlkit.config.keys import meant, schema_keys
 from mtlkit.registry import suggest
 
 EXAMPLES = """\
@@ -66,10 +67,8 @@ class Parser(argparse.ArgumentParser):
             return f"{problem}; did you mean {close[0]}?"
         if not settings:
             return f"{problem}; {self.prog} takes no key=value." if "=" in word else f"{problem}."
-        from mtlkit.config.keys import all_keys, meant
-
         name, _, value = word.lstrip("-").partition("=")
         following = words[words.index(word) + 1 :][:1]
         value = value or next((word for word in following if not word.startswith("-") and "=" not in word), "VALUE")
-        example = next((f": {key}={value}" for key in meant(name, all_keys())), ", such as trainer.lr=0.1")
+        example = next((f": {key}={value}" for key in meant(name, schema_keys())), ", such as trainer.lr=0.1")
         return f"{problem}; settings are written key=value, without dashes{example}."

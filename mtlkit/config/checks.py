@@ -5,10 +5,10 @@ from dataclasses import fields, replace
 from inspect import Parameter
 from typing import Any, cast
 
-from mtlkit.config.keys import all_keys, meant
+from mtlkit.config.keys import meant
 from mtlkit.config.plugins import import_plugins
 from mtlkit.config.schema import BalancerConfig, Config, DataConfig, TaskConfig, TrainerConfig
-from mtlkit.config.sections import SECTIONS, defaults, named, options, section_at
+from mtlkit.config.sections import SECTIONS, all_keys, defaults, named, options, section_at
 from mtlkit.network import ENCODERS
 from mtlkit.registry import options_of
 from mtlkit.typed import Source, build

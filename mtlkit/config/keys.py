@@ -1,12 +1,14 @@
-"""All keys that a configuration can have, and which of them a user may have meant by a word."""
+"""The keys that every configuration can have, and which key a user may have meant by a word.
+
+The parser of the command line imports this module, so it does not import torch; `sections.all_keys` has the other keys.
+"""
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import fields, is_dataclass
 from typing import Any, get_type_hints
 
 from mtlkit.config.schema import Config
-from mtlkit.config.sections import SECTIONS, Section, named, options
 
 #: Common words of other tools for keys that are called quite differently here.
 SYNONYMS = {
@@ -20,18 +22,9 @@ SYNONYMS = {
 CLOSE = 0.65  #: difflib's likeness from which a key is proposed; `epochs` and `max_epochs` have 0.75
 
 
-def all_keys(values: Mapping[str, Any] | None = None) -> list[str]:
-    """The dotted keys that a configuration can have: those of all, and the options of the classes that it names."""
-    found = list(_schema(Config, ""))
-    values = values or {}
-    sections = {"data": values.get("data"), "model": values.get("model"), "balancer": values.get("balancer")}
-    for key, section_values in sections.items():
-        found += (f"{key}.{option}" for option in _options(SECTIONS[(key,)], section_values))
-    tasks = values.get("task")
-    for name, task in tasks.items() if isinstance(tasks, Mapping) else ():
-        own = ("type", "decoder", *_options(SECTIONS[("task", "*")], task))
-        found += (f"task.{name}.{option}" for option in own)
-    return list(dict.fromkeys(found))
+def schema_keys() -> list[str]:
+    """The dotted keys that every configuration can have, whatever classes it names."""
+    return list(_schema(Config, ""))
 
 
 def meant(word: str, keys: Iterable[str]) -> list[str]:
@@ -59,11 +52,3 @@ def _schema(cls: Any, prefix: str) -> Iterable[str]:
             yield f"{prefix}{field.name}"
             if is_dataclass(hints[field.name]):
                 yield from _schema(hints[field.name], f"{prefix}{field.name}.")
-
-
-def _options(section: Section, values: Any) -> Iterable[str]:
-    """The options of the class that a section names, if there is such a class."""
-    name = named(values, section)
-    if name is None or section.class_of(name) not in section.registry.names():
-        return ()
-    return options(section.registry, section.class_of(name))

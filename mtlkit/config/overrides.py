@@ -7,8 +7,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 
 from mtlkit.config.draft import GROUPS, Draft
-from mtlkit.config.keys import all_keys, meant
-from mtlkit.config.sections import section_at
+from mtlkit.config.keys import meant
+from mtlkit.config.sections import all_keys, section_at
 
 
 def put_word(draft: Draft, word: Override) -> None:

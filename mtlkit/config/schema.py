@@ -7,8 +7,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
-from omegaconf import OmegaConf
-
 from mtlkit.files import write_whole
 from mtlkit.typed import Bound, Count, Natural, NonNegative, Positive, Share
 
@@ -165,6 +163,8 @@ class Config:
 
     def save(self, path: Path) -> None:
         """Writes the file, whole or not at all."""
+        from omegaconf import OmegaConf  # the parser of the command line reads the keys above, and does without
+
         write_whole(path, OmegaConf.to_yaml(OmegaConf.create(self.to_dict())).encode())
 
 

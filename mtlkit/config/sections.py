@@ -7,6 +7,7 @@ from inspect import Parameter
 from typing import Any
 
 from mtlkit.balancer import BALANCERS
+from mtlkit.config.keys import schema_keys
 from mtlkit.config.schema import BalancerConfig, DataConfig, DecoderConfig, ModelConfig, SetConfig, TaskConfig
 from mtlkit.data.dataset import DATASETS
 from mtlkit.network import DECODERS, ENCODERS
@@ -95,3 +96,25 @@ def named(values: Any, section: Section) -> str | None:
     """The name of the class that a section's values name, if they do."""
     name = values.get(section.naming) if isinstance(values, Mapping) else values
     return name if isinstance(name, str) else None
+
+
+def all_keys(values: Mapping[str, Any] | None = None) -> list[str]:
+    """The dotted keys that a configuration can have: those of all, and the options of the classes that it names."""
+    found = schema_keys()
+    values = values or {}
+    sections = {"data": values.get("data"), "model": values.get("model"), "balancer": values.get("balancer")}
+    for key, section_values in sections.items():
+        found += (f"{key}.{option}" for option in _options(SECTIONS[(key,)], section_values))
+    tasks = values.get("task")
+    for name, task in tasks.items() if isinstance(tasks, Mapping) else ():
+        own = ("type", "decoder", *_options(SECTIONS[("task", "*")], task))
+        found += (f"task.{name}.{option}" for option in own)
+    return list(dict.fromkeys(found))
+
+
+def _options(section: Section, values: Any) -> Iterable[str]:
+    """The options of the class that a section names, if there is such a class."""
+    name = named(values, section)
+    if name is None or section.class_of(name) not in section.registry.names():
+        return ()
+    return options(section.registry, section.class_of(name))

@@ -3,11 +3,12 @@
 import errno
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Literal, TypedDict, get_args
+from typing import TypedDict
 
 from torch import Tensor
 
 from mtlkit.registry import Registry, suggest
+from mtlkit.splits import SPLITS, Split
 from mtlkit.target import Camera, Target
 
 __all__ = [
@@ -22,9 +23,6 @@ __all__ = [
     "check_request",
     "read_sample",
 ]
-
-Split = Literal["train", "val", "test"]
-SPLITS: tuple[str, ...] = get_args(Split)
 
 
 class Sample(TypedDict):
@@ -123,7 +121,7 @@ def read_sample(dataset: Dataset, index: int) -> Sample:
 #: Of an `OSError` that is about one file. None: libraries for files, such as Pillow, say only what is damaged.
 FILE_ERRORS = (None, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.ENAMETOOLONG, errno.ELOOP)
 
-DATASETS: Registry[Dataset] = Registry("data set", Dataset)
+DATASETS: Registry[Dataset] = Registry("data set", Dataset, own="datasets")
 
 
 def check_request(name: str, split: str, size: Sequence[int] | None, limit: int | None) -> None:

@@ -10,7 +10,7 @@ import torch
 from mtlkit.data.dataset import Dataset, Sample, Target, check_request
 from mtlkit.data.files import image_tensor, resize
 from mtlkit.data.pictures import read_picture
-from mtlkit.metrics import check_choice
+from mtlkit.option_checks import check_option
 
 Labels = bytes  # of one picture: a 0 or 1 for each label
 
@@ -57,7 +57,7 @@ def check_options(
 ) -> None:
     """Raises `ValueError` for options that `dataset` cannot have; `groups` are the values that `tasks` can."""
     check_request(dataset, split, size, limit)
-    check_choice(f"data set {dataset!r}", "tasks", tasks, groups)
+    check_option(f"data set {dataset!r}", "tasks", tasks, groups)
 
 
 def read_rows(path: Path) -> Iterator[list[str]]:

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from mtlkit.contract import described
 from mtlkit.distributed import sum_over_ranks, world_size
+from mtlkit.errors import StepError
 from mtlkit.task import Task, no_loss
 
 Losses = Mapping[str, tuple[Tensor, Tensor]]  # task -> (sum, count) on this process
 
 
-class NonFiniteError(RuntimeError):
+class NonFiniteError(StepError):
     """A loss or a gradient is not finite: going on would ruin the model. Raised before the optimizer moves."""
 
 

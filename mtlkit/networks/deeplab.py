@@ -3,7 +3,6 @@
 from typing import ClassVar
 
 from torch import Tensor
-from torchvision.models.segmentation.deeplabv3 import DeepLabHead
 
 from mtlkit.network import DECODERS, Decoder, EncoderInfo, Features
 from mtlkit.networks.light import check_maps, describe
@@ -35,6 +34,8 @@ class DeepLabV3Decoder(Decoder):
                 f"The decoder 'deeplabv3' needs a deepest map of stride 8, 16 or 32, but the encoder gives "
                 f"{describe(info)}. The decoder 'conv' suits it."
             )
+        from torchvision.models.segmentation.deeplabv3 import DeepLabHead  # slow, and few models have it
+
         self.head = DeepLabHead(info.channels[-1], out_channels, [rate * 8 // stride for rate in (12, 24, 36)])
 
     def forward(self, features: Features) -> Tensor:

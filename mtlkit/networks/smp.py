@@ -2,18 +2,15 @@
 
 They come with BatchNorm (all but `fpn`); `deeplabv3plus` pools to one pixel in front of one, so that training it
 needs two images per process.
+
+segmentation-models-pytorch takes seconds to import, so that a class imports it when it is built: a list of decoders or
+a check of a configuration does without.
 """
 
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import ClassVar
 
-from segmentation_models_pytorch.base.initialization import initialize_decoder, initialize_head
-from segmentation_models_pytorch.decoders.deeplabv3 import decoder as deeplabv3
-from segmentation_models_pytorch.decoders.dpt import decoder as dpt
-from segmentation_models_pytorch.decoders.fpn import decoder as fpn
-from segmentation_models_pytorch.decoders.segformer import decoder as segformer
-from segmentation_models_pytorch.decoders.unet import decoder as unet
 from torch import Tensor, nn
 
 from mtlkit.network import DECODERS, Decoder, EncoderInfo, Features
@@ -34,6 +31,8 @@ class _SMPDecoder(Decoder):
     dense: ClassVar[bool] = True
 
     def __init__(self, body: nn.Module, width: int, out_channels: int, kernel: int) -> None:
+        from segmentation_models_pytorch.base.initialization import initialize_decoder, initialize_head
+
         super().__init__()
         self.body = body
         self.head = nn.Conv2d(width, out_channels, kernel, padding=kernel // 2)
@@ -55,6 +54,8 @@ class UNetDecoder(_SMPDecoder):
     """
 
     def __init__(self, info: EncoderInfo, out_channels: int, channels: Sequence[int] | None = None) -> None:
+        from segmentation_models_pytorch.decoders.unet import decoder as unet
+
         check_maps("unet", info)
         strides = info.strides
         if len(set(strides)) < 2 or any(stride & (stride - 1) for stride in strides):
@@ -105,6 +106,8 @@ class FPNDecoder(_SMPDecoder):
     """
 
     def __init__(self, info: EncoderInfo, out_channels: int, width: int = 256, dropout: float = 0.2) -> None:
+        from segmentation_models_pytorch.decoders.fpn import decoder as fpn
+
         check_maps("fpn", info)
         last = info.strides[-4:]
         if len(last) < 4 or any(2 * fine != coarse for fine, coarse in pairwise(last)):
@@ -135,6 +138,8 @@ class DeepLabV3PlusDecoder(_SMPDecoder):
     """
 
     def __init__(self, info: EncoderInfo, out_channels: int, width: int = 256, dropout: float = 0.5) -> None:
+        from segmentation_models_pytorch.decoders.deeplabv3 import decoder as deeplabv3
+
         check_maps("deeplabv3plus", info)
         stride = info.strides[-1]
         if 4 not in info.strides or stride not in (8, 16, 32):
@@ -165,6 +170,8 @@ class SegFormerDecoder(_SMPDecoder):
     """
 
     def __init__(self, info: EncoderInfo, out_channels: int, width: int = 256) -> None:
+        from segmentation_models_pytorch.decoders.segformer import decoder as segformer
+
         check_maps("segformer", info)
         self.stride = info.strides[0]
         super().__init__(segformer.SegformerDecoder([3, *info.channels], 5, width), width, out_channels, 1)
@@ -188,6 +195,8 @@ class DPTDecoder(_SMPDecoder):
     """
 
     def __init__(self, info: EncoderInfo, out_channels: int, width: int = 256) -> None:
+        from segmentation_models_pytorch.decoders.dpt import decoder as dpt
+
         check_maps("dpt", info)
         count = len(info.strides)
         if count > 4 or len(set(info.strides)) > 1:

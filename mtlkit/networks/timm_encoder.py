@@ -1,14 +1,15 @@
-"""Every timm architecture that gives features, as an encoder."""
+"""Every timm architecture that gives features, as an encoder.
+
+timm takes seconds to import: a function that needs it imports it, so that a list of encoders or a check of a
+configuration does without.
+"""
 
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import timm
 import torch
-from timm.models.efficientnet import EfficientNetFeatures
-from timm.models.mobilenetv3 import MobileNetV3Features
 from torch import Tensor, nn
 
 from mtlkit.network import ENCODERS, Encoder, EncoderInfo, Features
@@ -65,6 +66,10 @@ class TimmEncoder(Encoder):
         pool: Literal["avg", "flatten"] | None = None,
         normalise: bool = True,
     ) -> None:
+        import timm
+        from timm.models.efficientnet import EfficientNetFeatures
+        from timm.models.mobilenetv3 import MobileNetV3Features
+
         super().__init__()
         if not timm.is_model(architecture):
             raise LookupError(_unknown(architecture))
@@ -175,6 +180,8 @@ class TimmEncoder(Encoder):
 
 
 def _unknown(name: str) -> str:
+    import timm
+
     close = difflib.get_close_matches(name, [*ENCODERS.names(), *timm.list_models()], n=3, cutoff=0.6)
     hint = f"Did you mean {' or '.join(map(repr, close))}? " if close else ""
     return (

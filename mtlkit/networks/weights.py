@@ -1,11 +1,13 @@
-"""Builds timm models and loads their weights, with errors that say what is wrong."""
+"""Builds timm models and loads their weights, with errors that say what is wrong.
+
+timm takes seconds to import: a function that needs it imports it, so that a list of encoders does without.
+"""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from safetensors import SafetensorError
 from torch import nn
@@ -24,6 +26,8 @@ def refused_as(message: str, call: Callable[..., Any], *args: Any, **options: An
 
 def load(architecture: str, pretrained: bool | str | Path, options: dict[str, Any]) -> Any:
     """The timm model with its weights, checked."""
+    import timm
+
     if isinstance(pretrained, bool):
         if not pretrained:
             wanted = ", ".join(f"{name}={value}" for name, value in options.items())
@@ -74,6 +78,8 @@ def _loaded_keys() -> Iterator[list[tuple[nn.Module, Any]]]:
 
 def _check_keys(architecture: str, path: Path, net: nn.Module, model: nn.Module, keys: Any) -> None:
     """Refuses a file that lacks a tensor of the encoder, or has one that the architecture, head included, has not."""
+    import timm
+
     kept = {id(tensor) for tensor in net.state_dict(keep_vars=True).values()}
     state = model.state_dict(keep_vars=True)
     missing = [name for name in keys.missing_keys if name in state and id(state[name]) in kept]

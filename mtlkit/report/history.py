@@ -10,7 +10,7 @@ import numpy as np
 import yaml  # type: ignore[import-untyped]
 
 from mtlkit import log
-from mtlkit.run_folder import CONFIG, LOG, no_run
+from mtlkit.run_folder import CONFIG, LOG, check_run
 
 Series = tuple[np.ndarray, np.ndarray]  # steps and values, float64; NaN where the log has null
 
@@ -77,8 +77,7 @@ class History:
 
     def __init__(self, run: Path) -> None:
         path = run / LOG
-        if not path.is_file() and not (run / CONFIG).exists():
-            raise no_run(run, LOG)
+        check_run(run, LOG, CONFIG)
         self.run = run
         self.records = log.read(path) if path.is_file() else []
         self.config_text = (run / CONFIG).read_text() if (run / CONFIG).exists() else ""

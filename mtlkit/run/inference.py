@@ -20,7 +20,7 @@ from mtlkit.engine.evaluation import evaluate as evaluate_model
 from mtlkit.engine.predictor import Predictor, dtype_of
 from mtlkit.run import checkpoint
 from mtlkit.run.build import build_dataset, build_parts, build_samples, make_accelerator
-from mtlkit.run_folder import CONFIG, DATA, no_run
+from mtlkit.run_folder import CONFIG, DATA, check_run
 
 
 def load_run(run: Path, name: str | None = None) -> tuple[Config, Predictor, tuple[int, int]]:
@@ -30,8 +30,7 @@ def load_run(run: Path, name: str | None = None) -> tuple[Config, Predictor, tup
     `last` stands in for a `best` that is not there. Raises `FileNotFoundError` where there is no such run or
     checkpoint and `ValueError` for a damaged one.
     """
-    if not (run / CONFIG).exists():
-        raise no_run(run, CONFIG)
+    check_run(run, CONFIG)
     config = load(run / CONFIG)
     if name:
         folder = checkpoint.find(run, name)

@@ -23,7 +23,7 @@ from mtlkit.datasets.sunrgbd.values import (
     read_label,
     read_raw_depth,
 )
-from mtlkit.metrics import check_choice
+from mtlkit.option_checks import check_option
 
 COUNTS = {"train": 5285, "test": 5050}  # of the published splits
 CLASSES = {"segmentation": CLASSES_13, "segmentation_37": CLASSES_40[:37]}  #: by target
@@ -70,7 +70,7 @@ class SunRGBD(Dataset):
         holdout: float = 0.1,
     ) -> None:
         check_request("sunrgbd", split, size, limit)
-        check_choice("data set 'sunrgbd'", "depth", depth, DEPTHS)
+        check_option("data set 'sunrgbd'", "depth", depth, DEPTHS)
         if normals not in (None, "depth"):
             raise ValueError(f"data.normals must be null or 'depth' (computed from depth), got {normals!r}.")
         check_share(holdout)
