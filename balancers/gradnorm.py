@@ -67,7 +67,7 @@ class GradNorm(LossBalancer):
         self.initial_loss = per_task(tasks, torch.zeros(()))
 
     def weights(self, losses: Tensor, tasks: Sequence[str] | None = None) -> Tensor:
-        return stack(self.weight, tasks or self.tasks).to(losses.dtype)
+        return stack(self.weight, tasks or self.tasks)
 
     def combine(self, step: "Step") -> Tensor:
         losses = step.losses.detach().double()
