@@ -284,7 +284,7 @@ def test_config_takes_gradients_that_rounding_hardly_tells_apart_for_one():
 
     The eigenvalue of what tells the first two apart is 5e-15, which an inverse would turn into weights of 1e7.
     """
-    rows = torch.tensor([[1.0, 0.0], [1.0, 1e-7], [0.0, 1.0]], dtype=torch.float64)
+    rows = torch.tensor([[1.0, 0.0, 0.0], [1.0, 1e-7, 0.0], [0.0, 0.6, 0.8]], dtype=torch.float64)
     weights = build("config", 3).weights(rows @ rows.T)
     assert weights.tolist() == pytest.approx([0.75, 0.75, 1.5])
 
