@@ -118,7 +118,7 @@ class Adversarial(Balancer):
         total, count, processes = step.sum_over_ranks(counts)
         step.extras["cross_entropy"] = total / count.clamp_min(1)
         # Gradients of processes are averaged, so this process's share of the mean is multiplied by their number.
-        return step.losses.sum() + (local * (processes / count.clamp_min(1))).to(step.losses.dtype)
+        return step.losses.sum() + local * (processes / count.clamp_min(1))
 
 
 def _normalized(gradient: Tensor) -> Tensor:
@@ -126,7 +126,7 @@ def _normalized(gradient: Tensor) -> Tensor:
 
     A position's own length would not do: where contributions cancel, it is rounding noise.
     """
-    rows = gradient.flatten(2) if gradient.dim() > 2 else gradient[:, :, None]
+    rows = gradient[..., None].flatten(2)
     rows = rows[rows.ne(0).flatten(1).any(dim=1)]
     rows = rows / rows.detach().abs().amax(dim=(1, 2), keepdim=True)  # squares of tiny numbers would vanish
     rows = rows / rows.square().sum(dim=1, keepdim=True).mean(dim=2, keepdim=True).sqrt()

@@ -58,7 +58,7 @@ class CosReg(Balancer):
         penalty = self.penalty(step.gram)
         alpha = self.alpha * (step.losses.detach().mean() if self.scale_by_loss else 1.0)
         step.extras["penalty"] = penalty.detach()
-        return step.losses.sum() + (alpha * penalty).to(step.losses.dtype)
+        return step.losses.sum() + alpha * penalty
 
     def penalty(self, gram: Tensor) -> Tensor:
         """|D - I|_F^2 / (K (K - 1)) from the Gram matrix of the task gradients: the mean squared cosine of a pair.

@@ -71,7 +71,7 @@ class DBMTL(Balancer):
         positive = have_logarithm(step.losses, step.tasks)  # refuses negative losses
         step.decoder_weights = torch.where(positive, 1 / step.losses.detach(), 0.0)
         gradients = step.jacobian * step.decoder_weights[:, None]
-        before = stack(self.average, step.tasks).to(gradients.dtype)
+        before = stack(self.average, step.tasks)
         beta = self.beta / (step.number + 1) ** self.decay
         average = beta * before + (1 - beta) * gradients
         for k, task in enumerate(step.tasks):

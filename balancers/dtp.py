@@ -67,7 +67,7 @@ class DynamicTaskPrioritization(Balancer):
         averages = self._averages(step)
         for task, value in zip(step.tasks, averages, strict=True):
             step.extras[f"indicator/{task}"] = value
-        return (self.weights(averages).to(step.losses.dtype) * step.losses).sum()
+        return (self.weights(averages) * step.losses).sum()
 
     def after_step(self, step: "Step") -> None:
         for task, value in zip(step.tasks, self._averages(step) if step.tasks else (), strict=True):

@@ -61,7 +61,7 @@ class DynamicWeightAverage(Balancer):
         return len(ratios) * (ratios / self.temperature).nan_to_num().softmax(0)
 
     def objective(self, step: "Step") -> Tensor:
-        return (self.weights(step.epoch, step.tasks).to(step.losses.dtype) * step.losses).sum()
+        return (self.weights(step.epoch, step.tasks) * step.losses).sum()
 
     def after_step(self, step: "Step") -> None:
         if step.epoch != self.get_buffer("epoch"):

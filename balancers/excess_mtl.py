@@ -87,7 +87,7 @@ class ExcessMTL(Balancer):
 
     def combine(self, step: "Step") -> Tensor:
         gradients = step.jacobian
-        before = stack(self.root, step.tasks).to(gradients.dtype)
+        before = stack(self.root, step.tasks)
         root = torch.hypot(before, gradients)  # neither overflows nor underflows, as squares would
         risks = (gradients * torch.where(root > 0, gradients / root, 0.0)).sum(dim=1).double()
         first = stack(self.first_risk, step.tasks).double()

@@ -43,4 +43,4 @@ class Fixed(LossBalancer):
         self.equals_uniform = all(value == 1 for value in (weights or {}).values())
 
     def weights(self, losses: Tensor, tasks: Sequence[str] | None = None) -> Tensor:
-        return stack(self.weight, tasks or self.tasks).to(losses.dtype)
+        return stack(self.weight, tasks or self.tasks)

@@ -70,5 +70,5 @@ class GradDrop(Balancer):
     def factors(self, sums: Tensor, draws: Tensor) -> Tensor:
         """The sums G (k, ...) and uniform draws (...) -> what each task's gradient is multiplied by (k, ...)."""
         purity = (1 + sums.sum(dim=0) / sums.abs().sum(dim=0).clamp_min(torch.finfo(sums.dtype).tiny)) / 2
-        sign = torch.where(purity > draws, 1.0, -1.0).to(sums.dtype)
-        return torch.where(sums.sign() == -sign, self.leak, 1.0).to(sums.dtype)
+        other = torch.where(purity > draws, -1.0, 1.0)  # the sign that is not drawn
+        return torch.where(sums.sign() == other, self.leak, 1.0).to(sums.dtype)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from mtlkit.balancer import BALANCERS, GramBalancer
+from mtlkit.gradients import inverse
 from mtlkit.gram import check_gram_shape
 from mtlkit.option_checks import check_task_names
 
@@ -64,9 +65,8 @@ class GradientSimilarity(GramBalancer):
             return torch.ones_like(gram.diagonal())
         main = tasks.index(self.main)
         if self.weighted:
-            norms = gram.diagonal().clamp_min(0).sqrt()
-            inverse = torch.where(norms > 0, 1 / norms, 0.0)
-            weights = (gram[main] * inverse[main] * inverse).clamp(0, 1)
+            to_unit = inverse(gram.diagonal().clamp_min(0).sqrt())
+            weights = (gram[main] * to_unit[main] * to_unit).clamp(0, 1)
         else:
             weights = (gram[main] >= 0).to(gram.dtype)
         weights[main] = 1

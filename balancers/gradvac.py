@@ -83,10 +83,10 @@ class GradVac(GramBalancer):
             length = (coefficients * products).sum(dim=1).clamp_min(0).sqrt()
             cosine, target = (products[i, j] / length / norms[j]).clamp(-1, 1), targets[i, j]
             sine, target_sine = (1 - cosine**2).clamp_min(0).sqrt(), (1 - target**2).sqrt()
-            known = (length > 1e-6 * norms) & (norms[j] > 0)
+            known = length > 1e-6 * norms  # to a zero gradient the cosine is NaN, below no target
             share = length * (target * sine - cosine * target_sine) / (norms[j] * target_sine)
             share = torch.where(known & (cosine < target), share, 0.0)
-            coefficients[i, j] += share
+            coefficients[i, j] = share
             products += share[:, None] * gram[j]
             cosines[i, j] = torch.where(known, cosine, torch.nan)
         return coefficients.sum(dim=0), cosines

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from mtlkit.balancer import generator
 from mtlkit.engine.evaluation import output_sizes
 from mtlkit.run import checkpoint
 from mtlkit.state import stack
+from mtlkit.step import Step
 
 TRACKING = ("moco", "db_mtl", "excess_mtl")  # a state over all shared parameters
 WEIGHING = ("moco", "modo", "sdmgrad")  # weights on the simplex
@@ -50,11 +52,11 @@ def step_of(engine, batch):
     """One step, and the gradients (network's and balancer's) that it had before anything moved."""
     seen, update = {}, engine._update
 
-    def look(step):
+    def look(*given):
         modules = {"": engine.network, "balancer.": engine.balancer}
         for prefix, module in modules.items():
             seen.update({prefix + n: p.grad.clone() for n, p in module.named_parameters() if p.grad is not None})
-        update(step)
+        update(*given)
 
     engine._update = look
     step = engine.train_step(batch)
@@ -73,6 +75,14 @@ def nearest_on_simplex(point):
         middle = (low + high) / 2
         low, high = (middle, high) if (point - middle).clamp_min(0).sum() > 1 else (low, middle)
     return (point - low).clamp_min(0)
+
+
+def given_step(balancer, losses, **rows):
+    """A step of all tasks in which these are the losses and the task gradients, under the name of what gives them."""
+    step = Step(balancer)
+    step.tasks, step.losses = balancer.tasks, torch.tensor(losses, dtype=torch.float64)
+    step.gradients = SimpleNamespace(**{name: lambda value=value: value for name, value in rows.items()})
+    return step
 
 
 # -- GradDrop ------------------------------------------------------------------------------------------------------
@@ -118,6 +128,7 @@ def test_graddrop_draws_signs_in_proportion_and_anew_in_every_step():
     agreeing = balancer.factors(sums.abs(), torch.rand(1000))
     assert (agreeing == 1).all()
     assert (balancer.factors(sums * 0, torch.rand(1000)) == 1).all()
+    assert (balancer.factors(-sums.abs(), torch.zeros(1000)) == 1).all()  # the smallest draw: no positive sign either
     draws = [torch.rand(1000, generator=generator(balancer.seed, number)) for number in (0, 0, 1)]
     masks = [balancer.factors(sums, d) for d in draws]
     assert torch.equal(masks[0], masks[1])
@@ -196,6 +207,16 @@ def test_db_mtl_names_a_negative_loss(toys):
         engine.train_step(toys.make_batch())
 
 
+def test_db_mtl_by_hand_with_a_loss_of_zero():
+    """b's loss of 0 counts as learnt. a's average is half of (6, 8) / 2, and the longest."""
+    balancer = BALANCERS.build("db_mtl", tasks=("a", "b"), beta=0.5).double()
+    balancer.setup({}, EncoderInfo(channels=(1,), strides=(1,), parameters=2))
+    step = given_step(balancer, [2.0, 0.0], jacobian=torch.tensor([[6.0, 8.0], [0.0, 1.0]], dtype=torch.float64))
+    (combined,) = balancer.combine(step)
+    assert combined.tolist() == pytest.approx([1.5, 2.0])
+    assert step.decoder_weights.tolist() == [0.5, 0.0]
+
+
 @pytest.mark.parametrize(("warmup", "match_sum"), [(1, False), (2, True)])
 def test_excess_mtl_equals_its_formulas_over_four_steps(toys, warmup, match_sum):
     engine = toys.make_engine("excess_mtl", options={"eta": 0.8, "warmup_steps": warmup, "match_sum": match_sum})
@@ -223,6 +244,27 @@ def test_excess_mtl_raises_the_weight_of_the_task_that_does_not_improve():
         log_weights = balancer.moved(log_weights, torch.tensor([1.0, 0.5], dtype=torch.float64))
     torch.testing.assert_close(log_weights[0] - log_weights[1], torch.tensor(5.0, dtype=torch.float64))
     torch.testing.assert_close(log_weights.exp().sum(), torch.tensor(1.0, dtype=torch.float64))
+
+
+def test_excess_mtl_by_hand_with_a_task_that_has_no_gradient_yet():
+    """a's risk is 3^2 / 3 = 3, which is 1.5 times its first; b still waits for a gradient, and counts as 1."""
+    balancer = BALANCERS.build("excess_mtl", tasks=("a", "b"), eta=1.0).double()
+    balancer.setup({}, EncoderInfo(channels=(1,), strides=(1,), parameters=2))
+    balancer.warmed_up["a"].fill_(1)
+    balancer.first_risk["a"].fill_(2.0)
+    step = given_step(balancer, [1.0, 1.0], jacobian=torch.tensor([[3.0, 0.0], [0.0, 0.0]], dtype=torch.float64))
+    total = math.exp(1.5) + math.exp(1.0)
+    assert balancer.combine(step).tolist() == pytest.approx([math.exp(1.5) / total, math.exp(1.0) / total])
+    assert {key: value.item() for key, value in step.extras.items()} == {"excess_risk/a": 3.0, "excess_risk/b": 0.0}
+    balancer.after_step(step)
+    assert [int(count) for count in balancer.warmed_up.values()] == [1, 0]
+
+
+def test_excess_mtl_leaves_the_present_tasks_the_weight_that_they_hold_together():
+    balancer = BALANCERS.build("excess_mtl", tasks=("a", "b", "c"), eta=1.0)
+    moved = balancer.moved(torch.tensor([0.2, 0.3]).log(), torch.tensor([2.0, 1.0])).exp()
+    assert moved.sum().item() == pytest.approx(0.5)
+    assert (moved[0] / moved[1]).item() == pytest.approx(2 / 3 * math.e)
 
 
 @pytest.mark.parametrize("name", TRACKING)
@@ -436,6 +478,19 @@ def test_adversarial_tells_only_the_present_tasks_apart(toys):
     engine.tasks = {"segmentation": engine.tasks["segmentation"], "depth": depth} | engine.tasks
     step = engine.train_step(toys.without(batch, "depth"))
     assert step.extras["cross_entropy"].item() == pytest.approx(entropy.item())
+
+
+def test_adversarial_by_hand_with_few_vectors_and_none():
+    """The discriminator says 3/4 for a, whatever it sees. b has no gradient, so there is one vector: a's."""
+    balancer = BALANCERS.build("adversarial", tasks=("a", "b"), hidden=4)
+    balancer.setup({}, EncoderInfo(channels=(3,), strides=(0,)))
+    for task, bias in (("a", math.log(3.0)), ("b", 0.0)):
+        balancer.output[task].data.zero_()
+        balancer.output_bias[task].data.fill_(bias)
+    for row, entropy in ((torch.tensor([[1.0, 2.0, 2.0]]), math.log(4 / 3)), (torch.zeros(1, 3), 0.0)):
+        step = given_step(balancer, [2.0, 5.0], local_gradients=[[row], [torch.zeros(1, 3)]])
+        assert balancer.objective(step).item() == pytest.approx(7 + entropy)
+        assert step.extras["cross_entropy"].item() == pytest.approx(entropy)
 
 
 # -- options ---------------------------------------------------------------------------------------------------------

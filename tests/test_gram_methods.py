@@ -1,6 +1,7 @@
 """PCGrad, GradVac, IMTL-G, ConFIG and gradient similarity against their definitions, worked out on gradient vectors."""
 
 import itertools
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -162,6 +163,46 @@ def test_gradvac_stays_finite_where_targets_reach_one_and_gradients_cancel():
             assert torch.isfinite(balancer.weights(pair @ pair.T)).all()
 
 
+def test_gradvac_knows_its_targets_by_the_tasks_names():
+    """By hand, with orthogonal unit gradients: g'_b = g_b + t / sqrt(1 - t^2) g_c, which is 4/3 for t = 0.8."""
+    balancer = build("gradvac", 3)
+    balancer.target.value.copy_(torch.tensor([[0.0, 0.3, 0.3], [0.3, 0.0, 0.8], [0.3, 0.6, 0.0]]))
+    found = balancer.weights(torch.eye(2, dtype=torch.float64), ("b", "c"))
+    assert found.tolist() == pytest.approx([1 + 0.6 / 0.8, 1 + 0.8 / 0.6], rel=SINGLE)
+
+
+def met(rows, number=0):
+    """The cosines that GradVac, with targets of 0, meets in a step with these gradients (k, d)."""
+    balancer, kept = build("gradvac", len(rows)), []
+    step = SimpleNamespace(gram=rows @ rows.T, tasks=balancer.tasks, number=number)
+    step.keep = lambda state, values: kept.append((state, values))
+    balancer.combine(step)
+    ((state, values),) = kept
+    assert state is balancer.target
+    return values
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_gradvac_takes_a_cosine_that_rounding_put_beyond_one_for_one(sign):
+    pairs = [torch.outer(torch.tensor([1, 0.3 * sign]).double(), gradients(1, seed=seed)[0]) for seed in range(50)]
+    found = torch.stack([met(rows)[0, 1] for rows in pairs])
+    torch.testing.assert_close(found, torch.full_like(found, sign))
+    assert found.abs().max() <= 1
+
+
+def test_gradvac_finds_no_cosine_with_zero_and_of_what_was_cancelled():
+    """a and b cancel each other but for one part in 10^7, which is below 10^-6."""
+    rows = torch.tensor([[100.0, 0.0], [-1.0, 1e-7], [0.0, 0.0]], dtype=torch.float64)
+    found = met(rows)
+    assert [found[0, 1].item(), found[1, 0].item()] == pytest.approx([-1, -1])
+    assert found[2].isnan().all()
+    assert found[:, 2].isnan().all()
+    third = torch.tensor([[100.0, 0.0], [-1.0, 1e-7], [0.6, 0.8]], dtype=torch.float64)
+    cosines = torch.cat([met(third, number)[:2, 2] for number in range(20)])
+    assert set(cosines[~cosines.isnan()].mul(1e6).round().tolist()) == {6e5, -6e5}  # what a and b have with the third
+    assert cosines.isnan().any()  # where they met each other first
+
+
 def test_gradvacs_targets_move_once_a_step_and_only_those_of_present_pairs(toys):
     beta = 0.25
     engine = toys.make_engine("gradvac", options={"beta": beta}, accumulation=2)
@@ -238,6 +279,23 @@ def test_config_stands_still_between_opposed_gradients():
         assert (build("config", 2).weights(rows @ rows.T) @ rows).norm() < 4 * tilt + ROUNDING
 
 
+def test_config_takes_gradients_that_rounding_hardly_tells_apart_for_one():
+    """By hand: x is 1/2, 1/2 and 1, |d|^2 is 2, and so the three lengths of 1 give weights of 3/2 x.
+
+    The eigenvalue of what tells the first two apart is 5e-15, which an inverse would turn into weights of 1e7.
+    """
+    rows = torch.tensor([[1.0, 0.0, 0.0], [1.0, 1e-7, 0.0], [0.0, 0.6, 0.8]], dtype=torch.float64)
+    weights = build("config", 3).weights(rows @ rows.T)
+    assert weights.tolist() == pytest.approx([0.75, 0.75, 1.5])
+
+
+def test_config_weighs_nothing_where_all_cosines_vanish():
+    """Three unit gradients at 120 degrees: their sum is 0, and so is every direction with equal cosines."""
+    angles = torch.tensor([0.1, 0.1, 0.1], dtype=torch.float64) + torch.arange(3) * 2 * torch.pi / 3
+    rows = torch.stack([angles.cos(), angles.sin()], dim=1)
+    assert build("config", 3).weights(rows @ rows.T).tolist() == [0, 0, 0]
+
+
 # -- a main task --------------------------------------------------------------------------------------------------
 
 
@@ -251,6 +309,15 @@ def test_auxiliary_gradients_count_where_they_agree_with_the_main_one():
         assert build("gradient_similarity", 4, main=main).weights(gram).tolist() == plain
         found = build("gradient_similarity", 4, main=main, weighted=True).weights(gram)
         assert found.tolist() == pytest.approx(weighted)
+
+
+def test_no_weight_of_a_parallel_gradient_is_above_one():
+    """Their cosine is 1, but for a rounding that may put it above."""
+    for seed in range(50):
+        rows = torch.outer(torch.tensor([1.0, 0.3, 7.0], dtype=torch.float64), gradients(1, seed=seed)[0])
+        weights = build("gradient_similarity", 3, weighted=True).weights(rows @ rows.T)
+        torch.testing.assert_close(weights, torch.ones_like(weights))
+        assert weights.max() <= 1
 
 
 def test_the_main_task_is_found_by_name_among_those_present():

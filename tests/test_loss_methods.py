@@ -275,10 +275,11 @@ def test_dwa_keeps_the_means_of_a_task_that_is_absent_for_an_epoch():
         (1, ("a", "b"), (6.0, 1.0)),
         (1, ("a",), (3.0,)),
         (2, ("b", "a"), (2.0, 9.0)),
+        (2, ("b",), (4.0,)),
         (3, ("a",), (3.0,)),
     ):
         balancer.after_step(fake_step(tasks, losses, epoch))
-    ratios = torch.tensor([3.0 / 9.0, 2.0 / 1.0], dtype=torch.float64)  # b: its epochs 2 and 1
+    ratios = torch.tensor([3.0 / 9.0, 3.0 / 1.0], dtype=torch.float64)  # b: its epochs 2 and 1
     torch.testing.assert_close(balancer.weights(4), 2 * ratios.softmax(0))
     torch.testing.assert_close(balancer.weights(4, ("b", "a")), 2 * ratios.flip(0).softmax(0))
     assert balancer.weights(4, ("b",)).tolist() == [1]
@@ -393,9 +394,12 @@ def test_famo_does_not_learn_from_a_loss_of_zero():
     after = torch.tensor([0.5, 0.0, 2.9], dtype=torch.float64)
     whole.after_model(fake_step(("a", "b", "c"), (1.0, 1.0, 3.0), losses_after=after))
     part.after_model(fake_step(("a", "c"), (1.0, 3.0), losses_after=after[[0, 2]]))
-    assert whole.xi["b"].grad is None
-    for task in ("a", "c"):
-        assert whole.xi[task].grad == part.xi[task].grad != 0
+    before = build("famo", tasks=("a", "b", "c"))
+    before.after_model(fake_step(("a", "b", "c"), (1.0, 0.0, 3.0), losses_after=after + torch.tensor([0.0, 1.0, 0.0])))
+    for balancer in (whole, before):
+        assert balancer.xi["b"].grad is None
+        for task in ("a", "c"):
+            assert balancer.xi[task].grad == part.xi[task].grad != 0
     for tasks, losses in (((), ()), (("b",), (0.0,))):
         none = build("famo", tasks=("a", "b"))
         none.after_model(fake_step(tasks, losses, losses_after=torch.tensor(losses, dtype=torch.float64)))
@@ -430,6 +434,25 @@ def test_dtp_prefers_the_task_that_does_worst_and_is_finite_at_the_ends():
     assert found[0] == found[1]
     assert (found[1:].diff() < 0).all()
     assert found[-1] == 0
+
+
+def test_dtp_by_hand_from_an_indicator_of_zero():
+    """alpha is 1/4: a's average goes from 0 to 1/4 and b's from 1 to 3/4."""
+    balancer = build("dtp", alpha=0.25)
+    for right, average in (((0.0, 1.0), (0.0, 1.0)), ((1.0, 0.0), (0.25, 0.75))):
+        step = fake_step(("a", "b"), (1.0, 1.0), indicators=torch.tensor(right))
+        balancer.objective(step)
+        assert {key: value.item() for key, value in step.extras.items()} == {
+            "indicator/a": average[0],
+            "indicator/b": average[1],
+        }
+        balancer.after_step(step)
+    balancer.after_step(fake_step((), ()))  # a batch without labels
+    assert stack(balancer.average, ("a", "b")).tolist() == [0.25, 0.75]
+
+
+def test_dtp_takes_an_average_that_rounding_put_above_one_for_one():
+    assert build("dtp", gamma=0.5).weights(torch.tensor([1 + 1e-15], dtype=torch.float64)).tolist() == [0.0]
 
 
 def test_dtp_takes_the_likelihood_where_a_task_has_no_indicator(toys):

@@ -6,6 +6,7 @@ import re
 from dataclasses import fields
 
 import pytest
+import torch
 
 from mtlkit import BALANCERS
 from mtlkit.cli.catalog import decoders, paragraph
@@ -87,6 +88,22 @@ PUBLISHED = {
 }
 
 
+#: Which methods say that they are plain summing, and with which options; no other default says so.
+SUMMING = [
+    ("uniform", {}, True),
+    ("fixed", {}, True),
+    ("fixed", {"weights": {"a": 1.0, "b": 1.0}}, True),
+    ("fixed", {"weights": {"a": 2.0}}, False),
+    ("adversarial", {"alpha": 0.0}, True),
+    ("adversarial", {"alpha": 1.0}, False),
+    ("graddrop", {"leak": 1.0}, True),
+    ("graddrop", {"leak": 0.5}, False),
+]
+
+#: Which methods do not seek the Pareto set: a penalty or a softmax keeps them from it.
+ELSEWHERE = [("cosreg", {}), ("moco", {"published": True})]
+
+
 @pytest.fixture(params=OURS)
 def name(request) -> str:
     if request.param == "torchjd" and importlib.util.find_spec("torchjd") is None:
@@ -159,3 +176,40 @@ def test_every_constructor_hands_on_what_all_methods_have(name):
     for option in options_of(cls).keys() & values:
         for value in values[option]:
             assert getattr(BALANCERS.build(name, tasks=NAMES, **{option: value}), option) == value
+
+
+@pytest.mark.parametrize(("name", "options", "same"), SUMMING)
+def test_a_method_says_with_which_options_it_is_plain_summing(name, options, same):
+    assert BALANCERS.build(name, tasks=NAMES, **options).equals_uniform is same
+
+
+def test_every_other_method_differs_from_plain_summing(name):
+    assert BALANCERS.build(name, tasks=NAMES).equals_uniform is (name in ("uniform", "fixed"))
+
+
+@pytest.mark.parametrize(("name", "options"), ELSEWHERE)
+def test_a_method_says_that_it_does_not_seek_the_pareto_set(name, options):
+    assert BALANCERS.build(name, tasks=NAMES, **options).seeks_pareto is False
+
+
+def test_every_other_method_seeks_the_pareto_set(name):
+    assert BALANCERS.build(name, tasks=NAMES).seeks_pareto is ((name, {}) not in ELSEWHERE)
+
+
+@pytest.mark.parametrize("name", ["graddrop", "gradvac", "pcgrad", "rlw", "torchjd"], indirect=True)
+def test_a_seed_is_any_whole_number_below_2_to_the_31(name):
+    drawn = []
+    for seed in range(20):
+        torch.manual_seed(seed)
+        drawn.append(int(BALANCERS.build(name, tasks=NAMES).seed))
+    assert 0 <= min(drawn) < 2**30 < max(drawn) < 2**31
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [("dwa", "loss_count.a"), ("dwa", "epoch"), ("excess_mtl", "warmed_up.a"), ("stch", "nadir_count.a")],
+)
+def test_a_count_is_a_whole_number_whatever_the_models_precision(name, count):
+    """A count in float32 would stop at 2^24, one in bfloat16 at 256."""
+    balancer = BALANCERS.build(name, tasks=NAMES).bfloat16()
+    assert balancer.state_dict()[count].dtype == torch.int64
