@@ -296,9 +296,10 @@ def test_rotations_start_as_the_option_says(start, update):
         assert abs(b.trace()) < 5
 
 
-def test_adam_moves_each_entry_of_the_skew_matrix_by_lr():
+@pytest.mark.parametrize("width", [6, 32])
+def test_adam_moves_each_entry_of_the_skew_matrix_by_lr(width):
     """Adam's first step is lr times the sign of the gradient, to 1e-16 of it; so R_1 is known but for signs."""
-    engine, batch = make_engine("rotograd", {"update": "adam", "lr": 0.02, "start": "random"}, 6), make_batch()
+    engine, batch = make_engine("rotograd", {"update": "adam", "lr": 0.02, "start": "random"}, width), make_batch()
     balancer = engine.balancer
     start = {name: rotation.detach().clone() for name, rotation in balancer.rotation.items()}
     totals = products(engine, batch)
@@ -394,6 +395,15 @@ def test_a_length_of_zero_is_none_to_compare_with():
     assert weights_after(0, steps[0]) == pytest.approx([1.0, 0.0])  # b has no gradient: a alone decides on C
     # Ratios 1 and 1/2, alpha 2/3 and 1/3, C = 4/3.
     assert weights_after(0, *steps) == pytest.approx([4 / 3, 2 / 3])
+    # Taken once more from step 1 on, b's length is that of step 2: ratios 1 and 1/2, C = 2/3 + 1/3.
+    steps = [{"a": 1.0, "b": 4.0}, {"a": 1.0, "b": 0.0}, {"a": 1.0, "b": 2.0}, {"a": 1.0, "b": 1.0}]
+    assert weights_after(1, *steps) == pytest.approx([1.0, 1.0])
+
+
+def test_lengths_alone_leave_the_features_as_they_are():
+    engine, features = make_engine("rotograd", {"scale_only": True}), [torch.randn(3, 64)]
+    engine.train_step(make_batch())
+    assert engine.balancer.adapter("a", features) is features
 
 
 def arc_between(one, two):

@@ -1,5 +1,6 @@
 """Saving a run and going on with it exactly."""
 
+import pickle
 import shutil
 import stat
 from collections.abc import Callable
@@ -88,7 +89,7 @@ def load(engine: Engine, folder: Path) -> None:
     load_weights(engine.network, engine.balancer, folder)
     try:
         state = torch.load(folder / TRAINING, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError) as error:
+    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
         raise ValueError(f"{folder / TRAINING} is damaged: {error}") from error
     _restore(engine, state)
 
