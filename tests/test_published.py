@@ -153,11 +153,10 @@ def test_a_default_is_the_one_of_its_source(name, option):
     assert options_of(BALANCERS.get(name))[option].default == PUBLISHED[name, option]
 
 
-@pytest.mark.parametrize(("update", "lr"), [("adam", 5e-4), ("geodesic", 2e-3)])  # paper, on digits; ours
-def test_rotograds_rate_goes_by_its_update_as_the_docstring_says(update, lr):
-    assert BALANCERS.build("rotograd", tasks=NAMES, update=update).lr == lr
-    rates = re.search(r"Without lr it is (\S+) for `(\w+)` and (\S+) for `(\w+)`", " ".join(inspect.getdoc(BALANCERS.get("rotograd")).split()))
-    assert rates and dict(zip(rates.groups()[1::2], map(float, rates.groups()[::2]), strict=True))[update] == lr
+@pytest.mark.parametrize(("update", "rate"), [("adam", "5e-4"), ("geodesic", "2e-3")])  # paper, on digits; ours
+def test_rotograds_rate_goes_by_its_update_as_the_docstring_says(update, rate):
+    assert f"{rate} for `{update}`" in (inspect.getdoc(BALANCERS.get("rotograd")) or "")
+    assert BALANCERS.build("rotograd", tasks=NAMES, update=update).lr == float(rate)
 
 
 def test_every_constructor_hands_on_what_all_methods_have(name):
