@@ -189,7 +189,7 @@ class RotogradProcrustes(Balancer):
         basis = None
         rows = sum(len(right) for _, right in pairs)
         if 4 * rows <= len(rotation):
-            left, right = (torch.cat(parts).to(rotation.dtype) for parts in zip(*pairs, strict=True))
+            left, right = (torch.cat(parts) for parts in zip(*pairs, strict=True))
             basis = torch.linalg.qr(torch.cat([left, right]).T).Q  # (d, 2n): elsewhere P is the identity
             total = (left @ basis).T @ (right @ basis)
         else:

@@ -50,11 +50,11 @@ def step_of(engine, batch):
     """One step, and the gradients (network's and balancer's) that it had before anything moved."""
     seen, update = {}, engine._update
 
-    def look(step):
+    def look(*given):
         modules = {"": engine.network, "balancer.": engine.balancer}
         for prefix, module in modules.items():
             seen.update({prefix + n: p.grad.clone() for n, p in module.named_parameters() if p.grad is not None})
-        update(step)
+        update(*given)
 
     engine._update = look
     step = engine.train_step(batch)

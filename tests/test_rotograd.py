@@ -17,6 +17,7 @@ from mtlkit.config.schema import TrainerConfig
 from mtlkit.engine.engine import Engine
 from mtlkit.engine.model import MultiTaskModel
 from mtlkit.engine.scalars import scalars_of
+from mtlkit.rotations import move_rotation, set_rotation
 from mtlkit.run import checkpoint
 from mtlkit.run.build import make_accelerator
 from mtlkit.step import Step
@@ -265,6 +266,33 @@ def test_a_thousand_steps_one_way_are_one_long_arc():
     torch.testing.assert_close(
         balancer.rotation["a"].double(), start @ arc_step(total, 1e-3), rtol=0, atol=6e-8 + 1e-3 * 1e-6
     )
+
+
+def stand_still(rotation, remainder, number, rate):
+    move_rotation(
+        rotation, remainder, (torch.zeros(len(rotation), 1), torch.zeros(1, len(rotation))), number=number, rate=rate
+    )
+
+
+def test_a_rotation_and_its_remainder_keep_what_float32_cannot():
+    value, pair = orthogonal_matrix(5), (torch.zeros(5, 5), torch.ones(5, 5))
+    set_rotation(*pair, value)
+    for number in (1, 0):  # in which errors are taken out
+        # The remainder is below 6e-8 and known to 6e-8 of it.
+        torch.testing.assert_close(pair[0].double() + pair[1].double(), value, rtol=0, atol=1e-14)
+        stand_still(*pair, number, 1e-3)
+    torch.testing.assert_close(pair[0].double() + pair[1].double(), value, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize(("rate", "every"), [(1e-4, 100), (0.01, 100), (0.25, 4), (3.0, 1)])
+def test_errors_are_taken_out_once_the_turns_have_added_up_to_one(rate, every):
+    corrected = []
+    for number in range(1, 2 * every + 1):
+        rotation = 1.001 * torch.eye(3)  # which a step of Newton's brings within the square of 1e-3
+        stand_still(rotation, torch.zeros(3, 3), number, rate)
+        if (rotation - torch.eye(3)).abs().max() < 1e-5:
+            corrected.append(number)
+    assert corrected == [every, 2 * every]
 
 
 @pytest.mark.parametrize("size", [1e-2, 1.0, 10.0])
