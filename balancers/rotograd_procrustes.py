@@ -113,9 +113,9 @@ class RotogradProcrustes(Balancer):
     def setup(self, tasks: Mapping[str, Task], encoder: EncoderInfo) -> None:
         d = width(encoder, self.level, self.dim)
         self.register_buffer("centre", torch.zeros(d))  # c
-        self.offset = per_task(self.tasks, torch.zeros(d))  # c_k - R_k c
         self.rotation = per_task(self.tasks, torch.zeros(d, d))  # R_k
         self.remainder = per_task(self.tasks, torch.zeros(d, d))  # what rounding took from it
+        self.offset = per_task(self.tasks, torch.zeros(d))  # c_k - R_k c
         for task in sorted(self.tasks):
             set_rotation(self.rotation[task].data, self.remainder[task].data, small_rotation(d))
 
