@@ -47,5 +47,5 @@ class ImpartialLosses(Balancer):
 
     def objective(self, step: "Step") -> Tensor:
         positive = have_logarithm(step.losses, step.tasks)
-        s = stack(self.log_scale, step.tasks).to(step.losses.dtype)[positive]
+        s = stack(self.log_scale, step.tasks)[positive]
         return (s.exp() * step.losses[positive] - s).sum()

@@ -102,7 +102,7 @@ class MoCo(Balancer):
 
     def combine(self, step: "Step") -> Features:
         gradients = step.jacobian
-        before = stack(self.tracker, step.tasks).to(gradients.dtype)
+        before = stack(self.tracker, step.tasks)
         old = stack(self.weight, step.tasks).double()
         if self.published:
             factors = torch.where(step.norms > 0, step.losses.detach().abs() / step.norms, 0.0)

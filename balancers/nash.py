@@ -57,7 +57,7 @@ class Nash(GramBalancer):
         check_whole_number("balancer.update_every", update_every, 1)
         self.max_norm = max_norm
         self.update_every = update_every
-        self.weight = per_task(tasks, torch.tensor(-1.0, dtype=torch.float64))  # below 0: not known yet
+        self.weight = per_task(tasks, torch.tensor(-1.0))  # below 0: not known yet
 
     @any_order
     def weights(self, gram: Tensor) -> Tensor:

@@ -165,7 +165,7 @@ class RotoGrad(Balancer):
         settles = step.number >= self.burn_in
         for task, norm in zip(step.tasks, norms, strict=True):
             initial, settled = self.initial_norm[task], self.settled[task]
-            if norm > 0 and (initial == 0 or (settles and not settled)):
+            if initial == 0 or (settles and not settled):
                 initial.copy_(norm)
                 settled.fill_(settles)
 
@@ -195,7 +195,7 @@ class RotoGrad(Balancer):
 
     def _add_gradient(self, step: "Step", task: str, total: Tensor) -> None:
         # L_rot = -<R_k, sum_n g~_n v_n^T> with g~ = R g held constant, and R_k = B_k exp(S_k).
-        constant = self.base[task].T @ (self.rotation[task] @ total.to(self.rotation[task].dtype))
+        constant = self.base[task].T @ (self.rotation[task] @ total)
         with torch.enable_grad():
             generator = self.generator[task]
             loss = -(torch.linalg.matrix_exp(skew(generator)) * constant).sum()
@@ -219,7 +219,6 @@ def turn(rotation: Tensor, pairs: Sequence[tuple[Tensor, Tensor | None]], arc: f
     M is the sum of left^T right over the pairs. Without a `right` the `left` is M^T itself. See `RotoGrad`.
     """
     d = len(rotation)
-    pairs = [(left.to(rotation.dtype), None if right is None else right.to(rotation.dtype)) for left, right in pairs]
     if 4 * sum(len(left) for left, _ in pairs) > d:
         total = torch.stack([left.T if right is None else left.T @ right for left, right in pairs]).sum(0)
         return rotation, exponential_change(_arc(total, arc))

@@ -5,7 +5,7 @@ from itertools import compress
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mtlkit.balancer import BALANCERS, Balancer
 from mtlkit.balancers.gradnorm import first_losses, refuse_negative_losses, targets
@@ -109,17 +109,13 @@ class RotogradProcrustes(Balancer):
         self.weight_lr = weight_lr
         self.weight = per_task(tasks, torch.ones(()))
         self.initial_loss = per_task(tasks, torch.zeros(()))
-        self.rotation = nn.ParameterDict()  # R_k
-        self.remainder = nn.ParameterDict()  # what rounding took from it
-        self.offset = nn.ParameterDict()  # c_k - R_k c
-        self.register_buffer("centre", torch.zeros(0))  # c
 
     def setup(self, tasks: Mapping[str, Task], encoder: EncoderInfo) -> None:
         d = width(encoder, self.level, self.dim)
-        self.centre = torch.zeros(d)
-        self.offset = per_task(self.tasks, torch.zeros(d))
-        zeros = torch.zeros(d, d)
-        self.rotation, self.remainder = per_task(self.tasks, zeros), per_task(self.tasks, zeros)
+        self.register_buffer("centre", torch.zeros(d))  # c
+        self.rotation = per_task(self.tasks, torch.zeros(d, d))  # R_k
+        self.remainder = per_task(self.tasks, torch.zeros(d, d))  # what rounding took from it
+        self.offset = per_task(self.tasks, torch.zeros(d))  # c_k - R_k c
         for task in sorted(self.tasks):
             set_rotation(self.rotation[task].data, self.remainder[task].data, small_rotation(d))
 
@@ -193,7 +189,7 @@ class RotogradProcrustes(Balancer):
         basis = None
         rows = sum(len(right) for _, right in pairs)
         if 4 * rows <= len(rotation):
-            left, right = (torch.cat(parts).to(rotation.dtype) for parts in zip(*pairs, strict=True))
+            left, right = (torch.cat(parts) for parts in zip(*pairs, strict=True))
             basis = torch.linalg.qr(torch.cat([left, right]).T).Q  # (d, 2n): elsewhere P is the identity
             total = (left @ basis).T @ (right @ basis)
         else:

@@ -68,6 +68,6 @@ class Uncertainty(Balancer):
         self.factors = {name: 0.5 if self.gaussian or task.regression else 1.0 for name, task in tasks.items()}
 
     def objective(self, step: "Step") -> Tensor:
-        s = stack(self.log_variance, step.tasks).to(step.losses.dtype)
+        s = stack(self.log_variance, step.tasks)
         factors = s.new_tensor([self.factors[task] for task in step.tasks])
         return (factors * torch.exp(-s) * step.losses + s / 2).sum()

@@ -338,10 +338,12 @@ class Keeps:
         return self.found
 
 
-@pytest.mark.parametrize("name", BALANCERS.names())
-def test_float32_gives_what_float64_gives(toys, name):
+@pytest.mark.parametrize(
+    ("name", "options"), [*((name, {}) for name in BALANCERS.names()), ("moco", {"published": True})], ids=str
+)
+def test_float32_gives_what_float64_gives(toys, name, options):
     """On the first steps, in which nothing has added up yet; and no gradient grows to float64 on its way."""
-    engines = [toys.make_engine(name, precision=precision) for precision in ("fp32", "fp64")]
+    engines = [toys.make_engine(name, options=options, precision=precision) for precision in ("fp32", "fp64")]
     found = []
     for engine in engines:
         engine._update = lambda *_: None

@@ -153,11 +153,21 @@ def test_moco_equals_its_formulas_over_three_steps(toys):
         trackers = h if trackers is None else trackers + 0.3 * (h - trackers)
         mean = trackers.square().sum(dim=1).mean()
         weights = nearest_on_simplex(weights - 0.7 * (trackers @ (weights @ trackers) / mean + 0.1 * weights))
-        _, seen = step_of(engine, toys.make_batch(number))
+        step, seen = step_of(engine, toys.make_batch(number))
         torch.testing.assert_close(encoder_gradient(seen), weights @ trackers)
+        torch.testing.assert_close(torch.stack([step.extras[f"weight/{task}"] for task in engine.tasks]), weights)
     assert weights.std() > 0.05
     torch.testing.assert_close(stack(engine.balancer.weight, engine.tasks), weights)
     torch.testing.assert_close(stack(engine.balancer.tracker, engine.tasks), trackers)
+
+
+def test_moco_takes_a_newcomers_first_gradient_whole(toys):
+    engine = toys.make_engine("moco", options={"beta": 0.25})
+    engine.train_step(toys.without(toys.make_batch(0), "depth"))
+    before, (h, _) = engine.balancer.tracker["segmentation"].clone(), jacobian(engine, toys.make_batch(1))
+    engine.train_step(toys.make_batch(1))
+    torch.testing.assert_close(engine.balancer.tracker["depth"].data, h[1])
+    torch.testing.assert_close(engine.balancer.tracker["segmentation"].data, before + 0.25 * (h[0] - before))
 
 
 def test_moco_as_published_equals_its_formulas_over_three_steps(toys):
@@ -183,6 +193,18 @@ def test_moco_as_published_with_a_gradient_of_zero_is_finite(toys):
     _, seen = step_of(engine, toys.make_batch())
     assert encoder_gradient(seen).isfinite().all()
     assert not engine.balancer.tracker["depth"].any()
+
+
+@pytest.mark.parametrize("name", WEIGHING)
+def test_all_tasks_start_with_one_weight_which_they_keep_while_absent(name):
+    assert [w.item() for w in BALANCERS.build(name, tasks=("a", "b", "c", "d")).weight.values()] == [0.25] * 4
+
+
+@pytest.mark.parametrize(("name", "options"), [("modo", {}), ("sdmgrad", {}), ("sdmgrad", {"divide_by": "lengths"})])
+def test_without_any_gradient_the_weights_stay(name, options):
+    weights, zero = torch.tensor([0.25, 0.75], dtype=torch.float64), torch.zeros(2, 2, dtype=torch.float64)
+    found = BALANCERS.build(name, tasks=("a", "b"), **options).moved(weights, zero, torch.tensor(0.0))
+    torch.testing.assert_close(found, weights)
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.5])

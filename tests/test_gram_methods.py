@@ -262,6 +262,18 @@ def test_imtl_g_with_dependent_gradients_is_equal_in_least_squares():
     assert weights.sum().item() == pytest.approx(1)
 
 
+def test_imtl_g_takes_two_gradients_for_one_that_hardly_differ():
+    """Told apart by their angle of 1e-7, the two would get weights of 1e7 and -1e7."""
+    rows = torch.tensor([[1.0, 0.0, 0.0], [1.0, 1e-7, 0.0], [0.0, 0.5**0.5, 0.5**0.5]], dtype=torch.float64)
+    # As one, they are orthogonal to the third: two equal shares of 1/2.
+    expected = torch.tensor([0.25, 0.25, 0.5], dtype=torch.float64)
+    torch.testing.assert_close(build("imtl_g", 3).weights(rows @ rows.T), expected, rtol=0, atol=SINGLE)  # 1e-7 itself
+
+
+def test_imtl_g_without_any_gradient_weighs_all_alike():
+    assert build("imtl_g", 4).weights(torch.zeros(4, 4)).tolist() == [0.25] * 4
+
+
 @pytest.mark.parametrize("k", [2, 3, 8])
 def test_config_has_one_positive_cosine_with_all_and_the_length_of_all_projections(k):
     rows = gradients(k)

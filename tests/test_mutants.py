@@ -96,7 +96,7 @@ def test_a_fault_that_is_noticed_and_one_that_is_not(tmp_path):
         (tmp_path / folder).mkdir()
     (tmp_path / "tools/mutants.py").write_text((TOOLS / "mutants.py").read_text())
     (tmp_path / "tools/mutants.yaml").write_text(
-        "tests: {mtlkit/code.py: [tests/test_code.py]}\nlast: {}\nequivalent:\n  mtlkit/code.py:\n"
+        "tests: {mtlkit/code.py: [tests/test_code.py]}\non_import: {}\nlast: {}\nequivalent:\n  mtlkit/code.py:\n"
         '    - {why: nobody asks for six, changes: ["def f(a, b=5): → def f(a, b=6):"]}\n'
     )
     (tmp_path / "mtlkit/__init__.py").write_text("")

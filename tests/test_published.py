@@ -170,6 +170,12 @@ def test_a_default_is_the_one_of_its_source(name, option):
     assert options_of(BALANCERS.get(name))[option].default == PUBLISHED[name, option]
 
 
+@pytest.mark.parametrize(("update", "rate"), [("adam", "5e-4"), ("geodesic", "2e-3")])  # paper, on digits; ours
+def test_rotograds_rate_goes_by_its_update_as_the_docstring_says(update, rate):
+    assert f"{rate} for `{update}`" in (inspect.getdoc(BALANCERS.get("rotograd")) or "")
+    assert BALANCERS.build("rotograd", tasks=NAMES, update=update).lr == float(rate)
+
+
 def test_every_constructor_hands_on_what_all_methods_have(name):
     cls = BALANCERS.get(name)
     values = {"space": cls.spaces, "lr": (0.125,), "lr_decay": (0.5,)}

@@ -17,6 +17,7 @@ from mtlkit.config.schema import TrainerConfig
 from mtlkit.engine.engine import Engine
 from mtlkit.engine.model import MultiTaskModel
 from mtlkit.engine.scalars import scalars_of
+from mtlkit.rotations import move_rotation, set_rotation
 from mtlkit.run import checkpoint
 from mtlkit.run.build import make_accelerator
 from mtlkit.step import Step
@@ -267,6 +268,33 @@ def test_a_thousand_steps_one_way_are_one_long_arc():
     )
 
 
+def stand_still(rotation, remainder, number, rate):
+    move_rotation(
+        rotation, remainder, (torch.zeros(len(rotation), 1), torch.zeros(1, len(rotation))), number=number, rate=rate
+    )
+
+
+def test_a_rotation_and_its_remainder_keep_what_float32_cannot():
+    value, pair = orthogonal_matrix(5), (torch.zeros(5, 5), torch.ones(5, 5))
+    set_rotation(*pair, value)
+    for number in (1, 0):  # in which errors are taken out
+        # The remainder is below 6e-8 and known to 6e-8 of it.
+        torch.testing.assert_close(pair[0].double() + pair[1].double(), value, rtol=0, atol=1e-14)
+        stand_still(*pair, number, 1e-3)
+    torch.testing.assert_close(pair[0].double() + pair[1].double(), value, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize(("rate", "every"), [(1e-4, 100), (0.01, 100), (0.25, 4), (3.0, 1)])
+def test_errors_are_taken_out_once_the_turns_have_added_up_to_one(rate, every):
+    corrected = []
+    for number in range(1, 2 * every + 1):
+        rotation = 1.001 * torch.eye(3)  # which a step of Newton's brings within the square of 1e-3
+        stand_still(rotation, torch.zeros(3, 3), number, rate)
+        if (rotation - torch.eye(3)).abs().max() < 1e-5:
+            corrected.append(number)
+    assert corrected == [every, 2 * every]
+
+
 @pytest.mark.parametrize("size", [1e-2, 1.0, 10.0])
 def test_adams_rotations_are_rotations(size):
     balancer = BALANCERS.build("rotograd", tasks=("a",), update="adam", start="random")
@@ -296,9 +324,10 @@ def test_rotations_start_as_the_option_says(start, update):
         assert abs(b.trace()) < 5
 
 
-def test_adam_moves_each_entry_of_the_skew_matrix_by_lr():
+@pytest.mark.parametrize("width", [6, 32])
+def test_adam_moves_each_entry_of_the_skew_matrix_by_lr(width):
     """Adam's first step is lr times the sign of the gradient, to 1e-16 of it; so R_1 is known but for signs."""
-    engine, batch = make_engine("rotograd", {"update": "adam", "lr": 0.02, "start": "random"}, 6), make_batch()
+    engine, batch = make_engine("rotograd", {"update": "adam", "lr": 0.02, "start": "random"}, width), make_batch()
     balancer = engine.balancer
     start = {name: rotation.detach().clone() for name, rotation in balancer.rotation.items()}
     totals = products(engine, batch)
@@ -394,6 +423,15 @@ def test_a_length_of_zero_is_none_to_compare_with():
     assert weights_after(0, steps[0]) == pytest.approx([1.0, 0.0])  # b has no gradient: a alone decides on C
     # Ratios 1 and 1/2, alpha 2/3 and 1/3, C = 4/3.
     assert weights_after(0, *steps) == pytest.approx([4 / 3, 2 / 3])
+    # Taken once more from step 1 on, b's length is that of step 2: ratios 1 and 1/2, C = 2/3 + 1/3.
+    steps = [{"a": 1.0, "b": 4.0}, {"a": 1.0, "b": 0.0}, {"a": 1.0, "b": 2.0}, {"a": 1.0, "b": 1.0}]
+    assert weights_after(1, *steps) == pytest.approx([1.0, 1.0])
+
+
+def test_lengths_alone_leave_the_features_as_they_are():
+    engine, features = make_engine("rotograd", {"scale_only": True}), [torch.randn(3, 64)]
+    engine.train_step(make_batch())
+    assert engine.balancer.adapter("a", features) is features
 
 
 def arc_between(one, two):

@@ -4,6 +4,7 @@ import json
 import re
 from itertools import chain, combinations
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -491,6 +492,21 @@ def test_nash_keeps_its_weights_between_updates(toys):
     assert torch.equal(steps[1].weights, steps[0].weights)
     assert torch.equal(steps[2].weights, steps[0].weights)
     assert not torch.equal(steps[3].weights, steps[0].weights)
+
+
+def test_nash_keeps_small_weights_and_zeros_too():
+    """By hand: orthogonal gradients of the lengths n have the weights 1 / n, and one of length 0 has the weight 0."""
+
+    def weights(balancer, number, *squares):
+        gram = torch.diag(torch.tensor(squares, dtype=torch.float64))
+        step = SimpleNamespace(number=number, tasks=balancer.tasks, gram=gram)
+        balancer.combine(step)
+        return step.decoder_weights.tolist()
+
+    for second, kept in ((16.0, 0.25), (0.0, 0.0)):
+        balancer = build("nash", 2, update_every=2, max_norm=1.0)
+        found = [weights(balancer, *given) for given in ((0, 4.0, second), (1, 1.0, 1.0), (2, 1.0, 1.0))]
+        assert found == [pytest.approx(expected) for expected in ([0.5, kept], [0.5, kept], [1.0, 1.0])]
 
 
 def test_nash_keeps_weights_by_task_and_solves_for_a_newcomer(toys):

@@ -1,0 +1,72 @@
+"""Matrices on the channels of one level, worked out position by position."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from mtlkit import EncoderInfo
+from mtlkit.channels import transform, unit_gradients, vectors, width
+
+INFO = EncoderInfo(channels=(8, 32), strides=(4, 8))
+
+
+@pytest.mark.parametrize(
+    ("level", "dim", "expected"), [(-2, None, 8), (-1, None, 32), (0, None, 8), (1, None, 32), (0, 2, 2), (0, 8, 8)]
+)
+def test_the_width_of_a_level(level, dim, expected):
+    assert width(INFO, level, dim) == expected
+
+
+@pytest.mark.parametrize(
+    ("level", "dim", "message"),
+    [
+        (-3, None, r"balancer\.level is -3, but the encoder shares 2 levels"),
+        (2, None, r"balancer\.level is 2, but"),
+        (0, 1, r"balancer\.dim must be from 2 to 8, .*got 1"),
+        (0, 9, r"balancer\.dim must be from 2 to 8, .*got 9"),
+    ],
+)
+def test_a_level_or_width_that_there_is_not_is_named(level, dim, message):
+    with pytest.raises(ValueError, match=message):
+        width(INFO, level, dim)
+
+
+def numbers(*shape):
+    """Small whole numbers: every result below is exact."""
+    return torch.arange(torch.Size(shape).numel()).remainder(7).float().view(shape) - 3
+
+
+@pytest.mark.parametrize("channels", [3, 5])
+@pytest.mark.parametrize("positions", [(), (3, 2)], ids=str)
+@pytest.mark.parametrize("offset", [None, numbers(3).double() * 2], ids=("linear", "affine"))
+def test_the_first_channels_are_mapped_at_every_position(channels, positions, offset):
+    features, matrix = [numbers(2, 4), numbers(2, channels, *positions)], numbers(3, 3).double()
+    found = transform(features, 1, matrix, offset)
+    expected = features[1].clone()
+    for sample in range(2):
+        for position in torch.cartesian_prod(*map(torch.arange, positions)).tolist() if positions else [()]:
+            at = (sample, slice(0, 3), *position)
+            moved = [sum(matrix[i, j] * features[1][at][j] for j in range(3)) for i in range(3)]
+            expected[at] = torch.stack(moved) + (0 if offset is None else offset)
+    assert torch.equal(found[1], expected)
+    assert found[1].dtype == torch.float32  # the features', whatever the matrix is kept in
+    assert found[0] is features[0]
+    assert torch.equal(features[1], numbers(2, channels, *positions))  # left as it was
+
+
+def test_vectors_have_one_row_per_sample_and_position():
+    level = numbers(2, 5, 3, 4)
+    expected = [level[n, :2, y, x].tolist() for n in range(2) for y in range(3) for x in range(4)]
+    assert vectors(level, 2).tolist() == expected
+    assert vectors(level[:, :, 0, 0], 2).tolist() == level[:, :2, 0, 0].tolist()
+    assert vectors(level.half(), 2).dtype == torch.float32
+
+
+def test_unit_gradients_are_divided_by_the_whole_length_and_zero_where_a_task_does_not_reach():
+    level = numbers(2, 3, 2, 2)
+    norms = torch.tensor([4.0, 2.0, 0.0], dtype=torch.float64)  # those over all levels
+    rows = [[None, level], [level, None], [None, level * 0]]
+    found = unit_gradients(SimpleNamespace(local_features=[level, level], local_gradients=rows, norms=norms), 1, 2)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, torch.stack([vectors(level, 2) / 4, torch.zeros(8, 2), torch.zeros(8, 2)], dim=1))
