@@ -4,12 +4,13 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from mtlkit.contract import check_hooks
 from mtlkit.registry import Registry, suggest
 
 Camera = tuple[float, float, float, float]  # a pinhole's f_x / width, f_y / height, c_x / width, c_y / height
@@ -70,6 +71,10 @@ class Kind(ABC):
 
     def __init__(self, classes: tuple[str, ...] = ()) -> None:
         self.classes = tuple(classes)
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        check_hooks(cls, [base for base in cls.__mro__ if base.__module__ == __name__])
 
     @abstractmethod
     def shape(self, height: int, width: int) -> tuple[int, ...]:
