@@ -117,6 +117,23 @@ class Kind(ABC):
         """
         return None
 
+    def example(self, height: int, width: int, draw: torch.Generator) -> Tensor:
+        """A random value, of which a part is unknown: what `mtlkit.testing.check_task` tries a task on.
+
+        Drawn from `admitted`, number by number. Override it where `problem` asks for more than that range.
+        """
+        shape, (low, high) = self.shape(height, width), self.admitted
+        if not self.dtype.is_floating_point:
+            low = max(low, -5)
+            drawn = torch.randint(int(low), int(min(high, low + 5)) + 1, shape, generator=draw).to(self.dtype)
+        elif math.isinf(low) or math.isinf(high):
+            drawn = torch.randn(shape, generator=draw, dtype=self.dtype)
+            if not (math.isinf(low) and math.isinf(high)):
+                drawn = low + 0.1 + drawn.abs() if math.isinf(high) else high - 0.1 - drawn.abs()
+        else:
+            drawn = low + (high - low) * torch.rand(shape, generator=draw, dtype=self.dtype)
+        return drawn.masked_fill(torch.rand(shape, generator=draw) < 0.3, self.unknown)
+
     def numbers(self, value: Tensor) -> Mapping[str, Tensor]:
         """The known numbers, in the unit, whose median and range the summary tells: by part, "" for all of them.
 
