@@ -1,6 +1,7 @@
 """The contract of a task, as checks that strangers can run on theirs."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ from mtlkit.target import Kind
 from mtlkit.task import TASKS, Task
 from mtlkit.testing.promises import assert_close, chosen, keep
 
-CLASSES = ("a", "b", "c")
+CLASSES: tuple[str, ...] = ("a", "b", "c")
 HEIGHT, WIDTH, SAMPLES = 6, 8, 6
 SUM = 1e-9  #: relative, of sums of about a thousand numbers in float64, times a thousand
 FIGURE = 1e-5  #: of metrics, which may add in float32
@@ -227,20 +228,20 @@ def _case(name: str, options: Mapping[str, Any]) -> Case:
 def _build(name: str, options: Mapping[str, Any]) -> Task:
     if "classes" in options:
         return TASKS.build(name, "checked", **options)
-    try:
-        return TASKS.build(name, "checked", CLASSES, **options)
-    except ValueError as error:
+    classes = CLASSES
+    with suppress(TypeError):  # an option without a default
         try:
-            return TASKS.build(name, "checked", (), **options)
+            TASKS.build(name, "checked", classes)
         except ValueError:
-            raise error from None
+            classes = ()  # it refuses names
+    return TASKS.build(name, "checked", classes, **options)
 
 
 def _spread(case: Case, found: Tensor, target: Tensor) -> Tensor:
     """The constant as a prediction for each of the targets, as evaluation makes one."""
     size = case.kind.map_size(target)
     shape = found.shape[1:] if size is None else (*found.shape[1:-2], *size)
-    return found.expand(len(target), *shape)
+    return found.expand(len(target), *shape).contiguous()
 
 
 def _check_directions(metrics: MetricCollection) -> None:
