@@ -1,8 +1,6 @@
 """The contract of a task, as checks that strangers can run on theirs."""
 
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,43 +8,11 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
-from mtlkit.engine.losses import loss_of
-from mtlkit.target import Kind
-from mtlkit.task import TASKS, Task
+from mtlkit.testing.cases import HEIGHT, SAMPLES, WIDTH, Case, make_case, spread_constant
 from mtlkit.testing.promises import assert_close, chosen, keep
 
-CLASSES: tuple[str, ...] = ("a", "b", "c")
-HEIGHT, WIDTH, SAMPLES = 6, 8, 6
 SUM = 1e-9  #: relative, of sums of about a thousand numbers in float64, times a thousand
 FIGURE = 1e-5  #: of metrics, which may add in float32
-
-
-@dataclass(frozen=True)
-class Case:
-    """A task with random outputs and targets of its kind, of which a part is unknown."""
-
-    task: Task
-    kind: Kind
-    output: Tensor
-    target: Tensor
-
-    @property
-    def unknown(self) -> Tensor:
-        """A batch without any label."""
-        return self.kind.invalid(HEIGHT, WIDTH).expand_as(self.target).clone()
-
-    def rows(self, start: int, end: int) -> tuple[Tensor, Tensor]:
-        return self.output[start:end], self.target[start:end]
-
-    def loss(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(sum, count, gradient at the output)."""
-        output = output.clone().requires_grad_()
-        total, count = loss_of(self.task, output, target)
-        gradient = torch.zeros_like(output)
-        if total.requires_grad:
-            gradient = torch.autograd.grad(total, output, allow_unused=True)[0]
-            gradient = torch.zeros_like(output) if gradient is None else gradient
-        return total.detach(), count.detach(), gradient
 
 
 def check_task(name: str, *, only: Sequence[str] = (), **options: Any) -> None:
@@ -75,7 +41,7 @@ def check_task(name: str, *, only: Sequence[str] = (), **options: Any) -> None:
 
     >>> check_task("depth", loss="berhu")
     """
-    promises, case = chosen(PROMISES, only), _case(name, options)
+    promises, case = chosen(PROMISES, only), make_case(name, options)
     keep(name, promises, case)
 
 
@@ -140,7 +106,7 @@ def extreme_outputs(case: Case) -> None:
 
 def prediction(case: Case) -> None:
     found, constant = case.task.predict(case.output), case.task.constant(case.target)
-    form = _spread(case, constant, case.target).shape
+    form = spread_constant(case, constant, case.target).shape
     assert isinstance(found, Tensor), f"`predict` gives {type(found).__name__}, not a tensor"
     assert found.shape == form, f"`predict` gives the shape {tuple(found.shape)}, `constant` spreads to {tuple(form)}"
     size = case.kind.map_size(case.target)
@@ -156,7 +122,7 @@ def constant(case: Case) -> None:
     found = case.task.constant(case.target)
     assert isinstance(found, Tensor), f"`constant` gives {type(found).__name__}, not a tensor"
     assert len(found) == 1, f"`constant` gives the shape {tuple(found.shape)}, not one prediction (1, ...)"
-    figures = _figures(case, [(_spread(case, found, case.target), case.target)])
+    figures = _figures(case, [(spread_constant(case, found, case.target), case.target)])
     assert any(bool(figure.isfinite()) for figure in figures.values()), "every figure of the constant is NaN"
 
 
@@ -206,42 +172,6 @@ PROMISES = (
     metrics_pool,
     indicator,
 )
-
-
-def _case(name: str, options: Mapping[str, Any]) -> Case:
-    task = _build(name, options)
-    kind = task.own_kind()
-    if kind is None:
-        raise ValueError(
-            f"{type(task).__name__} does not say which kind of target it is made for. Write learns = 'depth', or "
-            f"another name of `mtlkit list kinds`, in the class."
-        )
-    task.kind, draw = kind, torch.Generator().manual_seed(0)
-    target = torch.stack([kind.example(HEIGHT, WIDTH, draw) for _ in range(SAMPLES)])
-    for value in target:
-        if problem := kind.problem(value):
-            raise ValueError(f"{type(kind).__name__}.example gives a value that does not {problem}: override it.")
-    size = task.map_size(target) or ((HEIGHT, WIDTH) if task.dense else ())
-    return Case(task, kind, torch.randn(SAMPLES, task.out_channels, *size, generator=draw), target)
-
-
-def _build(name: str, options: Mapping[str, Any]) -> Task:
-    if "classes" in options:
-        return TASKS.build(name, "checked", **options)
-    classes = CLASSES
-    with suppress(TypeError):  # an option without a default
-        try:
-            TASKS.build(name, "checked", classes)
-        except ValueError:
-            classes = ()  # it refuses names
-    return TASKS.build(name, "checked", classes, **options)
-
-
-def _spread(case: Case, found: Tensor, target: Tensor) -> Tensor:
-    """The constant as a prediction for each of the targets, as evaluation makes one."""
-    size = case.kind.map_size(target)
-    shape = found.shape[1:] if size is None else (*found.shape[1:-2], *size)
-    return found.expand(len(target), *shape).contiguous()
 
 
 def _check_directions(metrics: MetricCollection) -> None:
