@@ -140,13 +140,18 @@ class LossBalancer(Balancer):
 
 
 class GramBalancer(Balancer):
-    """A method that needs no more of the task gradients than their inner products."""
+    """A method that needs no more of the task gradients than their inner products.
+
+    A class with parameters of its own takes `lr` and `lr_decay` in its constructor and hands them on:
+    `super().__init__(tasks, space=space, lr=lr, lr_decay=lr_decay)`. Without parameters there is nothing to train, so
+    the two are no options of a class that does not name them.
+    """
 
     needs = frozenset({"gram"})
     spaces = ("features", "parameters")
 
-    def __init__(self, tasks: Sequence[str], *, space: str = "features") -> None:
-        super().__init__(tasks, space=space)
+    def __init__(self, tasks: Sequence[str], *, space: str = "features", **_rates: float) -> None:
+        super().__init__(tasks, space=space, **_rates)
 
     @abstractmethod
     def weights(self, gram: Tensor) -> Tensor:

@@ -201,6 +201,8 @@ class MeanIoU(Confusion):
 class ClassesPresent(Confusion):
     """Over how many classes the macro figures beside it are averaged."""
 
+    higher_is_better = None
+
     def compute(self) -> Tensor:
         _, present, predicted = self.shares()
         return (present + predicted > 0).sum()

@@ -2,10 +2,11 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from mtlkit.contract import check_hooks
 from mtlkit.registry import Registry
 
 Features = list[Tensor]  # the levels of the shared features, finest first: (B, C, H, W) maps or (B, C) vectors
@@ -36,6 +37,10 @@ class Encoder(nn.Module, ABC):
 
     info: EncoderInfo
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        check_hooks(cls, [Encoder])
+
     @property
     @abstractmethod
     def last_layer(self) -> nn.Module: ...
@@ -57,6 +62,10 @@ class Decoder(nn.Module, ABC):
 
     dense: ClassVar[bool]
     guided: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        check_hooks(cls, [Decoder])
 
     @abstractmethod
     def forward(self, features: Features) -> Tensor: ...

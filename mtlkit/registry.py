@@ -115,7 +115,10 @@ def check_options(what: str, cls: type, options: Iterable[str]) -> None:
 
 
 def options_of(cls: type) -> dict[str, inspect.Parameter]:
-    """The named constructor parameters of a class, following `**kwargs` to its parents; the child's come first."""
+    """The named constructor parameters of a class, following `**kwargs` to its parents; the child's come first.
+
+    Keyword arguments under a name with an underscore (`**_kwargs`) are handed on, but they are no options.
+    """
     found: dict[str, inspect.Parameter] = {}
     for parent in cls.__mro__:
         if "__init__" not in vars(parent):
@@ -124,7 +127,7 @@ def options_of(cls: type) -> dict[str, inspect.Parameter]:
         for p in parameters:
             if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY):
                 found.setdefault(p.name, p)
-        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+        if not any(p.kind is p.VAR_KEYWORD and not p.name.startswith("_") for p in parameters):
             break
     return found
 

@@ -4,12 +4,13 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from mtlkit.contract import check_hooks
 from mtlkit.registry import Registry, suggest
 
 Camera = tuple[float, float, float, float]  # a pinhole's f_x / width, f_y / height, c_x / width, c_y / height
@@ -71,6 +72,10 @@ class Kind(ABC):
     def __init__(self, classes: tuple[str, ...] = ()) -> None:
         self.classes = tuple(classes)
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        check_hooks(cls, [base for base in cls.__mro__ if base.__module__ == __name__])
+
     @abstractmethod
     def shape(self, height: int, width: int) -> tuple[int, ...]:
         """The shape of a value where the image is (3, height, width)."""
@@ -111,6 +116,23 @@ class Kind(ABC):
         None for a kind without classes to count.
         """
         return None
+
+    def example(self, height: int, width: int, draw: torch.Generator) -> Tensor:
+        """A random value, of which a part is unknown: what `mtlkit.testing.check_task` tries a task on.
+
+        Drawn from `admitted`, number by number. Override it where `problem` asks for more than that range.
+        """
+        shape, (low, high) = self.shape(height, width), self.admitted
+        if not self.dtype.is_floating_point:
+            low = max(low, -5)
+            drawn = torch.randint(int(low), int(min(high, low + 5)) + 1, shape, generator=draw).to(self.dtype)
+        elif math.isinf(low) or math.isinf(high):
+            drawn = torch.randn(shape, generator=draw, dtype=self.dtype)
+            if not (math.isinf(low) and math.isinf(high)):
+                drawn = low + 0.1 + drawn.abs() if math.isinf(high) else high - 0.1 - drawn.abs()
+        else:
+            drawn = low + (high - low) * torch.rand(shape, generator=draw, dtype=self.dtype)
+        return drawn.masked_fill(torch.rand(shape, generator=draw) < 0.3, self.unknown)
 
     def numbers(self, value: Tensor) -> Mapping[str, Tensor]:
         """The known numbers, in the unit, whose median and range the summary tells: by part, "" for all of them.

@@ -12,7 +12,7 @@ from mtlkit.contract import check_hooks
 from mtlkit.log import RESERVED
 from mtlkit.network import DECODERS, Decoder, EncoderInfo
 from mtlkit.registry import Registry
-from mtlkit.target import Kind
+from mtlkit.target import KINDS, Kind
 
 if TYPE_CHECKING:  # importing it takes seconds
     from torchmetrics import MetricCollection
@@ -28,6 +28,9 @@ class Task(ABC):
     """
 
     dense: ClassVar[bool]  #: one value per pixel, or one vector per image
+    #: The kind of target that it is made for, a name in `KINDS`. A target of another kind must then have the same
+    #: format, which is checked before training. Empty: it takes any kind.
+    learns: ClassVar[str] = ""
     regression: ClassVar[
         bool
     ]  #: which form of the uncertainty-weighted loss fits (a Gaussian or a Boltzmann likelihood)
@@ -69,6 +72,10 @@ class Task(ABC):
                 f"{self.decoder_config['name']!r} gives {kinds[decoder.dense]}."
             )
         return decoder
+
+    def own_kind(self) -> Kind | None:
+        """The kind that it is made for, with its classes; raises `LookupError` where none is called so."""
+        return KINDS.build(self.learns, self.classes) if self.learns else None
 
     @property
     def unit(self) -> str:

@@ -17,7 +17,6 @@ from mtlkit.metrics import (
     check_names,
     check_number,
     check_shapes,
-    check_values,
     check_weights,
     collect,
 )
@@ -45,6 +44,7 @@ class Classification(Task):
     """
 
     dense = False
+    learns = "classification"
     regression = False
 
     def __init__(
@@ -64,10 +64,6 @@ class Classification(Task):
     @property
     def out_channels(self) -> int:
         return len(self.classes)
-
-    def check(self, target: Tensor) -> None:
-        check_shapes(f"task {self.name!r}", ("target", target, ("B",), "int64"))
-        check_labels(self, target)
 
     def loss(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         check_shapes(
@@ -90,7 +86,6 @@ class Classification(Task):
         )
 
     def constant(self, targets: Tensor) -> Tensor:
-        self.check(targets)
         frequencies = label_counts(self, targets).float()
         return (frequencies / frequencies.sum())[None]
 
@@ -134,12 +129,6 @@ def right_labels(output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 def check_smoothing(task: Task, label_smoothing: float) -> None:
     """Raises `ValueError` unless 0 <= label_smoothing < 1."""
     check_number(f"task {task.name!r}", "label_smoothing", label_smoothing, lambda v: 0 <= v < 1, "in [0, 1)")
-
-
-def check_labels(task: Task, labels: Tensor) -> None:
-    """Raises `ValueError` for a label that is neither a class nor -1."""
-    last = len(task.classes) - 1
-    check_values(f"task {task.name!r}", (labels >= -1) & (labels <= last), labels, f"labels 0 to {last}, or -1 unknown")
 
 
 def label_counts(task: Task, targets: Tensor) -> Tensor:

@@ -18,7 +18,6 @@ from mtlkit.metrics import (
     check_number,
     check_owner,
     check_shapes,
-    check_values,
     collect,
 )
 from mtlkit.task import TASKS, Task
@@ -57,6 +56,7 @@ class Depth(Task):
     """
 
     dense = True
+    learns = "depth"
     regression = True
     out_channels = 1
 
@@ -87,11 +87,6 @@ class Depth(Task):
         check_number(what, "berhu_threshold", self.berhu_threshold, lambda v: v > 0, "> 0")
         check_number(what, "silog_lambda", self.silog_lambda, lambda v: 0 <= v <= 1, "in [0, 1]")
         check_number(what, "max_depth", max_depth, lambda v: v > 0, "> 0")
-
-    def check(self, target: Tensor) -> None:
-        what = f"task {self.name!r}"
-        check_shapes(what, ("target", target, MAP, "float"))
-        check_values(what, (target >= 0) & target.isfinite(), target, "finite depths > 0, or 0 invalid")
 
     def loss(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         check_shapes(f"task {self.name!r}", ("output", output, MAP, "float"), ("target", target, MAP, "float"))
@@ -136,7 +131,6 @@ class Depth(Task):
         return batch_means(metrics) if self.compat == "mtan" else collect(metrics)
 
     def constant(self, targets: Tensor) -> Tensor:
-        self.check(targets)
         valid = targets[targets > 0]
         if not len(valid):
             raise ValueError(f"The task {self.name!r} has no valid pixel in the targets: all depths are 0.")

@@ -17,7 +17,6 @@ from mtlkit.metrics import (
     check_choice,
     check_no_names,
     check_shapes,
-    check_values,
     collect,
 )
 from mtlkit.task import TASKS, Task
@@ -58,6 +57,7 @@ class Normals(Task):
     """
 
     dense = True
+    learns = "normals"
     regression = True
     out_channels = 3
 
@@ -76,12 +76,6 @@ class Normals(Task):
             check_choice(f"task {name!r}", "compat", compat, ("mtan", "cosreg"))
         self.compat = compat
         self.loss_name = loss
-
-    def check(self, target: Tensor) -> None:
-        what = f"task {self.name!r}"
-        check_shapes(what, ("target", target, MAP, "float"))
-        short = target.square().sum(1, keepdim=True) < 1.1
-        check_values(what, short & target.isfinite(), target, "unit normals, or (0, 0, 0) invalid")
 
     def loss(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         check_shapes(f"task {self.name!r}", ("output", output, MAP, "float"), ("target", target, MAP, "float"))
@@ -113,7 +107,6 @@ class Normals(Task):
         return collect(angles, cosines) if self.compat == "cosreg" else collect(angles)
 
     def constant(self, targets: Tensor) -> Tensor:
-        self.check(targets)
         valid = targets.square().sum(1) > 0.25
         if not valid.any():
             raise ValueError(f"The task {self.name!r} has no valid pixel in the targets: all normals are (0, 0, 0).")

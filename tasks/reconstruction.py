@@ -15,7 +15,6 @@ from mtlkit.metrics import (
     check_names,
     check_number,
     check_shapes,
-    check_values,
     collect,
 )
 from mtlkit.task import TASKS, Task
@@ -44,6 +43,7 @@ class Reconstruction(Task):
     """
 
     dense = True
+    learns = "reconstruction"
     regression = True
 
     def __init__(
@@ -64,12 +64,6 @@ class Reconstruction(Task):
     def out_channels(self) -> int:
         return len(self.classes)
 
-    def check(self, target: Tensor) -> None:
-        what = f"task {self.name!r}"
-        check_shapes(what, ("target", target, ("B", self.out_channels, "H", "W"), "float"))
-        known = (target >= 0) & (target <= 1)
-        check_values(what, known | target.isnan(), target, "values in [0, 1], or NaN unknown")
-
     def loss(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         axes = ("B", self.out_channels, "H", "W")
         check_shapes(f"task {self.name!r}", ("output", output, axes, "float"), ("target", target, axes, "float"))
@@ -85,7 +79,6 @@ class Reconstruction(Task):
         return collect({"mse": MeanSquaredError(), "mae": MeanAbsoluteError(), "psnr": PSNR()})
 
     def constant(self, targets: Tensor) -> Tensor:
-        self.check(targets)
         if targets.isnan().all():
             raise ValueError(f"The task {self.name!r} has no known value in the targets: all are NaN.")
         mean = targets.nanmean(0, keepdim=True, dtype=torch.float64)

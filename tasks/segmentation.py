@@ -11,7 +11,7 @@ from torchmetrics import MetricCollection
 from mtlkit.metrics import Accuracy, ClassesPresent, MeanIoU, check_names, check_shapes, check_weights, collect
 from mtlkit.task import TASKS, Task
 
-from .classification import check_labels, check_smoothing, cross_entropy, label_counts, right_labels
+from .classification import check_smoothing, cross_entropy, label_counts, right_labels
 
 
 @TASKS.register("segmentation")
@@ -37,6 +37,7 @@ class Segmentation(Task):
     """
 
     dense = True
+    learns = "segmentation"
     regression = False
 
     def __init__(
@@ -56,10 +57,6 @@ class Segmentation(Task):
     @property
     def out_channels(self) -> int:
         return len(self.classes)
-
-    def check(self, target: Tensor) -> None:
-        check_shapes(f"task {self.name!r}", ("target", target, ("B", "H", "W"), "int64"))
-        check_labels(self, target)
 
     def loss(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         check_shapes(
@@ -82,7 +79,6 @@ class Segmentation(Task):
         )
 
     def constant(self, targets: Tensor) -> Tensor:
-        self.check(targets)
         return label_counts(self, targets).argmax().view(1, 1, 1)
 
     def picture(self, value: Tensor) -> np.ndarray:

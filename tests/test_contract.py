@@ -4,8 +4,12 @@ import pytest
 import torch
 
 from mtlkit.balancer import Balancer, GramBalancer, LossBalancer
+from mtlkit.data.dataset import Dataset
 from mtlkit.engine.evaluation import evaluate
 from mtlkit.engine.losses import NonFiniteError
+from mtlkit.network import Decoder, Encoder
+from mtlkit.registry import check_options
+from mtlkit.target import DenseKind, Kind
 from mtlkit.task import Task
 
 
@@ -140,6 +144,13 @@ def test_adapters(toys, change):
         (LossBalancer, "weight", "weights"),
         (GramBalancer, "combined", "combine"),
         (Task, "indicater", "indicator"),
+        (Task, "learn", "learns"),
+        (Dataset, "camera_off", "camera_of"),
+        (Dataset, "target", "targets"),
+        (Encoder, "lastlayer", "last_layer"),
+        (Decoder, "denses", "dense"),
+        (Kind, "shapes", "shape"),
+        (DenseKind, "flips", "flip"),
     ],
 )
 def test_misspelt_hooks_are_refused_when_the_class_is_made(base, name, meant):
@@ -217,3 +228,35 @@ def test_needs_that_are_no_set(toys):
     named = type("Named", (Balancer,), {"__doc__": "Names a need.", "needs": "gram"})
     with pytest.raises(ValueError, match=r"Named\.needs must be a set of names, such as frozenset"):
         named(toys.TASK_NAMES)
+
+
+class Learned(GramBalancer):
+    """A Gram method with a parameter of its own."""
+
+    def __init__(self, tasks, *, space="features", lr=0.5):
+        super().__init__(tasks, space=space, lr=lr)
+        self.gain = torch.nn.Parameter(torch.ones(()))
+
+    def weights(self, gram):
+        return self.gain.detach().to(gram).expand(len(gram))
+
+    def combine(self, step):
+        step.add_gradient(self.gain, torch.ones(()))
+        return super().combine(step)
+
+
+@pytest.mark.parametrize("lr", [0.5, 0.125])
+def test_the_parameters_of_a_gram_method_learn_at_its_rate(toys, lr):
+    """Adam's first step is as long as the learning rate."""
+    engine = toys.make_engine(Learned(toys.TASK_NAMES, lr=lr))
+    engine.train_step(toys.make_batch())
+    # Adam divides by the gradient's size plus 1e-8.
+    assert float(engine.balancer.gain.detach()) == pytest.approx(1 - lr, abs=1e-6)
+
+
+def test_a_rate_is_no_option_of_a_gram_method_without_parameters():
+    check_options("balancer 'learned'", Learned, ["lr", "space"])
+    with pytest.raises(ValueError, match="'weights' has no option 'lr'"):
+        check_options("balancer 'weights'", Weights, ["lr"])
+    with pytest.raises(TypeError, match="rate"):
+        Weights(("a",), rate=1.0)

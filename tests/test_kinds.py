@@ -35,7 +35,8 @@ class One(Dataset):
 
     def __init__(self, root=None, split="train", size=None, limit=None, mode="ok"):
         self.split, self.mode = split, mode
-        self.targets = {"depth": Target("depth"), "flags": Target("multilabel", ("p", "q"))}
+        kind = "regression" if mode in ("numbers", "bits") else "multilabel"
+        self.targets = {"depth": Target("depth"), "flags": Target(kind, ("p", "q"))}
 
     def __len__(self) -> int:
         return 8
@@ -57,6 +58,8 @@ class One(Dataset):
             raise ValueError("cannot parse '12,5'")
         if self.mode == "absent":
             del targets["flags"]
+        if self.mode in ("numbers", "bits"):
+            targets["flags"] = torch.tensor([1.0, 0.5 if self.mode == "numbers" else 0.0])
         if self.mode == "unknown":
             targets["flags"] = torch.full((2,), float("nan"))
         return {"image": torch.rand(3, 32, 48, generator=draw), "targets": targets}
@@ -175,6 +178,23 @@ def test_labels_that_only_some_samples_know_give_the_constant() -> None:
     assert constants["flags"].tolist() == [[0.0, 1.0]]  # samples 0 and 4
 
 
+def test_a_task_refuses_a_target_that_it_cannot_learn(experiment: str, tmp_path: Path, capsys) -> None:
+    train = ["train", experiment, f"output_dir={tmp_path / 'run'}"]
+    assert main([*train, "task.flags.type=depth", "task.flags.decoder=conv"]) == 2
+    error = capsys.readouterr().err
+    assert "has no classes" in error
+    assert main([*train, "task.flags.type=classification"]) == 2
+    assert (
+        "task.flags.type=classification: it learns targets of the kind 'classification', int64 () here, but the target "
+        "'flags' is of the kind 'multilabel', float32 (2,). For this target write type: multilabel."
+    ) in capsys.readouterr().err
+    assert main([*train, "data.mode=numbers"]) == 2
+    assert (
+        "task.flags: a task of Multilabel learns targets that must hold 0, 1 or NaN (unknown), found 0.5"
+    ) in capsys.readouterr().err
+    assert main([*train, "data.mode=bits"]) == 0  # of another kind, and in its range
+
+
 # ---- a stranger's kind
 
 
@@ -260,31 +280,13 @@ def people(tmp_path: Path, monkeypatch) -> str:
     return str(path)
 
 
-def test_a_strangers_kind_trains_where_samples_lack_it(
-    people: str, kinds: Registry[Kind], tmp_path: Path, capsys
-) -> None:
-    run = tmp_path / "run"
-    words = ["train", people, f"output_dir={run}", "data.augment=true"]
-    assert main(words) == 2
+def test_a_strangers_kind_must_be_registered(people: str, kinds: Registry[Kind], tmp_path: Path, capsys) -> None:
+    """That it then trains is shown in `test_foreign_kinds.py`."""
+    assert main(["train", people, f"output_dir={tmp_path / 'run'}", "data.augment=true"]) == 2
     error = capsys.readouterr().err
     assert "The target 'joints' is of the kind 'keypoints', which is not registered." in error
     assert "@mtlkit.KINDS.register('keypoints')" in error
     assert "Traceback" not in error
-
-    kinds.register("keypoints")(Keypoints)
-    assert main(words) == 0
-    assert "joints in px: train median" in capsys.readouterr().out
-    assert info(run)["units"]["joints/error"] == "px"
-    found = [r for r in read(run / "metrics.jsonl") if r["split"] in ("val", "val_constant")]
-    assert all(r["joints/error"] > 0 for r in found)
-    capsys.readouterr()
-    assert main(["evaluate", str(run)]) == 0
-    assert "joints/error" in capsys.readouterr().out
-    fast = tmp_path / "fast"
-    assert main(["data", "prepare", people, "--out", str(fast), "--splits", "train"]) == 0
-    prepared = DATASETS.build("prepared", root=fast)
-    assert "joints" not in prepared[0]["targets"]
-    assert torch.equal(prepared[1]["targets"]["joints"], People()[1]["targets"]["joints"])
 
 
 def test_only_maps_give_the_outputs_their_size() -> None:

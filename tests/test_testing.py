@@ -49,6 +49,10 @@ def test_what_there_is_not_is_refused_as_by_the_registry():
         check_balancer("unifrom")
     with pytest.raises(ValueError, match="has no option 'alpa'"):
         check_balancer("gradnorm", alpa=1.0)
+    with pytest.raises(ValueError, match=r"There is no promise 'resum'\. Did you mean 'resume'"):
+        check_balancer("gradnorm", only=("permutation", "resum"))
+    with pytest.raises(ValueError, match=r"`only` is a list of promises, such as \('resume',\), got 'resume'"):
+        check_balancer("gradnorm", only="resume")
 
 
 @pytest.fixture
@@ -296,20 +300,20 @@ class Talkative(Even):
     [
         (Pairs, "one_task", "NonFiniteError"),
         (Fragile, "finite", "NonFiniteError"),
-        (Ageing, "absent_task", "balancer.age.b differs after steps without labels of its task"),
-        (Centred, "no_labels", "balancer.centre differs without labels"),
-        (Pushy, "no_labels", "a gradient reached the encoder"),
-        (Partial, "permutation", "differs in another order"),
-        (Hasty, "accumulation", "differs with two equal micro-batches"),
-        (Shifted, "comes_and_goes", "differs when the first task by name was away"),
+        (Ageing, "absent_task", r"balancer\.age\.b differs by up to 2\.0e\+00 after steps without labels of its task"),
+        (Centred, "no_labels", r"balancer\.centre differs by up to \S+ without labels"),
+        (Pushy, "no_labels", r"a gradient of up to \S+ reached the encoder"),
+        (Partial, "permutation", r"differs by up to \S+ in another order"),
+        (Hasty, "accumulation", r"differs by up to \S+ with two equal micro-batches"),
+        (Shifted, "comes_and_goes", r"differs by up to \S+ when the first task by name was away"),
         (Reset, "comes_and_goes", "rows: forgotten in a step"),
-        (Crowded, "comes_and_goes", "differs beside a task without any label"),
+        (Crowded, "comes_and_goes", r"differs by up to \S+ beside a task without any label"),
         (Plain, "differs_from_uniform", r"differs by \S+e-1\d of its length, up to a common factor.*the same method"),
         (Denying, "differs_from_uniform", r"differs by \S+e[-+]0[01] of its length.*`equals_uniform = True` denies"),
         (Levelling, "pareto", "a step could still help both"),
-        (Forgetful, "resume", "differs after a resume in a fresh process"),
-        (Common, "resume", "differs after a resume in a fresh process"),
-        (Local, "two_ranks", "differs between one process and two"),
+        (Forgetful, "resume", r"differs by up to \S+ after a resume in a fresh process"),
+        (Common, "resume", r"differs by up to \S+ after a resume in a fresh process"),
+        (Local, "two_ranks", r"differs by up to \S+ between one process and two"),
         (Failing, "two_ranks", "KeyError: 'only in a child'"),
         (Dying, "two_ranks", "Segmentation fault"),
     ],
@@ -317,7 +321,14 @@ class Talkative(Even):
 def test_a_broken_promise_is_named(register, cls, promise, reason):
     register(cls)
     with pytest.raises(AssertionError, match=rf"(?s)broken breaks the promise '{promise}'.*: .*{reason}"):
-        check_balancer("broken")
+        check_balancer("broken", only=(promise,))
+
+
+def test_only_the_promises_that_are_asked_for(register):
+    register(Pairs)
+    check_balancer("broken", only=("permutation", "accumulation"))
+    with pytest.raises(AssertionError, match="'one_task'"):
+        check_balancer("broken", only=("accumulation", "one_task"))
 
 
 @pytest.mark.parametrize("cls", [Even, Rows, Mean, Nearest])

@@ -3,10 +3,11 @@
 import errno
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from torch import Tensor
 
+from mtlkit.contract import check_hooks
 from mtlkit.registry import Registry, suggest
 from mtlkit.splits import SPLITS, Split
 from mtlkit.target import Camera, Target
@@ -71,6 +72,10 @@ class Dataset(ABC):
     #: Which files of these samples (not of other splits) are not there, in a sentence or two; empty where all are. Work
     #: does not begin then, unless data.on_error=skip. Reading such a sample raises `BadSampleError`.
     missing: str = ""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        check_hooks(cls, [Dataset])
 
     @abstractmethod
     def __len__(self) -> int: ...

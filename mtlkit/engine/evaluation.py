@@ -57,7 +57,8 @@ def evaluate_constants(
             target = targets[name]
             size = tasks[name].map_size(target)
             shape = constant.shape[1:] if size is None else (*constant.shape[1:-2], *size)
-            prediction = constant.to(device).expand(len(target), *shape)
+            # Contiguous, as a model's predictions are: metrics of torchmetrics take a `view` of it.
+            prediction = constant.to(device).expand(len(target), *shape).contiguous()
             metrics[name].update(prediction, target)
     return {
         f"{name}/{key}": value for name, collection in metrics.items() for key, value in _compute(collection).items()

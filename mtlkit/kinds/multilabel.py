@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from mtlkit.target import KINDS, Kind, found_values
@@ -25,6 +26,9 @@ class Multilabel(Kind):
 
     def counts(self, value: Tensor) -> tuple[Tensor, Tensor]:
         return value.nan_to_num(0), self.valid(value)
+
+    def example(self, height: int, width: int, draw: torch.Generator) -> Tensor:
+        return super().example(height, width, draw).round()
 
     def numbers(self, value: Tensor) -> Mapping[str, Tensor]:
         return {}

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from mtlkit.target import KINDS, DenseKind, Motion, found_values
@@ -40,6 +41,11 @@ class Normals(DenseKind):
         found = found_values(squares[~fine].sqrt())
         lengths = f"length {SHORTEST} to {LONGEST}"
         return f"hold unit normals ({lengths}) or (0, 0, 0) (no label), found these lengths: {found}"
+
+    def example(self, height: int, width: int, draw: torch.Generator) -> Tensor:
+        vectors = torch.randn(self.shape(height, width), generator=draw) - torch.tensor([0.0, 0.0, 2.0]).view(3, 1, 1)
+        known = torch.rand(height, width, generator=draw) > 0.3
+        return torch.nn.functional.normalize(vectors, dim=0) * known
 
     def numbers(self, value: Tensor) -> Mapping[str, Tensor]:
         return {"z": value[2][self.valid(value)]}

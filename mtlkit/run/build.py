@@ -117,7 +117,8 @@ def build_parts(
 
     The seed alone fixes the model's initial weights, whatever the data set or the balancer's constructor drew before.
     `pretrained` stands in for the configuration's; `notes` are the data set's, which may say why a target is missing.
-    Raises `ValueError` for what does not fit together, and `LookupError` for a kind of target that is not registered.
+    Raises `ValueError` for what does not fit together, such as a task and a target of another format, and `LookupError`
+    for a kind of target that is not registered.
     """
     tasks: dict[str, Task] = {}
     kinds = kinds_of(targets)
@@ -130,6 +131,7 @@ def build_parts(
         classes = targets[name].classes
         tasks[name] = TASKS.build(task.type, name, classes, decoder=task.decoder, **task.options)
         tasks[name].kind = kinds[name]
+        _check_format(tasks[name], task.type, targets[name].type, size)
     set_seed(seed_of(config.seed, CONSTRUCTOR) % 2**32)
     balancer = BALANCERS.build(config.balancer.name, tasks=tuple(tasks), **config.balancer.options)
     if pretrained is None:
@@ -140,3 +142,19 @@ def build_parts(
     set_batch_norm(model, config.model.batch_norm)
     balancer.setup(tasks, model.encoder_info)
     return Parts(tasks, model, balancer)
+
+
+def _check_format(task: Task, type_: str, target: str, size: tuple[int, int]) -> None:
+    """Raises `ValueError` where a task is made for a kind of target that has another shape or type than the target."""
+    own, given = task.own_kind(), task.kind
+    if own is None or given is None:
+        return
+    (width, height) = size
+    wanted, found = (f"{str(k.dtype).removeprefix('torch.')} {k.shape(height, width)}" for k in (own, given))
+    if wanted != found:
+        fitting = sorted(name for name in TASKS.names() if TASKS.get(name).learns == target)
+        advice = f"For this target write type: {' or '.join(fitting)}." if fitting else ""
+        raise ValueError(
+            f"task.{task.name}.type={type_}: it learns targets of the kind {task.learns!r}, {wanted} here, but "
+            f"the target {task.name!r} is of the kind {target!r}, {found}. {advice}".strip()
+        )

@@ -49,11 +49,19 @@ class FirstLook:
         """Every task's best constant prediction for these training samples.
 
         There is none for a task of whose labels none is known, whether they are missing or said to be unknown.
+        Raises `ValueError` for a target of another kind than the task's own whose values the task cannot learn.
         """
         found = {}
         for name, task in tasks.items():
             kind = self.training.kinds[name]
             known = [targets[name] for targets in self.targets if name in targets and kind.valid(targets[name]).any()]
+            own = task.own_kind()
+            if own is not None and type(own) is not type(kind):  # else the loader has checked the values
+                for value in known:
+                    if problem := own.problem(value):
+                        raise ValueError(
+                            f"task.{name}: a task of {type(task).__name__} learns targets that must {problem}."
+                        )
             if known:
                 found[name] = task.constant(torch.stack(known))
         return found

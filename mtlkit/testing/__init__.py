@@ -1,5 +1,7 @@
 """Checks for the plug-ins of others."""
 
+from mtlkit.testing.datasets import check_dataset
 from mtlkit.testing.kit import check_balancer
+from mtlkit.testing.tasks import check_task
 
-__all__ = ["check_balancer"]
+__all__ = ["check_balancer", "check_dataset", "check_task"]

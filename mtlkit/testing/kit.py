@@ -1,6 +1,6 @@
 """The contract of a balancer, as checks that strangers can run on theirs."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ from mtlkit.registry import options_of
 from mtlkit.testing import processes as testing_processes
 from mtlkit.testing.absence import absent_task, comes_and_goes, no_labels
 from mtlkit.testing.processes import resume, two_ranks
+from mtlkit.testing.promises import chosen, keep
 from mtlkit.testing.toys import (
     FAR,
     PARABOLA_STEPS,
@@ -35,7 +36,7 @@ CONFLICTING = (1.0, 10.0, 0.3)
 DIFFERENT = 1e-7
 
 
-def check_balancer(name: str, **options: Any) -> None:
+def check_balancer(name: str, *, only: Sequence[str] = (), **options: Any) -> None:
     """Trains small problems by the balancer and checks what every balancer promises.
 
     - `one_task`: it trains a single task.
@@ -56,22 +57,21 @@ def check_balancer(name: str, **options: Any) -> None:
     processes: what it should not do there belongs under `if __name__ == "__main__":` (a call of this function returns
     at once).
 
-    Raises `AssertionError` with the name of the broken promise, and `LookupError` or `ValueError` for a balancer or
-    option that there is not.
+    Args:
+        only: the promises to check, while you work on one of them; all of them where it is empty.
 
-    >>> check_balancer("gradnorm", alpha=0.5)
+    Raises `AssertionError` with the name of the broken promise, and `LookupError` or `ValueError` for a balancer, an
+    option or a promise that there is not.
+
+    >>> check_balancer("gradnorm", alpha=0.5, only=("one_task", "permutation"))
     """
     if testing_processes.in_child:
         return
+    promises = chosen(PROMISES, only)
     for method in _methods(name, options):
-        for promise in PROMISES:
-            try:
-                with _one_thread():
-                    promise(method)
-            except Exception as error:
-                where = f" in the space {method.options['space']}" if "space" in method.options else ""
-                reason = str(error) if isinstance(error, AssertionError) else f"{type(error).__name__}: {error}"
-                raise AssertionError(f"{name} breaks the promise {promise.__name__!r}{where}: {reason}") from error
+        where = f" in the space {method.options['space']}" if "space" in method.options else ""
+        with _one_thread():
+            keep(name, promises, method, where)
 
 
 def one_task(method: Method) -> None:

@@ -17,6 +17,7 @@ from mtlkit.engine.engine import Engine
 from mtlkit.engine.model import MultiTaskModel
 from mtlkit.network import Decoder, Encoder, EncoderInfo, Features
 from mtlkit.task import Task
+from mtlkit.testing.promises import difference
 
 TASKS = ("a", "b", "c")
 SCALES = (1.0, 3.0, 0.3)  # of their losses
@@ -244,4 +245,6 @@ def differing(one: State, two: State, tolerance: float = 0.0) -> list[str]:
 
 def assert_same(one: State, two: State, when: str, tolerance: float = 0.0) -> None:
     found = differing(one, two, tolerance)
-    assert not found, f"{', '.join(found[:4])}{' ...' if found[4:] else ''} differs {when}"
+    sizes = [difference(one[key], two[key]) if key in one and key in two else float("inf") for key in found]
+    names = f"{', '.join(found[:4])}{' ...' if found[4:] else ''}"
+    assert not found, f"{names} differs by up to {max(sizes, default=0.0):.1e} {when}"
