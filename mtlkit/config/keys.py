@@ -1,4 +1,4 @@
-"""All keys that a configuration can have, and which of them a user may have meant by a word."""
+"""All keys that a configuration can have, and the keys that a user may have meant by a wrong word."""
 
 import difflib
 from collections.abc import Iterable, Mapping
@@ -8,7 +8,7 @@ from typing import Any, get_type_hints
 from mtlkit.config.schema import Config
 from mtlkit.config.sections import SECTIONS, Section, named, options
 
-#: Common words of other tools for keys that are called quite differently here.
+#: Common words from other tools, and the keys that mtlkit uses for them.
 SYNONYMS = {
     "learning_rate": "lr",
     "backbone": "encoder",
@@ -17,11 +17,11 @@ SYNONYMS = {
     "amp": "precision",
     "gradient_accumulation_steps": "accumulation",
 }
-CLOSE = 0.65  #: difflib's likeness from which a key is proposed; `epochs` and `max_epochs` have 0.75
+CLOSE = 0.65  #: difflib's similarity from which a key is proposed; `epochs` and `max_epochs` have 0.75
 
 
 def all_keys(values: Mapping[str, Any] | None = None) -> list[str]:
-    """The dotted keys that a configuration can have: those of all, and the options of the classes that it names."""
+    """Returns the dotted keys that a configuration can have: the common keys, and the options of the named classes."""
     found = list(_schema(Config, ""))
     values = values or {}
     sections = {"data": values.get("data"), "model": values.get("model"), "balancer": values.get("balancer")}
@@ -35,7 +35,7 @@ def all_keys(values: Mapping[str, Any] | None = None) -> list[str]:
 
 
 def meant(word: str, keys: Iterable[str]) -> list[str]:
-    """The keys that the word may stand for, at most three: of the same last part, or else of a similar one.
+    """Returns at most three keys that the word may mean: keys with the same last part, or else a similar one.
 
     >>> meant("lr", ["trainer.lr", "trainer.encoder_lr", "data.root"]), meant("epochs", ["trainer.max_epochs", "seed"])
     (['trainer.lr'], ['trainer.max_epochs'])
@@ -49,7 +49,7 @@ def meant(word: str, keys: Iterable[str]) -> list[str]:
         return [last]
     close = [last] if last in by_last else difflib.get_close_matches(last, by_last, n=3, cutoff=CLOSE)
     found = [key for name in close for key in by_last[name] if key != word]
-    return sorted(found, key=lambda key: not key.startswith("trainer."))[:3]  # a stable sort: else the closest first
+    return sorted(found, key=lambda key: not key.startswith("trainer."))[:3]  # stable: otherwise the closest first
 
 
 def _schema(cls: Any, prefix: str) -> Iterable[str]:
@@ -62,7 +62,7 @@ def _schema(cls: Any, prefix: str) -> Iterable[str]:
 
 
 def _options(section: Section, values: Any) -> Iterable[str]:
-    """The options of the class that a section names, if there is such a class."""
+    """Returns the options of the class that a section names, if there is such a class."""
     name = named(values, section)
     if name is None or section.class_of(name) not in section.registry.names():
         return ()
