@@ -34,7 +34,7 @@ from mtlkit.typed import Source
 __all__ = ["Config", "compose", "load", "sweep"]
 
 CONFIGS = "mtlkit.configs"
-FILE = "_file"  ##: the name of the user's own YAML file in Hydra's store
+FILE = "_file"  #: the name of the user's own YAML file in Hydra's store
 
 
 def load(path: Path) -> Config:
@@ -57,7 +57,7 @@ def compose(experiment: str, overrides: Sequence[str] = ()) -> Config:
     with _hydra(experiment, overrides) as (loader, name, words):
         draft = Draft(partial(_find, loader), partial(_files, loader))
         _put_files(draft, loader, experiment)
-        for word in sorted(words, key=lambda word: not names_a_class(word)):  ## the order of the words does not matter
+        for word in sorted(words, key=lambda word: not names_a_class(word)):  # the order of the words does not matter
             put_word(draft, word)
         source = draft.source(f"experiment {experiment!r}")
         try:
@@ -113,7 +113,7 @@ def _hydra(experiment: str, overrides: Sequence[str]) -> Iterator[tuple[ConfigLo
             words = OverridesParser.create(loader).parse_overrides(list(overrides))
             own = _own(loader, experiment)
             ConfigStore.instance().store(FILE, own, group="experiment", package="_global_", provider=experiment)
-            import_plugins(own.get("plugins", []), Source(experiment))  ## plug-ins register names that the rest may use
+            import_plugins(own.get("plugins", []), Source(experiment))  # plug-ins register names that the rest may use
             for word in words:
                 if word.key_or_group == "plugins" and not word.is_delete():
                     import_plugins(word.value(), Source(place_of(word)))
@@ -124,7 +124,7 @@ def _hydra(experiment: str, overrides: Sequence[str]) -> Iterator[tuple[ConfigLo
         except MissingConfigException as error:
             group, _, missing = (error.missing_cfg_file or "").rpartition("/")
             known = suggest(missing, _files(loader, group))
-            if group.startswith("experiment/"):  ## Hydra searches for it beside the experiment
+            if group.startswith("experiment/"):  # Hydra searches for it beside the experiment
                 known = f"In an experiment's defaults, groups begin with a slash: /{group.removeprefix('experiment/')}."
             raise ValueError(f"{group}: there is no {missing!r} (in {experiment}). {known}") from None
         except OverrideParseException as error:
@@ -132,7 +132,7 @@ def _hydra(experiment: str, overrides: Sequence[str]) -> Iterator[tuple[ConfigLo
             raise ValueError(f"Cannot read the override {error.override!r}, expected key=value: {problem}") from None
         except (HydraException, OmegaConfBaseException) as error:
             problem = " ".join(f"{error} {error.__cause__ or ''}".replace(f"experiment/{FILE}", experiment).split())
-            if "defaults" in problem:  ## Hydra's message names neither the file nor the expected form
+            if "defaults" in problem:  # Hydra's message names neither the file nor the expected form
                 problem += f" An entry of the defaults in {experiment} is `- NAME` or `- /balancer: NAME`."
             raise ValueError(problem) from None
 
@@ -195,7 +195,7 @@ def _files(loader: ConfigLoader, group: str) -> list[str]:
 
 def _find(loader: ConfigLoader, group: str, name: str) -> tuple[str, tuple[str, ...], dict[str, Any]] | None:
     """Finds the file with that name in a group. Returns its place, the path of its keys, and its values."""
-    if name not in _files(loader, group) or group == "balancer":  ## the registry has the names of balancers
+    if name not in _files(loader, group) or group == "balancer":  # the registry has the names of balancers
         return None
     path = f"{group}/{name}"
     source = next(source for source in loader.get_sources() if source.is_config(path))

@@ -11,11 +11,11 @@ from mtlkit.config.sections import SECTIONS, Section, section_at
 from mtlkit.registry import suggest
 from mtlkit.typed import Source
 
-KeyPath = tuple[Any, ...]  ## the keys that lead to a value: ("task", "depth", "type")
+KeyPath = tuple[Any, ...]  # the keys that lead to a value: ("task", "depth", "type")
 #: The place of the balancer that every experiment starts with. Options that were set beside it stay when another
 #: balancer is named, because they are meant for that balancer.
 START = "configs/config.yaml"
-GROUPS = ("balancer", "data", "model", "task")  ##: the keys whose value may be text that chooses a file or a class
+GROUPS = ("balancer", "data", "model", "task")  #: the keys whose value may be text that chooses a file or a class
 
 
 class Draft:
@@ -79,7 +79,7 @@ class Draft:
             if not isinstance(container[key], dict):
                 container[key] = {}
             self.places[path] = place
-            for name in sorted(value, key=lambda name: section is None or name != section.naming):  ## name first
+            for name in sorted(value, key=lambda name: section is None or name != section.naming):  # name first
                 self.put((*path, name), value[name], place)
             return
         if path == ("plugins",) and isinstance(value, list) and isinstance(container[key], list):
@@ -155,7 +155,7 @@ class Draft:
         self.values["task"] = tasks
         self.places[("task",)] = place
         if not tasks:
-            del self.values["task"]  ## the later check reports that it is missing
+            del self.values["task"]  # the later check reports that it is missing
         for task, settings, origin in new:
             self._put(("task", task), settings, origin)
 

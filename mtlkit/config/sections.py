@@ -44,7 +44,7 @@ class Section:
         """Returns whether the name is a registered class or a timm model."""
         if name in self.registry.names() or self.registry is not ENCODERS:
             return name in self.registry.names()
-        import timm  ## slow to import, and most configurations do not need it
+        import timm  # slow to import, and most configurations do not need it
 
         return bool(timm.is_model(name))
 

@@ -18,7 +18,7 @@ MAX_LINES = len(COLORS)  #: with more tasks than this, the plot becomes a heat m
 POINTS = 300  #: a longer series is divided into this many equal parts, and the plot shows their means
 LOG_RANGE = 20  #: if positive values span more than this factor, the axis is logarithmic
 
-_INK = "#010203"  ## stands for currentColor, which matplotlib does not support
+_INK = "#010203"  # stands for currentColor, which matplotlib does not support
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "mtlkit",

@@ -15,7 +15,7 @@ from mtlkit.report.gradients import WINDOW, Directions, Pair, directions, mean, 
 from mtlkit.report.history import History
 from mtlkit.run_folder import LOG
 
-MAX_ROWS = 15  ##: the largest number of listed pairs; pairs with the most conflicts come first
+MAX_ROWS = 15  #: the largest number of listed pairs; pairs with the most conflicts come first
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import numpy as np
 
 from mtlkit.report.history import History, Series
 
-WINDOW = 50  ##: the number of logged steps for the standard deviation of a cosine
+WINDOW = 50  #: the number of logged steps for the standard deviation of a cosine
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ def _gram(records: list[dict[str, Any]], tasks: list[str], norms: np.ndarray) ->
     """Returns the inner products (S, K, K). They are NaN if a needed cosine is missing."""
     logged = {key for record in records for key in record}
     keys = [f"cosine/{a}/{b}" for a, b in combinations(tasks, 2)]
-    keys = [key if key in logged else "cosine/{2}/{1}".format(*key.split("/")) for key in keys]  ## in either order
+    keys = [key if key in logged else "cosine/{2}/{1}".format(*key.split("/")) for key in keys]  # in either order
     cosines = _table(records, keys, absent=np.nan)
     gram = norms[:, :, None] * norms[:, None, :]
     rows, columns = np.triu_indices(len(tasks), 1)

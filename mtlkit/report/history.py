@@ -12,7 +12,7 @@ import yaml  # type: ignore[import-untyped]
 from mtlkit import log
 from mtlkit.run_folder import CONFIG, LOG, no_run
 
-Series = tuple[np.ndarray, np.ndarray]  ## steps and values, float64; NaN stands for a null in the log
+Series = tuple[np.ndarray, np.ndarray]  # steps and values, float64; NaN stands for a null in the log
 
 
 @dataclass(frozen=True)
@@ -87,8 +87,8 @@ class History:
         for record in self._of("info"):
             self.info.update(record)
         self.tasks = list(dict.fromkeys(task for record in self.records for task in log.tasks_of(record)))
-        self.selection = self.info.get("selection", "best")  ##: where the results come from
-        self.notes: list[str] = []  ##: sentences that a reader must know together with the figures
+        self.selection = self.info.get("selection", "best")  #: where the results come from
+        self.notes: list[str] = []  #: sentences that a reader must know together with the figures
         if not self.records:
             lost = "is empty" if path.is_file() else "was lost"
             self.notes.append(f"{LOG} {lost}: there are no figures. `mtlkit evaluate` measures those of the model.")

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 from html import escape
 
-MAX_PANELS = 24  ##: more plots than this are shown in a box that scrolls
+MAX_PANELS = 24  #: more plots than this are shown in a box that scrolls
 
 
 def section(title: str, note: str, body: str) -> str:

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from mtlkit.report.history import History, Row
 
-ARROWS = {True: "↑", False: "↓", None: ""}  ##: whether higher or lower is better
+ARROWS = {True: "↑", False: "↓", None: ""}  #: whether higher or lower is better
 
 
 def summary_table(run: Path) -> Table:
@@ -24,7 +24,7 @@ def summary_table(run: Path) -> Table:
     table.add_column("task", no_wrap=True)
     table.add_column("metric", no_wrap=True)
     for heading in headings(history):
-        table.add_column(heading, justify="right", min_width=max(map(len, heading.split())))  ## do not break words
+        table.add_column(heading, justify="right", min_width=max(map(len, heading.split())))  # do not break words
     task = None
     for row in history.rows():
         if task not in (None, row.task):
