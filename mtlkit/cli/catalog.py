@@ -1,4 +1,4 @@
-"""What there is: all balancers in one table, as `docs/balancers.md` shows it, and the experiments."""
+"""The table of all balancers, as in `docs/balancers.md`, and the list of experiments."""
 
 import importlib.resources
 import inspect
@@ -10,14 +10,14 @@ from mtlkit.balancer import BALANCERS, Balancer
 from mtlkit.network import EncoderInfo
 from mtlkit.registry import options_of
 
-TASKS = ("first_task", "second_task")  # those that a balancer is built with, to see its state
+TASKS = ("first_task", "second_task")  # task names to build a balancer with, to see its state
 ENCODER = EncoderInfo(channels=(4,), strides=(8,), parameters=10)
 
 COSTS = {
     "features": "inner products of the gradients",
     "last_layer": "K backward passes through that layer",
     "parameters": "K encoder backward passes",
-}  #: of knowing the gradients, by space, beyond the plain sum's step
+}  #: the cost of the gradients per space, in addition to a step of the plain sum
 WHERE = {"features": "at the features", "last_layer": "of the last layer", "parameters": "over the parameters"}
 FURTHER_COSTS = {"second_forward": "one more forward pass", "indicators": "one indicator per task"}  #: of `needs`
 
@@ -38,14 +38,14 @@ the options: `python -m pydoc mtlkit.balancers.NAME`.
 
 
 def markdown(names: Iterable[str]) -> str:
-    """The page: the introduction and a table with a row for each of the named balancers."""
+    """Returns the page: the introduction and a table with one row per named balancer."""
     head = ("name", "what it does", "needs", "spaces", "decoders", "options", "cost", "state", "memory", "paper")
     lines = [head, ["---"] * len(head), *(row(name) for name in names)]
     return INTRODUCTION + "\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def experiments() -> dict[str, str]:
-    """The experiments that come with mtlkit, each with the first comment of its file."""
+    """Returns the experiments of mtlkit, each with the first comment of its file."""
     folder = importlib.resources.files("mtlkit.configs") / "experiment"
     files = sorted((file for file in folder.iterdir() if file.name.endswith(".yaml")), key=lambda file: file.name)
     return {file.name.removesuffix(".yaml"): _first_comment(file.read_text(encoding="utf-8")) for file in files}
@@ -57,7 +57,7 @@ def _first_comment(text: str) -> str:
 
 
 def row(name: str) -> list[str]:
-    """A balancer's cells.
+    """Returns the cells of a balancer's row.
 
     >>> row("uniform")[:5]
     ['`uniform`', 'The plain sum of the losses (equal weighting, linear scalarisation).', 'losses', '–', 'plain']
@@ -79,19 +79,19 @@ def row(name: str) -> list[str]:
 
 
 def needs(cls: type[Balancer]) -> str:
-    """What the engine must provide; the losses it always does."""
+    """Returns what the engine must provide. It always provides the losses."""
     if not cls.needs:
         return "gradients" if _uses_gradients(cls) else "losses"
     return ", ".join(f"`{need}`" for need in sorted(cls.needs))
 
 
 def spaces(cls: type[Balancer]) -> str:
-    """The spaces, the default first; a dash for a method that looks at no gradient."""
+    """Returns the spaces, the default first, or a dash for a method that uses no gradient."""
     return ", ".join(f"`{space}`" for space in _spaces(cls)) or "–"
 
 
 def decoders(cls: type[Balancer]) -> str:
-    """What the method gives the decoders with its default options."""
+    """Returns what the method gives the decoders with its default options."""
     try:
         return cls(TASKS).decoders
     except (TypeError, ValueError):  # as in `state`
@@ -99,9 +99,9 @@ def decoders(cls: type[Balancer]) -> str:
 
 
 def options(cls: type[Balancer]) -> str:
-    """The options of the method's own and their defaults, as the command line takes them; a dash where it has none."""
+    """Returns the method's own options and defaults, as on the command line, or a dash if there are none."""
     own = {key: option.default for key, option in options_of(cls).items() if key not in ("tasks", "space")}
-    if cls.__init__ is Balancer.__init__:  # the rates would be for state that it does not have
+    if cls.__init__ is Balancer.__init__:  # its learning rates would be for a state that it does not have
         own = {}
     return (
         ", ".join(f"`{key}={value if isinstance(value, str) else json.dumps(value)}`" for key, value in own.items())
@@ -110,7 +110,7 @@ def options(cls: type[Balancer]) -> str:
 
 
 def cost(cls: type[Balancer]) -> str:
-    """What a step takes beyond one of the plain sum, in words."""
+    """Describes what a step costs in addition to a step of the plain sum."""
     found = {space: _gradient_cost(cls, space) for space in _spaces(cls)}
     parts = list(found.values()) if len(found) == 1 else [f"`{space}`: {words}" for space, words in found.items()]
     if cls.adapter is not Balancer.adapter:
@@ -120,7 +120,7 @@ def cost(cls: type[Balancer]) -> str:
 
 
 def state(cls: type[Balancer]) -> str:
-    """What a checkpoint keeps, by role and without the tasks' names."""
+    """Describes what a checkpoint stores, by role and without the names of tasks."""
     try:
         balancer = cls(TASKS)
         balancer.setup({}, ENCODER)
@@ -135,12 +135,12 @@ def state(cls: type[Balancer]) -> str:
 
 
 def memory(cls: type[Balancer]) -> str:
-    """The docstring's `Memory:` paragraph; without one, a few numbers per task at most."""
+    """Returns the docstring's `Memory:` paragraph. Without one, the method stores at most a few numbers per task."""
     return paragraph(cls, "Memory").rstrip(".") or ("none" if state(cls) == "none" else "a few numbers per task")
 
 
 def paper(cls: type[Balancer]) -> str:
-    """The docstring's `Source:` up to its arXiv number, which becomes a link, or else up to the year."""
+    """Returns the docstring's `Source:` up to its arXiv number, which becomes a link, or otherwise up to the year."""
     text = paragraph(cls, "Source")
     if found := re.match(r"(.*?)(?: \([^()]*)?,? arXiv (\d{4}\.\d{4,5})", text):
         return f"{found[1]}, [arXiv {found[2]}](https://arxiv.org/abs/{found[2]})"
@@ -149,7 +149,7 @@ def paper(cls: type[Balancer]) -> str:
 
 
 def paragraph(cls: type, title: str) -> str:
-    """The paragraph of the docstring that begins with `title:`, in one line and without the title."""
+    """Returns the paragraph of the docstring that starts with `title:`, on one line and without the title."""
     found = re.search(rf"^{title}:\s+(.*?)(?:\n\s*\n|\Z)", inspect.getdoc(cls) or "", re.DOTALL | re.MULTILINE)
     return " ".join(found[1].split()) if found else ""
 
@@ -159,7 +159,7 @@ def _uses_gradients(cls: type[Balancer]) -> bool:
 
 
 def _spaces(cls: type[Balancer]) -> list[str]:
-    """The spaces in which the method looks at gradients, the default first."""
+    """Returns the spaces in which the method uses gradients, the default first."""
     if not _uses_gradients(cls):
         return []
     option = options_of(cls).get("space")
