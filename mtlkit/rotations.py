@@ -40,8 +40,7 @@ def any_rotation(d: int) -> Tensor:
 
 
 def nearest_rotation(matrix: Tensor) -> Tensor:
-    """The nearest rotation, up to e^2, to a matrix that is a rotation except for an error e. One step of Newton's
-    method.
+    """The rotation nearest to a matrix with an error e, up to e^2, in float64. It makes one step of Newton's method.
 
     >>> turned = torch.tensor([[0.6001, -0.8], [0.8, 0.6]])
     >>> found = nearest_rotation(turned)
