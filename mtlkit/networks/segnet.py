@@ -22,8 +22,9 @@ def conv_block(inputs: int, outputs: int, bias: bool = True) -> nn.Sequential:
 
 
 def unpool(x: Tensor, indices: Tensor) -> Tensor:
-    """Reverses a 2x2 max-pooling. Puts the values at the places of the maxima in maps of twice the size, zeros
-    elsewhere.
+    """Reverses a 2x2 max-pooling.
+
+    It puts the values at the places of the maxima in maps of twice the size, and zeros elsewhere.
 
     `F.max_unpool2d` does the same, but `deterministic: true` forbids it, because it allows two values at one place.
 

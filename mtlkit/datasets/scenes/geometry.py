@@ -151,7 +151,7 @@ def surface(shapes: Shapes, points: Array, hit: Ints) -> tuple[Array, Array, Arr
 
 
 def residual(shapes: Shapes, points: Array, hit: Ints) -> Array:
-    """Returns the distance of points from the surface of their primitives, relative to its size."""
+    """Returns how far points are from their primitives' surface, relative to its size. It is 0 on the surface."""
     axes = np.moveaxis(shapes.axes[hit], 0, -1)
     unit = np.abs(rotate(axes, points - shapes.centre[hit].T) / shapes.half[hit].T)
     kind = shapes.kind[hit]
