@@ -24,16 +24,21 @@ FURTHER_COSTS = {"second_forward": "one more forward pass", "indicators": "one i
 INTRODUCTION = """\
 # Balancers
 
-Made by `mtlkit list balancers --markdown` from the classes and their docstrings; change those, not this page.
+`mtlkit list balancers --markdown` makes this page from the classes and their docstrings. Do not edit the page.
 
-K is the number of tasks and P that of the encoder's trainable numbers. *Needs* are what a method asks of the engine
-(`mtlkit/balancer.py`). *Spaces* are where it can look at the task gradients: the shared features, the encoder's last
-layer or all its parameters; the default comes first. *Decoders* are what the paper or, where it is silent, its
-authors' code gives them: `plain`, the gradient of their own loss, or `weighted`, that times the task's weight; this is
-what `trainer.decoder_gradients: published` does. *Options* are written with their defaults. *Cost* is what a step
-takes beyond one of the plain sum; K encoder backward passes are in place of its single one. *State* is what a
-checkpoint keeps: learned by the balancer's own Adam, or kept by the method itself. A docstring has the whole rule and
-the options: `python -m pydoc mtlkit.balancers.NAME`.
+K is the number of tasks, and P is the number of the encoder's trainable parameters. The columns are:
+
+- *needs*: what the method needs from the engine (`mtlkit/balancer.py`).
+- *spaces*: where the method can compare the task gradients: at the shared features, the encoder's last layer or all its
+  parameters. The default comes first.
+- *decoders*: what each decoder gets in the paper or, if the paper does not say it, in the authors' code. `plain` is the
+  gradient of its own loss. `weighted` is this gradient times the weight of the task.
+  `trainer.decoder_gradients: published` follows this column.
+- *options*: the options with their defaults.
+- *cost*: what a step costs in addition to a step of the plain sum. K encoder backward passes replace its single one.
+- *state*: what a checkpoint stores. It is learned by the balancer's own Adam, or kept by the method itself.
+
+`python -m pydoc mtlkit.balancers.NAME` shows the whole rule of a method and explains its options.
 """
 
 

@@ -24,7 +24,7 @@ def put_word(draft: Draft, word: Override) -> None:
         keys = all_keys(draft.values)
         others = [] if key in keys else meant(key, keys)
         hint = f" Did you mean {' or '.join(map(repr, others))}?" if others else ""
-        raise ValueError(f"{text}: several values are a sweep, one run for each, which --multirun starts.{hint}")
+        raise ValueError(f"{text}: several values make a sweep with one run per value. Start it with --multirun.{hint}")
     if word.is_delete():
         draft.remove(_path(word), text)
     else:

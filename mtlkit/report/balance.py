@@ -26,7 +26,7 @@ def conflicts(history: History) -> str:
     if len(tasks) <= MAX_TASKS:
         legend = (
             f"Colour and upper figure: the share of logged steps with a negative cosine. Below: the mean, ± the mean "
-            f"standard deviation over {WINDOW} logged steps in a row (over all, where there are fewer)."
+            f"standard deviation over {WINDOW} consecutive logged steps (over all steps, if there are fewer)."
         )
         body += f"<p>{legend}</p>{_heat_table(known, tasks)}"
     else:

@@ -54,8 +54,8 @@ def explain(run: Path) -> list[RenderableType]:
     found = directions(history)
     if not found.tasks:
         raise ValueError(
-            f"{path} has no gradient norms (grad_norm/<task>), so nothing can be said of the task gradients. Train "
-            f"again: they are logged with every training step that is logged, whatever the balancer."
+            f"{path} has no gradient norms (grad_norm/<task>), so the task gradients are unknown. Train "
+            f"again: every logged training step contains them, for every balancer."
         )
     balancer = history.config.get("balancer")
     name = balancer.get("name") if isinstance(balancer, dict) else balancer
@@ -81,11 +81,11 @@ def conflict_sheet(known: list[Pair]) -> Sheet:
         for p in ordered
     ]
     notes = [
-        "Conflict: a negative cosine; near 0 the sign says little.",
-        f"Deviation: the standard one of {WINDOW} logged steps in a row, averaged over all such windows.",
+        "Conflict: the cosine is negative. Near 0, the sign means little.",
+        f"Deviation: the standard deviation over {WINDOW} consecutive logged steps, averaged over all such windows.",
     ]
     if min(pair.count for pair in known) < WINDOW:
-        notes.append(f"Pairs with fewer than {WINDOW} steps are one window.")
+        notes.append(f"Pairs with fewer than {WINDOW} steps have only one window.")
     if len(known) > MAX_ROWS:
         notes.append(f"The {MAX_ROWS} of {len(known)} pairs with most conflicts.")
     return Sheet("Conflicts", notes, ["pair", "conflicts", "mean cosine", "deviation", "steps"], rows)
@@ -105,7 +105,7 @@ def direction_sheet(history: History, found: Directions) -> Sheet:
         notes.append("Early and late: the first and the last third of the logged steps.")
         notes.append("Against: the share of steps with a negative cosine.")
         notes.append(f"Length, the plain sum's being 1: {whole}; early {early}, late {late}.")
-        notes.append("What a balancer adds to the loss is not in these figures.")
+        notes.append("Terms that a balancer adds to the loss are not part of these figures.")
     if not found.weighted:
         notes.append("This balancer combines the gradients elementwise: there are no weights, so no task has a share.")
     if found.left_out:
@@ -130,7 +130,7 @@ def share_sheet(found: Directions) -> Sheet:
         rows[-1] += map(percent, thirds(shares))
         if before is not None and after is not None:
             gains[task] = 100 * (after - before)
-    notes = ["Share: weight times gradient norm, as a part of all tasks'. Plain: with equal weights."]
+    notes = ["Share: weight times gradient norm, divided by the sum over all tasks. Plain: with equal weights."]
     if gains and max(map(abs, gains.values())) >= 1:
         most, least = max(gains, key=gains.__getitem__), min(gains, key=gains.__getitem__)
         notes.append(f"Favoured most: {most} ({gains[most]:+.0f} points); least: {least} ({gains[least]:+.0f} points).")

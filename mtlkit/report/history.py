@@ -97,8 +97,8 @@ class History:
             self.selection = "last"
             if any(record["step"] for record in evaluations):
                 self.notes.append(
-                    "There is no best evaluation, mostly because the figure that trainer.monitor chooses it by had no "
-                    "value, or because its checkpoint was lost: the last evaluation stands for the trained model."
+                    "There is no best evaluation, so the last evaluation is used for the trained model. Usually the "
+                    "figure that trainer.monitor names had no value, or the checkpoint of the best evaluation was lost."
                 )
         self.trained, self.trained_text = results(evaluations, self.selection)
         self.selects_on_test = self.info.get("validation") == "test"

@@ -62,7 +62,12 @@ def write_report(run: Path) -> Path:
         _pictures(history),
         _metrics(history),
         _losses(history),
-        _by_task(history, "weight", "Task weights", "What the balancer multiplies each task's gradient or loss by."),
+        _by_task(
+            history,
+            "weight",
+            "Task weights",
+            "The factor by which the balancer multiplies each task's gradient or loss.",
+        ),
         _by_task(history, "grad_norm", "Gradient norms", "The length of each task's gradient, before balancing."),
         conflicts(history),
         direction(history),
@@ -96,7 +101,7 @@ def _header(history: History) -> str:
     facts = "".join(f"<div><dt>{escape(key)}<dd>{escape(str(value))}</div>" for key, value in named.items() if value)
     written = datetime.now().astimezone().isoformat(" ", "seconds")
     name = escape(str(config.get("experiment", "Run")))
-    note = f"{history.run.resolve()}, report of {written}. Curves of over {curves.POINTS} points show means."
+    note = f"{history.run.resolve()}, report of {written}. Curves with more than {curves.POINTS} points show means."
     return f"<h1>{name}</h1><p>{escape(note)}</p><dl>{facts}</dl>"
 
 

@@ -108,7 +108,7 @@ class _Claim:
             raise FileExistsError(f"{self.folder} is in use: {who}. Wait for it, end it, or choose another output_dir.")
 
     def _left_behind(self) -> str:
-        return f"{self.folder} is in use, says {self.path}. If no process trains there, remove that file."
+        return f"{self.path} says that {self.folder} is in use. If no process trains there, remove that file."
 
     def release(self) -> None:
         """Removes the claim. Removes the folder, too, if this run created it and it is empty."""

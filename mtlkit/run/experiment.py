@@ -107,7 +107,7 @@ class Experiment:
             if engine.step > engine.total_steps:
                 raise ValueError(
                     f"{self.folder} is at step {engine.step} already, and would end at step {engine.total_steps} by "
-                    "trainer.max_steps and trainer.max_epochs. A run that goes on cannot become shorter: leave them as "
+                    "trainer.max_steps and trainer.max_epochs. A resumed run cannot become shorter: leave them as "
                     "they are, or set them higher."
                 )
             if engine.monitor.best is not None and not start.has_best:

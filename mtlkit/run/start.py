@@ -84,7 +84,7 @@ def _unresumable(folder: Path, kept: Sequence[str]) -> str:
     last = folder / "checkpoints" / "last"
     best = folder / "checkpoints" / "best"
     words = [
-        f"{folder} cannot be resumed: {last / checkpoint.TRAINING} is missing, from which training would go on.",
+        f"{folder} cannot be resumed: {last / checkpoint.TRAINING} is missing, and training needs it to continue.",
         f"It has {', '.join(kept)}.",
     ]
     if (best / checkpoint.TRAINING).exists():
@@ -98,4 +98,4 @@ def _lost(folder: Path) -> list[str]:
     if path.exists() and path.stat().st_size:
         return []
     how = "is empty" if path.exists() else "was lost"
-    return [f"{LOG} {how}: what it said of the steps before is gone, and it begins anew here."]
+    return [f"{LOG} {how}: its records of earlier steps are gone, and it starts again here."]

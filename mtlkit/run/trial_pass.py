@@ -46,7 +46,7 @@ def check_normalisation(
 
 
 def _message(part: str, samples: int, config: Config, processes: int, error: ValueError) -> str:
-    start = f"{part[0].upper()}{part[1:]} normalises over a single value, of which there is no variance"
+    start = f"{part[0].upper()}{part[1:]} normalises over a single value, which has no variance"
     if samples > 1:
         return (
             f"{start}, although each process has {samples} samples per micro-batch ({error}). Take larger images "
