@@ -1,4 +1,4 @@
-"""Matrices that act on the channels of one level, for balancers that hand each decoder its own view of the features."""
+"""Matrices that act on the channels of one level, for balancers that give each decoder its own view of the features."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 
 def width(encoder: EncoderInfo, level: int, dim: int | None = None) -> int:
-    """How many channels `balancer.level` and `balancer.dim` (None: all) mean.
+    """Returns the number of channels that `balancer.level` and `balancer.dim` (None: all) select.
 
     >>> width(EncoderInfo(channels=(8, 32), strides=(4, 8)), level=-1)
     32
 
     Raises:
-        ValueError: the encoder has no such level, or that level has fewer channels, or there are fewer than two.
+        ValueError: the encoder has no such level, or the level has fewer channels, or there are fewer than two.
     """
     if not -len(encoder.channels) <= level < len(encoder.channels):
         raise ValueError(f"balancer.level is {level}, but the encoder shares {len(encoder.channels)} levels.")
@@ -32,7 +32,7 @@ def width(encoder: EncoderInfo, level: int, dim: int | None = None) -> int:
 
 
 def transform(features: Features, level: int, matrix: Tensor, offset: Tensor | None = None) -> Features:
-    """The features with A z + b in place of the first d channels z of a level, at every position."""
+    """Returns the features with A z + b instead of the first d channels z of a level, at every position."""
     z, d = features[level], len(matrix)
     mapped = torch.einsum("ij,bj...->bi...", matrix.to(z.dtype), z[:, :d])
     if offset is not None:
@@ -43,12 +43,12 @@ def transform(features: Features, level: int, matrix: Tensor, offset: Tensor | N
 
 
 def vectors(level: Tensor, d: int) -> Tensor:
-    """(n, d): the first d channels of a level, one row per sample and position."""
+    """(n, d): the first d channels of a level, with one row per sample and position."""
     return at_least_float32(level)[:, :d].movedim(1, -1).reshape(-1, d)
 
 
 def unit_gradients(step: Step, level: int, d: int) -> Tensor:
-    """(n, k, d): this process's gradients at the first d channels of a level, over the tasks' `step.norms`."""
+    """(n, k, d): this process's gradients at the first d channels of a level, divided by the tasks' `step.norms`."""
     nothing = torch.zeros_like(step.local_features[level])
     gradients = [row[level] for row in step.local_gradients]
     stacked = torch.stack([vectors(nothing if g is None else g, d) for g in gradients], dim=1)

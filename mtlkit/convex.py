@@ -1,4 +1,4 @@
-"""What `solvers` is made of: dense convex problems of up to about a hundred variables, in float64.
+"""Building blocks of `solvers`: dense convex problems of up to about a hundred variables, in float64.
 
 The matrices `a` are positive definite with a diagonal of about one: cosines of the task gradients plus a ridge.
 """
@@ -14,7 +14,7 @@ EPS = torch.finfo(torch.float64).eps
 
 
 class SolverError(StepError):
-    """A solver did not reach its precision. Nothing is put in the place of the solution."""
+    """A solver did not reach its precision. It then returns no solution."""
 
     def __init__(self, problem: str, tasks: int, residual: float) -> None:
         super().__init__(
@@ -25,10 +25,11 @@ class SolverError(StepError):
 
 
 def nonnegative(a: Tensor, h: Tensor) -> Tensor:
-    """argmin x'ax/2 - h'x over x >= 0 by active sets: the objective falls with every change of the set.
+    """argmin x'ax/2 - h'x over x >= 0 by active sets: the objective decreases with every change of the set.
 
-    All variables that the slope wants are freed at once; while that frees none in the end, the steeper half of them,
-    down to one. One that cannot be freed by itself wants it by rounding only, and waits until another was freed.
+    It frees all variables that the slope wants to free at once. If in the end this frees none of them, it frees the
+    steeper half, and so on down to one variable. If a single variable cannot be freed, only rounding wants to free it.
+    This variable then waits until another one was freed.
     """
     k = len(h)
     x, share = torch.zeros_like(h), 1.0
@@ -58,7 +59,7 @@ def nonnegative(a: Tensor, h: Tensor) -> Tensor:
 
 
 def _descend(a: Tensor, h: Tensor, x: Tensor, free: Tensor) -> tuple[Tensor, Tensor]:
-    """Towards the minimum over the free variables; those that reach zero on the way are fixed there."""
+    """Moves towards the minimum over the free variables. A variable that reaches zero on the way is fixed there."""
     while True:
         i = free.nonzero().flatten()
         z = torch.zeros_like(h)
@@ -74,10 +75,10 @@ def _descend(a: Tensor, h: Tensor, x: Tensor, free: Tensor) -> tuple[Tensor, Ten
 
 
 def bargain(a: Tensor, ridge: float, r: Tensor, alpha: float) -> Tensor:
-    """Solves (a b)_i = r_i b_i^(-1/alpha), b > 0, for a matrix that holds a ridge.
+    """Solves (a b)_i = r_i b_i^(-1/alpha), b > 0, for a matrix that contains a ridge.
 
-    Where only the ridge bounds a b_i, no direction serves its task together with the others: such tasks are held
-    harmless, and the rest bargain about the directions orthogonal to them.
+    If only the ridge limits some b_i, no direction helps these tasks together with the others. These tasks are then not
+    harmed, and the other tasks bargain about the directions orthogonal to them.
     """
     b, lost = newton(a, r, alpha)
     held = lost | (ridge * b * b > 0.01 * b * (a @ b))
@@ -85,7 +86,7 @@ def bargain(a: Tensor, ridge: float, r: Tensor, alpha: float) -> Tensor:
         s, f = held.nonzero().flatten(), (~held).nonzero().flatten()
         across = a[s[:, None], f]
         rest = a[f[:, None], f] - across.T @ torch.linalg.solve(a[s[:, None], s], across)
-        outside = rest.diagonal() > 4 * ridge  # the others lie in the span of those held
+        outside = rest.diagonal() > 4 * ridge  # others are in the span of the held tasks
         held[f[~outside]] = True
         s, f, rest = held.nonzero().flatten(), f[outside], (rest + rest.T)[outside][:, outside] / 2
         if len(f):
@@ -97,7 +98,7 @@ def bargain(a: Tensor, ridge: float, r: Tensor, alpha: float) -> Tensor:
 def newton(a: Tensor, r: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
     """The minimum over b > 0 of b'ab/2 - sum_i u_i(b_i), u_i' = r_i b_i^(-1/alpha), by relative Newton steps.
 
-    Also gives the variables whose equations are lost in rounding so far that the others' do not come to rest.
+    Also returns the variables whose equations are so inexact by rounding that the other equations do not converge.
     """
     k, power = len(r), alpha / (1 + alpha)
     b = r**power
@@ -111,12 +112,12 @@ def newton(a: Tensor, r: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
         hessian.diagonal().add_(1 / alpha)
         step = torch.linalg.solve(hessian, root - scaled * (a @ b)) / root  # b -> b (1 + step)
         noise = 4 * k * EPS * max(1.0, alpha) * b * (size @ b) / torch.maximum(s, b * (a @ b))
-        known = noise < 0.1  # the equations of the others are rounding
+        known = noise < 0.1  # the other equations are only rounding
         largest = float(torch.where(known, step.abs(), 0.0).max())
         if largest <= 1e-9 or last / 2 <= largest <= float(torch.where(known, noise, 0.0).max()):
             return b * (1 + step.clamp(-0.5, 1)), torch.zeros_like(known)
         last = largest
-        if float(step.abs().max()) * (1 + 1 / alpha) > 0.2:  # far: stay positive, and before the minimum along the line
+        if float(step.abs().max()) * (1 + 1 / alpha) > 0.2:  # far: stay positive, and before the line's minimum
             step *= min(1.0, 0.9 / max(-float(step.min()), 0.9))
             move = b * step
             while float(move @ (a @ (b + move) - r * (b + move) ** (-1 / alpha))) > 0:
@@ -128,13 +129,14 @@ def newton(a: Tensor, r: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
 
 
 def push(a: Tensor, ridge: float, q: Tensor, products: Tensor, length: float) -> Tensor:
-    """The b >= 0 of length sqrt(b'ab) = `length` with a b >= mu q - products, equal where b > 0: finds the mu.
+    """The b >= 0 of length sqrt(b'ab) = `length` with a b >= mu q - products, equal where b > 0. It finds mu.
 
-    b(mu) solves a quadratic program, and its length grows with mu. On a fixed active set it is linear in mu, so the
-    right mu is the root of a quadratic equation; a bracket guards against a change of the set. Where the shortest
-    convex combination is zero but for the ridge, no push serves all: then the b for mu = 0, which harms none.
+    b(mu) solves a quadratic program, and its length grows with mu. On a fixed active set b is linear in mu, so the
+    right mu is the root of a quadratic equation. A bracket protects against a change of the set. If the shortest convex
+    combination is zero except for the ridge, no push helps all tasks. The result is then b for mu = 0, which harms
+    none.
     """
-    low = float((products / q).min())  # the best worst case lies between
+    low = float((products / q).min())  # the best worst case is between low and high
     high = float(((products + length * a.diagonal().sqrt()) / q).min())
     mu = min(0.0, high)
     b = nonnegative(a, mu * q - products)
@@ -150,7 +152,7 @@ def push(a: Tensor, ridge: float, q: Tensor, products: Tensor, length: float) ->
         last, mu = mu, _root(a, q, products, length, b.nonzero().flatten()) if b.any() else high
         if not low < mu < high + 1e-9 * abs(high):
             mu = (low + high) / 2
-        if mu == last:  # the bracket is closed
+        if mu == last:  # the bracket cannot become smaller
             break
         b = nonnegative(a, mu * q - products)
     if abs(found - length) > max(1e-8 * length, 4 * len(q) * EPS * float(b @ a.abs() @ b) / length):
@@ -159,7 +161,7 @@ def push(a: Tensor, ridge: float, q: Tensor, products: Tensor, length: float) ->
 
 
 def _root(a: Tensor, q: Tensor, products: Tensor, length: float, i: Tensor) -> float:
-    """The larger mu at which b = a^(-1) (mu q - products) on the active set i has the length; nan: there is none."""
+    """The larger mu at which b = a^(-1) (mu q - products) on the active set i has the length. nan if there is none."""
     x, y = torch.linalg.solve(a[i[:, None], i], torch.stack([q[i], products[i]], dim=1)).T
     xx, xy, yy = float(x @ q[i]), float(x @ products[i]), float(y @ products[i])
     d = xy**2 - xx * (yy - length**2)

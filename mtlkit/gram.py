@@ -1,4 +1,4 @@
-"""What all methods of a K x K Gram matrix share: its check, the order of its rows, and the limit of a length."""
+"""The common part of methods on a K x K Gram matrix: its check, the order of its rows, and the limit of a length."""
 
 from collections.abc import Callable, Sequence
 from functools import wraps
@@ -16,12 +16,12 @@ P = ParamSpec("P")
 def any_order(
     weigh: Callable[Concatenate[Owner, Tensor, P], Tensor],
 ) -> Callable[Concatenate[Owner, Tensor, P], Tensor]:
-    """Decorates a method `weights(self, gram)` that treats all tasks alike: permuting tasks permutes its weights.
+    """Decorates a method `weights(self, gram)` that treats all tasks alike: if tasks are permuted, so are its weights.
 
-    In exact arithmetic they would do so anyway. Here they do to the last few bits, also where gradients depend on each
-    other and rounding decides the rest. The method sees the tasks in an order that the numbers in the Gram matrix
-    decide (`own_order`), in float64 on the CPU, and tasks that no number tells apart share their weights equally.
-    It is not for a method that knows its tasks by name: that one sorts them by name.
+    In exact arithmetic this is true anyway. With the decorator it is true to the last few bits, also where gradients
+    depend on each other and rounding decides the rest. The method sees the tasks in an order that the numbers of the
+    Gram matrix decide (`own_order`), in float64 on the CPU. Tasks that no number distinguishes get equal weights.
+    Do not use it for a method that knows its tasks by name. Such a method sorts the tasks by name.
 
     Raises:
         ValueError: the matrix is not square, or not finite.
@@ -49,12 +49,12 @@ def any_order(
 
 
 def own_order(m: Tensor) -> tuple[Tensor, Tensor]:
-    """An order (k,) of a symmetric matrix's rows that its numbers decide, and the group (k,) of each row.
+    """Returns an order (k,) of the rows of a symmetric matrix that its numbers decide, and the group (k,) of each row.
 
-    Groups come from colour refinement: rows start in groups of equal diagonal entries, and two rows part when their
-    entries towards some group differ. Rows that stay together are alike: exchanging them changes no number. One of
-    them then goes first, and so on. (Only patterns like regular graphs, exact to the last bit, have rows that are not
-    alike and that refinement does not part. Those go by the order given.)
+    The groups come from colour refinement. Rows start in groups of equal diagonal entries. Two rows are separated if
+    their entries for some group differ. Rows that stay together are alike: exchanging them changes no number. One of
+    them then goes first, and so on. (Only patterns like regular graphs, exact to the last bit, have rows that are
+    different but that refinement does not separate. These keep the given order.)
 
     >>> order, alike = own_order(torch.tensor([[2.0, 0.0, 1.0], [0.0, 1.0, 0.0], [1.0, 0.0, 2.0]]))
     >>> order.tolist(), alike.tolist()
@@ -72,7 +72,7 @@ def own_order(m: Tensor) -> tuple[Tensor, Tensor]:
 def _refined(m: Tensor, groups: Tensor) -> Tensor:
     while (number := int(groups.max()) + 1) < len(m):
         by_value = m.sort(dim=1)
-        by_group = groups[by_value.indices].sort(dim=1, stable=True)  # within a group, by value
+        by_group = groups[by_value.indices].sort(dim=1, stable=True)  # inside a group, by value
         entries = by_value.values.gather(1, by_group.indices)
         groups = torch.cat([groups[:, None].to(m), entries], dim=1).unique(dim=0, return_inverse=True)[1]
         if int(groups.max()) + 1 == number:
@@ -87,7 +87,7 @@ def check_max_norm(max_norm: float | None) -> None:
 
 
 def limited(weights: Tensor, gram: Tensor, max_norm: float | None) -> Tensor:
-    """The weights (k,), scaled so that the combined gradient is no longer than `max_norm` (None: as they are).
+    """Returns the weights (k,), scaled so that the combined gradient is at most `max_norm` long (None: not scaled).
 
     >>> limited(torch.tensor([3.0, 4.0]), torch.eye(2), max_norm=1.0).tolist()  # 5 long
     [0.6000000238418579, 0.800000011920929]
@@ -105,7 +105,7 @@ def check_gram_shape(gram: Tensor, tasks: Sequence[str]) -> None:
 
 
 def checked_gram(gram: Tensor) -> Tensor:
-    """The matrix in float64, without its graph; raises `ValueError` where it is not square or not finite."""
+    """Returns the matrix in float64, without its graph. Raises `ValueError` if it is not square or not finite."""
     if gram.dim() != 2 or gram.shape[0] != gram.shape[1] or not len(gram):
         raise ValueError(f"Expected a Gram matrix (k, k), got the shape {tuple(gram.shape)}.")
     m = gram.detach().double()

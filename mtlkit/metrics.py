@@ -1,11 +1,11 @@
-"""What the tasks share: pooled metrics and checks of options and tensors.
+"""The common metrics of the tasks, pooled over a split, and checks of options and tensors.
 
-Every metric here adds up over batches and processes, so that its value is the one on the whole split, whatever
-the batch size. Macro figures average over the classes that have positives *in the targets*: how many these are
-depends on the split alone, so two methods are always averaged over the same classes. Where a figure has no valid
-element at all it is NaN. Sums are kept in float64 (torch's MPS device has none: keep metrics on the CPU there).
-Metrics of one base class keep the same state; a task names them as one compute group
-(torchmetrics' own search for groups is never used: it also joins metrics that merely agree on the first batch).
+Every metric here adds up over batches and processes. Its value is therefore the value on the whole split, for any batch
+size. Macro figures average over the classes that have positives *in the targets*. The number of these classes depends
+only on the split, so two methods are always averaged over the same classes. A figure without any valid element is NaN.
+Sums are kept in float64 (torch's MPS device has no float64: keep metrics on the CPU there).
+Metrics of one base class have the same state, and a task names them as one compute group. (mtlkit never uses
+torchmetrics' own search for groups: it also joins metrics that only agree by chance on the first batch.)
 """
 
 import math
@@ -24,7 +24,7 @@ from mtlkit.task import Task
 def check_shapes(what: str, *tensors: tuple[str, Tensor, tuple[int | str, ...], str]) -> None:
     """Raises `ValueError` unless each (role, tensor, shape, "float" or "int64") has that shape and type.
 
-    A letter in a shape stands for any size, the same one wherever it occurs.
+    A letter in a shape stands for any size. The same letter always stands for the same size.
 
     >>> check_shapes("loss", ("target", torch.zeros(2, 1, 4, 5), ("B", 1, "H", "W"), "float"))
     >>> check_shapes("loss", ("target", torch.zeros(2, 4, 5), ("B", 1, "H", "W"), "float"))
@@ -48,26 +48,26 @@ def check_shapes(what: str, *tensors: tuple[str, Tensor, tuple[int | str, ...], 
 
 
 def check_values(what: str, valid: Tensor, values: Tensor, expected: str) -> None:
-    """Raises `ValueError` with the first of the `values` that is not `valid`. Costs a device synchronisation."""
+    """Raises `ValueError` with the first of the `values` that is not `valid`. This synchronises with the device."""
     if not valid.all():
         wrong = values[~valid]
         raise ValueError(f"The {what} expected {expected}, found {wrong[0].item()} ({len(wrong)} such values).")
 
 
 def check_number(what: str, option: str, value: Any, fits: Callable[[Any], bool], expected: str) -> None:
-    """Raises `ValueError` when the value of an option is no number or does not fit."""
+    """Raises `ValueError` if the value of an option is not a number or is not allowed."""
     if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value) or not fits(value):
         raise ValueError(f"The {what} expected {option} {expected}, found {value!r}.")
 
 
 def check_no_names(task: Task) -> None:
-    """Raises `ValueError` where a task without classes is given some."""
+    """Raises `ValueError` if a task without classes is given class names."""
     if task.classes:
         raise ValueError(f"The task {task.name!r} has no classes, found {task.classes!r}: leave `classes` out.")
 
 
 def check_names(task: Task) -> None:
-    """Raises `ValueError` unless the task has names of classes or outputs, each once."""
+    """Raises `ValueError` unless the task has names of classes or outputs, each of them once."""
     if not task.classes:
         raise ValueError(f"The task {task.name!r} needs the names of its classes or outputs in `classes`, found none.")
     twice = sorted({name for name in task.classes if task.classes.count(name) > 1})
@@ -76,7 +76,7 @@ def check_names(task: Task) -> None:
 
 
 def check_weights(task: Task, option: str, weights: Sequence[float] | None) -> tuple[float, ...] | None:
-    """The weights as numbers; raises `ValueError` unless there is a positive one for each class."""
+    """Returns the weights as numbers. Raises `ValueError` unless there is one positive weight per class."""
     if weights is None:
         return None
     what, classes = f"task {task.name!r}", len(task.classes)
@@ -88,7 +88,7 @@ def check_weights(task: Task, option: str, weights: Sequence[float] | None) -> t
 
 
 def check_owner(what: str, loss: str, owner: str, **options: Any) -> None:
-    """Raises `ValueError` for an option of the loss `owner` that is set (not None) though the loss is another."""
+    """Raises `ValueError` if an option of the loss `owner` is set (not None) but the task uses another loss."""
     for option, value in options.items():
         if value is not None and loss != owner:
             raise ValueError(
@@ -98,12 +98,12 @@ def check_owner(what: str, loss: str, owner: str, **options: Any) -> None:
 
 
 def at_least_float32(output: Tensor) -> Tensor:
-    """The output in float32, or in float64 where it is: half precision is too coarse for sums over a batch."""
+    """Returns the output in float32, or unchanged if it is float64. Half precision is too coarse for sums."""
     return output.to(torch.promote_types(output.dtype, torch.float32))
 
 
 def collect(*groups: dict[str, Metric]) -> MetricCollection:
-    """Metrics under their names; those of one group have the same base class and share its state.
+    """Collects metrics under their names. Metrics of one group have the same base class and share its state.
 
     >>> collect({"miou": MeanIoU(3), "pixel_accuracy": Accuracy(3)}).compute_groups
     {0: ['miou', 'pixel_accuracy']}
@@ -113,10 +113,10 @@ def collect(*groups: dict[str, Metric]) -> MetricCollection:
 
 
 class Pooled(Metric):
-    """A metric whose state is one tensor of sums over all elements seen."""
+    """A metric whose state is one tensor of sums over all elements so far."""
 
     full_state_update = False
-    unit = ""  #: of the figure: "m", "°", ...; empty for fractions, numbers and what is in each data set's own unit
+    unit = ""  #: of the figure: "m", "°", ...; empty for fractions, numbers and figures in the data set's own unit
     sums: Tensor
 
     def __init__(self, *shape: int, dtype: torch.dtype = torch.float64) -> None:
@@ -125,17 +125,17 @@ class Pooled(Metric):
 
 
 class BatchMean(Pooled):
-    """The mean over batches of a metric's value on each of them, however many elements that has.
+    """The mean over batches of a metric's value per batch. The number of elements in a batch does not matter.
 
-    It depends on the batch size and is there for comparison with tables that were made so. A batch on which the metric
-    has no value does not count.
+    It depends on the batch size. Use it only to compare with tables that were made in this way. A batch on which the
+    metric has no value does not count.
     """
 
     def __init__(self, metric: Metric) -> None:
         super().__init__(2)
         self.metric = metric
         self.unit = getattr(metric, "unit", "")
-        self.metric.distributed_available_fn = _alone  # its value is that of one process's batch
+        self.metric.distributed_available_fn = _alone  # its value is for the batch of one process
 
     @property
     def higher_is_better(self) -> bool | None:  # type: ignore[override]
@@ -156,15 +156,15 @@ def _alone() -> bool:
 
 
 def batch_means(metrics: dict[str, Metric]) -> MetricCollection:
-    """The metrics as means over batches, under their names."""
+    """Returns the metrics as means over batches, under their names."""
     groups: list[dict[str, Metric]] = [{name: BatchMean(metric)} for name, metric in metrics.items()]
     return collect(*groups)
 
 
 class Confusion(Pooled):
-    """Metrics of class numbers: counts of (target, prediction) pairs; target -1 is ignored.
+    """Metrics of class numbers: counts of (target, prediction) pairs. A target of -1 is ignored.
 
-    Updated with class numbers of the target's shape, or with scores that have one axis more, the classes, at 1.
+    The prediction is class numbers in the target's shape, or scores with one more axis, the classes, at position 1.
     """
 
     def __init__(self, classes: int) -> None:
@@ -183,13 +183,13 @@ class Confusion(Pooled):
         self.sums = self.sums + counts.view(classes, classes)
 
     def shares(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Per class, in float64: hits, pixels in the target, pixels in the prediction."""
+        """Returns per class, in float64: the hits, the pixels in the target, the pixels in the prediction."""
         sums = self.sums.double()
         return sums.diagonal(), sums.sum(1), sums.sum(0)
 
 
 class MeanIoU(Confusion):
-    """Intersection over union, averaged over the classes with a union (in targets or predictions); a fraction."""
+    """Intersection over union, a fraction, averaged over the classes with a union (in targets or predictions)."""
 
     higher_is_better = True
 
@@ -199,7 +199,7 @@ class MeanIoU(Confusion):
 
 
 class ClassesPresent(Confusion):
-    """Over how many classes the macro figures beside it are averaged."""
+    """The number of classes over which the macro figures beside it are averaged."""
 
     higher_is_better = None
 
@@ -209,7 +209,7 @@ class ClassesPresent(Confusion):
 
 
 class Accuracy(Confusion):
-    """The fraction of valid elements whose class is right."""
+    """The fraction of valid elements whose class is correct."""
 
     higher_is_better = True
 
@@ -219,7 +219,7 @@ class Accuracy(Confusion):
 
 
 class MacroF1(Confusion):
-    """F1 = 2 TP / (2 TP + FP + FN), averaged over the classes in targets or predictions; a fraction."""
+    """F1 = 2 TP / (2 TP + FP + FN), a fraction, averaged over the classes in targets or predictions."""
 
     higher_is_better = True
 

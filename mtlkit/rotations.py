@@ -1,13 +1,13 @@
-"""Rotation matrices that stay rotations while they are learned: how they start, and how they move."""
+"""Rotation matrices that stay rotations while they are learned: their start values and their updates."""
 
 import torch
 from torch import Tensor
 
-Factors = tuple[Tensor, Tensor]  # two matrices in place of their product
+Factors = tuple[Tensor, Tensor]  # two matrices that stand for their product
 
 
 def skew(generator: Tensor) -> Tensor:
-    """L - L^T, with L what stands below the diagonal: each entry of the skew matrix is one number.
+    """L - L^T, where L is the part below the diagonal. Each entry of the skew matrix comes from one number.
 
     >>> skew(torch.tensor([[5.0, 7.0], [2.0, 5.0]])).tolist()
     [[0.0, -2.0], [2.0, 0.0]]
@@ -19,8 +19,8 @@ def skew(generator: Tensor) -> Tensor:
 def exponential_change(matrix: Tensor) -> Tensor:
     """X = exp(S) - 1 of a skew S, with an error relative to S.
 
-    The rounding of exp(S) itself is relative to 1. Taken over in every step, it would add up to a matrix that is no
-    rotation. So half of X + X^T + X^T X, which is 0 where 1 + X is a rotation, is taken out.
+    The rounding of exp(S) itself is relative to 1. If each step kept this error, the matrix would in time no longer be
+    a rotation. X + X^T + X^T X is 0 if 1 + X is a rotation. The function therefore subtracts half of it.
     """
     change = torch.linalg.matrix_exp(matrix) - torch.eye(len(matrix)).to(matrix)
     return change - 0.5 * (change + change.T + change.T @ change)
@@ -32,7 +32,7 @@ def small_rotation(d: int) -> Tensor:
 
 
 def any_rotation(d: int) -> Tensor:
-    """A random rotation, all equally likely (Haar's measure), in float64."""
+    """A random rotation in float64. All rotations are equally likely (Haar's measure)."""
     q, r = torch.linalg.qr(torch.randn(d, d).double())
     q = q * r.diagonal().sign()
     q[:, 0] *= torch.linalg.det(q).sign()
@@ -40,7 +40,7 @@ def any_rotation(d: int) -> Tensor:
 
 
 def nearest_rotation(matrix: Tensor) -> Tensor:
-    """The rotation nearest to a matrix that is one but for an error e, up to e^2, in float64: a step of Newton's.
+    """The rotation nearest to a matrix with an error e, up to e^2, in float64. It makes one step of Newton's method.
 
     >>> turned = torch.tensor([[0.6001, -0.8], [0.8, 0.6]])
     >>> found = nearest_rotation(turned)
@@ -52,23 +52,23 @@ def nearest_rotation(matrix: Tensor) -> Tensor:
 
 
 def set_rotation(rotation: Tensor, remainder: Tensor, value: Tensor) -> None:
-    """Puts a value in float64 into the pair, in place: see `move_rotation`."""
+    """Writes a float64 value into the pair, in place. See `move_rotation`."""
     rotation.copy_(value)
     remainder.copy_(value - rotation)
 
 
 def move_rotation(rotation: Tensor, remainder: Tensor, factors: Factors, *, number: int, rate: float) -> None:
-    """Adds a change to a rotation, in place, so that it stays one over any number of steps.
+    """Adds a change to a rotation, in place, so that it stays a rotation over any number of steps.
 
-    In float32, rounding the sum takes up to 6e-8 of each entry, and from a rotation that hardly turns it takes the
-    same in every step. The remainder keeps what rounding took, and the next step adds it (Kahan's sum). What is left
-    are errors of the changes, relative to them. Once the changes have added up to about 1, and every 100 steps at
-    least, they are taken out.
+    In float32, rounding the sum removes up to 6e-8 from each entry. If the rotation hardly turns, rounding removes the
+    same in every step. The remainder stores what rounding removed, and the next step adds it (Kahan's sum). Only errors
+    of the changes remain, relative to the changes. They are removed when the changes have added up to about 1, and at
+    least every 100 steps.
 
     Args:
-        rotation, remainder: whose sum is the rotation; the first is what the forward pass takes.
-        factors: whose product is the new rotation less the old one.
-        number, rate: the step's number, and about how far it turns.
+        rotation, remainder: their sum is the rotation. The forward pass uses only the first.
+        factors: their product is the new rotation minus the old one.
+        number, rate: the number of the step, and about how far it turns.
     """
     remainder.addmm_(*factors)
     moved = rotation + remainder

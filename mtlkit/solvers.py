@@ -1,18 +1,19 @@
-"""The small convex problems of Gram balancers: pure functions of a K x K Gram matrix, solved to rounding error.
+"""Solves the small convex problems of Gram balancers: pure functions of a K x K Gram matrix, exact up to rounding.
 
-Every function takes the Gram matrix M (k, k) of k task gradients g_i and gives weights (k,), w, of the combined
-gradient sum_i w_i g_i, in M's dtype and on M's device; inside all is float64.
+Every function takes the Gram matrix M (k, k) of k task gradients g_i. It returns weights w (k,) of the combined
+gradient sum_i w_i g_i, with M's dtype and on M's device. Internally it computes in float64.
 
-Precision: all but `alignment` work on the cosines C_ij = M_ij / (|g_i| |g_j|), so lengths may differ by any factor:
-1e-12 next to 1e12 in one Gram is fine. What float64 cannot hold is angles: a Gram knows cosines to about 1e-16, so a
-combination that is 1e-8 times shorter than the gradients that cancel in it is rounding. A ridge of that size,
-`RIDGE` times k, is added to C's diagonal. A Gram with a negative eigenvalue (summed in float32, say) shows by it how
-large its error is, and the ridge follows.
+Precision: all functions except `alignment` work on the cosines C_ij = M_ij / (|g_i| |g_j|). Lengths may therefore
+differ
+by any factor: 1e-12 next to 1e12 in one Gram matrix is fine. Only angles are limited by float64. A Gram matrix holds
+cosines to about 1e-16, so a combination that is 1e-8 times shorter than its gradients, which cancel, is only rounding.
+A ridge of that size, `RIDGE` times k, is added to C's diagonal. If a Gram matrix has a negative eigenvalue (for example
+after a sum in float32), this eigenvalue shows the size of its error, and the ridge follows it.
 
-A gradient of exactly zero length has no direction: it gets no vote.
+A gradient of exactly zero length has no direction, so it has no influence.
 
-Where gradients depend on each other, rounding decides part of the result, and rounding depends on the order in which
-numbers are added. `mtlkit.gram.any_order` takes that freedom away: with it the Gram matrix itself decides the order.
+Where gradients depend on each other, rounding decides part of the result, and rounding depends on the order of sums.
+With `mtlkit.gram.any_order`, the Gram matrix itself decides the order.
 
 >>> gram = torch.tensor([[4.0, -2.0], [-2.0, 4.0]], dtype=torch.float64)
 >>> (gram @ min_norm_point(gram)).round(decimals=6).tolist()  # the combined gradient serves both tasks
@@ -44,8 +45,8 @@ RIDGE = 4 * EPS
 def min_norm_point(gram: Tensor) -> Tensor:
     """The shortest gradient in the convex hull: argmin w'Mw over w >= 0, sum w = 1.
 
-    It has M w >= w'Mw in every entry, with equality where w > 0. Where gradients are linearly dependent w is one of
-    several solutions; the combined gradient is unique. A zero gradient is the shortest point itself.
+    It satisfies M w >= w'Mw in every entry, with equality where w > 0. If gradients are linearly dependent, w is one of
+    several solutions, but the combined gradient is unique. A zero gradient is itself the shortest point.
 
     >>> min_norm_point(torch.tensor([[1.0, 0.0], [0.0, 3.0]])).tolist()
     [0.75, 0.25]
@@ -62,7 +63,7 @@ def min_norm_point(gram: Tensor) -> Tensor:
 
 
 def project_to_simplex(point: Tensor) -> Tensor:
-    """The nearest point (k,) with entries >= 0 that sum to 1: those above a common threshold, less that threshold.
+    """The nearest point (k,) with entries >= 0 that sum to 1. It keeps entries above a threshold, minus the threshold.
 
     >>> project_to_simplex(torch.tensor([0.75, 0.5, -1.0])).tolist()
     [0.625, 0.375, 0.0]
@@ -75,7 +76,7 @@ def project_to_simplex(point: Tensor) -> Tensor:
 def dual_cone_projection(gram: Tensor, start: Tensor) -> Tensor:
     """Projects each combination `start` (r, k) of the gradients onto {d: g_i . d >= 0 for every task i}.
 
-    The nearest d is a combination with weights w = argmin w'Mw over w >= start: (r, k), row by row.
+    The nearest d is a combination with weights w = argmin w'Mw over w >= start. The result is (r, k), row by row.
 
     >>> dual_cone_projection(torch.tensor([[1.0, -1.0], [-1.0, 4.0]]), torch.eye(2)).tolist()
     [[1.0, 0.25], [1.0, 1.0]]
@@ -92,10 +93,11 @@ def dual_cone_projection(gram: Tensor, start: Tensor) -> Tensor:
 def alpha_fair(gram: Tensor, alpha: float) -> Tensor:
     """Solves M w = w^(-1/alpha), w > 0: the direction that shares progress alpha-fairly (alpha = 1: Nash's bargain).
 
-    The w minimise w'Mw/2 - sum_i u(w_i), u' = w^(-1/alpha), by Newton's method in relative steps. Tasks that no
-    direction serves together with the others (some convex combination of gradients, theirs among them, is zero) make
-    it unsolvable. Then the limit is returned of M with a vanishing ridge on its diagonal: they are held harmless and
-    the rest bargain about the directions orthogonal to them. At a Pareto-stationary point of all tasks all w are 0.
+    The w minimise w'Mw/2 - sum_i u(w_i), u' = w^(-1/alpha), by Newton's method in relative steps. There is no solution
+    if no direction helps some tasks together with the others (a convex combination of gradients, which includes theirs,
+    is zero). The function then returns the limit for M with a ridge on its diagonal that goes to zero: these tasks are
+    not harmed, and the other tasks bargain about the directions orthogonal to them. At a Pareto-stationary point of all
+    tasks, all w are 0.
 
     >>> alpha_fair(torch.tensor([[4.0, 0.0], [0.0, 16.0]]), alpha=1.0).tolist()
     [0.5, 0.25]
@@ -113,9 +115,9 @@ def alpha_fair(gram: Tensor, alpha: float) -> Tensor:
 def best_worst_case(gram: Tensor, radius: float) -> Tensor:
     """The d in a ball around the mean gradient g_0 that maximises min_i g_i . d.
 
-    The ball's radius is `radius` |g_0|. With w* = argmin over the simplex of g_w . g_0 + radius |g_0| |g_w| it is
-    d = g_0 + radius |g_0| g_w* / |g_w*|; the weights of d are returned. Where g_w* = 0 (no d serves all tasks) d is
-    the limit: g_0 moved just until it harms none.
+    The ball's radius is `radius` |g_0|. With w* = argmin over the simplex of g_w . g_0 + radius |g_0| |g_w|, the result
+    is d = g_0 + radius |g_0| g_w* / |g_w*|. The function returns the weights of d. If g_w* = 0 (no d helps all tasks),
+    d is the limit: g_0 moved just far enough to harm no task.
 
     >>> best_worst_case(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), radius=0.5).tolist()
     [0.75, 0.75]
@@ -127,9 +129,9 @@ def best_worst_case(gram: Tensor, radius: float) -> Tensor:
         return w.to(gram)
     norms = p.norms / p.norms.max()
     mean = norms / k
-    products = p.cosines @ mean  # of g_i / |g_i| and g_0
+    products = p.cosines @ mean  # the inner products of g_i / |g_i| and g_0
     length = radius * math.sqrt(float(mean @ products))
-    if length > radius * 2 * math.sqrt(p.ridge) * float(mean.norm()):  # otherwise g_0 = 0 up to rounding, and d = g_0
+    if length > radius * 2 * math.sqrt(p.ridge) * float(mean.norm()):  # else g_0 = 0 up to rounding, so d = g_0
         w[p.kept] += push(p.cosines, p.ridge, norms.min() / norms, products, length) / norms
     return w.to(gram)
 
@@ -137,8 +139,9 @@ def best_worst_case(gram: Tensor, radius: float) -> Tensor:
 def alignment(gram: Tensor) -> Tensor:
     """Weights that give the system of gradients the condition number 1: sqrt(l_min) V L^(-1/2) V' 1/k, M = V L V'.
 
-    l_min is the smallest eigenvalue that is not zero. Float64 cannot tell eigenvalues below 4 k eps times the largest
-    from zero, so independent gradients must not differ in length by more than about 1e7 to count fully.
+    l_min is the smallest eigenvalue that is not zero. Float64 cannot distinguish eigenvalues below 4 k eps times the
+    largest eigenvalue from zero. To count fully, independent gradients must not differ in length by more than about
+    1e7.
 
     >>> alignment(torch.tensor([[1.0, 0.0], [0.0, 4.0]])).tolist()
     [0.5, 0.25]
@@ -157,9 +160,9 @@ def alignment(gram: Tensor) -> Tensor:
 
 
 class _Problem(NamedTuple):
-    kept: Tensor  # the tasks with a gradient; the rows of the others are left out below
+    kept: Tensor  # the tasks with a gradient; the fields below contain only their rows
     norms: Tensor
-    cosines: Tensor  # positive definite: the ridge is in it
+    cosines: Tensor  # positive definite: it includes the ridge
     ridge: float
 
 

@@ -9,42 +9,47 @@ from mtlkit.balancer import BALANCERS, Balancer
 from mtlkit.network import EncoderInfo
 from mtlkit.registry import options_of
 
-TASKS = ("first_task", "second_task")  # those that a balancer is built with, to see its state
+TASKS = ("first_task", "second_task")  # task names to build a balancer with, to see its state
 ENCODER = EncoderInfo(channels=(4,), strides=(8,), parameters=10)
 
 COSTS = {
     "features": "inner products of the gradients",
     "last_layer": "K backward passes through that layer",
     "parameters": "K encoder backward passes",
-}  #: of knowing the gradients, by space, beyond the plain sum's step
+}  #: the cost of the gradients per space, in addition to a step of the plain sum
 WHERE = {"features": "at the features", "last_layer": "of the last layer", "parameters": "over the parameters"}
 FURTHER_COSTS = {"second_forward": "one more forward pass", "indicators": "one indicator per task"}  #: of `needs`
 
 INTRODUCTION = """\
 # Balancers
 
-Made by `mtlkit list balancers --markdown` from the classes and their docstrings; change those, not this page.
+`mtlkit list balancers --markdown` makes this page from the classes and their docstrings. Do not edit the page.
 
-K is the number of tasks and P that of the encoder's trainable numbers. *Needs* are what a method asks of the engine
-(`mtlkit/balancer.py`). *Spaces* are where it can look at the task gradients: the shared features, the encoder's last
-layer or all its parameters; the default comes first. *Decoders* are what the paper or, where it is silent, its
-authors' code gives them: `plain`, the gradient of their own loss, or `weighted`, that times the task's weight; this is
-what `trainer.decoder_gradients: published` does. *Options* are written with their defaults. *Cost* is what a step
-takes beyond one of the plain sum; K encoder backward passes are in place of its single one. *State* is what a
-checkpoint keeps: learned by the balancer's own Adam, or kept by the method itself. A docstring has the whole rule and
-the options: `python -m pydoc mtlkit.balancers.NAME`.
+K is the number of tasks, and P is the number of the encoder's trainable parameters. The columns are:
+
+- *needs*: what the method needs from the engine (`mtlkit/balancer.py`).
+- *spaces*: where the method can compare the task gradients: at the shared features, the encoder's last layer or all its
+  parameters. The default comes first.
+- *decoders*: what each decoder gets in the paper or, if the paper does not say it, in the authors' code. `plain` is the
+  gradient of its own loss. `weighted` is this gradient times the weight of the task.
+  `trainer.decoder_gradients: published` follows this column.
+- *options*: the options with their defaults.
+- *cost*: what a step costs in addition to a step of the plain sum. K encoder backward passes replace its single one.
+- *state*: what a checkpoint stores. It is learned by the balancer's own Adam, or kept by the method itself.
+
+`python -m pydoc mtlkit.balancers.NAME` shows the whole rule of a method and explains its options.
 """
 
 
 def markdown(names: Iterable[str]) -> str:
-    """The page: the introduction and a table with a row for each of the named balancers."""
+    """Returns the page: the introduction and a table with one row per named balancer."""
     head = ("name", "what it does", "needs", "spaces", "decoders", "options", "cost", "state", "memory", "paper")
     lines = [head, ["---"] * len(head), *(row(name) for name in names)]
     return INTRODUCTION + "\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def row(name: str) -> list[str]:
-    """A balancer's cells.
+    """Returns the cells of a balancer's row.
 
     >>> row("uniform")[:5]
     ['`uniform`', 'The plain sum of the losses (equal weighting, linear scalarisation).', 'losses', '–', 'plain']
@@ -66,19 +71,19 @@ def row(name: str) -> list[str]:
 
 
 def needs(cls: type[Balancer]) -> str:
-    """What the engine must provide; the losses it always does."""
+    """Returns what the engine must provide. It always provides the losses."""
     if not cls.needs:
         return "gradients" if _uses_gradients(cls) else "losses"
     return ", ".join(f"`{need}`" for need in sorted(cls.needs))
 
 
 def spaces(cls: type[Balancer]) -> str:
-    """The spaces, the default first; a dash for a method that looks at no gradient."""
+    """Returns the spaces, the default first, or a dash for a method that uses no gradient."""
     return ", ".join(f"`{space}`" for space in _spaces(cls)) or "–"
 
 
 def decoders(cls: type[Balancer]) -> str:
-    """What the method gives the decoders with its default options."""
+    """Returns what the method gives the decoders with its default options."""
     try:
         return cls(TASKS).decoders
     except (TypeError, ValueError):  # as in `state`
@@ -86,9 +91,9 @@ def decoders(cls: type[Balancer]) -> str:
 
 
 def options(cls: type[Balancer]) -> str:
-    """The options of the method's own and their defaults, as the command line takes them; a dash where it has none."""
+    """Returns the method's own options and defaults, as on the command line, or a dash if there are none."""
     own = {key: option.default for key, option in options_of(cls).items() if key not in ("tasks", "space")}
-    if cls.__init__ is Balancer.__init__:  # the rates would be for state that it does not have
+    if cls.__init__ is Balancer.__init__:  # its learning rates would be for a state that it does not have
         own = {}
     return (
         ", ".join(f"`{key}={value if isinstance(value, str) else json.dumps(value)}`" for key, value in own.items())
@@ -97,7 +102,7 @@ def options(cls: type[Balancer]) -> str:
 
 
 def cost(cls: type[Balancer]) -> str:
-    """What a step takes beyond one of the plain sum, in words."""
+    """Describes what a step costs in addition to a step of the plain sum."""
     found = {space: _gradient_cost(cls, space) for space in _spaces(cls)}
     parts = list(found.values()) if len(found) == 1 else [f"`{space}`: {words}" for space, words in found.items()]
     if cls.adapter is not Balancer.adapter:
@@ -107,7 +112,7 @@ def cost(cls: type[Balancer]) -> str:
 
 
 def state(cls: type[Balancer]) -> str:
-    """What a checkpoint keeps, by role and without the tasks' names."""
+    """Describes what a checkpoint stores, by role and without the names of tasks."""
     try:
         balancer = cls(TASKS)
         balancer.setup({}, ENCODER)
@@ -122,12 +127,12 @@ def state(cls: type[Balancer]) -> str:
 
 
 def memory(cls: type[Balancer]) -> str:
-    """The docstring's `Memory:` paragraph; without one, a few numbers per task at most."""
+    """Returns the docstring's `Memory:` paragraph. Without one, the method stores at most a few numbers per task."""
     return paragraph(cls, "Memory").rstrip(".") or ("none" if state(cls) == "none" else "a few numbers per task")
 
 
 def paper(cls: type[Balancer]) -> str:
-    """The docstring's `Source:` up to its arXiv number, which becomes a link, or else up to the year."""
+    """Returns the docstring's `Source:` up to its arXiv number, which becomes a link, or otherwise up to the year."""
     text = paragraph(cls, "Source")
     if found := re.match(r"(.*?)(?: \([^()]*)?,? arXiv (\d{4}\.\d{4,5})", text):
         return f"{found[1]}, [arXiv {found[2]}](https://arxiv.org/abs/{found[2]})"
@@ -136,7 +141,7 @@ def paper(cls: type[Balancer]) -> str:
 
 
 def paragraph(cls: type, title: str) -> str:
-    """The paragraph of the docstring that begins with `title:`, in one line and without the title."""
+    """Returns the paragraph of the docstring that starts with `title:`, on one line and without the title."""
     found = re.search(rf"^{title}:\s+(.*?)(?:\n\s*\n|\Z)", inspect.getdoc(cls) or "", re.DOTALL | re.MULTILINE)
     return " ".join(found[1].split()) if found else ""
 
@@ -146,7 +151,7 @@ def _uses_gradients(cls: type[Balancer]) -> bool:
 
 
 def _spaces(cls: type[Balancer]) -> list[str]:
-    """The spaces in which the method looks at gradients, the default first."""
+    """Returns the spaces in which the method uses gradients, the default first."""
     if not _uses_gradients(cls):
         return []
     option = options_of(cls).get("space")

@@ -1,1 +1,1 @@
-"""From files and words to a checked configuration."""
+"""Turns files and command-line words into a checked configuration."""

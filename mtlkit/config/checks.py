@@ -1,4 +1,4 @@
-"""The check of a whole configuration, before any work is done."""
+"""Checks a whole configuration before any work starts."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, replace
@@ -15,10 +15,10 @@ from mtlkit.typed import Source, build
 
 
 def check(values: Mapping[str, Any], source: Source) -> Config:
-    """The configuration of plain values, such as `Config.to_dict` gives.
+    """Returns the configuration for plain values, such as `Config.to_dict` returns.
 
-    Imports the plug-ins, then checks every key, every type and what cannot go together. Raises `ValueError` with the
-    key, the problem and where the value came from.
+    It imports the plug-ins. Then it checks every key, every type and every combination. Raises `ValueError` with the
+    key, the problem and the source of the value.
     """
     import_plugins(values.get("plugins", []), source)
     source = replace(source, meant=lambda key: meant(key, all_keys(values)))
@@ -39,7 +39,7 @@ def check(values: Mapping[str, Any], source: Source) -> Config:
 
 
 def _data(values: Any, source: Source) -> DataConfig:
-    """The section `data`: one data set, or those of `concat`, each checked as a section of its own."""
+    """Checks the section `data`. With `concat`, it checks each data set as its own section."""
     if not isinstance(values, Mapping) or not values.get("concat"):
         return cast(DataConfig, _section(values, ("data",), source))
     sets = values["concat"]
@@ -50,7 +50,7 @@ def _data(values: Any, source: Source) -> DataConfig:
 
 
 def _task(name: str, values: Any, source: Source) -> TaskConfig:
-    """A task; one that names no decoder has that of its type."""
+    """Checks a task. A task that names no decoder gets the default decoder of its type."""
     path = ("task", name)
     if not name.isidentifier():
         raise source.error(f"task.{name}", "a task's name must be a Python identifier")
@@ -65,7 +65,7 @@ def _task(name: str, values: Any, source: Source) -> TaskConfig:
 
 
 def _with_decoder(values: Mapping[str, Any], own: str | Mapping[str, Any] | None) -> dict[str, Any]:
-    """A task's values with the decoder of its type, if they name none; `decoder: {OPTION: value}` sets its options."""
+    """Adds the default decoder if the task names none. `decoder: {OPTION: value}` sets options of the default."""
     given = values.get("decoder", {})
     if own is None or not isinstance(given, Mapping) or "name" in given:
         return dict(values)
@@ -73,7 +73,7 @@ def _with_decoder(values: Mapping[str, Any], own: str | Mapping[str, Any] | None
 
 
 def _balancer(values: Any, tasks: Sequence[str], source: Source) -> BalancerConfig:
-    """The balancer with all options of its constructor, so that a run's config.yaml says them."""
+    """Checks the balancer and adds the defaults of all its options, so that a run's config.yaml contains them."""
     name = named(values, section := SECTIONS[("balancer",)])
     if isinstance(values, Mapping) and name in section.registry.names():
         values = defaults(section.registry, name) | dict(values)
@@ -81,9 +81,9 @@ def _balancer(values: Any, tasks: Sequence[str], source: Source) -> BalancerConf
 
 
 def _section(values: Any, path: tuple[str, ...], source: Source, tasks: Sequence[str] = ()) -> Any:
-    """A section that names a class of a registry and holds options of it, as an object of its schema.
+    """Checks a section that names a registered class and holds its options. Returns an object of its schema.
 
-    Where there are `tasks`, mappings among the options are by their names.
+    If `tasks` are given, mappings among the options must use the names of these tasks as keys.
     """
     section, key = section_at(path), ".".join(path)
     assert section is not None
@@ -102,7 +102,7 @@ def _section(values: Any, path: tuple[str, ...], source: Source, tasks: Sequence
 
 
 def _impossible_data(config: Config) -> list[tuple[str, str]]:
-    """The same for the keys of `data`."""
+    """Returns the impossible combinations of values in `data`: the key, and why."""
     data = config.data
     single = [key for key in ("name", "root", "train_size", "val_size") if getattr(data, key) is not None]
     weighted = [part.weight is not None for part in data.concat]
@@ -136,7 +136,7 @@ def _impossible_data(config: Config) -> list[tuple[str, str]]:
 
 
 def _impossible(config: Config) -> list[tuple[str, str]]:
-    """The keys whose values cannot go together with others, and why."""
+    """Returns the impossible combinations of values in other sections: the key, and why."""
     trainer, batch, encoder = config.trainer, config.data.batch_size, config.model.encoder
     accumulation = trainer.accumulation
     untrained = encoder in ENCODERS.names() and "pretrained" not in options(ENCODERS, encoder)
@@ -181,7 +181,7 @@ def _impossible(config: Config) -> list[tuple[str, str]]:
 
 
 def unused(trainer: TrainerConfig) -> Iterator[tuple[str, str]]:
-    """The keys of `trainer` that were set and that another key leaves without effect."""
+    """Yields the keys of `trainer` that were set but have no effect because of another key, and why."""
     owners = {"momentum": ("optimizer", "sgd"), "power": ("schedule", "poly")}
     owners |= dict.fromkeys(("step_size", "step_size_epochs", "gamma"), ("schedule", "step"))
     defaults = {f.name: f.default for f in fields(trainer)}

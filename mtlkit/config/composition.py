@@ -1,4 +1,4 @@
-"""How a configuration is composed: Hydra's groups and overrides, an experiment's YAML file, a run's config.yaml."""
+"""Composes a configuration from Hydra's groups and overrides, an experiment's YAML file, or a run's config.yaml."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -34,30 +34,30 @@ from mtlkit.typed import Source
 __all__ = ["Config", "compose", "load", "sweep"]
 
 CONFIGS = "mtlkit.configs"
-FILE = "_file"  #: the experiment of a user's own YAML file, in Hydra's store
+FILE = "_file"  #: the name of the user's own YAML file in Hydra's store
 
 
 def load(path: Path) -> Config:
-    """The configuration in a run's config.yaml. Raises `FileNotFoundError`, and `ValueError` for a broken one."""
+    """Reads the configuration in a run's config.yaml. Raises `FileNotFoundError`, or `ValueError` for a broken file."""
     return check(_read(path), Source(str(path)))
 
 
 def compose(experiment: str, overrides: Sequence[str] = ()) -> Config:
-    """The configuration of an experiment with overrides, checked.
+    """Returns the checked configuration of an experiment with overrides.
 
     `experiment` is a name (`mtlkit list experiments`) or the path of a YAML file, which may be a run's config.yaml.
-    `overrides` are Hydra's words: `key=value`, a choice such as `balancer=rotograd` or `task=[depth]`, `~task.depth`.
-    docs/experiments.md has all forms.
+    `overrides` use Hydra's grammar: `key=value`, a choice such as `balancer=rotograd` or `task=[depth]`, `~task.depth`.
+    docs/experiments.md shows all forms.
 
     Raises:
-        ValueError: for an unknown key, a wrong type or an impossible combination, with the key and its source.
-        LookupError, FileNotFoundError: for an experiment that there is not.
-        ModuleNotFoundError, or whatever a plug-in raises: for one that cannot be imported.
+        ValueError: a key is unknown, a type is wrong or values cannot be combined; it names the key and its source.
+        LookupError, FileNotFoundError: the experiment does not exist.
+        ModuleNotFoundError, or any error that a plug-in raises: a plug-in cannot be imported.
     """
     with _hydra(experiment, overrides) as (loader, name, words):
         draft = Draft(partial(_find, loader), partial(_files, loader))
         _put_files(draft, loader, experiment)
-        for word in sorted(words, key=lambda word: not names_a_class(word)):  # whatever the order of the words
+        for word in sorted(words, key=lambda word: not names_a_class(word)):  # the order of the words does not matter
             put_word(draft, word)
         source = draft.source(f"experiment {experiment!r}")
         try:
@@ -76,10 +76,11 @@ def compose(experiment: str, overrides: Sequence[str] = ()) -> Config:
 
 
 def sweep(experiment: str, overrides: Sequence[str]) -> list[list[str]]:
-    """The overrides of every job of a sweep: `balancer=a,b`, `seed=range(3)`, `balancer=glob(*)` (Hydra's syntax).
+    """Returns the overrides per job of a sweep: `balancer=a,b`, `seed=range(3)`, `balancer=glob(*)` (Hydra's syntax).
 
-    Every combination is one job, with its own folder below the override `output_dir` (runs/EXPERIMENT without one),
-    named by the swept words, as in runs/sweep/balancer=a,seed=0. Raises `ValueError` and `LookupError` as `compose`.
+    Every combination is one job. The jobs get folders inside the override `output_dir` (without it: runs/EXPERIMENT).
+    The swept words name the folder, as in runs/sweep/balancer=a,seed=0. Raises `ValueError` and `LookupError` as
+    `compose` does.
     """
     with _hydra(experiment, overrides) as (_, name, parsed):
         base = f"runs/{name}"
@@ -101,9 +102,10 @@ def sweep(experiment: str, overrides: Sequence[str]) -> list[list[str]]:
 
 @contextmanager
 def _hydra(experiment: str, overrides: Sequence[str]) -> Iterator[tuple[ConfigLoader, str, list[Override]]]:
-    """Hydra with mtlkit's configurations, all balancers and the experiment; the experiment's name; the words.
+    """Starts Hydra with mtlkit's configurations, all balancers and the experiment.
 
-    Hydra's errors become a `ValueError` of one paragraph.
+    Yields Hydra's loader, the name of the experiment and the parsed words. Errors of Hydra become a `ValueError` of one
+    paragraph.
     """
     with hydra.initialize_config_module(CONFIGS, version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
@@ -111,7 +113,7 @@ def _hydra(experiment: str, overrides: Sequence[str]) -> Iterator[tuple[ConfigLo
             words = OverridesParser.create(loader).parse_overrides(list(overrides))
             own = _own(loader, experiment)
             ConfigStore.instance().store(FILE, own, group="experiment", package="_global_", provider=experiment)
-            import_plugins(own.get("plugins", []), Source(experiment))  # they add to the names that all else may use
+            import_plugins(own.get("plugins", []), Source(experiment))  # plug-ins register names that the rest may use
             for word in words:
                 if word.key_or_group == "plugins" and not word.is_delete():
                     import_plugins(word.value(), Source(place_of(word)))
@@ -122,7 +124,7 @@ def _hydra(experiment: str, overrides: Sequence[str]) -> Iterator[tuple[ConfigLo
         except MissingConfigException as error:
             group, _, missing = (error.missing_cfg_file or "").rpartition("/")
             known = suggest(missing, _files(loader, group))
-            if group.startswith("experiment/"):  # Hydra looks for it beside the experiment
+            if group.startswith("experiment/"):  # Hydra searches for it beside the experiment
                 known = f"In an experiment's defaults, groups begin with a slash: /{group.removeprefix('experiment/')}."
             raise ValueError(f"{group}: there is no {missing!r} (in {experiment}). {known}") from None
         except OverrideParseException as error:
@@ -130,13 +132,13 @@ def _hydra(experiment: str, overrides: Sequence[str]) -> Iterator[tuple[ConfigLo
             raise ValueError(f"Cannot read the override {error.override!r}, expected key=value: {problem}") from None
         except (HydraException, OmegaConfBaseException) as error:
             problem = " ".join(f"{error} {error.__cause__ or ''}".replace(f"experiment/{FILE}", experiment).split())
-            if "defaults" in problem:  # Hydra names neither the file nor the form that it expects
+            if "defaults" in problem:  # Hydra's message names neither the file nor the expected form
                 problem += f" An entry of the defaults in {experiment} is `- NAME` or `- /balancer: NAME`."
             raise ValueError(problem) from None
 
 
 def _own(loader: ConfigLoader, experiment: str) -> dict[str, Any]:
-    """What is in a user's own file; for the name of an experiment, a file that is built on that one."""
+    """Returns the content of the user's own file. For the name of an experiment, the file builds on that experiment."""
     path = Path(experiment)
     if path.suffix in (".yaml", ".yml"):
         values = _read(path)
@@ -159,7 +161,7 @@ def _own(loader: ConfigLoader, experiment: str) -> dict[str, Any]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """A YAML file with a mapping in it."""
+    """Reads a YAML file that contains a mapping."""
     if not path.is_file():
         beside = sorted(file.name for file in path.parent.glob("*.y*ml"))
         hint = suggest(path.name, beside) if beside else "mtlkit list experiments names those that need no file."
@@ -174,7 +176,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _put_files(draft: Draft, loader: ConfigLoader, experiment: str) -> None:
-    """The files of the experiment, in the order of Hydra's defaults lists."""
+    """Adds the files of the experiment to the draft, in the order of Hydra's defaults lists."""
     first = next(entry["balancer"] for entry in _load(loader, "config")[1]["defaults"] if "balancer" in entry)
     for default in loader.compute_defaults_list("config", [f"experiment={FILE}"], RunMode.RUN).defaults:
         path = default.config_path or ""
@@ -187,13 +189,13 @@ def _put_files(draft: Draft, loader: ConfigLoader, experiment: str) -> None:
 
 
 def _files(loader: ConfigLoader, group: str) -> list[str]:
-    """The names of a group's files, without that of the user's own."""
+    """Returns the names of the files in a group, without the user's own file."""
     return [name for name in loader.get_group_options(group) if name != FILE]
 
 
 def _find(loader: ConfigLoader, group: str, name: str) -> tuple[str, tuple[str, ...], dict[str, Any]] | None:
-    """The file of that name in a group: its place, the path of the keys that it fills, and its values."""
-    if name not in _files(loader, group) or group == "balancer":  # its names are those of the registry
+    """Finds the file with that name in a group. Returns its place, the path of its keys, and its values."""
+    if name not in _files(loader, group) or group == "balancer":  # the registry has the names of balancers
         return None
     path = f"{group}/{name}"
     source = next(source for source in loader.get_sources() if source.is_config(path))
@@ -203,7 +205,7 @@ def _find(loader: ConfigLoader, group: str, name: str) -> tuple[str, tuple[str, 
 
 
 def _load(loader: ConfigLoader, path: str) -> tuple[str, dict[str, Any]]:
-    """Where one of Hydra's configurations is, in words for a user, and what is in it. The user's own has no place."""
+    """Returns the place of one of Hydra's configurations, in words, and its content. The user's file has no place."""
     source = next(source for source in loader.get_sources() if source.is_config(path))
     values = cast(dict[str, Any], OmegaConf.to_container(source.load_config(path).config))
     if source.scheme() == "pkg":

@@ -1,7 +1,7 @@
-"""How a configuration comes together from files and words, one after the other.
+"""Builds a configuration from files and words, one after the other.
 
-There is one rule: a class's options belong to it. Whoever names another class, in a file or a word, in whatever form,
-starts from that class's own defaults; the options that were set for the class before go with it.
+There is one rule: the options of a class belong to that class. If a file or a word names another class, in any form,
+the new class starts with its own defaults, and the options that were set for the previous class are dropped.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,18 +13,18 @@ from mtlkit.typed import Source
 
 KeyPath = tuple[Any, ...]  # the keys that lead to a value: ("task", "depth", "type")
 #: The place of the balancer that every experiment starts with. Options that were set beside it stay when another
-#: balancer is named: they are meant for that one.
+#: balancer is named, because they are meant for that balancer.
 START = "configs/config.yaml"
-GROUPS = ("balancer", "data", "model", "task")  #: the keys whose text is a choice
+GROUPS = ("balancer", "data", "model", "task")  #: the keys whose value may be text that chooses a file or a class
 
 
 class Draft:
-    """Values that come together, and the place (a file, a word) that each came from.
+    """Values that are being put together, and the place (a file, a word) that each value came from.
 
     Args:
-        find: a group and a name -> the file with that name, as its place, the path that it fills and its values; None
-            where there is none.
-        names: a group -> the names of its files.
+        find: for a group and a name, returns the file with that name: its place, the path of its keys and its values.
+            Returns None if there is no such file.
+        names: for a group, returns the names of its files.
     """
 
     def __init__(
@@ -35,14 +35,14 @@ class Draft:
         self._find, self._names = find, names
 
     def source(self, default: str) -> Source:
-        """Where the values came from, for messages."""
+        """Returns the places of the values, for messages."""
         return Source(default, {_dotted(path): place for path, place in self.places.items()})
 
     def put(self, path: KeyPath, value: Any, place: str, *, add: bool = False) -> None:
-        """Sets a value. A mapping is merged with what is there, anything else takes its place.
+        """Sets a value. A mapping is merged with the present value. Any other value replaces it.
 
-        Text at a section, such as `balancer: NAME`, is a choice; `add` keeps the tasks that are there.
-        Raises `ValueError` for a choice that there is not.
+        Text at a section, such as `balancer: NAME`, is a choice. With `add`, the present tasks stay.
+        Raises `ValueError` for a choice that does not exist.
         """
         if not path:
             for key, item in value.items():
@@ -55,7 +55,7 @@ class Draft:
             self._put(path, value, place)
 
     def remove(self, path: KeyPath, place: str) -> None:
-        """Takes a key out. Raises `ValueError` where it is not there."""
+        """Removes a key. Raises `ValueError` if it does not exist."""
         container: Any = self.values
         for key in path:
             around, found = container, _key(container, key)
@@ -79,7 +79,7 @@ class Draft:
             if not isinstance(container[key], dict):
                 container[key] = {}
             self.places[path] = place
-            for name in sorted(value, key=lambda name: section is None or name != section.naming):  # the name first
+            for name in sorted(value, key=lambda name: section is None or name != section.naming):  # name first
                 self.put((*path, name), value[name], place)
             return
         if path == ("plugins",) and isinstance(value, list) and isinstance(container[key], list):
@@ -89,7 +89,7 @@ class Draft:
         self.places[path] = place
 
     def _container(self, path: KeyPath, place: str) -> tuple[Any, Any]:
-        """What holds the last key of the path, and that key in it. What is not there yet is made."""
+        """Returns the container of the last key of the path, and that key. Creates what does not exist yet."""
         container: Any = self.values
         for end, key in enumerate(path, 1):
             found = _key(container, key)
@@ -106,7 +106,7 @@ class Draft:
         return around, last
 
     def _make_way(self, values: dict[str, Any], path: KeyPath, section: Section, name: str) -> None:
-        """Takes out what belongs to the class that the section named so far, if it is not that of the name."""
+        """Removes the options of the previous class if the section now names another class."""
         before = values.get(section.naming)
         if self.places.get((*path, section.naming)) == START:
             return
@@ -116,7 +116,7 @@ class Draft:
                 self._forget((*path, key))
 
     def _choose(self, group: str, name: str, place: str) -> None:
-        """The file configs/GROUP/NAME.yaml in place of the one that was chosen before; or the class of that name."""
+        """Replaces the chosen file of a group by configs/GROUP/NAME.yaml. Without such a file, the name is a class."""
         section, file = SECTIONS[(group,)], self._find(group, name)
         if file is None:
             if not section.knows(name):
@@ -133,7 +133,7 @@ class Draft:
         self.places[(group,)] = self.places[(group, section.naming)] = place
 
     def _choose_tasks(self, names: Sequence[str], place: str, add: bool) -> None:
-        """Exactly these tasks: each is one that is there already or one (or several) of configs/task/NAME.yaml."""
+        """Keeps exactly these tasks: tasks that exist already, or tasks of configs/task/NAME.yaml."""
         there = self.values.get("task")
         before: dict[str, Any] = there if isinstance(there, dict) else {}
         tasks, new = dict(before) if add else {}, []
@@ -155,7 +155,7 @@ class Draft:
         self.values["task"] = tasks
         self.places[("task",)] = place
         if not tasks:
-            del self.values["task"]  # which the check then misses
+            del self.values["task"]  # the later check reports that it is missing
         for task, settings, origin in new:
             self._put(("task", task), settings, origin)
 
@@ -166,13 +166,13 @@ class Draft:
         return value
 
     def _forget(self, path: KeyPath) -> None:
-        """Where a key and all below it came from."""
+        """Forgets the place of a key and of all keys below it."""
         for known in [known for known in self.places if known[: len(path)] == path]:
             del self.places[known]
 
 
 def _key(container: Any, key: Any) -> Any:
-    """The key under which a mapping or a list (an index, as text) has it; None where it has not."""
+    """Returns the key in a mapping, or the index in a list (given as text). Returns None if it does not exist."""
     if isinstance(container, list) and str(key).isdigit() and int(key) < len(container):
         return int(key)
     return key if isinstance(container, dict) and key in container else None

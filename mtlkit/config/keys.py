@@ -10,7 +10,7 @@ from typing import Any, get_type_hints
 
 from mtlkit.config.schema import Config
 
-#: Common words of other tools for keys that are called quite differently here.
+#: Common words from other tools, and the keys that mtlkit uses for them.
 SYNONYMS = {
     "learning_rate": "lr",
     "backbone": "encoder",
@@ -19,16 +19,16 @@ SYNONYMS = {
     "amp": "precision",
     "gradient_accumulation_steps": "accumulation",
 }
-CLOSE = 0.65  #: difflib's likeness from which a key is proposed; `epochs` and `max_epochs` have 0.75
+CLOSE = 0.65  #: difflib's similarity from which a key is proposed; `epochs` and `max_epochs` have 0.75
 
 
 def schema_keys() -> list[str]:
-    """The dotted keys that every configuration can have, whatever classes it names."""
+    """Returns the dotted keys that every configuration can have, whatever classes it names."""
     return list(_schema(Config, ""))
 
 
 def meant(word: str, keys: Iterable[str]) -> list[str]:
-    """The keys that the word may stand for, at most three: of the same last part, or else of a similar one.
+    """Returns at most three keys that the word may mean: keys with the same last part, or else a similar one.
 
     >>> meant("lr", ["trainer.lr", "trainer.encoder_lr", "data.root"]), meant("epochs", ["trainer.max_epochs", "seed"])
     (['trainer.lr'], ['trainer.max_epochs'])
@@ -42,7 +42,7 @@ def meant(word: str, keys: Iterable[str]) -> list[str]:
         return [last]
     close = [last] if last in by_last else difflib.get_close_matches(last, by_last, n=3, cutoff=CLOSE)
     found = [key for name in close for key in by_last[name] if key != word]
-    return sorted(found, key=lambda key: not key.startswith("trainer."))[:3]  # a stable sort: else the closest first
+    return sorted(found, key=lambda key: not key.startswith("trainer."))[:3]  # stable: otherwise the closest first
 
 
 def _schema(cls: Any, prefix: str) -> Iterable[str]:

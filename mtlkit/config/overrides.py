@@ -1,4 +1,4 @@
-"""The words of the command line that override a configuration, in Hydra's grammar."""
+"""The command-line words that override a configuration, in Hydra's grammar."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from mtlkit.config.sections import all_keys, section_at
 
 
 def put_word(draft: Draft, word: Override) -> None:
-    """One word of the command line; `key=`, `+key=` and `++key=` mean the same."""
+    """Applies one word of the command line to the draft. `key=`, `+key=` and `++key=` mean the same."""
     key, text = word.key_or_group, word.input_line or ""
     if key.startswith(("hydra.", "hydra/")):
         raise ValueError(f"{text}: mtlkit composes by Hydra but runs without it; {key} would have no effect.")
@@ -24,7 +24,7 @@ def put_word(draft: Draft, word: Override) -> None:
         keys = all_keys(draft.values)
         others = [] if key in keys else meant(key, keys)
         hint = f" Did you mean {' or '.join(map(repr, others))}?" if others else ""
-        raise ValueError(f"{text}: several values are a sweep, one run for each, which --multirun starts.{hint}")
+        raise ValueError(f"{text}: several values make a sweep with one run per value. Start it with --multirun.{hint}")
     if word.is_delete():
         draft.remove(_path(word), text)
     else:
@@ -32,7 +32,7 @@ def put_word(draft: Draft, word: Override) -> None:
 
 
 def keys_of(words: Sequence[str]) -> set[str]:
-    """The dotted keys that overrides name, those inside of mappings too."""
+    """Returns the dotted keys that the overrides name, including keys inside mappings."""
     found: set[str] = set()
     for word in OverridesParser.create().parse_overrides(list(words)):
         found |= set(_keys_in(word.key_or_group, None if word.is_sweep_override() else word.value()))
@@ -51,12 +51,12 @@ def _path(word: Override) -> tuple[str, ...]:
 
 
 def place_of(word: Override) -> str:
-    """What messages call the place of a word's value."""
+    """Returns the name that messages use for the place of a word's value."""
     return f"the override {word.input_line!r}"
 
 
 def names_a_class(word: Override) -> bool:
-    """Whether a word names a class or chooses a file. Such words come first: the others set options of that class."""
+    """Returns whether a word names a class or chooses a file. Such words come first; others set the class's options."""
     path = _path(word)
     around = section_at(path[:-1])
     named = around is not None and path[-1] == around.naming

@@ -1,6 +1,6 @@
-"""The keys that every run's configuration has: their types and their defaults.
+"""The keys of every configuration, with their types and defaults.
 
-The other keys of `data`, `model`, `task.<name>` and `balancer` are options of the class that the section names.
+The sections `data`, `model`, `task.<name>` and `balancer` name a class. Their other keys are options of that class.
 """
 
 from dataclasses import asdict, dataclass, field
@@ -13,52 +13,52 @@ from mtlkit.typed import Bound, Count, Natural, NonNegative, Positive, Share
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What `data.augment` turns on, in training only."""
+    """The augmentation that `data.augment` turns on, in training only."""
 
-    flip: Share = 0.5  #: how often an image is mirrored
-    scale: tuple[Annotated[float, Bound(1)], ...] = (1.0, 1.2, 1.5)  #: enlarged by one of these and cropped back
-    colour: Share = 0.2  #: the jitter's strength of brightness, contrast and saturation
-    compat: Literal["mtan"] | None = None  #: mtan: zooms as the code behind most published tables does
+    flip: Share = 0.5  #: the probability that an image is mirrored
+    scale: tuple[Annotated[float, Bound(1)], ...] = (1.0, 1.2, 1.5)  #: enlarged by a factor and cropped back
+    colour: Share = 0.2  #: the strength of the random change of brightness, contrast and saturation
+    compat: Literal["mtan"] | None = None  #: mtan: zooms in the same way as the code behind most published tables
 
 
 @dataclass(frozen=True, kw_only=True)
 class SetConfig:
-    """One of several data sets that are trained on together; `options` are its own."""
+    """One of several data sets of the same training. `options` are the options of this data set."""
 
-    name: str  #: of DATASETS
+    name: str  #: a name in DATASETS
     root: str | None = None
-    targets: dict[str, str] | tuple[str, ...] | None = None  #: those to take, or {own name: name here}; null: all
+    targets: dict[str, str] | tuple[str, ...] | None = None  #: the targets to use, or {own name: name here}; null: all
     weight: Positive | None = None  #: its share of every batch, with `data.mixing: weights`
-    train_size: Count | None = None  #: at most so many samples, the first ones
+    train_size: Count | None = None  #: uses at most this many samples, the first ones
     val_size: Count | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """A data set or several, and the batches made of it; `options` are those of the one data set."""
+    """One or several data sets, and the batches made from them. `options` are the options of a single data set."""
 
-    name: str | None = None  #: of DATASETS
-    root: str | None = None  #: where its files are
-    train_size: Count | None = None  #: at most so many samples, the first ones
+    name: str | None = None  #: a name in DATASETS
+    root: str | None = None  #: the folder of its files
+    train_size: Count | None = None  #: uses at most this many samples, the first ones
     val_size: Count | None = None
-    concat: tuple[SetConfig, ...] = ()  #: several data sets, in place of `name`
-    mixing: Literal["proportional", "uniform", "temperature", "weights"] = "proportional"  #: of `concat`, in a batch
+    concat: tuple[SetConfig, ...] = ()  #: several data sets, instead of `name`
+    mixing: Literal["proportional", "uniform", "temperature", "weights"] = "proportional"  #: of `concat`
     temperature: Annotated[float, Bound(1)] | None = None  #: T of `mixing: temperature`: shares ~ (samples) ** (1 / T)
-    size: tuple[Count, Count] | None = None  #: [width, height] in pixels; null: the data set's own
-    target_size: tuple[Count, Count] | None = None  #: [width, height] of targets of pixels; null: the images'
-    validation: Literal["val", "test"] = "val"  #: the split that selects; test needs `protocol: published`
-    on_error: Literal["raise", "skip"] = "raise"  #: what a sample that cannot be read does
+    size: tuple[Count, Count] | None = None  #: [width, height] in pixels; null: the size of the data set
+    target_size: tuple[Count, Count] | None = None  #: [width, height] of targets per pixel; null: the image size
+    validation: Literal["val", "test"] = "val"  #: the split for selection; test needs `protocol: published`
+    on_error: Literal["raise", "skip"] = "raise"  #: what to do with a sample that cannot be read
     batch_size: Count  #: the total over all processes and micro-batches
     eval_batch_size: Count | None = None  #: null: batch_size
-    workers: Natural = 0  #: loading processes, for each training process
+    workers: Natural = 0  #: the number of loading processes per training process
     augment: bool = False
     augmentation: Augmentation = Augmentation()
     options: dict[str, Any] = field(default_factory=dict)
 
     @property
     def sets(self) -> tuple[SetConfig, ...]:
-        """The data sets, one or several."""
+        """The data sets of this configuration, one or several."""
         if self.concat:
             return self.concat
         assert self.name is not None
@@ -70,91 +70,91 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The shared encoder; `options` are its own."""
+    """The shared encoder. `options` are the options of this encoder."""
 
-    encoder: str  #: of ENCODERS, or the name of a timm model
-    pretrained: bool | str = False  #: true: the published weights; or a file of weights
-    batch_norm: Literal["local", "sync", "frozen"] = "local"  #: statistics of a process, of all, or fixed ones
+    encoder: str  #: a name in ENCODERS, or the name of a timm model
+    pretrained: bool | str = False  #: true: the published weights; or the path of a file of weights
+    batch_norm: Literal["local", "sync", "frozen"] = "local"  #: statistics of one process, of all processes, or fixed
     options: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderConfig:
-    """A task's decoder; `options` are its own."""
+    """The decoder of a task. `options` are the options of this decoder."""
 
-    name: str  #: of DECODERS
+    name: str  #: a name in DECODERS
     options: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskConfig:
-    """One task; `options` are its own."""
+    """One task. `options` are the options of this task."""
 
-    type: str  #: of TASKS
-    decoder: str | dict[str, Any]  #: of DECODERS, or {name: NAME, option: value, ...}; absent: the type's own default
+    type: str  #: a name in TASKS
+    decoder: str | dict[str, Any]  #: of DECODERS, or {name: NAME, option: value, ...}; absent: the default of `type`
     options: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
 class BalancerConfig:
-    """The balancer; `options` are all arguments of its constructor but `tasks`."""
+    """The balancer. `options` are all arguments of its constructor except `tasks`."""
 
-    name: str  #: of BALANCERS
+    name: str  #: a name in BALANCERS
     options: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerConfig:
-    """How training goes. A step is one update of the parameters, from one batch of `data.batch_size`."""
+    """The settings of training. A step is one update of the parameters, from one batch of `data.batch_size`."""
 
-    max_steps: Count | None = None  #: the end; at least one of the two is needed, and the earlier one counts
+    max_steps: Count | None = None  #: the end of training; set at least one of the two; the earlier end counts
     max_epochs: Count | None = None
-    log_every: Count = 10  #: steps
-    eval_every: Count | None = None  #: steps; null: as eval_every_epochs says
-    eval_every_epochs: Count | None = None  #: null: every epoch
-    save_every: Count | None = None  #: steps; null: at every evaluation
+    log_every: Count = 10  #: in steps
+    eval_every: Count | None = None  #: in steps; null: see eval_every_epochs
+    eval_every_epochs: Count | None = None  #: in epochs; null: every epoch
+    save_every: Count | None = None  #: in steps; null: at every evaluation
     precision: Literal["fp32", "bf16", "fp16", "fp64"] = "fp32"
-    accumulation: Count = 1  #: micro-batches that make one batch
+    accumulation: Count = 1  #: the number of micro-batches in one batch
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
-    lr: Positive = 1e-3  #: the decoders' learning rate
-    encoder_lr: Positive | None = None  #: null: lr
+    lr: Positive = 1e-3  #: the learning rate of the decoders
+    encoder_lr: Positive | None = None  #: the learning rate of the encoder; null: lr
     weight_decay: NonNegative = 0.0
-    momentum: Share = 0.9  #: of sgd
-    clip_norm: Positive | None = None  #: the largest norm of all gradients together
+    momentum: Share = 0.9  #: for sgd
+    clip_norm: Positive | None = None  #: the largest allowed norm of all gradients together
     schedule: Literal["constant", "cosine", "poly", "step"] = "constant"
-    warmup_steps: Natural = 0  #: steps in which the learning rate grows linearly from 0
-    step_size: Count | None = None  #: of `schedule: step`: steps after which the learning rate is multiplied by gamma
-    step_size_epochs: Count | None = None  #: the same in epochs
+    warmup_steps: Natural = 0  #: the number of steps in which the learning rate grows linearly from 0
+    step_size: Count | None = None  #: for `schedule: step`: the learning rate times gamma after so many steps
+    step_size_epochs: Count | None = None  #: the same, in epochs
     gamma: Share = 0.1
-    power: Positive = 0.9  #: of `schedule: poly`: lr * (1 - step / steps) ** power
-    early_stopping: Count | None = None  #: ends after so many evaluations without improvement
+    power: Positive = 0.9  #: for `schedule: poly`: lr * (1 - step / steps) ** power
+    early_stopping: Count | None = None  #: ends the training after this many evaluations without improvement
     monitor: str | None = None  #: what `best` means: <task>/<metric>, or */<metric>, the mean over tasks;
     #: null: the mean of loss / untrained loss
     decoder_gradients: Literal["published", "plain", "weighted"] = "published"  #: whether the balancer's weights reach
-    #: the decoders: as the paper of each method has it, never, or always
-    normalize_losses: Natural = 0  #: divides each loss by its mean over so many first steps
-    selection: Literal["best", "last", "last10"] = "best"  #: the results: of `monitor`'s best evaluation, the last, or
-    #: the mean of the last ten, as tables on NYUv2 have it
+    #: the decoders: as in the paper of each method, never, or always
+    normalize_losses: Natural = 0  #: divides each loss by its mean over this many first steps
+    selection: Literal["best", "last", "last10"] = "best"  #: the results: of the best evaluation, of the
+    #: last one, or the mean of the last ten, as in tables on NYUv2
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """A checked configuration. `compose` makes one of YAML files and overrides, `load` reads a run's."""
+    """A checked configuration. `compose` makes one from YAML files and overrides. `load` reads that of a run."""
 
     experiment: str
     output_dir: str
     seed: Natural = 0
-    deterministic: bool = False  #: refuses operations without a deterministic implementation on this device
-    plugins: tuple[str, ...] = ()  #: modules to import first, which register what the other keys name
-    protocol: Literal["strict", "published"] = "strict"  #: published: may select on test data, and says so
+    deterministic: bool = False  #: raises an error for operations that are not deterministic on this device
+    plugins: tuple[str, ...] = ()  #: modules to import first; they register the names that other keys use
+    protocol: Literal["strict", "published"] = "strict"  #: published: selection on test data is allowed
     data: DataConfig
     model: ModelConfig
-    task: dict[str, Any]  #: TaskConfig by name
+    task: dict[str, Any]  #: the tasks by name, each a TaskConfig
     balancer: BalancerConfig
     trainer: TrainerConfig
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain dictionaries and lists, as in a run's config.yaml."""
+        """Returns plain dictionaries and lists, as in a run's config.yaml."""
         values = asdict(self)
         sections = (values["data"], *values["data"]["concat"], values["model"], values["balancer"])
         for section in (*sections, *values["task"].values()):
@@ -162,7 +162,7 @@ class Config:
         return cast(dict[str, Any], _plain(values))
 
     def save(self, path: Path) -> None:
-        """Writes the file, whole or not at all."""
+        """Writes the configuration to a file. The file is complete or is not written at all."""
         from omegaconf import OmegaConf  # the parser of the command line reads the keys above, and does without
 
         write_whole(path, OmegaConf.to_yaml(OmegaConf.create(self.to_dict())).encode())

@@ -1,4 +1,4 @@
-"""The sections of a configuration that name a class of a registry and hold its options."""
+"""The sections of a configuration that name a registered class and hold its options."""
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +14,7 @@ from mtlkit.network import DECODERS, ENCODERS
 from mtlkit.registry import Registry, options_of, suggest
 from mtlkit.task import TASKS
 
-#: The constructor arguments that mtlkit gives itself, so that they are no options; by registry.
+#: The constructor arguments that mtlkit sets itself, by registry. They are not options.
 GIVEN = {
     DATASETS: {"root", "split", "size", "limit"},
     ENCODERS: {"image_size"},
@@ -26,7 +26,7 @@ GIVEN = {
 
 @dataclass(frozen=True)
 class Section:
-    """A kind of section: its key `naming` names a class of `registry`; `schema` has the keys that any class allows."""
+    """A kind of section. Its key `naming` names a class of `registry`; `schema` has the keys common to all classes."""
 
     registry: Registry
     naming: str
@@ -34,23 +34,23 @@ class Section:
 
     @property
     def kept(self) -> set[str]:
-        """The keys that stay when another class is named. All others, and a data set's files, go with the class."""
+        """The keys that stay when the section names another class. Other keys and a data set's `root` are dropped."""
         return {field.name for field in fields(self.schema)} - {"options", "root"}
 
     def class_of(self, name: str) -> str:
-        """The registered name of the class: one class makes all of timm's models."""
+        """Returns the registered name of the class. One class makes all timm models."""
         return "timm" if self.registry is ENCODERS and name not in ENCODERS.names() else name
 
     def knows(self, name: str) -> bool:
-        """Whether the name is registered, or that of one of timm's models."""
+        """Returns whether the name is a registered class or a timm model."""
         if name in self.registry.names() or self.registry is not ENCODERS:
             return name in self.registry.names()
-        import timm  # slow, and most configurations do without
+        import timm  # slow to import, and most configurations do not need it
 
         return bool(timm.is_model(name))
 
     def suggest(self, name: str, further: Iterable[str] = ()) -> str:
-        """The tail of an error about an unknown name; `further` ones are known, too."""
+        """Returns the end of the error message for an unknown name. The names in `further` are known, too."""
         known = {*self.registry.names(), *further}
         if self.registry is not ENCODERS:
             return suggest(name, known)
@@ -61,7 +61,7 @@ class Section:
         return f"{hint}Encoders: {', '.join(sorted(known))}, and all that timm.list_models() names."
 
 
-#: By the path of their keys; `*` is the name of a task, or the number of a data set among several.
+#: Sections by the path of their keys. `*` is the name of a task, or the number of a data set among several.
 SECTIONS: dict[tuple[str, ...], Section] = {
     ("data",): Section(DATASETS, "name", DataConfig),
     ("data", "concat", "*"): Section(DATASETS, "name", SetConfig),
@@ -73,7 +73,7 @@ SECTIONS: dict[tuple[str, ...], Section] = {
 
 
 def section_at(path: Sequence[Any]) -> Section | None:
-    """The kind of section at a path of keys, if it is one."""
+    """Returns the kind of section at a path of keys, or None."""
     for pattern, section in SECTIONS.items():
         if len(pattern) == len(path) and all(p in ("*", key) for p, key in zip(pattern, path, strict=True)):
             return section
@@ -81,19 +81,19 @@ def section_at(path: Sequence[Any]) -> Section | None:
 
 
 def options(registry: Registry, name: str) -> dict[str, Parameter]:
-    """The options of a registered class: its constructor's parameters without those that mtlkit gives."""
+    """Returns the options of a registered class: the parameters of its constructor that mtlkit does not set itself."""
     return {key: p for key, p in options_of(registry.get(name)).items() if key not in GIVEN[registry]}
 
 
 def defaults(registry: Registry, name: str) -> dict[str, Any]:
-    """The defaults of a class's options, as far as YAML can express them."""
+    """Returns the default values of a class's options, as far as YAML can express them."""
     plain = (type(None), bool, int, float, str, list, tuple, dict)
     values = {key: parameter.default for key, parameter in options(registry, name).items()}
     return {key: value for key, value in values.items() if isinstance(value, plain)}
 
 
 def named(values: Any, section: Section) -> str | None:
-    """The name of the class that a section's values name, if they do."""
+    """Returns the class name in the values of a section, or None if there is none."""
     name = values.get(section.naming) if isinstance(values, Mapping) else values
     return name if isinstance(name, str) else None
 

@@ -1,4 +1,4 @@
-"""The data sets that come with mtlkit, a module each; importing this package registers them."""
+"""The data sets of mtlkit, one module per data set. Importing this package registers them."""
 
 from mtlkit.data import prepared as prepared
 from mtlkit.datasets import celeba as celeba

@@ -1,4 +1,4 @@
-"""Cityscapes with two tasks, segmentation and inverse depth, in the files that came with MTAN."""
+"""Cityscapes with two tasks, segmentation and inverse depth, in the files published with MTAN."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -41,23 +41,24 @@ CLASSES = {
 class Cityscapes(Dataset):
     """Cityscapes (Cordts et al., arXiv 1604.01685) with two tasks, as MTAN (Liu et al., arXiv 1803.10704) prepared it.
 
-    `root` holds `{train,val}/{image,label_2,label_7,label_19,depth}/{0,1,...}.npy`: image (H, W, 3) in [0, 1], label
-    (H, W) from -1, ignored (255 in bytes), to classes - 1, depth (H, W, 1). LibMTL's `label` instead of `label_7` is
-    taken, too. There are two archives, of 128 x 256 and 256 x 512 pixels (H x W); `notes` say which this is. The tables
-    of the balancers (CAGrad, Nash-MTL, FAMO, ...) are for the small one and 7 classes.
+    `root` holds `{train,val}/{image,label_2,label_7,label_19,depth}/{0,1,...}.npy`. An image is (H, W, 3) in [0, 1]. A
+    label is (H, W), from -1 (ignored; 255 in bytes) to classes - 1. Depth is (H, W, 1). LibMTL's folder `label` instead
+    of `label_7` also works. There are two archives, of 128 x 256 and 256 x 512 pixels (H x W), and `notes` says which
+    one this is. The tables of the balancers (CAGrad, Nash-MTL, FAMO, ...) use the small one and 7 classes.
 
     Sample: image; `segmentation`; `depth`, which here is *inverse* depth: Cityscapes' 16-bit disparity / 65535, in
-    [0, 0.5), larger where it is nearer, 0 unknown; no metres. `abs` and `rel` of a task of the type `depth` are then
-    those of inverse depth, as published: `rel` is the mean ratio itself, which values next to 0 drive to 20 and more.
+    [0, 0.5), not in metres. Nearer points have larger values, and 0 means unknown. The metrics `abs` and `rel` of a
+    task of the type `depth` then describe inverse depth, as in published tables: `rel` is the mean ratio itself, and
+    values next to 0 raise it to 20 and more.
 
-    - `classes`: 7 categories, 19 classes, or 2 (people and vehicles before all else).
-    - `size`: (width, height), None for the files' own.
-    - `holdout`: the share of the 2,975 training frames that becomes "val", in blocks of neighbours, as the frames are
-      in the order of cities (`mtlkit.data.splits.hold_out_blocks`). "test" is the archive's `val`, Cityscapes'
-      500 validation frames, on which published tables are tested.
+    - `classes`: 7 categories, 19 classes, or 2 (people and vehicles, and everything else).
+    - `size`: (width, height). None: the size of the files.
+    - `holdout`: the share of the 2,975 training frames that becomes "val". It is held out in blocks of neighbours,
+      because the frames are in the order of cities (`mtlkit.data.splits.hold_out_blocks`). "test" is the archive's
+      `val`, Cityscapes' 500 validation frames, which published tables use for testing.
 
-    Raises `FileNotFoundError` for folders that are missing, `ValueError` for options out of range and labels
-    of other classes, and `BadSampleError` for a damaged file or values out of range when a sample is read.
+    Raises `FileNotFoundError` for missing folders, `ValueError` for options out of range and labels of other classes,
+    and `BadSampleError` for a damaged file or values out of range when a sample is read.
     """
 
     licence = (
@@ -138,7 +139,7 @@ class Cityscapes(Dataset):
 
 
 def _find(root: Path) -> Path:
-    """The folder with train and val: `root`, or the one in it."""
+    """Returns the folder that contains train and val: `root`, or the folder in it."""
     if _holds_frames(root):
         return root
     if found := [root / name for name in sorted(os.listdir(root)) if _holds_frames(root / name)]:
@@ -164,7 +165,7 @@ def _holds_frames(folder: Path) -> bool:
 
 
 def _label_folder(folder: Path, classes: int) -> str:
-    """The name of the folder with labels of so many classes."""
+    """Returns the name of the folder with labels of this number of classes."""
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is missing. Unpack {SOURCE} again.")
     for name in (f"label_{classes}", "label"):
@@ -178,7 +179,7 @@ def _label_folder(folder: Path, classes: int) -> str:
 
 
 def _names(folder: Path, label: str) -> dict[str, list[str]]:
-    """The names of the files of each part of the frames; raises `FileNotFoundError` where there are none."""
+    """Returns the names of the files of each part of the frames. Raises `FileNotFoundError` if there are none."""
     found = {part: names_in(folder / part, ".npy") for part in ("image", label, "depth")}
     if not any(found.values()):
         raise FileNotFoundError(f"{folder}: there are no .npy files in {', '.join(found)}. Unpack {SOURCE} again.")
@@ -186,12 +187,12 @@ def _names(folder: Path, label: str) -> dict[str, list[str]]:
 
 
 def _check_classes(folder: Path, names: list[str], classes: int) -> None:
-    """Refuses a folder `label`, which does not tell its number of classes, whose values are of another number."""
+    """Raises `ValueError` if the folder `label` has another number of classes. Its name does not tell the number."""
     highest = 0
     for name in names[:: max(1, len(names) // 8)]:
         try:
             highest = max(highest, int(read_label_array(folder / name).max()))
-        except (BadSampleError, ValueError):  # empty or damaged: said when the frame is read
+        except (BadSampleError, ValueError):  # empty or damaged: reported when the frame is read
             continue
     found = next((count for count in sorted(CLASSES) if highest < count), None)
     if found != classes:
@@ -201,18 +202,18 @@ def _check_classes(folder: Path, names: list[str], classes: int) -> None:
 
 
 def _recognised(path: Path) -> list[str]:
-    """Which archive the size of an image tells."""
+    """Describes the archive that an image of this size belongs to."""
     try:
         height, width = read_array(path).shape[:2]
     except (BadSampleError, ValueError):
-        return []  # said when the frame is read
+        return []  # reported when the frame is read
     what = SIZES.get((height, width), "size of neither of MTAN's archives")
     wrong = "" if (height, width) == (128, 256) else " Published tables of balancers are for 128 x 256 pixels."
     return [f"The frames have {height} x {width} pixels (height x width), the {what}.{wrong}"]
 
 
 def _read_label(path: Path, shape: tuple[int, ...], classes: int) -> np.ndarray:
-    """(H, W) int64."""
+    """Reads the labels (H, W), int64."""
     label = read_label_array(path, shape)
     low, high = label.min(initial=0), label.max(initial=0)
     if not (low >= -1 and high < classes) or (label.dtype.kind == "f" and (label % 1).any()):
@@ -223,7 +224,7 @@ def _read_label(path: Path, shape: tuple[int, ...], classes: int) -> np.ndarray:
 
 
 def _read_depth(path: Path, shape: tuple[int, ...]) -> np.ndarray:
-    """(H, W) float32, 0 where it is unknown."""
+    """Reads inverse depth (H, W), float32. 0 means unknown."""
     depth = read_array(path)
     if depth.ndim == 3 and depth.shape[2] == 1:
         depth = depth[..., 0]

@@ -1,4 +1,4 @@
-"""CL_RR: of two overlapping digits classify one and reconstruct the other."""
+"""CL_RR: classify one of two overlapping digits and reconstruct the other."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,18 +12,19 @@ from mtlkit.datasets.multimnist import overlapping_digits
 
 @DATASETS.register("cl_rr")
 class CLRR(Dataset):
-    """Two overlapping MNIST digits a picture: classify the top-left one, reconstruct the bottom-right one.
+    """Two overlapping MNIST digits per picture: classify the top-left one, reconstruct the bottom-right one.
 
-    The setting CL_RR of Gama and Grassi (arXiv 2505.10347), on which balancers differ, as on two classifications they
-    do not. The pictures and the splits are those of `multimnist`: same `dataset_seed`, same pairs.
+    This is the setting CL_RR of Gama and Grassi (arXiv 2505.10347). It shows differences between balancers, which two
+    classifications do not. The pictures and the splits are those of `multimnist`: the same `dataset_seed` gives the
+    same pairs.
 
-    Sample: image (3, 28, 28), grey; `classify` is the left digit's class; `reconstruct` (1, 28, 28) in [0, 1] is the
-    right digit as MNIST has it: whole where the left one hides it, and larger than in the picture, in which it has
-    28/36 of its size. So no augmentation may move pixels. The paper's targets are standardised, (x - 0.1307) /
-    0.3081: its mean squared error, and with it the weight of the task in a plain sum, is 1 / 0.3081² = 10.53 times the
-    one of these targets.
+    Sample: image (3, 28, 28), grey. `classify` is the class of the left digit. `reconstruct` (1, 28, 28) in [0, 1] is
+    the right digit as in MNIST. It is complete where the left digit hides it, and it is larger than in the picture,
+    where it has 28/36 of its size. Therefore no augmentation may move pixels. The paper's targets are standardised,
+    (x - 0.1307) / 0.3081. Their mean squared error, and with it the weight of the task in a plain sum, is 1 / 0.3081² =
+    10.53 times the error of these targets.
 
-    `root`, `download`, `size` and errors are those of `multimnist`.
+    `root`, `download`, `size` and errors are as in `multimnist`.
     """
 
     licence = LICENCE

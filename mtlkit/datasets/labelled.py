@@ -1,4 +1,4 @@
-"""Pictures that lists name and label, each label present or not: what CelebA and ChestX-ray14 have in common."""
+"""The common part of CelebA and ChestX-ray14: pictures with lists that say whether each label is present."""
 
 import csv
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -12,18 +12,18 @@ from mtlkit.data.files import image_tensor, resize
 from mtlkit.data.pictures import read_picture
 from mtlkit.option_checks import check_option
 
-Labels = bytes  # of one picture: a 0 or 1 for each label
+Labels = bytes  # the labels of one picture: 0 or 1 per label
 
 
 class LabelledPictures(Dataset):
-    """Pictures with the same labels each, in groups that become the targets, of type multilabel.
+    """Pictures that all have the same labels. Groups of labels become the targets, of type multilabel.
 
     Args:
-        paths: the pictures.
-        rows: the labels of each picture, one for each of `names`.
-        names: of the labels.
-        groups: the names of the labels of each target.
-        size: (width, height) of the images, None for the pictures' own.
+        paths: the picture files.
+        rows: the labels of each picture, one value for each of `names`.
+        names: the names of the labels.
+        groups: the label names of each target.
+        size: (width, height) of the images. None: the size of the pictures.
     """
 
     def __init__(
@@ -55,15 +55,15 @@ class LabelledPictures(Dataset):
 def check_options(
     dataset: str, split: str, size: Sequence[int] | None, limit: int | None, tasks: str, groups: Collection[str]
 ) -> None:
-    """Raises `ValueError` for options that `dataset` cannot have; `groups` are the values that `tasks` can."""
+    """Raises `ValueError` for options that `dataset` does not allow. `groups` are the allowed values of `tasks`."""
     check_request(dataset, split, size, limit)
     check_option(f"data set {dataset!r}", "tasks", tasks, groups)
 
 
 def read_rows(path: Path) -> Iterator[list[str]]:
-    """The rows of a list: the cells of a .csv file, the words of another one. Blank lines do not count.
+    """Yields the rows of a list: the cells of a .csv file, or the words of another file. Blank lines are skipped.
 
-    Raises `ValueError` for a file that is empty, no text, or a web page, as a failed download leaves it.
+    Raises `ValueError` for a file that is empty, no text, or a web page, which a failed download can leave.
     """
     try:
         text = path.read_text(encoding="utf-8-sig").lstrip()
@@ -78,13 +78,13 @@ def read_rows(path: Path) -> Iterator[list[str]]:
 
 
 def check_once(path: Path, name: str, found: Collection[str]) -> None:
-    """Raises `ValueError` where a list names a picture twice."""
+    """Raises `ValueError` if a list names a picture twice."""
     if name in found:
         raise ValueError(f"{path} has two rows of {name!r}.")
 
 
 def check_same(first: str, names: Collection[str], second: str, others: Collection[str], page: str) -> None:
-    """Raises `ValueError` where `first` and `second`, two lists, do not name the same pictures."""
+    """Raises `ValueError` if the two lists `first` and `second` do not name the same pictures."""
     for a, b, more, fewer in ((first, second, names, others), (second, first, others, names)):
         if extra := [name for name in more if name not in fewer]:
             raise ValueError(
@@ -94,7 +94,7 @@ def check_same(first: str, names: Collection[str], second: str, others: Collecti
 
 
 def missing_pictures(names: Collection[str], present: Collection[str], where: str, source: str) -> str:
-    """What `Dataset.missing` says where pictures that a list names are not `present`."""
+    """Returns the text of `Dataset.missing` for listed pictures that are not `present`."""
     missing = [name for name in names if name not in present]
     if not missing:
         return ""

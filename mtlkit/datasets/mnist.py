@@ -1,4 +1,4 @@
-"""MNIST's files, and what the data sets that are made of its digits have in common."""
+"""Reads MNIST's files, for all data sets that are made of its digits."""
 
 import gzip
 import math
@@ -14,12 +14,12 @@ LICENCE = "MNIST (Y. LeCun, C. Cortes, C. J. C. Burges): usually given as Creati
 
 
 def read_digits(root: str | Path | None, file: str, download: bool) -> tuple[np.ndarray, np.ndarray]:
-    """The digits (N, 28, 28) and labels (N,) of MNIST's `train` or `t10k` files, both uint8.
+    """Reads the digits (N, 28, 28) and labels (N,) of MNIST's `train` or `t10k` files, both uint8.
 
-    The files lie in `root/MNIST/raw`, `root/raw` or `root`, plain or with `.gz`. With `download` torchvision fetches
-    them to the first of these where one is missing.
+    The files are in `root/MNIST/raw`, `root/raw` or `root`, with or without `.gz`. With `download`, torchvision
+    downloads missing files to the first of these folders.
 
-    Raises `FileNotFoundError` for missing and `ValueError` for damaged files and where `root` is None.
+    Raises `FileNotFoundError` for missing files, and `ValueError` for damaged files and if `root` is None.
     """
     if root is None:
         raise ValueError("data.root is not set: name the folder with MNIST's files, or one for data.download=true.")
@@ -62,7 +62,7 @@ def _find(folders: list[Path], name: str) -> Path | None:
 
 
 def _idx(path: Path, axes: int) -> np.ndarray:
-    """An array of bytes in MNIST's idx format: magic 0x0800 + axes, the shape, the values; integers big-endian."""
+    """Reads an array of bytes in MNIST's idx format: magic 0x0800 + axes, shape, values; integers are big-endian."""
     advice = "Delete it and get it again, for instance with data.download=true."
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()

@@ -1,4 +1,4 @@
-"""MultiDigitMNIST: two digits side by side, no pair of classes in two splits."""
+"""MultiDigitMNIST: two digits side by side. Each pair of classes is in one split only."""
 
 from pathlib import Path
 
@@ -12,38 +12,38 @@ from mtlkit.registry import suggest
 
 SEED = 123
 SIDE = 64
-# A split's share of the shuffled pairs, by the generator's code (its page has 16 and 20 the other way round).
+# The share of the shuffled pairs per split, as in the generator's code (its page swaps 16 and 20).
 PAIRS = {"train": range(64), "val": range(64, 80), "test": range(80, 100)}
 CLASSES = {"parity": (range(0, 10, 2), range(1, 10, 2)), "all": (range(10), range(10))}  # digits left and right
 
 
 @DATASETS.register("multidigitmnist")
 class MultiDigitMNIST(Dataset):
-    """Two MNIST digits side by side, in each split other pairs of classes: classify both.
+    """Two MNIST digits side by side. Classify both. Every split has other pairs of classes.
 
-    MultiDigitMNIST (S.-H. Sun, github.com/shaohua0116/MultiDigitMNIST, 2019) for two digits and with its default seed,
-    made from MNIST's files whenever it is opened. `classes` are
+    This is MultiDigitMNIST (S.-H. Sun, github.com/shaohua0116/MultiDigitMNIST, 2019) for two digits and with its
+    default seed. mtlkit makes it from MNIST's files each time it is opened. `classes` are
 
-    - `parity`, those of CosReg (Suteu and Guo, arXiv 1912.06844): even digits on the left, odd ones on the right, 5
-      classes each; 16, 4 and 5 pairs in train, val and test, with the default of 1,000 pictures a pair the paper's
-      16,000, 4,000 and 5,000;
+    - `parity`, as in CosReg (Suteu and Guo, arXiv 1912.06844): even digits on the left, odd ones on the right, 5
+      classes each; 16, 4 and 5 pairs in train, val and test. With the default of 1,000 pictures per pair these are the
+      paper's 16,000, 4,000 and 5,000;
     - `all`: 10 classes on each side; 64, 16 and 20 pairs.
 
-    The recipe, in NumPy's legacy random streams, which are the same in every version: `RandomState(123)` shuffles the
-    pairs 00 to 99, of which the first 64 are for train, the next 16 for val. A second `RandomState(123)` serves all
-    pairs in that order; for each of a pair's `per_class` pictures it draws the left and the right digit among all of
-    their class, two rows below 36 and two columns below 4, the right one's counted from the middle. So `per_class`
-    changes the pictures of every pair but the first. CosReg gives neither seed nor recipe: that the pairs of this one
-    have its numbers is all that speaks for its pictures being the same.
+    The recipe uses NumPy's legacy random streams, which are the same in every version. `RandomState(123)` shuffles the
+    pairs 00 to 99: the first 64 are for train, the next 16 for val. A second `RandomState(123)` draws for all pairs in
+    that order. For each of the `per_class` pictures of a pair it draws the left and the right digit among all digits of
+    their classes, two rows below 36 and two columns below 4. The column of the right digit counts from the middle.
+    Therefore `per_class` changes the pictures of every pair except the first. CosReg gives neither a seed nor a recipe.
+    This recipe has the paper's numbers of pairs. Nothing else shows that its pictures are the same.
 
-    A split has pairs of its own, but its digits come from MNIST's training and test files alike, and one digit may be
+    Every split has its own pairs, but its digits come from MNIST's training and test files alike, and one digit may be
     in several splits. In `parity` a 7 on the right is in 1 of 16 pairs of train and in 2 of 5 of test.
 
-    Sample i shows pair i mod (number of pairs), so that the first samples are of all pairs: image (3, 64, 64), grey, or
-    of another `size`; left and right are classes. A mirrored digit is no digit: augment without flips.
+    Sample i shows pair i mod (number of pairs), so the first samples contain all pairs: image (3, 64, 64), grey, or of
+    another `size`; left and right are classes. A mirrored digit is no digit, so augment without flips.
 
-    `root` and `download` are those of `multimnist`; every split needs all four files. Raises `FileNotFoundError` for
-    missing and `ValueError` for damaged files and for options out of range.
+    `root` and `download` are as in `multimnist`. Every split needs all four files. Raises `FileNotFoundError` for
+    missing files, and `ValueError` for damaged files and for options out of range.
     """
 
     licence = LICENCE
@@ -76,7 +76,7 @@ class MultiDigitMNIST(Dataset):
         }
         pairs, draws = _draw(labels, per_class)
         kept = [i for i in PAIRS[split] if pairs[i, 0] in left and pairs[i, 1] in right]
-        self._draws = draws[kept].swapaxes(0, 1).reshape(-1, 6)[:limit]  # the pairs take turns
+        self._draws = draws[kept].swapaxes(0, 1).reshape(-1, 6)[:limit]  # the pairs alternate
         numbers = [(left.index(a), right.index(b)) for a, b in pairs[kept].tolist()]
         self._labels = torch.tensor(numbers).repeat(per_class, 1)[:limit]
         self._size = size
@@ -95,16 +95,16 @@ class MultiDigitMNIST(Dataset):
 
 
 def _draw(labels: np.ndarray, per_class: int) -> tuple[np.ndarray, np.ndarray]:
-    """The shuffled pairs of classes (100, 2), and what their pictures (100, `per_class`, 6) are made of.
+    """Draws the shuffled pairs of classes (100, 2), and the random numbers of their pictures (100, `per_class`, 6).
 
-    That is: the indices of the left and the right digit, their two top rows, and their two left columns within their
-    halves.
+    These numbers are the indices of the left and the right digit, their two top rows, and their two left columns inside
+    their halves.
     """
     pairs = np.stack(np.divmod(np.random.RandomState(SEED).permutation(100), 10), axis=1)
     counts = np.bincount(labels)
     free = np.repeat([SIDE - SIZE[1], SIDE // 2 - SIZE[0]], 2)
     below = np.concatenate([counts[pairs], np.tile(free, (100, 1))], axis=1)
-    # One call draws what a call a number would, in the same order.
+    # One call draws the same numbers in the same order as one call per number.
     draws = np.random.RandomState(SEED).randint(np.broadcast_to(below[:, None], (100, per_class, 6)), dtype=np.int64)
     of_class = np.argsort(labels, kind="stable")
     draws[..., :2] = of_class[(counts.cumsum() - counts)[pairs][:, None] + draws[..., :2]]

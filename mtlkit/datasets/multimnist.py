@@ -15,28 +15,29 @@ SUM, DENSITY = Target("regression", ("sum",)), Target("regression", ("density",)
 
 @DATASETS.register("multimnist")
 class MultiMNIST(Dataset):
-    """Two overlapping MNIST digits a picture: classify both, regress their sum, product and the lit area.
+    """Two overlapping MNIST digits per picture: classify both; regress their sum, product and the lit area.
 
-    The five tasks of RotoGrad's first version (Javaloy and Valera, OpenReview, 2020) on the pictures of MGDA (Sener
-    and Koltun, arXiv 1810.04650), made deterministic: image i of a split is the left digit; its right digit is drawn
-    from the same split by `Generator(PCG64([dataset_seed, split])).integers(N, size=N)` with split 0, 1, 2 for
-    train, val, test. On a canvas of 36 x 36 the left digit covers rows and columns 0 to 27, the right one 6 to 33, and
-    the brighter pixel wins; the canvas is resized to 28 x 28 by taking pixel floor((j + 1/2) 36 / 28). `val` is the
-    last sixth of MNIST's training file (10,000 images), `train` the rest (50,000), `test` MNIST's test file.
+    These are the five tasks of RotoGrad's first version (Javaloy and Valera, OpenReview, 2020) on the pictures of MGDA
+    (Sener and Koltun, arXiv 1810.04650), made deterministic. Image i of a split is the left digit. Its right digit is
+    drawn from the same split by `Generator(PCG64([dataset_seed, split])).integers(N, size=N)` with split 0, 1, 2 for
+    train, val, test. On a canvas of 36 x 36 the left digit covers rows and columns 0 to 27, and the right one 6 to 33.
+    Where they overlap, the brighter pixel is used. The canvas is resized to 28 x 28 by taking pixel
+    floor((j + 1/2) 36 / 28). `val` is the last sixth of MNIST's training file (10,000 images), `train` is the rest
+    (50,000), and `test` is MNIST's test file.
 
-    Sample: image (3, 28, 28), grey; left and right are classes; sum, product and density (1,), not standardised;
-    density is the share of pixels above 0.5 in percent. A mirrored digit is no digit: augment without flips.
+    Sample: image (3, 28, 28), grey; left and right are classes; sum, product and density are (1,), not standardised.
+    density is the share of pixels above 0.5 in percent. A mirrored digit is no digit, so augment without flips.
 
-    With `parity`, the five tasks of RotoGrad's later version (arXiv 2103.02631), on the same pictures: parity takes the
-    place of product. It is a multilabel target (1,) with the attribute "odd", 1 where the product is odd, which is
-    where both digits are: multilabel has the paper's binary cross-entropy and F1. That F1 counts odd products, the
-    rarer ones (about a quarter), is this project's choice.
+    With `parity`, the tasks are the five of RotoGrad's later version (arXiv 2103.02631), on the same pictures: parity
+    replaces product. It is a multilabel target (1,) with the attribute "odd". It is 1 if the product is odd, that is,
+    if both digits are odd. The type multilabel has the paper's binary cross-entropy and F1. This project chose that F1
+    counts odd products, which are rarer (about a quarter).
 
-    `root` holds MNIST's four files as torchvision lays them out (`root/MNIST/raw/train-images-idx3-ubyte`, plain or
-    `.gz`; `root/raw` and `root` itself are looked at, too). `download` fetches them where they are missing. `size`
-    must be (28, 28) or None.
+    `root` holds MNIST's four files as torchvision stores them (`root/MNIST/raw/train-images-idx3-ubyte`, with or
+    without `.gz`; `root/raw` and `root` itself work, too). `download` downloads missing files. `size` must be (28, 28)
+    or None.
 
-    Raises `FileNotFoundError` for missing and `ValueError` for damaged files and for options out of range.
+    Raises `FileNotFoundError` for missing files, and `ValueError` for damaged files and for options out of range.
     """
 
     licence = LICENCE
@@ -87,10 +88,10 @@ def overlapping_digits(
     dataset_seed: int,
     download: bool,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """`MultiMNIST`'s pictures, for the data set `name`: arguments and errors are those of the class.
+    """Makes the pictures of `MultiMNIST` for the data set `name`. Arguments and errors are those of the class.
 
     Returns the pictures (N, 28, 28) uint8, the labels (N, 2) int64, left and right, and the right digits alone
-    (N, 28, 28) uint8, as MNIST has them.
+    (N, 28, 28) uint8, as in MNIST.
     """
     check_request(name, split, None, limit)
     if size is not None and tuple(size) != SIZE:
@@ -102,7 +103,7 @@ def overlapping_digits(
         kept = len(digits) - len(digits) // 6
         part = slice(kept) if split == "train" else slice(kept, None)
         digits, labels = digits[part], labels[part]
-    # The order of SPLITS is part of the recipe.
+    # The recipe depends on the order of SPLITS.
     random = np.random.Generator(np.random.PCG64([dataset_seed, SPLITS.index(split)]))
     partners = random.integers(len(digits), size=len(digits))[:limit]
     pairs = np.stack([labels[:limit], labels[partners]], axis=1).astype(np.int64)

@@ -1,4 +1,4 @@
-"""The encoders and decoders that come with mtlkit; importing this package registers them."""
+"""The encoders and decoders of mtlkit. Importing this package registers them."""
 
 from mtlkit.networks.celeba_cnn import CelebACNN
 from mtlkit.networks.deeplab import DeepLabV3Decoder

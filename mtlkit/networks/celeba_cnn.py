@@ -10,13 +10,14 @@ from mtlkit.networks.segnet import conv_block
 class CelebACNN(Encoder):
     """FAMO's network for CelebA: seven 3x3 convolutions, a global average and two linear layers, to 512 values.
 
-    Source: the code of Liu et al., FAMO, arXiv 2306.03792, which later papers on CelebA took over. Convolutions of 64,
-    128, 128, 256, 256, 512 and 512 channels, padded by 1, with a 2x2 max-pooling behind the first, third and fifth;
-    then two linear layers of 512. All are without bias and followed by BatchNorm and ReLU, so that training needs two
-    images per process. There each of the 40 attributes has a linear head (the decoder `linear`).
+    Source: the code of Liu et al., FAMO, arXiv 2306.03792. Later papers on CelebA use the same network. The
+    convolutions have 64, 128, 128, 256, 256, 512 and 512 channels and padding 1. A 2x2 max-pooling follows the first,
+    third and fifth. Two linear layers of 512 values come last. No layer has a bias, and BatchNorm and ReLU follow each.
+    Training therefore needs two images per process. In that code, each of the 40 attributes has a linear head (the
+    decoder `linear`).
 
-    The image (B, 3, H, W) in [0, 1], 64x64 there and at least 8x8, is taken as it is and gives one level, a vector
-    (B, 512), stride 0.
+    The input is an image (B, 3, H, W) in [0, 1], used as it is. That code uses 64x64, and at least 8x8 is needed. The
+    output is one level, a vector (B, 512), stride 0.
 
     >>> import torch
     >>> encoder = CelebACNN()

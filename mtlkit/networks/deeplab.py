@@ -12,10 +12,10 @@ from mtlkit.networks.light import check_maps, describe
 class DeepLabV3Decoder(Decoder):
     """DeepLabV3 (arXiv 1706.05587): atrous pyramid pooling of the deepest level, torchvision's head of 256 channels.
 
-    The decoder of LibMTL's NYUv2 and Cityscapes protocols (arXiv 2203.14338), whose encoder is `resnet50` with
-    `output_stride: 8`. The rates are 12, 24 and 36 at stride 8 and as far in pixels of the image at stride 16 or 32.
-    The deepest level is pooled to one pixel in front of a BatchNorm, so that training needs two images per process.
-    The output has the level's resolution. Raises `ValueError` for a deepest level of another stride.
+    This is the decoder of LibMTL's NYUv2 and Cityscapes protocols (arXiv 2203.14338), whose encoder is `resnet50` with
+    `output_stride: 8`. The rates are 12, 24 and 36 at stride 8. At stride 16 or 32 they cover the same distance in
+    image pixels. The deepest level is pooled to one pixel before a BatchNorm, so training needs two images per process.
+    The output has the resolution of the deepest level. Raises `ValueError` if the deepest level has another stride.
 
     >>> import torch
     >>> decoder = DeepLabV3Decoder(EncoderInfo((8, 16), (4, 8)), out_channels=13)

@@ -1,4 +1,4 @@
-"""Small networks of experiments on digits: convolutions with strides, and decoders of a shared vector."""
+"""Small networks for experiments on digits: convolutions with strides, and decoders of a shared vector."""
 
 from math import prod
 from typing import ClassVar
@@ -10,7 +10,7 @@ from mtlkit.networks.light import check_maps, describe
 
 
 def _convolution(inputs: int, outputs: int, with_batch_norm: bool, dropout: float) -> nn.Sequential:
-    """Halves the map (its sides rounded up): 5x5 convolution of stride 2 without bias, batch norm, ReLU, dropout."""
+    """Halves the map (sides are rounded up): 5x5 convolution of stride 2 without bias, batch norm, ReLU, dropout."""
     convolution = nn.Conv2d(inputs, outputs, 5, stride=2, padding=2, bias=False)
     norm = [nn.BatchNorm2d(outputs)] if with_batch_norm else []
     return nn.Sequential(convolution, *norm, nn.ReLU(), nn.Dropout(dropout))
@@ -21,7 +21,7 @@ def _two_layers(inputs: int, hidden: int, outputs: int, dropout: float) -> nn.Se
 
 
 def _vector(decoder: str, info: EncoderInfo, suited: str) -> int:
-    """The length of the deepest level; raises `ValueError`, naming a `suited` decoder, where that is a map."""
+    """Returns the length of the deepest level. Raises `ValueError`, which names a `suited` decoder, if it is a map."""
     if not info.strides or info.strides[-1] != 0:
         raise ValueError(
             f"The decoder {decoder!r} needs a vector, but the encoder gives {describe(info)}. "
@@ -35,16 +35,17 @@ class StridedEncoder(Encoder):
     """CosReg's encoder for MultiDigitMNIST: two 5x5 convolutions with stride 2 and no bias, on grey images.
 
     Args:
-        width: channels of both convolutions.
-        with_batch_norm: whether a batch normalisation follows each of them.
+        width: the number of channels of both convolutions.
+        with_batch_norm: whether a batch normalisation follows each convolution.
         dropout: the probability of a zero after each ReLU.
 
-    The image (B, 3, H, W) in [0, 1], a grey one repeated, is averaged over its channels; what comes out is one level,
-    (B, width, H / 4, W / 4) with sides rounded up, behind a ReLU.
+    The input is an image (B, 3, H, W) in [0, 1], a grey image with three equal channels. The encoder averages the
+    channels. The output is one level after a ReLU, (B, width, H / 4, W / 4) with sides rounded up.
 
-    Of the paper (Suteu and Guo, arXiv 1912.06844) are strides for pooling, convolutions without bias, their number and
-    width, and that batch norm and dropout are compared. The kernels' size, stride and padding, the places of batch
-    norm and dropout, and images as they are, so that black stays 0, are this project's choice.
+    The paper (Suteu and Guo, arXiv 1912.06844) says: strides instead of pooling, convolutions without bias, their
+    number and width, and a comparison with and without batch norm and dropout. This project chose the size, stride and
+    padding of the kernels, the places of batch norm and dropout, and images without normalisation, so that black stays
+    0.
 
     >>> import torch
     >>> [tuple(level.shape) for level in StridedEncoder()(torch.rand(2, 3, 64, 64))]
@@ -72,16 +73,16 @@ class StridedDecoder(Decoder):
     """CosReg's decoder for MultiDigitMNIST: a 5x5 convolution with stride 2 and no bias, then two linear layers.
 
     Args:
-        width: channels of the convolution.
-        hidden: values between the linear layers.
-        image_size: (width, height) of the images; the linear layer is built for it (64x64 behind the encoder
-            `strided` give it 20 * 8 * 8 = 1280 inputs).
+        width: the number of channels of the convolution.
+        hidden: the number of values between the linear layers.
+        image_size: (width, height) of the images. The linear layer is built for this size (64x64 with the encoder
+            `strided` gives it 20 * 8 * 8 = 1280 inputs).
         with_batch_norm: whether a batch normalisation follows the convolution.
         dropout: the probability of a zero after each ReLU.
 
-    It takes the deepest level. `hidden` and the linear layers' biases are this project's choice, as the paper is silent
-    on them; see the encoder `strided` for the rest. Raises `ValueError` where a level is a vector and, when it is
-    used, for maps of another size than the images' size leads to.
+    It reads the deepest level. This project chose `hidden` and the biases of the linear layers, because the paper does
+    not give them. See the encoder `strided` for the rest. Raises `ValueError` if a level is a vector. During use, it
+    raises `ValueError` for maps whose size does not belong to `image_size`.
 
     >>> import torch
     >>> decoder = StridedDecoder(EncoderInfo((20,), (4,)), out_channels=5)
@@ -124,9 +125,10 @@ class StridedDecoder(Decoder):
 
 @DECODERS.register("mlp")
 class MLPDecoder(Decoder):
-    """A linear layer to `width` values, ReLU, dropout and a linear layer, on a vector.
+    """A linear layer to `width` values, ReLU, dropout and a linear layer. The input is a vector.
 
-    The classifier of CL_RR (Gama and Grassi, arXiv 2505.10347). Raises `ValueError` where the deepest level is a map.
+    This is the classifier of CL_RR (Gama and Grassi, arXiv 2505.10347). Raises `ValueError` if the deepest level is a
+    map.
 
     >>> import torch
     >>> tuple(MLPDecoder(EncoderInfo((50,), (0,)), out_channels=10)([torch.rand(2, 50)]).shape)
@@ -145,13 +147,13 @@ class MLPDecoder(Decoder):
 
 @DECODERS.register("image")
 class ImageDecoder(Decoder):
-    """A picture from a vector: a linear layer to `width` values, ReLU, dropout and a linear layer to all its pixels.
+    """Makes a picture from a vector: a linear layer to `width` values, ReLU, dropout, a linear layer to all pixels.
 
-    `size` is (width, height) of that picture; where the target has another, the model resizes it. The values are not
-    limited to [0, 1].
+    `size` is (width, height) of the picture. If the target has another size, the model resizes the picture. The values
+    are not limited to [0, 1].
 
-    The decoder that reconstructs in CL_RR (Gama and Grassi, arXiv 2505.10347). Raises `ValueError` where the deepest
-    level is a map.
+    This is the decoder that reconstructs in CL_RR (Gama and Grassi, arXiv 2505.10347). Raises `ValueError` if the
+    deepest level is a map.
 
     >>> import torch
     >>> tuple(ImageDecoder(EncoderInfo((50,), (0,)), out_channels=3, size=(28, 20))([torch.rand(2, 50)]).shape)

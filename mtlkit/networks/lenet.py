@@ -15,16 +15,17 @@ class LeNet(Encoder):
     """LeNet on grey images, reduced by default: conv5x5-4, pool, conv5x5-8, pool, linear to 25 values.
 
     Args:
-        channels: widths of the two convolutions; the Multi-MNIST LeNet of full size has [10, 20].
-        features: length of the shared vector; 50 at full size.
-        image_size: (width, height) of the images, at least 16x16. The linear layer is built for it (28x28 gives it
-            4 * 4 * 8 = 128 inputs), so the encoder takes no other.
-        dropout: the probability of a zero among the second convolution's outputs, before the pooling. CL_RR (Gama and
-            Grassi, arXiv 2505.10347) has it there, in a net of full size.
+        channels: the widths of the two convolutions. The full-size Multi-MNIST LeNet has [10, 20].
+        features: the length of the shared vector. The full-size network has 50.
+        image_size: (width, height) of the images, at least 16x16. The linear layer is built for this size (28x28 gives
+            it 4 * 4 * 8 = 128 inputs), so the encoder takes no other size.
+        dropout: the probability of a zero among the outputs of the second convolution, before the pooling. CL_RR (Gama
+            and Grassi, arXiv 2505.10347) uses it at this place, in a full-size network.
 
-    The image (B, 3, H, W) in [0, 1], a grey one repeated, is averaged over its channels; what comes out is one
-    level, a vector (B, features) behind a ReLU, stride 0. The 25 features are those of the reduced net of Rotograd's
-    first version (Javaloy and Valera, OpenReview, 2020), which does not give its other widths: 4 and 8 are ours.
+    The input is an image (B, 3, H, W) in [0, 1], a grey image with three equal channels. The encoder averages the
+    channels. The output is one level, a vector (B, features) after a ReLU, stride 0. The 25 features are those of the
+    reduced network in Rotograd's first version (Javaloy and Valera, OpenReview, 2020). It does not give the other
+    widths: this project chose 4 and 8.
 
     >>> import torch
     >>> [tuple(level.shape) for level in LeNet()(torch.rand(2, 3, 28, 28))]
@@ -47,7 +48,7 @@ class LeNet(Encoder):
                 f"got channels={list(channels)}, features={features}."
             )
         width, height = image_size
-        if min(width, height) < 16:  # two unpadded convolutions and two poolings leave one pixel of 16
+        if min(width, height) < 16:  # two convolutions without padding and two poolings reduce 16 pixels to one
             raise ValueError(f"LeNet takes images of 16x16 and more, got {width}x{height} (width x height).")
         self.image_size = (width, height)
         self.conv1 = nn.Conv2d(1, channels[0], 5)
@@ -56,7 +57,7 @@ class LeNet(Encoder):
         self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(flat, features)
         self.info = EncoderInfo((features,), (0,))
-        for layer in (self.conv1, self.conv2, self.linear):  # torch's own start leaves many of few units dead
+        for layer in (self.conv1, self.conv2, self.linear):  # torch's own start leaves many of the units dead
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             nn.init.zeros_(layer.get_parameter("bias"))
 

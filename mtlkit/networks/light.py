@@ -1,4 +1,4 @@
-"""Light decoders that suit every encoder: `conv` for maps, `linear` for vectors."""
+"""Small decoders that work with every encoder: `conv` for maps, `linear` for vectors."""
 
 from math import gcd
 from typing import ClassVar
@@ -10,7 +10,7 @@ from mtlkit.network import DECODERS, Decoder, EncoderInfo, Features
 
 
 def check_maps(decoder: str, info: EncoderInfo) -> None:
-    """Refuses features that are no maps."""
+    """Raises `ValueError` if a feature is not a map."""
     if not info.strides or 0 in info.strides:
         raise ValueError(
             f"The decoder {decoder!r} needs maps, but the encoder gives {describe(info)}. "
@@ -19,7 +19,7 @@ def check_maps(decoder: str, info: EncoderInfo) -> None:
 
 
 def describe(info: EncoderInfo) -> str:
-    """The features in words, for errors.
+    """Describes the features in words, for error messages.
 
     >>> describe(EncoderInfo((64, 25), (4, 0)))
     'a map of stride 4 (64 channels), a vector (25 channels)'
@@ -29,7 +29,7 @@ def describe(info: EncoderInfo) -> str:
 
 
 def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """The map at the size (height, width), bilinear; itself where it has that size."""
+    """Resizes the map to (height, width), bilinear. Returns the map itself if it has that size already."""
     if x.shape[-2:] == size:
         return x
     return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
@@ -39,9 +39,9 @@ def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
 class ConvDecoder(Decoder):
     """Sums all levels at a quarter of the image's size, then one 3x3 convolution.
 
-    Every level goes through a 1x1 convolution to `width` channels and is resized to the finest level whose stride
-    is 4 or more; 3x3 convolution, GroupNorm (which knows no batch and so no process), ReLU, dropout and a 1x1
-    convolution follow. Raises `ValueError` where a level is a vector.
+    Each level passes a 1x1 convolution to `width` channels and is resized to the finest level whose stride is 4 or
+    more. Then follow a 3x3 convolution, GroupNorm (which does not depend on the batch or the number of processes),
+    ReLU, dropout and a 1x1 convolution. Raises `ValueError` if a level is a vector.
 
     >>> import torch
     >>> decoder = ConvDecoder(EncoderInfo((8, 16), (4, 8)), out_channels=3, width=32)
@@ -72,7 +72,7 @@ class ConvDecoder(Decoder):
 
 @DECODERS.register("linear")
 class LinearDecoder(Decoder):
-    """One linear layer on the deepest level, averaged over its positions where it is a map.
+    """One linear layer on the deepest level. A map is first averaged over its positions.
 
     >>> import torch
     >>> tuple(LinearDecoder(EncoderInfo((25,), (0,)), out_channels=10)([torch.rand(2, 25)]).shape)

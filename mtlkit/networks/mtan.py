@@ -1,4 +1,4 @@
-"""The task attention network on the shared SegNet."""
+"""The task attention network (MTAN) on the shared SegNet."""
 
 from typing import ClassVar
 
@@ -12,7 +12,7 @@ from mtlkit.networks.segnet import all_maps, conv_block, two_convolutions, xavie
 
 
 def _attention(inputs: int, outputs: int) -> nn.Sequential:
-    """A mask in (0, 1): two 1x1 convolutions, each with BatchNorm."""
+    """Builds the layers of a mask in (0, 1): two 1x1 convolutions, each with BatchNorm."""
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, 1),
         nn.BatchNorm2d(outputs),
@@ -25,23 +25,24 @@ def _attention(inputs: int, outputs: int) -> nn.Sequential:
 
 @DECODERS.register("mtan")
 class MTANDecoder(Decoder):
-    """One task's attention modules over all maps of the shared SegNet, and its head.
+    """The attention modules of one task over all maps of the shared SegNet, and its head.
 
-    Source: Liu et al., End-to-End Multi-Task Learning with Attention, arXiv 1803.10704. On the way down each of the
-    five stages makes a mask from the map behind its first convolution, joined with what comes from the stage above,
-    applies it to the map behind its last one, and passes a 3x3 convolution of that on, max-pooled. On the way up what
-    comes from the stage below is doubled (bilinear) and convolved; joined with the unpooled map it makes the mask of
-    the stage's last map. The head is a 3x3 and a 1x1 convolution.
+    Source: Liu et al., End-to-End Multi-Task Learning with Attention, arXiv 1803.10704. On the way down, each of the
+    five stages computes a mask. Its input is the map after the first convolution of the stage, joined with the output
+    of the stage above. The mask multiplies the map after the last convolution. A 3x3 convolution and a max-pooling of
+    the result go to the next stage. On the way up, the output of the stage below is enlarged to twice its size
+    (bilinear) and convolved. Joined with the unpooled map, it gives the mask for the last map of the stage. The head is
+    a 3x3 and a 1x1 convolution.
 
-    In the authors' code the 3x3 convolutions between the modules are shared by the tasks, though they read what the
-    tasks' own masks let through; here every task owns its own, so that all that is shared lies in the encoder. For
-    NYUv2's three tasks that makes 64,669,393 parameters instead of 44,229,073: 24,943,296 in the encoder, and a task
-    10,220,160 in these convolutions, 2,984,576 in masks and about 37,000 in its head.
-    Nash-MTL's and FAMO's code counts all but the heads to the shared parameters, CAGrad's leaves out the masks too;
-    what a balancer sees here is SegNet's part alone.
+    In the authors' code, the tasks share the 3x3 convolutions between the modules, although the inputs of these
+    convolutions depend on each task's own masks. Here every task owns these convolutions, so that all shared parameters
+    are in the encoder. For NYUv2's three tasks this gives 64,669,393 parameters instead of 44,229,073: 24,943,296 in
+    the encoder, and per task 10,220,160 in these convolutions, 2,984,576 in masks and about 37,000 in the head.
+    The code of Nash-MTL and FAMO counts everything except the heads as shared parameters. CAGrad's code also excludes
+    the masks. Here a balancer sees only the parameters of SegNet.
 
-    Needs the encoder `segnet` with `levels: all`; raises `ValueError` for other features. The output has the image's
-    resolution.
+    Needs the encoder `segnet` with `levels: all`, and raises `ValueError` for other features. The output has the
+    resolution of the image.
 
     >>> import torch
     >>> from mtlkit.networks import SegNetEncoder

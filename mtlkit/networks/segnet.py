@@ -1,4 +1,4 @@
-"""SegNet as the MTAN experiments share it, and the plain head on top."""
+"""SegNet as the shared network of the MTAN experiments, and the plain head for it."""
 
 from collections.abc import Sequence
 from typing import ClassVar, Literal
@@ -11,7 +11,7 @@ from mtlkit.networks.light import check_maps, describe
 from mtlkit.registry import suggest
 
 CHANNELS = (64, 128, 256, 512, 512)  # widths of the five stages of VGG-16
-CONVOLUTIONS = (2, 2, 3, 3, 3)  # and how many convolutions each has
+CONVOLUTIONS = (2, 2, 3, 3, 3)  # the number of convolutions of each stage
 LEVELS = ("last", "all")
 
 
@@ -22,9 +22,11 @@ def conv_block(inputs: int, outputs: int, bias: bool = True) -> nn.Sequential:
 
 
 def unpool(x: Tensor, indices: Tensor) -> Tensor:
-    """Undoes a 2x2 max-pooling: the values at the places of the maxima in maps of twice the size, zeros elsewhere.
+    """Reverses a 2x2 max-pooling.
 
-    `F.max_unpool2d` does the same and is refused by `deterministic: true`, since it allows places to coincide.
+    It puts the values at the places of the maxima in maps of twice the size, and zeros elsewhere.
+
+    `F.max_unpool2d` does the same, but `deterministic: true` forbids it, because it allows two values at one place.
 
     >>> import torch
     >>> image = torch.tensor([[[[1.0, 2.0], [4.0, 3.0]]]])
@@ -37,7 +39,7 @@ def unpool(x: Tensor, indices: Tensor) -> Tensor:
 
 
 def check_multiples(encoder: str, width: int, height: int) -> None:
-    """Refuses an image that cannot be halved five times: unpooling would not give its size back."""
+    """Raises `ValueError` if an image cannot be halved five times, because unpooling would give another size."""
     if width < 32 or height < 32 or width % 32 or height % 32:
         near = "x".join(str(max(32, -(-side // 32) * 32)) for side in (width, height))
         raise ValueError(
@@ -47,7 +49,7 @@ def check_multiples(encoder: str, width: int, height: int) -> None:
 
 
 def xavier(module: nn.Module) -> None:
-    """MTAN's start: Xavier's normal distribution for the weights of all convolutions, zeros for their biases."""
+    """Initialises as MTAN does: Xavier's normal distribution for the weights of all convolutions, zeros for biases."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.xavier_normal_(layer.weight)
@@ -55,19 +57,19 @@ def xavier(module: nn.Module) -> None:
 
 
 def two_convolutions(width: int, outputs: int) -> nn.Sequential:
-    """MTAN's head: a 3x3 convolution and a 1x1 one, nothing between them."""
+    """Builds MTAN's head: a 3x3 convolution and a 1x1 convolution with nothing between them."""
     return nn.Sequential(nn.Conv2d(width, width, 3, padding=1), nn.Conv2d(width, outputs, 1))
 
 
 def all_maps(channels: Sequence[int]) -> EncoderInfo:
-    """The 20 maps that attention modules read, four a stage: two on the way down, two on the way up."""
+    """Describes the 20 maps that attention modules read, four per stage: two on the way down and two on the way up."""
     stages = list(zip(channels, (channels[0], *channels[:-1]), strict=True))
     widths = [width for own, finer in stages for width in (own, own, own, finer)]
     return EncoderInfo(tuple(widths), tuple(1 << stage for stage in range(len(stages)) for _ in range(4)))
 
 
 class _Stage(nn.Module):
-    """Convolutions at one resolution; gives the map behind the first and the map behind the last."""
+    """Convolutions at one resolution. Returns the map after the first convolution and the map after the last one."""
 
     def __init__(self, inputs: int, outputs: int, count: int) -> None:
         super().__init__()
@@ -81,21 +83,22 @@ class _Stage(nn.Module):
 
 @ENCODERS.register("segnet")
 class SegNetEncoder(Encoder):
-    """The SegNet that MTAN's experiments share: VGG-16's convolutions, and back up to the image's size by unpooling.
+    """The shared SegNet of MTAN's experiments: VGG-16's convolutions, then unpooling back to the size of the image.
 
-    Source: Badrinarayanan et al., SegNet, arXiv 1511.00561, in the form of Liu et al., MTAN, arXiv 1803.10704: five
-    stages of 2, 2, 3, 3 and 3 convolutions of 3x3 with BatchNorm and ReLU, each followed by a 2x2 max-pooling; then
-    the same stages in reverse, each behind an unpooling to the places of the maxima, and each taking the width of the
-    next in its first convolution. Down and up are both shared. Weights start from Xavier's distribution, without
-    pretraining.
+    Source: Badrinarayanan et al., SegNet, arXiv 1511.00561, in the form of Liu et al., MTAN, arXiv 1803.10704. On the
+    way down there are five stages of 2, 2, 3, 3 and 3 convolutions of 3x3 with BatchNorm and ReLU. A 2x2 max-pooling
+    follows each stage. On the way up come the same stages in reverse order. Before each of them, an unpooling puts the
+    values at the places of the maxima. The first convolution of a stage has the width of the next stage. All tasks
+    share both ways. Weights start from Xavier's distribution, without pretraining.
 
     Args:
-        levels: `last` shares the last map, which plain heads read (the decoder `head`): one level (B, 64, H, W).
-            `all` shares the 20 maps that the decoder `mtan` reads. At each of the strides 1, 2, 4, 8 and 16 these
-            are: behind the first convolution down, behind the last one down, unpooled, behind the last one up.
-        channels: the five widths; MTAN's "wide" one is [64, 128, 256, 512, 1024].
+        levels: `last` shares the last map, for plain heads (the decoder `head`): one level (B, 64, H, W).
+            `all` shares the 20 maps that the decoder `mtan` reads. At each of the strides 1, 2, 4, 8 and 16 these are
+            the maps after the first convolution down, after the last one down, after unpooling, and after the last one
+            up.
+        channels: the five widths. MTAN's "wide" network has [64, 128, 256, 512, 1024].
 
-    The image (B, 3, H, W) in [0, 1] is taken as it is; its sides must be multiples of 32.
+    The input is an image (B, 3, H, W) in [0, 1], used as it is. Its sides must be multiples of 32.
 
     >>> import torch
     >>> encoder = SegNetEncoder()
@@ -146,10 +149,11 @@ class SegNetEncoder(Encoder):
 
 @DECODERS.register("head")
 class HeadDecoder(Decoder):
-    """A 3x3 convolution and a 1x1 one on a single map, without normalisation or activation.
+    """A 3x3 convolution and a 1x1 convolution on a single map, without normalisation or activation.
 
-    The task's part of the "split" SegNet in MTAN's experiments (arXiv 1803.10704), which RotoGrad's on NYUv2 share
-    (arXiv 2103.02631). The output has the map's resolution. Raises `ValueError` for features that are not one map.
+    This is the task's part of the "split" SegNet in MTAN's experiments (arXiv 1803.10704) and in RotoGrad's experiments
+    on NYUv2 (arXiv 2103.02631). The output has the resolution of the map. Raises `ValueError` unless the features are
+    one map.
 
     >>> import torch
     >>> tuple(HeadDecoder(EncoderInfo((64,), (1,)), out_channels=13)([torch.rand(2, 64, 8, 8)]).shape)

@@ -16,18 +16,18 @@ OUT_STRIDES = (1, 2, 4)
 
 @ENCODERS.register("segnet_vgg16")
 class SegNetVGG16Encoder(TimmEncoder):
-    """SegNet's encoder: the convolutions of VGG-16 with BatchNorm, whose max-poolings keep the places of the maxima.
+    """SegNet's encoder: the convolutions of VGG-16 with BatchNorm. The max-poolings keep the places of the maxima.
 
     Source: Suteu and Guo, Regularizing Deep Multi-Task Networks using Orthogonal Gradients, arXiv 1912.06844, after
-    SegNet, arXiv 1511.00561. The paper says VGG16 with ImageNet's weights; BatchNorm is SegNet's, so the weights are
-    those of timm's `vgg16_bn`.
+    SegNet, arXiv 1511.00561. The paper says VGG16 with ImageNet's weights. BatchNorm comes from SegNet, so the weights
+    are those of timm's `vgg16_bn`.
 
     Args:
-        pretrained: true, false or a weight file, as for every timm model.
+        pretrained: true, false or a file of weights, as for every timm model.
 
-    The image (B, 3, H, W) in [0, 1], with sides that are multiples of 32, gives one level, the last pooled map
-    (B, 512, H/32, W/32), and five guides: the places (int64) of the five poolings, finest first, for the decoder
-    `segnet`. Other decoders work as on every encoder.
+    The input is an image (B, 3, H, W) in [0, 1] whose sides are multiples of 32. The output is one level, the last
+    pooled map (B, 512, H/32, W/32), and five guides for the decoder `segnet`: the places (int64) of the maxima in the
+    five poolings, finest first. Other decoders work as with every encoder.
 
     >>> import torch
     >>> encoder = SegNetVGG16Encoder()
@@ -61,15 +61,15 @@ class SegNetVGG16Encoder(TimmEncoder):
 class SegNetDecoder(Decoder):
     """SegNet's decoder (arXiv 1511.00561): VGG-16 in reverse, unpooling to the places that the encoder's poolings kept.
 
-    A stage is an unpooling and as many 3x3 convolutions as the encoder's stage of that resolution has, with BatchNorm
-    and ReLU, the last of which takes the next stage's width. The very last convolution gives the outputs and has
-    neither. Weights start from He's distribution, as in the paper.
+    A stage is an unpooling, followed by 3x3 convolutions with BatchNorm and ReLU, as many as the encoder's stage of the
+    same resolution has. The last convolution of a stage has the width of the next stage. The last convolution of all
+    gives the outputs, without BatchNorm and ReLU. Weights start from He's distribution, as in the paper.
 
     Args:
-        out_stride: how much smaller than the image the output is: 1, or 2 or 4, which leave out the last one or two
-            stages. CosReg's experiments learn from targets of 80x80 on images of 320x320, which is 4.
+        out_stride: how many times smaller than the image the output is: 1, 2 or 4. With 2 or 4, the last one or two
+            stages are left out. CosReg's experiments use targets of 80x80 for images of 320x320, so this is 4.
 
-    Needs the encoder `segnet_vgg16`; raises `ValueError` for one without its guides.
+    Needs the encoder `segnet_vgg16`, and raises `ValueError` for an encoder without its guides.
 
     >>> import torch
     >>> decoder = SegNetDecoder(EncoderInfo((512,), (32,), guides=5), out_channels=3, out_stride=4)

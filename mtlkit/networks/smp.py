@@ -1,10 +1,10 @@
-"""Decoders of segmentation-models-pytorch, fitted to features of any encoder.
+"""Decoders of segmentation-models-pytorch, adapted to the features of any encoder.
 
-They come with BatchNorm (all but `fpn`); `deeplabv3plus` pools to one pixel in front of one, so that training it
-needs two images per process.
+All of them except `fpn` contain BatchNorm. `deeplabv3plus` pools to one pixel before a BatchNorm, so its training needs
+two images per process.
 
-segmentation-models-pytorch takes seconds to import, so that a class imports it when it is built: a list of decoders or
-a check of a configuration does without.
+segmentation-models-pytorch takes seconds to import. So a class imports it when it is built, and a list of decoders or a
+check of a configuration does not need it.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ def _unsuited(decoder: str, needs: str, info: EncoderInfo) -> ValueError:
 
 
 class _SMPDecoder(Decoder):
-    """What the decoders share: a body from segmentation-models-pytorch and a convolution to the outputs."""
+    """The common part of these decoders: a body from segmentation-models-pytorch and a convolution to the outputs."""
 
     dense: ClassVar[bool] = True
 
@@ -42,10 +42,10 @@ class _SMPDecoder(Decoder):
 
 @DECODERS.register("unet")
 class UNetDecoder(_SMPDecoder):
-    """U-Net (arXiv 1505.04597): doubles the deepest level up to the image's size, a skip connection a level.
+    """U-Net (arXiv 1505.04597): enlarges the deepest level to the image's size, with one skip connection per level.
 
-    `channels`: the width of every doubling, coarsest first; halved from 256 down to 16 without it. Needs a
-    pyramid whose strides are powers of two, of which some may be missing.
+    `channels`: the width after each doubling of the size, coarsest first. Without it, the widths are halved from 256
+    down to 16. Needs a pyramid whose strides are powers of two. Some strides may be missing.
 
     >>> import torch
     >>> decoder = UNetDecoder(EncoderInfo((8, 16, 24), (2, 4, 8)), out_channels=3)
@@ -60,7 +60,7 @@ class UNetDecoder(_SMPDecoder):
         strides = info.strides
         if len(set(strides)) < 2 or any(stride & (stride - 1) for stride in strides):
             raise _unsuited("unet", "a pyramid of maps with strides 2, 4, 8, ...", info)
-        # one entry a halving of the image: the number of the level there, None where the encoder has none
+        # One entry per halving of the image: the number of the level there, None if the encoder has no such level.
         self.levels: list[int | None] = []
         due = 2
         for level, stride in enumerate(strides):
@@ -87,7 +87,7 @@ class UNetDecoder(_SMPDecoder):
 
 
 def _empty(coarser: Tensor) -> Tensor:
-    """The level between the given one and the image that the encoder does not have: no channels, twice the size."""
+    """Returns an empty level for a stride that the encoder does not have: no channels, twice the size of `coarser`."""
     batch, _, height, width = coarser.shape
     return coarser.new_empty(batch, 0, 2 * height, 2 * width)
 
@@ -96,8 +96,8 @@ def _empty(coarser: Tensor) -> Tensor:
 class FPNDecoder(_SMPDecoder):
     """Feature pyramid network with the segmentation branch of Panoptic FPN (arXiv 1901.02446), GroupNorm.
 
-    `width`: channels of the pyramid, a multiple of 64; half of it is left in the branch. Needs four levels,
-    each twice as fine as the next.
+    `width`: the number of channels of the pyramid, a multiple of 64. The branch has half of it. Needs four levels, each
+    twice as fine as the next.
 
     >>> import torch
     >>> decoder = FPNDecoder(EncoderInfo((8, 8, 8, 8), (4, 8, 16, 32)), out_channels=3)
@@ -126,10 +126,11 @@ class FPNDecoder(_SMPDecoder):
 
 @DECODERS.register("deeplabv3plus")
 class DeepLabV3PlusDecoder(_SMPDecoder):
-    """DeepLabV3+ (arXiv 1802.02611): atrous pyramid pooling of the deepest level, refined by that of stride 4.
+    """DeepLabV3+ (arXiv 1802.02611): atrous pyramid pooling of the deepest level, refined by the level of stride 4.
 
-    The atrous rates are the paper's: 6, 12, 18 at stride 16 and as far in pixels of the image at stride 8 or 32;
-    the paper's encoders have `output_stride: 16`. Needs a level of stride 4 and a deepest one of stride 8, 16 or 32.
+    The atrous rates are the paper's: 6, 12, 18 at stride 16. At stride 8 or 32 they cover the same distance in image
+    pixels. The paper's encoders have `output_stride: 16`. Needs a level of stride 4 and a deepest level of stride 8, 16
+    or 32.
 
     >>> import torch
     >>> decoder = DeepLabV3PlusDecoder(EncoderInfo((8, 16), (4, 16)), out_channels=3)
@@ -146,7 +147,7 @@ class DeepLabV3PlusDecoder(_SMPDecoder):
             raise _unsuited("deeplabv3plus", "a map of stride 4 and a last one of stride 8, 16 or 32", info)
         self.fine, self.factor = info.strides.index(4), stride // 4
         rates = [rate * 16 // stride for rate in (6, 12, 18)]
-        channels = [0, 0, info.channels[self.fine], info.channels[-1]]  # the body looks at the last two only
+        channels = [0, 0, info.channels[self.fine], info.channels[-1]]  # the body reads only the last two levels
         body = deeplabv3.DeepLabV3PlusDecoder(channels, 4, width, rates, 16, True, dropout)
         body.up = nn.Upsample(mode="bilinear", scale_factor=self.factor, align_corners=False)
         super().__init__(body, width, out_channels, 1)
@@ -159,9 +160,9 @@ class DeepLabV3PlusDecoder(_SMPDecoder):
 
 @DECODERS.register("segformer")
 class SegFormerDecoder(_SMPDecoder):
-    """SegFormer's all-MLP decoder (arXiv 2105.15203): every level to `width` channels and stride 4, one fusion.
+    """SegFormer's all-MLP decoder (arXiv 2105.15203): each level to `width` channels and stride 4, one fusion.
 
-    Suits all maps, those of a ViT included.
+    Works with all maps, also with those of a ViT.
 
     >>> import torch
     >>> decoder = SegFormerDecoder(EncoderInfo((8, 16), (4, 8)), out_channels=3)
@@ -178,15 +179,16 @@ class SegFormerDecoder(_SMPDecoder):
 
     def forward(self, features: Features) -> Tensor:
         batch, _, height, width = features[0].shape
-        image = features[0].new_empty(batch, 0, height * self.stride, width * self.stride)  # the body reads its size
+        image = features[0].new_empty(batch, 0, height * self.stride, width * self.stride)  # for its size
         return self.head(self.body([image, *features]))
 
 
 @DECODERS.register("dpt")
 class DPTDecoder(_SMPDecoder):
-    """Dense prediction transformer (arXiv 2103.13413): a ViT's blocks as a pyramid, fused from coarse to fine.
+    """Dense prediction transformer (arXiv 2103.13413): makes a pyramid of a ViT's blocks, and fuses it coarse to fine.
 
-    Needs one to four maps of one stride, finest-to-be first. Class and register tokens are ignored.
+    Needs one to four maps of one stride. The map that becomes the finest level comes first. Class and register tokens
+    are ignored.
 
     >>> import torch
     >>> decoder = DPTDecoder(EncoderInfo((32, 32), (16, 16)), out_channels=3)
@@ -201,9 +203,9 @@ class DPTDecoder(_SMPDecoder):
         count = len(info.strides)
         if count > 4 or len(set(info.strides)) > 1:
             raise _unsuited("dpt", "one to four maps of one stride, as a ViT gives them", info)
-        # patches of 14 pixels are treated as 16: the model resizes what comes out anyway
+        # patches of 14 pixels are treated as 16, because the model resizes the output anyway
         stride = max(8, min(32, 1 << (info.strides[0] - 1).bit_length()))
-        self.multiple = max(1, (1 << (count + 1)) // stride)  # the coarsest map is so much smaller than the grid
+        self.multiple = max(1, (1 << (count + 1)) // stride)  # how many times smaller the coarsest map is
         body = dpt.DPTDecoder(
             info.channels,
             [stride] * count,

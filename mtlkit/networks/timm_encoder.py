@@ -1,7 +1,7 @@
-"""Every timm architecture that gives features, as an encoder.
+"""Makes an encoder from every timm architecture that can return features.
 
-timm takes seconds to import: a function that needs it imports it, so that a list of encoders or a check of a
-configuration does without.
+timm takes seconds to import. So a function that needs it imports it, and a list of encoders or a check of a
+configuration does not need it.
 """
 
 import difflib
@@ -21,25 +21,26 @@ POOLS = ("avg", "flatten")
 
 @ENCODERS.register("timm")
 class TimmEncoder(Encoder):
-    """A timm model without its head (`features_only`), CNN or ViT, on images normalised as it was pretrained.
+    """A timm model without its head (`features_only`), CNN or ViT, on images normalised as in its pretraining.
 
     Args:
-        architecture: timm's name, `timm.list_models()` has them all; a tag may follow (`resnet18.a1_in1k`).
-        pretrained: true downloads timm's weights (or takes them from its cache), a file name loads that
-            .safetensors or .pth file with timm's key names, false starts from random weights.
-        levels: which levels are shared, by timm's index, -1 for the deepest. Without it a pyramid shares all of
-            its levels and a ViT four blocks spread evenly over its depth. What lies behind the deepest is dropped.
-        output_stride: at most so much smaller than the image is the deepest level (8 or 16, by dilation).
-        image_size: (width, height) of the images. Architectures with position embeddings or windows are built
-            for it and take no other; the others take any size that leaves something of every level.
-        pool: makes the deepest level a vector, stride 0: its mean over positions (B, C) with `avg`, all of it
-            (B, C * H * W) with `flatten`, which ties the encoder to `image_size`. Without `levels` that vector is
-            all that is shared.
-        normalise: false takes images as they are, as some published protocols do.
+        architecture: timm's name. `timm.list_models()` lists all names. A tag may follow (`resnet18.a1_in1k`).
+        pretrained: true downloads timm's weights (or takes them from its cache). A file name loads this .safetensors or
+            .pth file with timm's key names. false starts from random weights.
+        levels: the levels to share, by timm's index, -1 for the deepest. Without it, a pyramid shares all of its levels
+            and a ViT shares four blocks spread evenly over its depth. Layers after the deepest shared level are
+            removed.
+        output_stride: the largest allowed stride of the deepest level (8 or 16, by dilation).
+        image_size: (width, height) of the images. Architectures with position embeddings or windows are built for this
+            size and take no other. The others take any size at which every level has at least one pixel.
+        pool: makes the deepest level a vector, stride 0: `avg` takes its mean over positions (B, C), `flatten` takes
+            all its values (B, C * H * W) and works only for `image_size`. Without `levels`, only this vector is shared.
+        normalise: false uses images as they are, as some published protocols do.
 
-    The image (B, 3, H, W) in [0, 1] gives a list of maps (B, channels[i], about H / strides[i], W / strides[i]).
-    Raises `LookupError` for an unknown architecture, `FileNotFoundError` for a missing file and `ValueError`
-    for all else that does not fit, a damaged file and one of another architecture included.
+    The input is an image (B, 3, H, W) in [0, 1]. The output is a list of maps (B, channels[i], about H / strides[i],
+    W / strides[i]).
+    Raises `LookupError` for an unknown architecture, `FileNotFoundError` for a missing file, and `ValueError` for
+    anything else that does not fit, such as a damaged file or a file of another architecture.
 
     >>> encoder = TimmEncoder("test_resnet", levels=[1, -1])
     >>> encoder.info
@@ -77,7 +78,7 @@ class TimmEncoder(Encoder):
             raise ValueError(f"The encoder {architecture!r} has no pool {pool!r}. {suggest(str(pool), POOLS)}")
         self.architecture, self.pool = architecture, pool
         options: dict[str, Any] = {"in_chans": 3, "features_only": True}
-        with torch.device("meta"):  # shapes only, nothing is computed
+        with torch.device("meta"):  # computes shapes only
             probe = refused_as(f"timm has no features of {architecture!r}", timm.create_model, architecture, **options)
         options["out_indices"] = _chosen(architecture, probe, [-1] if pool and levels is None else levels)
         if output_stride is not None:
@@ -88,11 +89,11 @@ class TimmEncoder(Encoder):
         self.own_size = f"{own[0]}x{own[1]}"
         width, height = image_size or own
         self.image_size = (width, height)
-        if self.fixed_size:  # timm's convention: such architectures take an img_size
+        if self.fixed_size:  # timm's convention: such architectures have the option img_size
             self._check_patches(width, height, probe.feature_info.reduction()[0])
             options["img_size"] = (height, width)
         self.net = load(architecture, pretrained, options)
-        if isinstance(self.net, EfficientNetFeatures | MobileNetV3Features):  # these keep all of their blocks
+        if isinstance(self.net, EfficientNetFeatures | MobileNetV3Features):  # these keep all their blocks
             deepest = self.net.feature_info.get_dicts()[-1]["stage"]
             self.net.blocks = self.net.blocks[:deepest]
         strides = self.net.feature_info.reduction()
@@ -108,7 +109,7 @@ class TimmEncoder(Encoder):
 
     @property
     def last_layer(self) -> nn.Module:
-        """The last layer with a weight matrix or kernel, in order of execution, that the deepest level depends on."""
+        """The last layer with weights (matrix or kernel), in order of execution, that the deepest level depends on."""
         return self.net.get_submodule(self._last_layer)
 
     def forward(self, image: Tensor) -> Features:
@@ -140,7 +141,7 @@ class TimmEncoder(Encoder):
             )
 
     def _try(self, width: int, height: int) -> Features:
-        """The features of one black image, in eval mode; refuses a size that does not get through."""
+        """Returns the features of one black image, in eval mode. Raises `ValueError` if the model rejects the size."""
         modes = [(module, module.training) for module in self.modules()]
         self.eval()
         try:
@@ -156,7 +157,7 @@ class TimmEncoder(Encoder):
 
     @torch.enable_grad()
     def _prepare(self, width: int, height: int) -> tuple[str, tuple[int, ...]]:
-        """Freezes what no shared level depends on; the last layer's name and the levels' widths. One forward pass."""
+        """Freezes layers that no shared level uses. Returns the last layer's name and the widths. One forward pass."""
         ran: list[str] = []
         handles = [
             module.register_forward_hook(lambda *_, name=name: ran.append(name))
@@ -172,7 +173,7 @@ class TimmEncoder(Encoder):
             torch.stack([level.sum() for level in features]).sum(), parameters, allow_unused=True
         )
         for parameter, grad in zip(parameters, anywhere, strict=True):
-            if grad is None:  # rare: side branches that timm cannot drop; DDP would wait for their gradients
+            if grad is None:  # rare: side branches that timm cannot remove; DDP would wait for their gradients
                 parameter.requires_grad_(False)
         used = {name for name, grad in zip(names, deepest, strict=True) if grad is not None}
         last = [name for name in ran if f"{name}.weight" in used][-1]
@@ -191,7 +192,7 @@ def _unknown(name: str) -> str:
 
 
 def _chosen(architecture: str, probe: Any, levels: Sequence[int] | None) -> list[int]:
-    """timm's indices of the shared levels, finest first."""
+    """Returns timm's indices of the shared levels, finest first."""
     count = len(probe.feature_info.info)
     if levels is None:
         if count > 4 and len({level["reduction"] for level in probe.feature_info.info}) == 1:

@@ -1,6 +1,6 @@
-"""Builds timm models and loads their weights, with errors that say what is wrong.
+"""Builds timm models and loads their weights. Error messages say what is wrong.
 
-timm takes seconds to import: a function that needs it imports it, so that a list of encoders does without.
+timm takes seconds to import. So a function that needs it imports it, and a list of encoders does not need it.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,12 +12,12 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-# What timm and torch raise for an option, an image size or a weight file that does not suit an architecture.
+# The errors of timm and torch for an option, an image size or a weight file that does not fit an architecture.
 _REFUSALS = (RuntimeError, ValueError, TypeError, AssertionError, NotImplementedError, LookupError, AttributeError)
 
 
 def refused_as(message: str, call: Callable[..., Any], *args: Any, **options: Any) -> Any:
-    """The result of the call; what timm or torch say against it becomes a `ValueError` that begins with `message`."""
+    """Returns the result of the call. An error of timm or torch becomes a `ValueError` that starts with `message`."""
     try:
         return call(*args, **options)
     except _REFUSALS as error:
@@ -25,7 +25,7 @@ def refused_as(message: str, call: Callable[..., Any], *args: Any, **options: An
 
 
 def load(architecture: str, pretrained: bool | str | Path, options: dict[str, Any]) -> Any:
-    """The timm model with its weights, checked."""
+    """Builds the timm model, loads its weights and checks them."""
     import timm
 
     if isinstance(pretrained, bool):
@@ -60,7 +60,7 @@ def load(architecture: str, pretrained: bool | str | Path, options: dict[str, An
 
 @contextmanager
 def _loaded_keys() -> Iterator[list[tuple[nn.Module, Any]]]:
-    """Records what `load_state_dict` found missing and unexpected: timm only logs it, on a level nobody sees."""
+    """Records the missing and unexpected keys of `load_state_dict`. timm only logs them, at a level nobody sees."""
     loads: list[tuple[nn.Module, Any]] = []
     original = nn.Module.load_state_dict
 
@@ -77,7 +77,7 @@ def _loaded_keys() -> Iterator[list[tuple[nn.Module, Any]]]:
 
 
 def _check_keys(architecture: str, path: Path, net: nn.Module, model: nn.Module, keys: Any) -> None:
-    """Refuses a file that lacks a tensor of the encoder, or has one that the architecture, head included, has not."""
+    """Raises `ValueError` if the file lacks a tensor of the encoder or has a tensor unknown to the architecture."""
     import timm
 
     kept = {id(tensor) for tensor in net.state_dict(keep_vars=True).values()}

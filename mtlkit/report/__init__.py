@@ -1,4 +1,4 @@
-"""What a run's folder shows a person: the table of metrics, pictures, the report page, and what explains it."""
+"""Shows the results of a run: the table of metrics, the pictures, the report page, and the explanation."""
 
 from mtlkit.report.explanation import explain
 from mtlkit.report.page import write_report

@@ -1,4 +1,4 @@
-"""The page's sections on the task gradients: their conflicts, and what the balancer made of them."""
+"""The sections of the report page about the task gradients: their conflicts, and what the balancer did with them."""
 
 from html import escape
 
@@ -10,12 +10,12 @@ from mtlkit.report.gradients import WINDOW, Pair, cosines, directions, moving_de
 from mtlkit.report.history import History, Series
 from mtlkit.report.html import figure, grid, section, table
 
-MAX_PAIRS = 10  #: so many pairs of tasks get a plot each
-MAX_TASKS = 10  #: so many tasks fit into the table of conflicts
+MAX_PAIRS = 10  #: up to this many pairs of tasks, each pair gets its own plot
+MAX_TASKS = 10  #: the largest number of tasks in the table of conflicts
 
 
 def conflicts(history: History) -> str:
-    """How the task gradients stood to each other; empty where the log has no cosines."""
+    """Shows how the task gradients relate to each other. Returns "" if the log has no cosines."""
     known = pairs(history)
     if not known:
         return ""
@@ -26,7 +26,7 @@ def conflicts(history: History) -> str:
     if len(tasks) <= MAX_TASKS:
         legend = (
             f"Colour and upper figure: the share of logged steps with a negative cosine. Below: the mean, ± the mean "
-            f"standard deviation over {WINDOW} logged steps in a row (over all, where there are fewer)."
+            f"standard deviation over {WINDOW} consecutive logged steps (over all steps, if there are fewer)."
         )
         body += f"<p>{legend}</p>{_heat_table(known, tasks)}"
     else:
@@ -38,7 +38,7 @@ def conflicts(history: History) -> str:
 
 
 def direction(history: History) -> str:
-    """Where the combined gradient went and whom it favoured; empty where the log cannot tell or there is one task."""
+    """Shows the direction of the combined gradient and the favoured task. Returns "" without data or with one task."""
     found = directions(history)
     if len(found.tasks) < 2:
         return ""

@@ -1,4 +1,4 @@
-"""Plots as SVG text. Ink follows the page's text colour, so that they suit light and dark pages."""
+"""Draws plots as SVG text. Lines and text use the page's text colour, so the plots fit light and dark pages."""
 
 import io
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,11 +14,11 @@ from matplotlib.ticker import MaxNLocator
 from mtlkit.report.history import Series
 
 COLORS = ("#3b82c4", "#e07b39", "#3fa34d", "#c94f5d", "#8f6cc3", "#a0703c", "#cf6bb2", "#3fa9a9")
-MAX_LINES = len(COLORS)  #: more tasks than this are a heat map
-POINTS = 300  #: longer series are drawn as the means of so many equal parts
-LOG_RANGE = 20  #: positive values that span more than this factor get a logarithmic axis
+MAX_LINES = len(COLORS)  #: with more tasks than this, the plot becomes a heat map
+POINTS = 300  #: a longer series is divided into this many equal parts, and the plot shows their means
+LOG_RANGE = 20  #: if positive values span more than this factor, the axis is logarithmic
 
-_INK = "#010203"  # stands for currentColor, which matplotlib does not know
+_INK = "#010203"  # stands for currentColor, which matplotlib does not support
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "mtlkit",
@@ -48,9 +48,9 @@ def panel(
     mark: int | None = None,
     limits: tuple[float, float] | None = None,
 ) -> str:
-    """A small plot of (series, matplotlib's line options); `levels` are horizontal lines, line style -> value.
+    """Draws a small plot of pairs (series, matplotlib's line options). `levels` are horizontal lines, style -> value.
 
-    `mark` is a step at which the last series gets a dot, `limits` are those of the vertical axis.
+    `mark` is a step at which the last series gets a dot. `limits` are the limits of the vertical axis.
     """
     figure = Figure(figsize=(3.2, 1.8))
     axes = figure.subplots(gridspec_kw={"left": 0.15, "right": 0.97, "bottom": 0.13, "top": 0.96})
@@ -72,9 +72,9 @@ def panel(
 
 @matplotlib.rc_context(STYLE)
 def lines(series: Mapping[str, Series], ylabel: str, *, parts: bool = False) -> str:
-    """Several named series in one wide plot; a heat map where they are too many to tell apart.
+    """Draws several named series in one wide plot. If there are too many to tell apart, it draws a heat map.
 
-    `parts` are of 1: their axis is linear and reaches from 0, or the lowest value below it, to 1.
+    `parts` says that the values are parts of 1. Their axis is linear, from 0 or the lowest negative value to 1.
     """
     log = not parts and _spans(values for _, values in series.values())
     if len(series) > MAX_LINES:
@@ -94,7 +94,7 @@ def lines(series: Mapping[str, Series], ylabel: str, *, parts: bool = False) -> 
 
 @matplotlib.rc_context(STYLE)
 def band(series: Mapping[str, Series]) -> str:
-    """Many cosines over time: their median, the middle 80 % and all of them."""
+    """Draws many cosines over time: the median, the middle 80 % and the full range."""
     steps, values = _matrix(series)
     figure, axes = _figure(9.6, 2.6)
     color = COLORS[0]
@@ -112,7 +112,7 @@ def band(series: Mapping[str, Series]) -> str:
 
 @matplotlib.rc_context(STYLE | {"axes.grid": False})
 def pair_map(tasks: Sequence[str], means: Mapping[tuple[str, str], float]) -> str:
-    """The mean cosine of every pair of tasks, red where they conflict."""
+    """Draws the mean cosine of every pair of tasks. Conflicts are red."""
     values = np.full((len(tasks), len(tasks)), np.nan)
     for (first, second), mean in means.items():
         i, j = tasks.index(first), tasks.index(second)
@@ -159,7 +159,7 @@ def _spans(all_values: Iterable[np.ndarray]) -> bool:
 
 
 def _thin(steps: np.ndarray, values: np.ndarray) -> Series:
-    """At most `POINTS` points: the means of equal parts, without the values that are not finite."""
+    """Reduces a series to at most `POINTS` points: the means of equal parts, without values that are not finite."""
     if len(steps) <= POINTS:
         return steps, values
     parts = np.array_split(np.arange(len(steps)), POINTS)
@@ -167,7 +167,7 @@ def _thin(steps: np.ndarray, values: np.ndarray) -> Series:
 
 
 def _matrix(series: Mapping[str, Series]) -> tuple[np.ndarray, np.ndarray]:
-    """Steps (S,) and values (series, S), NaN where a series has none, S at most `POINTS`."""
+    """Returns steps (S,) and values (series, S) with S at most `POINTS`. A missing value is NaN."""
     steps = np.unique(np.concatenate([steps for steps, _ in series.values()]))
     values = np.full((len(series), len(steps)), np.nan)
     for row, (own, numbers) in zip(values, series.values(), strict=True):

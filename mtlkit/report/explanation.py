@@ -1,4 +1,4 @@
-"""A run explained: which tasks conflicted, where the balancer led instead of the plain sum, and whom it favoured."""
+"""Explains a run: which tasks conflicted, how the balancer changed the direction, and which tasks it favoured."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ from mtlkit.report.gradients import WINDOW, Directions, Pair, directions, mean, 
 from mtlkit.report.history import History
 from mtlkit.run_folder import LOG
 
-MAX_ROWS = 15  #: pairs listed, those with most conflicts first
+MAX_ROWS = 15  #: the largest number of listed pairs; pairs with the most conflicts come first
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """A table of text for console and page; the first column names what a row is about."""
+    """A table of text for the console and the page. The first column names the subject of the row."""
 
     title: str
     notes: list[str]
@@ -28,7 +28,7 @@ class Sheet:
     rows: list[list[str]]
 
     def table(self) -> Table:
-        """The sheet for the console."""
+        """Returns the table for the console."""
         table = Table(box=box.SIMPLE, title=self.title, title_justify="left", title_style="bold")
         table.caption, table.caption_justify, table.caption_style = escape("\n".join(self.notes)), "left", "dim"
         table.add_column(self.head[0], no_wrap=True)
@@ -40,10 +40,10 @@ class Sheet:
 
 
 def explain(run: Path) -> list[RenderableType]:
-    """What `mtlkit explain` prints: a headline and tables.
+    """Returns what `mtlkit explain` prints: a headline and tables.
 
-    Raises `FileNotFoundError` for a folder without a log, and `ValueError` for a log that cannot be read, or that
-    has no gradient norms of at least two tasks.
+    Raises `FileNotFoundError` for a folder without a log. Raises `ValueError` for a log that cannot be read, or a log
+    without gradient norms of at least two tasks.
     """
     history = History(run)
     path = run / LOG
@@ -54,8 +54,8 @@ def explain(run: Path) -> list[RenderableType]:
     found = directions(history)
     if not found.tasks:
         raise ValueError(
-            f"{path} has no gradient norms (grad_norm/<task>), so nothing can be said of the task gradients. Train "
-            f"again: they are logged with every training step that is logged, whatever the balancer."
+            f"{path} has no gradient norms (grad_norm/<task>), so the task gradients are unknown. Train "
+            f"again: every logged training step contains them, for every balancer."
         )
     balancer = history.config.get("balancer")
     name = balancer.get("name") if isinstance(balancer, dict) else balancer
@@ -64,7 +64,7 @@ def explain(run: Path) -> list[RenderableType]:
 
 
 def sheets(history: History, found: Directions) -> Iterator[Sheet]:
-    """The sheets that a run's log is enough for."""
+    """Yields the tables for which the log has enough data."""
     known = pairs(history)
     if known:
         yield conflict_sheet(known)
@@ -74,25 +74,25 @@ def sheets(history: History, found: Directions) -> Iterator[Sheet]:
 
 
 def conflict_sheet(known: list[Pair]) -> Sheet:
-    """How often each pair of tasks conflicted."""
+    """Builds the table of how often each pair of tasks conflicted."""
     ordered = sorted(known, key=lambda pair: (-pair.conflicts, pair.mean))[:MAX_ROWS]
     rows = [
         [f"{p.first} · {p.second}", percent(p.conflicts), signed(p.mean), f"{p.deviation:.3f}", str(p.count)]
         for p in ordered
     ]
     notes = [
-        "Conflict: a negative cosine; near 0 the sign says little.",
-        f"Deviation: the standard one of {WINDOW} logged steps in a row, averaged over all such windows.",
+        "Conflict: the cosine is negative. Near 0, the sign means little.",
+        f"Deviation: the standard deviation over {WINDOW} consecutive logged steps, averaged over all such windows.",
     ]
     if min(pair.count for pair in known) < WINDOW:
-        notes.append(f"Pairs with fewer than {WINDOW} steps are one window.")
+        notes.append(f"Pairs with fewer than {WINDOW} steps have only one window.")
     if len(known) > MAX_ROWS:
         notes.append(f"The {MAX_ROWS} of {len(known)} pairs with most conflicts.")
     return Sheet("Conflicts", notes, ["pair", "conflicts", "mean cosine", "deviation", "steps"], rows)
 
 
 def direction_sheet(history: History, found: Directions) -> Sheet:
-    """Where the combined gradient went, beside the plain sum and every task's own gradient."""
+    """Builds the table that compares the combined gradient with the plain sum and with each task's own gradient."""
     head = ["cosine of the step with", "mean", "lowest", "early", "late", "against"]
     notes, rows = [], []
     if len(found.steps):
@@ -105,7 +105,7 @@ def direction_sheet(history: History, found: Directions) -> Sheet:
         notes.append("Early and late: the first and the last third of the logged steps.")
         notes.append("Against: the share of steps with a negative cosine.")
         notes.append(f"Length, the plain sum's being 1: {whole}; early {early}, late {late}.")
-        notes.append("What a balancer adds to the loss is not in these figures.")
+        notes.append("Terms that a balancer adds to the loss are not part of these figures.")
     if not found.weighted:
         notes.append("This balancer combines the gradients elementwise: there are no weights, so no task has a share.")
     if found.left_out:
@@ -118,7 +118,7 @@ def direction_sheet(history: History, found: Directions) -> Sheet:
 
 
 def share_sheet(found: Directions) -> Sheet:
-    """Each task's part in the combined gradient, beside its part in the plain sum."""
+    """Builds the table of each task's share of the combined gradient, beside its share of the plain sum."""
     columns = (found.norms, found.weights, found.plain_shares, found.shares)
     rows, gains = [], {}
     for task, norms, weights, plain, shares in zip(found.tasks, *(column.T for column in columns), strict=True):
@@ -130,7 +130,7 @@ def share_sheet(found: Directions) -> Sheet:
         rows[-1] += map(percent, thirds(shares))
         if before is not None and after is not None:
             gains[task] = 100 * (after - before)
-    notes = ["Share: weight times gradient norm, as a part of all tasks'. Plain: with equal weights."]
+    notes = ["Share: weight times gradient norm, divided by the sum over all tasks. Plain: with equal weights."]
     if gains and max(map(abs, gains.values())) >= 1:
         most, least = max(gains, key=gains.__getitem__), min(gains, key=gains.__getitem__)
         notes.append(f"Favoured most: {most} ({gains[most]:+.0f} points); least: {least} ({gains[least]:+.0f} points).")

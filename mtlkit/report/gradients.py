@@ -1,4 +1,4 @@
-"""What a run's log says of its task gradients: which conflict, and what the balancer made of them."""
+"""Reads the task gradients from a run's log: which tasks conflict, and what the balancer did with the gradients."""
 
 from dataclasses import dataclass
 from itertools import combinations
@@ -8,15 +8,16 @@ import numpy as np
 
 from mtlkit.report.history import History, Series
 
-WINDOW = 50  #: logged steps over which the standard deviation of a cosine is taken
+WINDOW = 50  #: the number of logged steps for the standard deviation of a cosine
 
 
 @dataclass(frozen=True)
 class Pair:
-    """How two task gradients stood to each other over `count` logged steps.
+    """The relation of two task gradients over `count` logged steps.
 
-    `conflicts` is the share of steps with a negative cosine, `deviation` the mean of the standard deviations over all
-    windows of `WINDOW` logged steps in a row, one window where there are fewer (Suteu and Guo, arXiv 1912.06844).
+    `conflicts` is the share of steps with a negative cosine. `deviation` is the mean of the standard deviations over
+    all windows of `WINDOW` consecutive logged steps, or over one window if there are fewer steps (Suteu and Guo, arXiv
+    1912.06844).
     """
 
     first: str
@@ -28,7 +29,7 @@ class Pair:
 
 
 def pairs(history: History) -> list[Pair]:
-    """The pairs of tasks with a cosine, in the log's order; a gradient of length 0 has none."""
+    """Returns the pairs of tasks that have a cosine, in the order of the log. A gradient of length 0 has no cosine."""
     found = []
     for (first, second), (_, values) in cosines(history).items():
         conflicts, mean = float((values < 0).mean()), float(values.mean())
@@ -37,7 +38,7 @@ def pairs(history: History) -> list[Pair]:
 
 
 def cosines(history: History) -> dict[tuple[str, str], Series]:
-    """The finite cosines between gradients over time, by pair."""
+    """Returns the finite cosines between gradients over time, per pair."""
     norms = history.series("train", history.keys("grad_norm"))
     zero = {key.split("/")[1]: set(steps[values == 0]) for key, (steps, values) in norms.items()}
     found = {}
@@ -51,7 +52,7 @@ def cosines(history: History) -> dict[tuple[str, str], Series]:
 
 
 def moving_deviation(values: np.ndarray) -> np.ndarray:
-    """The standard deviation over each window of `WINDOW` values, or over all of them where there are fewer.
+    """Returns the standard deviation over each window of `WINDOW` values, or over all values if there are fewer.
 
     >>> moving_deviation(np.array([1.0, -1.0])).tolist()
     [1.0]
@@ -61,18 +62,18 @@ def moving_deviation(values: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Directions:
-    """What the balancer made of the gradients g_k, over the S logged steps that tell it; NaN where it has no value.
+    """What the balancer did with the gradients g_k, over the S logged steps that contain it. Missing values are NaN.
 
-    With d the combined gradient, s = sum_k g_k the plain one and w_k the weights:
+    d is the combined gradient, s = sum_k g_k is the plain sum, and w_k are the weights.
 
     Attributes:
-        tasks, steps: the K tasks with a gradient, and the S steps.
-        weighted: whether d = sum_k w_k g_k; elementwise methods have no weights, so no shares either.
-        norms, weights: (S, K) |g_k| and w_k, 0 for a task that is absent from a step.
-        alignment: (S, K) cos(d, g_k): below 0 the step went against the task.
+        tasks, steps: the K tasks that have a gradient, and the S steps.
+        weighted: whether d = sum_k w_k g_k. Elementwise methods have no weights, and therefore no shares.
+        norms, weights: (S, K) |g_k| and w_k. Both are 0 for a task that is absent from a step.
+        alignment: (S, K) cos(d, g_k). If it is below 0, the step went against the task.
         cosine: (S,) cos(d, s).
         length: (S,) |d| / |s|.
-        left_out: how many further logged steps have a value that is missing or not finite.
+        left_out: the number of other logged steps, which have a value that is missing or not finite.
     """
 
     tasks: list[str]
@@ -92,21 +93,21 @@ class Directions:
 
     @property
     def shares(self) -> np.ndarray:
-        """(S, K) w_k |g_k| / sum_j |w_j| |g_j|; negative where a task's gradient is subtracted."""
+        """(S, K) w_k |g_k| / sum_j |w_j| |g_j|. It is negative if a task's gradient is subtracted."""
         pulls = self.weights * self.norms
         return _ratio(pulls, np.abs(pulls).sum(axis=1, keepdims=True))
 
     def series(self, values: np.ndarray) -> dict[str, Series]:
-        """The columns of an (S, K) array over time, by task; without those that have no value."""
+        """Returns the columns of an (S, K) array over time, per task. Columns without a finite value are left out."""
         columns = zip(self.tasks, values.T, strict=True)
         return {task: (self.steps, column) for task, column in columns if np.isfinite(column).any()}
 
 
 def directions(history: History) -> Directions:
-    """The directions of a run; without any step where the log does not tell them.
+    """Returns the directions of a run. There are no steps if the log does not contain them.
 
-    They follow from the Gram matrix M of norms and cosines: <d, g_k> = (M w)_k and |d|^2 = w'Mw. Where there are no
-    weights, the log itself has the cosines (`direction/<task>`) and |d| (`direction_norm`).
+    The Gram matrix M of norms and cosines gives <d, g_k> = (M w)_k and |d|^2 = w'Mw. If there are no weights, the log
+    itself contains the cosines (`direction/<task>`) and |d| (`direction_norm`).
     """
     records = [r for r in history.records if r["split"] == "train" and any(k.startswith("grad_norm/") for k in r)]
     tasks = [task for task in history.tasks if any(f"grad_norm/{task}" in record for record in records)]
@@ -135,25 +136,25 @@ def directions(history: History) -> Directions:
 
 
 def mean(values: np.ndarray) -> float | None:
-    """The mean of the values that are there; None where none is."""
+    """Returns the mean of the finite values, or None if there is none."""
     values = values[np.isfinite(values)]
     return float(values.mean()) if values.size else None
 
 
 def thirds(values: np.ndarray) -> tuple[float | None, float | None]:
-    """The means of the first and of the last third of a run."""
+    """Returns the means over the first third and over the last third of a run."""
     part = -(-len(values) // 3)
     return mean(values[:part]), mean(values[len(values) - part :])
 
 
 def _table(records: list[dict[str, Any]], keys: list[str], absent: float = 0.0) -> np.ndarray:
-    """(records, keys): the values, NaN for null."""
+    """Returns the values as an array (records, keys). A null becomes NaN."""
     rows = [[record.get(key, absent) for key in keys] for record in records]
     return np.array(rows, dtype=float).reshape(len(records), len(keys))
 
 
 def _gram(records: list[dict[str, Any]], tasks: list[str], norms: np.ndarray) -> np.ndarray:
-    """(S, K, K) inner products; NaN where a cosine is needed and missing."""
+    """Returns the inner products (S, K, K). They are NaN if a needed cosine is missing."""
     logged = {key for record in records for key in record}
     keys = [f"cosine/{a}/{b}" for a, b in combinations(tasks, 2)]
     keys = [key if key in logged else "cosine/{2}/{1}".format(*key.split("/")) for key in keys]  # in either order
@@ -166,12 +167,12 @@ def _gram(records: list[dict[str, Any]], tasks: list[str], norms: np.ndarray) ->
 
 
 def _length(gram: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """(S,) |sum_k w_k g_k|; 0 where rounding is all that the gradients leave of each other."""
+    """Returns (S,) |sum_k w_k g_k|. It is 0 if the gradients cancel and only rounding errors remain."""
     squares = np.einsum("sk,skl,sl->s", weights, gram, weights)
     pulls = (np.abs(weights) * np.sqrt(np.diagonal(gram, axis1=1, axis2=2))).sum(axis=1)
     return np.sqrt(np.where(squares > 1e-12 * pulls**2, squares, 0))
 
 
 def _ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """a / b; NaN where b is 0."""
+    """Returns a / b. The result is NaN where b is 0."""
     return np.divide(a, b, out=np.full(np.broadcast_shapes(a.shape, b.shape), np.nan), where=b != 0)

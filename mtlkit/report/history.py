@@ -1,4 +1,4 @@
-"""A run's log as series and facts, for the table and the page."""
+"""Reads a run's log as series and facts, for the table and the report page."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ import yaml  # type: ignore[import-untyped]
 from mtlkit import log
 from mtlkit.run_folder import CONFIG, LOG, check_run
 
-Series = tuple[np.ndarray, np.ndarray]  # steps and values, float64; NaN where the log has null
+Series = tuple[np.ndarray, np.ndarray]  # steps and values, float64; NaN stands for a null in the log
 
 
 @dataclass(frozen=True)
 class Row:
-    """One metric of one task: the constant prediction, the untrained start and the trained model.
+    """One metric of one task: the values of the constant prediction, the untrained model and the trained model.
 
-    `higher` says whether higher is better; None where it is unknown or neither.
+    `higher` says whether higher is better. None means that it is unknown or neither.
     """
 
     task: str
@@ -32,21 +32,21 @@ class Row:
 
     @property
     def gain(self) -> float | None:
-        """By how much the trained model is better than the constant prediction (positive), in the metric's unit."""
+        """How much the trained model is better (positive) than the constant prediction, in the metric's unit."""
         if self.higher is None or self.constant is None or self.trained is None:
             return None
         return self.trained - self.constant if self.higher else self.constant - self.trained
 
     @property
     def relative_gain(self) -> float | None:
-        """The gain as a part of the constant prediction's value; None where that is 0."""
+        """The gain divided by the value of the constant prediction. None if that value is 0."""
         return self.gain / abs(self.constant) if self.gain is not None and self.constant else None
 
 
 def results(evaluations: Sequence[dict[str, Any]], selection: str) -> tuple[dict[str, Any], str]:
-    """The figures that stand for the trained model, of the `val` records, and which they are, in words.
+    """Returns the figures of the trained model, from the `val` records, and a text that says which figures they are.
 
-    `selection` is `trainer.selection`; the last evaluation stands in for a best one that is not there yet.
+    `selection` is `trainer.selection`. If there is no best evaluation yet, the last evaluation is used.
 
     >>> results([{"step": 0, "depth/abs": 9.0}, {"step": 5, "depth/abs": 2.0}, {"step": 9, "depth/abs": 4.0}], "last10")
     ({'step': 9, 'depth/abs': 3.0}, 'mean of the last 2')
@@ -69,9 +69,9 @@ def results(evaluations: Sequence[dict[str, Any]], selection: str) -> tuple[dict
 class History:
     """The records of a run's folder.
 
-    Of a run whose log was lost, or is empty, there are none, and `notes` says so.
+    If the log is lost or empty, there are no records, and `notes` says so.
 
-    Raises `FileNotFoundError` for a folder that is no run's and `ValueError` for a log or configuration that cannot be
+    Raises `FileNotFoundError` if the folder holds no run, and `ValueError` if the log or the configuration cannot be
     read.
     """
 
@@ -86,8 +86,8 @@ class History:
         for record in self._of("info"):
             self.info.update(record)
         self.tasks = list(dict.fromkeys(task for record in self.records for task in log.tasks_of(record)))
-        self.selection = self.info.get("selection", "best")  #: of what the results are
-        self.notes: list[str] = []  #: what a reader must know beside the figures, in sentences
+        self.selection = self.info.get("selection", "best")  #: where the results come from
+        self.notes: list[str] = []  #: sentences that a reader must know together with the figures
         if not self.records:
             lost = "is empty" if path.is_file() else "was lost"
             self.notes.append(f"{LOG} {lost}: there are no figures. `mtlkit evaluate` measures those of the model.")
@@ -96,15 +96,15 @@ class History:
             self.selection = "last"
             if any(record["step"] for record in evaluations):
                 self.notes.append(
-                    "There is no best evaluation, mostly because the figure that trainer.monitor chooses it by had no "
-                    "value, or because its checkpoint was lost: the last evaluation stands for the trained model."
+                    "There is no best evaluation, so the last evaluation is used for the trained model. Usually the "
+                    "figure that trainer.monitor names had no value, or the checkpoint of the best evaluation was lost."
                 )
         self.trained, self.trained_text = results(evaluations, self.selection)
         self.selects_on_test = self.info.get("validation") == "test"
 
     @property
     def checkpoint(self) -> str:
-        """The checkpoint that goes with the results."""
+        """The checkpoint that belongs to the results."""
         return "best" if self.selection == "best" else "last"
 
     def _of(self, *splits: str) -> list[dict[str, Any]]:
@@ -115,11 +115,11 @@ class History:
         return max((record["step"] for record in self.records), default=0)
 
     def keys(self, prefix: str) -> list[str]:
-        """The keys of training records that start with `prefix/`, in order of appearance."""
+        """Returns the keys of training records that start with `prefix/`, in order of appearance."""
         return list(dict.fromkeys(key for r in self._of("train") for key in r if key.startswith(f"{prefix}/")))
 
     def series(self, split: str, keys: Iterable[str]) -> dict[str, Series]:
-        """The values over time by key, for the keys that the split has."""
+        """Returns the values over time per key, for the keys that the split has."""
         values: dict[str, dict[int, float]] = {key: {} for key in keys}
         for record in self._of(split):
             for key in values.keys() & record.keys():
@@ -131,7 +131,7 @@ class History:
         }
 
     def rows(self) -> list[Row]:
-        """The table's rows: every metric of every task, in the run's order."""
+        """Returns the rows of the table: every metric of every task, in the order of the run."""
         constant = next(iter(self._of("val_constant")), {})
         untrained = next((record for record in self._of("val") if record["step"] == 0), {})
         keys = dict.fromkeys(
@@ -155,7 +155,7 @@ class History:
         return sorted(rows, key=lambda row: self.tasks.index(row.task))
 
     def incidents(self) -> list[tuple[str, list[int]]]:
-        """What went wrong, and the steps: the reported incidents and the values that are missing."""
+        """Returns the problems and the steps at which they occurred: reported incidents and missing values."""
         found: dict[str, list[int]] = {}
         for record in self.records:
             texts = [str(record["incident"])] if record.get("incident") else []
@@ -166,7 +166,7 @@ class History:
 
 
 def _evaluations(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The `val` records; none is the best of which the checkpoint `best` was lost later."""
+    """Returns the `val` records. If the checkpoint `best` was lost later, its record is not marked as the best."""
     found: list[dict[str, Any]] = []
     for record in records:
         if record.get("best_lost"):
@@ -177,7 +177,7 @@ def _evaluations(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _why(record: dict[str, Any]) -> str:
-    """What null means: a training step leaves out what has no label."""
+    """Explains a null value. A training step has no entry for a task without labels."""
     return "was not finite" if record["split"] == "train" else "had no value: no label, or not finite"
 
 

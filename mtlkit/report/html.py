@@ -1,9 +1,9 @@
-"""The parts that the report page is made of."""
+"""The HTML parts of the report page."""
 
 from collections.abc import Collection, Sequence
 from html import escape
 
-MAX_PANELS = 24  #: more plots than this scroll in a box of their own
+MAX_PANELS = 24  #: more plots than this are shown in a box that scrolls
 
 
 def section(title: str, note: str, body: str) -> str:
@@ -19,7 +19,7 @@ def figure(caption: str, svg: str) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of text; the first column is on the left, numbers are on the right."""
+    """Makes an HTML table of text. The first column is aligned left, the numbers are aligned right."""
     headings = f"<th>{escape(head[0])}" + "".join(f'<th class="n">{escape(text)}' for text in head[1:])
     lines = (f"<tr><td>{escape(row[0])}" + "".join(f'<td class="n">{escape(text)}' for text in row[1:]) for row in rows)
     return f'<div class="scroll"><table><thead><tr>{headings}<tbody>{"".join(lines)}</table></div>'

@@ -1,4 +1,4 @@
-"""The report page of a run: one HTML file that needs nothing else."""
+"""Writes the report page of a run: one HTML file that needs no other file."""
 
 import base64
 import io
@@ -19,8 +19,8 @@ from mtlkit.report.html import figure, grid, section
 from mtlkit.report.pictures import KINDS, pictured_tasks, saved_pictures
 from mtlkit.report.table import decoders_text, gain_text, headings, metric_text, show, split_text
 
-MAX_PICTURES = 12  #: tasks pictured per sample
-PICTURE_SIDE = 240  #: pixels; larger pictures are embedded at this size
+MAX_PICTURES = 12  #: the largest number of tasks with a picture per sample
+PICTURE_SIDE = 240  #: in pixels; larger pictures are reduced to this size
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1d2330; --soft: #667; --paper: #fff; --rule: #8884;
@@ -50,10 +50,10 @@ pre { overflow: auto; font-size: .85rem }
 
 
 def write_report(run: Path) -> Path:
-    """Writes `RUN/report.html` from what the run's folder holds, also of a run that is not over; returns its path.
+    """Writes `RUN/report.html` from the files of the run's folder and returns its path. The run may be unfinished.
 
-    It reads metrics.jsonl and, where they exist, config.yaml and pictures/ (see `save_pictures`). Raises
-    `FileNotFoundError` for a folder without a log and `ValueError` for a log or configuration that cannot be read.
+    It reads metrics.jsonl and, if they exist, config.yaml and pictures/ (see `save_pictures`). Raises
+    `FileNotFoundError` for a folder without a log, and `ValueError` for a log or configuration that cannot be read.
     """
     history = History(run)
     sections = (
@@ -62,7 +62,12 @@ def write_report(run: Path) -> Path:
         _pictures(history),
         _metrics(history),
         _losses(history),
-        _by_task(history, "weight", "Task weights", "What the balancer multiplies each task's gradient or loss by."),
+        _by_task(
+            history,
+            "weight",
+            "Task weights",
+            "The factor by which the balancer multiplies each task's gradient or loss.",
+        ),
         _by_task(history, "grad_norm", "Gradient norms", "The length of each task's gradient, before balancing."),
         conflicts(history),
         direction(history),
@@ -96,7 +101,7 @@ def _header(history: History) -> str:
     facts = "".join(f"<div><dt>{escape(key)}<dd>{escape(str(value))}</div>" for key, value in named.items() if value)
     written = datetime.now().astimezone().isoformat(" ", "seconds")
     name = escape(str(config.get("experiment", "Run")))
-    note = f"{history.run.resolve()}, report of {written}. Curves of over {curves.POINTS} points show means."
+    note = f"{history.run.resolve()}, report of {written}. Curves with more than {curves.POINTS} points show means."
     return f"<h1>{name}</h1><p>{escape(note)}</p><dl>{facts}</dl>"
 
 
@@ -190,7 +195,7 @@ def _card(title: str, pictures: list[tuple[str, Path]]) -> str:
 
 
 def _image(path: Path, text: str) -> str:
-    """An <img> that holds the picture: exact if it is small, otherwise reduced, in the shorter of PNG and JPEG."""
+    """Returns an <img> with the exact picture if it is small, otherwise reduced, as the shorter of PNG and JPEG."""
     picture = Image.fromarray(read_picture(path))
     small = max(picture.size) <= PICTURE_SIDE
     picture.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
@@ -221,7 +226,7 @@ def _color(history: History, task: str) -> str:
 
 
 def _name(value: object) -> str:
-    """The name that a part of the configuration is chosen by, or the names of several data sets."""
+    """Returns the name that chooses a part of the configuration, or the names of several data sets."""
     if isinstance(value, dict):
         return (
             " + ".join(_name(part) for part in value["concat"]) if value.get("concat") else str(value.get("name", ""))

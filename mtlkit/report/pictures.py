@@ -1,4 +1,4 @@
-"""Predictions beside ground truth, as files: `RUN/pictures/<sample>/<name>.png`."""
+"""Saves predictions beside the ground truth as files: `RUN/pictures/<sample>/<name>.png`."""
 
 import io
 import shutil
@@ -12,16 +12,16 @@ from mtlkit.data.pictures import read_picture
 from mtlkit.files import write_whole
 
 KINDS = ("target", "prediction")
-MAX_TASKS = 8  #: tasks in `pictures_png`
-CELL, GAP, TITLE = 192, 6, 24  # pixels of `pictures_png`
+MAX_TASKS = 8  #: the largest number of tasks in `pictures_png`
+CELL, GAP, TITLE = 192, 6, 24  # sizes in `pictures_png`, in pixels
 
 
 def save_pictures(run: Path, samples: Sequence[Sequence[tuple[str, np.ndarray]]]) -> None:
-    """Writes the pictures of some samples to `RUN/pictures`, in place of those that it holds, all or none.
+    """Writes the pictures of some samples to `RUN/pictures`. They replace the old pictures, all of them or none.
 
-    A sample is a sequence of (name, RGB picture (H, W, 3) uint8), the names being `image`, `<task>_target` and
-    `<task>_prediction`; a task without a label has no target. Sizes are free. Raises `ValueError` for other names,
-    shapes or types, before anything is written.
+    A sample is a sequence of (name, RGB picture (H, W, 3) uint8). The names are `image`, `<task>_target` and
+    `<task>_prediction`. A task without a label has no target. Pictures may have any size. Raises `ValueError` for other
+    names, shapes or types, before it writes anything.
 
     >>> import tempfile
     >>> run = Path(tempfile.mkdtemp())
@@ -48,23 +48,23 @@ def save_pictures(run: Path, samples: Sequence[Sequence[tuple[str, np.ndarray]]]
 
 
 def saved_pictures(run: Path) -> list[dict[str, Path]]:
-    """The pictures that a run's folder holds: name -> file for each sample; empty when there are none."""
+    """Returns the pictures in a run's folder: name -> file, per sample. The list is empty if there are none."""
     folders = [path for path in (run / "pictures").glob("*") if path.name.isdecimal()]
     folders.sort(key=lambda path: int(path.name))
     return [{path.stem: path for path in sorted(folder.glob("*.png"))} for folder in folders]
 
 
 def pictured_tasks(samples: Sequence[dict[str, Path]], order: Sequence[str] = ()) -> list[str]:
-    """The tasks that have pictures: those of `order` first, then the others by name."""
+    """Returns the tasks that have pictures: first those in `order`, then the others by name."""
     found = {name.rpartition("_")[0] for sample in samples for name in sample if name != "image"}
     return [*(task for task in order if task in found), *sorted(found.difference(order))]
 
 
 def pictures_png(run: Path, order: Sequence[str] = ()) -> Path:
-    """Writes `RUN/pictures.png`: a column for the image and each of at most `MAX_TASKS` tasks, two rows per sample.
+    """Writes `RUN/pictures.png`: one column for the image and one for each of at most `MAX_TASKS` tasks.
 
-    Each sample has the ground truth above the prediction. `order` is that of the tasks. Raises `FileNotFoundError`
-    for a run without pictures.
+    Each sample has two rows: the ground truth above the prediction. `order` is the order of the tasks. Raises
+    `FileNotFoundError` for a run without pictures.
     """
     samples = saved_pictures(run)
     if not samples:
@@ -96,7 +96,7 @@ def pictures_png(run: Path, order: Sequence[str] = ()) -> Path:
 
 
 def _cell(path: Path) -> Image.Image:
-    """The picture at the cells' width; small ones keep their pixels visible."""
+    """Returns the picture with the width of a cell. The pixels of a small picture stay visible."""
     picture = Image.fromarray(read_picture(path))
     method = Image.Resampling.NEAREST if picture.width < CELL else Image.Resampling.BOX
     return picture.resize((CELL, max(1, round(picture.height * CELL / picture.width))), method)

@@ -1,4 +1,4 @@
-"""The metrics of a run in one table: constant prediction, untrained start, trained model."""
+"""The table of the metrics of a run: constant prediction, untrained model, trained model."""
 
 from pathlib import Path
 
@@ -8,14 +8,14 @@ from rich.text import Text
 
 from mtlkit.report.history import History, Row
 
-ARROWS = {True: "↑", False: "↓", None: ""}  #: higher or lower is better
+ARROWS = {True: "↑", False: "↓", None: ""}  #: whether higher or lower is better
 
 
 def summary_table(run: Path) -> Table:
-    """One row a metric of a task, for the console.
+    """Returns a table for the console, with one row per metric of a task.
 
-    The figures of the trained model are those that `results` chooses. The last column says by how
-    much it is better than the best constant prediction: relative to that, or absolute where that is 0.
+    `results` chooses the figures of the trained model. The last column says how much better the trained model is than
+    the best constant prediction. The difference is relative, or absolute if the constant prediction's value is 0.
     Raises `FileNotFoundError` and `ValueError` as `History` does.
     """
     history = History(run)
@@ -24,7 +24,7 @@ def summary_table(run: Path) -> Table:
     table.add_column("task", no_wrap=True)
     table.add_column("metric", no_wrap=True)
     for heading in headings(history):
-        table.add_column(heading, justify="right", min_width=max(map(len, heading.split())))  # no word is cut
+        table.add_column(heading, justify="right", min_width=max(map(len, heading.split())))  # do not break words
     task = None
     for row in history.rows():
         if task not in (None, row.task):
@@ -38,25 +38,25 @@ def summary_table(run: Path) -> Table:
 
 
 def headings(history: History) -> list[str]:
-    """The names of the four columns of numbers."""
+    """Returns the names of the four columns of numbers."""
     return ["constant", "untrained", history.trained_text, "vs constant"]
 
 
 def split_text(history: History) -> str:
-    """On what the figures were measured."""
+    """Returns a text that says on which data the figures were measured."""
     if history.selects_on_test:
         return "On the test split, which also selected the model or was watched (protocol: published)."
     return "On the validation split."
 
 
 def decoders_text(history: History) -> str:
-    """What the decoders got, which changes the figures of every method with weights; empty for a log without a word."""
+    """Returns what the decoders got, which affects every method with weights. Returns "" if the log does not say it."""
     text = history.info.get("decoders", "")
     return f"In training, {text}." if text else ""
 
 
 def metric_text(row: Row) -> str:
-    """The metric's name, direction and unit: "abs ↓ (m)"."""
+    """Returns the metric's name, direction and unit: "abs ↓ (m)"."""
     unit = f"({row.unit})" if row.unit else ""
     return " ".join(filter(None, (row.metric, ARROWS[row.higher], unit)))
 

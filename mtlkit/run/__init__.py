@@ -1,1 +1,1 @@
-"""A run: its folder, its log, its checkpoints, and what is done with them afterwards."""
+"""A training run: its folder, its log and its checkpoints, and how to use a finished run."""

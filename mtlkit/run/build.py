@@ -1,4 +1,4 @@
-"""From a configuration to the objects that it describes."""
+"""Builds the objects that a configuration describes."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -23,12 +23,12 @@ from mtlkit.seeding import seed_of
 from mtlkit.target import Target, kinds_of
 from mtlkit.task import TASKS, Task
 
-CONSTRUCTOR = 2**31  #: the number, which no epoch has, that gives a balancer's constructor a seed of its own
+CONSTRUCTOR = 2**31  #: no epoch has this number; with it, a balancer's constructor gets its own seed
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What a configuration describes, built: the same on every process."""
+    """The objects that a configuration describes. They are the same on every process."""
 
     tasks: dict[str, Task]
     model: MultiTaskModel
@@ -36,7 +36,10 @@ class Parts:
 
 
 def make_accelerator(config: TrainerConfig) -> Accelerator:
-    """The devices and processes; raises `ValueError` for a precision that they do not have."""
+    """Returns the accelerator for the available devices and processes.
+
+    Raises `ValueError` if the devices do not support the configured precision.
+    """
     precision = {"fp32": "no", "fp64": "no"}.get(config.precision, config.precision)
     AcceleratorState._reset_state()  # an earlier run in this process may have had another precision
     if precision == "fp16" and not torch.accelerator.is_available():
@@ -53,7 +56,7 @@ def make_accelerator(config: TrainerConfig) -> Accelerator:
 
 
 def make_deterministic(config: Config) -> None:
-    """With `deterministic`, only deterministic operations."""
+    """Allows only deterministic operations if `config.deterministic` is set."""
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
@@ -61,7 +64,7 @@ def make_deterministic(config: Config) -> None:
 
 
 def build_dataset(config: Config, split: Split) -> Dataset:
-    """The configured data sets' split, limited as the configuration says."""
+    """Returns the given split of the configured data sets, limited to the configured number of samples."""
     data = config.data
     sets = [_build_set(part, split, data.size) for part in data.sets]
     if not data.concat:
@@ -84,7 +87,7 @@ def _build_set(part: SetConfig, split: Split, size: tuple[int, int] | None) -> D
 
 
 def build_order(config: Config, dataset: Dataset) -> Order:
-    """The order in which training sees the samples."""
+    """Returns the order in which training reads the samples."""
     data = config.data
     if not isinstance(dataset, Concat):
         return Shuffled(len(dataset), data.batch_size, config.seed)
@@ -97,7 +100,7 @@ def build_order(config: Config, dataset: Dataset) -> Order:
 
 
 def build_samples(config: Config, dataset: Dataset, *, augment: bool = False) -> Samples:
-    """The data set's samples as the configuration wants them checked, augmented and completed."""
+    """Returns the samples of the data set. They are checked, augmented and completed as the configuration says."""
     data, augmentation = config.data, None
     if augment and data.augment:
         from mtlkit.data.transforms import Augment  # importing albumentations takes seconds
@@ -113,12 +116,13 @@ def build_parts(
     pretrained: bool | str | None = None,
     notes: Sequence[str] = (),
 ) -> Parts:
-    """Tasks, model and balancer for a data set's targets and images of `size` (width, height).
+    """Builds the tasks, the model and the balancer for the targets of a data set and images of `size` (width, height).
 
-    The seed alone fixes the model's initial weights, whatever the data set or the balancer's constructor drew before.
-    `pretrained` stands in for the configuration's; `notes` are the data set's, which may say why a target is missing.
-    Raises `ValueError` for what does not fit together, such as a task and a target of another format, and `LookupError`
-    for a kind of target that is not registered.
+    Only the seed decides the model's initial weights. Random numbers that the data set or the balancer's constructor
+    drew before do not change them. `pretrained` replaces the value of the configuration. `notes` come from the data set
+    and may explain why a target is missing.
+    Raises `ValueError` if the parts do not fit together, such as a task and a target of another format, and `LookupError`
+    for an unknown kind of target.
     """
     tasks: dict[str, Task] = {}
     kinds = kinds_of(targets)

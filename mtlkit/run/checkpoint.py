@@ -1,4 +1,4 @@
-"""Saving a run and going on with it exactly."""
+"""Saves a run, and restores it so that training continues exactly."""
 
 import pickle
 import shutil
@@ -23,8 +23,8 @@ MONITOR = ("best", "without_gain", "initial")
 def save(engine: Engine, folder: Path) -> None:
     """Writes the folder: `model.safetensors`, `balancer.safetensors` and `training.pt` (optimizers, counters).
 
-    To be called on all processes. The folder is written under a temporary name and then takes the old one's
-    place, so that a killed process leaves a whole checkpoint. Raises `OSError` when it cannot be written.
+    All processes must call it. It writes the folder under a temporary name and then replaces the old folder. If the
+    process is killed, a complete checkpoint therefore remains. Raises `OSError` if the folder cannot be written.
     """
     if not engine.accelerator.is_main_process:
         return
@@ -48,9 +48,9 @@ def save(engine: Engine, folder: Path) -> None:
 
 
 def find(run: Path, name: str) -> Path:
-    """The folder of a run's checkpoint `last` or `best`; raises `FileNotFoundError` where there is none.
+    """Returns the folder of a run's checkpoint `last` or `best`. Raises `FileNotFoundError` if there is none.
 
-    The weights are enough, to predict and to evaluate; only to go on (`resumable`) takes more.
+    The weights are enough to predict and to evaluate. Only continuing the training needs more (`resumable`).
     """
     folder = _present(run, name, WEIGHTS)
     if folder is None:
@@ -59,10 +59,10 @@ def find(run: Path, name: str) -> Path:
 
 
 def of_results(run: Path, config: TrainerConfig) -> tuple[Path, str]:
-    """The checkpoint that goes with the results, and a sentence where it is not the one that was asked for.
+    """Returns the checkpoint that belongs to the results, and a remark if it is not the requested one.
 
-    That is `best` where the best evaluation is what selects, and else `last`. Where there is no `best`, `last` stands
-    for it. Raises `FileNotFoundError` where there is neither.
+    It is `best` if `trainer.selection` is `best`, and otherwise `last`. If there is no `best`, it is `last`, and the
+    remark says so. Otherwise the remark is empty. Raises `FileNotFoundError` if there is neither.
     """
     wanted = "best" if config.selection == "best" else "last"
     if wanted == "last" or _present(run, "best", WEIGHTS) or not _present(run, "last", WEIGHTS):
@@ -74,18 +74,18 @@ def of_results(run: Path, config: TrainerConfig) -> tuple[Path, str]:
 
 
 def resumable(run: Path) -> Path | None:
-    """The checkpoint that a run can go on from."""
+    """Returns the checkpoint from which a run can continue, or None."""
     return _present(run, "last", TRAINING)
 
 
 def steps(run: Path) -> dict[str, int | None]:
-    """The checkpoints of a run that have weights, and their steps; None for a file that cannot be read."""
+    """Returns the checkpoints of a run that have weights, with their steps. The step of an unreadable file is None."""
     folders = {name: _present(run, name, WEIGHTS) for name in ("best", "last")}
     return {name: _step_of(folder) for name, folder in folders.items() if folder is not None}
 
 
 def load(engine: Engine, folder: Path) -> None:
-    """Brings a new engine into the saved one's state; training then goes on as if it had never stopped."""
+    """Restores the saved state in a new engine. Training then continues as if it had never stopped."""
     load_weights(engine.network, engine.balancer, folder)
     try:
         state = torch.load(folder / TRAINING, map_location="cpu", weights_only=True)
@@ -97,7 +97,7 @@ def load(engine: Engine, folder: Path) -> None:
 
 
 def load_weights(model: MultiTaskModel, balancer: Balancer, folder: Path) -> None:
-    """Loads model and balancer. Raises `ValueError` for files that are damaged or of another model."""
+    """Loads the model and the balancer. Raises `ValueError` if a file is damaged or belongs to another model."""
     try:
         load_model(model, str(folder / WEIGHTS))
         balancer.load_state_dict(load_file(folder / BALANCER))
@@ -108,9 +108,9 @@ def load_weights(model: MultiTaskModel, balancer: Balancer, folder: Path) -> Non
 
 
 def _present(run: Path, name: str, file: str) -> Path | None:
-    """The checkpoint's folder, or the one that `save` left when it was killed between its two renamings.
+    """Returns the checkpoint's folder, or the old folder that `save` left if it was killed between its two renamings.
 
-    `file` is what it must hold to be of use.
+    The folder must contain `file`. Otherwise the result is None.
     """
     folders = (run / "checkpoints" / name, run / "checkpoints" / f"{name}.old")
     return next((folder for folder in folders if (folder / file).exists()), None)
@@ -125,7 +125,7 @@ def _step_of(folder: Path) -> int | None:
 
 
 def _with_usual_mode(path: Path, write: Callable[[Path], None]) -> None:
-    """Lets `write` make the file and gives it the mode of every new file; safetensors lets only the owner read it."""
+    """Calls `write` and sets the usual file mode, because safetensors makes files that only the owner can read."""
     path.touch()
     mode = stat.S_IMODE(path.stat().st_mode)
     write(path)

@@ -1,4 +1,4 @@
-"""One folder, one run: who trains in a folder says so in it, before any work."""
+"""One folder, one run: a run marks its folder as used before it starts any work."""
 
 import contextlib
 import datetime
@@ -18,20 +18,20 @@ from typing import Any
 from mtlkit import distributed
 
 CLAIM = ".claim"
-NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP)  # what file systems without hard links answer
+NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP)  # the errors of file systems without hard links
 
 
 @contextlib.contextmanager
 def claimed(folder: Path) -> Iterator[None]:
-    """The folder, which is made, belongs to this run within the block. All processes of the run call it.
+    """Creates the folder and reserves it for this run within the block. All processes of the run call it.
 
-    The main process writes `folder/.claim`: host, process, when that was started, and the time. A claim of a process of
-    this host that is dead is taken over. SIGTERM, by which schedulers end a job, ends the block like an error, so that
-    the claim is given up then, too; only SIGKILL and a lost machine leave one behind.
+    The main process writes `folder/.claim` with the host, the process, the start time of the process, and the time. It
+    replaces the claim of a dead process of this host. Schedulers end a job with SIGTERM. Within the block, SIGTERM
+    works like an error, so the claim is removed. Only SIGKILL and a lost machine leave a claim behind.
 
     Raises:
-        FileExistsError: a living process has the folder, or one of another host, of which nothing can be known.
-        OSError: the folder cannot be made or written.
+        FileExistsError: a living process uses the folder, or a process of another host, whose state is unknown.
+        OSError: the folder cannot be created or written.
     """
     claim = _Claim(folder)
     try:
@@ -45,11 +45,11 @@ def claimed(folder: Path) -> Iterator[None]:
 class _Claim:
     def __init__(self, folder: Path) -> None:
         self.folder, self.path = folder, folder / CLAIM
-        self.made = False  # whether there was no such folder
-        self.text = ""  # of the claim, once it is ours
+        self.made = False  # whether this run created the folder
+        self.text = ""  # the content of the claim, once this run owns it
 
     def take(self) -> None:
-        """Writes the claim whole under another name, and gives it its own only where there is none or a dead one's."""
+        """Writes the claim under another name first. Renames it only if there is no claim or a dead process's claim."""
         token = uuid.uuid4().hex
         text, own = json.dumps(_me() | {"token": token}), self.folder / f"{CLAIM}.{token}.tmp"
         try:
@@ -61,7 +61,7 @@ class _Claim:
             own.write_text(text)
             while not (_create(self.path, own) or self._take_over(own)):
                 pass
-        except FileNotFoundError:  # the folder: a start that failed beside this one took it away again
+        except FileNotFoundError:  # another start, which failed at the same time, removed the folder again
             return self.take()
         except PermissionError as error:
             raise PermissionError(f"output_dir={self.folder} cannot be written: {error}") from error
@@ -71,14 +71,14 @@ class _Claim:
         return None
 
     def _take_over(self, own: Path) -> bool:
-        """Replaces the claim of a dead process; false where it is gone by now. Raises `FileExistsError`."""
-        import fcntl  # not everywhere; only a claim that was left behind needs it
+        """Replaces the claim of a dead process. Returns False if that claim is gone. Raises `FileExistsError`."""
+        import fcntl  # not available on every system; only an old claim needs it
 
         try:
             with self.path.open() as file:
                 self._check_dead(file.read())
                 try:
-                    fcntl.flock(file, fcntl.LOCK_EX)  # of several that found it dead, one goes on
+                    fcntl.flock(file, fcntl.LOCK_EX)  # if several runs found it dead, only one continues
                 except OSError as error:
                     raise FileExistsError(f"{self._left_behind()} Locks do not work here ({error}).") from error
                 if not os.path.sameopenfile(file.fileno(), (now := self.path.open()).fileno()):
@@ -108,22 +108,22 @@ class _Claim:
             raise FileExistsError(f"{self.folder} is in use: {who}. Wait for it, end it, or choose another output_dir.")
 
     def _left_behind(self) -> str:
-        return f"{self.folder} is in use, says {self.path}. If no process trains there, remove that file."
+        return f"{self.path} says that {self.folder} is in use. If no process trains there, remove that file."
 
     def release(self) -> None:
-        """Gives the folder up, and takes it away where this run made it and left nothing in it."""
+        """Removes the claim. Removes the folder, too, if this run created it and it is empty."""
         if not self.text:
             return
         with contextlib.suppress(FileNotFoundError):
-            if self.path.read_text() == self.text:  # not where somebody removed it by hand, and somebody else came
+            if self.path.read_text() == self.text:  # somebody may have removed our claim and started another run
                 self.path.unlink()
         if self.made:
-            with contextlib.suppress(OSError):  # it is not empty
+            with contextlib.suppress(OSError):  # the folder is not empty
                 self.folder.rmdir()
 
 
 def _create(path: Path, own: Path) -> bool:
-    """Whether `path` could be made, with the content of `own`, by this process alone."""
+    """Creates `path` with the content of `own`. Returns False if the file exists already."""
     try:
         os.link(own, path)
     except FileExistsError:
@@ -150,7 +150,7 @@ def _me() -> dict[str, Any]:
 
 
 def _pid_namespace() -> str:
-    """Containers of one host may count their processes for themselves."""
+    """Returns the process namespace, because containers of one host may number their processes separately."""
     try:
         return os.readlink("/proc/self/ns/pid")
     except OSError:
@@ -158,31 +158,31 @@ def _pid_namespace() -> str:
 
 
 def _lives(pid: int, born: str) -> bool:
-    """Whether the process is there: numbers are given away again, but not with the same start."""
+    """Returns whether the process still runs. A process number can be used again, but not with the same start time."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
-        pass  # another user's
+        pass  # the process belongs to another user
     return _birth(pid) in (born, None)
 
 
 def _birth(pid: int) -> str | None:
-    """When the process was started, in the system's words; "" for one that ended, None where it cannot be known."""
+    """Returns the start time of a process in the system's format: "" if it has ended, None if it is unknown."""
     if Path("/proc/self/stat").exists():
         try:
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        except OSError:  # such as hidden by the mount option hidepid
+        except OSError:  # for example, the mount option hidepid hides the process
             return None
-        return "" if fields[0] in "ZX" else fields[19]  # a zombie only waits to be counted
+        return "" if fields[0] in "ZX" else fields[19]  # a zombie has ended; its parent has not yet collected it
     done = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
     return done.stdout.strip() or None
 
 
 @contextlib.contextmanager
 def _terminable() -> Iterator[None]:
-    """Makes SIGTERM a `SystemExit` with the status 143, unless somebody else takes care of it."""
+    """Turns SIGTERM into a `SystemExit` with status 143, unless the program already handles SIGTERM."""
     main = threading.current_thread() is threading.main_thread()
     if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield

@@ -1,4 +1,4 @@
-"""The progress of a run as a person sees it: a live display on a terminal, plain lines anywhere else."""
+"""Shows the progress of a run: a live display on a terminal, plain lines otherwise."""
 
 import time
 from typing import Any, ClassVar
@@ -13,15 +13,15 @@ from rich.table import Table
 from mtlkit.data.summary import facts_in_words
 from mtlkit.log import Observer, Record, tasks_of
 
-SHOWN = 6  #: at most so many tasks appear, the first ones
+SHOWN = 6  #: the largest number of tasks that are shown; these are the first ones
 
 
 class Console(Observer):
     """Shows losses, weights, gradient norms, the last evaluation and the time left.
 
-    `console` is rich's; standard output by default. Where it is no terminal, each record becomes one plain line:
-    a task's loss and weight (`w`), or its metrics; `*` marks the best evaluation so far. What is told of the data,
-    its terms of use included, is told once.
+    `console` is rich's console; the default writes to standard output. If it is no terminal, each record becomes one
+    plain line with the loss and the weight (`w`) per task, or the metrics per task. `*` marks the best evaluation so
+    far. Facts about the data, which include its terms of use, are printed once.
     """
 
     _told: ClassVar[set[tuple[str, ...]]] = set()
@@ -73,7 +73,7 @@ class Console(Observer):
         if "decoders" in record:
             self._dim(f"In training, {record['decoders']}.")
         lines = tuple(facts_in_words(record["data"])) if "data" in record else ()
-        if lines not in self._told:  # once, not for each job of a sweep on the same data
+        if lines not in self._told:  # print once, not again for each job of a sweep on the same data
             self._told.add(lines)
             for line in lines:
                 self._dim(line)
@@ -94,7 +94,7 @@ class Console(Observer):
             self._progress.update(self._bar, completed=self.done, left=self._left())
 
     def _left(self) -> str:
-        """The time left, at the mean speed since the start, evaluations included."""
+        """Returns the remaining time, estimated from the mean speed since the start. Evaluations count."""
         if self.done <= self.first:
             return "-:--:-- left"
         pace = (time.monotonic() - self.began) / (self.done - self.first)
@@ -128,7 +128,7 @@ class Console(Observer):
 
 
 def number(value: Any) -> str:
-    """Four significant digits, `-` for what is missing or was not finite.
+    """Formats a number with four significant digits. `-` means that it is missing or was not finite.
 
     >>> [number(value) for value in (0.123456, 1234567, 1e-7, None)]
     ['0.1235', '1.235e+06', '1e-07', '-']

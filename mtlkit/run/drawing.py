@@ -1,4 +1,4 @@
-"""Pictures of what a model predicts."""
+"""Draws pictures of the predictions of a model."""
 
 import numpy as np
 from torch import Tensor
@@ -8,11 +8,11 @@ from mtlkit.data.summary import spread
 from mtlkit.engine.evaluation import output_sizes
 from mtlkit.engine.predictor import Predictor
 
-PICTURES = 4  #: so many validation samples, evenly spread, are drawn
+PICTURES = 4  #: the number of validation samples to draw, evenly spread
 
 
 def draw(predictor: Predictor, samples: Samples) -> list[list[tuple[str, np.ndarray]]]:
-    """Image, target and prediction of a few validation samples, as pictures."""
+    """Draws the image, the targets and the predictions of a few validation samples."""
     rows = []
     for index in spread(len(samples), PICTURES):
         sample = samples[0, index]

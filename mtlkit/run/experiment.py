@@ -1,4 +1,4 @@
-"""A run: training as a configuration describes it, and the folder that it leaves."""
+"""A run trains a model as its configuration says and writes a folder."""
 
 import datetime
 import importlib.metadata
@@ -39,7 +39,7 @@ PACKAGES = ("mtlkit", "torch", "timm", "segmentation-models-pytorch", "accelerat
 
 
 class Experiment:
-    """A run that a configuration describes.
+    """One training run, described by a configuration.
 
     >>> experiment = Experiment.compose("scenes", ["balancer=rotograd", "trainer.max_steps=10"])
     >>> experiment.config.balancer.name
@@ -53,21 +53,22 @@ class Experiment:
 
     @classmethod
     def compose(cls, experiment: str, overrides: Sequence[str] = ()) -> "Experiment":
-        """From an experiment's YAML file and overrides as on the command line."""
+        """Builds it from an experiment's YAML file and overrides, written as on the command line."""
         return cls(compose(experiment, overrides), overrides)
 
     def run(self, resume: bool = False, observers: Iterable[Observer] = ()) -> Path:
         """Trains, writes the run's folder and returns it. All processes call it.
 
         Args:
-            resume: go on with the run in `output_dir` from its last checkpoint and with its configuration, of which
-                only the keys of `mtlkit.run.resume.MAY_CHANGE` can differ.
-            observers: further watchers, beside the log.
+            resume: continue the run in `output_dir` from its last checkpoint and with its configuration. Only the keys
+                of `mtlkit.run.resume.MAY_CHANGE` can differ.
+            observers: objects that also receive the records of the log.
 
         Raises:
-            FileExistsError: another run has the folder, or it holds a run with a finished step and `resume` is not set.
+            FileExistsError: another run uses the folder, or it holds a run with a finished step and `resume` is not
+                set.
             FileNotFoundError: there is no run to resume, or a part of it is missing.
-            NonFiniteError: a loss or gradient is not finite; the checkpoints are intact.
+            NonFiniteError: a loss or a gradient is not finite. The checkpoints are intact.
         """
         distributed.start()
         with claimed(self.folder):
@@ -80,7 +81,7 @@ class Experiment:
         config = self.config
         accelerator = make_accelerator(config.trainer)
         make_deterministic(config)
-        with distributed.main_first():  # it may fill a cache that the others then find
+        with distributed.main_first():  # the main process may fill a cache, which the other processes then use
             training, validation = (
                 build_samples(config, build_dataset(config, split), augment=split == "train")
                 for split in ("train", config.data.validation)
@@ -106,7 +107,7 @@ class Experiment:
             if engine.step > engine.total_steps:
                 raise ValueError(
                     f"{self.folder} is at step {engine.step} already, and would end at step {engine.total_steps} by "
-                    "trainer.max_steps and trainer.max_epochs. A run that goes on cannot become shorter: leave them as "
+                    "trainer.max_steps and trainer.max_epochs. A resumed run cannot become shorter: leave them as "
                     "they are, or set them higher."
                 )
             if engine.monitor.best is not None and not start.has_best:
@@ -118,7 +119,7 @@ class Experiment:
         checks = eval_loader(validation, config.data.eval_batch_size or config.data.batch_size, **shared)
 
         if accelerator.is_main_process:
-            self._write_description(dataset, size)  # on a resume as well: its length may be another
+            self._write_description(dataset, size)  # also on a resume, because the length of the run may have changed
             log = JsonLines(self.folder / LOG, engine.step if start.begun else None)
             engine.observer = Observers([log, *observers])
         status = "stopped"
@@ -149,14 +150,14 @@ class Experiment:
         return save
 
     def _load_results(self, engine: Engine) -> None:
-        """Takes the weights that go with the results; the log says it where they are not those that were asked for."""
+        """Loads the weights that belong to the results. Writes a note to the log if they are not the requested ones."""
         folder, remark = checkpoint.of_results(self.folder, self.config.trainer)
         if remark:
             engine.note({"incident": remark})
         checkpoint.load_weights(engine.network, engine.balancer, folder)
 
     def _show(self, engine: Engine, validation: Samples) -> None:
-        """Pictures and the report, on the main process."""
+        """Writes the pictures and the report, on the main process."""
         save_pictures(self.folder, draw(engine.predictor, validation))
         write_report(self.folder)
 
@@ -182,6 +183,6 @@ class Experiment:
 
 
 def evaluate_engine(engine: Engine, batches: Iterable[object]) -> Record:
-    """Losses and metrics of the engine's present model."""
+    """Returns the losses and metrics of the engine's current model."""
     distributed.average_buffers(engine.network)
     return evaluate(batches, engine.predictor)

@@ -1,4 +1,4 @@
-"""The look at some of the data with which a run begins: what is told of it, and the best constant predictions."""
+"""A run first looks at some of the data: it describes them and computes the best constant predictions."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,15 +11,15 @@ from mtlkit.data.ranges import Gathered, as_record, suspicions
 from mtlkit.data.summary import look_at, spread, summarise
 from mtlkit.task import Task
 
-TRAINING, VALIDATION = 1000, 100  #: at most so many samples are looked at
-PIXELS = 20_000_000  #: and so many pixels of a split
+TRAINING, VALIDATION = 1000, 100  #: the largest number of samples to look at, per split
+PIXELS = 20_000_000  #: the largest number of pixels to look at, per split
 
 
 class FirstLook:
     """Some samples of the training and validation data, evenly spread.
 
-    `split` is the one that the run validates on. Raises `BadSampleError` for a sample that cannot be read or is out of
-    range; with `data.on_error: skip` it is left out here, and training and evaluation report it.
+    `split` is the split that the run validates on. Raises `BadSampleError` for a sample that cannot be read or is out
+    of range. With `data.on_error: skip` such a sample is left out here, and training and evaluation report it.
     """
 
     def __init__(self, training: Samples, validation: Samples, split: str) -> None:
@@ -31,7 +31,7 @@ class FirstLook:
         self.ranges = [*of_training.ranges(), *of_validation.ranges()]
 
     def record(self) -> dict[str, Any]:
-        """For the log: `data`, and `incident` where its numbers are implausible."""
+        """Returns a record for the log with `data`, and with `incident` if some numbers are implausible."""
         dataset = self.training.dataset
         data = {
             "notes": list(dataset.notes),
@@ -46,10 +46,10 @@ class FirstLook:
         return {"data": data} | ({"incident": " ".join(doubts)} if doubts else {})
 
     def constants(self, tasks: Mapping[str, Task]) -> dict[str, Tensor]:
-        """Every task's best constant prediction for these training samples.
+        """Returns the best constant prediction per task for these training samples.
 
-        There is none for a task of whose labels none is known, whether they are missing or said to be unknown.
-        Raises `ValueError` for a target of another kind than the task's own whose values the task cannot learn.
+        A task has none if all its labels are missing or marked as unknown.
+        Raises `ValueError` for a target of another kind than the task's own if the task cannot learn its values.
         """
         found = {}
         for name, task in tasks.items():

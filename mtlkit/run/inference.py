@@ -1,4 +1,4 @@
-"""Using a finished run: evaluating it on a split, and predicting for image files."""
+"""Uses a finished run: evaluates it on a split, and predicts for image files."""
 
 import json
 import shutil
@@ -24,11 +24,11 @@ from mtlkit.run_folder import CONFIG, DATA, check_run
 
 
 def load_run(run: Path, name: str | None = None) -> tuple[Config, Predictor, tuple[int, int]]:
-    """A run's configuration, its model with the checkpoint's weights, and its image size.
+    """Loads a run: its configuration, its model with the weights of a checkpoint, and its image size.
 
-    Without a name it is the checkpoint of its results, `best` or `last` (`trainer.selection`); a warning says where
-    `last` stands in for a `best` that is not there. Raises `FileNotFoundError` where there is no such run or
-    checkpoint and `ValueError` for a damaged one.
+    Without a name, it loads the checkpoint of the run's results, `best` or `last` (`trainer.selection`). It warns if
+    `best` does not exist and `last` is used instead. Raises `FileNotFoundError` if there is no such run or checkpoint,
+    and `ValueError` if it is damaged.
     """
     check_run(run, CONFIG)
     config = load(run / CONFIG)
@@ -43,12 +43,12 @@ def load_run(run: Path, name: str | None = None) -> tuple[Config, Predictor, tup
     accelerator, dtype = make_accelerator(config.trainer), dtype_of(config.trainer.precision)
     parts.model.to(accelerator.device, dtype)
     parts.balancer.to(accelerator.device, dtype)
-    checkpoint.load_weights(parts.model, parts.balancer, folder)  # into that type, so that none of its digits is lost
+    checkpoint.load_weights(parts.model, parts.balancer, folder)  # after the change of type, to keep all digits
     return config, Predictor(parts.model, parts.tasks, parts.balancer, accelerator, dtype), size
 
 
 def _description(run: Path) -> tuple[dict[str, Target], tuple[int, int]]:
-    """The targets and the image size that a run was trained with."""
+    """Returns the targets and the image size of the training."""
     path = run / DATA
     if not path.exists():
         raise FileNotFoundError(
@@ -64,10 +64,10 @@ def _description(run: Path) -> tuple[dict[str, Target], tuple[int, int]]:
 
 
 def evaluate(run: Path, split: Split | None = None, name: str | None = None) -> dict[str, float | None]:
-    """`loss/<task>` and `<task>/<metric>` of a run's checkpoint on a split of its data.
+    """Returns `loss/<task>` and `<task>/<metric>` of a run's checkpoint on a split of its data.
 
-    Without a split, it is the one that the run validated on; without a name, the checkpoint is that of its results.
-    The figures are those that training logged for that model, to the last digit, on as many processes.
+    Without a split, it uses the split that the run validated on. Without a name, it uses the checkpoint of the results.
+    With the same number of processes, the figures equal those that training logged for that model, to the last digit.
     """
     config, predictor, _ = load_run(run, name)
     samples = build_samples(config, build_dataset(config, split or config.data.validation))
@@ -86,14 +86,15 @@ def evaluate(run: Path, split: Split | None = None, name: str | None = None) -> 
 
 
 def predict(run: Path, images: Sequence[Path], out: Path, name: str | None = None) -> list[Path]:
-    """Writes `out/<image>/<task>.npy` and `<task>.png` for every image and task; returns the images' folders.
+    """Writes `out/<image>/<task>.npy` and `<task>.png` for every image and task. Returns one folder per image.
 
-    The model sees the image at the run's size; maps come back at the image's own. Arrays are predictions as
-    tasks define them: class numbers (H, W), metres (1, H, W), unit normals (3, H, W), probabilities (C,).
+    The image is resized to the size of the run. Predicted maps have the image's own size. The arrays hold predictions
+    as
+    the tasks define them: class numbers (H, W), metres (1, H, W), unit normals (3, H, W), probabilities (C,).
 
     Raises:
         ValueError: a file is no image, or two images have the same name.
-        FileExistsError: an image's folder is there already.
+        FileExistsError: the folder of an image exists already.
     """
     if not images:
         raise ValueError("There is no image to predict for.")
@@ -103,12 +104,12 @@ def predict(run: Path, images: Sequence[Path], out: Path, name: str | None = Non
             raise ValueError(f"Two of the images are called {image.stem!r}; their predictions would share {folder}.")
         if folder.exists():
             raise FileExistsError(f"{folder} exists already. Remove it, or choose another --out.")
-    for image in images:  # all of them, before any work; they need not fit into memory together
+    for image in images:  # check all images before any work; they need not fit into memory together
         _open(image)
     _, predictor, size = load_run(run, name)
     for image, folder in zip(images, folders, strict=True):
         picture = _open(image)
-        pixels = predictor.image(image_tensor(resize(picture, size))[None])  # as data sets do
+        pixels = predictor.image(image_tensor(resize(picture, size))[None])  # in the same way as data sets do
         sizes = {key: picture.shape[:2] for key in predictor.tasks}
         predictions = predictor.predictions(pixels, sizes)
         temporary = folder.with_name(f".{folder.name}.tmp")

@@ -1,4 +1,4 @@
-"""The configuration of a run that goes on: its own, with what may change."""
+"""The configuration of a resumed run: the old configuration with the allowed changes."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -12,7 +12,7 @@ from mtlkit.config.schema import Config
 from mtlkit.run_folder import CONFIG
 from mtlkit.typed import Source
 
-#: What does not change the steps that are done. A longer run with a schedule continues on the longer one's.
+#: Settings that do not affect steps already taken. If a longer run has a schedule, it continues on the longer schedule.
 MAY_CHANGE = frozenset(
     {
         "output_dir",
@@ -32,12 +32,12 @@ MAY_CHANGE = frozenset(
 
 
 def resumed(config: Config, words: Sequence[str] | None = None, *, anew: bool = False) -> Config:
-    """The configuration of the run in `config.output_dir`, with what `config` may change of it.
+    """Returns the configuration of the run in `config.output_dir`, with the allowed changes from `config`.
 
     Args:
-        config: what the user asked for now.
-        words: the overrides that it was composed from; only what they name can differ. None: everything can.
-        anew: the run has no finished step, so that every setting may change, and not only those of `MAY_CHANGE`.
+        config: the configuration that the user asks for now.
+        words: the overrides that `config` was composed from. Only the keys in them can differ. None: all keys can.
+        anew: the run has no finished step, so every setting may change, not only those of `MAY_CHANGE`.
 
     Raises:
         FileNotFoundError: there is no run in the folder.
@@ -48,8 +48,8 @@ def resumed(config: Config, words: Sequence[str] | None = None, *, anew: bool = 
         raise FileNotFoundError(f"There is no run in {folder} to resume: it has no {CONFIG}.")
     old, new = (dict(_flat(c.to_dict())) for c in (load(folder / CONFIG), config))
     named = None if words is None else keys_of(words)
-    exchanged: set[str] = set()  # the sections of another class, all of whose options are that one's
-    # What chooses a class comes first: the other differences follow from it.
+    exchanged: set[str] = set()  # sections that now name another class; all their options belong to that class
+    # Keys that choose a class come first, because the other differences follow from them.
     for key in sorted(old.keys() | new.keys(), key=lambda key: (not key.endswith((".name", ".encoder", ".type")), key)):
         in_one_only, section = (key in old) != (key in new), key.rpartition(".")[0]
         if old.get(key) == new.get(key) or not (section in exchanged or _names(named, key, in_one_only)):
@@ -69,7 +69,7 @@ def resumed(config: Config, words: Sequence[str] | None = None, *, anew: bool = 
 
 
 def _names(named: set[str] | None, key: str, in_one_only: bool) -> bool:
-    """Whether the words name the key: itself, a mapping around it, or a group, which chooses a name and the keys."""
+    """Returns whether the words name the key, a mapping around it, or a group, which sets a name and its keys."""
     if named is None:
         return True
     section, _, name = key.partition(".")
@@ -79,7 +79,7 @@ def _names(named: set[str] | None, key: str, in_one_only: bool) -> bool:
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The leaves by dotted key; the sets of `data.concat` are sections by their number, as in an override."""
+    """Yields the leaves by dotted key. A set of `data.concat` is a section named by its number, as in an override."""
     for key, value in values.items():
         if f"{prefix}{key}" == "data.concat" and value:
             value = {str(number): part for number, part in enumerate(value)}

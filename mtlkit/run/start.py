@@ -1,4 +1,4 @@
-"""How a run starts: anew, from its last checkpoint, or not at all. What is in its folder decides."""
+"""Decides from the content of its folder how a run starts: new, from its last checkpoint, or not at all."""
 
 import shutil
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from mtlkit.run import checkpoint
 from mtlkit.run.resume import resumed
 from mtlkit.run_folder import CONFIG, DATA, LOG
 
-MADE = (CONFIG, DATA, LOG, "report.html", "pictures.png", "checkpoints", "pictures")  #: what a run leaves
+MADE = (CONFIG, DATA, LOG, "report.html", "pictures.png", "checkpoints", "pictures")  #: what a run writes
 
 
 @dataclass(frozen=True)
@@ -19,10 +19,10 @@ class Start:
     """How a run starts.
 
     Attributes:
-        config: its configuration; of a run that goes on, mostly the one that it began with.
-        begun: whether it goes on from its checkpoint `last`.
-        has_best: whether its checkpoint `best` is there.
-        incidents: what the log must say of the folder.
+        config: its configuration. If the run continues, this is mostly the configuration that it started with.
+        begun: whether it continues from its checkpoint `last`.
+        has_best: whether its checkpoint `best` exists.
+        incidents: sentences about the folder that the log must contain.
     """
 
     config: Config
@@ -32,16 +32,16 @@ class Start:
 
 
 def open_run(config: Config, words: Sequence[str] | None, resume: bool) -> Start:
-    """Looks at the folder `config.output_dir`, and takes away what a start without a finished step left there.
+    """Checks the folder `config.output_dir` and removes files of an earlier start that finished no step.
 
-    For the main process, which has claimed the folder.
+    Only the main process calls it, after it has claimed the folder.
 
     Args:
         words: the overrides that `config` was composed from, see `resumed`.
 
     Raises:
-        FileExistsError: a run with a finished step is there, and it is not to be resumed.
-        FileNotFoundError: there is nothing to resume, or what there is does not suffice; it says what is missing.
+        FileExistsError: the folder holds a run with a finished step, and `resume` is not set.
+        FileNotFoundError: there is nothing to resume, or a part is missing. The message names the missing part.
         ValueError: a setting differs that would make it another run, or the log is damaged.
     """
     folder = Path(config.output_dir)
@@ -66,7 +66,7 @@ def open_run(config: Config, words: Sequence[str] | None, resume: bool) -> Start
 
 
 def _progress(folder: Path) -> list[str]:
-    """What the finished steps of a run left, in words. Nothing: no step was finished."""
+    """Describes what the finished steps of a run left. The list is empty if no step was finished."""
     found = [f"the checkpoint {name!r} of step {step}" for name, step in checkpoint.steps(folder).items() if step != 0]
     step = log.last_step(folder / LOG)
     return [*found, f"records up to step {step}"] if step else found
@@ -84,7 +84,7 @@ def _unresumable(folder: Path, kept: Sequence[str]) -> str:
     last = folder / "checkpoints" / "last"
     best = folder / "checkpoints" / "best"
     words = [
-        f"{folder} cannot be resumed: {last / checkpoint.TRAINING} is missing, from which training would go on.",
+        f"{folder} cannot be resumed: {last / checkpoint.TRAINING} is missing, and training needs it to continue.",
         f"It has {', '.join(kept)}.",
     ]
     if (best / checkpoint.TRAINING).exists():
@@ -93,9 +93,9 @@ def _unresumable(folder: Path, kept: Sequence[str]) -> str:
 
 
 def _lost(folder: Path) -> list[str]:
-    """Sentences on what is not there any more, although the run goes on."""
+    """Returns sentences about lost files without which the run can still continue."""
     path = folder / LOG
     if path.exists() and path.stat().st_size:
         return []
     how = "is empty" if path.exists() else "was lost"
-    return [f"{LOG} {how}: what it said of the steps before is gone, and it begins anew here."]
+    return [f"{LOG} {how}: its records of earlier steps are gone, and it starts again here."]

@@ -1,4 +1,4 @@
-"""A trial pass before training: whether the normalisation layers can work on so few samples."""
+"""A test pass before training checks whether the normalisation layers can work with so few samples."""
 
 import torch
 
@@ -6,18 +6,19 @@ from mtlkit.config.schema import Config
 from mtlkit.engine.model import kept_buffers
 from mtlkit.run.build import Parts
 
-SAMPLES = 2  #: at most; a layer that can normalise over two samples can do so over more
-COMPLAINT = "Expected more than 1"  #: how torch's normalisations begin where there is nothing to take a variance of
+SAMPLES = 2  #: the largest number of samples to test; a layer that can normalise over two can do so over more
+COMPLAINT = "Expected more than 1"  #: how torch's error starts if a layer has only one value to normalise over
 
 
 def check_normalisation(
     parts: Parts, config: Config, size: tuple[int, int], *, device: torch.device, processes: int
 ) -> None:
-    """Raises `ValueError`, naming encoder or decoder, where a layer would normalise over a single value in training.
+    """Raises `ValueError` with the name of the encoder or decoder if a layer would normalise over a single value.
 
-    That happens to BatchNorm on maps of one pixel, such as pooled ones, where a process has one sample per micro-batch.
-    It happens to InstanceNorm on such maps always. The model is brought to the device and runs forward, in training
-    mode, on at most two black images of `size` (width, height). Afterwards statistics and random numbers are as before.
+    This happens to BatchNorm on maps of one pixel, such as pooled maps, if a process has one sample per micro-batch.
+    It always happens to InstanceNorm on such maps. The function moves the model to the device and runs a forward pass
+    in training mode, on at most two black images of `size` (width, height). It then restores statistics and random
+    numbers.
     """
     data, trainer, model = config.data, config.trainer, parts.model
     samples = data.batch_size // (trainer.accumulation * processes)
@@ -45,7 +46,7 @@ def check_normalisation(
 
 
 def _message(part: str, samples: int, config: Config, processes: int, error: ValueError) -> str:
-    start = f"{part[0].upper()}{part[1:]} normalises over a single value, of which there is no variance"
+    start = f"{part[0].upper()}{part[1:]} normalises over a single value, which has no variance"
     if samples > 1:
         return (
             f"{start}, although each process has {samples} samples per micro-batch ({error}). Take larger images "

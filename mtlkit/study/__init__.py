@@ -1,1 +1,1 @@
-"""Comparisons of runs."""
+"""Compares runs."""

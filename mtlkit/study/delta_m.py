@@ -1,7 +1,7 @@
 """Delta-m: how much better a multi-task method is than single-task training, in each of its published definitions.
 
-The same figures give different rankings under different definitions, so a value says nothing without its definition:
-a `DeltaM` is one, and what it computes carries it along.
+Different definitions give different rankings for the same figures. A value therefore means nothing without its
+definition. A `DeltaM` is a definition, and its results carry the definition with them.
 """
 
 from collections.abc import Collection, Mapping
@@ -18,7 +18,7 @@ __all__ = ["PUBLISHED", "DeltaM", "Measured", "Published", "Result", "figures_of
 
 @dataclass(frozen=True)
 class Published:
-    """One set of single-task figures that published tables divide by, whatever their own runs gave."""
+    """A set of single-task figures that published tables divide by, instead of by figures of their own runs."""
 
     label: str
     figures: Figures
@@ -36,7 +36,7 @@ NYUV2 = (
     "normals/within_30",
 )
 
-#: By name. Rates are fractions, `depth/rel` the ratio itself (27.77: of inverse depths next to 0).
+#: By name. Rates are fractions, `depth/rel` is the ratio itself (27.77: of inverse depths next to 0).
 PUBLISHED = {
     "cagrad_nyuv2": Published(
         "single-task figures written into the code of CAGrad, Nash-MTL, FAMO and FairGrad",
@@ -55,13 +55,13 @@ PUBLISHED = {
 
 @dataclass(frozen=True)
 class Result:
-    """A value of delta-m with all that it is made of. Signs are those of the definition.
+    """A value of delta-m with everything that it was computed from. The definition decides the sign of a gain.
 
     Attributes:
-        value: in percent.
-        definition: what was computed, in words, the baseline included.
-        per_metric, per_task: the gains whose mean it is, in percent.
-        by_seed: its value for every seed; empty where the definition has none.
+        value: delta-m in percent.
+        definition: a text that says what was computed, with the baseline.
+        per_metric, per_task: the gains in percent whose mean is the value.
+        by_seed: the value per seed. It is empty if the definition has none.
     """
 
     value: float
@@ -72,17 +72,17 @@ class Result:
 
     @property
     def median(self) -> float:
-        """The median over tasks, which one task cannot decide."""
+        """The median over tasks. One task alone cannot decide it."""
         return median(self.per_task.values())
 
     @property
     def spread(self) -> float | None:
-        """The standard deviation over seeds, None where there are fewer than two."""
+        """The standard deviation over seeds. None if there are fewer than two seeds."""
         return stdev(self.by_seed.values()) if len(self.by_seed) > 1 else None
 
     @property
     def without(self) -> dict[str, float]:
-        """The mean over tasks without each of them in turn: how much depends on that one."""
+        """The mean over all other tasks, per left-out task. It shows how much the value depends on that task."""
         tasks = self.per_task
         return {left: fmean(v for t, v in tasks.items() if t != left) for left in tasks if len(tasks) > 1}
 
@@ -94,16 +94,16 @@ class Result:
 
 @dataclass(frozen=True)
 class DeltaM:
-    """A definition of delta-m = mean of 100 s (M - B) / |B|, M a method's figure, B the baseline's, s by direction.
+    """A definition of delta-m = mean of 100 s (M - B) / |B|. M is a method's figure, B the baseline's, s the direction.
 
     Args:
-        higher_is_better: the metrics that count, "<task>/<metric>", and their directions.
-        average: `tasks`: the mean over a task's metrics, then over tasks (RotoGrad, LibMTL, Vandenhende);
-            `metrics`: the mean over all metrics, which counts a task by their number (CAGrad, Nash-MTL, FAMO).
-        better: whether a gain is `positive` (RotoGrad, LibMTL) or `negative` (CAGrad and those after it).
-        seeds: `ratios`: the mean of every seed's own delta-m, each against the baseline of the same seed; `means`:
-            delta-m of the means over seeds. They differ where a baseline's figures spread.
-        without: tasks that do not count, such as one whose baseline's error is near 0.
+        higher_is_better: the metrics that count, "<task>/<metric>", and whether higher is better.
+        average: `tasks`: the mean over the metrics of each task, then over tasks (RotoGrad, LibMTL, Vandenhende);
+            `metrics`: the mean over all metrics, so that a task with more metrics counts more (CAGrad, Nash-MTL, FAMO).
+        better: whether a gain is `positive` (RotoGrad, LibMTL) or `negative` (CAGrad and later papers).
+        seeds: `ratios`: the mean of the delta-m of each seed, which compares with the baseline of the same seed;
+            `means`: delta-m of the means over seeds. The two differ if the figures of the baseline vary with the seed.
+        without: tasks that do not count, such as a task whose baseline has an error near 0.
 
     >>> delta = DeltaM({"a/error": False, "b/accuracy": True})
     >>> result = delta({0: {"a/error": 0.9, "b/accuracy": 0.6}}, {0: {"a/error": 1.0, "b/accuracy": 0.5}})
@@ -131,10 +131,10 @@ class DeltaM:
             raise ValueError("DeltaM: no task is left to count.")
 
     def __call__(self, method: BySeed | Measured, baseline: BySeed | Measured | Published) -> Result:
-        """Compares a method's figures, by seed, with those of single-task runs of the same seeds or published ones.
+        """Compares a method's figures, per seed, with figures of single-task runs of the same seeds or published ones.
 
-        Raises `ValueError` for a figure or seed that is missing on one side, for a baseline's figure of 0, and for
-        runs whose figures are of different kinds, such as validation and test figures.
+        Raises `ValueError` if a figure or seed is missing on one side, if a figure of the baseline is 0, and if the
+        figures are of different kinds, such as validation and test figures.
         """
         kinds = [side.kind for side in (method, baseline) if isinstance(side, Measured)]
         decoders = method.decoders if isinstance(method, Measured) else ""
@@ -196,5 +196,5 @@ class DeltaM:
 
 
 def _means(by_seed: BySeed, keys: Collection[str]) -> dict[str, float]:
-    """The means over seeds of the figures that every seed has."""
+    """Returns the means over seeds of the figures that every seed has."""
     return {key: fmean(f[key] for f in by_seed.values()) for key in keys if all(key in f for f in by_seed.values())}

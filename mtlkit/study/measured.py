@@ -1,4 +1,4 @@
-"""The figures of finished runs, with what they are figures of."""
+"""Collects the figures of finished runs, and what these figures measure."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ BySeed = Mapping[int, Figures]
 
 @dataclass(frozen=True)
 class Measured:
-    """Figures of runs: by seed, the directions of their metrics, and in words of what and what their decoders got."""
+    """Figures of runs per seed, the directions of their metrics, what they measure, and what their decoders got."""
 
     by_seed: BySeed
     higher_is_better: Mapping[str, bool]
@@ -23,13 +23,13 @@ class Measured:
 
 
 def figures_of(runs: Collection[Path], split: Split | None = None) -> Measured:
-    """The figures of finished runs, those of one seed joined, as the single-task runs of all tasks are.
+    """Returns the figures of finished runs. Runs of one seed are joined, for example the single-task runs of all tasks.
 
-    Without a split they are the logged results: of the split that the run validated on, by its `trainer.selection`.
-    With one, the checkpoint of the results is evaluated on it.
+    Without a split, it returns the logged results of the split that the run validated on, by its `trainer.selection`.
+    With a split, it evaluates the checkpoint of the results on that split.
 
-    Raises `ValueError` where two runs of one seed have the same figure or two runs' figures are not of one kind, and
-    what `History` and `mtlkit.run.inference.evaluate` raise for a folder that is no run.
+    Raises `ValueError` if two runs of one seed have the same figure, or if the figures of two runs are of different
+    kinds. It also raises the errors of `History` and `mtlkit.run.inference.evaluate` for a folder that holds no run.
     """
     found: dict[int, dict[str, float]] = {}
     directions: dict[str, bool] = {}
@@ -52,7 +52,7 @@ def figures_of(runs: Collection[Path], split: Split | None = None) -> Measured:
 
 
 def _kind(history: History, split: str | None) -> str:
-    """What a run's figures are, in words."""
+    """Describes what the figures of a run measure."""
     selection, validation = history.selection, history.info.get("validation", "val")
     if split is None and selection == "last10":
         evaluation = "mean of the last 10 evaluations"

@@ -31,7 +31,7 @@ GROUPS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     },
 }
 FOLDERS = ("Img/img_align_celeba", "Img/img_align_celeba_png", "img_align_celeba", "img_align_celeba_png")
-#: Where each part may lie: in the original layout, in torchvision's, in Kaggle's.
+#: The possible places of each part: in the original layout, in torchvision's and in Kaggle's.
 PLACES = {
     "list of attributes": ("Anno/list_attr_celeba.txt", "list_attr_celeba.txt", "list_attr_celeba.csv"),
     "partition": ("Eval/list_eval_partition.txt", "list_eval_partition.txt", "list_eval_partition.csv"),
@@ -44,26 +44,26 @@ HOLDS = "CelebA's folders Anno, Eval and Img, or its two lists beside the folder
 class CelebA(LabelledPictures):
     """Aligned faces with 40 attributes, each present or not (Liu et al., ICCV 2015, arXiv 1411.7766).
 
-    Three layouts are known, in `root` or its folder `celeba`, and looked for in this order, the lists and the folder
-    of pictures each for itself; `notes` says what was found and what is not used:
+    `root` or its folder `celeba` may have one of three layouts. mtlkit searches for them in the following order,
+    separately for the lists and for the folder of pictures. `notes` says what was found and what is not used:
 
     - the authors': `Anno/list_attr_celeba.txt`, `Eval/list_eval_partition.txt`, `Img/img_align_celeba/*.jpg` or
       `Img/img_align_celeba_png/*.png`;
-    - torchvision's: the two lists and the folder of pictures beside each other;
+    - torchvision's: the two lists and the folder of pictures side by side;
     - Kaggle's: `list_attr_celeba.csv`, `list_eval_partition.csv` and `img_align_celeba/img_align_celeba/*.jpg`.
 
     The splits are the published ones: 162,770 pictures to train, 19,867 to validate, 19,962 to test. `tasks` says how
     the attributes become targets, all of type multilabel:
 
-    - "attributes": one target `attributes` of all 40, in the order of `ATTRIBUTES`, the authors';
-    - "each": 40 targets of one attribute, called like it; one that begins with a digit, which a task's name cannot,
-      gets an `a_` before it: `a_5_o_Clock_Shadow`. This is what papers on balancers call CelebA;
+    - "attributes": one target `attributes` of all 40, in the authors' order, which is that of `ATTRIBUTES`;
+    - "each": 40 targets of one attribute, with the name of the attribute. A task's name cannot begin with a digit, so
+      `5_o_Clock_Shadow` becomes `a_5_o_Clock_Shadow`. Papers on balancers call this version CelebA;
     - "regions": nine regions of the face (Hand and Chellappa, AAAI 2017, arXiv 1604.07360).
 
     Sample: image (3, 218, 178), or of `size` (width, height), in most papers (64, 64); targets float32 (C,) in {0, 1}.
 
-    Raises `FileNotFoundError` for lists and folders that are missing, `ValueError` for lists that are damaged or do
-    not agree and for options out of range, `BadSampleError` for a damaged picture when it is read.
+    Raises `FileNotFoundError` for missing lists and folders. Raises `ValueError` for lists that are damaged or do not
+    agree, and for options out of range. Raises `BadSampleError` for a damaged picture when it is read.
 
     >>> ", ".join(f"{region} {len(attributes)}" for region, attributes in GROUPS["regions"].items())
     'gender 1, nose 2, mouth 4, eyes 5, face 6, around_head 13, facial_hair 5, cheeks 2, fat 2'
@@ -106,7 +106,7 @@ def _stem(name: str) -> str:
 
 
 def _find(root: Path, part: str) -> list[Path]:
-    """The places of a part of the data set at which there is something, the one to use first."""
+    """Returns the places where something of this part exists. The place to use comes first."""
     paths = [base / place for place in PLACES[part] for base in (root, root / "celeba")]
     found = [path for path in paths if path.exists()]
     if not found:

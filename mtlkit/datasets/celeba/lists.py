@@ -1,4 +1,4 @@
-"""CelebA's attributes and its two lists, as the authors' text files or as Kaggle's CSVs."""
+"""CelebA's attributes and its two lists, from the authors' text files or from Kaggle's CSVs."""
 
 from collections.abc import Sequence
 from operator import itemgetter
@@ -21,10 +21,10 @@ ADVICE = f"Was it downloaded only in part? To be had on {PAGE}."
 
 
 def read_attributes(path: Path) -> dict[str, Labels]:
-    """The 40 attributes of each picture, in the order of `ATTRIBUTES`; columns are found by their names.
+    """Reads the 40 attributes of each picture, in the order of `ATTRIBUTES`. Columns are found by their names.
 
-    Raises `ValueError` for another number of rows than the first line says (a CSV has no such line), columns that are
-    not the 40, a row that is too short, a picture twice, and values other than 1 and -1.
+    Raises `ValueError` if the number of rows differs from the first line (a CSV has no such line), if the columns are
+    not the 40, if a row is too short, if a picture occurs twice, and for values other than 1 and -1.
     """
     rows = read_rows(path)
     first, count = next(rows), None
@@ -51,7 +51,7 @@ def read_attributes(path: Path) -> dict[str, Labels]:
 
 
 def read_partition(path: Path) -> dict[str, int]:
-    """The split of each picture, 0 for train, 1 for val, 2 for test. Raises `ValueError` for rows that say no such."""
+    """Reads the split of each picture: 0 for train, 1 for val, 2 for test. Raises `ValueError` for any other row."""
     rows = read_rows(path)
     header = next(rows) if path.suffix == ".csv" else [IMAGE, PARTITION]
     _check_header(path, header, (IMAGE, PARTITION))

@@ -13,7 +13,7 @@ from mtlkit.option_checks import check_option
 
 __all__ = ["FINDINGS", "GROUPS", "ChestXray14"]
 
-#: The targets, by the option `tasks`: the findings that each of them holds.
+#: The findings of each target, by the option `tasks`.
 GROUPS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "findings": {"findings": FINDINGS},
     "each": {name: (name,) for name in FINDINGS},
@@ -26,32 +26,33 @@ HOLDOUT = 0.1
 class ChestXray14(LabelledPictures):
     """Frontal chest X-rays with 14 findings, each present or not (Wang et al., CVPR 2017, arXiv 1705.02315).
 
-    `root` holds `Data_Entry_2017_v2020.csv` or `Data_Entry_2017.csv` (the first is taken where both are there), the
-    lists of the splits, and the 112,120 pictures in `images/`, in `images_001/images/` to `images_012/images/`, as
-    their archives are unpacked, or in `images_001/` to `images_012/` (the first that has a picture is taken). No
-    patient is in two splits; lists in which one is are refused. `split_lists`:
+    `root` holds `Data_Entry_2017_v2020.csv` or `Data_Entry_2017.csv` (if both exist, the first is used), the lists of
+    the splits, and the 112,120 pictures. The pictures are in `images/`, in `images_001/images/` to
+    `images_012/images/`, which is how their archives unpack, or in `images_001/` to `images_012/`. The first place that
+    has a picture is used. No patient is in two splits; other lists are an error. `split_lists`:
 
-    - "official": `train_val_list.txt` (86,524 pictures) and `test_list.txt` (25,596). `val` is the share `holdout`
-      of the former, by patient, and `train` the rest;
-    - "chexnet": the lists of a public re-implementation of CheXNet (Rajpurkar et al., arXiv 1711.05225), looked for
-      in `root/labels`, then in `root`: `train_list.txt` (78,468), `val_list.txt` (11,219), `test_list.txt` (22,433),
-      with the labels. They serve without the CSV; patients are then told from the names of the files. Where it is
-      there, both must name the same pictures, and agree on the labels of all but one in a hundred: NIH has corrected
-      some since. The lists' labels are used, as in the published figures, and `notes` says how many differ.
+    - "official": `train_val_list.txt` (86,524 pictures) and `test_list.txt` (25,596). `val` is the share `holdout` of
+      the first list, by patient, and `train` is the rest;
+    - "chexnet": the lists of a public re-implementation of CheXNet (Rajpurkar et al., arXiv 1711.05225), in
+      `root/labels` or in `root`: `train_list.txt` (78,468), `val_list.txt` (11,219), `test_list.txt` (22,433), with the
+      labels. They work without the CSV. Then the file names tell the patients. With the CSV, both must name the same
+      pictures and agree on the labels of all but one in a hundred, because NIH has corrected some labels since then.
+      The labels of the lists are used, as in the published figures, and `notes` says how many differ.
 
-    `share` trains on a part of the training data, by patient: on at most that share of its pictures; a larger share
-    holds all of a smaller one. RotoGrad's first version (Javaloy and Valera, OpenReview, 2020) uses 20 % of the data
-    and leaves open of which. Here validation and test data stay whole: figures for different shares can be compared,
-    and CheXNet's test list has only about 42 pictures of the rarest finding as it is.
+    `share` trains on a part of the training data, by patient: on at most this share of its pictures. A larger share
+    contains all pictures of a smaller one. RotoGrad's first version (Javaloy and Valera, OpenReview, 2020) uses 20 % of
+    the data and does not say of which data. Here validation and test data stay complete, so you can compare figures for
+    different shares. CheXNet's complete test list has only about 42 pictures of the rarest finding.
 
-    `tasks`: "findings" is one target `findings` of 14, "each" is 14 targets of one finding, called like it; of type
-    multilabel. A picture without findings has zeros. The order is that of `FINDINGS`, CheXNet's.
+    `tasks`: "findings" is one target `findings` of 14. "each" is 14 targets of one finding, with the name of the
+    finding. All are of type multilabel. A picture without findings has zeros. The order is CheXNet's, which is that of
+    `FINDINGS`.
 
     Sample: image (3, 1024, 1024), grey, or of `size` (width, height), in most papers (224, 224); targets float32 (C,)
     in {0, 1}.
 
-    Raises `FileNotFoundError` for lists that are missing, `ValueError` for lists that are damaged or do not agree and
-    for options out of range, `BadSampleError` for a damaged picture when it is read.
+    Raises `FileNotFoundError` for missing lists. Raises `ValueError` for lists that are damaged or do not agree, and
+    for options out of range. Raises `BadSampleError` for a damaged picture when it is read.
     """
 
     licence = (
@@ -108,7 +109,7 @@ def _check_shares(split: str, split_lists: str, holdout: float, share: float) ->
 
 
 def _draw(names: list[str], patients: Mapping[str, str], share: float) -> list[str]:
-    """Whole patients' pictures, at most `share` of all."""
+    """Draws whole patients, and returns their pictures: at most `share` of all pictures."""
     try:
         kept, _ = hold_out_groups([patients[name] for name in names], 1 - share)
     except ValueError:
@@ -119,6 +120,6 @@ def _draw(names: list[str], patients: Mapping[str, str], share: float) -> list[s
 
 
 def _find_pictures(root: Path) -> dict[str, Path]:
-    """The folder of each picture; looks once at each folder."""
+    """Returns the folder of each picture. Each folder is listed once."""
     folders = [root / "images", *sorted(root.glob("images_*/images")), *sorted(root.glob("images_*"))]
     return {name: folder for folder in reversed(folders) if folder.is_dir() for name in names_in(folder, ".png")}

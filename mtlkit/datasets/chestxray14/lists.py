@@ -30,7 +30,7 @@ TOLERATED = 0.01  # NIH corrected the labels of some pictures after CheXNet's li
 
 
 class Listed(NamedTuple):
-    """What the lists say of each picture, by the name of its file."""
+    """The content of the lists for each picture, by the name of its file."""
 
     parts: Mapping[str, list[str]]  #: the pictures of each list
     labels: Mapping[str, Labels]
@@ -39,10 +39,10 @@ class Listed(NamedTuple):
 
 
 def read_lists(root: Path, split_lists: str) -> Listed:
-    """The lists of a kind and, where it is there, the table `Data_Entry_2017`, checked against each other.
+    """Reads the lists of one kind and, if it exists, the table `Data_Entry_2017`, and compares them.
 
-    Raises `FileNotFoundError` for a file that is missing and `ValueError` for one that is damaged, pictures that are
-    not in both, labels that differ in more than a few, and a patient who is in two lists.
+    Raises `FileNotFoundError` for a missing file. Raises `ValueError` for a damaged file, for pictures that are not in
+    both, for labels of which more than a few differ, and for a patient who is in two lists.
     """
     tables = [root / name for name in TABLES if (root / name).exists()]
     paths = {part: _list_path(root, split_lists, name) for part, name in LISTS[split_lists].items()}
@@ -81,7 +81,7 @@ def _list_path(root: Path, split_lists: str, name: str) -> Path:
 
 
 def read_list(path: Path, split_lists: str) -> dict[str, Labels]:
-    """The pictures of a list, without the folders before their names, and their labels, none in an official list."""
+    """Reads the pictures of a list, without the folders in their names, and their labels. An official list has none."""
     width = 1 if split_lists == "official" else 1 + len(FINDINGS)
     found: dict[str, Labels] = {}
     for row in read_rows(path):
@@ -98,10 +98,10 @@ def read_list(path: Path, split_lists: str) -> dict[str, Labels]:
 
 
 def read_table(path: Path) -> tuple[dict[str, str], dict[str, Labels]]:
-    """The patient and the labels of each picture, from either version of `Data_Entry_2017`.
+    """Reads the patient and the labels of each picture, from either version of `Data_Entry_2017`.
 
-    The columns are found by their names. The commas in the last two of those (`OriginalImage[Width,Height]`) part them
-    in two, as they do the values below.
+    The columns are found by their names. The names of the last two columns contain commas
+    (`OriginalImage[Width,Height]`). The commas split each of them in two, as in the values below.
     """
     rows = read_rows(path)
     header = next(rows)
@@ -109,7 +109,7 @@ def read_table(path: Path) -> tuple[dict[str, str], dict[str, Labels]]:
         if column not in header:
             raise ValueError(f"{path} has no column {column!r}. {suggest(column, filter(None, header))}")
     pick = itemgetter(*map(header.index, COLUMNS))
-    named = len([column for column in header if column])  # a comma at the end of the line names nothing
+    named = len([column for column in header if column])  # a comma at the end of the line adds an empty name
     patients: dict[str, str] = {}
     labels: dict[str, Labels] = {}
     for row in rows:
@@ -127,7 +127,7 @@ def read_table(path: Path) -> tuple[dict[str, str], dict[str, Labels]]:
 
 
 def _labels(text: str, what: str) -> Labels:
-    """`Cardiomegaly|Effusion` as zeros and ones; `No Finding`, which stands alone, is all zeros."""
+    """Reads `Cardiomegaly|Effusion` as zeros and ones. `No Finding`, which must be the only entry, is all zeros."""
     present = set() if text == NOTHING else set(text.split("|"))
     if unknown := sorted(present.difference(FINDINGS)):
         hint = suggest(unknown[0], (*FINDINGS, NOTHING))
@@ -136,7 +136,7 @@ def _labels(text: str, what: str) -> Labels:
 
 
 def _differences(labels: Mapping[str, Labels], table: Mapping[str, Labels], path: Path) -> list[str]:
-    """A note on the pictures whose labels in the lists and in the table at `path` differ."""
+    """Returns a note on the pictures whose labels differ between the lists and the table at `path`."""
     differ = [name for name in labels if labels[name] != table[name]]
     if len(differ) > TOLERATED * len(labels):
         raise ValueError(
@@ -159,7 +159,7 @@ def _patient(name: str, where: str) -> str:
 
 
 def _check_patients(paths: Mapping[str, Path], parts: Mapping[str, Iterable[str]], patients: Mapping[str, str]) -> None:
-    """Raises `ValueError` where a patient has pictures in two lists."""
+    """Raises `ValueError` if a patient has pictures in two lists."""
     first: dict[str, str] = {}
     shared = {
         patients[name]: f"{paths[first[patients[name]]]} and {paths[part]}"

@@ -1,4 +1,4 @@
-"""NYU Depth V2 in the forms in which it is handed on."""
+"""NYU Depth V2 in the forms in which it is distributed."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,32 +26,32 @@ class NYUv2(Dataset):
     """NYU Depth V2: rooms with classes of surfaces, depth and surface normals.
 
     Silberman et al., Indoor segmentation and support inference from RGBD images, ECCV 2012: 1449 frames, 795 of them
-    published for training and 654 for testing. `root`, or a folder in it, may be one of three forms, and `notes` say
-    which it is. Published results depend on the form: `form` is None, for any, or the only one to accept.
+    published for training and 654 for testing. `root`, or a folder in it, has one of three forms, and `notes` says
+    which one. Published results depend on the form. `form` is the only form to accept, or None for any form.
 
     - "official": `nyu_depth_v2_labeled.mat` or its folder, with `splits.mat` and `classMapping40.mat` (or
-      `labels40.mat`) beside it. A frame is 640 x 480 pixels before the crop. The file holds no normals: see `normals`.
+      `labels40.mat`) beside it. A frame is 640 x 480 pixels before the crop. The file has no normals: see `normals`.
     - "mtan": MTAN's and LibMTL's `{train,val}/{image,label,depth,normal}/0.npy ...`, 384 x 288 pixels, 13 classes.
-    - "astmt": ASTMT's layout, also Vandenhende's, ATRC's and InvPT's: `gt_sets/{train,val}.txt` with `images`,
+    - "astmt": the layout of ASTMT, Vandenhende, ATRC and InvPT: `gt_sets/{train,val}.txt` with `images`,
       `segmentation`, `normals` and `depth`, 560 x 425 or 576 x 448 pixels, 40 classes.
 
-    What the folders call "val" is the official test data, split `test` here. `val` holds out a share `holdout` of the
-    training frames: whole scenes in the official form, blocks of neighbours, in the order of their numbers, in the
-    others, which name no scenes.
+    The folders called "val" hold the official test data, which is the split `test` here. `val` holds out a share
+    `holdout` of the training frames: whole scenes in the official form. The other forms name no scenes, so there it
+    holds out blocks of frames with neighbouring numbers.
 
     Targets: `segmentation`, 13 classes (Couprie et al., arXiv 1301.3572) or the 40 of Gupta et al. (CVPR 2013);
-    `depth` in metres; `normals`, unless there are none. Published results of balancers are on MTAN's arrays.
+    `depth` in metres; `normals`, if they exist. Published results of balancers use MTAN's arrays.
 
-    `classes`: 13 or 40; MTAN's arrays have 13 only. 14 are the 13 behind `background`, which unlabelled pixels are.
-    `convention`: "auto" finds which axis each stored channel of the normals holds by comparing them with normals from
-    depth; or its name, such as "zyx" (Ladicky's files: z, y, x) or "x-yz" (y up).
+    `classes`: 13 or 40; MTAN's arrays have only 13. With 14, `background` (the unlabelled pixels) comes before the 13.
+    `convention`: which axis each stored channel of the normals holds. "auto" finds it by a comparison with normals from
+    depth. A name sets it, such as "zyx" (Ladicky's files: z, y, x) or "x-yz" (y up).
     `crop`, of the official form: "eigen" (561 x 427 pixels), "gupta" (560 x 425) or None. Whole frames have white
     borders, and Eigen's normals end at Eigen's crop.
-    `depth`, of the official form: "filled", or "raw", the sensor's own with holes.
-    `normals`, of the official form: None takes the folder `normals_gt` (Eigen's) or `nyu_normals_gt` (Ladicky's)
-    beside the .mat; else the path of one of them, or "depth" to compute normals from the filled depth.
+    `depth`, of the official form: "filled", or "raw", the sensor's own values with holes.
+    `normals`, of the official form: None uses the folder `normals_gt` (Eigen's) or `nyu_normals_gt` (Ladicky's) beside
+    the .mat. The path of one of them also works. "depth" computes normals from the filled depth.
 
-    Raises `FileNotFoundError` and `ValueError` for what is missing or does not fit.
+    Raises `FileNotFoundError` and `ValueError` for parts that are missing or do not fit.
     """
 
     licence = (
@@ -95,7 +95,7 @@ class NYUv2(Dataset):
         if joined:
             frames.notes.append("The 40 classes are joined to 13; data.classes=40 keeps them.")
         ids = np.array([0, *TO_13]) if joined else np.arange(frames.classes + 1)
-        self._ids = ids if classes == 14 else ids - 1  # by label + 1
+        self._ids = ids if classes == 14 else ids - 1  # indexed by label + 1
         self._keys = self._part(split, holdout)[:limit]
         self.missing = frames.missing(self._keys)
         self._size = size
@@ -132,7 +132,7 @@ class NYUv2(Dataset):
         return {"image": image_tensor(resize(image, self._size)), "targets": targets}
 
     def _part(self, split: str, holdout: float) -> Sequence[Any]:
-        """The frames of a split."""
+        """Returns the frames of a split."""
         form = self._form
         if split == "test":
             keys = form.test
@@ -165,7 +165,7 @@ class NYUv2(Dataset):
 
 
 def _check(classes: Any, crop: Any, depth: Any, form: Any) -> None:
-    """Refuses options out of range."""
+    """Raises `ValueError` for options out of range."""
     if classes not in CLASSES:
         raise ValueError(f"data.classes must be 13, 14 or 40, got {classes!r}.")
     if crop not in CROPS:
@@ -177,7 +177,7 @@ def _check(classes: Any, crop: Any, depth: Any, form: Any) -> None:
 
 
 def _check_folders(path: Path, crop: str | None, depth: str, normals: str | None) -> None:
-    """Refuses options that folders cannot have."""
+    """Raises `ValueError` for options that folders do not support."""
     official = {"crop": crop != "eigen", "depth": depth == "raw", "normals": normals is not None}
     if given := [f"data.{option}" for option, differs in official.items() if differs]:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""The two forms that others made: folders of arrays (MTAN) and of pictures and arrays (ASTMT and what came of it)."""
+"""Two forms of NYUv2 made by others: folders of arrays (MTAN), and folders of pictures and arrays (ASTMT, others)."""
 
 import itertools
 from collections.abc import Sequence
@@ -37,14 +37,14 @@ AGAIN = f"The download or unpacking of MTAN's archive is not complete; it is to 
 
 
 class Mtan(Form[tuple[str, str]]):
-    """`train|val/{image,label,depth,normal}/{i}.npy` of MTAN and LibMTL; "val" is the official test data.
+    """`train|val/{image,label,depth,normal}/{i}.npy` of MTAN and LibMTL. "val" is the official test data.
 
-    A frame is one of which any folder has a file. Raises `FileNotFoundError` for a folder that cannot be listed.
+    A frame exists if any folder has a file of it. Raises `FileNotFoundError` for a folder that cannot be listed.
     """
 
     classes = 13
-    # Their preprocessing script is lost: the author says that the borders were cropped and the rest resized, and the
-    # normals are Eigen's, which are known within Eigen's crop only. So this is the camera of that crop, resized.
+    # Their preprocessing script is lost. The author says that the borders were cropped and the rest was resized. The
+    # normals are Eigen's, which are known only inside Eigen's crop. So this is the camera of that crop, resized.
     camera = camera_of(EIGEN)
 
     def __init__(self, root: Path) -> None:
@@ -69,7 +69,7 @@ class Mtan(Form[tuple[str, str]]):
         return [(part, name) for name in names]
 
     def missing(self, keys: Sequence[tuple[str, str]]) -> str:
-        part, names = keys[0][0], [name for _, name in keys]  # the frames of a split lie in one folder
+        part, names = keys[0][0], [name for _, name in keys]  # all frames of a split are in one folder
         found = (lacking(self.root / part / kind, names, self._present[part, kind], AGAIN) for kind in PARTS)
         return " ".join(filter(None, found))
 
@@ -105,7 +105,7 @@ KINDS = {
 }
 
 
-#: By the size (height, width) of frames, their crop and what is said of it.
+#: By the size (height, width) of frames: their crop, and a note about it.
 CAMERAS = {
     (HEIGHT, WIDTH): (WHOLE, "The camera is that of whole frames."),
     (425, 560): (GUPTA, "The camera is that of the crop of Gupta et al."),
@@ -120,8 +120,8 @@ UNKNOWN = (
 class Astmt(Form[str]):
     """`images`, `segmentation`, `normals` and `depth` of the frames in `gt_sets/{train,val}.txt`.
 
-    The layout of ASTMT (arXiv 1904.08918), which Vandenhende et al., ATRC and InvPT took over with files of other
-    kinds. "val" is the official test data. Raises `FileNotFoundError` and `ValueError`.
+    This is the layout of ASTMT (arXiv 1904.08918). Vandenhende et al., ATRC and InvPT use it with other kinds of files.
+    "val" is the official test data. Raises `FileNotFoundError` and `ValueError`.
     """
 
     classes = 40
@@ -159,12 +159,12 @@ class Astmt(Form[str]):
         return " ".join(filter(None, found))
 
     def _camera(self) -> Camera:
-        """That of the crop that the size of the first frame tells."""
+        """Returns the camera for the crop that belongs to the size of the first frame."""
         for key in (*self.train, *self.test):
             try:
                 size = self.image(key).shape[:2]
             except BadSampleError:
-                continue  # said when that sample is read
+                continue  # reported when that sample is read
             crop, note = CAMERAS.get(size, (GUPTA, UNKNOWN))
             self.notes.append(note.format(*size))
             return camera_of(crop)
@@ -199,7 +199,7 @@ class Astmt(Form[str]):
 
 
 def _ids(file: Path) -> list[str]:
-    """The frames that a list names, in the order of their numbers, by which they are neighbours."""
+    """Returns the frames in a list, in the order of their numbers. Frames with near numbers are neighbours."""
     try:
         ids = [line.strip() for line in file.read_text().splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:

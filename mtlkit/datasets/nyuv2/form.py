@@ -1,4 +1,4 @@
-"""What all forms have in common in which NYUv2 is handed on."""
+"""The common part of all forms in which NYUv2 is distributed."""
 
 import zlib
 from abc import ABC, abstractmethod
@@ -13,21 +13,21 @@ from mtlkit.data.files import check_shape, unreadable
 from mtlkit.data.geometry import normals_from_depth
 from mtlkit.data.splits import Indices, hold_out_blocks
 
-Key = TypeVar("Key")  # what a form calls its frames
+Key = TypeVar("Key")  # the type of a form's frame keys
 
 WIDTH, HEIGHT = 640, 480
-EIGEN = (slice(44, 471), slice(40, 601))  #: rows and columns that Eigen et al. evaluate: 561 x 427 pixels
-GUPTA = (slice(45, 470), slice(40, 600))  #: those of Gupta et al.: 560 x 425 pixels
-CENTRE = (slice(16, 464), slice(32, 608))  #: of 576 x 448 pixels
+EIGEN = (slice(44, 471), slice(40, 601))  #: the rows and columns that Eigen et al. evaluate: 561 x 427 pixels
+GUPTA = (slice(45, 470), slice(40, 600))  #: the rows and columns of Gupta et al.: 560 x 425 pixels
+CENTRE = (slice(16, 464), slice(32, 608))  #: the rows and columns of the form with 576 x 448 pixels
 WHOLE = (slice(0, HEIGHT), slice(0, WIDTH))
 Crop = tuple[slice, slice]
 
 
 def camera_of(crop: Crop) -> Camera:
-    """The camera of the colour frames (`camera_params.m` of the toolbox), cropped.
+    """Returns the camera of the colour frames (`camera_params.m` of the toolbox), cropped.
 
-    The toolbox counts pixels from 1, so that its centre lies half a pixel further left and up in our coordinates,
-    in which the first pixel's centre is at 1/2.
+    The toolbox counts pixels from 1. In our coordinates the centre of the first pixel is at 1/2, so the toolbox's
+    centre is half a pixel further left and up.
     """
     rows, columns = crop
     width, height = columns.stop - columns.start, rows.stop - rows.start
@@ -36,50 +36,50 @@ def camera_of(crop: Crop) -> Camera:
 
 
 class Form(ABC, Generic[Key]):
-    """A form in which NYUv2 is handed on; a frame is read when it is asked for. Damage raises `BadSampleError`."""
+    """A form in which NYUv2 is distributed. A frame is read on demand. A damaged file raises `BadSampleError`."""
 
     train: Sequence[Key]  #: the published training frames
     test: Sequence[Key]  #: the published test frames
-    classes: int  #: of the labels, 13 or 40
+    classes: int  #: the number of classes of the labels, 13 or 40
     camera: Camera
     has_normals: bool = True
     notes: list[str]
 
     @abstractmethod
     def label(self, key: Key) -> str:
-        """The file of a frame."""
+        """Returns the file of a frame."""
 
     @abstractmethod
     def image(self, key: Key) -> np.ndarray:
-        """(H, W, 3), uint8 or float32 in [0, 1]."""
+        """Returns the image (H, W, 3), uint8 or float32 in [0, 1]."""
 
     @abstractmethod
     def labels(self, key: Key) -> np.ndarray:
-        """(H, W) int64 from 0 on, -1 unlabelled."""
+        """Returns the labels (H, W) int64, from 0. -1 means unlabelled."""
 
     @abstractmethod
     def depth(self, key: Key) -> np.ndarray:
-        """(H, W) float32, metres, 0 unknown."""
+        """Returns the depth (H, W) float32 in metres. 0 means unknown."""
 
     @abstractmethod
     def normals(self, key: Key) -> np.ndarray:
-        """(H, W, 3) float32, unit or (0, 0, 0), channels as they are stored."""
+        """Returns the normals (H, W, 3) float32, unit or (0, 0, 0), with the channels in the stored order."""
 
     @abstractmethod
     def normals_file(self, key: Key) -> Path | None:
-        """The file of a frame's normals, None where they are not read but computed."""
+        """Returns the file of a frame's normals, or None if they are computed."""
 
     def missing(self, keys: Sequence[Key]) -> str:
-        """What `Dataset.missing` says of these frames."""
+        """Returns the text of `Dataset.missing` for these frames."""
         return ""
 
     def reference(self, key: Key) -> np.ndarray:
-        """Normals as depth has them, in our frame, which stored ones must resemble."""
+        """Returns normals computed from depth, in our frame of axes. Stored normals must be similar to them."""
         depth = self.depth(key)
         return normals_from_depth(depth, self.camera, reach(depth.shape[1]))
 
     def hold_out(self, share: float) -> tuple[Indices, Indices]:
-        """The training frames in training and validation."""
+        """Returns the training frames for training and for validation."""
         self.notes.append(
             "No scene is known in this form: the validation frames are blocks of neighbours, and the frames on both "
             "sides of a block, which may show the same room, are not used."
@@ -88,12 +88,12 @@ class Form(ABC, Generic[Key]):
 
 
 def reach(width: int) -> int:
-    """Of normals that a convention is found by: so wide that the Kinect's noise at 5 m does not hide a wall."""
+    """Returns the reach of the normals that find a convention. The Kinect's noise at 5 m must not hide a wall."""
     return max(1, round(width / 40))
 
 
 def read_mat(path: Path, key: str) -> np.ndarray:
-    """An array of numbers from a MATLAB file older than v7.3. Raises `BadSampleError`."""
+    """Reads an array of numbers from a MATLAB file older than v7.3. Raises `BadSampleError`."""
     from scipy.io import loadmat
     from scipy.io.matlab import MatReadError
 
@@ -108,9 +108,9 @@ def read_mat(path: Path, key: str) -> np.ndarray:
 
 
 def whole_numbers(path: Path, values: np.ndarray, low: int, high: int) -> np.ndarray:
-    """(H, W) labels as int64; raises `BadSampleError` for others than `low` to `high`."""
+    """Returns labels (H, W) as int64. Raises `BadSampleError` for values that are not from `low` to `high`."""
     check_shape(path, values, (None, None))
-    with np.errstate(invalid="ignore"):  # NaN and what is too large become some number that they do not equal
+    with np.errstate(invalid="ignore"):  # NaN and too large values become a number that differs from them
         whole = values.astype(np.int64)
     wrong = values[(whole != values) | (whole < low) | (whole > high)]
     if wrong.size:
@@ -120,7 +120,7 @@ def whole_numbers(path: Path, values: np.ndarray, low: int, high: int) -> np.nda
 
 
 def metres(path: Path, values: np.ndarray) -> np.ndarray:
-    """Depth (H, W) or (H, W, 1) as (H, W) float32, 0 where it is not known."""
+    """Returns depth (H, W) or (H, W, 1) as (H, W) float32. 0 means unknown."""
     if values.ndim == 3 and values.shape[2] == 1:
         values = values[..., 0]
     check_shape(path, values, (None, None))

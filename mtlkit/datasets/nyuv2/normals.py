@@ -1,4 +1,4 @@
-"""Surface normals as files hold them: how vectors are coded, and which axis each channel holds."""
+"""Surface normals in files: how vectors are coded, and which axis each channel holds."""
 
 import hashlib
 import itertools
@@ -20,16 +20,16 @@ CONVENTIONS = tuple(
     for axes in itertools.permutations(AXES)
     for signs in itertools.product(("", "-"), repeat=3)
 )
-PROBES = 20  #: training frames that the convention is found on
-LEAST, MARGIN = 0.7, 0.2  #: of the mean cosine with normals from depth, and of its distance to the second best
+PROBES = 20  # the number of training frames that are used to find the convention
+LEAST, MARGIN = 0.7, 0.2  # the mean cosine with normals from depth, and its distance to the second best
 
 
 def decode(values: np.ndarray) -> np.ndarray:
-    """Stored vectors (H, W, 3) as float32 of unit length, (0, 0, 0) where there is none.
+    """Decodes stored vectors (H, W, 3) to float32 of unit length, and (0, 0, 0) where there is no vector.
 
-    Bytes stand for -1 to 1, so that their zero lies between the codes 127 and 128, both of which mark "none"; some
-    divide by 127 and not 127.5, which turns a vector by at most 0.4 degrees. Floats are vectors, or vectors / 2 + 1/2
-    as an image in [0, 1] has them, whichever fits their lengths. Vectors shorter than 1/2 are none.
+    Bytes stand for -1 to 1. Their zero is between the codes 127 and 128, so both mean "none". Some files divide by 127
+    instead of 127.5, which turns a vector by at most 0.4 degrees. Floats are vectors, or vectors / 2 + 1/2 as in an
+    image in [0, 1]. The lengths decide which of the two fits. Vectors shorter than 1/2 mean "none".
 
     >>> decode(np.array([[[127, 128, 127], [255, 128, 128]]], np.uint8)).round(2).tolist()
     [[[0.0, 0.0, 0.0], [1.0, 0.0, 0.0]]]
@@ -50,7 +50,7 @@ def decode(values: np.ndarray) -> np.ndarray:
 
 
 def _is_image(vectors: np.ndarray) -> bool:
-    """Whether the lengths come closer to 1, or 0 for none, if the values are taken for vectors / 2 + 1/2."""
+    """Returns whether vectors / 2 + 1/2 fits the values better: its lengths are closer to 1, or to 0 for none."""
 
     def misfit(values: np.ndarray) -> float:
         length = _length(values)
@@ -64,7 +64,7 @@ def _length(vectors: np.ndarray) -> np.ndarray:
 
 
 def parse(convention: str) -> tuple[list[int], list[int]]:
-    """The axis (0 to 2) and the sign of what each stored channel holds. Raises `ValueError`.
+    """Returns the axis (0 to 2) and the sign of each stored channel. Raises `ValueError`.
 
     >>> parse("-zyx")
     ([2, 1, 0], [-1, 1, 1])
@@ -79,7 +79,7 @@ def parse(convention: str) -> tuple[list[int], list[int]]:
 
 
 def turn(normals: np.ndarray, convention: str) -> np.ndarray:
-    """Stored normals (..., 3) in our frame.
+    """Turns stored normals (..., 3) into our frame of axes.
 
     >>> turn(np.array([0.1, 0.2, 0.3]), "-zyx").tolist()
     [0.3, 0.2, -0.1]
@@ -93,12 +93,12 @@ def turn(normals: np.ndarray, convention: str) -> np.ndarray:
 
 
 def find_convention(form: Form[Key]) -> tuple[str, str]:
-    """The convention in which a form's normals are most like those that its depth gives, and a note on it.
+    """Returns the convention in which a form's normals are most similar to normals from its depth, and a note on it.
 
-    Raises `ValueError` where none is clearly the best. An answer is kept in the user's cache folder
-    ($XDG_CACHE_HOME or ~/.cache), where that can be written, until the first file of normals changes.
+    Raises `ValueError` if none is clearly the best. The answer is stored in the user's cache folder ($XDG_CACHE_HOME or
+    ~/.cache) if it is writable. It is used until the first file of normals changes.
     """
-    frames = form.train or form.test  # an axis is no label: test frames tell it as well where there are no others
+    frames = form.train or form.test  # an axis is no label, so test frames are allowed here if there are no others
     probes = [frames[i] for i in np.unique(np.linspace(0, len(frames) - 1, PROBES).round().astype(int))]
     file = form.normals_file(probes[0])
     assert file is not None
@@ -118,7 +118,7 @@ Ranking = list[tuple[float, str]]
 
 
 def _search(form: Form[Key], probes: Sequence[Key], folder: Path) -> Ranking:
-    """The ranking of the conventions, of which the first is clearly the best."""
+    """Ranks the conventions. The first is clearly the best."""
     problems: list[str] = []
     ranking = rank(_pairs(form, probes, problems))
     compared = len(probes) - len(problems)
@@ -140,7 +140,7 @@ def _search(form: Form[Key], probes: Sequence[Key], folder: Path) -> Ranking:
 
 
 def rank(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> Ranking:
-    """The 48 conventions with the mean cosine of stored normals and reference normals, the best first."""
+    """Ranks the 48 conventions by the mean cosine of stored normals and reference normals, the best first."""
     products, count = np.zeros((3, 3)), 0
     for stored, reference in pairs:
         both = stored.any(-1) & reference.any(-1)
@@ -159,7 +159,7 @@ def _is_clear(ranking: Ranking) -> bool:
 
 
 def _pairs(form: Form[Key], probes: Iterable[Key], problems: list[str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Stored and reference normals; `problems` gets what is wrong with each frame that cannot be compared."""
+    """Yields stored and reference normals. `problems` receives the problem of each frame that cannot be compared."""
     for key in probes:
         try:
             stored, reference = form.normals(key), form.reference(key)
@@ -179,7 +179,7 @@ def _cache_file(file: Path) -> Path | None:
         state = file.stat()
         key = f"1 {file.resolve()} {state.st_size} {state.st_mtime_ns}"
         base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    except (OSError, RuntimeError):  # a link to itself; there is no home
+    except (OSError, RuntimeError):  # a link to itself, or there is no home folder
         return None
     return base / "mtlkit" / "nyuv2" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
 
@@ -200,4 +200,4 @@ def _keep(cache: Path | None, ranking: Ranking) -> None:
         cache.parent.mkdir(parents=True, exist_ok=True)
         write_whole(cache, json.dumps(ranking[:2]).encode())
     except OSError:
-        pass  # found again next time
+        pass  # the next run finds the convention again

@@ -1,4 +1,4 @@
-"""The form that NYU publishes: nyu_depth_v2_labeled.mat, with the splits and the classes in files beside it."""
+"""NYU's own form: nyu_depth_v2_labeled.mat, with the splits and the classes in files beside it."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -29,15 +29,15 @@ from mtlkit.datasets.nyuv2.sources import FILE, META, PAGE
 if TYPE_CHECKING:
     import h5py
 
-MAP = (WIDTH, HEIGHT)  # HDF5 has the axes of MATLAB's arrays in reverse order
+MAP = (WIDTH, HEIGHT)  # HDF5 stores the axes of MATLAB's arrays in reverse order
 SHAPES = {"images": (3, *MAP), "depths": MAP, "rawDepths": MAP, "labels": MAP}
 
 
 class Official(Form[int]):
-    """Frames by their number in the .mat, from 0, cropped.
+    """Cropped frames, by their number in the .mat, from 0.
 
-    `depth` is "depths" or "rawDepths". `normals` is None for a known folder beside the .mat, if there is one; a
-    folder; or "depth" to compute them. Raises `ValueError` and `FileNotFoundError`.
+    `depth` is "depths" or "rawDepths". `normals` is None for a known folder beside the .mat, if it exists; or a folder;
+    or "depth", which computes them. Raises `ValueError` and `FileNotFoundError`.
     """
 
     classes = 40
@@ -102,27 +102,27 @@ class Official(Form[int]):
         return train, val
 
     def _computed(self, key: int, reach: int | None = None) -> np.ndarray:
-        # From whole frames, so that the crop's border has normals, too, and from filled depth in any case.
+        # Computed from whole frames, so that the crop's border has normals, and always from filled depth.
         return normals_from_depth(self._read("depths", key), camera_of(WHOLE), reach)[self.crop]
 
     def _read(self, name: str, key: int) -> np.ndarray:
-        """One frame of an array, (H, W) or (H, W, 3)."""
+        """Reads one frame of an array, (H, W) or (H, W, 3)."""
         try:
             return self._data()[name][key].T
         except OSError as error:
             raise unreadable(Path(self.label(key)), error) from error
 
     def _data(self) -> Mapping[str, Any]:
-        """The file, opened by this process: a child must not use the handle that it has from its parent."""
+        """Returns the file, opened by this process. A child process must not use the handle of its parent."""
         import h5py
 
         if self._open is None or self._open[0] != os.getpid():
-            self._open = None  # first: HDF5 would find the file open and go on with the parent's descriptor
+            self._open = None  # first of all, because HDF5 would reuse the parent's open descriptor
             self._open = os.getpid(), h5py.File(self.file, "r", locking=False)
         return self._open[1]
 
     def _find_classes(self, count: int) -> None:
-        """What takes the 894 classes to 40: `_to_40` by id, or `_labels40`, the mapped labels."""
+        """Finds what maps the 894 classes to 40: `_to_40` by id, or `_labels40`, the mapped labels."""
         folder = self.file.parent
         self._labels40: np.ndarray | None = None
         self._classes_file = folder / "classMapping40.mat"
@@ -167,7 +167,7 @@ class Official(Form[int]):
 
 
 def _check(file: Path) -> int:
-    """The number of frames. Raises `ValueError` for another file."""
+    """Returns the number of frames. Raises `ValueError` for another file."""
     import h5py
 
     advice = f"Expected {FILE} from {PAGE}: MATLAB v7.3, that is HDF5, and 2,972,037,809 bytes."
@@ -186,7 +186,7 @@ def _check(file: Path) -> int:
 
 
 def _what(file: Path) -> str:
-    """What a file is, for some that are taken for HDF5."""
+    """Describes a file that may be mistaken for HDF5."""
     try:
         with file.open("rb") as stream:
             head = stream.read(10)

@@ -1,4 +1,4 @@
-"""Normals as pictures, one file per frame, for the official form, which has none of its own."""
+"""Normals as pictures, one file per frame. The official form needs them, because it has no normals of its own."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,15 +11,15 @@ from mtlkit.datasets.nyuv2.form import HEIGHT, WIDTH
 from mtlkit.datasets.nyuv2.normals import decode
 from mtlkit.datasets.nyuv2.sources import EIGEN, LADICKY
 
-FOLDERS = ("normals_gt", "nyu_normals_gt")  #: in the archives of Eigen et al. and of Ladicky et al.
+FOLDERS = ("normals_gt", "nyu_normals_gt")  #: the names in the archives of Eigen et al. and of Ladicky et al.
 SOURCES = f"Eigen's from {EIGEN}, Ladicky's from {LADICKY}"
 
 
 class Pictures:
-    """The normals of whole frames, by the frame's number from 0.
+    """The normals of whole frames, by the number of the frame from 0.
 
-    Eigen's `normals/0000.png` with `masks/0000.png`, numbered from 0, or Ladicky's `train/00003.png` and
-    `test/00001.png`, numbered from 1 and without masks. Raises `FileNotFoundError` for a folder of none of these.
+    The files are Eigen's `normals/0000.png` with `masks/0000.png`, numbered from 0, or Ladicky's `train/00003.png` and
+    `test/00001.png`, numbered from 1 and without masks. Raises `FileNotFoundError` for any other folder.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -36,7 +36,7 @@ class Pictures:
             self._normals = _numbered(folder / "train", 1) | _numbered(folder / "test", 1)
 
     def missing(self, frames: Iterable[int]) -> str:
-        """What `Dataset.missing` says of these frames."""
+        """Returns the text of `Dataset.missing` for these frames."""
         texts = []
         for what, found in (("normals", self._normals), ("masks", self._masks if self._eigen else None)):
             gone = [] if found is None else [frame for frame in frames if frame not in found]
@@ -48,12 +48,12 @@ class Pictures:
         return " ".join(texts)
 
     def file(self, frame: int) -> Path:
-        """The file of a frame's normals; where it is missing, where it was looked for."""
+        """Returns the file of a frame's normals. If it is missing, returns the path where it should be."""
         name = f"normals/{frame:04}.png" if self._eigen else f"train/{frame + 1:05}.png"
         return self._normals.get(frame, self.folder / name)
 
     def read(self, frame: int) -> np.ndarray:
-        """(480, 640, 3) float32, unit or (0, 0, 0), channels as they are stored. Raises `BadSampleError`."""
+        """Reads (480, 640, 3) float32, unit or (0, 0, 0), channels in the stored order. Raises `BadSampleError`."""
         path = self.file(frame)
         values = read_exact(path, channels=3)
         check_shape(path, values, (HEIGHT, WIDTH, 3))
@@ -67,7 +67,7 @@ class Pictures:
 
 
 def find(folders: Iterable[Path]) -> Path | None:
-    """The first of the folders in which there are pictures of normals."""
+    """Returns the first folder that contains pictures of normals."""
     return next((f for f in folders if any(_numbered(f / name, 0) for name in ("normals", "train", "test"))), None)
 
 

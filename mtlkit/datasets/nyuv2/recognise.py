@@ -1,4 +1,4 @@
-"""Which form of NYUv2 is at `data.root`."""
+"""Finds out which form of NYUv2 is at `data.root`."""
 
 import os
 from pathlib import Path
@@ -12,9 +12,9 @@ from mtlkit.datasets.nyuv2.sources import FILE, FORMS
 
 
 def recognise(root: str | Path | None, wanted: str | None) -> tuple[str, Path]:
-    """The form, one of `FORMS`, and its folder or file: at `root` or, if there is none, in one of its folders.
+    """Returns the form, one of `FORMS`, and its folder or file: at `root` or, if there is none, in one of its folders.
 
-    Raises `FileNotFoundError` where there is none, and `ValueError` for several forms and for others than `wanted`.
+    Raises `FileNotFoundError` if there is none, and `ValueError` if there are several or if it is not `wanted`.
     """
     path = None if root is None else Path(root).expanduser()
     if path is not None and path.is_file():
@@ -38,7 +38,7 @@ def recognise(root: str | Path | None, wanted: str | None) -> tuple[str, Path]:
 
 
 def _forms(path: Path) -> list[tuple[str, Path]]:
-    """The forms that begin in a folder, however much of them is there."""
+    """Returns the forms that start in a folder, even if they are incomplete."""
     found = [("official", path / FILE)] if os.path.lexists(path / FILE) else []
     if any(os.path.isdir(path / part / kind) for part in ("train", "val") for kind in ("image", "label")):
         found.append(("mtan", path))
@@ -48,7 +48,7 @@ def _forms(path: Path) -> list[tuple[str, Path]]:
 
 
 def _nothing(path: Path) -> str:
-    """What is wrong with a folder in which there is no form."""
+    """Describes what is wrong with a folder that contains no form."""
     whole, names = path.resolve(), sorted(os.listdir(path))
     if whole.name in ("train", "val") and _forms(whole.parent):
         return f"data.root={path} is a part of MTAN's arrays: set data.root={whole.parent}."
@@ -61,7 +61,7 @@ def _nothing(path: Path) -> str:
 
 
 def open_form(form: str, path: Path, crop: Crop, depth: str, normals: str | None) -> Form[Any]:
-    """The form at a path; the options are those of `Official`."""
+    """Opens the form at a path. The options are those of `Official`."""
     if form == "official":
         return Official(path, crop, depth, normals)
     return Mtan(path) if form == "mtan" else Astmt(path)

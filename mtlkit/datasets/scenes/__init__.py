@@ -1,4 +1,4 @@
-"""Rendered rooms: an endless stand-in for NYUv2 that needs no download."""
+"""Rendered rooms: an endless substitute for NYUv2 that needs no download."""
 
 import os
 from collections.abc import Sequence
@@ -36,20 +36,20 @@ UNITS = {"m": 1.0, "dm": 10.0}
 class Scenes(Dataset):
     """Rooms rendered by ray casting, with segmentation (NYUv2's 13 classes), depth, normals and 12 attributes.
 
-    The frames are rendered once for each set of options and kept under `root`, the cache folder
-    (~/.cache/mtlkit/scenes by default, $XDG_CACHE_HOME honoured). Frame i of a split is a function of `dataset_seed`,
-    the knobs, the split, i and `size` alone; every frame is a room of its own. `size` is (width, height), each at
-    least 16, rendered, not resized; `limit` takes the first so many of the 800, 200 and 650 frames of train, val and
-    test.
+    The frames are rendered once for each set of options and stored under `root`, the cache folder
+    (~/.cache/mtlkit/scenes by default; $XDG_CACHE_HOME changes it). Frame i of a split depends only on `dataset_seed`,
+    the knobs, the split, i and `size`. Every frame shows its own room. `size` is (width, height), each at least 16. The
+    frames are rendered at this size, not resized. `limit` uses only so many first frames of the 800, 200 and 650 frames
+    of train, val and test.
 
     Knobs (see `Knobs`): `cue_p`, `decoy_p`, `scale_jitter`, `light_jitter` between 0 and 1, `sensor`, `border`.
-    `depth_unit`: "m", or "dm" for values ten times as large, which makes the losses' scales differ more.
+    `depth_unit`: "m", or "dm" for values ten times as large, which increases the difference of the losses' scales.
 
-    `controls` adds tasks whose right treatment is known: "noise" (a random class for every pixel, to be ignored),
+    `controls` adds tasks whose correct treatment is known: "noise" (a random class per pixel, which should be ignored),
     "opposite" (normals turned by 180 degrees about the optical axis, so that x and y are negated), "duplicate" (the
-    segmentation once more).
+    segmentation a second time).
 
-    Raises `ValueError` for options out of range and for a cache folder that cannot be written, `LookupError` for an
+    Raises `ValueError` for options out of range and for a cache folder that cannot be written, and `LookupError` for an
     unknown split, unit or control.
     """
 
@@ -90,7 +90,7 @@ class Scenes(Dataset):
         self.unit = UNITS[depth_unit]
         self.folder = cache.cached(_root(root), self.settings)
         self._arrays = cache.load(self.folder)
-        if root is not None:  # which many take for the place of data to be read
+        if root is not None:  # many users expect here the folder of data to read
             self.notes = [f"scenes reads no files: data.root is where its rendered frames are kept, {_root(root)}."]
 
     def __len__(self) -> int:
@@ -116,11 +116,11 @@ class Scenes(Dataset):
         return {"image": frame["image"].permute(2, 0, 1).float() / 255, "targets": targets}
 
     def intrinsics(self) -> tuple[float, float, float, float]:
-        """The camera's (fx, fy, cx, cy) in pixels at this data set's size."""
+        """The camera's (fx, fy, cx, cy) in pixels at the size of this data set."""
         return intrinsics(*self.settings.size)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_arrays"}  # maps are not to be copied
+        return {name: value for name, value in vars(self).items() if name != "_arrays"}  # do not copy maps
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)

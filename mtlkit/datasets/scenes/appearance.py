@@ -1,4 +1,4 @@
-"""Light: Lambert and a weak highlight from one to three point lights with hard shadows, then the photograph."""
+"""Light: Lambert shading and a weak highlight, one to three point lights with hard shadows, and the photograph."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ MAX_LIGHTS = 3
 
 @dataclass(frozen=True)
 class Lighting:
-    """Point lights (L, 3) of linear colours (L, 3), the light from everywhere, and the camera's response."""
+    """Point lights (L, 3) of linear colours (L, 3), the ambient light, and the response of the photo camera."""
 
     places: Array
     colours: Array
@@ -25,9 +25,9 @@ class Lighting:
 
 
 def draw(rng: np.random.Generator, scene: Scene, light_jitter: float) -> Lighting:
-    """A light under the ceiling, then the lit windows and lamps of the room, up to three.
+    """Draws a light under the ceiling, then the lit windows and lamps of the room, up to three lights.
 
-    `light_jitter` = 0 gives all lights the same white, strength and place, 1 the full variety.
+    With `light_jitter` = 0, all lights have the same white, strength and place. With 1 they have the full variety.
     """
     u = rng.uniform(-1, 1, (MAX_LIGHTS, 8)) * light_jitter
     v = rng.uniform(-1, 1, 6) * light_jitter
@@ -46,7 +46,7 @@ def draw(rng: np.random.Generator, scene: Scene, light_jitter: float) -> Lightin
 
 
 def resolve(scene: Scene, hit: Ints, normal: Array) -> tuple[Ints, Ints, Ints]:
-    """Class, thing and material of each hit; the room's shell is wall, floor or ceiling by its normal (world)."""
+    """Returns class, thing and material of each hit. In the room's shell, the normal (world) decides the class."""
     shapes = scene.shapes
     label, instance, material = shapes.label[hit], shapes.instance[hit], shapes.material[hit]
     for ink, side in ((scene.floor, normal[2] > 0.5), (scene.ceiling, normal[2] < -0.5)):
@@ -60,7 +60,7 @@ def resolve(scene: Scene, hit: Ints, normal: Array) -> tuple[Ints, Ints, Ints]:
 def shade(
     scene: Scene, materials: Materials, lighting: Lighting, eye: Array, directions: Array, distance: Array, hit: Ints
 ) -> Array:
-    """Linear colours (3, N) of what the rays meet."""
+    """Returns the linear colours (3, N) at the points that the rays hit."""
     points = eye[:, None] + directions * distance
     local, _, normal = surface(scene.shapes, points, hit)
     _, _, index = resolve(scene, hit, normal)
@@ -85,7 +85,7 @@ def shade(
 
 
 def _shadowed(casters: Shapes, place: Array, points: Array, normal: Array) -> NDArray[np.bool_]:
-    """Whether something stands between the light and each point (moved off its surface a little)."""
+    """Returns whether something is between the light and each point. Points are moved a little off their surface."""
     if len(casters) == 0 or points.shape[1] == 0:
         return np.zeros(points.shape[1], dtype=bool)
     nearest, _ = trace(casters, place, points + 1e-4 * normal - place[:, None])
@@ -93,7 +93,7 @@ def _shadowed(casters: Shapes, place: Array, points: Array, normal: Array) -> ND
 
 
 def photograph(linear: Array, lighting: Lighting) -> Array:
-    """Linear colours (H, W, 3) -> what the camera's lens and exposure make of them, sRGB-like, in [0, 1]."""
+    """Converts linear colours (H, W, 3) to a photo with lens and exposure effects, sRGB-like, in [0, 1]."""
     height, width = linear.shape[:2]
     x, y = np.linspace(-1, 1, width)[None, :], np.linspace(-1, 1, height)[:, None]
     fall = 1 - lighting.vignette * 0.5 * (x * x + y * y)

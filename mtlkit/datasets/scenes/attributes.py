@@ -1,4 +1,4 @@
-"""The attributes of a frame: what is in view and how it stands, from the geometry in view, not from the picture."""
+"""The attributes of a frame. They come from the geometry in view, not from the picture."""
 
 import numpy as np
 
@@ -12,17 +12,17 @@ ATTRIBUTES = (
     "bed", "sofa", "chair", "table", "tv", "books", "picture",
     "window_lit", "lamp_on", "object_on_table", "person_height_obstacle", "way_blocked",
 )  # fmt: skip
-REFERENCE = (64, 48)  # rays that decide, whatever the size of the picture
-SEEN = 10  # of these rays make a thing visible
+REFERENCE = (64, 48)  # the rays that decide, for every size of the picture
+SEEN = 10  # with this many of these rays, a thing is visible
 
 
 def attributes(scene: Scene, camera: Camera) -> Array:
-    """0 or 1 for each of `ATTRIBUTES`, the same at every picture size.
+    """Returns 0 or 1 for each of `ATTRIBUTES`. The result is the same at every picture size.
 
-    A class is present when at least 10 of 64 x 48 rays meet it. `window_lit`, `lamp_on`: daylight in a window, a
-    lamp that shines is in view. `object_on_table`: a thing lies on a table in view. `person_height_obstacle`: a thing
-    that stands up to 1.5 m or more, and no further than 3 m away. `way_blocked`: something other than the floor is
-    within 1.5 m of the camera in the middle third of the picture's columns, below the camera's height.
+    A class is present if at least 10 of 64 x 48 rays hit it. `window_lit` and `lamp_on`: a window with daylight, or a
+    lamp that shines, is in view. `object_on_table`: a thing lies on a table in view. `person_height_obstacle`: a thing
+    with a height of 1.5 m or more is at most 3 m away. `way_blocked`: something other than the floor is within 1.5 m of
+    the camera, in the middle third of the picture's columns and below the height of the camera.
     """
     width, height = REFERENCE
     rays = camera.rays(REFERENCE, intrinsics(*REFERENCE))

@@ -1,8 +1,8 @@
-"""Frames on disk: rendered once, in parallel, and kept as arrays that are mapped into memory.
+"""Frames on disk: rendered once, in parallel, and stored as arrays that are mapped into memory.
 
-A set of frames is a folder with one .npy file an array and a manifest with the settings and the files' SHA-256. It
-is written under a temporary name and renamed, so it is whole or absent; of two processes that render the same set at
-the same time the second throws its own away.
+A set of frames is a folder with one .npy file per array and a manifest with the settings and the files' SHA-256. It is
+written under a temporary name and renamed, so it is complete or absent. If two processes render the same set at the
+same time, the second one deletes its own result.
 """
 
 import hashlib
@@ -28,14 +28,14 @@ from mtlkit.datasets.scenes.attributes import ATTRIBUTES
 from mtlkit.datasets.scenes.render import VERSION, Frame, Knobs, render_frame
 
 LOG = logging.getLogger("mtlkit")
-FEW = 300_000  # pixels that one process renders sooner than further ones have started
+FEW = 300_000  # one process renders so many pixels before other processes have started
 DTYPES = {"image": "u1", "label": "i1", "depth": "<u2", "normals": "<i2", "attributes": "u1"}  # depth in millimetres
 Arrays = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
 class Settings:
-    """All that the frames depend on."""
+    """All settings that the frames depend on."""
 
     split: str
     size: tuple[int, int]
@@ -63,9 +63,9 @@ class Settings:
 
 
 def cached(root: Path, settings: Settings) -> Path:
-    """The folder of these frames, rendered now if it is not there or damaged.
+    """Returns the folder of these frames. Renders them now if the folder is missing or damaged.
 
-    Raises `ValueError` when the folder cannot be written.
+    Raises `ValueError` if the folder cannot be written.
     """
     folder = root / settings.name()
     if (fault := damage(folder, settings)) is None:
@@ -90,12 +90,12 @@ def cached(root: Path, settings: Settings) -> Path:
 
 
 def load(folder: Path) -> Arrays:
-    """The arrays of a folder, mapped into memory for reading."""
+    """Returns the arrays of a folder, mapped into memory for reading."""
     return {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in DTYPES}
 
 
 def damage(folder: Path, settings: Settings) -> str | None:
-    """What is wrong with a folder, None when nothing is."""
+    """Describes what is wrong with a folder. Returns None if nothing is wrong."""
     try:
         manifest = json.loads((folder / "manifest.json").read_text())
         if manifest["settings"] != json.loads(settings.text()):
@@ -109,7 +109,7 @@ def damage(folder: Path, settings: Settings) -> str | None:
 
 
 def fill(folder: Path, settings: Settings, part: int, parts: int) -> None:
-    """Renders every `parts`-th frame from number `part` on into the reserved arrays, counting them in a file."""
+    """Renders every `parts`-th frame, from number `part`, into the reserved arrays, and counts them in a file."""
     arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r+") for name in DTYPES}
     with open(folder / f"done-{part}", "ab", buffering=0) as done:
         for index in range(part, settings.count, parts):
@@ -120,7 +120,7 @@ def fill(folder: Path, settings: Settings, part: int, parts: int) -> None:
 
 
 def quantised(frame: Frame) -> Arrays:
-    """A frame as it is kept: colours in 1/255, depth in millimetres, normals in 1/32767."""
+    """Returns a frame as it is stored: colours in 1/255, depth in millimetres, normals in 1/32767."""
     return {
         "image": np.rint(frame.image * 255).astype("u1"),
         "label": frame.label.astype("i1"),
@@ -155,10 +155,10 @@ def _render(folder: Path, settings: Settings) -> None:
 
 
 def _fill_in_parallel(folder: Path, settings: Settings, parts: int, report: Callable[[int], None]) -> None:
-    """Runs this module as a program, one process a part.
+    """Runs this module as a program, one process per part.
 
-    Plain programs, not multiprocessing: that would import the caller's main module again, which fails in scripts
-    without a main guard and in what is read from standard input, and is refused within a data loader's worker.
+    It uses plain programs, not multiprocessing. multiprocessing would import the caller's main module again. That fails
+    in scripts without a main guard and in code from standard input, and a data loader's worker does not allow it.
     """
     threads = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
     environment = os.environ | threads | {"PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)}
@@ -170,7 +170,7 @@ def _fill_in_parallel(folder: Path, settings: Settings, parts: int, report: Call
             call = [*command, str(part)]
             workers.append(subprocess.Popen(call, env=environment, stdin=subprocess.DEVNULL, stderr=said[part]))
             stack.callback(workers[-1].wait)
-            stack.callback(workers[-1].kill)  # does nothing when it has ended
+            stack.callback(workers[-1].kill)  # does nothing if the process has ended
         while any(worker.poll() is None for worker in workers):
             time.sleep(0.1)
             report(sum(counter.stat().st_size for counter in folder.glob("done-*")))
@@ -185,7 +185,7 @@ def _publish(temporary: Path, folder: Path, settings: Settings) -> None:
     if damage(folder, settings) is None:
         return  # another process was faster
     if folder.exists():
-        folder.rename(temporary / "damaged")  # goes away with the temporary folder's rest
+        folder.rename(temporary / "damaged")  # is deleted together with the temporary folder
         stay = Path(tempfile.mkdtemp(prefix=".damaged-", dir=folder.parent))
         (temporary / "damaged").rename(stay / "damaged")
         shutil.rmtree(stay)
@@ -197,7 +197,7 @@ def _publish(temporary: Path, folder: Path, settings: Settings) -> None:
 
 
 def _reserve(path: Path, dtype: str, shape: tuple[int, ...]) -> None:
-    """Writes an array of zeros: a disk without room says so here, and not by a signal when mapped memory is written."""
+    """Writes an array of zeros. A full disk then raises an error here, instead of a signal during later writes."""
     with open(path, "wb") as file:
         npy.write_array_header_1_0(file, {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape})
         row = bytes(int(np.prod(shape[1:])) * np.dtype(dtype).itemsize)

@@ -1,4 +1,4 @@
-"""The furniture: functions that draw a thing's measures and build it (metres, before the scale jitter)."""
+"""The furniture: functions that draw the sizes of a thing and build it (metres, before the scale jitter)."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ Rng = np.random.Generator
 
 
 def bed(rng: Rng, palette: Palette) -> Thing:
-    """Frame, mattress, blanket and headboard; pillows lie on it."""
+    """A bed: frame, mattress, blanket and headboard, with pillows on it."""
     width, length, height = rng.uniform(1.0, 1.9), rng.uniform(1.9, 2.1), rng.uniform(0.4, 0.6)
     cloth = palette.thing(BED, "bed")
     frame, blanket = palette.also(cloth, "wood"), palette.also(cloth, "bed")
@@ -23,7 +23,7 @@ def bed(rng: Rng, palette: Palette) -> Thing:
 
 
 def sofa(rng: Rng, palette: Palette) -> Thing:
-    """Seat, back and arms, the arms round or square; cushions lie on it."""
+    """A sofa: seat, back and arms (round or square), with cushions on it."""
     width, depth, seat = rng.uniform(1.3, 2.4), rng.uniform(0.85, 1.0), rng.uniform(0.38, 0.46)
     cloth = palette.thing(SOFA, "sofa")
     thing = Thing().box(cloth, (0, depth / 2, 0.06), (width, depth, seat - 0.14))
@@ -50,7 +50,7 @@ def _legs(thing: Thing, ink: Ink, x: float, y: float, middle: float, height: flo
 
 
 def chair(rng: Rng, palette: Palette) -> Thing:
-    """A chair with four legs, or one that swivels; its back is at y = 0."""
+    """A chair with four legs, or a swivel chair. Its back is at y = 0."""
     seat, width = rng.uniform(0.42, 0.5), rng.uniform(0.4, 0.52)
     ink = palette.thing(CHAIR, "chair")
     cloth, middle = palette.also(ink, "chair"), 0.27
@@ -69,7 +69,7 @@ def chair(rng: Rng, palette: Palette) -> Thing:
 
 
 def table(rng: Rng, palette: Palette, low: bool = False, things: int = 3) -> Thing:
-    """A table, rectangular or round, with things on it; `low` for one before a sofa."""
+    """A table, rectangular or round, with things on it. `low` makes a table for the place in front of a sofa."""
     height = rng.uniform(0.35, 0.48) if low else rng.uniform(0.7, 0.78)
     width, depth = rng.uniform(1.2, 2.1) * (0.75 if low else 1), rng.uniform(0.7, 1.1) * (0.85 if low else 1)
     ink = palette.thing(TABLE, "table")
@@ -89,7 +89,7 @@ def table(rng: Rng, palette: Palette, low: bool = False, things: int = 3) -> Thi
 
 
 def _load(rng: Rng, palette: Palette, thing: Thing, top: tuple[float, float, float, float], count: int) -> None:
-    """Small things on a table's top of a given width, depth, middle and height, side by side."""
+    """Puts small things side by side on the top of a table. `top` is its width, depth, middle and height."""
     width, depth, middle, height = top
     for x in rng.permutation(np.linspace(-0.36, 0.36, 4))[:count]:
         at = (x * width, middle + rng.uniform(-0.25, 0.25) * depth, height)
@@ -97,7 +97,7 @@ def _load(rng: Rng, palette: Palette, thing: Thing, top: tuple[float, float, flo
 
 
 def desk(rng: Rng, palette: Palette) -> Thing:
-    """A table with drawers under it and often a screen on it."""
+    """A table with drawers below it and often a screen on it."""
     width, depth, height = rng.uniform(1.2, 1.9), rng.uniform(0.65, 0.85), rng.uniform(0.7, 0.78)
     ink = palette.thing(TABLE, "table")
     side = palette.also(ink, "table")
@@ -113,7 +113,7 @@ def desk(rng: Rng, palette: Palette) -> Thing:
 
 
 def screen(rng: Rng, palette: Palette, width: float) -> Thing:
-    """A television or computer screen on a foot, its back at y = 0."""
+    """A television or computer screen on a foot. Its back is at y = 0."""
     ink = palette.thing(TV, "screen")
     height, frame = width * rng.uniform(0.56, 0.64), palette.also(ink, "dark")
     thing = Thing().box(frame, (0, 0.09, 0), (width * 0.45, 0.16, 0.02)).box(frame, (0, 0.08, 0.02), (0.08, 0.03, 0.06))
@@ -169,14 +169,14 @@ def shelf(rng: Rng, palette: Palette) -> Thing:
 
 
 def tv_bench(rng: Rng, palette: Palette) -> Thing:
-    """A low chest with a television."""
+    """A low chest with a television on it."""
     thing = cabinet(rng, palette, rows=2)
     _, (_, depth, top) = thing.bounds()
     return thing.put(screen(rng, palette, rng.uniform(0.8, 1.3)), (0, depth * 0.35, top))
 
 
 def counter(rng: Rng, palette: Palette) -> Thing:
-    """A kitchen counter with cupboards above, a tap and small things."""
+    """A kitchen counter with cupboards above it, a tap and small things."""
     width, body = rng.uniform(1.6, 2.6), palette.thing(FURNITURE, "furniture")
     top, knob = palette.also(body, "table"), palette.also(body, "metal")
     thing = Thing().box(body, (0, 0.3, 0), (width, 0.56, 0.86)).box(top, (0, 0.31, 0.86), (width + 0.02, 0.64, 0.04))

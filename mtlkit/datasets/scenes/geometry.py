@@ -1,7 +1,7 @@
 """Primitives and rays: closed-form intersections, vectorised over rays, in float64.
 
-The world is in metres with z up. Every primitive is a canonical one (the cube [-1, 1]^3, the cylinder of radius 1
-about z, the unit sphere) stretched by `half`, rotated by `axes` and moved to `centre`; vectors are (3, N) arrays.
+The world is in metres with z up. Every primitive is a standard one (the cube [-1, 1]^3, the cylinder of radius 1 about
+z, the unit sphere), which is stretched by `half`, rotated by `axes` and moved to `centre`. Vectors are (3, N) arrays.
 Sums are written out, without BLAS, so that their order does not depend on the machine.
 """
 
@@ -13,23 +13,23 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-BOX, CYLINDER, ELLIPSOID, ROOM = range(4)  # a room is a box seen from within
-BLOCK = 8192  # rays traced at once: few enough for the processor's cache
+BOX, CYLINDER, ELLIPSOID, ROOM = range(4)  # a room is a box seen from inside
+BLOCK = 8192  # the number of rays to trace at once, small enough for the processor's cache
 
 
 @dataclass(frozen=True)
 class Shapes:
-    """The P primitives of a scene; `axes[p, k]` is the k-th local axis of primitive p in the world."""
+    """The P primitives of a scene. `axes[p, k]` is the k-th local axis of primitive p in the world."""
 
     kind: Ints
     centre: Array  # (P, 3)
     axes: Array  # (P, 3, 3)
     half: Array  # (P, 3)
     label: Ints
-    instance: Ints  # primitives of one thing share it
+    instance: Ints  # the primitives of one thing have the same number
     material: Ints
-    opaque: NDArray[np.bool_]  # casts shadows
-    flags: Ints  # what attributes ask for, see `scene.py`
+    opaque: NDArray[np.bool_]  # whether it casts shadows
+    flags: Ints  # what the attributes need, see `things.py`
 
     def __len__(self) -> int:
         return len(self.kind)
@@ -39,19 +39,19 @@ class Shapes:
 
 
 def dot(a: Array, b: Array) -> Array:
-    """Inner products over the first axis, which has length 3."""
+    """Returns inner products over the first axis, which has length 3."""
     return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
 
 def rotate(axes: Array, vectors: Array) -> Array:
-    """Components of the vectors (3, N) along three axes, (3, 3) or (3, 3, N)."""
+    """Returns the components of the vectors (3, N) along three axes, (3, 3) or (3, 3, N)."""
     return np.array([dot(axes[k], vectors) for k in range(3)])
 
 
 def trace(shapes: Shapes, origin: Array, directions: Array) -> tuple[Array, Ints]:
-    """The first hit of each ray from one origin: distance in units of its direction, and the primitive.
+    """Returns the first hit of each ray from one origin: its distance in units of the direction, and the primitive.
 
-    `origin` (3,), `directions` (3, N), not necessarily of unit length. Without a hit: infinity and -1.
+    `origin` is (3,). `directions` is (3, N), not necessarily of unit length. Without a hit: infinity and -1.
     """
     blocks = [directions[:, k : k + BLOCK] for k in range(0, directions.shape[1], BLOCK)]
     found = [_trace_block(shapes, origin, block) for block in blocks]
@@ -79,7 +79,7 @@ def _trace_block(shapes: Shapes, origin: Array, directions: Array) -> tuple[Arra
 
 
 def _within_cone(shapes: Shapes, origin: Array, units: Array) -> Ints:
-    """The primitives whose bounding spheres reach into the narrowest cone about the mean ray that holds all rays."""
+    """Returns the primitives whose bounding spheres touch the narrowest cone about the mean ray with all rays."""
     axis = units.sum(axis=1)
     axis = axis / np.sqrt(dot(axis, axis))
     opening = np.arccos(np.clip(dot(axis, units).min(), -1, 1))
@@ -92,7 +92,7 @@ def _within_cone(shapes: Shapes, origin: Array, units: Array) -> Ints:
 
 
 def _near(kind: int, offset: Array, half: Array, directions: Array, length2: Array) -> Ints:
-    """The rays that meet the primitive's bounding sphere: most meet few primitives, so this saves most of the work."""
+    """Returns the rays that hit the primitive's bounding sphere. Most rays hit few primitives, so this saves time."""
     radius2 = dot(half, half) if kind != ELLIPSOID else half.max() ** 2
     distance2 = dot(offset, offset)
     if kind == ROOM or distance2 <= radius2 * 1.0001:
@@ -102,7 +102,7 @@ def _near(kind: int, offset: Array, half: Array, directions: Array, length2: Arr
 
 
 def _interval(kind: int, start: Array, step: Array) -> Array:
-    """Where rays enter the canonical primitive (leave it, for a room); infinity where they miss it."""
+    """Returns where rays enter the standard primitive (or leave a room). Infinity if they miss it."""
     if kind == ELLIPSOID:
         near, far = _quadratic(dot(step, step), dot(start, step), dot(start, start) - 1)
     else:
@@ -121,14 +121,14 @@ def _interval(kind: int, start: Array, step: Array) -> Array:
 
 
 def _quadratic(a: Array, b: Array, c: Array) -> tuple[Array, Array]:
-    """The roots of a t^2 + 2 b t + c, an empty interval where there are none."""
+    """Returns the roots of a t^2 + 2 b t + c, or an empty interval if there are none."""
     disc = b * b - a * c
     root = np.sqrt(np.maximum(disc, 0))
     return np.where(disc >= 0, (-b - root) / a, np.inf), np.where(disc >= 0, (-b + root) / a, -np.inf)
 
 
 def surface(shapes: Shapes, points: Array, hit: Ints) -> tuple[Array, Array, Array]:
-    """Local points in metres, local outward unit normals and the same normals in the world, each (3, N).
+    """Returns local points in metres, local outward unit normals and the same normals in the world, each (3, N).
 
     Normals point out of the primitive, or into the room.
     """
@@ -151,7 +151,7 @@ def surface(shapes: Shapes, points: Array, hit: Ints) -> tuple[Array, Array, Arr
 
 
 def residual(shapes: Shapes, points: Array, hit: Ints) -> Array:
-    """How far points are from the surface of their primitives, relative to its size; 0 on the surface."""
+    """Returns how far points are from their primitives' surface, relative to its size. It is 0 on the surface."""
     axes = np.moveaxis(shapes.axes[hit], 0, -1)
     unit = np.abs(rotate(axes, points - shapes.centre[hit].T) / shapes.half[hit].T)
     kind = shapes.kind[hit]

@@ -1,4 +1,4 @@
-"""The scene grammar: which things a kind of room has, and where they stand."""
+"""The scene grammar: which things belong to a kind of room, and where they stand."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from mtlkit.datasets.scenes.things import CEILING, FLOOR, WALL, Ink, Palette, Pa
 Rng = np.random.Generator
 Maker = Callable[[Rng, Palette], Thing]
 
-MAX_SCALE = 1.6  # scale_jitter = 1 draws every thing's size between 1 / 1.6 and 1.6 of its own
+MAX_SCALE = 1.6  # scale_jitter = 1 draws every thing's scale between 1 / 1.6 and 1.6
 
 
 def bed_place(rng: Rng, palette: Palette) -> Thing:
@@ -27,7 +27,7 @@ def bed_place(rng: Rng, palette: Palette) -> Thing:
 
 
 def sofa_place(rng: Rng, palette: Palette) -> Thing:
-    """A sofa, mostly with a low table before it."""
+    """A sofa, usually with a low table in front of it."""
     group = f.sofa(rng, palette)
     if rng.random() < 0.7:
         group.put(f.table(rng, palette, low=True), (rng.uniform(-0.2, 0.2), 1.3, 0))
@@ -111,7 +111,7 @@ KINDS = {
 
 
 class Room:
-    """A room being furnished: nothing placed overlaps the bounding box of anything placed before."""
+    """A room that is being furnished. A new thing never overlaps the bounding box of an earlier thing."""
 
     def __init__(self, rng: Rng, scales: Rng, kind: Kind, scale_jitter: float) -> None:
         self.rng, self.scales, self.jitter = rng, scales, scale_jitter
@@ -120,7 +120,7 @@ class Room:
         ink = self.palette.thing(WALL, "wall")
         self.all.parts.append(Part(ROOM, self.size / 2, np.eye(3), self.size / 2, ink))
         self.floor, self.ceiling = self.palette.thing(FLOOR, "floor"), self.palette.thing(CEILING, "ceiling")
-        if rng.random() < 0.3:  # a corner is missing: the room is L-shaped
+        if rng.random() < 0.3:  # a corner is missing, so the room is L-shaped
             corner, notch = rng.integers(0, 2, 2), rng.uniform(0.2, 0.42, 2) * self.size[:2]
             centre = np.where(corner, self.size[:2] - notch / 2, notch / 2)
             self._add(Thing().box(ink, (*centre, -0.01), (*notch, self.size[2] + 0.02)))
@@ -137,12 +137,12 @@ class Room:
         return thing.scaled(min(factor, (self.size[2] - 0.1) / (high[2] - min(low[2], 0))))
 
     def _lean(self, thing: Thing) -> None:
-        """Stands a thing on the floor with its back to a wall, if there is a place."""
+        """Puts a thing on the floor with its back to a wall, if there is space."""
         back = max(0.0, -thing.bounds()[0][1]) + 0.01
         self._try(thing, lambda: self._wall_place(thing, back, 0.0))
 
     def _hang(self, thing: Thing) -> None:
-        """Fixes a thing to a wall; what is tall stands on the floor (doors)."""
+        """Fixes a thing to a wall. A tall thing (a door) stands on the floor."""
         low, high = thing.bounds()
         rise = high[2] - max(low[2], -0.1)
         top = min(self.size[2] - 0.1, 2.25)
@@ -158,7 +158,7 @@ class Room:
         return np.array([x, y, bottom]), wall * np.pi / 2
 
     def _stand(self, thing: Thing) -> None:
-        """Stands a thing somewhere on the floor, turned at random."""
+        """Puts a thing anywhere on the floor, turned at random."""
 
         def somewhere() -> tuple[Array, float]:
             at = self.rng.uniform(0.3, self.size[:2] - 0.3)
@@ -183,15 +183,15 @@ class Room:
         self.all.parts += thing.parts
         self.all.lights += thing.lights
         low, high = thing.bounds()
-        if high[2] > 0.1:  # carpets are walked on
+        if high[2] > 0.1:  # people walk on carpets
             self.taken.append((low + 0.005, high - 0.005))
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A furnished room: the primitives, what their materials are drawn from, and where light may come from.
+    """A furnished room: the primitives, the pools of their materials, and the possible places of lights.
 
-    The first primitive is the room itself, whose floor and ceiling have materials of their own.
+    The first primitive is the room itself. Its floor and ceiling have their own materials.
     """
 
     kind: str

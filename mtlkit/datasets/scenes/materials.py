@@ -1,8 +1,8 @@
-"""Materials: what a thing's class makes likely about its look, and procedural textures.
+"""Materials: how the class of a thing influences its look, and procedural textures.
 
-With probability `cue_p` a material comes from the pool of its class, else from a pool that all classes share, so that
-colour and texture say something about the class, but not enough. With probability `decoy_p` a gradient that looks
-like the shading of a relief is painted on, which says something false about the shape.
+With probability `cue_p` a material comes from the pool of its class, otherwise from a pool that all classes share.
+Colour and texture therefore give some information about the class, but not enough. With probability `decoy_p` the
+material gets a painted gradient that looks like the shading of a relief. It gives false information about the shape.
 """
 
 import colorsys
@@ -17,7 +17,7 @@ PLAIN, STRIPES, CHECKS, WOOD, CLOTH, TILES, PLANKS, SPINES, ART = range(9)
 
 @dataclass(frozen=True)
 class Pool:
-    """Ranges of hue, saturation and value of the two colours, the textures to draw from, and the gloss."""
+    """Ranges of hue, saturation and value of the two colours, the possible textures, and the gloss."""
 
     hue: tuple[float, float]
     saturation: tuple[float, float]
@@ -25,7 +25,7 @@ class Pool:
     textures: tuple[int, ...] = (PLAIN,)
     gloss: float = 0.05
     glow: float = 0.0
-    fixed: bool = False  # always drawn from this pool: lights, screens, glass and spines would be nothing else
+    fixed: bool = False  # always from this pool: lights, screens, glass and spines have no other look
 
 
 _ANY = (0.0, 1.0)
@@ -56,28 +56,28 @@ POOLS = {
     "glow_lamp": Pool((0.09, 0.14), (0.1, 0.4), (0.95, 1.0), (PLAIN,), 0.0, 1.2, True),
 }
 COMMON = Pool(_ANY, (0.05, 0.6), (0.2, 0.9), (PLAIN, PLAIN, STRIPES, CHECKS, WOOD, CLOTH))
-MUTED = Pool(_ANY, (0.02, 0.35), (0.35, 0.95), (PLAIN, PLAIN, STRIPES, CLOTH, TILES))  # for what fills the picture
+MUTED = Pool(_ANY, (0.02, 0.35), (0.35, 0.95), (PLAIN, PLAIN, STRIPES, CLOTH, TILES))  # for large surfaces
 
 
 @dataclass(frozen=True)
 class Materials:
-    """M materials as arrays: two linear colours (M, 3), texture, its frequency (1/m), place and axes, and the rest."""
+    """M materials as arrays: two linear colours (M, 3), texture with frequency (1/m), place and axes, and more."""
 
     first: Array
     second: Array
     texture: Ints
     frequency: Array
     phase: Array  # (M, 3)
-    upright: Array  # 1 where stripes run up, 0 where they lie
+    upright: Array  # 1 for vertical stripes, 0 for horizontal ones
     gloss: Array
     glow: Array
-    decoy: Array  # strength of the painted relief, 0 for none
-    waves: Array  # (M, 3) its direction and frequency
-    glass: Array  # 1 for window panes, mirrors and screens, which depth sensors do not see
+    decoy: Array  # the strength of the painted relief, 0 for none
+    waves: Array  # (M, 3) the direction and frequency of the relief
+    glass: Array  # 1 for window panes, mirrors and screens, which depth sensors cannot see
 
 
 def draw(rng: np.random.Generator, pools: tuple[str, ...], cue_p: float, decoy_p: float) -> Materials:
-    """Materials for these pools; each takes the same number of draws, so that a knob changes only what it says."""
+    """Draws materials for these pools. Each takes the same number of draws, so a knob changes only its own effect."""
     u = rng.random((len(pools), 24))
     chosen = []
     for name, cue in zip(pools, u[:, 0], strict=True):
@@ -115,7 +115,7 @@ def _colour(pool: Pool, u: Array) -> Array:
 
 
 def albedo(materials: Materials, index: Ints, local: Array, half: Array) -> Array:
-    """Linear colours (3, N) at local points (3, N), in metres, of primitives with half-sizes `half` (3, N)."""
+    """Returns linear colours (3, N) at local points (3, N), in metres, of primitives with half-sizes `half` (3, N)."""
     mix = np.zeros(index.shape)
     kinds = materials.texture[index]
     for kind, texture in TEXTURES.items():
@@ -138,7 +138,7 @@ def albedo(materials: Materials, index: Ints, local: Array, half: Array) -> Arra
 
 
 def _lattice(cells: Ints) -> Array:
-    """Pseudo-random numbers in [0, 1) of whole-number vectors (3, N)."""
+    """Returns pseudo-random numbers in [0, 1) for vectors (3, N) of whole numbers."""
     x, y, z = cells.astype(np.uint64)
     h = x * np.uint64(0x9E3779B97F4A7C15) ^ y * np.uint64(0xC2B2AE3D27D4EB4F) ^ z * np.uint64(0x165667B19E3779F9)
     h = (h ^ (h >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -146,7 +146,7 @@ def _lattice(cells: Ints) -> Array:
 
 
 def noise(points: Array) -> Array:
-    """Smooth noise in [0, 1] with features of size 1 (value noise)."""
+    """Returns smooth noise in [0, 1] with features of size 1 (value noise)."""
     base = np.floor(points)
     s = points - base
     s = s * s * (3 - 2 * s)
@@ -201,7 +201,7 @@ def _art(p: Array, half: Array, f: Array, phase: Array, upright: Array) -> Array
 
 
 def _spines(p: Array, phase: Array) -> Array:
-    """Colours of book spines, 3 to 5 cm wide, with dark gaps."""
+    """Returns the colours of book spines, 3 to 5 cm wide, with dark gaps."""
     cell = p[0] * 24 + 7 * phase[0]
     seed = np.stack([np.floor(cell), np.floor(97 * phase[1]), 0 * cell]).astype(np.int64)
     colour = np.stack([0.06 + 0.7 * _lattice(seed + k) ** 1.5 for k in (1, 2, 3)])

@@ -1,4 +1,4 @@
-"""One frame of the rendered rooms, from its number."""
+"""Renders one frame of the rooms from its number."""
 
 from dataclasses import dataclass, fields
 from typing import TypeVar
@@ -14,26 +14,26 @@ from mtlkit.datasets.scenes.grammar import Scene, build
 from mtlkit.datasets.scenes.sensor import Maps, corrupt
 from mtlkit.datasets.scenes.view import place_camera
 
-VERSION = 1  # of the frames: whoever changes what is rendered raises it, so that no stale cache is read
+VERSION = 1  # of the frames: increase it with every change of what is rendered, so that no old cache is used
 SPLITS = {"train": 800, "val": 200, "test": 650}
 
-DARK = 0.012  # linear albedo below which a depth sensor gets too little light back
+DARK = 0.012  # with a lower linear albedo, a depth sensor gets too little light back
 S = TypeVar("S", bound=np.generic)
 
-# What random numbers are for: each purpose has a stream of its own, so that a knob changes only what it says.
+# The purposes of random numbers. Each purpose has its own stream, so that a knob changes only its own effect.
 LAYOUT, SCALES, CAMERA, MATERIALS, LIGHTS, SENSOR, CONTROLS = range(7)
 
 
 @dataclass(frozen=True)
 class Knobs:
-    """What makes the tasks easier or harder, and more or less at odds with each other.
+    """Settings that make the tasks easier or harder, and increase or reduce their conflicts.
 
-    cue_p: probability that a material comes from the pool of its class (1: colour and texture tell the class).
-    decoy_p: probability that a relief is painted on a material: shading that says nothing about shape.
-    scale_jitter: 0 to 1; 1 draws the size of every thing between 1/1.6 and 1.6 of its own, so that apparent size
-    says little about distance. light_jitter: 0 to 1; variety of the lights' strength, colour and place, and of
-    exposure and white balance. sensor: depth with a noise that grows as z^2 and normals fitted to it, instead of
-    the exact ones. border: a white frame without labels, as NYUv2's pictures have.
+    cue_p: the probability that a material comes from the pool of its class (1: colour and texture tell the class).
+    decoy_p: the probability that a relief is painted on a material: shading that says nothing about shape.
+    scale_jitter: 0 to 1. 1 draws the scale of every thing between 1/1.6 and 1.6, so that the apparent size says little
+    about distance. light_jitter: 0 to 1, the variety of the lights' strength, colour and place, and of exposure and
+    white balance. sensor: depth has noise that grows as z^2, and normals are fitted to it, instead of exact values.
+    border: a white frame without labels, as in NYUv2's pictures.
     """
 
     cue_p: float = 0.6
@@ -52,16 +52,16 @@ class Knobs:
             elif isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
                 raise ValueError(f"scenes: {field.name} must be a number between 0 and 1, got {value!r}.")
             else:
-                object.__setattr__(self, field.name, float(value))  # so that 1 and 1.0 are the same frames
+                object.__setattr__(self, field.name, float(value))  # so that 1 and 1.0 give the same frames
 
 
 @dataclass(frozen=True)
 class Frame:
-    """A rendered frame and what it was rendered from.
+    """A rendered frame and the scene that it was rendered from.
 
-    `image` (H, W, 3) float in [0, 1]; `label` (H, W), -1 void; `depth` (H, W) in metres, 0 missing; `normals`
-    (H, W, 3) unit, x right, y down, z forward, (0, 0, 0) missing; `attributes` (12,); `hit` (H, W) is the primitive
-    of `scene.shapes` behind each pixel.
+    `image` (H, W, 3) is float in [0, 1]. `label` (H, W) is -1 for void. `depth` (H, W) is in metres, 0 missing.
+    `normals` (H, W, 3) are unit vectors, x right, y down, z forward, (0, 0, 0) missing. `attributes` is (12,). `hit`
+    (H, W) is the primitive of `scene.shapes` at each pixel.
     """
 
     image: Array
@@ -76,7 +76,7 @@ class Frame:
 
 
 def stream(seed: int, split: str, index: int, purpose: int) -> np.random.Generator:
-    """The random numbers of one frame for one purpose: independent of all others, the same on every machine."""
+    """Returns the random numbers of one frame for one purpose: independent of all others, the same on every machine."""
     key = np.array([seed, list(SPLITS).index(split) << 32 | index], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, purpose]))
 
@@ -94,9 +94,9 @@ def render_frame(
 ) -> Frame:
     """Renders frame `index` of a split at `size` (width, height).
 
-    `clean` leaves out everything a sensor or annotator gets wrong: noise, holes, void, frame. `mirror` renders with
-    the left-right mirrored camera, which must give the flipped picture with n_x negated; `camera_intrinsics`
-    (fx, fy, cx, cy) replaces `intrinsics(*size)`, e.g. for a zoom. Both are there to test augmentations against.
+    `clean` leaves out all errors of sensors and annotators: noise, holes, void, frame. `mirror` renders with the
+    left-right mirrored camera, which must give the flipped picture with n_x negated. `camera_intrinsics`
+    (fx, fy, cx, cy) replaces `intrinsics(*size)`, for example for a zoom. Tests of augmentations use both.
 
     >>> frame = render_frame(0, size=(16, 12), clean=True)
     >>> frame.image.shape, bool((frame.depth > 0).all())
@@ -122,11 +122,11 @@ def render_frame(
     label, instance, material = appearance.resolve(scene, hit, normal)
 
     def grid(values: NDArray[S]) -> NDArray[S]:
-        """(N,) or (3, N) -> (H, W) or (H, W, 3)."""
+        """Reshapes (N,) or (3, N) to (H, W) or (H, W, 3)."""
         shaped = values.reshape(*values.shape[:-1], height, width)
         return shaped if values.ndim == 1 else np.moveaxis(shaped, 0, -1)
 
-    samples = 2 if width * height <= 160 * 120 else 1  # small pictures would alias
+    samples = 2 if width * height <= 160 * 120 else 1  # without several samples per pixel, small pictures would alias
     if samples > 1:
         fine = camera.rays(size, lens, samples)
         met = trace(scene.shapes, camera.position, fine)

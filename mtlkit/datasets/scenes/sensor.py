@@ -1,4 +1,4 @@
-"""What real sensors and annotators do to the truth: missing depth, noise, unlabelled pixels, a white frame."""
+"""The errors of real sensors and annotators: missing depth, noise, unlabelled pixels, a white frame."""
 
 from dataclasses import dataclass
 
@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 from mtlkit.datasets.scenes.geometry import Array, Ints
 
 VOID = -1
-FAR = 8.0  # metres; beyond it depth is missing
-UNLABELLED = 0.1  # share of things nobody labelled
-OUTLINE = 4.0  # width of the unlabelled outline of things, in pixels of a 640 pixel wide picture
-FRAME = 11.0  # width of the white frame that registration of depth to colour leaves, in the same pixels
+FAR = 8.0  # in metres; depth beyond it is missing
+UNLABELLED = 0.1  # the share of things without a label
+OUTLINE = 4.0  # the width of the unlabelled outline of things, in pixels of a picture 640 pixels wide
+FRAME = 11.0  # the width of the white frame that registration of depth to colour leaves, in the same pixels
 
 
 @dataclass
@@ -34,10 +34,10 @@ def corrupt(
     sensor: bool,
     border: bool,
 ) -> Maps:
-    """The frame with the faults of real ones: a copy.
+    """Returns a copy of the frame with the errors of real frames.
 
-    `instance` (H, W) numbers the things, `weak` (H, W) marks what a depth sensor cannot see (glass, dark gloss) and
-    `rays` (H, W, 3) are the camera's rays with z = 1. Depth 0 and normals (0, 0, 0) are missing, label -1 is void.
+    `instance` (H, W) numbers the things. `weak` (H, W) marks what a depth sensor cannot see (glass, dark gloss). `rays`
+    (H, W, 3) are the camera's rays with z = 1. Depth 0 and normals (0, 0, 0) mean missing, and label -1 means void.
     """
     height, width = maps.label.shape
     u = rng.random((4, height, width))
@@ -63,13 +63,13 @@ def corrupt(
 
 
 def _noisy(rng: np.random.Generator, image: Array) -> Array:
-    """Noise whose variance grows with the light, as of counted photons, and a part that does not."""
+    """Adds noise: one part has a variance that grows with the light, as in counted photons, and one part does not."""
     strength = rng.uniform(0.004, 0.02)
     return np.clip(image + rng.normal(0, 1, image.shape) * np.sqrt(strength**2 * (0.3 + image)), 0, 1)
 
 
 def _outline(instance: Ints, wide: float) -> Array:
-    """Probability that a pixel lies in the outline between things, `wide` pixels across both sides."""
+    """Returns the probability that a pixel is in the outline between things, `wide` pixels across both sides."""
     edge = np.zeros(instance.shape, dtype=bool)
     for axis in (0, 1):
         change = np.diff(instance, axis=axis) != 0
@@ -86,8 +86,8 @@ def _outline(instance: Ints, wide: float) -> Array:
 def fit_normals(depth: Array, rays: Array, radius: int = 1) -> Array:
     """Normals (H, W, 3) of the planes through the points of square windows, from depth (H, W) and rays (z = 1).
 
-    A plane n x = 1 is 1/z = n (x/z, y/z, 1), so it is a linear regression of 1/z on image coordinates, which
-    sums over windows solve. Across edges the windows mix surfaces, as they do in real sensors' normals.
+    A plane n x = 1 is 1/z = n (x/z, y/z, 1). This is a linear regression of 1/z on image coordinates, which sums over
+    windows solve. At edges the windows mix surfaces, as in the normals of real sensors.
     """
     inverse, x, y = 1 / depth, rays[..., 0], rays[..., 1]
 

@@ -1,4 +1,4 @@
-"""Small things, lamps, plumbing and what hangs on walls (metres, before the scale jitter)."""
+"""Small things, lamps, plumbing and things on walls (metres, before the scale jitter)."""
 
 import numpy as np
 
@@ -26,7 +26,7 @@ def pillow(rng: Rng, palette: Palette, width: float, upright: bool = False) -> T
 
 
 def book_row(rng: Rng, palette: Palette, width: float, height: float) -> Thing:
-    """Books side by side: blocks of equal height whose spines are painted, and one that leans."""
+    """Books side by side: blocks of equal height with painted spines, and one book that leans."""
     ink = palette.thing(BOOKS, "books")
     thing, x = Thing(), -width / 2
     for share in rng.dirichlet((4, 4, 4)):
@@ -49,7 +49,7 @@ def book_pile(rng: Rng, palette: Palette) -> Thing:
 
 
 def lamp(rng: Rng, palette: Palette, height: float) -> Thing:
-    """A lamp with a round shade, on or off: on a table, or on the floor when it is tall."""
+    """A lamp with a round shade, on or off. It stands on a table, or on the floor if it is tall."""
     ink, on = palette.thing(OBJECTS, "metal"), rng.random() < 0.6
     shade = palette.also(ink, "glow_lamp" if on else "shade")
     top, radius = min(0.3, height * 0.4), min(0.2, 0.06 + 0.2 * height)
@@ -73,7 +73,7 @@ def plant(rng: Rng, palette: Palette, height: float) -> Thing:
 
 
 def small(rng: Rng, palette: Palette, room: float = 0.6, lamps: bool = True) -> Thing:
-    """Any small thing that is no higher than `room`."""
+    """Any small thing with a height of at most `room`."""
     kind, ink = rng.random(), palette.thing(OBJECTS, "objects")
     height = min(rng.uniform(0.12, 0.36), room)
     if kind < 0.13:
@@ -127,7 +127,7 @@ def rug(rng: Rng, palette: Palette) -> Thing:
 
 
 def tub(rng: Rng, palette: Palette) -> Thing:
-    """A bathtub, filled."""
+    """A bathtub with water in it."""
     ink = palette.thing(OBJECTS, "white")
     water, length, height = palette.also(ink, "shade"), rng.uniform(1.5, 1.8), rng.uniform(0.5, 0.6)
     thing = Thing().box(water, (0, 0.38, 0), (length - 0.1, 0.66, height - 0.1))
@@ -139,7 +139,7 @@ def tub(rng: Rng, palette: Palette) -> Thing:
 
 
 def toilet(rng: Rng, palette: Palette) -> Thing:
-    """Cistern, bowl and seat."""
+    """A toilet: cistern, bowl and seat."""
     ink = palette.thing(OBJECTS, "white")
     thing = Thing().box(ink, (0, 0.1, 0.38), (0.4, 0.18, 0.42)).cylinder(ink, (0, 0.38, 0), 0.13, 0.3)
     return thing.ellipsoid(ink, (0, 0.42, 0.15), (0.38, 0.5, 0.36)).ellipsoid(ink, (0, 0.42, 0.4), (0.42, 0.54, 0.05))
@@ -154,7 +154,7 @@ def sink(rng: Rng, palette: Palette) -> Thing:
 
 
 def picture(rng: Rng, palette: Palette) -> Thing:
-    """A framed picture; as all that hangs, its origin is on the wall at the middle of its underside."""
+    """A framed picture. As for all things on a wall, its origin is on the wall at the middle of its underside."""
     ink = palette.thing(PICTURE, "picture")
     width, height = rng.uniform(0.6, 1.4), rng.uniform(0.5, 1.0)
     thing = Thing().box(palette.also(ink, "wood"), (0, 0.015, 0), (width, 0.03, height))
@@ -180,7 +180,7 @@ def door(rng: Rng, palette: Palette) -> Thing:
 
 
 def window(rng: Rng, palette: Palette) -> Thing:
-    """A window by day or by night, with bars and often curtains (which NYUv2 counts as window)."""
+    """A window by day or by night, with bars and often with curtains (which NYUv2 counts as window)."""
     day = rng.random() < 0.6
     glass = palette.thing(WINDOW, "glow_day" if day else "night")
     frame, cloth = palette.also(glass, "white"), palette.also(glass, "sofa")

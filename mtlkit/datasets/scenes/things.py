@@ -1,4 +1,4 @@
-"""Things made of primitives, in a local frame: x along the wall, y away from it, z up, origin at the back below."""
+"""Things made of primitives. Local frame: x along the wall, y away from it, z up, origin at the bottom of the back."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -15,12 +15,12 @@ BED, BOOKS, CEILING, CHAIR, FLOOR, FURNITURE, OBJECTS, PICTURE, SOFA, TABLE, TV,
 
 LIT_WINDOW, LIT_LAMP, ON_TABLE = 1, 2, 4  # flags of a primitive
 
-TO_X = np.array([[0.0, 0.0, -1.0], [0.0, 1.0, 0.0], [1.0, 0.0, 0.0]])  # local axes that lay a cylinder along x
+TO_X = np.array([[0.0, 0.0, -1.0], [0.0, 1.0, 0.0], [1.0, 0.0, 0.0]])  # local axes that turn a cylinder along x
 
 
 @dataclass(frozen=True)
 class Ink:
-    """What a part is and looks like: its class, the thing it belongs to and its material (numbers in the scene)."""
+    """The class of a part, the thing that it belongs to and its material (as numbers in the scene)."""
 
     label: int
     instance: int
@@ -30,18 +30,18 @@ class Ink:
 
 @dataclass
 class Palette:
-    """Numbers the things and the materials of a scene; `pools` names the pool that each material is drawn from."""
+    """Numbers the things and the materials of a scene. `pools` names the pool of each material."""
 
     pools: list[str] = field(default_factory=list)
     things: int = 0
 
     def thing(self, label: int, pool: str) -> Ink:
-        """Ink for a new thing in a new material."""
+        """Returns ink for a new thing in a new material."""
         self.things += 1
         return self._ink(label, self.things - 1, pool)
 
     def also(self, ink: Ink, pool: str) -> Ink:
-        """Ink for another material on the same thing."""
+        """Returns ink for another material on the same thing."""
         return self._ink(ink.label, ink.instance, pool)
 
     def _ink(self, label: int, instance: int, pool: str) -> Ink:
@@ -61,26 +61,26 @@ class Part:
 
 @dataclass
 class Thing:
-    """Parts, and the places in their frame that shine when the thing is a lamp."""
+    """The parts of a thing, and the places in its frame that shine if the thing is a lamp."""
 
     parts: list[Part] = field(default_factory=list)
     lights: list[Array] = field(default_factory=list)
 
     def box(self, ink: Ink, at: Iterable[float], size: Iterable[float], lean: float = 0, turn: float = 0) -> "Thing":
-        """A box by the middle of its underside and its (width, depth, height); `lean` back and `turn` in radians."""
+        """Adds a box. `at` is the middle of its underside, `size` (width, depth, height). Angles are in radians."""
         return self._add(BOX, ink, at, size, lean_axes(lean) @ yaw_axes(turn))
 
     def cylinder(self, ink: Ink, at: Iterable[float], radius: float, height: float) -> "Thing":
-        """An upright cylinder by the middle of its underside."""
+        """Adds an upright cylinder. `at` is the middle of its underside."""
         return self._add(CYLINDER, ink, at, (2 * radius, 2 * radius, height), np.eye(3))
 
     def tube(self, ink: Ink, at: Iterable[float], radius: float, length: float) -> "Thing":
-        """A cylinder lying along x, by its centre."""
+        """Adds a cylinder that lies along x. `at` is its centre."""
         self.parts.append(Part(CYLINDER, np.array([*at]), TO_X, np.array([radius, radius, length / 2]), ink))
         return self
 
     def ellipsoid(self, ink: Ink, at: Iterable[float], size: Iterable[float], lean: float = 0) -> "Thing":
-        """An ellipsoid by its lowest point and its three diameters."""
+        """Adds an ellipsoid. `at` is its lowest point, `size` its three diameters."""
         return self._add(ELLIPSOID, ink, at, size, lean_axes(lean))
 
     def _add(self, kind: int, ink: Ink, at: Iterable[float], size: Iterable[float], axes: Array) -> "Thing":
@@ -89,7 +89,7 @@ class Thing:
         return self
 
     def put(self, other: "Thing", at: Iterable[float], yaw: float = 0, flags: int = 0) -> "Thing":
-        """Adds another thing at a place in this one's frame."""
+        """Adds another thing at a place in the frame of this thing."""
         moved = other.moved(np.array([*at]), yaw)
         self.parts += [replace(part, flags=part.flags | flags) for part in moved.parts] if flags else moved.parts
         self.lights += moved.lights
@@ -105,19 +105,19 @@ class Thing:
         return Thing(parts, [light * factor for light in self.lights])
 
     def flagged(self, flags: int, label: int) -> "Thing":
-        """This thing with flags on its parts of one class."""
+        """Returns this thing with flags on its parts of one class."""
         parts = [replace(p, flags=p.flags | flags) if p.ink.label == label else p for p in self.parts]
         return Thing(parts, self.lights)
 
     def bounds(self) -> tuple[Array, Array]:
-        """The corners (3,) of the bounding box."""
+        """Returns the corners (3,) of the bounding box."""
         centre = np.array([p.centre for p in self.parts])
         axes, half = np.array([p.axes for p in self.parts]), np.array([p.half for p in self.parts])
         reach = np.abs(axes * half[..., None]).sum(axis=1)
         return (centre - reach).min(axis=0), (centre + reach).max(axis=0)
 
     def shapes(self) -> Shapes:
-        """The parts as arrays."""
+        """Returns the parts as arrays."""
         parts = self.parts
         return Shapes(
             kind=np.array([p.kind for p in parts]),
@@ -133,12 +133,12 @@ class Thing:
 
 
 def yaw_axes(angle: float) -> Array:
-    """The local axes (rows) of a frame turned about z."""
+    """Returns the local axes (rows) of a frame turned about z."""
     c, s = np.cos(angle), np.sin(angle)
     return np.array([[c, s, 0.0], [-s, c, 0.0], [0.0, 0.0, 1.0]])
 
 
 def lean_axes(angle: float) -> Array:
-    """The local axes (rows) of a frame turned about x: a positive angle leans the top towards the wall (-y)."""
+    """Returns the local axes (rows) of a frame turned about x. A positive angle leans the top to the wall (-y)."""
     c, s = np.cos(angle), np.sin(angle)
     return np.array([[1.0, 0.0, 0.0], [0.0, c, s], [0.0, -s, c]])

@@ -1,4 +1,4 @@
-"""Where the camera stands in a room."""
+"""Chooses the place of the camera in a room."""
 
 import numpy as np
 
@@ -11,7 +11,7 @@ Rng = np.random.Generator
 
 
 def place_camera(rng: Rng, scene: Scene, attempts: int = 60) -> Camera:
-    """A camera in free space that sees a good part of the room: the first good view, else the best of all tried."""
+    """Returns a camera in free space that sees much of the room: the first good view, or else the best of all tries."""
     best, best_score = None, -np.inf
     for _ in range(attempts):
         view = _view(rng, scene)
@@ -37,7 +37,7 @@ def _view(rng: Rng, scene: Scene) -> Camera:
 
 
 def _score(scene: Scene, view: Camera) -> float:
-    """Zero or more for a good view."""
+    """Returns the score of a view. It is zero or more for a good view."""
     margin = np.array([0.4, 0.4, 0.3])
     if any((view.position > low - margin).all() and (view.position < high + margin).all() for low, high in scene.boxes):
         return -100.0

@@ -1,4 +1,4 @@
-"""SUN RGB-D: rooms seen by four depth sensors, with segmentation, depth and, computed from it, normals."""
+"""SUN RGB-D: rooms from four depth sensors, with segmentation, depth and normals computed from depth."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,8 +25,8 @@ from mtlkit.datasets.sunrgbd.values import (
 )
 from mtlkit.option_checks import check_option
 
-COUNTS = {"train": 5285, "test": 5050}  # of the published splits
-CLASSES = {"segmentation": CLASSES_13, "segmentation_37": CLASSES_40[:37]}  #: by target
+COUNTS = {"train": 5285, "test": 5050}  #: the number of frames in the published splits
+CLASSES = {"segmentation": CLASSES_13, "segmentation_37": CLASSES_40[:37]}  #: the classes of each target
 DEPTHS = {"refined": "depth_bfx", "raw": "depth"}
 
 
@@ -35,26 +35,26 @@ class SunRGBD(Dataset):
     """SUN RGB-D: segmentation, depth and normals of 10,335 frames of rooms (Song, Lichtenberg and Xiao, CVPR 2015).
 
     `root` is the folder in which SUNRGBD.zip was unpacked, with the sensors' folders kv1, kv2, realsense and xtion.
-    The labels are those of SUNRGBDtoolbox.zip beside it (SUNRGBD2Dseg.mat, read a frame at a time, in the order of
-    SUNRGBDMeta.mat; the split is that of allsplit.mat) or, without the toolbox, the label pictures and lists of
-    github.com/ankurhanda/sunrgbd-meta-data. `notes` say which.
+    The labels come from SUNRGBDtoolbox.zip beside it (SUNRGBD2Dseg.mat, read one frame at a time, in the order of
+    SUNRGBDMeta.mat; allsplit.mat defines the split). Without the toolbox, they come from the label pictures and lists
+    of github.com/ankurhanda/sunrgbd-meta-data. `notes` says which.
 
-    Sample: image; `segmentation` in the 13 classes into which NYUv2's table joins the 37; `segmentation_37`, the first
-    37 of NYUv2's 40, where the labels have them; `depth` in metres, 0 unknown, at most 8 as in the toolbox; `normals`,
-    if asked for. Void is ignored. The sensors' images differ in size: set `size`, (width, height), for more than one.
+    Sample: image; `segmentation` in 13 classes, into which NYUv2's table groups the 37; `segmentation_37`, the first 37
+    of NYUv2's 40, if the labels have them; `depth` in metres, 0 unknown, at most 8 as in the toolbox; `normals`, if you
+    ask for them. Void is ignored. The sensors' images differ in size: for several sensors set `size`, (width, height).
 
     - `depth`: "refined", filled by the authors (depth_bfx), or "raw" (depth).
-    - `normals`: None, or "depth" for normals of that depth (`mtlkit.data.geometry.normals_from_depth`), computed
-      before resizing with the frame's own intrinsics. SUN RGB-D itself has none.
-    - `holdout`: the share of the 5,285 training frames that becomes "val", by scene (see `scenes.scenes`); numbered
-      neighbours of these, which may show the same scene, are then not used. "test" are the 5,050 test frames. The
+    - `normals`: None, or "depth" for normals of that depth (`mtlkit.data.geometry.normals_from_depth`). They are
+      computed before resizing, with the frame's own intrinsics. SUN RGB-D itself has no normals.
+    - `holdout`: the share of the 5,285 training frames that becomes "val", by scene (see `scenes.scenes`). Frames with
+      numbers next to these may show the same scene, so they are not used. "test" are the 5,050 test frames. The
       toolbox's `trainvalsplit` is not used.
 
-    Depth is published in millimetres whose bits are rotated by 3, but not by all who pass it on. Which it is is told
-    from the values of some frames, and in `notes`.
+    Depth is published in millimetres whose bits are rotated by 3, but some copies do not rotate them. mtlkit decides
+    from the values of some frames which version it is, and `notes` says so.
 
-    Raises `FileNotFoundError` for lists and labels that are missing, `ValueError` for options out of range,
-    damaged lists and images of several sizes, and `BadSampleError` for a damaged file when its frame is read.
+    Raises `FileNotFoundError` for missing lists and labels, `ValueError` for options out of range, damaged lists and
+    images of several sizes, and `BadSampleError` for a damaged file when its frame is read.
     """
 
     licence = "SUN RGB-D is for research. Its frames from NYUv2, B3DO and SUN3D keep their own terms; cite these, too."
@@ -127,7 +127,7 @@ class SunRGBD(Dataset):
         return self._camera(frame, picture_size(self._picture(frame)))
 
     def _camera(self, frame: Frame, size: tuple[int, int]) -> Camera:
-        """In shares of the image's size, which resizing does not change."""
+        """Returns the camera relative to the size of the image, so that resizing does not change it."""
         return read_camera(self.images / frame.folder / "intrinsics.txt", size)
 
     def _picture(self, frame: Frame) -> Path:
@@ -148,7 +148,7 @@ class SunRGBD(Dataset):
         return [frames[number] for number in (val if split == "val" else train)]
 
     def _missing_parts(self) -> Iterator[str]:
-        """Which images or depth are missing, as far as one frame of every set of recordings shows it."""
+        """Yields the images or depth that are missing. It checks one frame of every set of recordings."""
         needed = ["image", self._depth, *(["intrinsics.txt"] if self._normals else [])]
         for frame in _one_a_set(self._frames):
             folder = self.images / frame.folder
@@ -157,7 +157,7 @@ class SunRGBD(Dataset):
                 yield f"{folder} has no {' and no '.join(gone)}. Unpack SUNRGBD.zip from {PAGE} completely."
 
     def _check_sizes(self) -> None:
-        """Refuses several sizes of images, as far as one frame of every set of recordings shows them."""
+        """Raises `ValueError` if images have several sizes. It checks one frame of every set of recordings."""
         if self._size is not None:
             return
         sizes: dict[tuple[int, int], str] = {}
@@ -165,14 +165,14 @@ class SunRGBD(Dataset):
             try:
                 sizes.setdefault(picture_size(self._picture(frame)), frame.folder)
             except BadSampleError:
-                continue  # said when the frame is read
+                continue  # reported when the frame is read
         if len(sizes) > 1:
             found = ", ".join(f"{width} x {height} ({folder})" for (width, height), folder in sizes.items())
             raise ValueError(f"The images of SUN RGB-D differ in size: {found}. Set data.size=[width,height].")
 
 
 def _tables(ids: int) -> dict[str, np.ndarray]:
-    """The class, int64, of each id in label files with 13 or 37 of them, by target; id 0, void, is -1."""
+    """Returns per target the class, int64, of each id in label files with 13 or 37 ids. Id 0, void, becomes -1."""
     own = np.arange(-1, ids)
     if ids == 13:
         return {"segmentation": own}
@@ -180,12 +180,12 @@ def _tables(ids: int) -> dict[str, np.ndarray]:
 
 
 def _spread(frames: Sequence[Frame], count: int) -> Sequence[Frame]:
-    """About `count` frames, evenly spread."""
+    """Returns about `count` frames, evenly spread."""
     return frames[:: max(1, len(frames) // count)]
 
 
 def _one_a_set(frames: Sequence[Frame]) -> list[Frame]:
-    """The first frame of every set of recordings, such as kv2/kinect2data."""
+    """Returns the first frame of every set of recordings, such as kv2/kinect2data."""
     first: dict[str, Frame] = {}
     for frame in frames:
         first.setdefault("/".join(frame.folder.split("/")[:2]), frame)

@@ -1,4 +1,4 @@
-"""Which frames SUN RGB-D's published splits have, and where their labels lie."""
+"""Finds the frames of SUN RGB-D's published splits and their labels."""
 
 import os
 import zlib
@@ -18,12 +18,12 @@ SENSORS = ("kv1", "kv2", "realsense", "xtion")
 SEGMENTATION, META, SPLIT = "Metadata/SUNRGBD2Dseg.mat", "Metadata/SUNRGBDMeta.mat", "traintestSUNRGBD/allsplit.mat"
 LISTS = {"train": "sunrgbd_training_images.txt", "test": "sunrgbd_testing_images.txt"}
 PICTURES = ("sunrgbd_train_test_labels", "sunrgbd_test_train_labels")
-LABELS = "SUNRGBD2Dseg/seglabel"  # of SEGMENTATION: references to one label (width, height) a frame
+LABELS = "SUNRGBD2Dseg/seglabel"  # inside SEGMENTATION: one reference per frame to a label (width, height)
 
 
 @dataclass(frozen=True)
 class Frame:
-    """A frame: its `folder` below SUNRGBD and its label, a picture or the label number `place` of a .mat file."""
+    """A frame: its `folder` below SUNRGBD, and its label, a picture or the label number `place` of a .mat file."""
 
     folder: str
     file: Path
@@ -31,12 +31,12 @@ class Frame:
 
     @property
     def label(self) -> str:
-        """What messages call the label."""
+        """Returns the name of the label for messages."""
         return str(self.file) if self.place is None else f"{self.file} (label {self.place + 1}, of {self.folder})"
 
 
 class Index(NamedTuple):
-    """The frames of a published split in their order, the number of classes of their labels, and where it is from."""
+    """The frames of a published split in order, the number of classes of their labels, and their source."""
 
     frames: list[Frame]
     classes: int
@@ -44,11 +44,11 @@ class Index(NamedTuple):
 
 
 def images_folder(root: Path) -> Path:
-    """The folder with the sensors' folders, at `root` or up to two levels below."""
+    """Returns the folder that contains the sensors' folders: `root` or a folder up to two levels below."""
     inside = [root / name for name in sorted(os.listdir(root)) if not name.startswith(".")]
     candidates = (root, root / "SUNRGBD", *inside, *(folder / "SUNRGBD" for folder in inside))
     for folder in candidates:
-        if any(os.path.isdir(folder / sensor) for sensor in SENSORS):  # False, too, where it may not look
+        if any(os.path.isdir(folder / sensor) for sensor in SENSORS):  # also False without permission to look there
             return folder
     for folder in (root.resolve(), *root.resolve().parents):
         if folder.name in SENSORS:
@@ -63,7 +63,7 @@ def images_folder(root: Path) -> Path:
 
 
 def find_frames(root: Path, images: Path, split: str) -> Index:
-    """The frames of the published split ("train" or "test"), with labels of 37 classes if there are any."""
+    """Returns the frames of the published split ("train" or "test"), with labels of 37 classes if they exist."""
     places = list(dict.fromkeys((root, images, images.parent)))
     toolbox = first_that_exists(
         place / name for place in places for name in ("SUNRGBDtoolbox/SUNRGBDtoolbox", "SUNRGBDtoolbox")
@@ -85,7 +85,7 @@ def find_frames(root: Path, images: Path, split: str) -> Index:
 
 
 def _from_toolbox(toolbox: Path, split: str) -> Index:
-    """The order of the labels is that of SUNRGBDMeta; the split is a list of folders."""
+    """Reads the toolbox. The labels have the order of SUNRGBDMeta, and the split is a list of folders."""
     segmentation, meta, listed = (toolbox / name for name in (SEGMENTATION, META, SPLIT))
     place = {folder: number for number, folder in enumerate(_meta(meta, meta.stat().st_mtime_ns))}
     folders = [frame_folder(path, listed) for path in _strings(_variable(listed, f"all{split}"), listed)]
@@ -101,7 +101,7 @@ def _from_toolbox(toolbox: Path, split: str) -> Index:
 
 
 def _from_pictures(places: Sequence[Path], split: str) -> Index | None:
-    """Label pictures, numbered as the lists of images: those of both splits in one row, test first, or each from 1."""
+    """Reads label pictures. Their numbers follow the lists of images: both splits, test first, or each from 1."""
     lists = {part: first_that_exists(place / name for place in places) for part, name in LISTS.items()}
     paths = {part: path.read_text(errors="replace").split() for part, path in lists.items() if path is not None}
     if len(paths) < 2:
@@ -119,7 +119,7 @@ def _from_pictures(places: Sequence[Path], split: str) -> Index | None:
 
 
 def missing_frames(images: Path, frames: Sequence[Frame]) -> str:
-    """What `Dataset.missing` says of the frames' folders and label pictures; looks at each parent folder once."""
+    """Returns the text of `Dataset.missing` for folders and label pictures. Each parent folder is listed once."""
     folders = [frame.folder for frame in frames]
     parents = {folder.rpartition("/")[0] for folder in folders}
     there = {f"{parent}/{name}" for parent in parents for name in _names(images / parent)}
@@ -131,7 +131,7 @@ def missing_frames(images: Path, frames: Sequence[Frame]) -> str:
 
 
 def frame_folder(path: str, source: Path | None) -> str:
-    """What of a path, in whoever's file system, is below SUNRGBD."""
+    """Returns the part of a path below SUNRGBD. The path may come from another computer."""
     parts = [part for part in path.split("/") if part]
     start = next((number for number, part in enumerate(parts) if part in SENSORS), None)
     if start is None:
@@ -146,9 +146,9 @@ def _names(folder: Path) -> Iterable[str]:
         return ()
 
 
-@lru_cache(maxsize=2)  # seconds; once for all splits of a run
+@lru_cache(maxsize=2)  # takes seconds; done once for all splits of a run
 def _meta(path: Path, stamp: int) -> tuple[str, ...]:
-    """The frames' folders in the order of SUNRGBDMeta.mat; `stamp` is the file's time."""
+    """Returns the frames' folders in the order of SUNRGBDMeta.mat. `stamp` is the time of the file."""
     meta = _variable(path, "SUNRGBDMeta")
     if meta.dtype.names is None or "rgbpath" not in meta.dtype.names:
         raise ValueError(f"{path}: its variable SUNRGBDMeta has no field rgbpath. {_again(path.parents[1])}")

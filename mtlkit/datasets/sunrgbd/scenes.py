@@ -1,4 +1,4 @@
-"""Which frames of SUN RGB-D show the same scene, as far as their folders tell, and validation frames held out by it."""
+"""Groups frames of SUN RGB-D by scene, as far as their folders tell, and holds out validation frames by scene."""
 
 import calendar
 import re
@@ -8,16 +8,16 @@ import numpy as np
 
 from mtlkit.data.splits import Indices, hold_out_groups
 
-BLOCK, GAP = 20, 5  # numbers in a row that count as one scene, and those beside a held-out block that are not used
-PAUSE = 600  # seconds after which frames named by their time are of another scene
+BLOCK, GAP = 20, 5  # consecutive numbers that count as one scene, and unused numbers beside a held-out block
+PAUSE = 600  # in seconds: after a longer pause, frames named by their time belong to another scene
 TAKEN = re.compile(r"(20\d\d)[-_](0?[1-9]|1[0-2])[-_](\d\d?)[-_](\d\d?)[-_](\d\d?)[-_](\d\d?)")  # year to second
 
 
 def hold_out(folders: Sequence[str], share: float) -> tuple[Indices, Indices]:
-    """The numbers of training and validation frames; no scene is in both.
+    """Returns the numbers of the training and the validation frames. No scene is in both.
 
-    Where frames are only numbered, a scene may go on beyond a block: those within `GAP` numbers of a validation frame
-    are in neither part. Raises `ValueError` for a share that leaves nothing to train on.
+    If frames have only numbers, a scene may continue outside its block. Therefore frames within `GAP` numbers of a
+    validation frame are in neither part. Raises `ValueError` for a share that leaves nothing to train on.
     """
     train, val = hold_out_groups(scenes(folders), share)
     held = [_numbered(folders[i]) for i in val]
@@ -32,10 +32,10 @@ def hold_out(folders: Sequence[str], share: float) -> tuple[Indices, Indices]:
 
 
 def scenes(folders: Sequence[str]) -> list[Hashable]:
-    """What scene each frame shows.
+    """Returns the scene of each frame.
 
-    SUN3D's videos: the place (folder) of the video. Frames named by the time at which they were taken: a time without
-    a pause of more than ten minutes, of all sensors together. NYUv2 and B3DO, whose frames are only numbered: blocks of
+    SUN3D's videos: the place (folder) of the video. Frames named by the time at which they were taken: a period without
+    a pause of more than ten minutes, of all sensors together. NYUv2 and B3DO, whose frames have only numbers: blocks of
     20 numbers.
 
     >>> one, other = "realsense/sa/2014_10_21-18_57_24-1311000073", "xtion/xtion_align_data/2014_10_21_19_2_40"
@@ -45,7 +45,7 @@ def scenes(folders: Sequence[str]) -> list[Hashable]:
     [('NYUdata', 2), 'sun3ddata/home_at']
     """
     times = np.unique([time for folder in folders if (time := _taken(folder)) is not None])
-    starts = times[np.diff(times, prepend=-np.inf) > PAUSE]  # of the times without a pause
+    starts = times[np.diff(times, prepend=-np.inf) > PAUSE]  # the start of each period without a pause
     return [_scene(folder, starts) for folder in folders]
 
 
@@ -59,13 +59,13 @@ def _scene(folder: str, starts: np.ndarray) -> Hashable:
 
 
 def _taken(folder: str) -> int | None:
-    """The time in a frame's name, in seconds."""
+    """Returns the time in a frame's name, in seconds."""
     found = None if "/sun3ddata/" in folder else TAKEN.search(folder.rpartition("/")[2])
     return None if found is None else calendar.timegm((*map(int, found.groups()),))
 
 
 def _numbered(folder: str) -> tuple[str, int] | None:
-    """The set and the number of a frame whose name tells nothing else."""
+    """Returns the set and the number of a frame whose name contains nothing else."""
     parts = folder.split("/")
     if parts[1] == "sun3ddata" or _taken(folder) is not None:
         return None

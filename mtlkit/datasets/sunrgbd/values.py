@@ -1,4 +1,4 @@
-"""The values in SUN RGB-D's files: labels, depth, intrinsics."""
+"""Reads the values in SUN RGB-D's files: labels, depth, intrinsics."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ CODINGS = {
 
 
 def read_label(frame: Frame, classes: int) -> np.ndarray:
-    """The label (H, W) of a frame: 0 is void, 1 to `classes` are the classes. Raises `BadSampleError`."""
+    """Returns the label (H, W) of a frame. 0 is void, 1 to `classes` are the classes. Raises `BadSampleError`."""
     values = read_exact(frame.file) if frame.place is None else _from_mat(frame, frame.place)
     if values.ndim != 2 or values.dtype.kind not in "uif" or not values.size:
         raise BadSampleError(f"{frame.label} holds {values.dtype} {values.shape}, expected numbers (height, width).")
@@ -34,7 +34,7 @@ def read_label(frame: Frame, classes: int) -> np.ndarray:
 def _from_mat(frame: Frame, place: int) -> np.ndarray:
     import h5py
 
-    try:  # opened anew each time: no handle to share with worker processes
+    try:  # opened each time, so that no handle is shared with worker processes
         with h5py.File(frame.file, "r", locking=False) as file:
             return np.asarray(file[file[LABELS][place, 0]]).T
     except (OSError, KeyError, IndexError, ValueError, TypeError, RuntimeError) as error:
@@ -42,7 +42,7 @@ def _from_mat(frame: Frame, place: int) -> np.ndarray:
 
 
 def only_file(folder: Path, *suffixes: str) -> Path:
-    """The one file with such a suffix in a folder, as its name differs from frame to frame. Raises `BadSampleError`."""
+    """Returns the only file with such a suffix in a folder. Its name differs per frame. Raises `BadSampleError`."""
     names = names_in(folder, suffixes)
     if len(names) != 1:
         found = f"holds {', '.join(names)}" if names else "is missing or holds none"
@@ -51,21 +51,22 @@ def only_file(folder: Path, *suffixes: str) -> Path:
 
 
 def read_raw_depth(folder: Path) -> np.ndarray:
-    """The depth picture's values (H, W) as they are, uint16. Raises `BadSampleError`."""
+    """Returns the unchanged values (H, W) of the depth picture, uint16. Raises `BadSampleError`."""
     path = only_file(folder, ".png")
     values = read_exact(path)
-    if values.dtype not in (np.uint16, np.int32):  # int32: 16 bits in older versions of Pillow
+    if values.dtype not in (np.uint16, np.int32):  # int32: older versions of Pillow read 16 bits so
         raise BadSampleError(f"{path} holds {values.dtype} values, expected a PNG of 16 bits.")
     return values.astype(np.uint16)
 
 
 def coding_of(folders: Sequence[Path]) -> str:
-    """Which of `CODINGS` the depth pictures in some frames' folders have.
+    """Returns which of `CODINGS` the depth pictures in the folders of some frames have.
 
-    A depth d in millimetres is published as (d << 3) | (d >> 13), whose three lowest bits are 0 or 1 up to 16 m; other
-    values have such bits at a quarter of the pixels. Millimetres that are not rotated rarely exceed 10,000; tenths do.
+    A depth d in millimetres is published as (d << 3) | (d >> 13). Its three lowest bits are 0 or 1 up to 16 m. For
+    other values this is so at only a quarter of the pixels. Millimetres that are not rotated rarely exceed 10,000.
+    Tenths of millimetres do.
 
-    Raises the `BadSampleError` of the first picture where none can be read.
+    Raises the `BadSampleError` of the first picture if none can be read.
     """
     values, errors = [np.zeros(0, np.uint16)], []
     for folder in folders:
@@ -84,14 +85,14 @@ def coding_of(folders: Sequence[Path]) -> str:
 
 
 def metres(values: np.ndarray, coding: str) -> np.ndarray:
-    """uint16 as one of `CODINGS` -> float32 metres, 0 unknown, at most 8 as in the toolbox."""
+    """Converts uint16 in one of `CODINGS` to float32 metres. 0 means unknown; at most 8 as in the toolbox."""
     if coding == "rotated":
         values = (values >> 3) | (values << 13)
     return np.minimum(values.astype(np.float32) / (10_000 if coding == "tenths" else 1000), FARTHEST)
 
 
 def read_camera(path: Path, size: tuple[int, int]) -> Camera:
-    """The camera from a frame's intrinsics.txt, a 3 x 3 matrix in pixels of its image. Raises `BadSampleError`."""
+    """Reads a frame's camera from intrinsics.txt, a 3 x 3 matrix in pixels of its image. Raises `BadSampleError`."""
     try:
         fx, skew, cx, _, fy, cy, *last = map(float, path.read_text().split())
     except (OSError, ValueError) as error:
@@ -102,6 +103,6 @@ def read_camera(path: Path, size: tuple[int, int]) -> Camera:
             f"{path} holds f_x, f_y, c_x, c_y = {fx:g}, {fy:g}, {cx:g}, {cy:g}, no pinhole camera of an image of "
             f"{width} x {height} pixels."
         )
-    # Where pixels are counted from differs: 1 in the toolbox's read3dPoints, 0 by the numbers of NYUv2's crop, and the
-    # corner (as here) by those of Kinect v2, whose centre is half the size. The error is half a pixel at most.
+    # Sources count pixels from different places: from 1 in the toolbox's read3dPoints, from 0 in NYUv2's crop, and from
+    # the corner (as here) in Kinect v2, whose centre is half the size. The error is at most half a pixel.
     return fx / width, fy / height, cx / width, cy / height
