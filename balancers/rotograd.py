@@ -57,7 +57,7 @@ class RotoGrad(Balancer):
     Decoders: plain, as in the authors' package.
 
     When to use: for tasks that learn at about the same speed. All tasks get one length, so a task that has converged
-    keeps 1/K of the encoder's step, and its noise costs the others. On docs/digits_rotograd.md the digits lose by
+    keeps 1/K of the encoder's step, and its noise costs the others. In docs/digits_notes.md the digits lose by
     it, and `rotate_only` loses next to nothing: try that where one task ends long before the others.
 
     Differs from the published experiments: the rotations move by geodesics, which `update=adam` changes to the
