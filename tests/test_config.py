@@ -268,7 +268,7 @@ REFUSED = {
     "of another section": ("trainer.batch_size=8", "trainer.batch_size: unknown key .*mean 'data.batch_size'"),
     "of the named class": ("dataset_seed=8", "dataset_seed: unknown key .*mean 'data.dataset_seed'"),
     "of a task": ("decoder=unet", "decoder: unknown key .*mean 'task.left.decoder'"),
-    "a sweep of an unknown key": ("seeds=0,1", "seeds=0,1: .*--multirun starts. Did you mean 'seed'"),
+    "a sweep of an unknown key": ("seeds=0,1", r"seeds=0,1: .*--multirun\. Did you mean 'seed'"),
     "a package": ("task@x=left", "task@x=left: a choice is written GROUP=NAME"),
     "unknown data": ("data=multimnits", "data: there is no 'multimnits' .*mean 'multimnist'"),
     "unknown model": ("model=resnet81", "model: there is no 'resnet81' .*resnet18"),

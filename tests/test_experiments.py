@@ -8,7 +8,7 @@ import pytest
 from layouts import celeba, chestxray14, cityscapes, mnist, nyuv2, sunrgbd
 
 from mtlkit import Experiment
-from mtlkit.cli.catalog import experiments
+from mtlkit.cli.experiments import experiments
 
 Words = list[str]
 

@@ -133,8 +133,8 @@ def test_a_figure_without_a_value_is_never_the_best(compose, tmp_path):
     assert "'last' stands for the results" in last
     history = History(run)
     assert history.trained["step"] == 4
-    assert "the last evaluation stands for the trained model" in " ".join(history.notes)
-    assert "the last evaluation stands for the trained model" in (run / "report.html").read_text()
+    assert "the last evaluation is used for the trained model" in " ".join(history.notes)
+    assert "the last evaluation is used for the trained model" in (run / "report.html").read_text()
     with pytest.warns(UserWarning, match="'last' stands for the results"):
         figures = inference.evaluate(run)
     assert figures["depth/abs"] is None
@@ -262,7 +262,7 @@ def test_the_figures_of_a_lost_best_checkpoint_are_not_the_results(compose, copi
     compose().run(resume=True)
     history = History(copied)
     assert (history.selection, history.trained_text) == ("last", "last (step 4)")
-    assert "its checkpoint was lost" in history.notes[0]
+    assert "the checkpoint of the best evaluation was lost" in history.notes[0]
     with pytest.warns(UserWarning, match="no checkpoint 'best'"):
         figures = inference.evaluate(copied)
     assert figures == {key: history.trained[key] for key in figures}

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from mtlkit import BALANCERS
+from mtlkit.step import Step
 from mtlkit.testing import check_balancer
 
 pytest.importorskip("torchjd")
@@ -132,9 +133,10 @@ def test_gradvac_of_two_tasks_is_torchjds_over_many_steps(kind):
     rows = jacobian(2, kind)
     for number in range(10):
         turned = rows + 0.5 * torch.randn(rows.shape, dtype=torch.float64) * rows.norm(dim=1, keepdim=True) / 6
-        step = SimpleNamespace(gram=turned @ turned.T, tasks=TASKS[:2], number=number)
+        step = Step(balancer, number=number)
+        step.tasks, step.gradients = TASKS[:2], SimpleNamespace(gram=lambda turned=turned: turned @ turned.T)
         found = balancer.combine(step) @ turned
-        balancer.after_step(step)
+        balancer.target.settle(step.noted(balancer.target))
         torch.testing.assert_close(found, oracle(turned), rtol=NETWORK, atol=ROUNDING)
 
 
