@@ -41,11 +41,15 @@ class Balancer(nn.Module, ABC):
         # the balancer's own optimizer moves
         after_step(step)
 
-    Parameters and buffers are what a resumed run gets back. State that belongs to tasks is kept under their names
-    (`per_task`), so that a task which is absent for a while loses nothing. Parameters are trained by the
-    balancer's own Adam at `lr`, times `lr_decay` to the number of steps, times the factor of the model's schedule,
-    from gradients that autograd leaves in `.grad` or that `combine` adds by `step.add_gradient`. Everything in a
-    `Step` is equal on all processes unless its name starts with `local_`, so every process takes the same decisions.
+    A resumed run gets the balancer's parameters and buffers back. `mtlkit.state` has the state that most methods need:
+    `per_task` for one tensor per task, under the task's name, and `Kept` for a running average per task or per pair
+    of tasks. A task that is absent for a while loses nothing. What lives for one optimizer step only goes through
+    `step.note`.
+
+    The balancer's own Adam trains its parameters. The rate is `lr`, times `lr_decay` to the number of steps, times the
+    factor of the model's schedule. The gradients are those that autograd leaves in `.grad`, or those that `combine` adds
+    with `step.add_gradient`. Everything in a `Step` is equal on all processes unless its name starts with `local_`. So
+    every process takes the same decisions.
 
     Args:
         tasks: the names of all tasks.

@@ -19,12 +19,14 @@ if TYPE_CHECKING:  # importing it takes seconds
 
 
 class Task(ABC):
-    """One thing to learn from the shared features. A subclass is final: of what is concrete, only `indicator` is free.
+    """One thing to learn from the shared features: a decoder, a loss, metrics and a picture.
 
-    Three forms of the same thing appear below: the *output* is what the decoder gives (logits, raw vectors),
-    resized to the target; the *prediction* is what a user gets (class numbers, metres, unit normals,
-    probabilities); the *target* is in the data set's format, which the prediction shares except that
-    probabilities stand for labels.
+    A subclass implements the abstract methods. The only implemented method that it may override is `indicator`.
+
+    Three words below mean three forms of the same thing. The *output* is what the decoder gives (logits, raw vectors),
+    resized to the target. The *prediction* is what a user gets (class numbers, metres, unit normals, probabilities).
+    The *target* has the data set's format. A prediction has the target's format, but with probabilities in place of
+    labels.
     """
 
     dense: ClassVar[bool]  #: one value per pixel, or one vector per image
@@ -124,7 +126,7 @@ class Task(ABC):
     def constant(self, targets: Tensor) -> Tensor:
         """The best constant prediction for these targets (N, ...): one prediction (1, ...) that broadcasts.
 
-        Every table shows it beside the model: a model that is no better has learned nothing from the image.
+        Every table shows its figures beside the model's. A model that is not better has learned nothing from the image.
         """
 
     @abstractmethod
