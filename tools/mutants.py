@@ -3,7 +3,8 @@
     python tools/mutants.py                              # every mutant; what a run before has settled is kept
     python tools/mutants.py balancers/nash.py            # of some files only
     python tools/mutants.py --sample 400 --seed 1        # a random part of each file, for an estimate
-    python tools/mutants.py --report                     # runs nothing: the score so far and what survives
+    python tools/mutants.py --report                     # runs nothing: the score so far and what survives;
+                                                         # with the words of a sample, that sample's
 
 The faults are those of mutmut's operators (which mutmut 3 would apply itself if the package were not put together from
 several folders), and two more: a statement or an entry of a dictionary is left out. Texts are not changed, nor is what
@@ -632,12 +633,14 @@ def main() -> None:
         log.unlink(missing_ok=True)
     mutants = [mutant for file in files for mutant in mutants_of(file)]
     justified = table["equivalent"] or {}
+    chosen = mutants
+    if args.sample:
+        draw, share = random.Random(args.seed), args.sample / len(mutants)
+        by_file = [[m for m in mutants if m.file == file] for file in files]
+        chosen = [m for part in by_file for m in draw.sample(part, min(len(part), round(len(part) * share)))]
+    counted = {mutant.key for mutant in chosen}  # of a sample's score: what else is settled was not drawn at random
     if not args.report:
-        results, chosen = results_so_far(), mutants
-        if args.sample:
-            draw, share = random.Random(args.seed), args.sample / len(mutants)
-            by_file = [[m for m in mutants if m.file == file] for file in files]
-            chosen = [m for part in by_file for m in draw.sample(part, min(len(part), round(len(part) * share)))]
+        results = results_so_far()
         chosen = [m for m in chosen if results.get(m.key, {}).get("status") not in ("killed", "timeout")]
         chosen = [m for m in chosen if m.key not in results or not reason(m, justified, set())]
         os.environ["OMP_NUM_THREADS"] = "1"
@@ -647,7 +650,7 @@ def main() -> None:
             mine = [m for m in chosen if m.file == file]
             if mine:
                 run_file(file, mine, Selection(table, [file]), args.jobs, args.budget)
-    report(mutants, results_so_far(), justified)
+    report(mutants, {key: found for key, found in results_so_far().items() if key in counted}, justified)
 
 
 def results_so_far() -> dict[str, dict]:
