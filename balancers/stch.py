@@ -99,7 +99,7 @@ class SmoothTchebycheff(Balancer):
         objective = step.losses[positive & ~known].log().sum()
         final = positive & known
         if final.any():
-            nadir = (total / count)[final].to(step.losses.dtype)
+            nadir = (total / count)[final]
             logs = step.losses[final].log() - nadir.log()
             objective = objective + len(logs) * self._smooth_maximum(logs)
         return objective
