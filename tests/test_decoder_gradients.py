@@ -179,3 +179,23 @@ def test_a_launcher_that_keeps_gradients_to_itself_is_refused():
     DecoderGradients("plain", BALANCERS.build("uncertainty", tasks=("a", "b")), launcher)
     with pytest.raises(ValueError, match=r"Uncertainty: each decoder gets .* times the weight.*DEEPSPEED keeps"):
         DecoderGradients("published", BALANCERS.build("uncertainty", tasks=("a", "b")), launcher)
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("plain", "each decoder gets the gradient of its own loss (trainer.decoder_gradients=plain)"),
+        (
+            "weighted",
+            "each decoder gets the gradient of its own loss times the weight of its task "
+            "(trainer.decoder_gradients=weighted)",
+        ),
+        (
+            "published",
+            "each decoder gets the gradient of its own loss (as the method is published; "
+            "trainer.decoder_gradients=published)",
+        ),
+    ],
+)
+def test_the_line_of_the_log_says_what_decoders_get(toys, setting, words):
+    assert str(toys.make_engine("pcgrad", decoder_gradients=setting).decoder_gradients) == words
