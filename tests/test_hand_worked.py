@@ -95,3 +95,68 @@ def test_a_loss_is_a_pair(toys, found):
     task.loss = lambda output, target: found
     with pytest.raises(ValueError, match=r"^Depth\.loss of task 'depth' must return .* the sum and the number"):
         loss_of(task, torch.ones(2), torch.ones(2))
+
+
+class Looks(Balancer):
+    """Plain summing that keeps the losses of the batch after the step."""
+
+    needs = frozenset({"second_forward"})
+
+    def after_model(self, step):
+        self.after = step.losses_after
+
+
+def test_losses_divided_by_their_first_value_in_gradients_and_after_the_step(toys):
+    plain, divided = (
+        toys.make_engine(Looks(toys.TASK_NAMES), normalize_losses=n, optimizer="sgd", momentum=0.0, lr=1e-12)
+        for n in (0, 1)
+    )
+    grads = []
+    for engine in (plain, divided):
+        update, kept = engine._update, {}
+
+        def look(one, again, engine=engine, update=update, kept=kept):
+            kept.update({n: p.grad.clone() for n, p in engine.network.decoders.named_parameters()})
+            update(one, again)
+
+        engine._update = look
+        step = engine.train_step(toys.make_batch())
+        grads.append(kept)
+    assert min(abs(loss - 1) for loss in step.raw_losses.values()) > 0.01
+    for key, gradient in grads[0].items():
+        first = step.raw_losses[key.split(".")[0]]
+        torch.testing.assert_close(grads[1][key], gradient / first)
+    torch.testing.assert_close(divided.balancer.after, torch.ones(3, dtype=torch.float64))  # nothing has moved
+
+
+@pytest.mark.parametrize("words", ["derivative for aten::x is not implemented", "trying to differentiate twice a node"])
+def test_a_missing_double_backward_is_said_in_words(toys, words):
+    class Needs(Balancer):
+        needs = frozenset({"create_graph"})
+
+        def objective(self, step):
+            raise RuntimeError(words)
+
+    with pytest.raises(ValueError, match="Needs needs a double backward that a layer of this model does not have"):
+        toys.make_engine(Needs(toys.TASK_NAMES)).train_step(toys.make_batch())
+
+
+class Features(Balancer):
+    """Plain summing that keeps the gradients at the features, in either space."""
+
+    spaces = ("features", "parameters")
+
+    def combine(self, step):
+        self.seen = [[g if g is None else g.clone() for g in row] for row in step.local_gradients]
+        return super().combine(step)
+
+
+def test_the_gradients_at_the_features_are_the_same_in_the_space_of_the_parameters(toys):
+    seen = []
+    for space in ("features", "parameters"):
+        engine = toys.make_engine(Features(toys.TASK_NAMES, space=space))
+        engine.train_step(toys.make_batch())
+        seen.append(engine.balancer.seen)
+    for one, two in zip(*seen, strict=True):
+        for a, b in zip(one, two, strict=True):
+            assert (a is None and b is None) or torch.equal(a, b)
