@@ -160,3 +160,22 @@ def test_the_gradients_at_the_features_are_the_same_in_the_space_of_the_paramete
     for one, two in zip(*seen, strict=True):
         for a, b in zip(one, two, strict=True):
             assert (a is None and b is None) or torch.equal(a, b)
+
+
+class Gives(Balancer):
+    """Plain summing, but it works the sum out itself."""
+
+    def combine(self, step):
+        return [sum(g for g in level if g is not None) for level in zip(*step.local_gradients, strict=True)]
+
+
+def test_a_gradient_that_a_balancer_gives_counts_like_any_other_with_accumulation(toys):
+    found = []
+    for balancer in (Gives(toys.TASK_NAMES), "uniform"):
+        engine = toys.make_engine(balancer, accumulation=2)
+        engine._update = lambda *_: None
+        for number in range(2):
+            engine.train_step(toys.make_batch(number))
+        found.append([p.grad for p in engine.network.encoder.parameters()])
+    for one, two in zip(*found, strict=True):
+        torch.testing.assert_close(one, two)
