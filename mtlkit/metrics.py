@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
-from mtlkit.option_checks import check_option as check_choice  # noqa: F401 - tasks import their checks from here
 from mtlkit.task import Task
 
 

@@ -52,6 +52,7 @@ class Registry(Generic[T]):
         self.base = base
         self.own = own  #: the name of mtlkit's own entry point that registers classes here
         self._classes: dict[str, type[T]] = {}
+        self._ready = False  # whether the plug-ins are loaded: looking for them reads files of every distribution
 
     def register(self, name: str) -> Callable[[C], C]:
         """A class decorator that enters the class under `name`.
@@ -78,7 +79,7 @@ class Registry(Generic[T]):
 
     def get(self, name: str) -> type[T]:
         """The class under `name`; raises `LookupError` with close matches when there is none."""
-        load_plugins(self.own)
+        self._load()
         if name not in self._classes:
             raise LookupError(f"No {self.kind} is called {name!r}. {suggest(name, self._classes)}")
         return self._classes[name]
@@ -91,7 +92,7 @@ class Registry(Generic[T]):
 
     def names(self) -> list[str]:
         """All names, sorted."""
-        load_plugins(self.own)
+        self._load()
         return sorted(self._classes)
 
     def described(self) -> dict[str, str]:
@@ -101,6 +102,11 @@ class Registry(Generic[T]):
     def describe(self, name: str) -> str:
         """The first line of the class's docstring."""
         return (inspect.getdoc(self.get(name)) or "").partition("\n")[0]
+
+    def _load(self) -> None:
+        if not self._ready:
+            load_plugins(self.own)
+            self._ready = True
 
 
 def check_options(what: str, cls: type, options: Iterable[str]) -> None:

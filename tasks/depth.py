@@ -13,13 +13,13 @@ from mtlkit.metrics import (
     Pooled,
     at_least_float32,
     batch_means,
-    check_choice,
     check_no_names,
     check_number,
     check_owner,
     check_shapes,
     collect,
 )
+from mtlkit.option_checks import check_option
 from mtlkit.task import TASKS, Task
 
 MAP = ("B", 1, "H", "W")
@@ -74,11 +74,11 @@ class Depth(Task):
         super().__init__(name, tuple(classes), decoder)
         what = f"task {name!r}"
         check_no_names(self)
-        check_choice(what, "loss", loss, ("l1", "mse", "berhu", "silog"))
+        check_option(what, "loss", loss, ("l1", "mse", "berhu", "silog"))
         check_owner(what, loss, "berhu", berhu_threshold=berhu_threshold)
         check_owner(what, loss, "silog", silog_lambda=silog_lambda)
         if compat is not None:
-            check_choice(what, "compat", compat, ("mtan",))
+            check_option(what, "compat", compat, ("mtan",))
         self.compat = compat
         self.loss_name = loss
         self.berhu_threshold = 0.5 if berhu_threshold is None else berhu_threshold

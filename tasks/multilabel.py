@@ -15,7 +15,6 @@ from torchmetrics.utilities import dim_zero_cat
 from mtlkit.metrics import (
     Pooled,
     at_least_float32,
-    check_choice,
     check_names,
     check_number,
     check_owner,
@@ -23,6 +22,7 @@ from mtlkit.metrics import (
     check_weights,
     collect,
 )
+from mtlkit.option_checks import check_option
 from mtlkit.task import TASKS, Task
 
 
@@ -67,7 +67,7 @@ class Multilabel(Task):
         super().__init__(name, tuple(classes), decoder)
         check_names(self)
         what = f"task {name!r}"
-        check_choice(what, "loss", loss, ("bce", "focal"))
+        check_option(what, "loss", loss, ("bce", "focal"))
         check_owner(what, loss, "bce", positive_weights=positive_weights)
         check_owner(what, loss, "focal", gamma=gamma, alpha=alpha)
         self.loss_name = loss

@@ -14,11 +14,11 @@ from mtlkit.metrics import (
     Pooled,
     at_least_float32,
     batch_means,
-    check_choice,
     check_no_names,
     check_shapes,
     collect,
 )
+from mtlkit.option_checks import check_option
 from mtlkit.task import TASKS, Task
 
 MAP = ("B", 3, "H", "W")
@@ -71,9 +71,9 @@ class Normals(Task):
     ) -> None:
         super().__init__(name, tuple(classes), decoder)
         check_no_names(self)
-        check_choice(f"task {name!r}", "loss", loss, ("cosine", "l1", "mse"))
+        check_option(f"task {name!r}", "loss", loss, ("cosine", "l1", "mse"))
         if compat is not None:
-            check_choice(f"task {name!r}", "compat", compat, ("mtan", "cosreg"))
+            check_option(f"task {name!r}", "compat", compat, ("mtan", "cosreg"))
         self.compat = compat
         self.loss_name = loss
 

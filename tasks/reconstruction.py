@@ -11,12 +11,12 @@ from torchmetrics import MetricCollection
 from mtlkit.metrics import (
     Pooled,
     at_least_float32,
-    check_choice,
     check_names,
     check_number,
     check_shapes,
     collect,
 )
+from mtlkit.option_checks import check_option
 from mtlkit.task import TASKS, Task
 
 MAP = ("B", "C", "H", "W")
@@ -56,7 +56,7 @@ class Reconstruction(Task):
     ) -> None:
         super().__init__(name, tuple(classes), decoder)
         check_names(self)
-        check_choice(f"task {name!r}", "loss", loss, ("mse", "l1"))
+        check_option(f"task {name!r}", "loss", loss, ("mse", "l1"))
         check_number(f"task {name!r}", "deviation", deviation, lambda v: v > 0, "> 0")
         self.loss_name, self.deviation = loss, deviation
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torchmetrics import MetricCollection
 
-from mtlkit.metrics import Pooled, at_least_float32, check_choice, check_names, check_shapes, collect
+from mtlkit.metrics import Pooled, at_least_float32, check_names, check_shapes, collect
+from mtlkit.option_checks import check_option
 from mtlkit.task import TASKS, Task
 
 from .multilabel import bars
@@ -45,7 +46,7 @@ class Regression(Task):
     ) -> None:
         super().__init__(name, tuple(classes), decoder)
         check_names(self)
-        check_choice(f"task {name!r}", "loss", loss, ("mse", "l1"))
+        check_option(f"task {name!r}", "loss", loss, ("mse", "l1"))
         self.loss_name = loss
 
     @property

@@ -7,6 +7,7 @@ from importlib.metadata import EntryPoint
 
 import pytest
 
+import mtlkit.registry
 from mtlkit.registry import ENTRY_POINTS, Registry, check_options, options_of
 
 
@@ -104,6 +105,17 @@ def test_a_failed_load_is_tried_again(registry, plugins):
         with pytest.raises(ModuleNotFoundError, match="gone"):
             registry.names()
     assert loaded == ["my_lab"]
+
+
+def test_a_registry_looks_for_plugins_once(plugins, monkeypatch):
+    plugins(lab="my_lab")
+    scans = []
+    found = mtlkit.registry.entry_points
+    monkeypatch.setattr("mtlkit.registry.entry_points", lambda group: scans.append(group) or found(group))
+    things = Registry("thing", Base)
+    for _ in range(3):
+        things.names()
+    assert scans == [ENTRY_POINTS]
 
 
 PLUGIN = """

@@ -7,7 +7,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from mtlkit.balancer import Balancer
-from mtlkit.registry import suggest
+from mtlkit.option_checks import check_choice
 from mtlkit.step import Step
 
 GIVEN = ("plain", "weighted")
@@ -39,8 +39,7 @@ class DecoderGradients:
         self.setting = setting
         self.given = balancer.decoders if setting == "published" else setting
         self.method = type(balancer).__name__
-        if self.given not in GIVEN:
-            raise ValueError(f"{self.method}.decoders cannot be {self.given!r}. {suggest(str(self.given), GIVEN)}")
+        check_choice(f"{self.method}.decoders", self.given, GIVEN)
         self.by_objective = "create_graph" in balancer.needs
         self._weighs = self.given == "weighted" and not self.by_objective
         launcher = accelerator.distributed_type.value

@@ -54,15 +54,18 @@ def evaluate_constants(
     for batch in batches:
         _, targets = predictor.prepare(batch)
         for name, constant in constants.items():
-            target = targets[name]
-            size = tasks[name].map_size(target)
-            shape = constant.shape[1:] if size is None else (*constant.shape[1:-2], *size)
-            # Contiguous, as a model's predictions are: metrics of torchmetrics take a `view` of it.
-            prediction = constant.to(device).expand(len(target), *shape).contiguous()
-            metrics[name].update(prediction, target)
+            metrics[name].update(spread_constant(tasks[name], constant.to(device), targets[name]), targets[name])
     return {
         f"{name}/{key}": value for name, collection in metrics.items() for key, value in _compute(collection).items()
     }
+
+
+def spread_constant(task: Task, constant: Tensor, target: Tensor) -> Tensor:
+    """The constant prediction (1, ...) for every sample of a batch's target, at the target's size."""
+    size = task.map_size(target)
+    shape = constant.shape[1:] if size is None else (*constant.shape[1:-2], *size)
+    # Contiguous, as a model's predictions are: metrics of torchmetrics take a `view` of it.
+    return constant.expand(len(target), *shape).contiguous()
 
 
 def _compute(metrics: MetricCollection) -> dict[str, float | None]:

@@ -72,10 +72,3 @@ def _build(name: str, options: Mapping[str, Any]) -> Task:
         except ValueError:
             classes = ()  # it refuses names
     return TASKS.build(name, "checked", classes, **options)
-
-
-def spread_constant(case: Case, found: Tensor, target: Tensor) -> Tensor:
-    """The constant as a prediction for each of the targets, as evaluation makes one."""
-    size = case.kind.map_size(target)
-    shape = found.shape[1:] if size is None else (*found.shape[1:-2], *size)
-    return found.expand(len(target), *shape).contiguous()

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
-from mtlkit.testing.cases import HEIGHT, SAMPLES, WIDTH, Case, make_case, spread_constant
+from mtlkit.engine.evaluation import spread_constant
+from mtlkit.testing.cases import HEIGHT, SAMPLES, WIDTH, Case, make_case
 from mtlkit.testing.promises import assert_close, chosen, keep
 
 SUM = 1e-9  #: relative, of sums of about a thousand numbers in float64, times a thousand
@@ -106,7 +107,7 @@ def extreme_outputs(case: Case) -> None:
 
 def prediction(case: Case) -> None:
     found, constant = case.task.predict(case.output), case.task.constant(case.target)
-    form = spread_constant(case, constant, case.target).shape
+    form = spread_constant(case.task, constant, case.target).shape
     assert isinstance(found, Tensor), f"`predict` gives {type(found).__name__}, not a tensor"
     assert found.shape == form, f"`predict` gives the shape {tuple(found.shape)}, `constant` spreads to {tuple(form)}"
     size = case.kind.map_size(case.target)
@@ -122,7 +123,7 @@ def constant(case: Case) -> None:
     found = case.task.constant(case.target)
     assert isinstance(found, Tensor), f"`constant` gives {type(found).__name__}, not a tensor"
     assert len(found) == 1, f"`constant` gives the shape {tuple(found.shape)}, not one prediction (1, ...)"
-    figures = _figures(case, [(spread_constant(case, found, case.target), case.target)])
+    figures = _figures(case, [(spread_constant(case.task, found, case.target), case.target)])
     assert any(bool(figure.isfinite()) for figure in figures.values()), "every figure of the constant is NaN"
 
 
