@@ -3,16 +3,18 @@ import os
 import runpy
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+import mtlkit
 import mtlkit.report
 import mtlkit.run.experiment
 import mtlkit.run.inference
 from mtlkit import BALANCERS
-from mtlkit.cli.main import main
+from mtlkit.cli.main import main, warnings_in_words
 from mtlkit.config.schema import Config
 from mtlkit.convex import SolverError
 from mtlkit.engine.losses import NonFiniteError
@@ -303,3 +305,18 @@ class Mine(Balancer):
     def __init__(self, tasks, *, slope: float = 1.0, **options):
         super().__init__(tasks, **options)
 """
+
+
+@pytest.mark.parametrize("room", ["", "run", "config", "data", "cli"])
+def test_warnings_of_every_room_are_shown_as_a_sentence(room, capsys):
+    file = Path(mtlkit.__file__).parent / room / "anything.py"
+    with warnings_in_words():
+        warnings.simplefilter("always")
+        warnings.warn_explicit("the best is lost", UserWarning, str(file), 1)
+    assert capsys.readouterr().err == "mtlkit: warning: the best is lost\n"
+
+
+def test_warnings_of_others_are_left_to_python(tmp_path, capsys):
+    with pytest.warns(UserWarning, match="beware"), warnings_in_words():
+        warnings.warn_explicit("beware", UserWarning, str(tmp_path / "other.py"), 7)
+    assert capsys.readouterr().err == ""

@@ -30,7 +30,7 @@ from mtlkit.splits import SPLITS
 # Torch takes a second to import, and training imports more that is slow. `--help` and a mistake in the words must be
 # answered at once: a command imports what it needs inside of its function, after it has checked what it can.
 USER_ERRORS = (ValueError, LookupError, OSError)
-PACKAGE = Path(__file__).parent
+PACKAGE = Path(__file__).parents[1]  # mtlkit itself, all of its rooms
 BUGS = (KeyError, IndexError)  # LookupErrors of a wrong program, not of a wrong word
 LISTS = ("balancers", "tasks", "datasets", "kinds", "encoders", "decoders", "experiments")
 
