@@ -156,7 +156,16 @@ class Step:
         self.add_gradient(state, change)
 
     def keep(self, state: Kept, values: Tensor) -> None:
-        """Offers a kept state this micro-batch's values for the present tasks; NaN for what it says nothing of."""
+        """Offers a kept state this micro-batch's values for the present tasks; NaN for what it says nothing of.
+
+        Raises `ValueError` for values that are not (k,) or (k, k), as the state has one axis or two.
+        """
+        expected = (len(self.tasks),) * state.value.dim()
+        if values.shape != expected:
+            raise ValueError(
+                f"{type(self._balancer).__name__} keeps values of the shape {tuple(values.shape)}, where the state "
+                f"needs {expected}: one entry per axis for each of {', '.join(self.tasks)}."
+            )
         self._window[state].append((self.tasks, values))
 
     def note(self, key: Hashable, value: Any) -> None:

@@ -118,3 +118,12 @@ def test_the_order_in_which_tasks_are_listed_is_no_matter(axes):
         state.settle([(("c", "a"), offered)])
     assert torch.equal(one.of(("b", "c", "a")), two.of(("b", "c", "a")))
     assert torch.equal(one.of(("c", "a")), offered.double())
+
+
+def test_values_of_another_shape_are_refused_with_the_balancers_name(toys):
+    class Wrong(Notes):
+        def combine(self, step):
+            step.keep(self.seen, step.losses[:2])
+
+    with pytest.raises(ValueError, match=r"Wrong keeps values of the shape \(2,\), where the state needs \(3,\)"):
+        toys.make_engine(Wrong(toys.TASK_NAMES)).train_step(toys.make_batch())
