@@ -156,7 +156,7 @@ class JsonLines(Observer):
             raise OSError(error.errno, error.strerror, str(self.path)) from error
 
 
-def read(path: Path) -> list[dict[str, Any]]:
+def read_log(path: Path) -> list[dict[str, Any]]:
     """The records of a log, in its order.
 
     Raises `ValueError` naming the file and line for what is not a record (a JSON object with an integer `step` and
@@ -184,7 +184,7 @@ def tasks_of(record: Record) -> list[str]:
 def last_step(path: Path) -> int:
     """The highest step that a log speaks of; 0 without a log. A torn last line is passed over.
 
-    Raises `ValueError` like `read`.
+    Raises `ValueError` like `read_log`.
     """
     lines = _lines(path) if path.exists() else ()
     return max((int(_parse(path, number, line)["step"]) for number, line, whole in lines if whole), default=0)
@@ -193,7 +193,7 @@ def last_step(path: Path) -> int:
 def truncate_after(path: Path, step: int) -> None:
     """Drops the records after `step` and a torn last line, so that a run resumed at `step` logs nothing twice.
 
-    The other lines stay byte for byte. Raises `ValueError` like `read`.
+    The other lines stay byte for byte. Raises `ValueError` like `read_log`.
     """
     kept = [line for number, line, whole in _lines(path) if whole and _parse(path, number, line)["step"] <= step]
     write_whole(path, b"".join(kept))

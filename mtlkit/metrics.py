@@ -74,7 +74,7 @@ def check_names(task: Task) -> None:
         raise ValueError(f"The task {task.name!r} has {', '.join(map(repr, twice))} more than once in `classes`.")
 
 
-def check_weights(task: Task, option: str, weights: Sequence[float] | None) -> tuple[float, ...] | None:
+def check_class_weights(task: Task, option: str, weights: Sequence[float] | None) -> tuple[float, ...] | None:
     """Returns the weights as numbers. Raises `ValueError` unless there is one positive weight per class."""
     if weights is None:
         return None

@@ -76,18 +76,18 @@ class MisfitError(Exception):
     """A value is not what its annotation says."""
 
 
-def fit(value: Any, annotation: Any) -> Any:
+def convert(value: Any, annotation: Any) -> Any:
     """The value as its annotation has it: an integer where a float is due becomes one, a list becomes a tuple.
 
     Annotations beyond numbers, text, `None`, `Literal`, unions and containers are left to the constructor.
     Raises `MisfitError`.
 
-    >>> fit([64, 48], tuple[int, int]), fit(1, float | None)
+    >>> convert([64, 48], tuple[int, int]), convert(1, float | None)
     ((64, 48), 1.0)
     """
     origin, args = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
-        value = fit(value, args[0])
+        value = convert(value, args[0])
         return _require(value in args[1], value)
     if origin in (Union, UnionType):
         return _first_fit(value, args)
@@ -98,7 +98,7 @@ def fit(value: Any, annotation: Any) -> Any:
         return _fit_items(value, kind, args)
     if kind in (dict, Mapping):
         items = dict(_require(isinstance(value, Mapping), value))
-        return {key: fit(item, args[1] if args else Any) for key, item in items.items()}
+        return {key: convert(item, args[1] if args else Any) for key, item in items.items()}
     if kind is float:
         return float(_require(isinstance(value, int | float) and not isinstance(value, bool), value))
     if kind in NAMES:
@@ -115,7 +115,7 @@ def _require(condition: bool, value: T) -> T:
 def _first_fit(value: Any, annotations: Iterable[Any]) -> Any:
     for annotation in annotations:
         try:
-            return fit(value, annotation)
+            return convert(value, annotation)
         except MisfitError:
             continue
     raise MisfitError
@@ -126,37 +126,37 @@ def _fit_items(value: Any, kind: Any, args: tuple[Any, ...]) -> Any:
     if kind is not tuple or not args or args[-1] is Ellipsis:
         args = (args[0] if args else Any,) * len(value)
     _require(len(args) == len(value), value)
-    items = [fit(item, annotation) for item, annotation in zip(value, args, strict=True)]
+    items = [convert(item, annotation) for item, annotation in zip(value, args, strict=True)]
     return tuple(items) if kind is tuple else items
 
 
-def describe(annotation: Any, tasks: Sequence[str] = ()) -> str:
+def annotation_in_words(annotation: Any, tasks: Sequence[str] = ()) -> str:
     """What an annotation asks for, in words. Where there are `tasks`, a mapping is by their names.
 
-    >>> describe(tuple[Count, Count] | None)
+    >>> annotation_in_words(tuple[Count, Count] | None)
     '[an integer >= 1, an integer >= 1] or null'
-    >>> describe(dict[str, float], ("depth", "normals"))
+    >>> annotation_in_words(dict[str, float], ("depth", "normals"))
     'a mapping of task names to values, each a number, such as {depth: 1.0, normals: 1.0}'
     """
     origin, args = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
-        return f"{describe(args[0])} {args[1]}"
+        return f"{annotation_in_words(args[0])} {args[1]}"
     if origin is Literal:
         return f"one of {', '.join(map(str, args))}"
     if origin in (Union, UnionType):
-        return " or ".join(describe(arg, tasks) for arg in args)
+        return " or ".join(annotation_in_words(arg, tasks) for arg in args)
     if origin is tuple and args[-1] is not Ellipsis:
-        return f"[{', '.join(map(describe, args))}]"
+        return f"[{', '.join(map(annotation_in_words, args))}]"
     if origin in (list, tuple, Sequence, Iterable):
-        return f"a list, each item {describe(args[0])}"
+        return f"a list, each item {annotation_in_words(args[0])}"
     if origin in (dict, Mapping) and args[1] in (int, float):
         example = ", ".join(f"{name}: {args[1](1)}" for name in tasks[:2] or ("NAME",))
         what = "task names" if tasks else "names"
-        return f"a mapping of {what} to values, each {describe(args[1])}, such as {{{example}}}"
+        return f"a mapping of {what} to values, each {annotation_in_words(args[1])}, such as {{{example}}}"
     return NAMES.get(origin or annotation, str(annotation))
 
 
-def build(
+def to_dataclass(
     cls: Callable[..., T],
     values: Any,
     key: str,
@@ -193,8 +193,12 @@ def build(
 
 def _value(value: Any, annotation: Any, key: str, source: Source, tasks: Sequence[str]) -> Any:
     if is_dataclass(annotation):
-        return value if isinstance(value, cast(type, annotation)) else build(cast(Any, annotation), value, key, source)
+        return (
+            value
+            if isinstance(value, cast(type, annotation))
+            else to_dataclass(cast(Any, annotation), value, key, source)
+        )
     try:
-        return fit(value, annotation)
+        return convert(value, annotation)
     except MisfitError:
-        raise source.error(key, f"expected {describe(annotation, tasks)}, found {value!r}") from None
+        raise source.error(key, f"expected {annotation_in_words(annotation, tasks)}, found {value!r}") from None

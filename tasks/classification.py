@@ -14,10 +14,10 @@ from mtlkit.metrics import (
     ClassesPresent,
     MacroF1,
     at_least_float32,
+    check_class_weights,
     check_names,
     check_number,
     check_shapes,
-    check_weights,
     collect,
 )
 from mtlkit.task import TASKS, Task
@@ -59,7 +59,7 @@ class Classification(Task):
         check_names(self)
         check_smoothing(self, label_smoothing)
         self.label_smoothing = label_smoothing
-        self.class_weights = check_weights(self, "class_weights", class_weights)
+        self.class_weights = check_class_weights(self, "class_weights", class_weights)
 
     @property
     def out_channels(self) -> int:

@@ -15,11 +15,11 @@ from torchmetrics.utilities import dim_zero_cat
 from mtlkit.metrics import (
     Pooled,
     at_least_float32,
+    check_class_weights,
     check_names,
     check_number,
     check_owner,
     check_shapes,
-    check_weights,
     collect,
 )
 from mtlkit.option_checks import check_option
@@ -71,7 +71,7 @@ class Multilabel(Task):
         check_owner(what, loss, "bce", positive_weights=positive_weights)
         check_owner(what, loss, "focal", gamma=gamma, alpha=alpha)
         self.loss_name = loss
-        self.positive_weights = check_weights(self, "positive_weights", positive_weights)
+        self.positive_weights = check_class_weights(self, "positive_weights", positive_weights)
         self.gamma = 2.0 if gamma is None else gamma
         check_number(what, "gamma", self.gamma, lambda v: v >= 0, ">= 0")
         self.alpha = alpha

@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 from torchmetrics import MetricCollection
 
-from mtlkit.metrics import Accuracy, ClassesPresent, MeanIoU, check_names, check_shapes, check_weights, collect
+from mtlkit.metrics import Accuracy, ClassesPresent, MeanIoU, check_class_weights, check_names, check_shapes, collect
 from mtlkit.task import TASKS, Task
 
 from .classification import check_smoothing, cross_entropy, label_counts, right_labels
@@ -52,7 +52,7 @@ class Segmentation(Task):
         check_names(self)
         check_smoothing(self, label_smoothing)
         self.label_smoothing = label_smoothing
-        self.class_weights = check_weights(self, "class_weights", class_weights)
+        self.class_weights = check_class_weights(self, "class_weights", class_weights)
 
     @property
     def out_channels(self) -> int:

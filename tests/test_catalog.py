@@ -10,7 +10,18 @@ import pytest
 
 from mtlkit import BALANCERS, EncoderInfo
 from mtlkit.balancer import Balancer, GramBalancer
-from mtlkit.cli.catalog import TASKS, cost, markdown, memory, needs, paper, paragraph, row, spaces, state
+from mtlkit.cli.catalog import (
+    TASKS,
+    cost,
+    markdown,
+    memory,
+    needs_in_words,
+    paper,
+    paragraph,
+    row,
+    spaces_in_words,
+    state,
+)
 from mtlkit.cli.main import main
 
 PAGE = Path(__file__).parents[1] / "docs" / "balancers.md"
@@ -113,17 +124,17 @@ class Second(Given):
 
 
 def test_cells_follow_from_the_class():
-    assert [cell(Plain) for cell in (needs, spaces, cost, state, memory, paper)] == [
+    assert [cell(Plain) for cell in (needs_in_words, spaces_in_words, cost, state, memory, paper)] == [
         *("losses", "–", "none", "none", "none", "–")
     ]
-    assert needs(Given) == "`gram`"
-    assert spaces(Given) == "`features`, `parameters`"
+    assert needs_in_words(Given) == "`gram`"
+    assert spaces_in_words(Given) == "`features`, `parameters`"
     assert cost(Given) == "`features`: inner products of the gradients; `parameters`: K encoder backward passes"
     assert state(Given).startswith("not known here: ")
     assert "option" in state(Given)
     assert memory(Given) == "K numbers"
     assert paper(Given) == "A and B, On Things (and more on them), VENUE 2020"
-    assert needs(Second) == "`second_batch`, `second_forward`"
+    assert needs_in_words(Second) == "`second_batch`, `second_forward`"
     assert cost(Second) == "2 K encoder backward passes; one more forward pass"
     assert paper(Second).endswith("[arXiv 2001.12345](https://arxiv.org/abs/2001.12345)")
 
@@ -134,7 +145,7 @@ def test_the_state_is_told_by_role():
 
 
 def test_the_default_space_is_first():
-    assert spaces(BALANCERS.get("cosreg")) == "`last_layer`, `features`"
+    assert spaces_in_words(BALANCERS.get("cosreg")) == "`last_layer`, `features`"
 
 
 def test_a_missing_package_is_no_error(monkeypatch):

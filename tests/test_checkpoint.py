@@ -48,8 +48,8 @@ def test_all_of_an_engine_comes_back(toys, tmp_path):
     first, second = trained(toys), trained(toys, steps=0)
     first.accelerator.scaler, second.accelerator.scaler = scaler(8.0), scaler(4.0)
     first.monitor.best, first.monitor.without_gain, first.monitor.initial = 0.5, 3, {"loss/depth": 2.0}
-    checkpoint.save(first, tmp_path / "last")
-    checkpoint.load(second, tmp_path / "last")
+    checkpoint.save_checkpoint(first, tmp_path / "last")
+    checkpoint.load_checkpoint(second, tmp_path / "last")
     assert same(tensors(first.network), tensors(second.network))
     assert same(tensors(first.balancer), tensors(second.balancer))
     for optimizer in ("optimizer", "balancer_optimizer"):
@@ -66,27 +66,27 @@ def test_what_an_engine_does_not_have_is_not_asked_for(toys, tmp_path):
     engine = trained(toys, balancer="uniform")
     assert engine.balancer_optimizer is None
     assert engine.accelerator.scaler is None
-    checkpoint.save(engine, tmp_path / "last")
-    checkpoint.load(engine, tmp_path / "last")
+    checkpoint.save_checkpoint(engine, tmp_path / "last")
+    checkpoint.load_checkpoint(engine, tmp_path / "last")
     assert engine.step == 2
 
 
 def test_only_the_main_process_writes(toys, tmp_path):
     engine = trained(toys, steps=0)
     engine.accelerator = SimpleNamespace(is_main_process=False)
-    checkpoint.save(engine, tmp_path / "last")
+    checkpoint.save_checkpoint(engine, tmp_path / "last")
     assert files_of(tmp_path) == []
 
 
 def test_what_killed_processes_left_is_cleared_away(toys, tmp_path):
     folder = tmp_path / "run" / "checkpoints" / "last"  # which nobody has made
     engine = trained(toys, steps=1)
-    checkpoint.save(engine, folder)
+    checkpoint.save_checkpoint(engine, folder)
     for name in ("last.tmp", "last.old"):
         (folder.parent / name).mkdir()
         (folder.parent / name / "rest").touch()
     engine.train_step(toys.make_batch(1))
-    checkpoint.save(engine, folder)
+    checkpoint.save_checkpoint(engine, folder)
     assert files_of(folder.parent) == ["last"]
     assert files_of(folder) == FILES
     assert checkpoint.steps(tmp_path / "run") == {"last": 2}
@@ -96,7 +96,7 @@ def test_what_killed_processes_left_is_cleared_away(toys, tmp_path):
 def test_every_file_has_the_mode_that_the_umask_gives(toys, tmp_path, mask):
     engine, before = trained(toys, steps=0), os.umask(mask)
     try:
-        checkpoint.save(engine, tmp_path / "last")
+        checkpoint.save_checkpoint(engine, tmp_path / "last")
     finally:
         os.umask(before)
     assert {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "last").iterdir()} == {0o666 & ~mask}
@@ -104,19 +104,19 @@ def test_every_file_has_the_mode_that_the_umask_gives(toys, tmp_path, mask):
 
 def test_a_failed_write_keeps_the_older_checkpoint_and_leaves_nothing(toys, tmp_path, monkeypatch):
     engine = trained(toys, steps=1)
-    checkpoint.save(engine, tmp_path / "last")
+    checkpoint.save_checkpoint(engine, tmp_path / "last")
 
     def full(*args):
         raise RuntimeError("No space left on device")
 
     monkeypatch.setattr(checkpoint.torch, "save", full)
     with pytest.raises(OSError, match=r"Could not write the checkpoint .*last: No space left.*An older one is intact"):
-        checkpoint.save(engine, tmp_path / "last")
+        checkpoint.save_checkpoint(engine, tmp_path / "last")
     assert files_of(tmp_path) == ["last"]
     assert files_of(tmp_path / "last") == FILES
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="Could not write the checkpoint"):  # not even its folder
-        checkpoint.save(engine, tmp_path / "file" / "last")
+        checkpoint.save_checkpoint(engine, tmp_path / "file" / "last")
 
 
 # Which folder
@@ -175,12 +175,12 @@ def test_only_a_checkpoint_with_the_state_of_training_can_be_gone_on_from(tmp_pa
 
 
 def test_a_checkpoint_whose_step_cannot_be_read_is_listed_without_it(toys, tmp_path):
-    checkpoint.save(trained(toys, steps=1), tmp_path / "checkpoints" / "best")
+    checkpoint.save_checkpoint(trained(toys, steps=1), tmp_path / "checkpoints" / "best")
     put(tmp_path, LAST)
     assert checkpoint.steps(tmp_path) == {"best": 1, "last": None}
     save_file({"w": torch.ones(1)}, tmp_path / "checkpoints" / LAST)  # which says nothing of steps
     assert checkpoint.steps(tmp_path) == {"best": 1, "last": None}
-    assert checkpoint.find(tmp_path, "last") == tmp_path / "checkpoints" / "last"
+    assert checkpoint.find_checkpoint(tmp_path, "last") == tmp_path / "checkpoints" / "last"
 
 
 # Damage
@@ -188,17 +188,17 @@ def test_a_checkpoint_whose_step_cannot_be_read_is_listed_without_it(toys, tmp_p
 
 def test_a_file_that_is_damaged_or_of_another_model_is_named(toys, tmp_path):
     folder = tmp_path / "last"
-    checkpoint.save(trained(toys), folder)
+    checkpoint.save_checkpoint(trained(toys), folder)
     with pytest.raises(ValueError, match=r"last does not fit the run's config\.yaml or is damaged"):
-        checkpoint.load(trained(toys, steps=0, balancer="rotograd"), folder)
+        checkpoint.load_checkpoint(trained(toys, steps=0, balancer="rotograd"), folder)
     (folder / "training.pt").write_bytes(b"")
     with pytest.raises(ValueError, match=r"last/training\.pt is damaged"):
-        checkpoint.load(trained(toys, steps=0), folder)
+        checkpoint.load_checkpoint(trained(toys, steps=0), folder)
     for name in ("balancer.safetensors", "model.safetensors"):
-        checkpoint.save(trained(toys), folder)
+        checkpoint.save_checkpoint(trained(toys), folder)
         (folder / name).unlink()
         with pytest.raises(ValueError, match=r"last does not fit .* or is damaged"):
-            checkpoint.load(trained(toys, steps=0), folder)
+            checkpoint.load_checkpoint(trained(toys, steps=0), folder)
 
 
 class Code:
@@ -210,8 +210,8 @@ class Code:
 
 def test_a_checkpoint_runs_no_code(toys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    checkpoint.save(trained(toys), tmp_path / "last")
+    checkpoint.save_checkpoint(trained(toys), tmp_path / "last")
     torch.save(Code(), tmp_path / "last" / "training.pt")
     with pytest.raises(ValueError, match=r"last/training\.pt is damaged"):
-        checkpoint.load(trained(toys, steps=0), tmp_path / "last")
+        checkpoint.load_checkpoint(trained(toys, steps=0), tmp_path / "last")
     assert files_of(tmp_path) == ["last"]

@@ -246,7 +246,7 @@ def test_evaluate_prints_the_figures(monkeypatch: pytest.MonkeyPatch, capsys: py
         assert given == (Path("runs/a"), "test", "last")
         return {"loss/depth": 0.25, "depth/abs": None}
 
-    monkeypatch.setattr(mtlkit.run.inference, "evaluate", evaluate)
+    monkeypatch.setattr(mtlkit.run.inference, "evaluate_run", evaluate)
     assert main(["evaluate", "runs/a", "--split", "test", "--checkpoint", "last"]) == 0
     assert capsys.readouterr().out.splitlines() == ["loss/depth  0.25", "depth/abs   -"]
 
@@ -257,7 +257,7 @@ def test_predict_and_report_name_what_they_wrote(monkeypatch: pytest.MonkeyPatch
         assert (run, images, checkpoint) == (Path("runs/a"), [Path("1.png"), Path("2.png")], None)
         return [out / image.stem for image in images]
 
-    monkeypatch.setattr(mtlkit.run.inference, "predict", predict)
+    monkeypatch.setattr(mtlkit.run.inference, "predict_files", predict)
     monkeypatch.setattr(mtlkit.report, "write_report", lambda run: run / "report.html")
     assert main(["predict", "runs/a", "1.png", "2.png", "--out", "out"]) == 0
     assert main(["report", "runs/a"]) == 0

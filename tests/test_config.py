@@ -12,11 +12,11 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 
 from mtlkit.balancer import BALANCERS
-from mtlkit.config.composition import compose, load, sweep
+from mtlkit.config.composition import compose, read_config, sweep
 from mtlkit.registry import options_of
 from mtlkit.run.resume import resumed
 from mtlkit.task import TASKS
-from mtlkit.typed import Bound, MisfitError, fit
+from mtlkit.typed import Bound, MisfitError, convert
 
 EXPERIMENTS = sorted(
     file.stem for file in Path(str(importlib.resources.files("mtlkit.configs"))).glob("experiment/*.yaml")
@@ -86,14 +86,14 @@ def test_every_shipped_experiment_composes_and_what_it_saves_does_so_to_itself(e
     assert config.experiment == experiment
     assert config.task
     config.save(tmp_path / "config.yaml")
-    assert compose(str(tmp_path / "config.yaml")) == config == load(tmp_path / "config.yaml")
+    assert compose(str(tmp_path / "config.yaml")) == config == read_config(tmp_path / "config.yaml")
 
 
 @pytest.mark.parametrize("name", BALANCERS.names())
 def test_a_balancer_is_the_same_in_every_form(name: str, own, tmp_path: Path):
     config = compose("multimnist", [f"balancer={name}"])
     config.save(tmp_path / "config.yaml")
-    assert compose(str(tmp_path / "config.yaml")) == config == load(tmp_path / "config.yaml")
+    assert compose(str(tmp_path / "config.yaml")) == config == read_config(tmp_path / "config.yaml")
     for text in (f"balancer: {name}", f"balancer: {{name: {name}}}"):
         assert compose(own(f"{text}\ntrainer: {{max_steps: 1}}")).balancer == config.balancer
 
@@ -396,11 +396,11 @@ def test_a_run_reads_back_what_it_wrote(tmp_path: Path):
     config = compose("multimnist", ["balancer=rotograd", "data.size=[28,28]", "trainer.lr=1e-5", "output_dir=1e3x"])
     path = tmp_path / "config.yaml"
     config.save(path)
-    assert load(path) == config
+    assert read_config(path) == config
     assert list(tmp_path.iterdir()) == [path]
     path.write_text(path.read_text().replace("max_epochs", "max_epoch"))
     with pytest.raises(ValueError, match=rf"trainer.max_epoch: unknown key \(in {re.escape(str(path))}\)"):
-        load(path)
+        read_config(path)
 
 
 @pytest.mark.parametrize(
@@ -429,8 +429,8 @@ def test_a_resumed_run_refuses_another_value_in_any_form(word: str, key: str, tm
 def test_text_that_looks_like_something_else_survives(tmp_path: Path):
     config = compose("multimnist", ["data.root='1e3'", "output_dir='null'"])
     config.save(tmp_path / "config.yaml")
-    assert load(tmp_path / "config.yaml").data.root == "1e3"
-    assert load(tmp_path / "config.yaml").output_dir == "null"
+    assert read_config(tmp_path / "config.yaml").data.root == "1e3"
+    assert read_config(tmp_path / "config.yaml").output_dir == "null"
 
 
 @pytest.mark.parametrize("place", ["override", "file"])
@@ -498,7 +498,7 @@ def test_a_sweep_over_names_of_all_balancers_and_over_tasks():
     ],
 )
 def test_a_value_takes_its_annotations_form(value: Any, annotation: Any, result: Any):
-    fitted = fit(value, annotation)
+    fitted = convert(value, annotation)
     assert fitted == result
     assert type(fitted) is type(result)
 
@@ -524,4 +524,4 @@ def test_a_value_takes_its_annotations_form(value: Any, annotation: Any, result:
 )
 def test_a_misfit_is_refused(value: Any, annotation: Any):
     with pytest.raises(MisfitError):
-        fit(value, annotation)
+        convert(value, annotation)

@@ -5,7 +5,7 @@ import torch
 
 from mtlkit.balancer import Balancer, GramBalancer, LossBalancer
 from mtlkit.data.dataset import Dataset
-from mtlkit.engine.evaluation import evaluate
+from mtlkit.engine.evaluation import evaluate_model
 from mtlkit.engine.losses import NonFiniteError
 from mtlkit.network import Decoder, Encoder
 from mtlkit.registry import check_options
@@ -38,7 +38,7 @@ def test_losses_in_the_first_evaluation(toys):
     engine = toys.make_engine()
     engine.tasks["depth"].loss = lambda output, target: output.mean()
     with pytest.raises(ValueError, match="loss of task 'depth' must return"):
-        evaluate([toys.make_batch()], engine.predictor)
+        evaluate_model([toys.make_batch()], engine.predictor)
 
 
 class Weights(GramBalancer):

@@ -21,7 +21,7 @@ from torch import Tensor
 import mtlkit
 from mtlkit.cli.main import main
 from mtlkit.data.dataset import DATASETS
-from mtlkit.log import read
+from mtlkit.log import read_log
 from mtlkit.step import Step
 
 PAGE = page_of("CONTRIBUTING.md")
@@ -75,7 +75,7 @@ def test_the_pages_commands_run(walk: Path, capsys: pytest.CaptureFixture) -> No
     assert "train: 8 samples of 64 x 48" in out
     assert "weather: classification, 87.5 % valid" in out  # seven of eight
     for name, metric in (("photos", "cars/mse"), ("count", "cars/mae")):
-        (*_, last) = (record for record in read(walk / "runs" / name / "metrics.jsonl") if record["split"] == "val")
+        (*_, last) = (record for record in read_log(walk / "runs" / name / "metrics.jsonl") if record["split"] == "val")
         assert (last["step"], math.isfinite(last[metric])) == (2, True)
 
 

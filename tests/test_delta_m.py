@@ -234,7 +234,7 @@ def test_the_figures_of_a_split_are_those_of_the_runs_checkpoint(tmp_path: Path,
         asked.append(arguments)
         return {"b/count": 7.0, "a/error": 0.25}
 
-    monkeypatch.setattr(measured, "evaluate", evaluate)
+    monkeypatch.setattr(measured, "evaluate_run", evaluate)
     run = write_run(tmp_path / "run", 5, "last", b_count=3.0, a_error=1.0)
     found = figures_of([run], "test")
     assert asked == [(run, "test", "last")]

@@ -10,7 +10,7 @@ import pytest
 from pages import commands_of, files_of, page_of
 
 from mtlkit.cli.main import main
-from mtlkit.config.composition import compose, load
+from mtlkit.config.composition import compose, read_config
 from mtlkit.data.dataset import DATASETS
 
 PAGE = page_of("docs/experiments.md")
@@ -37,10 +37,10 @@ def test_the_pages_commands_run(page: Path, capsys: pytest.CaptureFixture):
         program, *words = shlex.split(command, comments=True)
         assert (program, main(words)) == ("mtlkit", 0), (command, capsys.readouterr().err)
     runs = page / "runs"
-    assert load(runs / "rotograd" / "config.yaml").balancer.options["burn_in"] == 2
-    assert list(load(runs / "area" / "config.yaml").task) == ["area"]
+    assert read_config(runs / "rotograd" / "config.yaml").balancer.options["burn_in"] == 2
+    assert list(read_config(runs / "area" / "config.yaml").task) == ["area"]
     assert len(list((runs / "sweep").glob("*/config.yaml"))) == 2
-    mine, again, other = (load(runs / name / "config.yaml") for name in ("mine", "again", "uniform"))
+    mine, again, other = (read_config(runs / name / "config.yaml") for name in ("mine", "again", "uniform"))
     assert (mine.task["area"].decoder, mine.task["flags"].decoder) == ("conv", "linear")
     assert mine.trainer.max_epochs == 3  # resumed with
     assert replace(again, output_dir="", trainer=mine.trainer) == replace(mine, output_dir="")

@@ -347,8 +347,8 @@ def test_a_resumed_run_goes_on_as_if_nothing_had_happened(toys, name, tmp_path):
         whole.train_step(toys.make_batch(number))
     for number in range(2):
         half.train_step(toys.make_batch(number))
-    checkpoint.save(half, tmp_path / "half")
-    checkpoint.load(second, tmp_path / "half")
+    checkpoint.save_checkpoint(half, tmp_path / "half")
+    checkpoint.load_checkpoint(second, tmp_path / "half")
     for number in range(2, 4):
         second.train_step(toys.make_batch(number))
     for module in ("network", "balancer"):

@@ -85,7 +85,9 @@ def weights(run, name="last"):
 def without_times(run):
     hidden = ("step_time", "started")
     return [
-        {k: v for k, v in r.items() if k not in hidden} for r in log.read(run / "metrics.jsonl") if r["split"] != "info"
+        {k: v for k, v in r.items() if k not in hidden}
+        for r in log.read_log(run / "metrics.jsonl")
+        if r["split"] != "info"
     ]
 
 
@@ -119,7 +121,7 @@ def test_a_killed_run_resumes_to_the_same_end(compose, cache, tmp_path, finished
         [sys.executable, "-c", code, "train", "scenes", *words], env=env, capture_output=True, text=True
     )
     assert done.returncode == 9, done.stderr
-    assert [r["step"] for r in log.read(tmp_path / "run" / "metrics.jsonl")][-1] == 3
+    assert [r["step"] for r in log.read_log(tmp_path / "run" / "metrics.jsonl")][-1] == 3
     assert main(["train", "scenes", *words, "--resume"]) == 0
     found, expected = weights(tmp_path / "run"), weights(finished)
     assert all(torch.equal(found[name], value) for name, value in expected.items())
@@ -139,7 +141,7 @@ def test_a_run_killed_at_its_very_start_resumes(compose, tmp_path, monkeypatch, 
     if dead_at == "at step 0":
         monkeypatch.setattr(engine.Engine, "train_step", die)
     else:
-        monkeypatch.setattr(checkpoint, "save", die)
+        monkeypatch.setattr(checkpoint, "save_checkpoint", die)
     with pytest.raises(KeyboardInterrupt):
         compose(*words).run()
     monkeypatch.undo()
@@ -168,7 +170,7 @@ def test_a_resumed_run_must_be_the_same_experiment(compose, finished, tmp_path):
     run = compose("trainer.max_steps=6").run(resume=True)  # what the words do not name is as it was
     assert "name: rotograd" in (run / "config.yaml").read_text()
     assert "max_steps: 6" in (run / "config.yaml").read_text()
-    assert [r["step"] for r in log.read(run / "metrics.jsonl") if r["split"] == "train"] == [1, 2, 3, 4, 5, 6]
+    assert [r["step"] for r in log.read_log(run / "metrics.jsonl") if r["split"] == "train"] == [1, 2, 3, 4, 5, 6]
 
 
 def test_a_nan_stops_the_run_and_keeps_the_last_checkpoint(compose, monkeypatch, capsys, cache, tmp_path):
@@ -196,20 +198,20 @@ def test_a_nan_stops_the_run_and_keeps_the_last_checkpoint(compose, monkeypatch,
 
 
 def test_evaluate_gives_the_logged_figures(finished):
-    best = [r for r in log.read(finished / "metrics.jsonl") if r.get("best")][-1]
-    figures = inference.evaluate(finished)
+    best = [r for r in log.read_log(finished / "metrics.jsonl") if r.get("best")][-1]
+    figures = inference.evaluate_run(finished)
     assert figures["depth/abs"] == pytest.approx(best["depth/abs"], rel=SINGLE)
     assert figures["segmentation/miou"] == pytest.approx(best["segmentation/miou"], rel=SINGLE)
-    assert set(inference.evaluate(finished, "train", "last")) == set(figures)
+    assert set(inference.evaluate_run(finished, "train", "last")) == set(figures)
     measured = figures_of([finished], "train")
     assert measured.kind == "train figures of the best evaluation"
-    assert measured.by_seed[0]["depth/abs"] == inference.evaluate(finished, "train")["depth/abs"]
+    assert measured.by_seed[0]["depth/abs"] == inference.evaluate_run(finished, "train")["depth/abs"]
 
 
 def test_predict_writes_arrays_and_pictures_at_the_images_size(finished, tmp_path):
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 255, (40, 50, 3), dtype=np.uint8)).save(tmp_path / "photo.jpg")
-    (folder,) = inference.predict(finished, [tmp_path / "photo.jpg"], tmp_path / "out")
+    (folder,) = inference.predict_files(finished, [tmp_path / "photo.jpg"], tmp_path / "out")
     assert np.load(folder / "segmentation.npy").shape == (40, 50)
     assert np.load(folder / "depth.npy").shape == (1, 40, 50)
     normals = np.load(folder / "normals.npy")
@@ -219,7 +221,7 @@ def test_predict_writes_arrays_and_pictures_at_the_images_size(finished, tmp_pat
     with Image.open(folder / "depth.png") as picture:
         assert picture.size == (50, 40)
     with pytest.raises(FileExistsError, match="exists already"):
-        inference.predict(finished, [tmp_path / "photo.jpg"], tmp_path / "out")
+        inference.predict_files(finished, [tmp_path / "photo.jpg"], tmp_path / "out")
 
 
 def test_predict_sees_pictures_as_training_does(finished, tmp_path, monkeypatch):
@@ -236,7 +238,7 @@ def test_predict_sees_pictures_as_training_does(finished, tmp_path, monkeypatch)
     photo[:, 24:] = 200  # bright on the right: at the bottom once it is turned
     exif[0x0112] = 6
     Image.fromarray(photo).save(tmp_path / "photo.png", exif=exif)
-    folders = inference.predict(finished, [tmp_path / "grey.png", tmp_path / "photo.png"], tmp_path / "out")
+    folders = inference.predict_files(finished, [tmp_path / "grey.png", tmp_path / "photo.png"], tmp_path / "out")
     grey, turned = seen
     assert float(grey.mean()) == pytest.approx(ramp.mean() / 65_535, abs=1e-5)  # shrinking rounds in float32
     assert torch.equal(grey[0], image_tensor(resize(read_picture(tmp_path / "grey.png"), (32, 32))))
@@ -250,13 +252,13 @@ def test_predict_refuses_what_is_no_image_before_any_work(finished, tmp_path):
     Image.new("RGB", (8, 8)).save(good)
     bad.write_text("no image")
     with pytest.raises(ValueError, match=r"bad\.png is damaged or not what its name says"):
-        inference.predict(finished, [good, bad], tmp_path / "out")
+        inference.predict_files(finished, [good, bad], tmp_path / "out")
     with pytest.raises(FileNotFoundError, match="no image"):
-        inference.predict(finished, [tmp_path / "missing.png"], tmp_path / "out")
+        inference.predict_files(finished, [tmp_path / "missing.png"], tmp_path / "out")
     (tmp_path / "other").mkdir()
     shutil.copy(good, tmp_path / "other" / "good.png")
     with pytest.raises(ValueError, match="Two of the images are called 'good'"):
-        inference.predict(finished, [good, tmp_path / "other" / "good.png"], tmp_path / "out")
+        inference.predict_files(finished, [good, tmp_path / "other" / "good.png"], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -333,7 +335,7 @@ def test_a_folder_that_cannot_be_made_is_refused(compose, tmp_path):
 def test_control_tasks_train(compose):
     names = ["noise", "opposite", "duplicate"]
     run = compose(f"data.controls=[{','.join(names)}]", f"task=[depth,{','.join(names)}]", "trainer.max_steps=2").run()
-    last = log.read(run / "metrics.jsonl")[-1]
+    last = log.read_log(run / "metrics.jsonl")[-1]
     assert all(last[f"loss/{name}"] is not None for name in names)
     with pytest.raises(ValueError, match=r"task\.noise: the data set 'scenes' has no such target"):
         compose("task=[depth,noise]", "trainer.max_steps=2", folder="other").run()

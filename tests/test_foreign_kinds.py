@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import mtlkit
-from mtlkit.log import read
+from mtlkit.log import read_log
 
 PACKAGE = Path(__file__).parent / "people_lab"
 REPOSITORY = Path(__file__).parents[1]
@@ -104,7 +104,7 @@ def test_all_commands_know_them(told: tuple[str, Path]) -> None:
     assert "ordinal" in parts["list kinds"]
     assert "augmented" in text
     for run in ("run", "again"):
-        records = [r for r in read(folder / run / "metrics.jsonl") if r["split"] in ("val", "val_constant")]
+        records = [r for r in read_log(folder / run / "metrics.jsonl") if r["split"] in ("val", "val_constant")]
         assert [r["split"] for r in records] == ["val_constant", "val", "val"]
         assert all(r["points/distance"] > 0 and r["stage/steps_off"] is not None for r in records)
         page = (folder / run / "report.html").read_text()

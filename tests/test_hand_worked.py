@@ -21,8 +21,8 @@ def test_a_resumed_run_divides_by_the_first_losses_of_the_run(toys, tmp_path):
     whole, second = engine(), engine()
     for number in range(3):
         whole.train_step(toys.make_batch(number))
-    checkpoint.save(whole, tmp_path / "saved")
-    checkpoint.load(second, tmp_path / "saved")
+    checkpoint.save_checkpoint(whole, tmp_path / "saved")
+    checkpoint.load_checkpoint(second, tmp_path / "saved")
     one, two = (e.train_step(toys.make_batch(3)) for e in (whole, second))
     assert torch.equal(one.losses, two.losses)
     raw = float64(*one.raw_losses.values())

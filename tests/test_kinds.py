@@ -15,7 +15,7 @@ from mtlkit.cli.main import main
 from mtlkit.data.dataset import DATASETS, Dataset, Sample
 from mtlkit.data.loader import Samples
 from mtlkit.engine.evaluation import evaluate_constants, output_sizes, units
-from mtlkit.log import read
+from mtlkit.log import read_log
 from mtlkit.metrics import Pooled
 from mtlkit.registry import Registry
 from mtlkit.run.first_look import FirstLook
@@ -75,7 +75,7 @@ def experiment(tmp_path: Path, monkeypatch) -> str:
 
 def info(run: Path) -> dict:
     found: dict = {}
-    for record in read(run / "metrics.jsonl"):
+    for record in read_log(run / "metrics.jsonl"):
         if record["split"] == "info":
             found |= record
     return found
@@ -136,7 +136,7 @@ def test_a_bad_sample_is_named_and_skipped_by_every_command(
     skip, run = "data.on_error=skip", tmp_path / "run"
     train = ["train", *words, skip, f"output_dir={run}", "data.workers=1"]
     assert main(train) == 0
-    records = read(run / "metrics.jsonl")
+    records = read_log(run / "metrics.jsonl")
     assert sum(r.get("left_out", 0) for r in records if r["split"] == "train") == 1  # two steps see each sample once
     assert any(message in r.get("incident", "") for r in records)
     capsys.readouterr()
@@ -156,7 +156,7 @@ def test_unknown_labels_are_as_good_as_missing_ones(experiment: str, tmp_path: P
     for mode in ("absent", "unknown"):
         run = tmp_path / mode
         assert main(["train", experiment, f"data.mode={mode}", f"output_dir={run}"]) == 0
-        records = [r for r in read(run / "metrics.jsonl") if r["split"] != "info"]
+        records = [r for r in read_log(run / "metrics.jsonl") if r["split"] != "info"]
         runs.append([{key: value for key, value in r.items() if key != "step_time"} for r in records])
     assert runs[0] == runs[1]
     (constant,) = (r for r in runs[0] if r["split"] == "val_constant")

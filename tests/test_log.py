@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mtlkit.files import write_whole
-from mtlkit.log import JsonLines, Observer, read, truncate_after
+from mtlkit.log import JsonLines, Observer, read_log, truncate_after
 
 RECORDS = [
     {"step": 0, "split": "val", "depth/abs": 1.0},
@@ -46,9 +46,9 @@ def test_what_is_logged_is_read_back(path):
     log.note({"step": 0, "split": "info", "versions": {"torch": "2"}})
     for record in RECORDS:
         (log.evaluation if record["split"] == "val" else log.step)(record)
-        assert read(path)[-1] == record  # visible at once
+        assert read_log(path)[-1] == record  # visible at once
     log.finish({"status": "finished"})
-    assert read(path)[1:] == RECORDS
+    assert read_log(path)[1:] == RECORDS
     assert len(path.read_text().splitlines()) == len(RECORDS) + 1
 
 
@@ -68,7 +68,7 @@ def test_values_that_are_not_finite_become_null(path, value):
     log = JsonLines(path)
     log.step({"step": np.int64(1), "split": "train", "loss/a": value, "loss/b": np.float32(0.5), "nested": [[value]]})
     log.finish({})
-    assert read(path) == [{"step": 1, "split": "train", "loss/a": None, "loss/b": 0.5, "nested": [[None]]}]
+    assert read_log(path) == [{"step": 1, "split": "train", "loss/a": None, "loss/b": 0.5, "nested": [[None]]}]
 
 
 def test_what_json_has_no_form_for_is_refused_and_leaves_no_trace(path):
@@ -101,7 +101,7 @@ def test_a_line_that_the_disk_cut_short_is_taken_back(full, monkeypatch):
 
 def test_evaluations_reach_the_disk(path, monkeypatch):
     log, synced = JsonLines(path), []
-    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(len(read(path))))
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(len(read_log(path))))
     for record in RECORDS:
         (log.evaluation if record["split"] == "val" else log.step)(record)
     assert synced == [1, 4]
@@ -119,14 +119,14 @@ def test_resuming_drops_what_came_after_the_checkpoint(full):
     log = JsonLines(full, resume=20)
     log.step({"step": 30, "split": "train", "loss/depth": 7.0})
     log.finish({})
-    assert read(full) == [*RECORDS[:4], {"step": 30, "split": "train", "loss/depth": 7.0}]
+    assert read_log(full) == [*RECORDS[:4], {"step": 30, "split": "train", "loss/depth": 7.0}]
 
 
 def test_truncation_leaves_the_kept_lines_alone(full):
     full.write_bytes(b'{"step":5,   "split":"train"}\n' + full.read_bytes() + b'{"step": 5, "spl')
     truncate_after(full, 10)
     assert full.read_bytes().startswith(b'{"step":5,   "split":"train"}\n')
-    assert [record["step"] for record in read(full)] == [5, 0, 10]
+    assert [record["step"] for record in read_log(full)] == [5, 0, 10]
     assert [entry.name for entry in full.parent.iterdir()] == [full.name]
 
 
@@ -139,13 +139,13 @@ def test_a_torn_last_line_is_left_out_with_a_warning(full):
     with full.open("ab") as file:
         file.write(b'{"step": 40, "split": "tr')
     with pytest.warns(UserWarning, match=r"metrics\.jsonl:6: the last line is torn"):
-        assert read(full) == RECORDS
+        assert read_log(full) == RECORDS
 
 
 @pytest.mark.parametrize(
     "line", ["{", "", "[1]", '{"step": 1}', '{"split": "val"}', '{"step": 1, "split": "val", "a/b": NaN}', "\x00\xff"]
 )
-@pytest.mark.parametrize("use", [read, lambda path: truncate_after(path, 10)])
+@pytest.mark.parametrize("use", [read_log, lambda path: truncate_after(path, 10)])
 def test_what_is_no_record_is_an_error_with_file_and_line(full, line, use):
     before = full.read_bytes() + line.encode() + b"\n"
     full.write_bytes(before)

@@ -148,8 +148,8 @@ def test_a_resume_across_epochs_with_absent_tasks_changes_nothing(toys, tmp_path
     whole, half, second = engine(), engine(), engine()
     train(whole, 8)
     train(half, 5)
-    checkpoint.save(half, tmp_path / "half")
-    checkpoint.load(second, tmp_path / "half")
+    checkpoint.save_checkpoint(half, tmp_path / "half")
+    checkpoint.load_checkpoint(second, tmp_path / "half")
     train(second, 3)
     for one, two in ((whole.network, second.network), (whole.balancer, second.balancer)):
         assert one.state_dict().keys() == two.state_dict().keys()

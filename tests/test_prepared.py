@@ -27,7 +27,7 @@ from mtlkit.data.blocks import narrow, widen
 from mtlkit.data.dataset import DATASETS, BadSampleError, Dataset, Sample, Target
 from mtlkit.data.loader import Samples, eval_loader
 from mtlkit.data.manifest import damaged
-from mtlkit.data.prepare import PROGRESS, prepare
+from mtlkit.data.prepare import PROGRESS, prepare_dataset
 from mtlkit.data.prepared import Prepared, is_prepared, read_manifest
 from mtlkit.registry import Registry
 from mtlkit.target import Kind
@@ -120,7 +120,7 @@ def assert_same(one: Dataset, other: Dataset) -> None:
 
 def make(out: Path, train: Dataset | None = None, **options) -> Path:
     splits = {"train": train or Toy(), "val": Toy(3)}
-    return prepare(splits, out, SOURCE, **{"block_bytes": 2000, "progress": False} | options)
+    return prepare_dataset(splits, out, SOURCE, **{"block_bytes": 2000, "progress": False} | options)
 
 
 def contents(out: Path) -> dict[str, bytes]:
@@ -249,7 +249,7 @@ class Own(Toy):
 
 def test_a_kind_of_the_users_own(tmp_path: Path, kinds: Registry[Kind]) -> None:
     with pytest.raises(LookupError, match="'own' is of the kind 'a_kind_of_their_own', which is not registered"):
-        prepare({"train": Own()}, tmp_path / "out", SOURCE, progress=False)
+        prepare_dataset({"train": Own()}, tmp_path / "out", SOURCE, progress=False)
 
     @kinds.register("a_kind_of_their_own")
     class Theirs(Kind):
@@ -258,7 +258,7 @@ def test_a_kind_of_the_users_own(tmp_path: Path, kinds: Registry[Kind]) -> None:
         def shape(self, height: int, width: int) -> tuple[int, ...]:
             return 1, 2
 
-    out = prepare({"train": Own()}, tmp_path / "out", SOURCE, progress=False)
+    out = prepare_dataset({"train": Own()}, tmp_path / "out", SOURCE, progress=False)
     assert_same(Prepared(out), Own())
 
 
@@ -585,12 +585,12 @@ def test_settings_that_do_not_fit(tmp_path: Path, options: dict, message: str) -
 
 def test_options_that_are_defaults_need_not_be_said(tmp_path: Path) -> None:
     source = {"name": "multimnist", "dataset_seed": 0, "version": 3, "root": "/a"}
-    prepare({"train": Toy()}, tmp_path / "out", source, progress=False)
+    prepare_dataset({"train": Toy()}, tmp_path / "out", source, progress=False)
     for same in ({"name": "multimnist"}, {"name": "multimnist", "dataset_seed": 0, "root": "/b", "size": [1, 2]}):
         Prepared(tmp_path / "out", source=same)
     with pytest.raises(ValueError, match="other settings: dataset_seed is 0 there and 1 now"):
         Prepared(tmp_path / "out", source={"name": "multimnist", "dataset_seed": 1})
-    prepare({"train": Toy()}, tmp_path / "other", source | {"dataset_seed": 1}, progress=False)
+    prepare_dataset({"train": Toy()}, tmp_path / "other", source | {"dataset_seed": 1}, progress=False)
     with pytest.raises(ValueError, match="other settings: dataset_seed is 1 there and 0 now"):
         Prepared(tmp_path / "other", source={"name": "multimnist"})
 
@@ -660,7 +660,7 @@ class Wrong(Toy):
 )
 def test_what_cannot_be_prepared(tmp_path: Path, splits: dict, options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        prepare(splits, tmp_path / "out", SOURCE, progress=False, **options)
+        prepare_dataset(splits, tmp_path / "out", SOURCE, progress=False, **options)
     assert not blocks(tmp_path)
 
 
@@ -680,7 +680,7 @@ def test_other_settings_are_refused(tmp_path: Path, finished: bool) -> None:
         ({"train": Toy(9)}, SOURCE, 2000, "samples.train is 10 there and 9 now; samples.val is 3 there and null now"),
     ):
         with pytest.raises(ValueError, match=f"{out} was begun with other settings: {message}.*another folder"):
-            prepare(splits, out, source, block_bytes=block_bytes, progress=False)
+            prepare_dataset(splits, out, source, block_bytes=block_bytes, progress=False)
     assert contents(out) == before
 
 
@@ -839,7 +839,7 @@ def test_workers_fetch_from_a_url(tmp_path: Path) -> None:
 
 def test_processes_that_want_the_same_block_fetch_it_once(tmp_path: Path, monkeypatch) -> None:
     make(tmp_path / "remote")
-    log, read = tmp_path / "log", prepared_module.read
+    log, read = tmp_path / "log", prepared_module.read_bytes
 
     def slowly(root: str, name: str) -> bytes:
         with open(log, "a") as file:
@@ -851,7 +851,7 @@ def test_processes_that_want_the_same_block_fetch_it_once(tmp_path: Path, monkey
         data = Prepared(f"file://{tmp_path}/remote", cache=str(tmp_path / "cache"))
         assert all(same_bits(data[i]["image"], Toy()[i]["image"]) for i in range(5))
 
-    monkeypatch.setattr(prepared_module, "read", slowly)
+    monkeypatch.setattr(prepared_module, "read_bytes", slowly)
     processes = [FORK.Process(target=work) for _ in range(4)]
     for process in processes:
         process.start()

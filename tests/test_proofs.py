@@ -17,7 +17,7 @@ def test_five_epochs_on_real_digits_come_close_to_the_papers_uniform_row(mnist, 
     for seed in (0, 1, 2):
         words = [f"data.root={mnist}", f"seed={seed}", f"output_dir={tmp_path / str(seed)}"]
         run = Experiment.compose("multimnist", words).run()
-        last = [record for record in log.read(run / "metrics.jsonl") if record["split"] == "val"][-1]
+        last = [record for record in log.read_log(run / "metrics.jsonl") if record["split"] == "val"][-1]
         found.append([last[name] for name in FIGURES])
         logging.getLogger("mtlkit").warning("seed %d: %s", seed, dict(zip(FIGURES, found[-1], strict=True)))
     left, right, total, product, density = (fmean(values) for values in zip(*found, strict=True))

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mtlkit import BALANCERS
-from mtlkit.cli.catalog import decoders, paragraph
+from mtlkit.cli.catalog import decoders_in_words, paragraph
 from mtlkit.config.schema import TrainerConfig
 from mtlkit.registry import options_of
 
@@ -112,7 +112,7 @@ def name(request) -> str:
 
 
 def test_decoders_get_what_the_source_gives_them(name):
-    assert BALANCERS.build(name, tasks=NAMES).decoders == decoders(BALANCERS.get(name)) == DECODERS[name]
+    assert BALANCERS.build(name, tasks=NAMES).decoders == decoders_in_words(BALANCERS.get(name)) == DECODERS[name]
 
 
 def test_the_table_above_has_every_method():

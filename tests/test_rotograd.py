@@ -363,8 +363,8 @@ def test_an_absent_task_keeps_its_rotation_and_a_resumed_run_goes_on_bit_for_bit
         assert torch.equal(before, whole.balancer.rotation["a"]) == (number == 2)
         if number < 2:
             half.train_step(make_batch(number))
-    checkpoint.save(half, tmp_path / "half")
-    checkpoint.load(second, tmp_path / "half")
+    checkpoint.save_checkpoint(half, tmp_path / "half")
+    checkpoint.load_checkpoint(second, tmp_path / "half")
     second.train_step(make_batch(2, absent=("a",)))
     second.train_step(make_batch(3))
     assert_same(state_of(whole), state_of(second))

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from mtlkit import log
 from mtlkit.cli.main import main
-from mtlkit.config.composition import load
+from mtlkit.config.composition import read_config
 from mtlkit.data.dataset import DATASETS, Dataset, Target
 from mtlkit.engine.engine import Engine
 from mtlkit.report import explain, summary_table, write_report
@@ -86,7 +86,7 @@ def files_of(run):
 
 
 def incidents(run):
-    return [record["incident"] for record in log.read(run / "metrics.jsonl") if "incident" in record]
+    return [record["incident"] for record in log.read_log(run / "metrics.jsonl") if "incident" in record]
 
 
 # A figure that is logged, and the same one measured again
@@ -96,13 +96,13 @@ def incidents(run):
 def test_a_logged_figure_and_evaluate_agree_to_the_last_digit(compose, precision, capsys):
     words = [f"trainer.precision={precision}", "trainer.lr=0.05", "balancer=rotograd", "trainer.monitor=seg/miou"]
     run = compose(*words, "data.eval_batch_size=2").run()
-    logged = {r["step"]: r for r in log.read(run / "metrics.jsonl") if r["split"] == "val"}
+    logged = {r["step"]: r for r in log.read_log(run / "metrics.jsonl") if r["split"] == "val"}
     at = checkpoint.steps(run)
     for name in ("last", "best"):
-        figures = inference.evaluate(run, name=name)
+        figures = inference.evaluate_run(run, name=name)
         assert len(figures) > 10
         assert figures == {key: logged[at[name]][key] for key in figures}
-    assert inference.evaluate(run) == inference.evaluate(run, name="best")
+    assert inference.evaluate_run(run) == inference.evaluate_run(run, name="best")
     capsys.readouterr()
     assert main(["evaluate", str(run), "--checkpoint", "last"]) == 0
     printed = dict(line.split() for line in capsys.readouterr().out.splitlines())
@@ -126,7 +126,7 @@ def test_a_figure_without_a_value_is_never_the_best(compose, tmp_path):
     words = ["data.lacking=true", "trainer.monitor=depth/abs", "trainer.early_stopping=1"]
     run = compose(*words).run()
     assert log.last_step(run / "metrics.jsonl") == 4  # early stopping did not fire
-    assert not any(record.get("best") for record in log.read(run / "metrics.jsonl"))
+    assert not any(record.get("best") for record in log.read_log(run / "metrics.jsonl"))
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["last"]
     first, last = incidents(run)
     assert first.startswith("trainer.monitor=depth/abs: depth/abs has no value")
@@ -136,7 +136,7 @@ def test_a_figure_without_a_value_is_never_the_best(compose, tmp_path):
     assert "the last evaluation is used for the trained model" in " ".join(history.notes)
     assert "the last evaluation is used for the trained model" in (run / "report.html").read_text()
     with pytest.warns(UserWarning, match="'last' stands for the results"):
-        figures = inference.evaluate(run)
+        figures = inference.evaluate_run(run)
     assert figures["depth/abs"] is None
     compose(*words, "trainer.max_steps=6").run(resume=True)
     assert log.last_step(run / "metrics.jsonl") == 6
@@ -168,9 +168,9 @@ def test_a_start_without_a_finished_step_is_begun_anew(compose, monkeypatch, tmp
     compose("trainer.lr=0.001", "balancer=uniform").run(resume=resume)
     found, expected = (load_file(r / "checkpoints" / "last" / "model.safetensors") for r in (run, finished))
     assert all(torch.equal(found[name], value) for name, value in expected.items())
-    one, two = (load(r / "config.yaml").to_dict() | {"output_dir": ""} for r in (run, finished))
+    one, two = (read_config(r / "config.yaml").to_dict() | {"output_dir": ""} for r in (run, finished))
     assert one == two
-    assert len(log.read(run / "metrics.jsonl")) == len(log.read(finished / "metrics.jsonl"))
+    assert len(log.read_log(run / "metrics.jsonl")) == len(log.read_log(finished / "metrics.jsonl"))
 
 
 def test_a_resumed_start_without_a_finished_step_keeps_what_the_words_do_not_name(compose, monkeypatch):
@@ -178,7 +178,7 @@ def test_a_resumed_start_without_a_finished_step_keeps_what_the_words_do_not_nam
     with pytest.raises(ValueError, match="out of memory"):
         compose("balancer=gradnorm", "trainer.lr=0.5").run()
     monkeypatch.undo()
-    config = load(compose("trainer.lr=0.01").run(resume=True) / "config.yaml")
+    config = read_config(compose("trainer.lr=0.01").run(resume=True) / "config.yaml")
     assert (config.trainer.lr, config.balancer.name) == (0.01, "gradnorm")
 
 
@@ -217,8 +217,10 @@ def test_two_jobs_started_at_once_in_one_folder(tmp_path):
     winner, loser = (0, 1) if jobs[0].returncode == 0 else (1, 0)
     # "holds a run" where the other was through before this one had even started
     assert f"in use: process {jobs[winner].pid} on" in errors[loser] or "holds a run" in errors[loser]
-    assert load(tmp_path / "run" / "config.yaml").trainer.lr == rates[winner]
-    logged = {record["lr/encoder"] for record in log.read(tmp_path / "run" / "metrics.jsonl") if "lr/encoder" in record}
+    assert read_config(tmp_path / "run" / "config.yaml").trainer.lr == rates[winner]
+    logged = {
+        record["lr/encoder"] for record in log.read_log(tmp_path / "run" / "metrics.jsonl") if "lr/encoder" in record
+    }
     assert logged == {rates[winner]}
 
 
@@ -241,19 +243,19 @@ def test_a_run_with_finished_steps_is_not_begun_anew_for_want_of_a_checkpoint(co
 def test_weights_are_enough_to_predict_and_evaluate(finished, copied):
     for name in ("best", "last"):
         (copied / "checkpoints" / name / "training.pt").unlink()
-        assert inference.evaluate(copied, name=name) == inference.evaluate(finished, name=name)
+        assert inference.evaluate_run(copied, name=name) == inference.evaluate_run(finished, name=name)
     with pytest.raises(FileNotFoundError, match="'middle'; it has best, last"):
-        checkpoint.find(copied, "middle")
+        checkpoint.find_checkpoint(copied, "middle")
 
 
 def test_a_run_without_its_best_checkpoint_goes_on(compose, copied):
     shutil.rmtree(copied / "checkpoints" / "best")
     with pytest.warns(UserWarning, match="no checkpoint 'best'"):
-        inference.evaluate(copied)
+        inference.evaluate_run(copied)
     compose("trainer.max_steps=6").run(resume=True)
     assert "The checkpoint 'best' was lost" in incidents(copied)[0]
     assert checkpoint.steps(copied)["best"] == 6  # the only evaluation since
-    assert [r["step"] for r in log.read(copied / "metrics.jsonl") if r.get("best")][-1] == 6
+    assert [r["step"] for r in log.read_log(copied / "metrics.jsonl") if r.get("best")][-1] == 6
 
 
 def test_the_figures_of_a_lost_best_checkpoint_are_not_the_results(compose, copied):
@@ -264,7 +266,7 @@ def test_the_figures_of_a_lost_best_checkpoint_are_not_the_results(compose, copi
     assert (history.selection, history.trained_text) == ("last", "last (step 4)")
     assert "the checkpoint of the best evaluation was lost" in history.notes[0]
     with pytest.warns(UserWarning, match="no checkpoint 'best'"):
-        figures = inference.evaluate(copied)
+        figures = inference.evaluate_run(copied)
     assert figures == {key: history.trained[key] for key in figures}
 
 
@@ -280,24 +282,24 @@ def test_a_run_without_its_log_goes_on(compose, copied, finished, how):
     (copied / "metrics.jsonl").unlink()
     if how == "is empty":
         (copied / "metrics.jsonl").touch()
-    assert inference.evaluate(copied) == inference.evaluate(finished)
+    assert inference.evaluate_run(copied) == inference.evaluate_run(finished)
     assert f"metrics.jsonl {how}" in write_report(copied).read_text()
     assert f"metrics.jsonl {how}" in str(summary_table(copied).caption)
     with pytest.raises(ValueError, match="no training steps"):
         explain(copied)
     compose("trainer.max_steps=6").run(resume=True)
     assert f"metrics.jsonl {how}" in incidents(copied)[0]
-    steps = [record["step"] for record in log.read(copied / "metrics.jsonl") if record["split"] == "train"]
+    steps = [record["step"] for record in log.read_log(copied / "metrics.jsonl") if record["split"] == "train"]
     assert steps == [5, 6]
 
 
 def test_a_run_without_its_description_is_named(copied):
     (copied / "data.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"data\.json is missing.*--resume"):
-        inference.evaluate(copied)
+        inference.evaluate_run(copied)
     (copied / "data.json").write_text("[1]")
     with pytest.raises(ValueError, match=r"data\.json is damaged"):
-        inference.evaluate(copied)
+        inference.evaluate_run(copied)
 
 
 def test_all_that_a_run_writes_has_the_mode_that_the_umask_gives(compose):

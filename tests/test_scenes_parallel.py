@@ -17,12 +17,12 @@ def two_processes(monkeypatch):
 
 
 def test_processes_give_the_same_bytes_as_one(tmp_path, monkeypatch, request, capfd):
-    alone = cache.load(Scenes(tmp_path / "alone", size=SIZE, limit=3).folder)
+    alone = cache.load_arrays(Scenes(tmp_path / "alone", size=SIZE, limit=3).folder)
     assert capfd.readouterr().err == ""
     request.getfixturevalue("two_processes")
     monkeypatch.setattr(cache, "fill", lambda *_: pytest.fail("rendered in this process"))
     shared = Scenes(tmp_path / "shared", size=SIZE, limit=3)
-    for name, values in cache.load(shared.folder).items():
+    for name, values in cache.load_arrays(shared.folder).items():
         np.testing.assert_array_equal(values, alone[name])
     assert "rendering 3 train frames at 24x20" in capfd.readouterr().err
     assert sorted(p.name for p in shared.folder.iterdir()) == sorted(["manifest.json", *(f"{n}.npy" for n in alone)])

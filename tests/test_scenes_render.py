@@ -8,7 +8,7 @@ from tolerances import NETWORK, ROUNDING
 
 from mtlkit.datasets.scenes import CLASSES, Knobs, intrinsics, materials, render_frame, sensor
 from mtlkit.datasets.scenes.geometry import BOX, CYLINDER, ELLIPSOID, ROOM, Shapes, residual, trace
-from mtlkit.datasets.scenes.grammar import build
+from mtlkit.datasets.scenes.grammar import build_scene
 from mtlkit.datasets.scenes.render import LAYOUT, SCALES, SPLITS, stream
 
 SIZE = (48, 36)
@@ -120,7 +120,7 @@ def test_the_same_number_gives_the_same_frame_and_others_other_rooms():
     for name in ("image", "label", "depth", "normals", "attributes"):
         assert getattr(first, name).tobytes() == getattr(again, name).tobytes()
     rooms = [
-        tuple(build(stream(seed, split, i, LAYOUT), stream(seed, split, i, SCALES), 0.5).size)
+        tuple(build_scene(stream(seed, split, i, LAYOUT), stream(seed, split, i, SCALES), 0.5).size)
         for seed in (0, 5)
         for split in SPLITS
         for i in range(8)

@@ -14,7 +14,7 @@ from mtlkit.balancer import Balancer
 from mtlkit.config.composition import compose
 from mtlkit.config.schema import BalancerConfig
 from mtlkit.data.loader import train_loader
-from mtlkit.log import read
+from mtlkit.log import read_log
 from mtlkit.run.build import build_dataset, build_order, build_parts, build_samples
 from mtlkit.run.experiment import Experiment
 from mtlkit.seeding import Turns
@@ -138,7 +138,7 @@ def test_another_seed_gives_another_network_and_another_batch(start, uniform):
 def run(cache, folder, *words, resume=False):
     words = [*WORDS, f"data.root={cache}", f"output_dir={folder}", "task.attributes.decoder=dropping", *words]
     Experiment.compose("scenes", words).run(resume=resume)
-    records = [record for record in read(folder / "metrics.jsonl") if record["split"] in ("train", "val")]
+    records = [record for record in read_log(folder / "metrics.jsonl") if record["split"] in ("train", "val")]
     return [{k: v for k, v in record.items() if not k.startswith(("step_time", "lr/"))} for record in records]
 
 

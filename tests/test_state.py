@@ -62,8 +62,8 @@ def test_values_stay_in_float64_and_go_through_a_checkpoint(toys, tmp_path):
     engine, other = (toys.make_engine(AveragedMGDA(toys.TASK_NAMES, rate=0.5), precision="fp32") for _ in range(2))
     third = 1 / 3  # which float32 does not hold
     engine.balancer.average.value.fill_(third)
-    checkpoint.save(engine, tmp_path / "saved")
-    checkpoint.load(other, tmp_path / "saved")
+    checkpoint.save_checkpoint(engine, tmp_path / "saved")
+    checkpoint.load_checkpoint(other, tmp_path / "saved")
     for balancer in (engine.balancer.to(torch.float32), other.balancer):
         assert balancer.average.value.dtype == torch.float64
         assert (balancer.average.value == third).all()

@@ -5,7 +5,7 @@ import torch
 
 from mtlkit.data.dataset import Target
 from mtlkit.data.ranges import Gathered, as_record, from_record, in_words, suspicions
-from mtlkit.data.summary import describe, facts_in_words, spread, summarise
+from mtlkit.data.summary import facts_in_words, spread, summarise, summary_in_words
 from mtlkit.registry import Registry
 from mtlkit.target import Kind
 
@@ -54,10 +54,10 @@ def test_nothing_looked_at() -> None:
 
 def test_many_classes_are_cut_and_rare_ones_named() -> None:
     facts = {"s": {"type": "segmentation", "valid": 1.0, "classes": {f"c{i}": i / 10_000 for i in range(12)}}}
-    (line,) = describe(facts)
+    (line,) = summary_in_words(facts)
     assert line.startswith("s: segmentation, 100 % valid; c11 0.11 %, c10 0.1 %, ")
     assert line.endswith("c4 0.04 %, and 4 more down to c0 0 %")
-    (line,) = describe(facts, shown=None)
+    (line,) = summary_in_words(facts, shown=None)
     assert line.count("%") == 13
     assert "more" not in line
 

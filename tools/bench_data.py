@@ -38,7 +38,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from mtlkit.data.dataset import DATASETS, Dataset
 from mtlkit.data.loader import Samples
-from mtlkit.data.prepare import prepare
+from mtlkit.data.prepare import prepare_dataset
 from mtlkit.data.transforms import Augment
 from mtlkit.datasets.scenes import render_frame
 
@@ -121,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         else:
             copy(arguments.root, root, arguments.frames)
         dataset = DATASETS.build("nyuv2", root=root, holdout=0.0)
-        fast = prepare({"train": dataset}, Path(temporary) / "prepared", {"name": "nyuv2"}, progress=False)
+        fast = prepare_dataset({"train": dataset}, Path(temporary) / "prepared", {"name": "nyuv2"}, progress=False)
         report(arguments, root, dataset, fast)
 
 

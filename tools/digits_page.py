@@ -7,7 +7,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from mtlkit import log
-from mtlkit.config.composition import load
+from mtlkit.config.composition import read_config
 
 FIGURES = {"left": "accuracy", "right": "accuracy", "sum": "mse", "product": "mse", "density": "mse"}
 REGRESSIONS = [task for task, figure in FIGURES.items() if figure == "mse"]
@@ -151,7 +151,7 @@ def facts(table: Table, folders: Folders, command: str, kept: Collection[str]) -
     infos = {key: info(folder) for key, folder in folders.items()}
     days = between(info["started"] for info in infos.values())
     versions = sorted({f"{name} {version}" for info in infos.values() for name, version in info["versions"].items()})
-    config = load(next(iter(folders.values())) / "config.yaml")
+    config = read_config(next(iter(folders.values())) / "config.yaml")
     rows = dict.fromkeys("single task" if method in SINGLE else method for method in table.methods if method in kept)
     earlier = between(info["started"] for (method, _, _), info in infos.items() if method in kept) if kept else ""
     return (
@@ -169,7 +169,7 @@ def facts(table: Table, folders: Folders, command: str, kept: Collection[str]) -
 
 def info(folder: Path) -> dict[str, Any]:
     """What a run noted of itself at its start."""
-    return next(record for record in log.read(folder / "metrics.jsonl") if record["split"] == "info")
+    return next(record for record in log.read_log(folder / "metrics.jsonl") if record["split"] == "info")
 
 
 def between(times: Iterable[str]) -> str:

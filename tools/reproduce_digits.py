@@ -35,7 +35,7 @@ from typing import Any
 from digits_page import FIGURES, SINGLE, Outcome, Outcomes, Table, render
 
 from mtlkit import Experiment, log
-from mtlkit.config.composition import load
+from mtlkit.config.composition import read_config
 from mtlkit.engine.losses import NonFiniteError
 
 METHODS = {
@@ -137,7 +137,7 @@ def check(job: Job, kept: bool = False) -> None:
     """
     config = Experiment.compose("digits", job.words).config.to_dict()
     if (job.folder / "config.yaml").exists():
-        old = load(job.folder / "config.yaml").to_dict()
+        old = read_config(job.folder / "config.yaml").to_dict()
         config["output_dir"], config["data"]["root"] = old["output_dir"], old["data"]["root"]
         if kept:
             shared = ("data", "model", "trainer")
@@ -175,16 +175,16 @@ def begin_process() -> None:
 
 def run(job: Job) -> float:
     """Trains, or goes on; writes the run's outcome.json and returns the seconds that it took."""
-    from mtlkit.run.inference import evaluate
+    from mtlkit.run.inference import evaluate_run
 
     started = time.perf_counter()
     outcome: Outcome = {}
     try:
         Experiment.compose("digits", job.words).run(resume=(job.folder / "config.yaml").exists())
-        records = log.read(job.folder / "metrics.jsonl")
+        records = log.read_log(job.folder / "metrics.jsonl")
         outcome["constant"] = next(record for record in records if record["split"] == "val_constant")
         outcome["val"] = [record for record in records if record["split"] == "val"][-1]
-        outcome["test"] = evaluate(job.folder, "test", "last")
+        outcome["test"] = evaluate_run(job.folder, "test", "last")
         outcome["noise"] = noise(records)
     except NonFiniteError as error:
         outcome = {"diverged": str(error)}

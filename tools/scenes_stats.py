@@ -31,9 +31,9 @@ def main() -> None:
         seconds = time.perf_counter() - start
         start = time.perf_counter()
         Scenes(root, args.split, args.size, args.limit)
-        print_statistics(cache.load(scenes.folder), seconds, time.perf_counter() - start)
+        print_statistics(cache.load_arrays(scenes.folder), seconds, time.perf_counter() - start)
         if args.picture:
-            contact_sheet(cache.load(scenes.folder)).save(args.picture)
+            contact_sheet(cache.load_arrays(scenes.folder)).save(args.picture)
 
 
 def print_statistics(arrays: cache.Arrays, seconds: float, opening: float) -> None:

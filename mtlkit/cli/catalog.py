@@ -58,10 +58,10 @@ def row(name: str) -> list[str]:
     cells = [
         f"`{name}`",
         BALANCERS.describe(name),
-        needs(cls),
-        spaces(cls),
-        decoders(cls),
-        options(cls),
+        needs_in_words(cls),
+        spaces_in_words(cls),
+        decoders_in_words(cls),
+        options_in_words(cls),
         cost(cls),
         state(cls),
         memory(cls),
@@ -70,19 +70,19 @@ def row(name: str) -> list[str]:
     return [cell.replace("|", "\\|") for cell in cells]
 
 
-def needs(cls: type[Balancer]) -> str:
+def needs_in_words(cls: type[Balancer]) -> str:
     """Returns what the engine must provide. It always provides the losses."""
     if not cls.needs:
         return "gradients" if _uses_gradients(cls) else "losses"
     return ", ".join(f"`{need}`" for need in sorted(cls.needs))
 
 
-def spaces(cls: type[Balancer]) -> str:
+def spaces_in_words(cls: type[Balancer]) -> str:
     """Returns the spaces, the default first, or a dash for a method that uses no gradient."""
     return ", ".join(f"`{space}`" for space in _spaces(cls)) or "–"
 
 
-def decoders(cls: type[Balancer]) -> str:
+def decoders_in_words(cls: type[Balancer]) -> str:
     """Returns what the method gives the decoders with its default options."""
     try:
         return cls(TASKS).decoders
@@ -90,7 +90,7 @@ def decoders(cls: type[Balancer]) -> str:
         return cls.decoders
 
 
-def options(cls: type[Balancer]) -> str:
+def options_in_words(cls: type[Balancer]) -> str:
     """Returns the method's own options and defaults, as on the command line, or a dash if there are none."""
     own = {key: option.default for key, option in options_of(cls).items() if key not in ("tasks", "space")}
     if cls.__init__ is Balancer.__init__:  # its learning rates would be for a state that it does not have

@@ -16,10 +16,10 @@ if TYPE_CHECKING:  # it imports torch, which the parser of the words does withou
 
 def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     """Adds `show` and `prepare`; `add(name, command, text)` makes a parser of a command."""
-    sub = add("show", show, "Tell what was found: layout, samples, size, share of valid labels, class shares.")
+    sub = add("show", show_command, "Tell what was found: layout, samples, size, share of valid labels, class shares.")
     _add_words(sub)
     sub.add_argument("--samples", metavar="N", type=int, default=200, help="look at N samples per split (0: all; 200)")
-    sub = add("prepare", prepare, "Turn the data into mtlkit's fast format, resumably; training reads both.")
+    sub = add("prepare", prepare_command, "Turn the data into mtlkit's fast format, resumably; training reads both.")
     _add_words(sub)
     sub.add_argument("--out", metavar="DIR", type=Path, required=True, help="the folder to write, or to go on with")
     text = "those to prepare (default: all; train and test where data.validation=test)"
@@ -32,7 +32,7 @@ def _add_words(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", metavar="key=value", nargs="*", help="as for training: data.root=PATH")
 
 
-def show(arguments: argparse.Namespace, result: Any) -> None:
+def show_command(arguments: argparse.Namespace, result: Any) -> None:
     """Prints what was found, and a summary of every split that the experiment uses."""
     from mtlkit.config.composition import compose
     from mtlkit.data.ranges import suspicions
@@ -53,7 +53,7 @@ def show(arguments: argparse.Namespace, result: Any) -> None:
 def _show_split(config: Config, split: Split, dataset: Dataset, count: int, everywhere: Sequence[str]) -> list[Any]:
     """Prints what is in one split and returns its ranges; notes that hold for all splits have been printed."""
     from mtlkit.data.ranges import Gathered, in_words
-    from mtlkit.data.summary import describe, look_at, spread, summarise
+    from mtlkit.data.summary import look_at, spread, summarise, summary_in_words
     from mtlkit.run.build import build_samples
 
     samples = build_samples(config, dataset)
@@ -63,7 +63,7 @@ def _show_split(config: Config, split: Split, dataset: Dataset, count: int, ever
     targets = summarise(dataset.targets, look_at(samples, indices, errors, gathered))
     width, height = samples.image_size
     seen = "" if len(indices) == len(samples) else f"; shares are those in {len(indices)} of them"
-    lines = [*describe(targets, shown=None), *in_words(gathered.ranges())]
+    lines = [*summary_in_words(targets, shown=None), *in_words(gathered.ranges())]
     lines += [note for note in dataset.notes if note not in everywhere]
     if errors:
         what = f"{len(errors)} of the samples looked at could not be read and were left out, e.g."
@@ -105,10 +105,10 @@ def _splits(config: Config, result: Any) -> list[tuple[Split, Dataset]]:
     return found
 
 
-def prepare(arguments: argparse.Namespace, result: Any) -> None:
+def prepare_command(arguments: argparse.Namespace, result: Any) -> None:
     """Writes the fast format, or goes on with it."""
     from mtlkit.config.composition import compose
-    from mtlkit.data.prepare import prepare
+    from mtlkit.data.prepare import prepare_dataset
     from mtlkit.run.build import build_dataset
 
     config = compose(arguments.experiment, arguments.overrides)
@@ -117,7 +117,7 @@ def prepare(arguments: argparse.Namespace, result: Any) -> None:
     (part,) = config.data.sets
     datasets = {split: build_dataset(config, split) for split in arguments.splits or _wanted(config)}
     source = {"name": part.name, **part.options}
-    folder = prepare(datasets, arguments.out, source, workers=arguments.workers, on_error=config.data.on_error)
+    folder = prepare_dataset(datasets, arguments.out, source, workers=arguments.workers, on_error=config.data.on_error)
     _print(f"Train on it with data.root={folder}")
 
 

@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parse(argv)
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # a lab's plug-ins need no installation
-    result = Result()
+    result = Outcome()
     try:
         with result.watch(), warnings_in_words():
             arguments.command(arguments, result)
@@ -66,7 +66,7 @@ def warnings_in_words() -> Iterator[None]:
         yield
 
 
-class Result:
+class Outcome:
     """The exit status: that of the first failure."""
 
     status = 0
@@ -85,7 +85,7 @@ class Result:
             _complain(f"{job}{loading or own_words(error)}", everywhere=bool(loading))
 
 
-def train(arguments: argparse.Namespace, result: Result) -> None:
+def train_command(arguments: argparse.Namespace, result: Outcome) -> None:
     """One run; or with `--multirun` one after the other. A job that fails does not stop those after it."""
     from mtlkit.config.composition import compose, sweep
 
@@ -123,25 +123,25 @@ def _summarise(run: Path) -> None:
         _print([f"Report: {run / 'report.html'}"])
 
 
-def evaluate(arguments: argparse.Namespace, result: Result) -> None:
+def evaluate_command(arguments: argparse.Namespace, result: Outcome) -> None:
     """Prints losses and metrics of a run."""
     check_run(arguments.run, CONFIG)
-    from mtlkit.run.inference import evaluate
+    from mtlkit.run.inference import evaluate_run
 
-    figures = evaluate(arguments.run, arguments.split, arguments.checkpoint)
+    figures = evaluate_run(arguments.run, arguments.split, arguments.checkpoint)
     width = max(map(len, figures), default=0)
     _print(f"{name:<{width}}  {'-' if value is None else f'{value:.6g}'}" for name, value in figures.items())
 
 
-def predict(arguments: argparse.Namespace, result: Result) -> None:
+def predict_command(arguments: argparse.Namespace, result: Outcome) -> None:
     """Writes arrays and pictures of every task."""
     check_run(arguments.run, CONFIG)
-    from mtlkit.run.inference import predict
+    from mtlkit.run.inference import predict_files
 
-    _print(map(str, predict(arguments.run, arguments.images, arguments.out, arguments.checkpoint)))
+    _print(map(str, predict_files(arguments.run, arguments.images, arguments.out, arguments.checkpoint)))
 
 
-def report(arguments: argparse.Namespace, result: Result) -> None:
+def report_command(arguments: argparse.Namespace, result: Outcome) -> None:
     """Writes report.html anew."""
     check_run(arguments.run, LOG, CONFIG)
     from mtlkit.report import write_report
@@ -149,7 +149,7 @@ def report(arguments: argparse.Namespace, result: Result) -> None:
     _print([str(write_report(arguments.run))])
 
 
-def explain(arguments: argparse.Namespace, result: Result) -> None:
+def explain_command(arguments: argparse.Namespace, result: Outcome) -> None:
     """Prints which tasks conflicted and what the balancer made of their gradients."""
     check_run(arguments.run, LOG, CONFIG)
     from rich.console import Console
@@ -161,7 +161,7 @@ def explain(arguments: argparse.Namespace, result: Result) -> None:
         Console().print(*tables, highlight=False, sep="\n")
 
 
-def list_names(arguments: argparse.Namespace, result: Result) -> None:
+def list_command(arguments: argparse.Namespace, result: Outcome) -> None:
     """Prints what there is of a kind, with a line on each; balancers also as a page of Markdown."""
     if arguments.markdown:
         if arguments.kind != "balancers":
@@ -209,28 +209,28 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         added.set_defaults(command=command, parser=added)
         return added
 
-    sub = add("train", train, "Train as an experiment's configuration says.")
+    sub = add("train", train_command, "Train as an experiment's configuration says.")
     sub.add_argument("experiment", metavar="EXPERIMENT", help="a name (mtlkit list experiments) or a YAML file")
     sub.add_argument("overrides", metavar="key=value", nargs="*", help="overrides, as in Hydra: trainer.lr=0.01")
     sub.add_argument("--resume", action="store_true", help="go on with the run in output_dir, exactly")
     sub.add_argument(
         "-m", "--multirun", action="store_true", help="one run for every combination of key=a,b; folders in output_dir"
     )
-    sub = add("evaluate", evaluate, "Print losses and metrics of a run.")
+    sub = add("evaluate", evaluate_command, "Print losses and metrics of a run.")
     _add_run(sub)
     sub.add_argument("--split", choices=SPLITS, help="the one it validated on by default")
-    sub = add("predict", predict, "Write predictions for image files, as arrays and pictures.")
+    sub = add("predict", predict_command, "Write predictions for image files, as arrays and pictures.")
     _add_run(sub)
     sub.add_argument("images", metavar="IMAGE", type=Path, nargs="+", help="image files")
     sub.add_argument("--out", metavar="DIR", type=Path, required=True, help="gets a folder for every image")
-    sub = add("report", report, "Write a run's report.html anew.")
+    sub = add("report", report_command, "Write a run's report.html anew.")
     sub.add_argument("run", metavar="RUN", type=Path, help="a run's folder")
-    sub = add("explain", explain, "Tell which tasks of a run conflicted and what the balancer did about it.")
+    sub = add("explain", explain_command, "Tell which tasks of a run conflicted and what the balancer did about it.")
     sub.add_argument("run", metavar="RUN", type=Path, help="a run's folder")
     text = "Look at a data set, or prepare it for fast loading."
     data = parser.add_command(commands, "data", text)
     cli_data.add_commands(partial(add, above=(data, data.add_subparsers(required=True, metavar="COMMAND"))))
-    sub = add("list", list_names, "List what there is, with a line on each.")
+    sub = add("list", list_command, "List what there is, with a line on each.")
     sub.add_argument("kind", metavar="KIND", choices=LISTS, help=", ".join(LISTS))
     sub.add_argument("--markdown", action="store_true", help="as docs/balancers.md: all that the docstrings say")
 

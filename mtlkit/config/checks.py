@@ -11,10 +11,10 @@ from mtlkit.config.schema import BalancerConfig, Config, DataConfig, TaskConfig,
 from mtlkit.config.sections import SECTIONS, all_keys, defaults, named, options, section_at
 from mtlkit.network import ENCODERS
 from mtlkit.registry import options_of
-from mtlkit.typed import Source, build
+from mtlkit.typed import Source, to_dataclass
 
 
-def check(values: Mapping[str, Any], source: Source) -> Config:
+def check_config(values: Mapping[str, Any], source: Source) -> Config:
     """Returns the configuration for plain values, such as `Config.to_dict` returns.
 
     It imports the plug-ins. Then it checks every key, every type and every combination. Raises `ValueError` with the
@@ -27,12 +27,12 @@ def check(values: Mapping[str, Any], source: Source) -> Config:
         sections["data"] = _data(values["data"], source)
     if "model" in values:
         sections["model"] = _section(values["model"], ("model",), source)
-    sections["trainer"] = build(TrainerConfig, values.get("trainer", {}), "trainer", source)
+    sections["trainer"] = to_dataclass(TrainerConfig, values.get("trainer", {}), "trainer", source)
     if isinstance(tasks := values.get("task"), Mapping):
         sections["task"] = {str(name): _task(str(name), task, source) for name, task in tasks.items()}
     if "balancer" in values:
         sections["balancer"] = _balancer(values["balancer"], tuple(sections.get("task") or ()), source)
-    config = build(Config, sections, "", source)
+    config = to_dataclass(Config, sections, "", source)
     for key, problem in (*_impossible_data(config), *_impossible(config)):
         raise source.error(key, problem)
     return config
@@ -46,7 +46,7 @@ def _data(values: Any, source: Source) -> DataConfig:
     if not isinstance(sets, list | tuple):
         raise source.error("data.concat", f"expected a list of data sets, found {sets!r}")
     parts = [_section(part, ("data", "concat", str(i)), source) for i, part in enumerate(sets)]
-    return build(DataConfig, {**values, "concat": tuple(parts)}, "data", source)
+    return to_dataclass(DataConfig, {**values, "concat": tuple(parts)}, "data", source)
 
 
 def _task(name: str, values: Any, source: Source) -> TaskConfig:
@@ -96,9 +96,11 @@ def _section(values: Any, path: tuple[str, ...], source: Source, tasks: Sequence
         kind = "neither an encoder nor a timm model" if registry is ENCODERS else f"no {registry.kind}"
         raise source.error(f"{key}.{naming}", f"{kind} is called {name!r}", section.suggest(name))
     if name in registry.names():
-        return build(section.schema, values, key, source, options(registry, name), f"{registry.kind} {name!r}", tasks)
+        return to_dataclass(
+            section.schema, values, key, source, options(registry, name), f"{registry.kind} {name!r}", tasks
+        )
     taken = {option: p for option, p in options(ENCODERS, "timm").items() if option != "architecture"}
-    return build(section.schema, values, key, source, taken, f"encoder {name!r}")
+    return to_dataclass(section.schema, values, key, source, taken, f"encoder {name!r}")
 
 
 def _impossible_data(config: Config) -> list[tuple[str, str]]:

@@ -22,7 +22,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mtlkit.balancer import BALANCERS
-from mtlkit.config.checks import check, unused
+from mtlkit.config.checks import check_config, unused
 from mtlkit.config.draft import START, Draft
 from mtlkit.config.overrides import names_a_class, place_of, put_word
 from mtlkit.config.plugins import import_plugins
@@ -31,15 +31,15 @@ from mtlkit.registry import suggest
 from mtlkit.run_folder import CONFIG
 from mtlkit.typed import Source
 
-__all__ = ["Config", "compose", "load", "sweep"]
+__all__ = ["Config", "compose", "read_config", "sweep"]
 
 CONFIGS = "mtlkit.configs"
 FILE = "_file"  #: the name of the user's own YAML file in Hydra's store
 
 
-def load(path: Path) -> Config:
+def read_config(path: Path) -> Config:
     """Reads the configuration in a run's config.yaml. Raises `FileNotFoundError`, or `ValueError` for a broken file."""
-    return check(_read(path), Source(str(path)))
+    return check_config(_read(path), Source(str(path)))
 
 
 def compose(experiment: str, overrides: Sequence[str] = ()) -> Config:
@@ -69,7 +69,7 @@ def compose(experiment: str, overrides: Sequence[str] = ()) -> Config:
     if values.get("output_dir") is None:
         balancer = values["balancer"].get("name") if isinstance(values.get("balancer"), dict) else ""
         values["output_dir"] = f"runs/{name}_{balancer}_{values.get('seed', 0)}"
-    config = check(values, source)
+    config = check_config(values, source)
     for key, why in unused(config.trainer):
         warn(f"trainer.{key} (in {source.of(f'trainer.{key}')}) has no effect: {why}.", stacklevel=2)
     return config

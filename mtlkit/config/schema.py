@@ -139,7 +139,7 @@ class TrainerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """A checked configuration. `compose` makes one from YAML files and overrides. `load` reads that of a run."""
+    """A checked configuration. `compose` makes one from YAML files and overrides. `read_config` reads that of a run."""
 
     experiment: str
     output_dir: str

@@ -11,7 +11,7 @@ from typing import Any
 from mtlkit.data.blocks import AGAIN, Block, block_file, is_whole
 from mtlkit.data.dataset import SPLITS, Camera, Target
 from mtlkit.registry import suggest
-from mtlkit.typed import Count, Source, build
+from mtlkit.typed import Count, Source, to_dataclass
 
 MANIFEST, FORMAT, VERSION = "manifest.json", "mtlkit prepared data set", 1
 
@@ -50,7 +50,7 @@ class Manifest:
 def is_prepared(root: str | os.PathLike[str]) -> bool:
     """Whether a folder or URL holds a prepared data set, of whatever version."""
     try:
-        return FORMAT.encode() in read(root, MANIFEST)
+        return FORMAT.encode() in read_bytes(root, MANIFEST)
     except (FileNotFoundError, NotADirectoryError):
         return False
 
@@ -61,7 +61,7 @@ def read_manifest(root: str | os.PathLike[str]) -> Manifest:
     Raises `FileNotFoundError` where there is none and `ValueError` for a damaged one and for another version.
     """
     try:
-        data = read(root, MANIFEST)
+        data = read_bytes(root, MANIFEST)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise FileNotFoundError(
             f"{root} is no prepared data set: there is no {MANIFEST}, which is written when preparing has ended. "
@@ -74,8 +74,10 @@ def parse(data: bytes, where: str) -> Manifest:
     """A manifest from its file, checked strictly; `where` is what messages call it. Raises `ValueError`."""
     values = parse_header(data, where)
     source = Source(where)
-    manifest = build(Manifest, values, "manifest", source)
-    targets = {name: build(Target, raw, f"manifest.targets.{name}", source) for name, raw in manifest.targets.items()}
+    manifest = to_dataclass(Manifest, values, "manifest", source)
+    targets = {
+        name: to_dataclass(Target, raw, f"manifest.targets.{name}", source) for name, raw in manifest.targets.items()
+    }
     splits = {split: _part(split, raw, source) for split, raw in manifest.splits.items()}
     counts = {split: sum(b.count + len(b.skipped) for b in part.blocks) for split, part in splits.items()}
     if counts != manifest.recipe.samples:
@@ -103,8 +105,8 @@ def _part(split: str, raw: Any, source: Source) -> Part:
     key = f"manifest.splits.{split}"
     if split not in SPLITS:
         raise source.error(key, "unknown split", suggest(split, SPLITS))
-    part = build(Part, raw, key, source)
-    blocks = tuple(build(Block, block, f"{key}.blocks.{i}", source) for i, block in enumerate(part.blocks))
+    part = to_dataclass(Part, raw, key, source)
+    blocks = tuple(to_dataclass(Block, block, f"{key}.blocks.{i}", source) for i, block in enumerate(part.blocks))
     for number, block in enumerate(blocks):
         name = block_file(split, number)
         if block.file != name or not re.fullmatch("[0-9a-f]{64}", block.sha256):
@@ -134,7 +136,7 @@ def is_remote(root: str | os.PathLike[str]) -> bool:
     return "://" in str(root)
 
 
-def read(root: str | os.PathLike[str], name: str) -> bytes:
+def read_bytes(root: str | os.PathLike[str], name: str) -> bytes:
     """A file below a folder or URL. Raises `OSError`, and `ValueError` for a kind of URL that cannot be read here."""
     if not is_remote(root):
         return (Path(root).expanduser() / name).read_bytes()

@@ -29,13 +29,13 @@ from mtlkit.data.loader import Samples
 from mtlkit.data.manifest import MANIFEST, Manifest, Part, Recipe
 from mtlkit.files import write_whole
 from mtlkit.registry import suggest
-from mtlkit.typed import Source, build
+from mtlkit.typed import Source, to_dataclass
 
 BLOCK_BYTES = 64 * 2**20
 PROGRESS = "progress.jsonl"
 
 
-def prepare(
+def prepare_dataset(
     splits: Mapping[Split, Dataset],
     out: str | os.PathLike[str],
     source: Mapping[str, Any],
@@ -153,7 +153,7 @@ def _begun(journal: IO[bytes], out: Path, recipe: Recipe) -> dict[str, list[Bloc
     try:
         for line in lines[1:]:
             values = json.loads(line)
-            done[values.pop("split")].append(build(Block, values, "block", Source(where)))
+            done[values.pop("split")].append(to_dataclass(Block, values, "block", Source(where)))
     except (ValueError, LookupError, TypeError) as error:
         raise ValueError(f"{where} is damaged: {error}. Prepare into another folder.") from error
     return done

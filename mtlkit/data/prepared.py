@@ -23,7 +23,7 @@ from typing import Any
 from mtlkit.data import files
 from mtlkit.data.blocks import AGAIN, Block, OpenBlock, open_block
 from mtlkit.data.dataset import DATASETS, BadSampleError, Camera, Dataset, Sample
-from mtlkit.data.manifest import MANIFEST, differences, is_remote, read
+from mtlkit.data.manifest import MANIFEST, differences, is_remote, read_bytes
 from mtlkit.data.manifest import is_prepared as is_prepared
 from mtlkit.data.manifest import read_manifest as read_manifest
 from mtlkit.files import write_whole
@@ -37,7 +37,7 @@ COMMON = ("root", "split", "size", "limit")  # options that `source` need not ag
 class Prepared(Dataset):
     """A prepared data set: the samples of the one that it was made from, bit for bit, and much faster.
 
-    `root` is the folder that `mtlkit.data.prepare.prepare` wrote, or a URL of its files for fsspec (`s3://bucket/nyuv2`
+    `root` is the folder that `mtlkit.data.prepare.prepare_dataset` wrote, or a URL of its files for fsspec (`s3://bucket/nyuv2`
     with s3fs installed; credentials and endpoints come from fsspec's configuration). Of a URL, every block is fetched
     once, checked and kept in the folder `cache` (null: ~/.cache/mtlkit/prepared).
 
@@ -192,7 +192,7 @@ def _fetched(root: str, block: Block, cache: Path) -> Path:
 
 def _download(root: str, block: Block) -> bytes:
     try:
-        data = read(root, block.file)
+        data = read_bytes(root, block.file)
     except FileNotFoundError as error:
         raise BadSampleError(f"{root}/{block.file} is missing. {AGAIN}") from error
     if hashlib.sha256(data).hexdigest() != block.sha256:

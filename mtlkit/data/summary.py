@@ -95,10 +95,10 @@ def _rounded(share: float) -> float:
     return float(f"{share:.3g}")
 
 
-def describe(found: Mapping[str, Mapping[str, Any]], shown: int | None = SHOWN) -> list[str]:
+def summary_in_words(found: Mapping[str, Mapping[str, Any]], shown: int | None = SHOWN) -> list[str]:
     """The summary in lines, one a target, with the `shown` most frequent classes (None: all).
 
-    >>> describe({"left": {"type": "classification", "valid": 0.75, "classes": {"a": 0.333, "b": 0.667}}})
+    >>> summary_in_words({"left": {"type": "classification", "valid": 0.75, "classes": {"a": 0.333, "b": 0.667}}})
     ['left: classification, 75 % valid; b 66.7 %, a 33.3 %']
     """
     lines = []
@@ -119,5 +119,10 @@ def facts_in_words(facts: Mapping[str, Any]) -> list[str]:
     width, height = facts["size"]
     seen = f"; shares are those in {facts['looked_at']} samples"
     ranges = in_words(from_record(facts.get("ranges", ())))  # earlier logs have none
-    lines = [f"{counts} samples of {width} x {height}{seen}", *describe(facts["targets"]), *ranges, *facts["notes"]]
+    lines = [
+        f"{counts} samples of {width} x {height}{seen}",
+        *summary_in_words(facts["targets"]),
+        *ranges,
+        *facts["notes"],
+    ]
     return [*lines, f"Terms of use: {facts['licence']}"] if facts["licence"] else lines

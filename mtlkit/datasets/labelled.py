@@ -52,7 +52,7 @@ class LabelledPictures(Dataset):
         return self._paths[index]
 
 
-def check_options(
+def check_labelled(
     dataset: str, split: str, size: Sequence[int] | None, limit: int | None, tasks: str, groups: Collection[str]
 ) -> None:
     """Raises `ValueError` for options that `dataset` does not allow. `groups` are the allowed values of `tasks`."""

@@ -78,7 +78,7 @@ class Engine:
         self.model, self.optimizer = accelerator.prepare(model, optim.model_optimizer(model, config))
         self.network: MultiTaskModel = accelerator.unwrap_model(self.model)
         self.predictor = Predictor(self.network, self.tasks, balancer, accelerator, dtype)
-        self.prepare = self.predictor.prepare
+        self.prepare = self.predictor.inputs
 
         self.step = 0
         self.monitor = Monitor(self.tasks, config.monitor)

@@ -17,7 +17,7 @@ NAMED = 5  #: files that one record names
 
 
 @torch.no_grad()
-def evaluate(batches: Iterable[Any], predictor: Predictor) -> dict[str, Any]:
+def evaluate_model(batches: Iterable[Any], predictor: Predictor) -> dict[str, Any]:
     """Losses and metrics over all samples of all processes, each of which passes its own share, which may be empty.
 
     Returns:
@@ -29,7 +29,7 @@ def evaluate(batches: Iterable[Any], predictor: Predictor) -> dict[str, Any]:
     sums = {name: torch.zeros(2, dtype=torch.float64, device=predictor.device) for name in tasks}
     left_out = LeftOut()
     for batch in batches:
-        image, targets = predictor.prepare(batch)
+        image, targets = predictor.inputs(batch)
         left_out.add(batch)
         outputs = predictor.outputs(image, output_sizes(tasks, targets))
         for name, task in tasks.items():
@@ -52,7 +52,7 @@ def evaluate_constants(
     tasks, device = predictor.tasks, predictor.device
     metrics = {name: tasks[name].metrics().to(device) for name in constants}
     for batch in batches:
-        _, targets = predictor.prepare(batch)
+        _, targets = predictor.inputs(batch)
         for name, constant in constants.items():
             metrics[name].update(spread_constant(tasks[name], constant.to(device), targets[name]), targets[name])
     return {

@@ -49,7 +49,7 @@ class Predictor:
         """An image (..., 3, H, W) in [0, 1] on the device, in the run's precision."""
         return image.to(self.device, self.dtype)
 
-    def prepare(self, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+    def inputs(self, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
         """Image and the tasks' targets on the device, in the run's precision. Training prepares its batches so, too."""
         targets = {name: batch["targets"][name].to(self.device) for name in self.tasks}
         converted = {name: t.to(self.dtype) if t.is_floating_point() else t for name, t in targets.items()}

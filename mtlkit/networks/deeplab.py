@@ -5,7 +5,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from mtlkit.network import DECODERS, Decoder, EncoderInfo, Features
-from mtlkit.networks.light import check_maps, describe
+from mtlkit.networks.light import check_maps, features_in_words
 
 
 @DECODERS.register("deeplabv3")
@@ -32,7 +32,7 @@ class DeepLabV3Decoder(Decoder):
         if stride not in (8, 16, 32):
             raise ValueError(
                 f"The decoder 'deeplabv3' needs a deepest map of stride 8, 16 or 32, but the encoder gives "
-                f"{describe(info)}. The decoder 'conv' suits it."
+                f"{features_in_words(info)}. The decoder 'conv' suits it."
             )
         from torchvision.models.segmentation.deeplabv3 import DeepLabHead  # slow, and few models have it
 

@@ -6,7 +6,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from mtlkit.network import DECODERS, ENCODERS, Decoder, Encoder, EncoderInfo, Features
-from mtlkit.networks.light import check_maps, describe
+from mtlkit.networks.light import check_maps, features_in_words
 
 
 def _convolution(inputs: int, outputs: int, with_batch_norm: bool, dropout: float) -> nn.Sequential:
@@ -24,7 +24,7 @@ def _vector(decoder: str, info: EncoderInfo, suited: str) -> int:
     """Returns the length of the deepest level. Raises `ValueError`, which names a `suited` decoder, if it is a map."""
     if not info.strides or info.strides[-1] != 0:
         raise ValueError(
-            f"The decoder {decoder!r} needs a vector, but the encoder gives {describe(info)}. "
+            f"The decoder {decoder!r} needs a vector, but the encoder gives {features_in_words(info)}. "
             f"The decoder {suited!r} suits it."
         )
     return info.channels[-1]

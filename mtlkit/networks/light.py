@@ -13,22 +13,22 @@ def check_maps(decoder: str, info: EncoderInfo) -> None:
     """Raises `ValueError` if a feature is not a map."""
     if not info.strides or 0 in info.strides:
         raise ValueError(
-            f"The decoder {decoder!r} needs maps, but the encoder gives {describe(info)}. "
+            f"The decoder {decoder!r} needs maps, but the encoder gives {features_in_words(info)}. "
             "The decoder 'linear' suits it."
         )
 
 
-def describe(info: EncoderInfo) -> str:
+def features_in_words(info: EncoderInfo) -> str:
     """Describes the features in words, for error messages.
 
-    >>> describe(EncoderInfo((64, 25), (4, 0)))
+    >>> features_in_words(EncoderInfo((64, 25), (4, 0)))
     'a map of stride 4 (64 channels), a vector (25 channels)'
     """
     forms = [f"a map of stride {stride}" if stride else "a vector" for stride in info.strides]
     return ", ".join(f"{form} ({width} channels)" for form, width in zip(forms, info.channels, strict=True))
 
 
-def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
+def resize_map(x: Tensor, size: tuple[int, int]) -> Tensor:
     """Resizes the map to (height, width), bilinear. Returns the map itself if it has that size already."""
     if x.shape[-2:] == size:
         return x
@@ -66,7 +66,7 @@ class ConvDecoder(Decoder):
 
     def forward(self, features: Features) -> Tensor:
         height, width = features[self.level].shape[-2:]
-        x = sum(resize(project(f), (height, width)) for project, f in zip(self.project, features, strict=True))
+        x = sum(resize_map(project(f), (height, width)) for project, f in zip(self.project, features, strict=True))
         return self.head(x)
 
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mtlkit.network import DECODERS, Decoder, EncoderInfo, Features
-from mtlkit.networks.light import describe
+from mtlkit.networks.light import features_in_words
 from mtlkit.networks.segnet import all_maps, conv_block, two_convolutions, xavier
 
 
@@ -61,7 +61,7 @@ class MTANDecoder(Decoder):
         if (info.channels, info.strides) != (expected.channels, expected.strides) or len(channels) != 5:
             raise ValueError(
                 "The decoder 'mtan' needs the 20 maps of the encoder 'segnet' with levels: all, "
-                f"but the encoder gives {describe(info)}."
+                f"but the encoder gives {features_in_words(info)}."
             )
         self.down_masks, self.up_masks = nn.ModuleList(), nn.ModuleList()
         self.down, self.up = nn.ModuleList(), nn.ModuleList()

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mtlkit.network import DECODERS, ENCODERS, Decoder, Encoder, EncoderInfo, Features
-from mtlkit.networks.light import check_maps, describe
+from mtlkit.networks.light import check_maps, features_in_words
 from mtlkit.registry import suggest
 
 CHANNELS = (64, 128, 256, 512, 512)  # widths of the five stages of VGG-16
@@ -167,7 +167,7 @@ class HeadDecoder(Decoder):
         check_maps("head", info)
         if len(info.strides) != 1:
             raise ValueError(
-                f"The decoder 'head' needs a single map, but the encoder gives {describe(info)}. "
+                f"The decoder 'head' needs a single map, but the encoder gives {features_in_words(info)}. "
                 "Share one level (model.levels), or take the decoder 'conv'."
             )
         self.convolutions = two_convolutions(info.channels[0], out_channels)

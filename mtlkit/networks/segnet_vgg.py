@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from torch import Tensor, nn
 
 from mtlkit.network import DECODERS, ENCODERS, Decoder, EncoderInfo, Features
-from mtlkit.networks.light import describe
+from mtlkit.networks.light import features_in_words
 from mtlkit.networks.segnet import CHANNELS, CONVOLUTIONS, check_multiples, conv_block, unpool
 from mtlkit.networks.timm_encoder import TimmEncoder
 
@@ -86,7 +86,7 @@ class SegNetDecoder(Decoder):
         if (info.channels, info.strides, info.guides) != (CHANNELS[-1:], (32,), len(CHANNELS)):
             raise ValueError(
                 "The decoder 'segnet' needs the last map of the encoder 'segnet_vgg16' and the places of its five "
-                f"poolings as guides, but the encoder gives {describe(info)} and {info.guides} guides."
+                f"poolings as guides, but the encoder gives {features_in_words(info)} and {info.guides} guides."
             )
         if out_stride not in OUT_STRIDES:
             raise ValueError(f"The decoder 'segnet' has an out_stride of 1, 2 or 4, got {out_stride}.")

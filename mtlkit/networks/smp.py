@@ -14,13 +14,13 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from mtlkit.network import DECODERS, Decoder, EncoderInfo, Features
-from mtlkit.networks.light import check_maps, describe, resize
+from mtlkit.networks.light import check_maps, features_in_words, resize_map
 
 
 def _unsuited(decoder: str, needs: str, info: EncoderInfo) -> ValueError:
     suited = "'conv', 'segformer' and 'dpt'" if len(set(info.strides)) == 1 else "'conv', 'segformer' and 'unet'"
     return ValueError(
-        f"The decoder {decoder!r} needs {needs}, but the encoder gives {describe(info)}. "
+        f"The decoder {decoder!r} needs {needs}, but the encoder gives {features_in_words(info)}. "
         f"Decoders that suit it: {suited}; or share other levels."
     )
 
@@ -120,7 +120,7 @@ class FPNDecoder(_SMPDecoder):
     def forward(self, features: Features) -> Tensor:
         height, width = features[-1].shape[-2:]
         sizes = [(height << step, width << step) for step in (3, 2, 1, 0)]
-        doubled = [resize(f, size) for f, size in zip(features[-4:], sizes, strict=True)]
+        doubled = [resize_map(f, size) for f, size in zip(features[-4:], sizes, strict=True)]
         return self.head(self.body(doubled))
 
 
@@ -154,7 +154,7 @@ class DeepLabV3PlusDecoder(_SMPDecoder):
 
     def forward(self, features: Features) -> Tensor:
         height, width = features[-1].shape[-2:]
-        fine = resize(features[self.fine], (height * self.factor, width * self.factor))
+        fine = resize_map(features[self.fine], (height * self.factor, width * self.factor))
         return self.head(self.body([fine, fine, fine, features[-1]]))
 
 
@@ -218,4 +218,4 @@ class DPTDecoder(_SMPDecoder):
 
     def forward(self, features: Features) -> Tensor:
         height, width = (-(-side // self.multiple) * self.multiple for side in features[0].shape[-2:])
-        return self.head(self.body([resize(f, (height, width)) for f in features], [None] * len(features)))
+        return self.head(self.body([resize_map(f, (height, width)) for f in features], [None] * len(features)))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mtlkit.network import ENCODERS, Encoder, EncoderInfo, Features
-from mtlkit.networks.weights import load, refused_as
+from mtlkit.networks.weights import load_pretrained, refused_as
 from mtlkit.registry import suggest
 
 POOLS = ("avg", "flatten")
@@ -92,7 +92,7 @@ class TimmEncoder(Encoder):
         if self.fixed_size:  # timm's convention: such architectures have the option img_size
             self._check_patches(width, height, probe.feature_info.reduction()[0])
             options["img_size"] = (height, width)
-        self.net = load(architecture, pretrained, options)
+        self.net = load_pretrained(architecture, pretrained, options)
         if isinstance(self.net, EfficientNetFeatures | MobileNetV3Features):  # these keep all their blocks
             deepest = self.net.feature_info.get_dicts()[-1]["stage"]
             self.net.blocks = self.net.blocks[:deepest]

@@ -24,7 +24,7 @@ def refused_as(message: str, call: Callable[..., Any], *args: Any, **options: An
         raise ValueError(f"{message}: {type(error).__name__}: {str(error).strip()[:500]}") from error
 
 
-def load(architecture: str, pretrained: bool | str | Path, options: dict[str, Any]) -> Any:
+def load_pretrained(architecture: str, pretrained: bool | str | Path, options: dict[str, Any]) -> Any:
     """Builds the timm model, loads its weights and checks them."""
     import timm
 

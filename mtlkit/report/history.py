@@ -79,7 +79,7 @@ class History:
         path = run / LOG
         check_run(run, LOG, CONFIG)
         self.run = run
-        self.records = log.read(path) if path.is_file() else []
+        self.records = log.read_log(path) if path.is_file() else []
         self.config_text = (run / CONFIG).read_text() if (run / CONFIG).exists() else ""
         self.config = _parse_yaml(run / CONFIG, self.config_text)
         self.info: dict[str, Any] = {}

@@ -17,7 +17,7 @@ from mtlkit.report.balance import conflicts, direction
 from mtlkit.report.history import History
 from mtlkit.report.html import figure, grid, section
 from mtlkit.report.pictures import KINDS, pictured_tasks, saved_pictures
-from mtlkit.report.table import decoders_text, gain_text, headings, metric_text, show, split_text
+from mtlkit.report.table import decoders_text, gain_text, headings, metric_text, split_text, value_text
 
 MAX_PICTURES = 12  #: the largest number of tasks with a picture per sample
 PICTURE_SIDE = 240  #: in pixels; larger pictures are reduced to this size
@@ -110,7 +110,7 @@ def _table(history: History) -> str:
     for row in history.rows():
         gain = row.gain or 0
         style = "good" if gain > 0 else "bad" if gain < 0 else ""
-        numbers = "".join(f'<td class="n">{show(value)}' for value in (row.constant, row.untrained, row.trained))
+        numbers = "".join(f'<td class="n">{value_text(value)}' for value in (row.constant, row.untrained, row.trained))
         name = escape(row.task) if row.task != task else ""
         rows.append(
             f"<tr{' class=first' if name else ''}><td>{name}<td>{escape(metric_text(row))}{numbers}"

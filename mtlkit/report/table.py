@@ -31,7 +31,7 @@ def summary_table(run: Path) -> Table:
             table.add_section()
         gain = row.gain or 0
         style = "green" if gain > 0 else "red" if gain < 0 else ""
-        numbers = [show(value) for value in (row.constant, row.untrained, row.trained)]
+        numbers = [value_text(value) for value in (row.constant, row.untrained, row.trained)]
         table.add_row(row.task if row.task != task else "", metric_text(row), *numbers, Text(gain_text(row), style))
         task = row.task
     return table
@@ -69,5 +69,5 @@ def gain_text(row: Row) -> str:
     return f"{100 * row.relative_gain:+.0f} %"
 
 
-def show(value: float | None) -> str:
+def value_text(value: float | None) -> str:
     return "–" if value is None else f"{value:.4g}"

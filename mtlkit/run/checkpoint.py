@@ -20,7 +20,7 @@ WEIGHTS, BALANCER, TRAINING = "model.safetensors", "balancer.safetensors", "trai
 MONITOR = ("best", "without_gain", "initial")
 
 
-def save(engine: Engine, folder: Path) -> None:
+def save_checkpoint(engine: Engine, folder: Path) -> None:
     """Writes the folder: `model.safetensors`, `balancer.safetensors` and `training.pt` (optimizers, counters).
 
     All processes must call it. It writes the folder under a temporary name and then replaces the old folder. If the
@@ -47,7 +47,7 @@ def save(engine: Engine, folder: Path) -> None:
         raise OSError(f"Could not write the checkpoint {folder}: {error}. An older one is intact.") from error
 
 
-def find(run: Path, name: str) -> Path:
+def find_checkpoint(run: Path, name: str) -> Path:
     """Returns the folder of a run's checkpoint `last` or `best`. Raises `FileNotFoundError` if there is none.
 
     The weights are enough to predict and to evaluate. Only continuing the training needs more (`resumable`).
@@ -66,8 +66,8 @@ def of_results(run: Path, config: TrainerConfig) -> tuple[Path, str]:
     """
     wanted = "best" if config.selection == "best" else "last"
     if wanted == "last" or _present(run, "best", WEIGHTS) or not _present(run, "last", WEIGHTS):
-        return find(run, wanted), ""
-    return find(run, "last"), (
+        return find_checkpoint(run, wanted), ""
+    return find_checkpoint(run, "last"), (
         f"{run} has no checkpoint 'best', because no evaluation was the best or because it was removed: 'last' stands "
         "for the results."
     )
@@ -84,7 +84,7 @@ def steps(run: Path) -> dict[str, int | None]:
     return {name: _step_of(folder) for name, folder in folders.items() if folder is not None}
 
 
-def load(engine: Engine, folder: Path) -> None:
+def load_checkpoint(engine: Engine, folder: Path) -> None:
     """Restores the saved state in a new engine. Training then continues as if it had never stopped."""
     load_weights(engine.network, engine.balancer, folder)
     try:
@@ -108,9 +108,9 @@ def load_weights(model: MultiTaskModel, balancer: Balancer, folder: Path) -> Non
 
 
 def _present(run: Path, name: str, file: str) -> Path | None:
-    """Returns the checkpoint's folder, or the old folder that `save` left if it was killed between its two renamings.
+    """Returns the checkpoint's folder. The folder must contain `file`. Otherwise the result is None.
 
-    The folder must contain `file`. Otherwise the result is None.
+    If `save_checkpoint` was killed between its two renamings, this is the old folder that it left.
     """
     folders = (run / "checkpoints" / name, run / "checkpoints" / f"{name}.old")
     return next((folder for folder in folders if (folder / file).exists()), None)

@@ -16,7 +16,7 @@ def draw(predictor: Predictor, samples: Samples) -> list[list[tuple[str, np.ndar
     rows = []
     for index in spread(len(samples), PICTURES):
         sample = samples[0, index]
-        image, targets = predictor.prepare({"image": sample["image"][None], "targets": _batched(sample["targets"])})
+        image, targets = predictor.inputs({"image": sample["image"][None], "targets": _batched(sample["targets"])})
         predictions = predictor.predictions(image, output_sizes(predictor.tasks, targets))
         row: list[tuple[str, np.ndarray]] = [("image", (sample["image"].permute(1, 2, 0) * 255).byte().numpy())]
         for name, task in predictor.tasks.items():

@@ -13,7 +13,7 @@ from mtlkit.config.schema import Config
 from mtlkit.data.dataset import Dataset
 from mtlkit.data.loader import Samples, eval_loader, train_loader
 from mtlkit.engine.engine import Engine, Record
-from mtlkit.engine.evaluation import directions, evaluate, evaluate_constants, units
+from mtlkit.engine.evaluation import directions, evaluate_constants, evaluate_model, units
 from mtlkit.files import write_whole
 from mtlkit.log import JsonLines, Observer, Observers
 from mtlkit.report import save_pictures, write_report
@@ -103,7 +103,7 @@ class Experiment:
         )
         best_lost = False
         if start.begun:
-            checkpoint.load(engine, checkpoint.find(self.folder, "last"))
+            checkpoint.load_checkpoint(engine, checkpoint.find_checkpoint(self.folder, "last"))
             if engine.step > engine.total_steps:
                 raise ValueError(
                     f"{self.folder} is at step {engine.step} already, and would end at step {engine.total_steps} by "
@@ -144,8 +144,8 @@ class Experiment:
     def _saver(self, engine: Engine) -> Callable[[bool], None]:
         def save(best: bool) -> None:
             if best:
-                checkpoint.save(engine, self.folder / "checkpoints" / "best")
-            checkpoint.save(engine, self.folder / "checkpoints" / "last")
+                checkpoint.save_checkpoint(engine, self.folder / "checkpoints" / "best")
+            checkpoint.save_checkpoint(engine, self.folder / "checkpoints" / "last")
 
         return save
 
@@ -185,4 +185,4 @@ class Experiment:
 def evaluate_engine(engine: Engine, batches: Iterable[object]) -> Record:
     """Returns the losses and metrics of the engine's current model."""
     distributed.average_buffers(engine.network)
-    return evaluate(batches, engine.predictor)
+    return evaluate_model(batches, engine.predictor)

@@ -10,13 +10,13 @@ import numpy as np
 from PIL import Image
 
 from mtlkit import distributed
-from mtlkit.config.composition import load
+from mtlkit.config.composition import read_config
 from mtlkit.config.schema import Config
 from mtlkit.data.dataset import Split, Target
 from mtlkit.data.files import image_tensor, resize
 from mtlkit.data.loader import eval_loader
 from mtlkit.data.pictures import read_picture
-from mtlkit.engine.evaluation import evaluate as evaluate_model
+from mtlkit.engine.evaluation import evaluate_model as evaluate_model
 from mtlkit.engine.predictor import Predictor, dtype_of
 from mtlkit.run import checkpoint
 from mtlkit.run.build import build_dataset, build_parts, build_samples, make_accelerator
@@ -31,9 +31,9 @@ def load_run(run: Path, name: str | None = None) -> tuple[Config, Predictor, tup
     and `ValueError` if it is damaged.
     """
     check_run(run, CONFIG)
-    config = load(run / CONFIG)
+    config = read_config(run / CONFIG)
     if name:
-        folder = checkpoint.find(run, name)
+        folder = checkpoint.find_checkpoint(run, name)
     else:
         folder, remark = checkpoint.of_results(run, config.trainer)
         if remark:
@@ -63,7 +63,7 @@ def _description(run: Path) -> tuple[dict[str, Target], tuple[int, int]]:
     return targets, (width, height)
 
 
-def evaluate(run: Path, split: Split | None = None, name: str | None = None) -> dict[str, float | None]:
+def evaluate_run(run: Path, split: Split | None = None, name: str | None = None) -> dict[str, float | None]:
     """Returns `loss/<task>` and `<task>/<metric>` of a run's checkpoint on a split of its data.
 
     Without a split, it uses the split that the run validated on. Without a name, it uses the checkpoint of the results.
@@ -85,7 +85,7 @@ def evaluate(run: Path, split: Split | None = None, name: str | None = None) -> 
     return found
 
 
-def predict(run: Path, images: Sequence[Path], out: Path, name: str | None = None) -> list[Path]:
+def predict_files(run: Path, images: Sequence[Path], out: Path, name: str | None = None) -> list[Path]:
     """Writes `out/<image>/<task>.npy` and `<task>.png` for every image and task. Returns one folder per image.
 
     The image is resized to the size of the run. Predicted maps have the image's own size. The arrays hold predictions

@@ -5,8 +5,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from mtlkit.config.checks import check
-from mtlkit.config.composition import load
+from mtlkit.config.checks import check_config
+from mtlkit.config.composition import read_config
 from mtlkit.config.overrides import keys_of
 from mtlkit.config.schema import Config
 from mtlkit.run_folder import CONFIG
@@ -46,7 +46,7 @@ def resumed(config: Config, words: Sequence[str] | None = None, *, anew: bool = 
     folder = Path(config.output_dir)
     if not (folder / CONFIG).exists():
         raise FileNotFoundError(f"There is no run in {folder} to resume: it has no {CONFIG}.")
-    old, new = (dict(_flat(c.to_dict())) for c in (load(folder / CONFIG), config))
+    old, new = (dict(_flat(c.to_dict())) for c in (read_config(folder / CONFIG), config))
     named = None if words is None else keys_of(words)
     exchanged: set[str] = set()  # sections that now name another class; all their options belong to that class
     # Keys that choose a class come first, because the other differences follow from them.
@@ -65,7 +65,7 @@ def resumed(config: Config, words: Sequence[str] | None = None, *, anew: bool = 
             old[key] = new[key]
         else:
             del old[key]
-    return check(_nested(old), Source(str(folder / CONFIG)))
+    return check_config(_nested(old), Source(str(folder / CONFIG)))
 
 
 def _names(named: set[str] | None, key: str, in_one_only: bool) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mtlkit.data.dataset import Split
 from mtlkit.report.history import History
-from mtlkit.run.inference import evaluate
+from mtlkit.run.inference import evaluate_run
 
 Figures = Mapping[str, float]  # "<task>/<metric>" -> value
 BySeed = Mapping[int, Figures]
@@ -29,7 +29,7 @@ def figures_of(runs: Collection[Path], split: Split | None = None) -> Measured:
     With a split, it evaluates the checkpoint of the results on that split.
 
     Raises `ValueError` if two runs of one seed have the same figure, or if the figures of two runs are of different
-    kinds. It also raises the errors of `History` and `mtlkit.run.inference.evaluate` for a folder that holds no run.
+    kinds. For a folder that holds no run, it raises the errors of `History` and `mtlkit.run.inference.evaluate_run`.
     """
     found: dict[int, dict[str, float]] = {}
     directions: dict[str, bool] = {}
@@ -40,7 +40,7 @@ def figures_of(runs: Collection[Path], split: Split | None = None) -> Measured:
         if kind != (expected := expected or kind):
             one, two = (" where ".join(filter(None, words)) for words in (kind, expected))
             raise ValueError(f"{run} has {one}; the runs before it have {two}. They cannot be compared.")
-        record = history.trained if split is None else evaluate(run, split, history.checkpoint)
+        record = history.trained if split is None else evaluate_run(run, split, history.checkpoint)
         figures = found.setdefault(int(history.config.get("seed", 0)), {})
         for key, higher in history.info.get("higher_is_better", {}).items():
             if higher is None or (value := record.get(key)) is None:

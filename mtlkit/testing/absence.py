@@ -15,26 +15,26 @@ from mtlkit.testing.toys import (
     make_engine,
     of_task,
     state_of,
-    train,
+    train_steps,
     with_other_names,
 )
 
 
 def absent_task(method: Method) -> None:
     engine = make_engine(method)
-    train(engine, 2)
+    train_steps(engine, 2)
     before = of_task(state_of(engine), "b")
     for number in (2, 3):
         step = engine.train_step(make_batch(number, absent=("b",)))
         assert step.tasks == ("a", "c"), f"the tasks of the step are {step.tasks}"
     assert_same(before, of_task(state_of(engine), "b"), "after steps without labels of its task")
-    train(engine, 2)
+    train_steps(engine, 2)
     assert_finite(engine, "after the task came back")
 
 
 def no_labels(method: Method) -> None:
     engine = make_engine(method)
-    train(engine, 2)
+    train_steps(engine, 2)
     before = state_of(engine)
     reached: list[Tensor] = []
     for parameter in engine.network.encoder.parameters():

@@ -26,7 +26,7 @@ from mtlkit.testing.toys import (
     make_parabola,
     state_of,
     stationarity,
-    train,
+    train_steps,
 )
 
 #: Scales of the tasks' losses with which plain summing harms one of them.
@@ -77,7 +77,7 @@ def check_balancer(name: str, *, only: Sequence[str] = (), **options: Any) -> No
 def one_task(method: Method) -> None:
     engine = make_engine(method, ("a",))
     before = state_of(engine)
-    train(engine, 3)
+    train_steps(engine, 3)
     assert_finite(engine)
     assert any(not torch.equal(before[key], value) for key, value in state_of(engine).items()), "nothing was learned"
 
@@ -91,7 +91,7 @@ def finite(method: Method) -> None:
 
 def trains_to_finite(method: Method, scales: tuple[float, ...], precision: Literal["fp32", "fp64"]) -> None:
     engine = make_engine(method, scales=scales, precision=precision)
-    train(engine, 3)
+    train_steps(engine, 3)
     assert_finite(engine, f"with the losses' scales {scales}")
 
 
@@ -100,7 +100,7 @@ def permutation(method: Method) -> None:
     permuted.network.load_state_dict(engine.network.state_dict())
     permuted.balancer.load_state_dict(engine.balancer.state_dict())
     for e in (engine, permuted):
-        train(e, 3)
+        train_steps(e, 3)
     assert_same(state_of(engine), state_of(permuted), "in another order of the tasks", tolerance=1e-9)
 
 

@@ -26,7 +26,7 @@ from torch import distributed
 from mtlkit.balancer import BALANCERS
 from mtlkit.registry import ENTRY_POINTS
 from mtlkit.run import checkpoint
-from mtlkit.testing.toys import Method, State, assert_same, make_batch, make_engine, state_of, train
+from mtlkit.testing.toys import Method, State, assert_same, make_batch, make_engine, state_of, train_steps
 
 TIMEOUT = 120  # seconds after which a process that hangs ends itself
 
@@ -38,10 +38,10 @@ Caught = list[tuple[str, type[Warning], str, int]]
 
 def resume(method: Method) -> None:
     whole, half = make_engine(method), make_engine(method)
-    train(whole, 4)
-    train(half, 2)
+    train_steps(whole, 4)
+    train_steps(half, 2)
     with tempfile.TemporaryDirectory() as folder:
-        checkpoint.save(half, Path(folder, "half"))
+        checkpoint.save_checkpoint(half, Path(folder, "half"))
         run(method.name, (_resume, (method, folder)))
         second = torch.load(Path(folder, "state"))
     assert_same(state_of(whole), second, "after a resume in a fresh process")
@@ -49,8 +49,8 @@ def resume(method: Method) -> None:
 
 def _resume(method: Method, folder: str) -> None:
     engine = make_engine(method)
-    checkpoint.load(engine, Path(folder, "half"))
-    train(engine, 2)
+    checkpoint.load_checkpoint(engine, Path(folder, "half"))
+    train_steps(engine, 2)
     torch.save(state_of(engine), Path(folder, "state"))
 
 

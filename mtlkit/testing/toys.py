@@ -125,7 +125,7 @@ def make_batch(number: int, absent: tuple[str, ...] = (), absent_late: tuple[str
     return {"image": image, "targets": {k: t * torch.nan if k in absent else t for k, t in targets.items()}}
 
 
-def train(engine: Engine, steps: int) -> None:
+def train_steps(engine: Engine, steps: int) -> None:
     """Trains on the batches that follow."""
     for _ in range(steps):
         engine.train_step(make_batch(engine.step))

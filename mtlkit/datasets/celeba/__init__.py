@@ -7,7 +7,7 @@ from typing import Literal
 from mtlkit.data.dataset import DATASETS, SPLITS
 from mtlkit.data.files import names_in, root_folder
 from mtlkit.datasets.celeba.lists import ATTRIBUTES, PAGE, read_attributes, read_partition
-from mtlkit.datasets.labelled import LabelledPictures, check_options, check_same, missing_pictures
+from mtlkit.datasets.labelled import LabelledPictures, check_labelled, check_same, missing_pictures
 
 __all__ = ["ATTRIBUTES", "GROUPS", "CelebA"]
 
@@ -79,7 +79,7 @@ class CelebA(LabelledPictures):
         limit: int | None = None,
         tasks: Literal["attributes", "each", "regions"] = "attributes",
     ) -> None:
-        check_options("celeba", split, size, limit, tasks, GROUPS)
+        check_labelled("celeba", split, size, limit, tasks, GROUPS)
         path = root_folder(root, "celeba", f"{HOLDS}, from {PAGE}")
         found = {part: _find(path, part) for part in PLACES}
         list_path, partition_path, folder = (places[0] for places in found.values())

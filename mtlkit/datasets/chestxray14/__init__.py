@@ -8,7 +8,7 @@ from mtlkit.data.dataset import DATASETS
 from mtlkit.data.files import names_in, root_folder
 from mtlkit.data.splits import check_share, hold_out_groups
 from mtlkit.datasets.chestxray14.lists import FINDINGS, LISTS, PAGES, read_lists
-from mtlkit.datasets.labelled import LabelledPictures, check_options, missing_pictures
+from mtlkit.datasets.labelled import LabelledPictures, check_labelled, missing_pictures
 from mtlkit.option_checks import check_option
 
 __all__ = ["FINDINGS", "GROUPS", "ChestXray14"]
@@ -71,7 +71,7 @@ class ChestXray14(LabelledPictures):
         holdout: float = HOLDOUT,
         share: float = 1.0,
     ) -> None:
-        check_options("chestxray14", split, size, limit, tasks, GROUPS)
+        check_labelled("chestxray14", split, size, limit, tasks, GROUPS)
         check_option("data set 'chestxray14'", "split_lists", split_lists, LISTS)
         _check_shares(split, split_lists, holdout, share)
         path = root_folder(root, "chestxray14", f"{HOLDS}, from {PAGES['official']}")

@@ -89,7 +89,7 @@ class Scenes(Dataset):
         self.camera = (fx / size[0], fy / size[1], cx / size[0], cy / size[1])
         self.unit = UNITS[depth_unit]
         self.folder = cache.cached(_root(root), self.settings)
-        self._arrays = cache.load(self.folder)
+        self._arrays = cache.load_arrays(self.folder)
         if root is not None:  # many users expect here the folder of data to read
             self.notes = [f"scenes reads no files: data.root is where its rendered frames are kept, {_root(root)}."]
 
@@ -124,7 +124,7 @@ class Scenes(Dataset):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        self._arrays = cache.load(self.folder)
+        self._arrays = cache.load_arrays(self.folder)
 
 
 def _root(root: str | os.PathLike[str] | None) -> Path:

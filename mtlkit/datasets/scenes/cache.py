@@ -89,7 +89,7 @@ def cached(root: Path, settings: Settings) -> Path:
     return folder
 
 
-def load(folder: Path) -> Arrays:
+def load_arrays(folder: Path) -> Arrays:
     """Returns the arrays of a folder, mapped into memory for reading."""
     return {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in DTYPES}
 

@@ -54,7 +54,7 @@ def desk_place(rng: Rng, palette: Palette) -> Thing:
 
 
 @dataclass(frozen=True)
-class Kind:
+class RoomKind:
     """A kind of room: how often, how large, and the mean number of things at the walls, in the middle, on the walls."""
 
     weight: float
@@ -65,42 +65,42 @@ class Kind:
 
 
 KINDS = {
-    "bedroom": Kind(
+    "bedroom": RoomKind(
         0.3,
         (3.4, 5.4),
         ((bed_place, 1.6), (f.cabinet, 1.4), (f.drawers, 1), (f.shelf, 0.4), (desk_place, 0.6), (f.tv_bench, 0.3)),
         ((s.rug, 0.6), (f.chair, 1), (s.clutter, 5)),
         ((s.window, 1.5), (s.picture, 2.5), (s.board, 0.7), (s.door, 1)),
     ),
-    "living": Kind(
+    "living": RoomKind(
         0.28,
         (3.8, 6.6),
         ((sofa_place, 2.6), (f.tv_bench, 0.7), (f.shelf, 0.8), (f.cabinet, 1.2), (f.drawers, 0.8)),
         ((dinner_place, 1), (s.rug, 0.7), (f.chair, 1), (s.clutter, 6)),
         ((s.window, 1.8), (s.picture, 3), (s.board, 0.5), (s.door, 1)),
     ),
-    "office": Kind(
+    "office": RoomKind(
         0.14,
         (3.0, 5.2),
         ((desk_place, 2.5), (f.shelf, 0.9), (f.cabinet, 1.4), (f.drawers, 0.8)),
         ((f.chair, 1.2), (s.clutter, 5)),
         ((s.window, 1.4), (s.picture, 2), (s.board, 1), (s.door, 1)),
     ),
-    "kitchen": Kind(
+    "kitchen": RoomKind(
         0.14,
         (3.2, 5.0),
         ((f.counter, 1.6), (f.fridge, 0.9), (f.cabinet, 0.8)),
         ((dinner_place, 1.2), (f.chair, 0.7), (s.clutter, 4)),
         ((s.window, 1.5), (s.picture, 1.6), (s.door, 1)),
     ),
-    "bath": Kind(
+    "bath": RoomKind(
         0.07,
         (2.6, 3.8),
         ((s.tub, 1), (s.toilet, 1), (s.sink, 1.2), (f.cabinet, 0.7), (f.drawers, 0.4)),
         ((s.clutter, 3),),
         ((s.board, 1.5), (s.window, 0.9), (s.door, 1)),
     ),
-    "classroom": Kind(
+    "classroom": RoomKind(
         0.09,
         (5.0, 8.0),
         ((desk_place, 1), (f.shelf, 1), (f.cabinet, 2)),
@@ -113,7 +113,7 @@ KINDS = {
 class Room:
     """A room that is being furnished. A new thing never overlaps the bounding box of an earlier thing."""
 
-    def __init__(self, rng: Rng, scales: Rng, kind: Kind, scale_jitter: float) -> None:
+    def __init__(self, rng: Rng, scales: Rng, kind: RoomKind, scale_jitter: float) -> None:
         self.rng, self.scales, self.jitter = rng, scales, scale_jitter
         self.size = np.array([*rng.uniform(*kind.size, 2), rng.uniform(2.4, 3.0)])
         self.palette, self.all, self.taken = Palette(), Thing(), list[tuple[Array, Array]]()
@@ -125,7 +125,7 @@ class Room:
             centre = np.where(corner, self.size[:2] - notch / 2, notch / 2)
             self._add(Thing().box(ink, (*centre, -0.01), (*notch, self.size[2] + 0.02)))
 
-    def furnish(self, kind: Kind) -> None:
+    def furnish(self, kind: RoomKind) -> None:
         for makers, place in ((kind.walls, self._lean), (kind.hung, self._hang), (kind.middle, self._stand)):
             for maker, mean in makers:
                 for _ in range(int(mean + self.rng.random())):
@@ -204,7 +204,7 @@ class Scene:
     boxes: tuple[tuple[Array, Array], ...]  # bounding boxes of the things
 
 
-def build(rng: Rng, scales: Rng, scale_jitter: float) -> Scene:
+def build_scene(rng: Rng, scales: Rng, scale_jitter: float) -> Scene:
     """Draws a room and furnishes it."""
     weights = np.array([kind.weight for kind in KINDS.values()])
     name = list(KINDS)[rng.choice(len(KINDS), p=weights / weights.sum())]

@@ -10,7 +10,7 @@ from mtlkit.datasets.scenes import appearance, materials
 from mtlkit.datasets.scenes.attributes import attributes
 from mtlkit.datasets.scenes.camera import Camera, Intrinsics, intrinsics
 from mtlkit.datasets.scenes.geometry import Array, Ints, rotate, surface, trace
-from mtlkit.datasets.scenes.grammar import Scene, build
+from mtlkit.datasets.scenes.grammar import Scene, build_scene
 from mtlkit.datasets.scenes.sensor import Maps, corrupt
 from mtlkit.datasets.scenes.view import place_camera
 
@@ -107,7 +107,7 @@ def render_frame(
         return stream(dataset_seed, split, index, purpose)
 
     width, height = size
-    scene = build(random(LAYOUT), random(SCALES), knobs.scale_jitter)
+    scene = build_scene(random(LAYOUT), random(SCALES), knobs.scale_jitter)
     camera = place_camera(random(CAMERA), scene)
     paint = materials.draw(random(MATERIALS), scene.pools, knobs.cue_p, knobs.decoy_p)
     lighting = appearance.draw(random(LIGHTS), scene, knobs.light_jitter)
