@@ -33,9 +33,21 @@ class Encoder(nn.Module, ABC):
 
     It normalises the image itself. `info` says what comes out; guides, which most encoders do not have, stand behind
     the levels. `last_layer` is the module whose `weight` the `last_layer` space of GradNorm and CosReg means.
+
+    `late` is a module that the tasks share *behind* the features, where decoders run through it (None, as in most
+    encoders: there is none). The encoder makes it and owns its parameters and buffers, and `forward` does not use it;
+    decoders that declare `late` are called with it. Every task sees an alias of these parameters, so its gradient
+    arrives apart from the others', like that of the features. The late gradients get the weights that the balancer
+    gives the features' gradients, but are no part of what it compares: not of the Gram matrix, and not of the space
+    `parameters`. Where a balancer gives no weights, they are summed.
     """
 
     info: EncoderInfo
+    late: nn.Module | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.late = None  # not in the class, where it would hide the module that a subclass assigns
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -57,11 +69,14 @@ class Decoder(nn.Module, ABC):
 
     The constructor takes `(info: EncoderInfo, out_channels: int, **options)` and raises `ValueError` where the
     features do not suit it. `dense` says whether a map comes out; maps are resized to the target by the model.
-    A decoder that is `guided` is called with the encoder's guides as well: `decoder(features, guides)`.
+    A decoder that is `guided` is called with the encoder's guides as well: `decoder(features, guides)`. One that
+    declares `late` is called with the encoder's late module, as the last argument: `decoder(features, late)`. It may
+    call that module and its parts as often as it likes, and keeps no reference to it.
     """
 
     dense: ClassVar[bool]
     guided: ClassVar[bool] = False
+    late: ClassVar[bool] = False
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 
 from mtlkit import distributed
 from mtlkit.balancer import Balancer
@@ -23,6 +23,7 @@ from mtlkit.engine.monitor import Monitor
 from mtlkit.engine.one_pass import Pass
 from mtlkit.engine.predictor import Predictor, dtype_of
 from mtlkit.engine.scalars import mean_scalars
+from mtlkit.engine.shared import set_up_late
 from mtlkit.log import Observer, Observers
 from mtlkit.network import Features
 from mtlkit.registry import options_of
@@ -34,6 +35,7 @@ Batch = dict[str, Any]
 Record = dict[str, Any]
 Tensors = dict[str, Tensor]
 Share = Callable[[Features], Mapping[str, Features]]
+Model = Callable[..., Tensors]
 Forward = Callable[[], tuple[Tensors, Losses]]
 
 
@@ -77,6 +79,7 @@ class Engine:
         self.balancer_optimizer = optim.balancer_optimizer(balancer)
         self.model, self.optimizer = accelerator.prepare(model, optim.model_optimizer(model, config))
         self.network: MultiTaskModel = accelerator.unwrap_model(self.model)
+        set_up_late(self.network.encoder, balancer, accelerator)
         self.predictor = Predictor(self.network, self.tasks, balancer, accelerator, dtype)
         self.prepare = self.predictor.inputs
 
@@ -182,7 +185,8 @@ class Engine:
             one = Pass(self.balancer, self.network.encoder, step, first_losses=self.first_losses, observe=observe)
             image, targets = self.prepare(batch)
             self._turns.model(self.step)  # dropout draws the same numbers whatever the balancer drew before
-            outputs, losses = self._forward(self.model, image, targets, partial(self._tap, one))
+            model = partial(self.model, late=one.late)
+            outputs, losses = self._forward(model, image, targets, partial(self._tap, one))
             self._turns.balancer()
             one.record(losses, outputs)
             if "indicators" in self.balancer.needs:
@@ -203,7 +207,7 @@ class Engine:
         with self._turns.adapters():
             return one.tap(features)
 
-    def _forward(self, model: nn.Module, image: Tensor, targets: Tensors, share: Share) -> tuple[Tensors, Losses]:
+    def _forward(self, model: Model, image: Tensor, targets: Tensors, share: Share) -> tuple[Tensors, Losses]:
         outputs = model(image, share, output_sizes(self.tasks, targets))
         return outputs, {name: loss_of(task, outputs[name], targets[name]) for name, task in self.tasks.items()}
 

@@ -21,22 +21,23 @@ Combine = Callable[[list[Row]], list[Tensor | None]]
 class Tap(Function):
     """K aliases of the features forward; backward, one call with all K gradients, which become one.
 
-    `inputs` are the features or, for a step that compares gradients over the shared parameters, the cut-off
-    features and those parameters: the combined gradient goes to whatever the tap stands on.
+    The first `aliased` of the `inputs` are handed out K times: the late parameters of the encoder, if it has any, and
+    the features. For a step that compares gradients over the shared parameters, the features are cut off, and those
+    parameters follow: the combined gradient goes to whatever the tap stands on.
     """
 
     @staticmethod
-    def forward(ctx: Any, combine: Combine, copies: int, levels: int, *inputs: Tensor) -> tuple[Tensor, ...]:
-        ctx.combine, ctx.copies, ctx.levels = combine, copies, levels
+    def forward(ctx: Any, combine: Combine, copies: int, aliased: int, *inputs: Tensor) -> tuple[Tensor, ...]:
+        ctx.combine, ctx.copies, ctx.aliased = combine, copies, aliased
         # Autograd would fill in zeros for an alias that no decoder used. None says so, and costs no memory.
         ctx.set_materialize_grads(False)
         ctx.like = [(x.shape, x.dtype, x.device) for x in inputs]
         # Aliases, not copies: the same memory under K names, so that each decoder's gradient arrives apart.
-        return tuple(level.view_as(level) for _ in range(copies) for level in inputs[:levels])
+        return tuple(x.view_as(x) for _ in range(copies) for x in inputs[:aliased])
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        n = ctx.levels
+        n = ctx.aliased
         combined = ctx.combine([list(gradients[k * n : (k + 1) * n]) for k in range(ctx.copies)])
         # A level that no decoder uses still gives its parameters a (zero) gradient, as DDP expects of all of them.
         return (
