@@ -96,7 +96,8 @@ class Pass:
     def backward(self, backward: Callable[[Tensor], None]) -> None:
         """Runs the one backward pass; raises `ValueError` where a needed double backward does not exist."""
         # Parts that get no gradient otherwise: DDP waits for one of every parameter.
-        total = self._losses.anchors + [no_loss(level)[0] for level in self._space.levels if self._create_graph]
+        shared = [*self._space.levels, *late_parameters(self._encoder).values()]
+        total = self._losses.anchors + [no_loss(part)[0] for part in shared if self._create_graph]
         try:
             if self.step.tasks:
                 objective = self._balancer.objective(self.step)
