@@ -1,7 +1,10 @@
 """Parameters that the tasks share behind the features: their task gradients, their weights, and what owns them."""
 
 import copy
+import re
+import sys
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -9,6 +12,10 @@ import torch
 from accelerate import DistributedType
 from accelerate.optimizer import AcceleratedOptimizer
 from safetensors.torch import load_file
+
+sys.path.insert(0, str(Path(__file__).parent))
+from late_worker import RUNS
+from test_distributed import launch
 from tolerances import NETWORK, ROUNDING
 from torch import nn
 from torch.nn import functional as F
@@ -46,15 +53,16 @@ def losses_of(engine, batch, network, copies=None):
             yield total / count
 
 
+def gradient_of(value, over):
+    found = torch.autograd.grad(value, list(over), retain_graph=True, allow_unused=True, materialize_grads=True)
+    return torch.cat([g.flatten() for g in found])
+
+
 def late_rows(engine, batch):
-    """One row per task with labels: the gradients of its mean loss over the late parameters, by plain autograd."""
+    """One row per task with labels: the gradient of its mean loss over the late parameters, by plain autograd."""
     network = copy.deepcopy(engine.network)
-    late = list(network.encoder.late.parameters())
-    found = [
-        torch.autograd.grad(loss, late, retain_graph=True, allow_unused=True, materialize_grads=True)
-        for loss in losses_of(engine, batch, network)
-    ]
-    return torch.stack([torch.cat([g.flatten() for g in row]) for row in found])
+    losses = losses_of(engine, batch, network)
+    return torch.stack([gradient_of(loss, network.encoder.late.parameters()) for loss in losses])
 
 
 def late_gradient(engine):
@@ -127,12 +135,8 @@ def test_late_gradients_do_not_vote_and_are_not_counted_twice(toys, space):
     if space == "features":
         levels = over = [level.detach().requires_grad_() for level in levels]
     network.encoder.forward = lambda image: levels
-    rows = [
-        torch.cat([g.flatten() for g in torch.autograd.grad(loss, over, retain_graph=True, materialize_grads=True)])
-        for loss in losses_of(engine, batch, network)
-    ]
+    gradients = torch.stack([gradient_of(loss, over) for loss in losses_of(engine, batch, network)])
     (step,) = train(engine, batch)
-    gradients = torch.stack(rows)
     torch.testing.assert_close(step.gram, gradients @ gradients.T, **EXACT)
     assert engine.network.encoder_info.parameters == 4 * (3 * 9 + 1) + 6 * (4 * 9 + 1)
     if space == "parameters":
@@ -159,13 +163,9 @@ def test_a_double_backward_reaches_the_late_parameters(toys):
         for name, loss in losses.items()
     ]
     penalty = sum(sum(parts).square().sum() for parts in zip(*rows, strict=True))
-    late = list(network.encoder.late.parameters())
-    expected, plain = (
-        torch.cat(
-            [g.flatten() for g in torch.autograd.grad(objective, late, retain_graph=True, materialize_grads=True)]
-        )
-        for objective in (sum(losses.values()) + 5 * penalty, sum(losses.values()))
-    )
+    late = network.encoder.late.parameters
+    plain = gradient_of(sum(losses.values()), late())
+    expected = gradient_of(sum(losses.values()) + 5 * penalty, late())
     train(engine, batch)
     torch.testing.assert_close(late_gradient(engine), expected, **EXACT)
     assert (expected - plain).norm() > 0.01 * plain.norm()
@@ -234,12 +234,10 @@ def test_an_absent_task_has_no_late_gradient_and_nothing_moves_without_labels(to
 
 def test_a_frozen_late_parameter_stays_and_the_others_learn(toys):
     engine, batch = late_engine(toys, "cagrad"), toys.make_batch()
-    engine.network.encoder.late.last.requires_grad_(False)
-    mix, last = (
-        copy.deepcopy(part.state_dict()) for part in (engine.network.encoder.late.mix, engine.network.encoder.late.last)
-    )
-    engine.train_step(batch)
     late = engine.network.encoder.late
+    late.last.requires_grad_(False)
+    mix, last = (copy.deepcopy(part.state_dict()) for part in (late.mix, late.last))
+    engine.train_step(batch)
     assert all(torch.equal(value, last[name]) for name, value in late.last.state_dict().items())
     assert not any(torch.equal(value, mix[name]) for name, value in late.mix.state_dict().items())
 
@@ -297,10 +295,8 @@ def test_the_late_module_belongs_to_the_encoder_once(toys, tmp_path):
 
 
 def test_the_clip_counts_the_late_gradients_once(toys):
-    free, clipped = (
-        late_engine(toys, optimizer="sgd", lr=1.0, momentum=0.0, weight_decay=0.0, **clip)
-        for clip in ({}, {"clip_norm": 0.01})
-    )
+    trainer = {"optimizer": "sgd", "lr": 1.0, "momentum": 0.0, "weight_decay": 0.0}
+    free, clipped = (late_engine(toys, clip_norm=most, **trainer) for most in (None, 0.01))
     start = copy.deepcopy(free.network.state_dict())
     moved = []
     for engine in (free, clipped):
@@ -391,3 +387,32 @@ def test_launchers_that_free_parameters_are_refused(toys, kind, version_2, refus
             shared.set_up_late(toys.ToyLateEncoder(), balancer, launcher)
     else:
         shared.set_up_late(toys.ToyLateEncoder(), balancer, launcher)
+
+
+# -- several processes --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def results(once):
+    def run(folder):
+        for world in (1, 2):
+            launch(world, str(Path(__file__).parent / "late_worker.py"), str(folder / f"{world}.pt"))
+
+    folder = once("late", run)
+    return torch.load(folder / "1.pt"), torch.load(folder / "2.pt")
+
+
+@pytest.mark.parametrize("key", RUNS, ids="-".join)
+def test_two_processes_equal_one(results, key):
+    one, two = (found[key] for found in results)
+    assert two["spread"] == 0  # both processes hold the same
+    assert two["losses"] == [pytest.approx(found, rel=NETWORK, abs=NETWORK) for found in one["losses"]]
+    for name, value in one["state"].items():
+        # Adam's steps of small gradients make differences of roundings larger.
+        torch.testing.assert_close(
+            two["state"][name], value, rtol=NETWORK, atol=NETWORK, msg=lambda m, n=name: f"{n}: {m}"
+        )
+
+
+def test_a_late_part_that_fsdp_wraps_by_itself_is_refused(results):
+    assert re.match(r"CAGrad with the late parameters of FSDPWrapped: FSDP wraps mix as a unit", results[1]["refusal"])
