@@ -14,7 +14,7 @@ from accelerate.optimizer import AcceleratedOptimizer
 from safetensors.torch import load_file
 
 sys.path.insert(0, str(Path(__file__).parent))
-from late_worker import RUNS
+from late_worker import RUNS, run
 from test_distributed import launch
 from tolerances import NETWORK, ROUNDING
 from torch import nn
@@ -394,17 +394,14 @@ def test_launchers_that_free_parameters_are_refused(toys, kind, version_2, refus
 
 @pytest.fixture(scope="module")
 def results(once):
-    def run(folder):
-        for world in (1, 2):
-            launch(world, str(Path(__file__).parent / "late_worker.py"), str(folder / f"{world}.pt"))
-
-    folder = once("late", run)
-    return torch.load(folder / "1.pt"), torch.load(folder / "2.pt")
+    worker = str(Path(__file__).parent / "late_worker.py")
+    folder = once("late", lambda folder: launch(2, worker, str(folder / "2.pt")))
+    return torch.load(folder / "2.pt")
 
 
 @pytest.mark.parametrize("key", RUNS, ids="-".join)
-def test_two_processes_equal_one(results, key):
-    one, two = (found[key] for found in results)
+def test_two_processes_equal_one(toys, results, key):
+    one, two = run(toys, *key), results[key]
     assert two["spread"] == 0  # both processes hold the same
     assert two["losses"] == [pytest.approx(found, rel=NETWORK, abs=NETWORK) for found in one["losses"]]
     for name, value in one["state"].items():
@@ -415,4 +412,4 @@ def test_two_processes_equal_one(results, key):
 
 
 def test_a_late_part_that_fsdp_wraps_by_itself_is_refused(results):
-    assert re.match(r"CAGrad with the late parameters of FSDPWrapped: FSDP wraps mix as a unit", results[1]["refusal"])
+    assert re.match(r"CAGrad with the late parameters of FSDPWrapped: FSDP wraps mix as a unit", results["refusal"])
