@@ -19,7 +19,7 @@ class EncoderInfo:
     `channels[i]` is the width of level i and `strides[i]` the factor by which it is smaller than the image;
     stride 0 marks a vector (B, C) without positions. `guides` is how many further tensors the encoder returns, such
     as the places of pooled maxima: no gradient passes through them, and no balancer sees them. `parameters`, the
-    number of trainable numbers that the tasks share, is told to a balancer's `setup` only.
+    number of trainable numbers that the tasks share up to the features, is told to a balancer's `setup` only.
     """
 
     channels: tuple[int, ...]

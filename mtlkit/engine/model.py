@@ -44,7 +44,7 @@ class MultiTaskModel(nn.Module):
 
     @property
     def encoder_info(self) -> EncoderInfo:
-        """The encoder's `info`, with the number of parameters that the tasks share."""
+        """The encoder's `info`, with the number of parameters that the tasks share up to the features."""
         return replace(self.encoder.info, parameters=sum(p.numel() for p in shared_parameters(self.encoder)))
 
     def forward(
