@@ -475,9 +475,15 @@ def test_a_sweep_has_one_folder():
         sweep("multimnist", ["output_dir=a,b", "seed=1,2"])
 
 
-def test_a_sweep_over_names_of_all_balancers_and_over_tasks():
-    jobs = sweep("multimnist", ["balancer=glob(*)"])
-    assert [job[0].partition("=")[2] for job in jobs] == BALANCERS.names()
+def test_a_sweep_over_names_of_all_balancers_and_over_tasks(monkeypatch: pytest.MonkeyPatch):
+    def swept() -> list[str]:
+        return [job[0].partition("=")[2] for job in sweep("multimnist", ["balancer=glob(*)"])]
+
+    names = BALANCERS.names()
+    with monkeypatch.context() as patch:
+        patch.setitem(BALANCERS._classes, "short_lived", BALANCERS.get("uniform"))
+        assert swept() == sorted([*names, "short_lived"])
+    assert swept() == BALANCERS.names() == names
     folders = [compose("multimnist", job).output_dir for job in sweep("multimnist", ["task=[left],[right,sum]"])]
     assert folders == ["runs/multimnist/task=_left_", "runs/multimnist/task=_right,sum_"]
 

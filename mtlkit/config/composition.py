@@ -117,6 +117,8 @@ def _hydra(experiment: str, overrides: Sequence[str]) -> Iterator[tuple[ConfigLo
             for word in words:
                 if word.key_or_group == "plugins" and not word.is_delete():
                     import_plugins(word.value(), Source(place_of(word)))
+            # Hydra's store outlives this call, and the registry may have lost a name since the last one.
+            ConfigStore.instance().repo.pop("balancer", None)
             for balancer in BALANCERS.names():
                 ConfigStore.instance().store(balancer, {"name": balancer}, group="balancer", provider="mtlkit")
             name = own.get("experiment")
