@@ -43,6 +43,13 @@ def add_over_ranks(tensor: Tensor) -> Tensor:
     return tensor
 
 
+def of_all_ranks(value: Tensor | float, local: Tensor) -> Tensor:
+    """Returns `value`, which is equal on all processes, with the derivative of `local`, this process's part of it."""
+    # The bracket is exactly 0. `local + (value - local)` would be rounded differently on every process. Methods make
+    # weights of such values, and with different weights the processes' models drift apart.
+    return value + (local - local.detach())
+
+
 def join_over_ranks(tensor: Tensor) -> Tensor:
     """The rows of all processes in order of rank; every process must call it with the same shape."""
     if world_size() == 1:

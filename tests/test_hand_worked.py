@@ -5,6 +5,7 @@ import torch
 from accelerate.optimizer import AcceleratedOptimizer
 
 from mtlkit.balancer import Balancer
+from mtlkit.engine import losses
 from mtlkit.engine.losses import FirstLosses, loss_of
 from mtlkit.run import checkpoint
 from mtlkit.state import per_task
@@ -179,3 +180,16 @@ def test_a_gradient_that_a_balancer_gives_counts_like_any_other_with_accumulatio
         found.append([p.grad for p in engine.network.encoder.parameters()])
     for one, two in zip(*found, strict=True):
         torch.testing.assert_close(one, two)
+
+
+@pytest.mark.parametrize("share", [1e-9, 0.1, 1 / 3, 0.7, 1e6])
+def test_a_loss_has_the_same_value_on_every_process(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the last bit, whatever this process's own part of it is: methods make weights of it on every process."""
+    monkeypatch.setattr(losses, "world_size", lambda: 3)
+    monkeypatch.setattr(losses, "sum_over_ranks", lambda table: torch.tensor([[0.7, 3.0]], dtype=torch.float64))
+    mine = torch.tensor(share, dtype=torch.float64, requires_grad=True)
+    means = losses.LossMeans({"a": (mine, torch.tensor(1.0))}, {"a": mine}, FirstLosses(), number=0)
+    assert means.means[0].item() == 0.7 / 3
+    means.means[0].backward()
+    assert mine.grad is not None
+    assert mine.grad.item() == 1.0  # DDP divides by the 3 processes, so that the sum of shares over 3 labels remains

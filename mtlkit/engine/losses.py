@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mtlkit.contract import described
-from mtlkit.distributed import sum_over_ranks, world_size
+from mtlkit.distributed import of_all_ranks, sum_over_ranks, world_size
 from mtlkit.errors import StepError
 from mtlkit.task import Task, no_loss
 
@@ -114,7 +114,7 @@ class LossMeans:
             # over processes of such gradients, so the factor world_size makes it a sum.
             local = mine * (world_size() / (count * scale))
             self._scales.append(scale)
-            self.means.append(local + (mean / scale - local).detach())
+            self.means.append(of_all_ranks(mean / scale, local))
         self.tasks = tuple(self.raw)
 
     def after(self, losses: Losses) -> list[float]:

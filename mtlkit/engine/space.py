@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mtlkit import contract
-from mtlkit.distributed import add_over_ranks, rank, sum_over_ranks, world_size
+from mtlkit.distributed import add_over_ranks, of_all_ranks, rank, sum_over_ranks, world_size
 from mtlkit.gradients import Row, at_least_float32, gradients_of, gram_of, inner_products, pull_back, weighted_sum
 from mtlkit.network import Encoder, Features
 from mtlkit.step import TaskGradients
@@ -132,7 +132,7 @@ class FeatureSpace(Space):
         local = [gradients_of(mean, levels) for mean, levels in graph]
         mine = gram_of(local) / world_size()
         # Its value is that of all processes, but its derivative is this process's part: DDP adds up the parts.
-        return mine + (sum_over_ranks(mine) / world_size() - mine).detach()
+        return of_all_ranks(sum_over_ranks(mine) / world_size(), mine)
 
 
 class LastLayerSpace(FeatureSpace):
@@ -146,7 +146,7 @@ class LastLayerSpace(FeatureSpace):
     def _gram_with_graph(self, graph: Sequence[tuple[Tensor, Features]]) -> Tensor:
         local = torch.stack([at_least_float32(gradients_of(mean, [self._weight])[0].flatten()) for mean, _ in graph])
         # All processes share the parameters, so here the gradients add up first. As above, the derivative is local.
-        whole = local + (sum_over_ranks(local) / world_size() - local).detach()
+        whole = of_all_ranks(sum_over_ranks(local) / world_size(), local)
         return inner_products(whole.unbind())
 
     @property
