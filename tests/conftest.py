@@ -12,8 +12,11 @@ import torch
 
 import mtlkit
 from mtlkit.registry import Registry
-from mtlkit.target import Kind
 
+REGISTRIES: tuple[Registry, ...] = (
+    *(mtlkit.BALANCERS, mtlkit.TASKS, mtlkit.DATASETS, mtlkit.KINDS),
+    *(mtlkit.ENCODERS, mtlkit.DECODERS),
+)
 TESTS = Path(__file__).parent
 SHARED = TESTS.parent.parent / "shared"
 
@@ -64,13 +67,20 @@ def toys():
     return sys.modules["toys"]
 
 
-@pytest.fixture
-def kinds() -> Iterator[Registry[Kind]]:
-    """`mtlkit.KINDS` with those that come with mtlkit; put back afterwards."""
-    before = {name: mtlkit.KINDS.get(name) for name in mtlkit.KINDS.names()}
-    for name, kind in before.items():
-        if not kind.__module__.startswith("mtlkit.kinds."):  # an example's
-            del mtlkit.KINDS._classes[name]
-    yield mtlkit.KINDS
-    mtlkit.KINDS._classes.clear()
-    mtlkit.KINDS._classes.update(before)
+@pytest.fixture(autouse=True)
+def _registries(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Forgets what a test registers (an example in a docstring, a stranger's plug-in): no other test may meet it.
+
+    It forgets modules in temporary folders, too. The next test that imports such a module registers its classes anew.
+    """
+    for registry in REGISTRIES:
+        registry.names()  # the installed plug-ins are loaded before, so that they stay
+    before = [dict(registry._classes) for registry in REGISTRIES]
+    yield
+    for registry, classes in zip(REGISTRIES, before, strict=True):
+        registry._classes.clear()
+        registry._classes.update(classes)
+    temporary = str(tmp_path_factory.getbasetemp())
+    for name, module in list(sys.modules.items()):
+        if (getattr(module, "__file__", None) or "").startswith(temporary):
+            del sys.modules[name]

@@ -257,11 +257,8 @@ def test_a_data_set_without_files_refuses_a_root(capsys: pytest.CaptureFixture):
             return {"image": torch.zeros(3, 8, 8), "targets": {"left": torch.tensor(0)}}
 
     DATASETS.register("rootless")(Rootless)
-    try:
-        words = ["data", "show", "multimnist", "data=rootless", "data.size=null"]
-        assert main(words) == 0
-        assert main([*words, "data.root=/x"]) == 2
-        error = capsys.readouterr().err
-        assert error == "mtlkit: data.root=/x: the data set 'rootless' reads no files, so it has no root.\n"
-    finally:
-        del DATASETS._classes["rootless"]
+    words = ["data", "show", "multimnist", "data=rootless", "data.size=null"]
+    assert main(words) == 0
+    assert main([*words, "data.root=/x"]) == 2
+    error = capsys.readouterr().err
+    assert error == "mtlkit: data.root=/x: the data set 'rootless' reads no files, so it has no root.\n"

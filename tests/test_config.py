@@ -1,6 +1,5 @@
 import importlib
 import re
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from inspect import Parameter
@@ -8,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
-from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 
 from mtlkit.balancer import BALANCERS
@@ -37,23 +35,14 @@ def own(tmp_path: Path) -> Callable[[str], str]:
 
 @pytest.fixture
 def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Writes modules of a stranger's; what they register is forgotten after the test."""
+    """Writes modules of a stranger's."""
     monkeypatch.syspath_prepend(tmp_path)
-    BALANCERS.names()  # the installed plug-ins are there before
-    before = dict(BALANCERS._classes)
-    modules = set(sys.modules)
 
     def write(name: str, text: str) -> None:
         (tmp_path / f"{name}.py").write_text(text, encoding="utf-8")
         importlib.invalidate_caches()
 
-    yield write
-    for name in set(BALANCERS._classes) - set(before):
-        ConfigStore.instance().repo["balancer"].pop(f"{name}.yaml", None)
-    BALANCERS._classes.clear()
-    BALANCERS._classes.update(before)
-    for name in set(sys.modules) - modules:
-        del sys.modules[name]
+    return write
 
 
 STRANGER = """

@@ -17,7 +17,6 @@ from mtlkit.data.loader import Samples
 from mtlkit.engine.evaluation import evaluate_constants, output_sizes, units
 from mtlkit.log import read_log
 from mtlkit.metrics import Pooled
-from mtlkit.registry import Registry
 from mtlkit.run.first_look import FirstLook
 from mtlkit.target import Kind, Target
 from mtlkit.task import TASKS, Task
@@ -280,7 +279,7 @@ def people(tmp_path: Path, monkeypatch) -> str:
     return str(path)
 
 
-def test_a_strangers_kind_must_be_registered(people: str, kinds: Registry[Kind], tmp_path: Path, capsys) -> None:
+def test_a_strangers_kind_must_be_registered(people: str, tmp_path: Path, capsys) -> None:
     """That it then trains is shown in `test_foreign_kinds.py`."""
     assert main(["train", people, f"output_dir={tmp_path / 'run'}", "data.augment=true"]) == 2
     error = capsys.readouterr().err
@@ -298,7 +297,7 @@ def test_only_maps_give_the_outputs_their_size() -> None:
     assert depth.map_size(torch.ones(2, 1, 5, 7)) == (5, 7)
     constants = {"joints": torch.ones(1, 17, 3), "depth": torch.ones(1, 1, 1, 1)}
     batches = [{"targets": targets}]
-    predictor = SimpleNamespace(tasks=tasks, device=torch.device("cpu"), prepare=lambda batch: (None, batch["targets"]))
+    predictor = SimpleNamespace(tasks=tasks, device=torch.device("cpu"), inputs=lambda batch: (None, batch["targets"]))
     found = evaluate_constants(batches, predictor, constants)
     assert found["joints/error"] == 1
     assert found["depth/abs"] == 0

@@ -29,8 +29,7 @@ from mtlkit.data.loader import Samples, eval_loader
 from mtlkit.data.manifest import damaged
 from mtlkit.data.prepare import PROGRESS, prepare_dataset
 from mtlkit.data.prepared import Prepared, is_prepared, read_manifest
-from mtlkit.registry import Registry
-from mtlkit.target import Kind
+from mtlkit.target import KINDS, Kind
 
 HEIGHT, WIDTH, NAN = 4, 6, float("nan")
 SOURCE = {"name": "toy", "options": {"seed": 0}}
@@ -247,11 +246,11 @@ class Own(Toy):
         return sample
 
 
-def test_a_kind_of_the_users_own(tmp_path: Path, kinds: Registry[Kind]) -> None:
+def test_a_kind_of_the_users_own(tmp_path: Path) -> None:
     with pytest.raises(LookupError, match="'own' is of the kind 'a_kind_of_their_own', which is not registered"):
         prepare_dataset({"train": Own()}, tmp_path / "out", SOURCE, progress=False)
 
-    @kinds.register("a_kind_of_their_own")
+    @KINDS.register("a_kind_of_their_own")
     class Theirs(Kind):
         dtype = torch.float64
 

@@ -10,10 +10,7 @@ from mtlkit.testing import check_dataset
 
 @pytest.fixture
 def register():
-    known = dict(DATASETS._classes)
-    yield lambda cls: DATASETS.register("broken")(cls)
-    DATASETS._classes.clear()
-    DATASETS._classes.update(known)
+    return lambda cls: DATASETS.register("broken")(cls)
 
 
 class Fine(Dataset):

@@ -12,7 +12,6 @@ from torch import Tensor
 from mtlkit.data.dataset import Sample, Target
 from mtlkit.data.transforms import Augment
 from mtlkit.datasets.scenes import intrinsics, render_frame
-from mtlkit.registry import Registry
 from mtlkit.target import KINDS, DenseKind, Kind, Motion
 
 WIDTH, HEIGHT = 160, 120
@@ -131,7 +130,7 @@ def angles_to_surface(sample: Sample, normals: Tensor) -> Tensor:
     return cosine.clamp(-1, 1).arccos().rad2deg()[inside]
 
 
-def test_zoomed_normals_fit_the_zoomed_depth(kinds: Registry[Kind]) -> None:
+def test_zoomed_normals_fit_the_zoomed_depth() -> None:
     """Finite differences of the augmented depth with the unchanged camera against the augmented normals.
 
     Enlarged twice, every second pixel is a regular sample of the original. Not zoomed, the check itself is right to
@@ -139,7 +138,7 @@ def test_zoomed_normals_fit_the_zoomed_depth(kinds: Registry[Kind]) -> None:
     """
     plain = scene()
     assert angles_to_surface(plain, plain["targets"]["surface"]).median() < 0.1
-    kinds.register("kept")(Pixels)
+    KINDS.register("kept")(Pixels)
     kept = Augment({"surface": Target("kept")}, scale=[2.0])
     turning = Augment({"surface": Target("normals")}, scale=[2.0])
     worst: dict[str, float] = {}
@@ -160,7 +159,7 @@ def test_zoomed_normals_fit_the_zoomed_depth(kinds: Registry[Kind]) -> None:
     assert worst["central"] > 1
 
 
-def test_the_ray_goes_through_what_becomes_the_principal_point(kinds: Registry[Kind]) -> None:
+def test_the_ray_goes_through_what_becomes_the_principal_point() -> None:
     seen = []
 
     class Watching(Pixels):
@@ -168,7 +167,7 @@ def test_the_ray_goes_through_what_becomes_the_principal_point(kinds: Registry[K
             seen.append(motion)
             return values
 
-    kinds.register("watching")(Watching)
+    KINDS.register("watching")(Watching)
     augment = Augment({"place": Target("watching")}, scale=[2.0])
     for seed in range(5):
         augment({"image": torch.zeros(3, 40, 60), "targets": {"place": torch.zeros(3, 40, 60)}}, seed, CAMERA)
@@ -181,9 +180,9 @@ def test_the_ray_goes_through_what_becomes_the_principal_point(kinds: Registry[K
 
 
 @pytest.mark.parametrize("scale", [1.5, 2.0])
-def test_zoom_moves_image_and_targets_alike(kinds: Registry[Kind], scale: float) -> None:
+def test_zoom_moves_image_and_targets_alike(scale: float) -> None:
     """The image holds its own pixel coordinates, and so does a target of a user's type."""
-    kinds.register("coordinates")(Pixels)
+    KINDS.register("coordinates")(Pixels)
     y, x = torch.meshgrid((torch.arange(40) + 0.5) / 40, (torch.arange(60) + 0.5) / 60, indexing="ij")
     ramps = torch.stack([x, y, x * 0])
     augment = Augment({"place": Target("coordinates")}, scale=[scale])
@@ -352,11 +351,11 @@ def test_zooming_in_on_normals_needs_a_camera() -> None:
     augment(sample, 0)
 
 
-def test_an_unknown_kind_is_refused_and_can_be_registered(kinds: Registry[Kind]) -> None:
+def test_an_unknown_kind_is_refused_and_can_be_registered() -> None:
     with pytest.raises(LookupError, match=r"target 'warmth' is of the kind 'heat', .*KINDS\.register\('heat'\)"):
         Augment({"warmth": Target("heat")})
 
-    @kinds.register("heat")
+    @KINDS.register("heat")
     class Heat(DenseKind):
         def shape(self, height: int, width: int) -> tuple[int, ...]:
             return height, width
@@ -372,10 +371,10 @@ def test_an_unknown_kind_is_refused_and_can_be_registered(kinds: Registry[Kind])
     assert torch.equal(out["targets"]["warmth"], torch.full((4, 6), -3.0))
 
 
-def test_points_move_with_the_image(kinds: Registry[Kind]) -> None:
+def test_points_move_with_the_image() -> None:
     """A kind that is no map: the image is dark but for one pixel, whose place is the target."""
 
-    @kinds.register("points")
+    @KINDS.register("points")
     class Points(Kind):
         def shape(self, height: int, width: int) -> tuple[int, ...]:
             return 1, 2
