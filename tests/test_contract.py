@@ -170,7 +170,7 @@ def test_helpers_with_other_names_are_free():
         ("combine", lambda step: step.gram, r"reads `step\.gram` without declaring the need\. Write needs = .*'gram'"),
         ("combine", lambda step: step.norms, r"reads `step\.gram` without"),
         ("combine", lambda step: step.cross_gram, r"reads `step\.cross_gram` without .*'second_batch'"),
-        ("combine", lambda step: step.jacobian, r"reads `step\.jacobian`.* space 'parameters' only.*in 'features'"),
+        ("combine", lambda step: step.jacobian, r"reads `step\.jacobian`.* only in .*'parameters'.*in 'features'"),
         ("after_model", lambda step: step.losses_after, r"reads `step\.losses_after` without .*'second_forward'"),
         ("objective", lambda step: step.indicators, r"reads `step\.indicators` without .*'indicators'"),
     ],

@@ -173,11 +173,11 @@ def test_what_a_strangers_method_gives_if_it_says_nothing(base, given):
     assert base.decoders == given
 
 
-def test_a_launcher_that_keeps_gradients_to_itself_is_refused():
+def test_a_launcher_that_does_not_show_gradients_is_refused():
     launcher = SimpleNamespace(distributed_type=SimpleNamespace(value="DEEPSPEED"))
     DecoderGradients("published", BALANCERS.build("uniform", tasks=("a", "b")), launcher)
     DecoderGradients("plain", BALANCERS.build("uncertainty", tasks=("a", "b")), launcher)
-    with pytest.raises(ValueError, match=r"Uncertainty: each decoder gets .* times the weight.*DEEPSPEED keeps"):
+    with pytest.raises(ValueError, match=r"Uncertainty: each decoder gets .* times the weight.*DEEPSPEED does not"):
         DecoderGradients("published", BALANCERS.build("uncertainty", tasks=("a", "b")), launcher)
 
 

@@ -257,7 +257,7 @@ def test_what_is_no_sample_is_refused(sample: object) -> None:
         def __getitem__(self, index: int):
             return sample
 
-    with pytest.raises(ValueError, match=r"Sample 0: a data set gives \{'image': tensor, 'targets': .*, found"):
+    with pytest.raises(ValueError, match=r"Sample 0: a sample must be \{'image': tensor, 'targets': .*, found"):
         Samples(Wrong())
 
 

@@ -64,9 +64,9 @@ def test_starting_later_continues_the_same_run(order: Order, start: int) -> None
 @pytest.mark.parametrize(
     ("batch", "world", "accumulation", "message"),
     [
-        (10, 4, 1, r"data.batch_size=10 .* x trainer.accumulation = 4 x 1 = 4. .* would do: 8 or 12"),
-        (10, 2, 2, r"2 x 2 = 4. .* would do: 8 or 12"),
-        (2, 4, 1, r"would do: 4\."),
+        (10, 4, 1, r"data.batch_size=10 .* x trainer.accumulation = 4 x 1 = 4. .* sizes: 8 or 12"),
+        (10, 2, 2, r"2 x 2 = 4. .* sizes: 8 or 12"),
+        (2, 4, 1, r"sizes: 4\."),
     ],
 )
 def test_batch_sizes_that_do_not_divide(batch: int, world: int, accumulation: int, message: str) -> None:

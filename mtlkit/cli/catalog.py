@@ -51,8 +51,8 @@ def markdown(names: Iterable[str]) -> str:
 def row(name: str) -> list[str]:
     """Returns the cells of a balancer's row.
 
-    >>> row("uniform")[:5]
-    ['`uniform`', 'The plain sum of the losses (equal weighting, linear scalarisation).', 'losses', '–', 'plain']
+    >>> row("uniform")[:4]
+    ['`uniform`', 'Minimises the plain sum of the losses (equal weighting, linear scalarisation).', 'losses', '–']
     """
     cls = BALANCERS.get(name)
     cells = [
