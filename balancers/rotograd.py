@@ -78,6 +78,8 @@ class RotoGrad(Balancer):
             standard deviation 1e-2. (From the identity itself, a symmetric conflict would never be resolved.) `random`:
             anywhere.
         dim: rotate the first `dim` channels (null: all).
+        flatten: rotate the first `dim` numbers of each flattened sample (channels x height x width, in this order) in
+            place of the channels at each position. Then n counts samples only. The experiment `nyuv2_rotograd` does so.
         level: the level of a feature pyramid that is rotated (-1: the deepest). Lengths are always those over all
             levels.
         burn_in: the number of steps after which |G_k^0| is taken once more (0: never). The default is the package's.
@@ -109,6 +111,7 @@ class RotoGrad(Balancer):
         update: str = "geodesic",
         start: str = "small",
         dim: int | None = None,
+        flatten: bool = False,
         level: int = -1,
         burn_in: int = 20,
         rotate_only: bool = False,
@@ -125,6 +128,7 @@ class RotoGrad(Balancer):
         self.update = update
         self.start = start
         self.dim = dim
+        self.flatten = flatten
         self.level = level
         self.burn_in = burn_in
         self.rotate = not scale_only
@@ -139,7 +143,7 @@ class RotoGrad(Balancer):
     def setup(self, tasks: Mapping[str, Task], encoder: EncoderInfo) -> None:
         if not self.rotate:
             return
-        d = width(encoder, self.level, self.dim)
+        d = width(encoder, self.level, self.dim, self.flatten)
         zeros = torch.zeros(d, d)
         self.rotation, self.remainder = per_task(self.tasks, zeros), per_task(self.tasks, zeros)
         for task in sorted(self.tasks):
@@ -153,7 +157,7 @@ class RotoGrad(Balancer):
     def adapter(self, task: str, features: Features) -> Features:
         if not self.rotate:
             return features
-        return transform(features, self.level, self.rotation[task])
+        return transform(features, self.level, self.rotation[task], flatten=self.flatten)
 
     def combine(self, step: "Step") -> Tensor:
         norms = step.norms
@@ -178,7 +182,7 @@ class RotoGrad(Balancer):
         if all(row[self.level] is None for row in step.local_gradients):  # no present task uses this level
             return
         d = len(self.rotation[step.tasks[0]])
-        units = unit_gradients(step, self.level, d)  # u_{n,k}, n over samples and positions
+        units = unit_gradients(step, self.level, d, self.flatten)  # u_{n,k}, n over samples and positions
         count = int(step.sum_over_ranks(torch.tensor(len(units), device=units.device)))
         few = self.update == "geodesic" and 4 * count <= d
         if few:  # the factors of all processes are smaller than their products

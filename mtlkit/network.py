@@ -19,13 +19,29 @@ class EncoderInfo:
     `channels[i]` is the number of channels of level i, and `strides[i]` is the factor by which it is smaller than the
     image. The stride 0 means a vector (B, C) without positions. `guides` is the number of other tensors that the
     encoder returns, such as the positions of pooled maxima: no gradient passes through them, and no balancer sees them.
-    `parameters` is the number of trainable numbers that the tasks share. Only a balancer's `setup` gets it.
+    `parameters` is the number of trainable numbers that the tasks share, and `image` is (width, height) of the images,
+    None where it is not known. Only a balancer's `setup` gets these two.
     """
 
     channels: tuple[int, ...]
     strides: tuple[int, ...]
     parameters: int = field(default=0, repr=False)  # filled in by the model: an encoder may be frozen later
     guides: int = field(default=0, repr=False)
+    image: tuple[int, int] | None = field(default=None, repr=False)
+
+    def numbers(self, level: int) -> int | None:
+        """Returns how many numbers a level has per sample, None where the size of the images is not known.
+
+        >>> EncoderInfo((64,), (4,), image=(32, 24)).numbers(0)
+        3072
+        """
+        stride = self.strides[level]
+        if stride == 0:
+            return self.channels[level]
+        if self.image is None:
+            return None
+        width, height = (-(-side // stride) for side in self.image)
+        return self.channels[level] * width * height
 
 
 class Encoder(nn.Module, ABC):

@@ -279,6 +279,11 @@ def test_refused_before_any_work_with_one_message(override: str, message: str):
             ["trainer.warmup_steps=10", "trainer.max_steps=10"],
             "trainer.warmup_steps: 10 is not less than .*max_steps=10",
         ),
+        (
+            ["trainer.normalize_losses=3", "trainer.normalize_again=2"],
+            "trainer.normalize_again: 2 comes before the end of the first trainer.normalize_losses=3 steps",
+        ),
+        (["seed=1", "trainer.normalize_losses=0", "trainer.normalize_again=20"], "it needs trainer.normalize_losses=1"),
         (["model.encoder=resnet18", "model.image_size=[1,1]"], "model.image_size: encoder 'resnet18' has no option"),
     ],
 )

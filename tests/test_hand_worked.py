@@ -38,6 +38,9 @@ def test_what_losses_are_divided_by():
     assert [first.scale("a", loss, number) for number, loss in enumerate((2.0, 4.0, 9.0))] == [2, 3, 3]
     assert first.scale("late", 7.0, number=5) == 7
     assert first.scale("zero", 0.0, number=5) == 1  # there is no share of nothing
+    again = FirstLosses(steps=2, again=5)
+    losses = enumerate((2.0, 4.0, 9.0, 9.0, 9.0, 1.0, 2.0, 9.0))
+    assert [again.scale("a", loss, number) for number, loss in losses] == [2, 3, 3, 3, 3, 1, 1.5, 1.5]
 
 
 class Counting(Balancer):

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from mtlkit import BALANCERS, TASKS, Encoder, EncoderInfo, distributed
+from mtlkit import BALANCERS, DECODERS, TASKS, Encoder, EncoderInfo, distributed
 from mtlkit.balancers.rotograd import turn
 from mtlkit.config.schema import TrainerConfig
 from mtlkit.engine.engine import Engine
@@ -27,6 +27,7 @@ from test_distributed import launch
 from tolerances import NETWORK, ROUNDING, SINGLE, SOLVED
 
 NAMES = ("c", "a", "b")
+FLAT = EncoderInfo(channels=(12,), strides=(0,))
 WORKER = {  # name -> balancer, options and width of the runs that are compared between one and two processes
     "low_rank": ("rotograd", {"lr": 0.1}, 64),
     "whole": ("rotograd", {"lr": 0.1}, 6),
@@ -452,6 +453,47 @@ def test_lr_decays_and_only_the_first_dim_channels_of_the_level_turn():
     (found,) = engine.balancer.adapter("a", [z])
     torch.testing.assert_close(found[:, :5], z[:, :5] @ engine.balancer.rotation["a"].T, rtol=0, atol=ROUNDING)
     assert torch.equal(found[:, 5:], z[:, 5:])
+
+
+class MapEncoder(VectorEncoder):
+    """The same numbers as a map (B, C, 2, 2)."""
+
+    def __init__(self, width):
+        super().__init__(width)
+        self.info = EncoderInfo(channels=(width // 4,), strides=(1,))
+
+    def forward(self, image):
+        return [self.layers(image).unflatten(1, (-1, 2, 2))]
+
+
+class FlatHead(nn.Module):
+    """A decoder of vectors on flattened maps."""
+
+    dense, guided = False, False
+
+    def __init__(self, decoder):
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(self, features):
+        return self.decoder([level.flatten(1) for level in features])
+
+
+@pytest.mark.parametrize("update", ["geodesic", "adam"])
+def test_a_flattened_map_turns_as_the_vector_of_its_numbers(update, monkeypatch):
+    """n counts samples then: positions of one sample are entries of one vector."""
+    options = {"update": update, "dim": 6}
+    vector = make_engine("rotograd", options, width=12)
+    monkeypatch.setattr(sys.modules[__name__], "VectorEncoder", MapEncoder)
+    monkeypatch.setattr(
+        TASKS.get("multilabel"), "decoder", lambda self, info: FlatHead(DECODERS.build("linear", FLAT, 2))
+    )
+    flat = make_engine("rotograd", options | {"flatten": True}, width=12)
+    for number in range(3):
+        for engine in (vector, flat):
+            engine.train_step(make_batch(number))
+    one, two = state_of(vector), {key.replace(".decoder.", "."): value for key, value in state_of(flat).items()}
+    assert_same(one, two, tolerance=ROUNDING)
 
 
 @pytest.mark.parametrize("name", ["rotograd", "rotograd_procrustes"])

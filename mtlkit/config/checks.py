@@ -173,6 +173,17 @@ def _impossible(config: Config) -> list[tuple[str, str]]:
             "trainer.schedule=step needs either it or trainer.step_size_epochs",
         ),
         (
+            "trainer.normalize_again",
+            trainer.normalize_again is not None and trainer.normalize_again < max(1, trainer.normalize_losses),
+            f"{trainer.normalize_again} comes before the end of the first trainer.normalize_losses="
+            f"{trainer.normalize_losses} steps",
+        ),
+        (
+            "trainer.normalize_again",
+            trainer.normalize_again is not None and not trainer.normalize_losses,
+            "it needs trainer.normalize_losses=1 or more: the number of steps whose mean is taken",
+        ),
+        (
             "trainer.monitor",
             trainer.monitor is not None and (monitored not in (*config.task, "*") or not metric),
             f"expected <task>/<metric> with a task of {', '.join(config.task)}, or */<metric>, found "

@@ -133,6 +133,7 @@ class TrainerConfig:
     decoder_gradients: Literal["published", "plain", "weighted"] = "published"  #: whether the balancer's weights reach
     #: the decoders: as in the paper of each method, never, or always
     normalize_losses: Natural = 0  #: divides each loss by its mean over this many first steps
+    normalize_again: Count | None = None  #: from this step on by its mean over so many steps from there; null: never
     selection: Literal["best", "last", "last10"] = "best"  #: the results: of the best evaluation, of the
     #: last one, or the mean of the last ten, as in tables on NYUv2
 

@@ -84,7 +84,7 @@ class Engine:
 
         self.step = 0
         self.monitor = Monitor(self.tasks, config.monitor)
-        self.first_losses = FirstLosses(config.normalize_losses)
+        self.first_losses = FirstLosses(config.normalize_losses, config.normalize_again)
         self.left_out = LeftOut()
         self._turns = Turns(seed, accelerator.device)
         self._seen: set[str] = set()  # the tasks that had a label since the last optimizer step

@@ -54,23 +54,28 @@ class FirstLosses:
     """Divides each loss by its mean over the first `steps` optimizer steps (0: losses are not divided).
 
     During these steps, a loss is divided by its mean so far. With `steps=1`, every normalised loss starts at exactly 1.
+    From the step `again` on, the divisor is the mean over `steps` steps from there (None: it is never taken anew).
 
-    >>> first = FirstLosses(steps=1)
-    >>> first.scale("depth", 4.0, number=0), first.scale("depth", 2.0, number=1)
-    (4.0, 4.0)
+    >>> first = FirstLosses(steps=1, again=20)
+    >>> [first.scale("depth", loss, number) for loss, number in ((4.0, 0), (3.0, 1), (2.0, 20), (1.0, 21))]
+    [4.0, 4.0, 2.0, 2.0]
     """
 
-    def __init__(self, steps: int = 0) -> None:
+    def __init__(self, steps: int = 0, again: int | None = None) -> None:
         self.steps = steps
-        self.sums: dict[str, list[float]] = {}  # name -> [sum, number]
+        self.again = again
+        self.sums: dict[str, list[float]] = {}  # name, or name@again from that step on -> [sum, number]
 
     def scale(self, name: str, loss: float, number: int) -> float:
         if self.steps == 0:
             return 1.0
-        if number < self.steps or name not in self.sums:  # a task may first appear later
-            total, count = self.sums.get(name, [0.0, 0])
-            self.sums[name] = [total + loss, count + 1]
-        total, count = self.sums[name]
+        start, key = 0, name
+        if self.again is not None and number >= self.again:
+            start, key = self.again, f"{name}@{self.again}"
+        if number < start + self.steps or key not in self.sums:  # a task may first appear later
+            total, count = self.sums.get(key, [0.0, 0])
+            self.sums[key] = [total + loss, count + 1]
+        total, count = self.sums[key]
         return total / count if total > 0 else 1.0
 
 

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -144,7 +144,7 @@ def build_parts(
     encoder = build_encoder(config.model.encoder, image_size=size, pretrained=pretrained, **config.model.options)
     model = MultiTaskModel(encoder, {name: task.decoder(encoder.info) for name, task in tasks.items()})
     set_batch_norm(model, config.model.batch_norm)
-    balancer.setup(tasks, model.encoder_info)
+    balancer.setup(tasks, replace(model.encoder_info, image=size))
     return Parts(tasks, model, balancer)
 
 
