@@ -74,6 +74,32 @@ def test_batch_sizes_that_do_not_divide(batch: int, world: int, accumulation: in
         StepSampler(Shuffled(99, batch, seed=0), world=world, accumulation=accumulation)
 
 
+@pytest.mark.parametrize(("world", "accumulation"), [(1, 1), (2, 1), (1, 2)])
+def test_what_is_left_over_may_become_a_smaller_batch(world: int, accumulation: int) -> None:
+    order = Shuffled(14, 4, seed=3, drop_last=False)
+    assert (order.steps_per_epoch, order.smallest) == (4, 2)
+    samplers = [StepSampler(order, rank, world, accumulation) for rank in range(world)]
+    steps = [
+        [key for part in parts for key in part]
+        for parts in zip(*(take(sampler, 8) for sampler in samplers), strict=True)
+    ]
+    assert [len(step) for step in steps] == [4, 4, 4, 2] * 2
+    for epoch in (0, 1):
+        seen = [key for step in steps[4 * epoch : 4 * epoch + 4] for key in step]
+        assert sorted(seen) == [(epoch, index) for index in range(14)]
+    later = StepSampler(order, 0, world, accumulation, start_step=3)
+    assert take(later, 2) == take(samplers[0], 5)[3:]  # a resume finds the smaller batch
+    assert Shuffled(12, 4, seed=3, drop_last=False).smallest == 4
+
+
+@pytest.mark.parametrize(("world", "accumulation"), [(2, 1), (1, 2)])
+def test_a_last_batch_that_does_not_divide(world: int, accumulation: int) -> None:
+    message = r"the last batch of an epoch has 3 samples, .* = 2 equal parts\. Take data\.drop_last=true"
+    with pytest.raises(ValueError, match=message):
+        StepSampler(Shuffled(11, 4, seed=0, drop_last=False), world=world, accumulation=accumulation)
+    StepSampler(Shuffled(11, 4, seed=0), world=world, accumulation=accumulation)
+
+
 def test_too_few_samples() -> None:
     with pytest.raises(ValueError, match=r"has 7 samples, fewer than data\.batch_size=8"):
         Shuffled(7, 8, seed=0)

@@ -6,6 +6,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ from mtlkit.report.history import History
 from mtlkit.run import checkpoint, inference
 from mtlkit.run.build import build_parts
 from mtlkit.run.experiment import Experiment
-from mtlkit.run.trial_pass import check_normalisation
+from mtlkit.run.trial_pass import check_halves, check_normalisation
 
 YAML = """
 data: {name: rooms_of_noise, batch_size: 4}
@@ -331,6 +332,20 @@ def test_one_sample_a_micro_batch_is_refused_before_training(compose, tmp_path):
     assert log.last_step(run / "metrics.jsonl") == 1
 
 
+def test_a_smaller_last_batch_is_looked_at_before_training(compose, tmp_path):
+    def words(size):  # of twelve samples
+        return f"data.batch_size={size}", "data.drop_last=false", "trainer.max_epochs=2", "trainer.max_steps=null"
+
+    with pytest.raises(ValueError, match=r"single value.*batch_size=11; the last batch of an epoch has 1 samples"):
+        compose(*words(11), "task.seg.decoder=deeplabv3").run()
+    with pytest.raises(ValueError, match=r"modo compares two halves .*, but a micro-batch has 5 samples"):
+        compose(*words(5), "balancer=modo").run()
+    with pytest.raises(ValueError, match=r"the last one of an epoch has 3 samples .*batch_size=6, .*drop_last=false"):
+        check_halves(SimpleNamespace(needs={"second_batch"}), compose(*words(6), "balancer=modo").config, 3)
+    assert not (tmp_path / "run").exists()
+    assert log.last_step(compose(*words(5)).run() / "metrics.jsonl") == 6  # 5, 5 and 2 samples, twice
+
+
 def test_an_encoder_with_too_small_maps_is_refused_before_training(compose):
     with pytest.raises(ValueError, match=r"The encoder 'test_resnet' normalises over a single value.*one sample"):
         compose("data.size=[8,8]", "model.levels=null", "trainer.accumulation=4").run()
@@ -347,6 +362,6 @@ def test_the_pass_before_training_changes_nothing(compose):
     parts = build_parts(experiment.config, targets, (48, 32))
     before = {name: value.clone() for name, value in parts.model.state_dict().items()}
     random = torch.get_rng_state()
-    check_normalisation(parts, experiment.config, (48, 32), device=torch.device("cpu"), processes=2)
+    check_normalisation(parts, experiment.config, (48, 32), device=torch.device("cpu"), processes=2, batch_size=2)
     assert torch.equal(torch.get_rng_state(), random)
     assert all(torch.equal(value, before[name]) for name, value in parts.model.state_dict().items())

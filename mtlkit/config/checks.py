@@ -115,6 +115,12 @@ def _impossible_data(config: Config) -> list[tuple[str, str]]:
             "belongs to a single data set, but data.concat names several; give it to one of them, or leave out one of "
             "the two (~data.concat or ~data.name)",
         ),
+        (
+            "data.drop_last",
+            bool(data.concat) and not data.drop_last,
+            "it belongs to a single data set: with data.concat, a pass through one of the sets may end within a batch, "
+            "and nothing is left over. Leave it out",
+        ),
         ("data.mixing", data.mixing != "proportional" and not data.concat, "is about data.concat, which is not set"),
         (
             "data.temperature",

@@ -50,6 +50,7 @@ class DataConfig:
     validation: Literal["val", "test"] = "val"  #: the split for selection; test needs `protocol: published`
     on_error: Literal["raise", "skip"] = "raise"  #: what to do with a sample that cannot be read
     batch_size: Count  #: the total over all processes and micro-batches
+    drop_last: bool = True  #: false: the samples left over at the end of an epoch become a smaller batch
     eval_batch_size: Count | None = None  #: null: batch_size
     workers: Natural = 0  #: the number of loading processes per training process
     augment: bool = False

@@ -15,16 +15,21 @@ Key = tuple[int, int]  # (pass, index): the pass through the data set decides ho
 
 
 class Order(ABC):
-    """Batches of keys, without end. An epoch has `steps_per_epoch` batches."""
+    """Batches of keys, without end. An epoch has `steps_per_epoch` batches.
 
-    def __init__(self, length: int, batch_size: int) -> None:
+    `smallest` is the number of samples in the smallest batch: `batch_size`, or that of the last batch of an epoch.
+    """
+
+    def __init__(self, length: int, batch_size: int, drop_last: bool = True) -> None:
         if length < batch_size:
             raise ValueError(
                 f"The training split has {length} samples, fewer than data.batch_size={batch_size}. "
                 "Use a smaller batch or more samples."
             )
+        left_over = 0 if drop_last else length % batch_size
         self.batch_size = batch_size
-        self.steps_per_epoch = length // batch_size
+        self.steps_per_epoch = length // batch_size + (left_over > 0)
+        self.smallest = left_over or batch_size
 
     @abstractmethod
     def batches(self, start_step: int = 0) -> Iterator[list[Key]]:
@@ -35,7 +40,7 @@ class Shuffled(Order):
     """One data set, in a new order in every epoch.
 
     An epoch is a permutation of the data set that depends only on (seed, epoch). Each step takes its next `batch_size`
-    samples. The samples that are left over at the end of an epoch are dropped.
+    samples. The samples that are left over at the end of an epoch are dropped, or become a smaller batch.
 
     Raises `ValueError` if there are fewer samples than `batch_size`.
 
@@ -44,8 +49,8 @@ class Shuffled(Order):
     True
     """
 
-    def __init__(self, length: int, batch_size: int, seed: int) -> None:
-        super().__init__(length, batch_size)
+    def __init__(self, length: int, batch_size: int, seed: int, drop_last: bool = True) -> None:
+        super().__init__(length, batch_size, drop_last)
         self.length, self.seed = length, seed
 
     def batches(self, start_step: int = 0) -> Iterator[list[Key]]:
@@ -129,7 +134,7 @@ class StepSampler(Sampler[list[Key]]):
     samples of every micro-batch, one micro-batch after the other. So the ranks together compute the same micro-batches
     on any number of processes. The batch size of the order is the total over all micro-batches and ranks.
 
-    Raises `ValueError` if it is not a multiple of world * accumulation.
+    Raises `ValueError` if it, or the size of a smaller last batch, is not a multiple of world * accumulation.
 
     >>> order = Shuffled(10, batch_size=8, seed=0)
     >>> whole = next(iter(StepSampler(order)))
@@ -149,14 +154,20 @@ class StepSampler(Sampler[list[Key]]):
                 f"processes x trainer.accumulation = {world} x {accumulation} = {share}. "
                 f"The nearest possible sizes: {sizes}."
             )
+        if order.smallest % share:
+            raise ValueError(
+                f"With data.drop_last=false, the last batch of an epoch has {order.smallest} samples, and these do not "
+                f"divide into processes x trainer.accumulation = {world} x {accumulation} = {share} equal parts. Take "
+                f"data.drop_last=true, another data.batch_size or another data.train_size."
+            )
         self.order = order
         self.rank, self.world, self.accumulation, self.start_step = rank, world, accumulation, start_step
 
     def __iter__(self) -> Iterator[list[Key]]:
         # Neighbours in a micro-batch go to one rank, because `half_of` numbers the samples rank by rank.
-        each = self.order.batch_size // (self.world * self.accumulation)
-        firsts = range(self.rank * each, self.order.batch_size, self.world * each)
         for batch in self.order.batches(self.start_step):
+            each = len(batch) // (self.world * self.accumulation)
+            firsts = range(self.rank * each, len(batch), self.world * each)
             yield [key for first in firsts for key in batch[first : first + each]]
 
 

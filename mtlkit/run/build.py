@@ -90,7 +90,7 @@ def build_order(config: Config, dataset: Dataset) -> Order:
     """Returns the order in which training reads the samples."""
     data = config.data
     if not isinstance(dataset, Concat):
-        return Shuffled(len(dataset), data.batch_size, config.seed)
+        return Shuffled(len(dataset), data.batch_size, config.seed, data.drop_last)
     if data.mixing == "weights":
         shares = [part.weight or 0.0 for part in data.concat]
     else:

@@ -31,7 +31,7 @@ from mtlkit.run.claim import claimed
 from mtlkit.run.drawing import draw
 from mtlkit.run.first_look import FirstLook
 from mtlkit.run.start import Start, open_run
-from mtlkit.run.trial_pass import check_normalisation
+from mtlkit.run.trial_pass import check_halves, check_normalisation
 from mtlkit.run_folder import CONFIG, DATA, LOG
 
 BEST_LOST = "The checkpoint 'best' was lost: the best evaluation from here on takes its place."
@@ -93,7 +93,8 @@ class Experiment:
         order = build_order(config, dataset)
         rank, world = distributed.rank(), distributed.world_size()
         # Before the engine wraps the model: a trial pass through DDP would wait for gradients.
-        check_normalisation(parts, config, size, device=accelerator.device, processes=world)
+        check_normalisation(parts, config, size, device=accelerator.device, processes=world, batch_size=order.smallest)
+        check_halves(parts.balancer, config, order.smallest)
         shared = {"workers": config.data.workers, "rank": rank, "world": world}
         engine = Engine(
             parts.model,
