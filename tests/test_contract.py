@@ -181,19 +181,26 @@ def test_what_was_not_declared_is_not_there(toys, hook, read, message):
         toys.make_engine(cls(toys.TASK_NAMES)).train_step(toys.make_batch())
 
 
+def test_halves_are_compared_over_parameters_only(toys):
+    needs = frozenset({"second_batch"})
+    cls = type("Reader", (Balancer,), {"needs": needs, "combine": lambda self, step: step.cross_gram})
+    with pytest.raises(ValueError, match=r"Reader reads `step\.cross_gram`.* only in .*'parameters'.*in 'features'"):
+        toys.make_engine(cls(toys.TASK_NAMES)).train_step(toys.make_batch())
+
+
 @pytest.mark.parametrize(
-    ("hook", "read", "where"),
+    ("hook", "name", "where"),
     [
-        ("objective", lambda step: step.gram, "combine"),
-        ("objective", lambda step: step.local_gradients, "combine"),
-        ("objective", lambda step: step.losses_after, "after_model"),
-        ("after_step", lambda step: step.local_features, "combine"),
+        ("objective", "gram", "combine"),
+        ("objective", "local_gradients", "combine"),
+        ("objective", "losses_after", "after_model"),
+        ("after_step", "local_features", "combine"),
     ],
 )
-def test_what_is_read_at_the_wrong_time(toys, hook, read, where):
+def test_what_is_read_at_the_wrong_time(toys, hook, name, where):
     needs = frozenset({"gram", "second_forward"})
-    cls = type("Reader", (Balancer,), {"needs": needs, hook: lambda self, step: read(step)})
-    with pytest.raises(ValueError, match=f"is not known here. Read it in `{where}`"):
+    cls = type("Reader", (Balancer,), {"needs": needs, hook: lambda self, step: getattr(step, name)})
+    with pytest.raises(ValueError, match=f"{name}.* is not known here. Read it in `{where}`"):
         toys.make_engine(cls(toys.TASK_NAMES)).train_step(toys.make_batch())
 
 

@@ -199,3 +199,10 @@ def test_a_launcher_that_does_not_show_gradients_is_refused():
 )
 def test_the_line_of_the_log_says_what_decoders_get(toys, setting, words):
     assert str(toys.make_engine("pcgrad", decoder_gradients=setting).decoder_gradients) == words
+
+
+@pytest.mark.parametrize(("setting", "waits"), [("plain", True), ("weighted", False)])
+def test_plain_gradients_are_summed_once_per_step(toys, setting, waits):
+    """Over processes. Weighted ones must be summed after every micro-batch, which costs as many sums."""
+    engine = toys.make_engine("gradnorm", decoder_gradients=setting, accumulation=2)
+    assert engine.decoder_gradients.held_back(engine.model) == ([engine.model] if waits else [])

@@ -1,5 +1,9 @@
 """Numbers worked out by hand, for what comparisons with a formula leave open, and faults that once passed unseen."""
 
+import math
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from accelerate.optimizer import AcceleratedOptimizer
@@ -8,7 +12,10 @@ from mtlkit.balancer import Balancer
 from mtlkit.engine import losses
 from mtlkit.engine.losses import FirstLosses, loss_of
 from mtlkit.run import checkpoint
-from mtlkit.state import per_task
+from mtlkit.state import Kept, per_task
+
+sys.path.insert(0, str(Path(__file__).parent))
+from tolerances import ROUNDING
 
 
 def float64(*values):
@@ -196,3 +203,19 @@ def test_a_loss_has_the_same_value_on_every_process(share: float, monkeypatch: p
     means.means[0].backward()
     assert mine.grad is not None
     assert mine.grad.item() == 1.0  # DDP divides by the 3 processes, so that the sum of shares over 3 labels remains
+
+
+def test_one_label_in_the_world_is_enough_for_an_indicator() -> None:
+    pair = (torch.tensor(2.0, requires_grad=True), torch.tensor(1.0))
+    means = losses.LossMeans({"a": pair, "b": pair}, {}, FirstLosses(), number=7)
+    right = (torch.tensor(1.0), torch.tensor(1.0))
+    assert means.indicators({"a": right, "b": None}) == [1.0, pytest.approx(math.exp(-2.0), rel=ROUNDING)]
+    assert means.after({"a": (torch.tensor(6.0), torch.tensor(2.0)), "b": pair}) == [3.0, 2.0]
+    with pytest.raises(losses.NonFiniteError, match="task 'b' is no longer finite on the batch of step 7"):
+        means.after({"a": pair, "b": (torch.tensor(torch.inf), torch.tensor(1.0))})
+
+
+def test_a_kept_average_has_all_digits_of_float64() -> None:
+    average = Kept(("a",), axes=1, start=math.nan)
+    average.settle([(("a",), float64(1 / 3)), (("a",), float64(1 / 3))])
+    assert average.of(("a",)).item() == 1 / 3
