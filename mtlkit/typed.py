@@ -228,13 +228,18 @@ def _value(value: Any, annotation: Any, key: str, source: Source, tasks: Sequenc
         return convert(value, annotation)
     except MisfitError:
         words = annotation_in_words(annotation, tasks)
-        raise source.error(key, f"expected {words}, found {value!r}", _closest(value, annotation)) from None
+        raise source.error(key, f"expected {words}, found {value!r}", _hint(value, annotation)) from None
 
 
-def _closest(value: Any, annotation: Any) -> str:
-    """The words of a `Literal` that a misspelt one may stand for, as a hint; empty where there is none."""
+def _hint(value: Any, annotation: Any) -> str:
+    """Returns what else a message can say: the words of a `Literal` close to a misspelt one, or the annotation's text.
+
+    The text is the last part of an annotation such as `Annotated[Positive, "It is in metres."]`.
+    """
+    if get_origin(annotation) is Annotated and isinstance(text := get_args(annotation)[-1], str):
+        return text
     if get_origin(annotation) is Literal:
         words = [word for word in get_args(annotation) if isinstance(word, str)]
         texts = [text for text in (value if isinstance(value, list | tuple) else [value]) if isinstance(text, str)]
         return next((hint for text in texts if text not in words and (hint := did_you_mean(text, words))), "")
-    return next((hint for inner in get_args(annotation) if (hint := _closest(value, inner))), "")
+    return next((hint for inner in get_args(annotation) if (hint := _hint(value, inner))), "")

@@ -1,7 +1,7 @@
 """One class per image, and the cross-entropy that segmentation uses, too."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -16,13 +16,15 @@ from mtlkit.typed import Positive, ShareBelowOne
 
 from .multilabel import bars, check_one_per_class
 
+ClassWeight = Annotated[Positive, "To leave a class out, mark it unknown."]
+
 
 @dataclass(frozen=True)
 class CrossEntropyOptions:
     """The options of `cross_entropy`."""
 
     label_smoothing: ShareBelowOne = 0.0
-    class_weights: tuple[Positive, ...] | None = None  #: one per class; to leave a class out, mark it unknown
+    class_weights: tuple[ClassWeight, ...] | None = None  #: one per class
 
 
 @TASKS.register("classification")

@@ -153,7 +153,7 @@ def test_another_class_in_any_section_takes_no_option_along(own):
 
 @pytest.mark.parametrize("name", TASKS.names())
 def test_a_task_without_a_decoder_has_that_of_its_type(name: str, own):
-    own_default = options_of(TASKS.get(name))["decoder"].default
+    own_default = "conv" if TASKS.get(name).dense else "linear"
     for text in (f"{{type: {name}}}", name):
         task = compose(own(f"task: {{new: {text}}}\ntrainer: {{max_steps: 1}}")).task["new"]
         assert (task.type, task.decoder) == (name, own_default)

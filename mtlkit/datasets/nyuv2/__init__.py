@@ -77,7 +77,7 @@ class NYUv2(Dataset):
                 try:
                     parse(self.convention)
                 except ValueError as error:
-                    raise OptionError("convention", str(error).rstrip(".")) from None
+                    raise OptionError("convention", str(error)) from None
 
     options: Options
 
