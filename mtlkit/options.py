@@ -54,10 +54,11 @@ def check_owner(options: object, owner: str, value: str, *names: str) -> None:
     >>> from types import SimpleNamespace
     >>> check_owner(SimpleNamespace(loss="l1", threshold=2.0), "loss", "berhu", "threshold")
     Traceback (most recent call last):
-    mtlkit.typed.OptionError: threshold: it belongs to loss: berhu, found loss: l1. Leave it out, or choose loss: berhu
+    mtlkit.typed.OptionError: threshold: it belongs to loss: berhu, found loss: l1. Leave it out, or choose loss: berhu.
     """
     found = getattr(options, owner)
     for name in names:
         if found != value and getattr(options, name) is not None:
             wanted = f"{owner}: {value}"
-            raise OptionError(name, f"it belongs to {wanted}, found {owner}: {found}. Leave it out, or choose {wanted}")
+            problem = f"it belongs to {wanted}, found {owner}: {found}"
+            raise OptionError(name, problem, f"Leave it out, or choose {wanted}.")

@@ -83,11 +83,14 @@ class Source:
 
 
 class OptionError(ValueError):
-    """The value of one option does not go with the others. The `__post_init__` of a class of options raises it."""
+    """The value of one option does not go with the others. The `__post_init__` of a class of options raises it.
 
-    def __init__(self, option: str, problem: str) -> None:
-        super().__init__(f"{option}: {problem}")
-        self.option, self.problem = option, problem
+    `problem` says what is wrong, and `hint` what to do. `to_dataclass` adds the key and the source of the option.
+    """
+
+    def __init__(self, option: str, problem: str, hint: str = "") -> None:
+        super().__init__(f"{option}: {problem}. {hint}".rstrip())
+        self.option, self.problem, self.hint = option, problem, hint
 
 
 class MisfitError(Exception):
@@ -212,7 +215,7 @@ def to_dataclass(
     try:
         return cls(**result)
     except OptionError as error:
-        raise source.error(f"{path}{error.option}", error.problem) from None
+        raise source.error(f"{path}{error.option}", error.problem, error.hint) from None
     except ValueError as error:
         raise source.error(key, str(error).rstrip(".")) from None
 

@@ -245,6 +245,22 @@ REFUSED = {
     "not a number": ("trainer.lr=nan", "trainer.lr: expected a number > 0, found nan"),
     "nested": ("data.augmentation.flip=2", "data.augmentation.flip: expected a number >= 0 and <= 1, found 2"),
     "option type": ("balancer.lr=fast", "balancer.lr: expected a number, found 'fast'"),
+    "option of a task": (
+        "task.left.label_smoothing=1",
+        r"task.left.label_smoothing: expected a number >= 0 and < 1, found 1 \(in the override 'task.left.label_sm",
+    ),
+    "options that do not go together": (
+        "task.left={type: depth, berhu_threshold: 2}",
+        r"task.left.berhu_threshold: it belongs to loss: berhu, found loss: l1 \(in the override .*'\)\. Leave it out",
+    ),
+    "option of a data set": (
+        "data={name: nyuv2, crop: gupa}",
+        r"data.crop: expected one of eigen, gupta or null, found 'gupa' \(in .*\)\. Did you mean 'gupta'\?",
+    ),
+    "options of a data set that do not go together": (
+        "data={name: chestxray14, split_lists: chexnet, holdout: 0.3}",
+        r"data.holdout: 0.3 has no effect with split_lists: chexnet.* \(in the override .*\)\. Leave it out",
+    ),
     "no section": ("trainer=5", "trainer: expected a mapping, found 5"),
     "task name": ("task.a-b.type=depth", "task.a-b: a task's name must be a Python identifier"),
     "untyped task": ("task.new.decoder=conv", "task.new.type: expected the name of a task"),

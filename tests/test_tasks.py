@@ -1,12 +1,15 @@
 """The tasks that come with mtlkit: losses, predictions, constants and pictures against the mathematics."""
 
+from dataclasses import dataclass
+from types import MappingProxyType
+
 import numpy as np
 import pytest
 import torch
 from tolerances import SINGLE, SINGLE_SUM, SOLVED
 from torch.nn import functional as F
 
-from mtlkit.task import TASKS
+from mtlkit.task import TASKS, default_decoder
 from mtlkit.testing import check_task
 
 NAMES = ("a", "b", "c", "d")
@@ -356,6 +359,39 @@ def test_loss_refuses_wrong_shapes(kind):
 def test_options_are_checked(kind, options, message):
     with pytest.raises(ValueError, match=message):
         build(kind, **options)
+
+
+def test_the_default_decoder_is_that_of_the_constructor_or_of_the_class():
+    class Guided(type(build("depth"))):
+        default_decoder = MappingProxyType({"name": "conv", "width": 8})
+
+    class Own(Guided):
+        def __init__(self, name, classes=(), decoder="unet"):
+            super().__init__(name, classes, decoder)
+
+    assert default_decoder(TASKS.get("depth")) == "conv"
+    assert default_decoder(TASKS.get("regression")) == "linear"
+    assert Guided("t").decoder_config == {"name": "conv", "width": 8} == default_decoder(Guided)
+    assert Own("t").decoder_config == {"name": default_decoder(Own)} == {"name": "unet"}
+    assert Guided("t", decoder="unet").decoder_config == {"name": "unet"}
+
+
+def test_options_of_a_parent_may_be_extended_and_required():
+    parent = TASKS.get("depth")
+
+    class Scaled(parent):
+        @dataclass(frozen=True, kw_only=True)
+        class Options(parent.Options):
+            scale: float
+            berhu_threshold: float | None = 2.0
+
+    assert (Scaled("t", loss="berhu", scale=2).options.scale, parent("t").options.loss) == (2.0, "l1")
+    with pytest.raises(ValueError, match=r"task\.t\.scale: missing; Scaled needs it"):
+        Scaled("t")
+    with pytest.raises(ValueError, match=r"task\.t\.berhu_threshold: it belongs to loss: berhu"):
+        Scaled("t", scale=1)
+    with pytest.raises(ValueError, match=r"task\.t\.scal: Scaled has no option 'scal'\. Did you mean 'scale'"):
+        Scaled("t", scal=1)
 
 
 def test_the_registry_has_the_six_tasks_and_their_channels():

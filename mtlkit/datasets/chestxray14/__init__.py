@@ -74,8 +74,8 @@ class ChestXray14(LabelledPictures):
             if self.split_lists == "chexnet" and self.holdout != HOLDOUT:
                 raise OptionError(
                     "holdout",
-                    f"{self.holdout:g} has no effect with split_lists: chexnet, which has a list of validation data. "
-                    "Leave it out",
+                    f"{self.holdout:g} has no effect with split_lists: chexnet, which has a list of validation data",
+                    "Leave it out.",
                 )
 
     options: Options
