@@ -76,7 +76,7 @@ class Task(ABC):
         self._check_names()
         self.options = make_options(type(self), options, f"task.{name}")
         self.kind: Kind | None = None  #: of the data set's target that it learns; None outside of a run
-        decoder = decoder or default_decoder(type(self))
+        decoder = decoder or own_decoder(type(self))
         self.decoder_config = {"name": decoder} if isinstance(decoder, str) else dict(decoder)
 
     def _check_names(self) -> None:
@@ -173,7 +173,7 @@ class Task(ABC):
 TASKS: Registry[Task] = Registry("task", Task, own="tasks")
 
 
-def default_decoder(cls: type[Task]) -> Mapping[str, Any] | str:
+def own_decoder(cls: type[Task]) -> Mapping[str, Any] | str:
     """The decoder of a task that names none: the default of its constructor, if it has one, or else of its class."""
     own = options_of(cls).get("decoder")
     if own is not None and own.default is not own.empty and own.default is not None:

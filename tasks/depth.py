@@ -76,7 +76,7 @@ class Depth(Task):
         if self.options.loss == "silog":
             return self._silog(output, target, valid)
         error = torch.where(valid, output - target, 0)
-        size, c = error.abs(), _default(self.options.berhu_threshold)
+        size, c = error.abs(), _or_half(self.options.berhu_threshold)
         if self.options.loss == "l1":
             losses = size
         elif self.options.loss == "mse":
@@ -91,7 +91,7 @@ class Depth(Task):
         pixels = mask.sum(1, keepdim=True)
         mean = d.sum(1, keepdim=True) / pixels.clamp_min(1)
         variance = torch.where(mask, d - mean, 0).square().sum(1, keepdim=True) / pixels.clamp_min(1)
-        losses = variance + (1 - _default(self.options.silog_lambda)) * mean.square()
+        losses = variance + (1 - _or_half(self.options.silog_lambda)) * mean.square()
         return losses.sum(), (pixels > 0).sum(dtype=losses.dtype)
 
     def indicator(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -123,7 +123,7 @@ class Depth(Task):
         return np.where(depth[..., None] > 0, colours, np.uint8(0))
 
 
-def _default(value: float | None) -> float:
+def _or_half(value: float | None) -> float:
     return 0.5 if value is None else value
 
 

@@ -2,7 +2,7 @@ import importlib
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from inspect import Parameter
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,7 +16,7 @@ from mtlkit.config.composition import compose, read_config, sweep
 from mtlkit.registry import options_of
 from mtlkit.run.resume import resumed
 from mtlkit.task import TASKS
-from mtlkit.typed import Bound, MisfitError, convert
+from mtlkit.typed import Bound, MisfitError, OptionError, Source, convert, to_dataclass
 
 EXPERIMENTS = sorted(
     file.stem for file in Path(str(importlib.resources.files("mtlkit.configs"))).glob("experiment/*.yaml")
@@ -508,6 +508,7 @@ def test_a_sweep_over_names_of_all_balancers_and_over_tasks():
         (None, int | None, None),
         ({"a": 1}, Mapping[str, float] | None, {"a": 1.0}),
         ("x", Literal["x", "y"], "x"),
+        (0, Annotated[float, Bound(0, 1, open_high=True)], 0.0),
         ("file", bool | str | Path, "file"),
         (object, Parameter | None, object),  # what only the constructor can judge
         ("x", "an unresolved annotation", "x"),
@@ -536,8 +537,30 @@ def test_a_value_takes_its_annotations_form(value: Any, annotation: Any, result:
         (None, int),
         (float("inf"), Annotated[float, Bound(0)]),
         (0, Annotated[float, Bound(0, open=True)]),
+        (1, Annotated[float, Bound(0, 1, open_high=True)]),
     ],
 )
 def test_a_misfit_is_refused(value: Any, annotation: Any):
     with pytest.raises(MisfitError):
         convert(value, annotation)
+
+
+def test_a_dataclass_may_refuse_values_and_the_message_gets_their_key_and_source():
+    @dataclass
+    class Limits:
+        low: float = 0.0
+        high: float = 1.0
+
+        def __post_init__(self) -> None:
+            if self.low == self.high:
+                raise OptionError("high", "it is low, too", "Set it higher.")
+            if self.low > self.high:
+                raise ValueError("low is above high.")
+
+    source = Source("mine.yaml", {"range.high": "a word"})
+    with pytest.raises(ValueError, match=r"^range: low is above high \(in mine.yaml\)\.$"):
+        to_dataclass(Limits, {"low": 2}, "range", source)
+    with pytest.raises(ValueError, match=r"^range\.high: it is low, too \(in a word\)\. Set it higher\.$"):
+        to_dataclass(Limits, {"low": 1}, "range", source)
+    with pytest.raises(ValueError, match=r"^high: it is low, too\. Set it higher\.$"):
+        to_dataclass(Limits, {"low": 1}, "", Source(""))

@@ -9,7 +9,7 @@ import torch
 from tolerances import SINGLE, SINGLE_SUM, SOLVED
 from torch.nn import functional as F
 
-from mtlkit.task import TASKS, default_decoder
+from mtlkit.task import TASKS, own_decoder
 from mtlkit.testing import check_task
 
 NAMES = ("a", "b", "c", "d")
@@ -369,10 +369,10 @@ def test_the_default_decoder_is_that_of_the_constructor_or_of_the_class():
         def __init__(self, name, classes=(), decoder="unet"):
             super().__init__(name, classes, decoder)
 
-    assert default_decoder(TASKS.get("depth")) == "conv"
-    assert default_decoder(TASKS.get("regression")) == "linear"
-    assert Guided("t").decoder_config == {"name": "conv", "width": 8} == default_decoder(Guided)
-    assert Own("t").decoder_config == {"name": default_decoder(Own)} == {"name": "unet"}
+    assert own_decoder(TASKS.get("depth")) == "conv"
+    assert own_decoder(TASKS.get("regression")) == "linear"
+    assert Guided("t").decoder_config == {"name": "conv", "width": 8} == own_decoder(Guided)
+    assert Own("t").decoder_config == {"name": own_decoder(Own)} == {"name": "unet"}
     assert Guided("t", decoder="unet").decoder_config == {"name": "unet"}
 
 

@@ -10,7 +10,7 @@ from mtlkit.config.schema import BalancerConfig, Config, DataConfig, TaskConfig,
 from mtlkit.config.sections import SECTIONS, all_keys, defaults, named, options, section_at
 from mtlkit.network import ENCODERS
 from mtlkit.options import check_together
-from mtlkit.task import default_decoder
+from mtlkit.task import own_decoder
 from mtlkit.typed import Source, to_dataclass
 
 
@@ -56,7 +56,7 @@ def _task(name: str, values: Any, source: Source) -> TaskConfig:
         raise source.error(f"task.{name}", "a task's name must be a Python identifier")
     type_name = named(values, section := SECTIONS[("task", "*")])
     if type_name in section.registry.names():
-        values = _with_decoder(values, default_decoder(section.registry.get(type_name)))
+        values = _with_decoder(values, own_decoder(section.registry.get(type_name)))
     task = cast(TaskConfig, _section(values, path, source))
     decoder = {"name": task.decoder} if isinstance(task.decoder, str) else task.decoder
     _section(decoder, (*path, "decoder"), source)
