@@ -43,9 +43,8 @@ class Task(ABC):
     #: The kind of target that it is made for, a name in `KINDS`. A target of another kind must then have the same
     #: format, which is checked before training. Empty: it takes any kind.
     learns: ClassVar[str] = ""
-    regression: ClassVar[
-        bool
-    ]  #: which form of the uncertainty-weighted loss fits (a Gaussian or a Boltzmann likelihood)
+    #: Which form of the uncertainty-weighted loss fits: a Gaussian likelihood (True) or a Boltzmann likelihood (False).
+    regression: ClassVar[bool]
     #: Whether it needs the names of its classes or outputs (True), or must have none (False). None: it takes both.
     named: ClassVar[bool | None] = None
     #: A name in `DECODERS`, or {name: NAME, option: value}. None: `conv` for a dense task, `linear` for another.

@@ -160,5 +160,5 @@ def check_request(name: str, split: str, size: Sequence[int] | None, limit: int 
         raise ValueError(f"The data set {name!r} has no split {split!r}. {suggest(str(split), SPLITS)}")
     if size is not None and (len(size) != 2 or not all(isinstance(side, int) and side >= 1 for side in size)):
         raise ValueError(f"data.size must be [width, height], whole numbers of at least 1, got {list(size)}.")
-    if limit is not None and limit < 1:
-        raise ValueError(f"The number of samples must be at least 1, got {limit}.")
+    if limit is not None and (not isinstance(limit, int) or limit < 1):
+        raise ValueError(f"The number of samples must be a whole number of at least 1, got {limit}.")
