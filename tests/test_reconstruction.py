@@ -231,11 +231,11 @@ def test_wrong_shapes_are_refused():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"loss": "mes"}, "no loss 'mes'. Did you mean 'mse'"),
+        ({"loss": "mes"}, r"task\.t\.loss: expected one of mse, l1, found 'mes'\. Did you mean 'mse'"),
         ({"classes": ()}, "needs the names of its classes or outputs"),
         ({"classes": ("red", "red")}, "has 'red' more than once"),
         ({"lss": "mse"}, "no option 'lss'. Did you mean 'loss'"),
-        ({"deviation": 0}, "expected deviation > 0, found 0"),
+        ({"deviation": 0}, r"task\.t\.deviation: expected a number > 0, found 0"),
     ],
 )
 def test_options_are_checked(options, message):

@@ -204,5 +204,5 @@ def test_fitted_normals_are_exact_on_a_plane():
     ("name", "value"), [("cue_p", 1.5), ("scale_jitter", "much"), ("sensor", 1), ("decoy_p", True)]
 )
 def test_knobs_out_of_range_are_refused(name, value):
-    with pytest.raises(ValueError, match=f"scenes: {name} must be"):
+    with pytest.raises(ValueError, match=f"{name}: expected "):
         replace(Knobs(), **{name: value})

@@ -16,6 +16,7 @@ import os
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -49,15 +50,24 @@ class Prepared(Dataset):
     turns out to be damaged raises `BadSampleError` when a sample of it is read.
     """
 
+    @dataclass(frozen=True)
+    class Options:
+        """The options of the data set."""
+
+        cache: str | None = None  #: the folder for blocks of a URL; null: ~/.cache/mtlkit/prepared
+        source: Mapping[str, Any] | None = None  #: the data set that this must have been prepared from
+
+    options: Options
+
     def __init__(
         self,
         root: str | os.PathLike[str] | None,
         split: str = "train",
         size: tuple[int, int] | None = None,
         limit: int | None = None,
-        cache: str | None = None,
-        source: Mapping[str, Any] | None = None,
+        **options: Any,
     ) -> None:
+        super().__init__(**options)
         self._remote = root is not None and is_remote(root)
         folder = Path() if self._remote else files.root_folder(root, "prepared", f"{MANIFEST} and blocks of samples")
         self._root = str(root) if self._remote else str(folder)
@@ -72,11 +82,11 @@ class Prepared(Dataset):
                 f"data.root={root} was prepared at size {list(part.size)}, got data.size={list(size)}. Leave data.size "
                 f"out, or prepare {name} at that size into another folder."
             )
-        if source is not None:
-            _check_source(self._root, manifest.recipe.source, source)
+        if self.options.source is not None:
+            _check_source(self._root, manifest.recipe.source, self.options.source)
         if not self._remote:
             _check_files(folder / split, part.blocks)
-        home = cache or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "mtlkit" / "prepared"
+        home = self.options.cache or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "mtlkit" / "prepared"
         self._cache = Path(home).expanduser()
         self._blocks = part.blocks
         self._ends = list(accumulate(block.count for block in part.blocks))

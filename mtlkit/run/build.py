@@ -109,6 +109,15 @@ def build_samples(config: Config, dataset: Dataset, *, augment: bool = False) ->
     return Samples(dataset, augmentation, config.seed, target_size=data.target_size, skip=data.on_error == "skip")
 
 
+def build_balancer(config: Config) -> Balancer:
+    """Returns the balancer. Raises `ValueError` for an option that it does not allow.
+
+    It sets the seed of all random numbers. Only `config.seed` decides what the constructor draws.
+    """
+    set_seed(seed_of(config.seed, CONSTRUCTOR) % 2**32)
+    return BALANCERS.build(config.balancer.name, tasks=tuple(config.task), **config.balancer.options)
+
+
 def build_parts(
     config: Config,
     targets: Mapping[str, Target],
@@ -136,8 +145,7 @@ def build_parts(
         tasks[name] = TASKS.build(task.type, name, classes, decoder=task.decoder, **task.options)
         tasks[name].kind = kinds[name]
         _check_format(tasks[name], task.type, targets[name].type, size)
-    set_seed(seed_of(config.seed, CONSTRUCTOR) % 2**32)
-    balancer = BALANCERS.build(config.balancer.name, tasks=tuple(tasks), **config.balancer.options)
+    balancer = build_balancer(config)
     if pretrained is None:
         pretrained = config.model.pretrained
     set_seed(config.seed)

@@ -20,6 +20,7 @@ from mtlkit.report import save_pictures, write_report
 from mtlkit.run import checkpoint
 from mtlkit.run.build import (
     Parts,
+    build_balancer,
     build_dataset,
     build_order,
     build_parts,
@@ -83,6 +84,7 @@ class Experiment:
         # This order matters. The device comes first, then the seeds, and then the parts that draw their start values.
         accelerator = make_accelerator(config.trainer)
         make_deterministic(config)
+        build_balancer(config)  # only to find a wrong option before the data sets are opened, which can take long
         with distributed.main_first():  # the main process may fill a cache, which the other processes then use
             training, validation = (
                 build_samples(config, build_dataset(config, split), augment=split == "train")

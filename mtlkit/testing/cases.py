@@ -1,7 +1,6 @@
 """What the kit for tasks tries a task on: random outputs, and targets of the kind that it learns."""
 
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,7 +45,8 @@ class Case:
 
 def make_case(name: str, options: Mapping[str, Any]) -> Case:
     """Raises `ValueError` or `LookupError` for a task, a kind or an option that there is not."""
-    task = _build(name, options)
+    classes = () if TASKS.get(name).named is False else CLASSES
+    task = TASKS.build(name, "checked", **{"classes": classes} | dict(options))
     kind = task.own_kind()
     if kind is None:
         raise ValueError(
@@ -60,15 +60,3 @@ def make_case(name: str, options: Mapping[str, Any]) -> Case:
             raise ValueError(f"{type(kind).__name__}.example gives a value that does not {problem}: override it.")
     size = task.map_size(target) or ((HEIGHT, WIDTH) if task.dense else ())
     return Case(task, kind, torch.randn(SAMPLES, task.out_channels, *size, generator=draw), target)
-
-
-def _build(name: str, options: Mapping[str, Any]) -> Task:
-    if "classes" in options:
-        return TASKS.build(name, "checked", **options)
-    classes = CLASSES
-    with suppress(TypeError):  # an option without a default
-        try:
-            TASKS.build(name, "checked", classes)
-        except ValueError:
-            classes = ()  # it refuses names
-    return TASKS.build(name, "checked", classes, **options)

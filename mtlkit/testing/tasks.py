@@ -32,7 +32,7 @@ def check_task(name: str, *, only: Sequence[str] = (), **options: Any) -> None:
     - `indicator`: a number of right elements among those that are known, without a gradient, adding up; or None.
 
     The targets are the examples of the kind that the task `learns` (`Kind.example`). Without `classes` among the
-    options there are three, a, b and c, or none for a task that refuses any.
+    options there are three, a, b and c, or none for a task that declares `named = False`.
 
     Args:
         only: the promises to check; all of them where it is empty.
