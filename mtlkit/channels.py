@@ -43,12 +43,12 @@ def transform(features: Features, level: int, matrix: Tensor, offset: Tensor | N
 
 
 def vectors(level: Tensor, d: int) -> Tensor:
-    """(n, d): the first d channels of a level, with one row per sample and position."""
+    """Returns (n, d): the first d channels of a level, with one row per sample and position."""
     return at_least_float32(level)[:, :d].movedim(1, -1).reshape(-1, d)
 
 
 def unit_gradients(step: Step, level: int, d: int) -> Tensor:
-    """(n, k, d): this process's gradients at the first d channels of a level, divided by the tasks' `step.norms`."""
+    """Returns (n, k, d): this process's gradients at a level's first d channels, divided by the tasks' `step.norms`."""
     nothing = torch.zeros_like(step.local_features[level])
     gradients = [row[level] for row in step.local_gradients]
     stacked = torch.stack([vectors(nothing if g is None else g, d) for g in gradients], dim=1)

@@ -309,7 +309,7 @@ class Talkative(Even):
         (Reset, "comes_and_goes", "rows: forgotten in a step"),
         (Crowded, "comes_and_goes", r"differs by up to \S+ beside a task without any label"),
         (Plain, "differs_from_uniform", r"differs by \S+e-1\d of its length, up to a common factor.*the same method"),
-        (Denying, "differs_from_uniform", r"differs by \S+e[-+]0[01] of its length.*`equals_uniform = True` denies"),
+        (Denying, "differs_from_uniform", r"differs by \S+e[-+]0[01] of its length.*although it says `equals_uniform"),
         (Levelling, "pareto", "a step could still help both"),
         (Forgetful, "resume", r"differs by up to \S+ after a resume in a fresh process"),
         (Common, "resume", r"differs by up to \S+ after a resume in a fresh process"),

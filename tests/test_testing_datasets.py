@@ -122,7 +122,7 @@ class Rigid(Fine):
         (Undeclared, "samples_fit", "its target 'other' is not among the data set's `targets`"),
         (Changing, "same_targets", "train has the targets .*, val has"),
         (Fickle, "same_again", r"Sample 0 of train, read twice, differs in image by up to \d\.\de-03"),
-        (Endless, "indices_end", "train has 6 samples, and gives one for the index 6 as well"),
+        (Endless, "indices_end", "train has 6 samples, but it also returns one for the index 6"),
         (Shifted, "indices_end", "of train, the sample -1 and the last one, differs in image by up to"),
         (Locked, "pickles", "lambda"),
         (Leaky, "splits_apart", "Sample 0 of train and Sample 0 of val have the same image"),

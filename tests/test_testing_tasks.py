@@ -203,7 +203,7 @@ def test_what_there_is_not_is_refused():
 
 def test_a_task_without_a_kind_is_told_what_to_write(register):
     register(type("Any", (Regression,), {"__doc__": "Learns anything.", "learns": ""}))
-    with pytest.raises(ValueError, match=r"Any does not say which kind of target it is made for\. Write learns = "):
+    with pytest.raises(ValueError, match=r"Any does not say which kind of target it learns\. Write learns = "):
         check_task("broken")
     register(type("Wrong", (Regression,), {"__doc__": "Misspells.", "learns": "regresion", "__qualname__": "Any"}))
     with pytest.raises(LookupError, match="Did you mean 'regression'"):
@@ -232,5 +232,5 @@ def test_an_example_that_does_not_fit_is_the_kinds_fault(kinds, register):
             return "" if abs(value.nansum() - 1) < 1e-3 else "add up to 1"  # a thousandth of it
 
     register(type("Pair", (Regression,), {"__doc__": "Learns pairs.", "learns": "unit_pairs"}))
-    with pytest.raises(ValueError, match=r"UnitPairs\.example gives a value that does not add up to 1: override it"):
+    with pytest.raises(ValueError, match=r"UnitPairs\.example returns a value that does not add up to 1: override it"):
         check_task("broken")
