@@ -166,7 +166,7 @@ def run(name: str, *calls: Call) -> None:
 
 
 def _context() -> Any:
-    """Returns a context that forks processes from a server, which has imported slow modules but none of the caller's."""
+    """Returns a context that forks processes from a server. It has imported slow modules, but none of the caller's."""
     context = multiprocessing.get_context("forkserver")
     plugins = [point.module for point in entry_points(group=ENTRY_POINTS)]
     context.set_forkserver_preload(["mtlkit.testing", *plugins])
