@@ -520,7 +520,7 @@ def change_block(**values):
     [
         (lambda m: m.update(version=2), "manifest.json is of version 2 of the format, and this mtlkit reads version 1"),
         (lambda m: m.pop("version"), "is of version None of the format"),
-        (lambda m: m.update(format="zip"), "manifest.json is not of a prepared data set"),
+        (lambda m: m.update(format="zip"), "manifest.json does not belong to a prepared data set"),
         (lambda m: m.pop("targets"), "manifest.targets: missing"),
         (lambda m: m.update(target={}), "manifest.target: unknown key .*Did you mean 'targets'"),
         (lambda m: m["targets"].update(x=1), "manifest.targets.x: expected a mapping, found 1"),
@@ -824,7 +824,7 @@ def test_a_url_with_damaged_and_missing_files(tmp_path: Path, url: str, monkeypa
         data[6]
     monkeypatch.undo()
     memory.rm("/bucket/toy/manifest.json")
-    with pytest.raises(FileNotFoundError, match=r"memory://bucket/toy is no prepared data set"):
+    with pytest.raises(FileNotFoundError, match=r"memory://bucket/toy is not a prepared data set"):
         Prepared(url)
     with pytest.raises(ValueError, match=r"data.root=gopher://x cannot be read: .*gopher"):
         Prepared("gopher://x")

@@ -81,7 +81,7 @@ def read_exact(path: Path, channels: int = 1, *, lossy: bool = False) -> np.ndar
     compression = file.info.get("compression") if file.format == "TIFF" else None
     if not lossy and (file.format in LOSSY or compression in LOSSY_TIFF):
         raise BadSampleError(
-            f"{path} is a {file.format} file, despite its name: compression has changed the values in it. Get "
+            f"{path} is a {file.format} file, whatever its name says: compression has changed the values in it. Get "
             "the lossless file."
         )
     values = np.asarray(file)
