@@ -1,4 +1,4 @@
-"""Matrices on the channels of one level, worked out position by position."""
+"""Matrices on the channels of one level, computed position by position."""
 
 from types import SimpleNamespace
 
@@ -33,7 +33,7 @@ def test_a_level_or_width_that_there_is_not_is_named(level, dim, message):
 
 
 def numbers(*shape):
-    """Small whole numbers: every result below is exact."""
+    """Returns small whole numbers, so that every result below is exact."""
     return torch.arange(torch.Size(shape).numel()).remainder(7).float().view(shape) - 3
 
 

@@ -1,4 +1,4 @@
-"""The commands on data: what was found, and the fast format, trained on by the same words."""
+"""The commands for data: they show what was found, and write the fast format, on which the same words train."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The walks of CONTRIBUTING.md: their files are written, their commands run, their numbers worked out by hand."""
+"""The walks of CONTRIBUTING.md: tests write their files, run their commands and compare their numbers."""
 
 import doctest
 import importlib
@@ -32,7 +32,7 @@ MODULES = {Path(name).stem for name in FILES if name.endswith(".py")}
 
 @pytest.fixture
 def walk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder with the page's files; what they register is forgotten afterwards."""
+    """A folder with the page's files. After the test, their plug-ins are not registered any more."""
     before = [(registry, dict.fromkeys(registry.names())) for registry in REGISTRIES]
     for name, text in FILES.items():
         (tmp_path / name).write_text(text, encoding="utf-8")
@@ -51,7 +51,7 @@ def load(name: str) -> ModuleType:
 
 
 def run(command: str) -> None:
-    """A line of the page, in this process."""
+    """Runs a line of the page in this process."""
     match shlex.split(command, comments=True):
         case ["mtlkit", *words]:
             assert main(words) == 0, command

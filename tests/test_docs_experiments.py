@@ -1,4 +1,4 @@
-"""The page docs/experiments.md: its files are written, its commands run, its forms compared."""
+"""The page docs/experiments.md: tests write its files, run its commands and compare its forms."""
 
 import shlex
 import sys
@@ -19,8 +19,8 @@ FILES, COMMANDS = files_of(PAGE), commands_of(PAGE)
 
 @pytest.fixture
 def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder with the page's files; what they register is forgotten before (the page's Python runs elsewhere, too)
-    and after."""
+    """A folder with the page's files. Their plug-ins are removed from the registry before the test (other tests run the
+    page's Python, too) and after it."""
     for name, text in FILES.items():
         (tmp_path / name).write_text(text, encoding="utf-8")
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""The observers' contract and the log: whole lines, valid JSON, exact resumption."""
+"""The contract of observers, and the log: whole lines, valid JSON, exact resumption."""
 
 import errno
 import json

@@ -1,4 +1,4 @@
-"""The fast format: bit for bit what was prepared, whole after any interruption, and never half of anything."""
+"""The fast format: it is bit for bit what was prepared, complete after any interruption, and never half written."""
 
 import errno
 import itertools
@@ -47,7 +47,7 @@ FORK = multiprocessing.get_context("fork")
 
 
 class Toy(Dataset):
-    """Sample i is random in a generator seeded with i; `change(index, sample)` may spoil it."""
+    """Sample i is random, from a generator with the seed i. `change(index, sample)` may spoil it."""
 
     targets = TARGETS
     licence = "For tests only."
@@ -85,7 +85,7 @@ class Toy(Dataset):
 
 
 def spoil(index: int, sample: Sample) -> None:
-    """Labels that are missing in all the ways that there are, and values that need wider types."""
+    """Has labels that are missing in every possible way, and values that need wider types."""
     targets = sample["targets"]
     for position, name in enumerate(TARGETS):
         if (index + position) % 4 == 3:
@@ -333,7 +333,7 @@ def test_workers_write_what_one_process_writes(tmp_path: Path, on_error: str) ->
 
 
 def killed(work: Callable[[], object]) -> int | None:
-    """Runs `work` in a process of its own; its exit code, negative for a signal."""
+    """Runs `work` in its own process. Returns the exit code, which is negative for a signal."""
     process = FORK.Process(target=work)
     process.start()
     process.join()

@@ -1,4 +1,4 @@
-"""The kit for data sets: a broken promise is named, with how large a difference was."""
+"""The kit for data sets names a broken promise and the size of the difference."""
 
 import pytest
 import torch
@@ -39,7 +39,7 @@ class Fine(Dataset):
 
 
 class Bytes(Fine):
-    """Gives pictures from 0 to 255."""
+    """Returns pictures from 0 to 255."""
 
     def __getitem__(self, index):
         sample = super().__getitem__(index)
@@ -47,7 +47,7 @@ class Bytes(Fine):
 
 
 class Undeclared(Fine):
-    """Gives a target that it does not declare."""
+    """Returns a target that it does not declare."""
 
     def __getitem__(self, index):
         sample = super().__getitem__(index)
@@ -73,7 +73,7 @@ class Fickle(Fine):
 
 
 class Endless(Fine):
-    """Begins anew at its end."""
+    """Begins again at its end."""
 
     def __getitem__(self, index):
         return super().__getitem__(index % self.length)
@@ -87,7 +87,7 @@ class Shifted(Fine):
 
 
 class Locked(Fine):
-    """Holds what cannot be copied."""
+    """Holds an object that cannot be copied."""
 
     def __init__(self, split="train", size=None, limit=None):
         super().__init__(split, size, limit)
@@ -95,7 +95,7 @@ class Locked(Fine):
 
 
 class Leaky(Fine):
-    """Does not look at `split`."""
+    """Ignores `split`."""
 
     def draw(self, index):
         return torch.Generator().manual_seed(index)

@@ -1,4 +1,4 @@
-"""The kit for tasks: a broken promise is named, with how large a difference was."""
+"""The kit for tasks names a broken promise and the size of the difference."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def register():
 
 
 class Mean(Regression):
-    """Gives the mean."""
+    """Returns the mean."""
 
     def loss(self, output, target):
         total, count = super().loss(output, target)
@@ -44,7 +44,7 @@ class Eager(Regression):
 
 
 class Careless(Regression):
-    """Takes unknown numbers for zeros, if only a little."""
+    """Counts unknown numbers as zeros, but only a little."""
 
     def loss(self, output, target):
         total, count = super().loss(output, target)
@@ -61,7 +61,7 @@ class Coarse(Regression):
 
 
 class Rooted(Regression):
-    """Takes the root of a size, whose slope at zero is infinite."""
+    """Takes the root of a size. Its slope at zero is infinite."""
 
     def loss(self, output, target):
         known = ~target.isnan()
@@ -83,7 +83,7 @@ class Grey(Regression):
 
 
 class Many(Regression):
-    """Gives a constant for each sample."""
+    """Returns one constant per sample."""
 
     def constant(self, targets):
         return targets.nan_to_num(0)
@@ -106,14 +106,14 @@ class LastBatch(Pooled):
 
 
 class Forgets(Regression):
-    """Forgets all batches but one."""
+    """Forgets all batches except one."""
 
     def metrics(self):
         return MetricCollection({"error": LastBatch()})
 
 
 class Unmasked(Regression):
-    """Lets unknown numbers into the figure."""
+    """Counts unknown numbers in the figure."""
 
     def metrics(self):
         return MetricCollection({"mse": MeanSquaredError()})
@@ -131,7 +131,7 @@ class Nowhere(LastBatch):
 
 
 class Zero(Regression):
-    """Is perfect on nothing."""
+    """Is perfect where nothing is known."""
 
     def metrics(self):
         return MetricCollection({"error": Nowhere()})
