@@ -152,7 +152,7 @@ def test_segnet_takes_the_image_as_it_is_and_starts_from_xaviers_weights():
 
 
 def test_mtan_is_its_formula():
-    """Computes one stage after the other from the paper's equations, in training, where BatchNorm keeps values large."""
+    """Every stage equals the paper's equations. It is compared in training, where BatchNorm keeps values large."""
     torch.manual_seed(0)
     encoder = SegNetEncoder("all", channels=SLIM)
     decoder = MTANDecoder(encoder.info, 2)

@@ -32,7 +32,7 @@ class Probe(Balancer):
 
 
 def textbook(engine, batch, rows=slice(None)):
-    """Returns the batch's losses and their gradients over the encoder, by one backward pass per task in a plain model."""
+    """Returns the losses and their gradients over the encoder, by one backward pass per task in a plain model."""
     image, targets = engine.prepare(batch)
     network = copy.deepcopy(engine.network)
     outputs = network(image[rows], engine.balancer.adapt, output_sizes(engine.tasks, targets))

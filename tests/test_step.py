@@ -8,7 +8,7 @@ from mtlkit.balancer import Balancer, GramBalancer
 
 
 class Elementwise(Balancer):
-    """Keeps an element of the sum only where all tasks agree on its sign. It is elementwise, so it returns gradients."""
+    """Keeps an element of the sum only where all tasks agree on its sign. So it returns gradients, not weights."""
 
     def combine(self, step):
         levels = []

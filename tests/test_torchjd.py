@@ -20,7 +20,7 @@ TASKS = ("a", "b", "c", "d", "e", "f", "g", "h")
 
 
 def jacobian(k, kind="random"):
-    """Yields (k, d) gradients: of similar lengths, of lengths from 0.01 to 100, two almost opposed or almost equal, ..."""
+    """Returns (k, d) gradients: of similar lengths, of lengths from 0.01 to 100, two almost opposed or equal, ..."""
     g = torch.Generator().manual_seed(k)
     rows = torch.randn(k, 40, generator=g, dtype=torch.float64) - 0.3 * torch.randn(
         40, generator=g, dtype=torch.float64

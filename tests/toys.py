@@ -71,7 +71,7 @@ def make_tasks():
 
 
 def make_engine(balancer="uniform", *, options=None, steps=100, precision="fp64", sharded=False, **trainer):
-    """Returns an engine with fixed start values. `sharded`: FSDP2 (Accelerate has it only for GPUs, torch also for CPUs)."""
+    """Returns an engine with fixed start values. `sharded`: FSDP2, by torch, as Accelerate has it only for GPUs."""
     torch.manual_seed(0)
     tasks = make_tasks()
     encoder = ToyEncoder()
