@@ -42,7 +42,7 @@ class Parser(argparse.ArgumentParser):
         return action
 
     def add_command(self, commands: Any, name: str, text: str) -> "Parser":
-        """A parser below this one; `commands` is what `add_subparsers` gave."""
+        """Returns a parser below this one. `commands` is the result of `add_subparsers`."""
         self.helps["COMMAND"] = ", ".join([*commands.choices, name])
         return cast("Parser", commands.add_parser(name, help=text, description=text, allow_abbrev=False))
 

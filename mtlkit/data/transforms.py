@@ -109,7 +109,7 @@ class _Move(A.DualTransform):
         return ["camera"]
 
     def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
-        """The crop's size is a share 1 / scale of the image's; its `corner` is (left, top) as shares of it."""
+        """Draws the motion. The crop has 1 / scale of the image's size; its `corner` is (left, top) as shares of it."""
         scale = self.py_random.choice(self.scales)
         corner = np.array([self.py_random.uniform(0, 1 - 1 / scale) for _ in range(2)])
         ray = None
