@@ -23,7 +23,7 @@ class DGrad(Balancer):
     Source: an idea of Yu et al., which Javaloy and Valera adapt to hard parameter sharing, for comparison, in Rotograd:
     Dynamic Gradient Homogenization for Multitask Learning (the first version of arXiv 2103.02631).
 
-    Decoders: plain. What is minimised is the sum of the losses.
+    Decoders: plain. The sum of the losses is minimised.
 
     Defaults: those of this project. That paper says only that the maps are affine. It trains its networks at the rate
     0.001, which is the rate here. No code was found.

@@ -1,4 +1,4 @@
-"""Matrices on the channels of one level, worked out position by position."""
+"""Matrices on the channels of one level, computed position by position."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -45,7 +45,7 @@ def test_a_flattened_map_is_as_wide_as_all_its_numbers():
 
 
 def numbers(*shape):
-    """Small whole numbers: every result below is exact."""
+    """Returns small whole numbers, so that every result below is exact."""
     return torch.arange(torch.Size(shape).numel()).remainder(7).float().view(shape) - 3
 
 

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 
 
 class FakeExperiment:
-    """Fails or not instead of training."""
+    """Fails, or does nothing, instead of training."""
 
     failures: dict[str, BaseException]
     runs: list[tuple[str, bool]]

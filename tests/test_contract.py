@@ -42,7 +42,7 @@ def test_losses_in_the_first_evaluation(toys):
 
 
 class Weights(GramBalancer):
-    """Gives what it is told to."""
+    """Returns a given value."""
 
     def weights(self, gram):
         return self.give(gram)
@@ -212,7 +212,7 @@ def test_decoders_and_tasks_say_what_they_are(toys, monkeypatch):
 
 
 class NotANumber(Balancer):
-    """Gives weights that are not numbers."""
+    """Returns weights that are NaN."""
 
     def combine(self, step):
         return step.losses.new_full((len(step.tasks),), float("nan"))
@@ -257,7 +257,7 @@ class Learned(GramBalancer):
 
 @pytest.mark.parametrize("lr", [0.5, 0.125])
 def test_the_parameters_of_a_gram_method_learn_at_its_rate(toys, lr):
-    """Adam's first step is as long as the learning rate."""
+    """The parameter moves by the learning rate, which is the length of Adam's first step."""
     engine = toys.make_engine(Learned(toys.TASK_NAMES, lr=lr))
     engine.train_step(toys.make_batch())
     # Adam divides by the gradient's size plus 1e-8.

@@ -1,4 +1,4 @@
-"""Delta-m against published tables, and its definitions against arithmetic by hand."""
+"""Compares Delta-m with published tables, and its definitions with arithmetic by hand."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Numbers worked out by hand, for what comparisons with a formula leave open, and faults that once passed unseen."""
+"""Numbers worked out by hand, for cases that no formula covers, and for faults that tests once missed."""
 
 import math
 import sys
@@ -51,7 +51,7 @@ def test_what_losses_are_divided_by():
 
 
 class Counting(Balancer):
-    """Keeps a number that grows by 3, and learns one whose gradient is 5, in every micro-batch."""
+    """Keeps a number that grows by 3, and learns a number whose gradient is 5, in every micro-batch."""
 
     def __init__(self, tasks):
         super().__init__(tasks, lr=0.0)
@@ -174,7 +174,7 @@ def test_the_gradients_at_the_features_are_the_same_in_the_space_of_the_paramete
 
 
 class Gives(Balancer):
-    """Plain summing, but it works the sum out itself."""
+    """Plain summing that computes the sum itself."""
 
     def combine(self, step):
         return [sum(g for g in level if g is not None) for level in zip(*step.local_gradients, strict=True)]

@@ -115,7 +115,7 @@ def sets_of(order: Mixed, keys: list[tuple[int, int]]) -> list[int]:
 @pytest.mark.parametrize("shares", [[1, 1], [3, 1], [1, 2, 4], [0.9, 0.05, 0.05], [1, 1e-3], [math.pi, 1, math.e]])
 @pytest.mark.parametrize("batch", [1, 5, 8])
 def test_every_stretch_has_the_shares(shares: list[float], batch: int) -> None:
-    """No stretch of the order is more than a sample per other set away from the shares."""
+    """Each part of the order differs from the shares by at most one sample per other set."""
     order = Mixed([30] * len(shares), shares, batch, seed=1)
     sets = sets_of(order, [key for step in take(order.batches(), 400) for key in step])
     for i, share in enumerate(order.shares):

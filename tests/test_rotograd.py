@@ -1,6 +1,6 @@
 """RotoGrad: its rotations, their exponential, direction and arc, its options, its exactness over processes and resumes.
 
-Tolerances: 1e-12 is what float64 leaves (2e-16 an operation) after thousands of operations on numbers of size 1.
+Tolerances: 1e-12 is the error of float64 (2e-16 per operation) after thousands of operations on numbers of size 1.
 """
 
 import sys
@@ -40,7 +40,7 @@ WORKER = {  # name -> balancer, options and width of the runs that are compared 
 
 
 class VectorEncoder(Encoder):
-    """(B, 3, 2, 2) images -> a vector."""
+    """Turns (B, 3, 2, 2) images into a vector."""
 
     def __init__(self, width):
         super().__init__()
@@ -88,7 +88,7 @@ def assert_same(one, two, tolerance=0.0):
 
 
 def products(engine, batch):
-    """M_k = sum_n u_{n,k} v_n^T by plain autograd, one backward pass per task."""
+    """Returns M_k = sum_n u_{n,k} v_n^T by plain autograd, with one backward pass per task."""
     image, targets = engine.prepare(batch)
     (z,) = engine.network.encoder(image)
     units = {}
@@ -112,9 +112,10 @@ def product(factors):
 def assert_rotation(rotation):
     """The promise is 1e-5 in float32, for entries and determinant; here it must hold with a margin of ten.
 
-    Both are taken in float64, so that nothing but the matrix itself counts. Stored in float32, an exact rotation R has
-    errors up to u |R_ij| with u = 6e-8: by Cauchy and Schwarz 2 u = 1.2e-7 in an entry of R^T R, and u sqrt(d) / 2 in
-    the determinant, as d^2 errors of either sign add up (4e-7 for d = 200). The rest of 1e-6 is for what adds up.
+    Both are computed in float64, so that only the error of the matrix itself counts. Stored in float32, an exact
+    rotation R has errors up to u |R_ij| with u = 6e-8: by Cauchy and Schwarz 2 u = 1.2e-7 in an entry of R^T R, and u
+    sqrt(d) / 2 in the determinant, as d^2 errors of either sign add up (4e-7 for d = 200). The rest of 1e-6 is for
+    errors that add up.
     """
     assert rotation.dtype == torch.float32
     rotation = rotation.detach().double()
@@ -152,7 +153,7 @@ def test_what_is_aligned_or_zero_stands_still():
 
 @pytest.mark.parametrize("width", [6, 64])
 def test_a_step_turns_each_rotation_by_an_arc_along_the_gradient(width):
-    """6 channels take the whole matrices, 64 the factors of 8 samples."""
+    """6 channels use the whole matrices, and 64 channels use the factors of 8 samples."""
     engine, batch = make_engine("rotograd", {"lr": 0.05}, width), make_batch()
     engine.train_step(make_batch(1))
     expected = {
@@ -207,7 +208,7 @@ def test_the_alignment_falls_while_the_network_stands_still(width):
 
 
 def turned(d, n, lr, steps, same_direction):
-    """The rotation after so many steps of `geodesic`, from n samples and positions a step."""
+    """Returns the rotation after so many steps of `geodesic`, with n samples and positions per step."""
     generator = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
     balancer = BALANCERS.build("rotograd", tasks=("a",))
@@ -252,7 +253,7 @@ def test_rotations_stay_rotations_and_the_alignment_loss_falls(toys, update, ste
 
 
 def test_a_thousand_steps_one_way_are_one_long_arc():
-    """Nothing is lost where a step is smaller than the rounding of the entries."""
+    """Steps that are smaller than the rounding of the entries are not lost."""
     generator = torch.Generator().manual_seed(1)
     total, start = torch.randn(6, 6, generator=generator, dtype=torch.float64), orthogonal_matrix(6)
     balancer = BALANCERS.build("rotograd", tasks=("a",))
@@ -327,7 +328,7 @@ def test_rotations_start_as_the_option_says(start, update):
 
 @pytest.mark.parametrize("width", [6, 32])
 def test_adam_moves_each_entry_of_the_skew_matrix_by_lr(width):
-    """Adam's first step is lr times the sign of the gradient, to 1e-16 of it; so R_1 is known but for signs."""
+    """Adam's first step is lr times the sign of the gradient, to 1e-16, so R_1 is known except for signs."""
     engine, batch = make_engine("rotograd", {"update": "adam", "lr": 0.02, "start": "random"}, width), make_batch()
     balancer = engine.balancer
     start = {name: rotation.detach().clone() for name, rotation in balancer.rotation.items()}
@@ -341,7 +342,7 @@ def test_adam_moves_each_entry_of_the_skew_matrix_by_lr(width):
 
 @pytest.mark.parametrize("width", [6, 32, 64])
 def test_micro_batches_add_up(width):
-    """Of two micro-batches of 4 samples: 6 and 64 channels keep matrices and factors; 32 multiply the factors out."""
+    """With two micro-batches of 4 samples, 6 channels keep matrices, 64 keep factors, and 32 multiply the factors."""
     engine = make_engine("rotograd", {"lr": 0.05}, width, accumulation=2)
     halves = [make_batch(rows=rows) for rows in (slice(0, 4), slice(4, 8))]
     for half in halves:
@@ -392,7 +393,7 @@ def lengths_step(number, norms, tasks=("a", "b")):
 
 
 def weights_after(burn_in, *steps):
-    """The weights of the last step, each a dictionary of norms, with `scale_only`."""
+    """Returns the weights of the last step, with `scale_only`. Each step is a dictionary of norms."""
     balancer = BALANCERS.build("rotograd", tasks=("a", "b"), scale_only=True, burn_in=burn_in)
     for number, norms in enumerate(steps):
         weights = balancer.combine(lengths_step(number, list(norms.values()), tuple(norms)))
@@ -436,7 +437,7 @@ def test_lengths_alone_leave_the_features_as_they_are():
 
 
 def arc_between(one, two):
-    """The angle of a rotation from one to the other: |log(A^T B)| / sqrt(2), by its angles."""
+    """Returns the angle of the rotation from one to the other: |log(A^T B)| / sqrt(2), by its angles."""
     angles = torch.linalg.eigvals(one.T @ two).angle()
     return float((angles.square().sum() / 2).sqrt())
 

@@ -1,4 +1,4 @@
-"""What a run's folder holds when a run begins or goes on: failed starts, lost parts, modes of files, figures."""
+"""The folder of a run that begins or continues: failed starts, lost parts, modes of files, figures."""
 
 import os
 import shutil
@@ -34,7 +34,7 @@ trainer: {max_steps: 4, eval_every: 2, log_every: 1}
 
 @DATASETS.register("rooms_of_noise")
 class Noise(Dataset):
-    """Random pictures, whose validation split may lack the depth."""
+    """Random pictures. Their validation split may lack the depth."""
 
     def __init__(self, root=None, split="train", size=None, limit=None, lacking=False):
         self.width, self.height = size or (48, 32)
@@ -78,7 +78,7 @@ def finished(tmp_path_factory):
 
 @pytest.fixture
 def copied(finished, tmp_path):
-    """A copy of the finished run, in the folder that `compose` means."""
+    """A copy of the finished run, in the folder that `compose` uses."""
     return Path(shutil.copytree(finished, tmp_path / "run"))
 
 
@@ -197,7 +197,7 @@ def test_a_refused_start_leaves_the_run_as_it_is(compose, copied):
 
 
 def test_two_jobs_started_at_once_in_one_folder(tmp_path):
-    """The loser says who has the folder, and all that is in it is the winner's."""
+    """The message of the loser names the owner of the folder, and the folder contains only the winner's files."""
     (tmp_path / "noise.yaml").write_text(YAML)
     code = "import sys; sys.path.append(sys.argv.pop(1)); import test_run_folder; from mtlkit.cli.main import main\n"
     code += "sys.exit(main(sys.argv[1:]))"
@@ -260,7 +260,7 @@ def test_a_run_without_its_best_checkpoint_goes_on(compose, copied):
 
 
 def test_the_figures_of_a_lost_best_checkpoint_are_not_the_results(compose, copied):
-    """Nothing is left to train, so that no evaluation takes its place: table and `evaluate` are of one model."""
+    """Nothing is left to train, so no evaluation replaces the lost one: table and `evaluate` show one model."""
     shutil.rmtree(copied / "checkpoints" / "best")
     compose().run(resume=True)
     history = History(copied)

@@ -28,7 +28,7 @@ def camera_rays(frame):
 
 @pytest.mark.parametrize("kind", [BOX, CYLINDER, ELLIPSOID, ROOM])
 def test_the_first_hit_is_the_first(kind):
-    """Against a search along the rays, for a turned and stretched primitive."""
+    """Depth equals that of a search along the rays, for a rotated and stretched primitive."""
     rng = np.random.default_rng(kind)
     axes = np.linalg.qr(rng.normal(size=(3, 3)))[0]
     one = np.ones(1, dtype=int)

@@ -3,16 +3,16 @@
     pip install --target /tmp/rotograd --no-deps rotograd geotorch==0.3.0
     PYTHONPATH=/tmp/rotograd python tools/compare_rotograd.py
 
-Nothing else needs the package. What differs by design, and is accounted for here:
+Nothing else needs the package. Some things differ by design, and this program takes them into account:
 
-- The package minimises sum_n |R_k v_n - g~_{n,k}|^2 with v = |mean_j G_j| mean_j(G_j / |G_j|). As a rotation leaves
-  |R_k v_n| as it is, that is 2 |mean_j G_j| times the paper's L_rot^k, plus a constant: the same direction, another
-  length.
-- The package leaves the numbers below the diagonal of a skew matrix to an optimizer of the user's, as
+- The package minimises sum_n |R_k v_n - g~_{n,k}|^2 with v = |mean_j G_j| mean_j(G_j / |G_j|). A rotation does not
+change |R_k v_n|, so this is 2 |mean_j G_j| times the paper's L_rot^k, plus a constant: the same direction with another
+length. - The package leaves the numbers below the diagonal of a skew matrix to an optimizer of the user's, as
   `balancer.update=adam` does; `geodesic` takes the direction and sets the length itself. Adam's first step is compared:
-  both move each number by lr. Later ones differ: Adam's averages see the other length, which changes over time.
+  both move each number by lr. Later steps differ, because Adam's averages depend on the other length, which changes
+  over time.
 
-What is the same: rotations that start anywhere (`balancer.start=random`), |G_k^0| taken anew at step 20
+The same are: rotations that start anywhere (`balancer.start=random`), |G_k^0| taken again at step 20
 (`balancer.burn_in`), C = sum_k alpha_k |G_k|, the encoder's gradient, and decoders with the plain gradients of their
 losses (`normalize_losses=False`, the package's default).
 """
@@ -36,7 +36,7 @@ FORM, DIM = (2, 2, 2), 5  # of the map that is flattened, and how many of its nu
 
 
 class Vectors(Encoder):
-    """(B, 3, 2, 2) images -> vectors."""
+    """Turns (B, 3, 2, 2) images into vectors."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ def make_engine(update: str = "geodesic", flatten: bool = False) -> Engine:
 
 
 class Head(nn.Module):
-    """A decoder of ours as the package wants it."""
+    """One of our decoders in the form that the package needs."""
 
     def __init__(self, decoder: nn.Module, form: tuple[int, ...]) -> None:
         super().__init__()
@@ -112,7 +112,7 @@ def make_batch() -> Batch:
 
 
 def backward(package: nn.Module, batch: Batch) -> None:
-    """The package's own backward pass, with the loss of the engine's tasks."""
+    """Runs the package's own backward pass, with the losses of the engine's tasks."""
     package.train()
     outputs = zip(package(batch["image"]), batch["targets"].values(), strict=True)
     package.backward([nn.functional.binary_cross_entropy_with_logits(*pair) for pair in outputs])
@@ -123,7 +123,7 @@ def gradients_of(module: nn.Module) -> Tensor:
 
 
 def largest_difference(found: Tensor, expected: Tensor) -> float:
-    """Relative to the largest entry."""
+    """Returns the largest difference, relative to the largest entry."""
     return float((found - expected).abs().max() / expected.abs().max())
 
 
@@ -178,7 +178,7 @@ def compare(package_class: type[nn.Module], flatten: bool) -> None:
 
 
 def difference_of_adam(package_class: type[nn.Module], flatten: bool) -> float:
-    """Between the rotations that one step of Adam on the numbers of the skew matrix gives, here and there."""
+    """Returns the difference of the rotations after one step of Adam on the skew matrix, here and in the package."""
     engine, batch = make_engine("adam", flatten), make_batch()
     package = package_like(engine, package_class)
     take_over(package, engine)

@@ -113,7 +113,7 @@ class Draft:
 
     def _make_way(self, values: dict[str, Any], path: KeyPath, section: Section, name: str) -> None:
         """Removes the options of the previous class if the section now names another class."""
-        # Classes are compared, not names: a class may have two names, and then its options stay.
+        # Classes are compared, not names: two timm models are of one class, so its options stay.
         before = values.get(section.naming)
         if self.places.get((*path, section.naming)) == START:
             return

@@ -65,9 +65,9 @@ class DecoderGradients:
 
     @contextmanager
     def weighed(self, step: Step, decoders: nn.ModuleDict) -> Iterator[None]:
-        """Around the backward pass of a micro-batch.
+        """Holds the backward pass of a micro-batch, and weighs the decoders' gradients after it.
 
-        Raises `ValueError` where the method cannot give the decoders what they are to get.
+        Raises `ValueError` if the method cannot give the decoders what they should get.
         """
         if not self._weighs:
             yield

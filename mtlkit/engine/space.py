@@ -53,7 +53,7 @@ class Space(TaskGradients):
 
     # A method with a double backward reads the gradients before the backward pass, so there is no tap to receive them.
     def differentiate(self, means: Sequence[Tensor], aliases: Sequence[Features]) -> None:
-        """From now on the gradients are the derivatives of the mean losses by each task's own features."""
+        """Makes the gradients the derivatives of the mean losses by each task's own features."""
         self._graph = list(zip(means, aliases, strict=True))
 
     def release(self) -> None:

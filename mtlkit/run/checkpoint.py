@@ -32,8 +32,8 @@ def save_checkpoint(engine: Engine, folder: Path) -> None:
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        # Weights in safetensors, which holds no code and other programs can read; the step in its header, so that
-        # `mtlkit show` need not load a whole file.
+        # Weights in safetensors, which holds no code and other programs can read; the step in its header, so that a
+        # resume need not load a whole file to see it.
         step = {"step": str(engine.step)}
         balancer = {name: value.contiguous() for name, value in engine.balancer.state_dict().items()}
         _with_usual_mode(temporary / WEIGHTS, lambda path: save_model(engine.network, str(path), metadata=step))
