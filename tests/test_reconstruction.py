@@ -171,7 +171,7 @@ def test_the_constant_is_evaluated_on_batches():
     predictor = SimpleNamespace(
         tasks={"t": task},
         device=torch.device("cpu"),
-        prepare=lambda batch: (torch.zeros(len(batch), 3, 8, 10), {"t": batch}),
+        inputs=lambda batch: (torch.zeros(len(batch), 3, 8, 10), {"t": batch}),
     )
     found = evaluate_constants(batches, predictor, {"t": task.constant(target)})
     assert found["t/mse"] == pytest.approx(float((target.nanmean(0) - target).square().nanmean()), rel=SINGLE_SUM)
