@@ -124,7 +124,7 @@ def test_missing_pictures_are_left_out_where_that_is_asked_for(tmp_path: Path, c
     assert main(["data", "show", *words, "data.on_error=skip"]) == 0
     out = capsys.readouterr().out
     assert f"  1 of the 6 pictures that the lists name are not in {folder}" in out
-    assert f"could not be read and were left out, e.g. {folder / names[2]} is missing." in out
+    assert f"could not be read and were left out, for example {folder / names[2]} is missing." in out
     small = ["data.batch_size=2", "trainer.max_epochs=null", "trainer.max_steps=3", "trainer.log_every=3"]
     run = tmp_path / "run"
     assert main(["train", *words, *small, f"output_dir={run}"]) == 2

@@ -144,7 +144,7 @@ def test_a_bad_sample_is_named_and_skipped_by_every_command(
         assert main(["evaluate", str(run)]) == 0
     assert "mtlkit: warning: 1 sample left out" in capsys.readouterr().err
     assert main(["data", "show", *words, skip]) == 0
-    assert f"left out, e.g. {message}" in capsys.readouterr().out
+    assert f"left out, for example {message}" in capsys.readouterr().out
     out = tmp_path / "out"
     assert main(["data", "prepare", *words, skip, "--out", str(out), "--splits", "train"]) == 0
     assert json.loads((out / "manifest.json").read_text())["splits"]["train"]["blocks"][0]["skipped"] == ["train/7.png"]

@@ -553,7 +553,7 @@ def test_no_manifest_and_half_a_manifest(tmp_path: Path) -> None:
     assert not is_prepared(out)
     assert not is_prepared(out / "train" / "000000.safetensors")
     assert not is_prepared(tmp_path / "nowhere")
-    with pytest.raises(FileNotFoundError, match=r"no prepared data set: there is no manifest.json.*Run prepare again"):
+    with pytest.raises(FileNotFoundError, match=r"not a prepared data set: there is no manifest.*Run prepare again"):
         Prepared(out)
     with pytest.raises(FileNotFoundError, match=r"data.root=.*nowhere does not exist; expected a folder with manifest"):
         Prepared(tmp_path / "nowhere")

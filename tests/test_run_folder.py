@@ -147,7 +147,7 @@ def test_a_task_without_labels_is_left_out_of_the_mean_and_named(compose):
     run = compose("data.lacking=true", "trainer.max_steps=2").run()
     (remark,) = incidents(run)
     assert "loss/depth has no value above 0" in remark
-    assert "the mean over loss/seg, loss/flags" in remark
+    assert "The mean over loss/seg, loss/flags" in remark
     assert (run / "checkpoints" / "best").is_dir()
 
 
