@@ -19,8 +19,8 @@ from mtlkit.task import no_loss
 class Pass:
     """Runs one step: it sets what the balancer sees of the step and calls the hooks of the balancer in order.
 
-    The order of calls is `tap` (in the forward pass, between encoder and decoders), `record`, `backward` and, where the
-    balancer needs it, `record_after`, after the model has moved.
+    The order of calls is `tap` (in the forward pass, between encoder and decoders), `record` and `backward`. Where the
+    balancer needs it, `record_indicators` comes before `backward`, and `record_after` after the model has moved.
 
     Args:
         balancer: the method.
