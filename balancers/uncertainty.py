@@ -21,23 +21,24 @@ class Uncertainty(Balancer):
     """Learns one noise level per task and weighs the losses by it.
 
     With s_k = log sigma_k^2, the objective is sum_k 1/2 e^{-s_k} L_k + s_k/2 over regression tasks (a Gaussian
-    likelihood) plus sum_k e^{-s_k} L_k + s_k/2 over classification tasks (a Boltzmann likelihood); which of the
-    two a task is, the task says (`Task.regression`).
+    likelihood) plus sum_k e^{-s_k} L_k + s_k/2 over classification tasks (a Boltzmann likelihood). `Task.regression`
+    says which of the two a task is.
 
     Source: Kendall, Gal and Cipolla, Multi-Task Learning Using Uncertainty to Weigh Losses, CVPR 2018, arXiv
     1705.07115.
 
     Decoders: weighted. The paper minimises this objective in all parameters.
 
-    Differs from the published experiments: the code behind most published tables takes the Gaussian likelihood for all
-    tasks, which `likelihood=gaussian` gives (AvivNavon/nash-mtl, with this file's rate and start). CAGrad's code and
-    LibMTL also start elsewhere and train the s_k at the model's rate, which `initial=-0.5` and `lr=1e-4` give. The
-    paper does not name the rate of the s_k; 0.025 is the one of the GradNorm paper and of nash-mtl.
+    Differs from the published experiments: the code behind most published tables (AvivNavon/nash-mtl) takes the
+    Gaussian likelihood for all tasks, which `likelihood=gaussian` gives; its rate and start are the defaults here.
+    CAGrad's code and LibMTL also start elsewhere and train the s_k at the model's rate, which `initial=-0.5` and
+    `lr=1e-4` give. The paper does not name the rate of the s_k; 0.025 is the rate of the GradNorm paper and of
+    nash-mtl.
 
     Args:
-        likelihood: `by_task`, or `gaussian` for all.
-        initial: where every s_k starts.
-        lr, lr_decay: of the s_k.
+        likelihood: `by_task`, or `gaussian` for all tasks.
+        initial: the value at which every s_k starts.
+        lr, lr_decay: the learning rate of the s_k, and its decay.
 
     >>> import torch
     >>> from mtlkit import BALANCERS

@@ -12,8 +12,11 @@ import torch
 
 import mtlkit
 from mtlkit.registry import Registry
-from mtlkit.target import Kind
 
+REGISTRIES: tuple[Registry, ...] = (
+    *(mtlkit.BALANCERS, mtlkit.TASKS, mtlkit.DATASETS, mtlkit.KINDS),
+    *(mtlkit.ENCODERS, mtlkit.DECODERS),
+)
 TESTS = Path(__file__).parent
 SHARED = TESTS.parent.parent / "shared"
 
@@ -26,7 +29,7 @@ def _deterministic_threads():
 
 @pytest.fixture(scope="session")
 def mnist() -> Path:
-    """The folder with the real MNIST files; skips where they are absent."""
+    """The folder with the real MNIST files. Tests skip if they are absent."""
     if not (SHARED / "data" / "MNIST" / "raw").is_dir():
         pytest.skip(f"the real MNIST is not in {SHARED / 'data'}")
     return SHARED / "data"
@@ -34,7 +37,7 @@ def mnist() -> Path:
 
 @pytest.fixture(scope="session")
 def once(tmp_path_factory, request) -> Callable[[str, Callable[[Path], None]], Path]:
-    """`once(name, make)` is a folder that `make(folder)` filled, in one of the processes that share the tests."""
+    """`once(name, make)` returns a folder that `make(folder)` filled, in one of the processes that share the tests."""
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if hasattr(request.config, "workerinput") else base
 
@@ -64,13 +67,20 @@ def toys():
     return sys.modules["toys"]
 
 
-@pytest.fixture
-def kinds() -> Iterator[Registry[Kind]]:
-    """`mtlkit.KINDS` with those that come with mtlkit; put back afterwards."""
-    before = {name: mtlkit.KINDS.get(name) for name in mtlkit.KINDS.names()}
-    for name, kind in before.items():
-        if not kind.__module__.startswith("mtlkit.kinds."):  # an example's
-            del mtlkit.KINDS._classes[name]
-    yield mtlkit.KINDS
-    mtlkit.KINDS._classes.clear()
-    mtlkit.KINDS._classes.update(before)
+@pytest.fixture(autouse=True)
+def _registries(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Forgets what a test registers (an example in a docstring, a stranger's plug-in): no other test may meet it.
+
+    It forgets modules in temporary folders, too. The next test that imports such a module registers its classes anew.
+    """
+    for registry in REGISTRIES:
+        registry.names()  # the installed plug-ins are loaded before, so that they stay
+    before = [dict(registry._classes) for registry in REGISTRIES]
+    yield
+    for registry, classes in zip(REGISTRIES, before, strict=True):
+        registry._classes.clear()
+        registry._classes.update(classes)
+    temporary = str(tmp_path_factory.getbasetemp())
+    for name, module in list(sys.modules.items()):
+        if (getattr(module, "__file__", None) or "").startswith(temporary):
+            del sys.modules[name]

@@ -1,4 +1,4 @@
-"""The walks of CONTRIBUTING.md: their files are written, their commands run, their numbers worked out by hand."""
+"""The walks of CONTRIBUTING.md: tests write their files, run their commands and compare their numbers."""
 
 import doctest
 import importlib
@@ -6,9 +6,7 @@ import inspect
 import math
 import runpy
 import shlex
-import sys
 from collections import defaultdict
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -26,24 +24,17 @@ from mtlkit.step import Step
 
 PAGE = page_of("CONTRIBUTING.md")
 FILES, COMMANDS = files_of(PAGE), commands_of(PAGE)
-REGISTRIES = (mtlkit.BALANCERS, mtlkit.TASKS, mtlkit.DATASETS, mtlkit.KINDS)
 MODULES = {Path(name).stem for name in FILES if name.endswith(".py")}
 
 
 @pytest.fixture
-def walk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder with the page's files; what they register is forgotten afterwards."""
-    before = [(registry, dict.fromkeys(registry.names())) for registry in REGISTRIES]
+def walk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the page's files."""
     for name, text in FILES.items():
         (tmp_path / name).write_text(text, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    yield tmp_path
-    for registry, names in before:
-        for name in set(registry.names()) - set(names):
-            del registry._classes[name]
-    for name in MODULES:
-        sys.modules.pop(name, None)
+    return tmp_path
 
 
 def load(name: str) -> ModuleType:
@@ -51,7 +42,7 @@ def load(name: str) -> ModuleType:
 
 
 def run(command: str) -> None:
-    """A line of the page, in this process."""
+    """Runs a line of the page in this process."""
     match shlex.split(command, comments=True):
         case ["mtlkit", *words]:
             assert main(words) == 0, command

@@ -1,8 +1,6 @@
-"""The page docs/experiments.md: its files are written, its commands run, its forms compared."""
+"""The page docs/experiments.md: tests write its files, run its commands and compare its forms."""
 
 import shlex
-import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,24 +9,19 @@ from pages import commands_of, files_of, page_of
 
 from mtlkit.cli.main import main
 from mtlkit.config.composition import compose, read_config
-from mtlkit.data.dataset import DATASETS
 
 PAGE = page_of("docs/experiments.md")
 FILES, COMMANDS = files_of(PAGE), commands_of(PAGE)
 
 
 @pytest.fixture
-def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder with the page's files; what they register is forgotten before (the page's Python runs elsewhere, too)
-    and after."""
+def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the page's files."""
     for name, text in FILES.items():
         (tmp_path / name).write_text(text, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    DATASETS._classes.pop("my_data", None)
-    yield tmp_path
-    DATASETS._classes.pop("my_data", None)
-    sys.modules.pop("my_lab", None)
+    return tmp_path
 
 
 def test_the_pages_commands_run(page: Path, capsys: pytest.CaptureFixture):

@@ -16,20 +16,12 @@ def build(encoder="test_resnet", decoders=(("seg", "conv"), ("depth", "unet"), (
 
 @pytest.fixture
 def registered():
-    """Registers an encoder for the test and takes it away again."""
-    names = []
-
-    def register(cls):
-        names.append(cls.__name__.lower())
-        return ENCODERS.register(names[-1])(cls)
-
-    yield register
-    for name in names:
-        del ENCODERS._classes[name]
+    """Registers an encoder."""
+    return lambda cls: ENCODERS.register(cls.__name__.lower())(cls)
 
 
 class Tiny(Encoder):
-    """A stranger's encoder, which knows neither image_size nor pretrained."""
+    """A foreign encoder without the options image_size and pretrained."""
 
     def __init__(self, width=4):
         super().__init__()
@@ -45,7 +37,7 @@ class Tiny(Encoder):
 
 
 class Guiding(Tiny):
-    """Two guides behind the level: one of integers, and one that would let a gradient through."""
+    """Has two guides after the level: one of integers, and one through which a gradient could pass."""
 
     def __init__(self):
         super().__init__()
@@ -132,7 +124,7 @@ def test_guides_pass_by_the_balancer_and_carry_no_gradient():
 
 
 def test_without_share_nothing_but_encoder_and_decoders_runs():
-    """A plain forward in eval mode has the operations of encoder, decoders and resizing, none more."""
+    """A plain forward pass in eval mode has only the operations of encoder, decoders and resizing."""
 
     class Count(torch.utils._python_dispatch.TorchDispatchMode):
         def __init__(self):

@@ -1,4 +1,4 @@
-"""What is told of a data set: shares of valid elements and of classes."""
+"""The summary of a data set: shares of valid elements and of classes."""
 
 import pytest
 import torch
@@ -6,8 +6,7 @@ import torch
 from mtlkit.data.dataset import Target
 from mtlkit.data.ranges import Gathered, as_record, from_record, in_words, suspicions
 from mtlkit.data.summary import facts_in_words, spread, summarise, summary_in_words
-from mtlkit.registry import Registry
-from mtlkit.target import Kind
+from mtlkit.target import KINDS, Kind
 
 NAN = float("nan")
 TARGETS = {
@@ -30,8 +29,8 @@ SAMPLE = {
 }
 
 
-def test_shares_of_valid_elements_and_classes(kinds: Registry[Kind]) -> None:
-    @kinds.register("heat")
+def test_shares_of_valid_elements_and_classes() -> None:
+    @KINDS.register("heat")
     class Heat(Kind):
         unknown = -1
 

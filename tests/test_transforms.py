@@ -1,4 +1,4 @@
-"""Augmentation: what a mirror and a zoom do to every type of target, by geometry."""
+"""Augmentation: how a mirror and a zoom change every type of target, by geometry."""
 
 import pickle
 from itertools import pairwise
@@ -12,7 +12,6 @@ from torch import Tensor
 from mtlkit.data.dataset import Sample, Target
 from mtlkit.data.transforms import Augment
 from mtlkit.datasets.scenes import intrinsics, render_frame
-from mtlkit.registry import Registry
 from mtlkit.target import KINDS, DenseKind, Kind, Motion
 
 WIDTH, HEIGHT = 160, 120
@@ -67,7 +66,7 @@ def equal(one: Sample, other: Sample) -> bool:
 
 
 class Pixels(DenseKind):
-    """Three numbers per pixel, which move with their pixels and stay as they are."""
+    """Three numbers per pixel, which move with their pixels and do not change."""
 
     def shape(self, height: int, width: int) -> tuple[int, ...]:
         return 3, height, width
@@ -118,7 +117,7 @@ def test_the_zoomed_scene_projects_to_the_zoomed_pixels_and_keeps_its_normals(sc
 
 
 def angles_to_surface(sample: Sample, normals: Tensor) -> Tensor:
-    """Degrees between `normals` and the surface that every second pixel of the depth shows to the camera."""
+    """Returns the degrees between `normals` and the surface that every second pixel of the depth shows."""
     depth = sample["targets"]["distance"][0, ::2, ::2].double()
     y, x = torch.meshgrid(torch.arange(0, HEIGHT, 2) + 0.5, torch.arange(0, WIDTH, 2) + 0.5, indexing="ij")
     points = torch.stack([(x - CX) / FX * depth, (y - CY) / FY * depth, depth])
@@ -131,7 +130,7 @@ def angles_to_surface(sample: Sample, normals: Tensor) -> Tensor:
     return cosine.clamp(-1, 1).arccos().rad2deg()[inside]
 
 
-def test_zoomed_normals_fit_the_zoomed_depth(kinds: Registry[Kind]) -> None:
+def test_zoomed_normals_fit_the_zoomed_depth() -> None:
     """Finite differences of the augmented depth with the unchanged camera against the augmented normals.
 
     Enlarged twice, every second pixel is a regular sample of the original. Not zoomed, the check itself is right to
@@ -139,7 +138,7 @@ def test_zoomed_normals_fit_the_zoomed_depth(kinds: Registry[Kind]) -> None:
     """
     plain = scene()
     assert angles_to_surface(plain, plain["targets"]["surface"]).median() < 0.1
-    kinds.register("kept")(Pixels)
+    KINDS.register("kept")(Pixels)
     kept = Augment({"surface": Target("kept")}, scale=[2.0])
     turning = Augment({"surface": Target("normals")}, scale=[2.0])
     worst: dict[str, float] = {}
@@ -160,7 +159,7 @@ def test_zoomed_normals_fit_the_zoomed_depth(kinds: Registry[Kind]) -> None:
     assert worst["central"] > 1
 
 
-def test_the_ray_goes_through_what_becomes_the_principal_point(kinds: Registry[Kind]) -> None:
+def test_the_ray_goes_through_what_becomes_the_principal_point() -> None:
     seen = []
 
     class Watching(Pixels):
@@ -168,7 +167,7 @@ def test_the_ray_goes_through_what_becomes_the_principal_point(kinds: Registry[K
             seen.append(motion)
             return values
 
-    kinds.register("watching")(Watching)
+    KINDS.register("watching")(Watching)
     augment = Augment({"place": Target("watching")}, scale=[2.0])
     for seed in range(5):
         augment({"image": torch.zeros(3, 40, 60), "targets": {"place": torch.zeros(3, 40, 60)}}, seed, CAMERA)
@@ -181,9 +180,9 @@ def test_the_ray_goes_through_what_becomes_the_principal_point(kinds: Registry[K
 
 
 @pytest.mark.parametrize("scale", [1.5, 2.0])
-def test_zoom_moves_image_and_targets_alike(kinds: Registry[Kind], scale: float) -> None:
-    """The image holds its own pixel coordinates, and so does a target of a user's type."""
-    kinds.register("coordinates")(Pixels)
+def test_zoom_moves_image_and_targets_alike(scale: float) -> None:
+    """Image and a target of a user's kind, which both hold their pixel coordinates, move alike."""
+    KINDS.register("coordinates")(Pixels)
     y, x = torch.meshgrid((torch.arange(40) + 0.5) / 40, (torch.arange(60) + 0.5) / 60, indexing="ij")
     ramps = torch.stack([x, y, x * 0])
     augment = Augment({"place": Target("coordinates")}, scale=[scale])
@@ -256,7 +255,7 @@ def test_colour_changes_the_image_only_and_within_its_range() -> None:
 
 
 def coloured(strength: float, *halves: tuple[float, float, float], seeds: int = 200) -> Tensor:
-    """(seeds, halves, 3): what a picture with a left and a right half becomes."""
+    """Returns (seeds, halves, 3): the results for a picture with a left and a right half."""
     columns = torch.tensor(halves).T.repeat_interleave(4 // len(halves), dim=1)
     sample, augment = (
         {"image": columns[:, None].expand(3, 4, 4).contiguous(), "targets": {}},
@@ -267,7 +266,7 @@ def coloured(strength: float, *halves: tuple[float, float, float], seeds: int = 
 
 
 def assert_drawn_from(found: Tensor, low: float, high: float) -> None:
-    """All within the range, to three digits, and close to both of its ends."""
+    """All factors are in the range, to three digits, and some are close to each of its ends."""
     assert low - 1e-3 < found.min() < low + 0.1 * (high - low)  # of 200 uniform draws a tenth is never empty
     assert high - 0.1 * (high - low) < found.max() < high + 1e-3
 
@@ -352,11 +351,11 @@ def test_zooming_in_on_normals_needs_a_camera() -> None:
     augment(sample, 0)
 
 
-def test_an_unknown_kind_is_refused_and_can_be_registered(kinds: Registry[Kind]) -> None:
+def test_an_unknown_kind_is_refused_and_can_be_registered() -> None:
     with pytest.raises(LookupError, match=r"target 'warmth' is of the kind 'heat', .*KINDS\.register\('heat'\)"):
         Augment({"warmth": Target("heat")})
 
-    @kinds.register("heat")
+    @KINDS.register("heat")
     class Heat(DenseKind):
         def shape(self, height: int, width: int) -> tuple[int, ...]:
             return height, width
@@ -372,10 +371,10 @@ def test_an_unknown_kind_is_refused_and_can_be_registered(kinds: Registry[Kind])
     assert torch.equal(out["targets"]["warmth"], torch.full((4, 6), -3.0))
 
 
-def test_points_move_with_the_image(kinds: Registry[Kind]) -> None:
+def test_points_move_with_the_image() -> None:
     """A kind that is no map: the image is dark but for one pixel, whose place is the target."""
 
-    @kinds.register("points")
+    @KINDS.register("points")
     class Points(Kind):
         def shape(self, height: int, width: int) -> tuple[int, ...]:
             return 1, 2

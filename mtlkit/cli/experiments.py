@@ -4,7 +4,7 @@ import importlib.resources
 
 
 def experiments() -> dict[str, str]:
-    """The experiments that come with mtlkit, each with the first comment of its file."""
+    """Returns the experiments that come with mtlkit, each with the first comment of its file."""
     folder = importlib.resources.files("mtlkit.configs") / "experiment"
     files = sorted((file for file in folder.iterdir() if file.name.endswith(".yaml")), key=lambda file: file.name)
     return {file.name.removesuffix(".yaml"): _first_comment(file.read_text(encoding="utf-8")) for file in files}

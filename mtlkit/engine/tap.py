@@ -19,11 +19,11 @@ Combine = Callable[[list[Row]], list[Tensor | None]]
 
 
 class Tap(Function):
-    """K aliases of the features forward; backward, one call with all K gradients, which become one.
+    """Gives K aliases of the features in the forward pass. In the backward pass, makes one gradient of the K gradients.
 
-    The first `aliased` of the `inputs` are handed out K times: the late parameters of the encoder, if it has any, and
-    the features. For a step that compares gradients over the shared parameters, the features are cut off, and those
-    parameters follow: the combined gradient goes to whatever the tap stands on.
+    The first `aliased` of the `inputs` get the aliases: the encoder's late parameters, if it has any, and the features.
+    For a step that compares gradients over the shared parameters, the features are detached, and those parameters
+    follow. The combined gradient goes to these inputs.
     """
 
     @staticmethod
@@ -39,7 +39,7 @@ class Tap(Function):
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         n = ctx.aliased
         combined = ctx.combine([list(gradients[k * n : (k + 1) * n]) for k in range(ctx.copies)])
-        # A level that no decoder uses still gives its parameters a (zero) gradient, as DDP expects of all of them.
+        # The parameters of a level that no decoder uses get a zero gradient: DDP expects a gradient for all parameters.
         return (
             None,  # autograd wants one entry per argument of `forward`; the first three are no tensors
             None,
@@ -52,9 +52,9 @@ class Tap(Function):
 
 
 class Coefficients(Function):
-    """The K losses as one vector; backward it hands over the objective's derivatives by the losses.
+    """Stacks the K losses. In the backward pass, it hands over the objective's derivatives by the losses.
 
-    `receive` gets them (k,) and returns the gradient that each loss, and so its decoder, goes on with (k,).
+    `receive` gets them (k,) and returns the gradients (k,) with which the losses, and so the decoders, go on.
     """
 
     @staticmethod
@@ -68,10 +68,15 @@ class Coefficients(Function):
 
 
 class Seed(Function):
-    """The objective; backward it hands over the factor that arrives: the loss scale over the accumulation steps."""
+    """Returns the objective. In the backward pass, it hands over the factor that arrives.
+
+    This factor is the loss scale divided by the number of accumulation steps.
+    """
 
     @staticmethod
     def forward(ctx: Any, receive: Callable[[Tensor], None], objective: Tensor) -> Tensor:
+        # Accelerate, the loss scaler and DeepSpeed multiply the objective where we cannot see it. Here the product
+        # arrives.
         ctx.receive = receive
         return objective.view_as(objective)
 
