@@ -173,6 +173,11 @@ def _impossible(config: Config) -> list[tuple[str, str]]:
             "trainer.schedule=step needs either it or trainer.step_size_epochs",
         ),
         (
+            "trainer.clip_encoder",
+            trainer.clip_encoder is not None and trainer.clip_norm is not None,
+            f"it does not go with trainer.clip_norm={trainer.clip_norm}; set one of the two to null",
+        ),
+        (
             "trainer.monitor",
             trainer.monitor is not None and (monitored not in (*config.task, "*") or not metric),
             f"expected <task>/<metric> with a task of {', '.join(config.task)}, or */<metric>, found "
