@@ -104,6 +104,14 @@ class BalancerConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PresetConfig:
+    """The preset of this configuration, whose values it contains. In an experiment, `preset: NAME` puts them there."""
+
+    name: str  #: a file of configs/balancer_preset, or the path of a user's own
+    method: str  #: the balancer that its values are for
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainerConfig:
     """The settings of training. A step is one update of the parameters, from one batch of `data.batch_size`."""
 
@@ -150,6 +158,7 @@ class Config:
     deterministic: bool = False  #: raises an error for operations that are not deterministic on this device
     plugins: tuple[str, ...] = ()  #: modules to import first; they register the names that other keys use
     protocol: Literal["strict", "published"] = "strict"  #: published: selection on test data is allowed
+    preset: PresetConfig | None = None  #: what a published code base does with the balancer; docs/presets.md
     data: DataConfig
     model: ModelConfig
     task: dict[str, Any]  #: the tasks by name, each a TaskConfig
