@@ -60,7 +60,7 @@ def compose(experiment: str, overrides: Sequence[str] = ()) -> Config:
         _put_files(draft, loader, experiment)
         for word in sorted(words, key=lambda word: not names_a_class(word)):  # the order of the words does not matter
             put_word(draft, word)
-        put_preset(draft, experiment)
+        left_out = put_preset(draft, experiment)
         source = draft.source(f"experiment {experiment!r}")
         try:
             node = OmegaConf.create(draft.values)
@@ -74,7 +74,7 @@ def compose(experiment: str, overrides: Sequence[str] = ()) -> Config:
     config = check_config(values, source)
     for key, why in unused(config.trainer):
         warn(f"trainer.{key} (in {source.of(f'trainer.{key}')}) has no effect: {why}.", stacklevel=2)
-    if remark := unlike_published(config):
+    if remark := unlike_published(config, left_out):
         warn(remark, stacklevel=2)
     return config
 

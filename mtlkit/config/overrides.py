@@ -10,7 +10,6 @@ from mtlkit.config.draft import GROUPS, Draft
 from mtlkit.config.keys import meant
 from mtlkit.config.sections import all_keys, section_at
 
-
 WORD = "the override "  #: how the places of words begin
 
 

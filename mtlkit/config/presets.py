@@ -98,12 +98,20 @@ def load_preset(name: str) -> Preset:
     return to_dataclass(Preset, values | {"place": place}, "", source, owner="a preset")
 
 
+def preset_keys(config: Config) -> set[str]:
+    """Returns the dotted keys that the configuration's preset has values for."""
+    if config.preset is None:
+        return set()
+    values = load_preset(config.preset.name).values(config.preset.method, config.data.name)
+    return {f"{section}.{key}" for section, keys in values.items() for key in keys}
+
+
 def presets_with(method: str) -> list[str]:
     """Returns the names of mtlkit's presets that have a method."""
     return [name for name in preset_names() if method in load_preset(name).methods]
 
 
-def put_preset(draft: Draft, experiment: str) -> None:
+def put_preset(draft: Draft, experiment: str) -> str | None:
     """Puts the preset's values for the balancer into the draft of an experiment, which may be the user's own file.
 
     They replace those of mtlkit's files, but not those of words. Keys of the user's own file stay if that file names
@@ -111,17 +119,17 @@ def put_preset(draft: Draft, experiment: str) -> None:
     which balancer it has the values already; for another one they are put in anew.
 
     Raises `ValueError` if the code base does not have the method. If one of mtlkit's own experiments names the preset,
-    it is left out instead: there it is but a default.
+    it is only a default: then it is left out instead, and its name is returned.
     """
     given, balancer = draft.values.get("preset"), named(draft.values.get("balancer"), SECTIONS[("balancer",)])
     if given is None or balancer is None:
-        return
+        return None
     place = draft.places.get(("preset",), "")
     name, saved = given, isinstance(given, Mapping)
     if isinstance(given, Mapping):
         name = given.get("name")
         if given.get("method") == balancer:
-            return
+            return None
     if not isinstance(name, str):
         problem = f"expected the name of a preset, the path of a YAML file or null, found {given!r}"
         raise draft.source(experiment).error("preset", problem, suggest("", preset_names()))
@@ -129,7 +137,7 @@ def put_preset(draft: Draft, experiment: str) -> None:
     by_word, by_user = place.startswith(WORD), place == experiment
     if balancer not in preset.methods and not (by_word or by_user):
         draft.put(("preset",), None, place)
-        return
+        return name
     data = named(draft.values.get("data"), SECTIONS[("data",)])
 
     def stays(known: str) -> bool:
@@ -138,18 +146,21 @@ def put_preset(draft: Draft, experiment: str) -> None:
     for section, values in preset.values(balancer, data).items():
         draft.put_default((section,), values, preset.place, stays)
     draft.put(("preset",), {"name": name, "method": balancer}, place)
+    return None
 
 
-def unlike_published(config: Config) -> str | None:
-    """Returns a warning if a published protocol runs by mtlkit's defaults of the balancer, and None otherwise."""
-    if config.protocol != "published" or config.preset is not None:
+def unlike_published(config: Config, left_out: str | None = None) -> str | None:
+    """Returns a warning if a published protocol runs without a preset, or without the one that was left out.
+
+    Returns None if there is nothing to say.
+    """
+    if config.preset is not None or (config.protocol != "published" and left_out is None):
         return None
-    known = presets_with(config.balancer.name)
-    hint = f"preset={' or preset='.join(known)} sets what that code does with it" if known else "no preset has it"
-    return (
-        f"protocol=published without a preset: {config.balancer.name} runs with mtlkit's defaults, so the figures are "
-        f"not those of the published rows; {hint}."
-    )
+    method = config.balancer.name
+    reason = f"the preset {left_out} does not have {method}" if left_out else "protocol=published, but preset=null"
+    known = presets_with(method)
+    hint = f"Presets that have it: {', '.join(known)}." if known else "No preset has it."
+    return f"{reason}: {method} runs with mtlkit's own defaults, and published rows were not made with them. {hint}"
 
 
 def _method(values: Any, key: str, source: Source) -> Method:
