@@ -1,4 +1,4 @@
-"""The balancers that come with mtlkit, one per file; importing this package registers every one of them."""
+"""The balancers that come with mtlkit, one per file. Importing this package registers all of them."""
 
 from importlib import import_module
 from pkgutil import iter_modules

@@ -23,36 +23,37 @@ if TYPE_CHECKING:
 class Adversarial(Balancer):
     """Makes the task gradients at the features indistinguishable, by true double backward.
 
-    With g_{k,n,p} the gradient of L_k at position p of sample n's features and v_{k,n,p} the same divided by its root
-    mean square length over the sample, a discriminator D (linear, ReLU, linear: one output per task) learns to name k
-    from v_{k,n,p}. It descends on CE = mean_{k,n,p} cross-entropy(D(v_{k,n,p}), k), while encoder and decoders descend
-    on sum_k L_k - alpha CE: the gradient of CE is reversed where it enters the v. A sample without a gradient of task k
-    has no part in CE for it, and only the present tasks are told from each other. The scale of the losses has no effect
-    on CE, so alpha is in the units of the losses. With `ramp_epochs` it is multiplied by 2 / (1 + exp(-10 p)) - 1,
-    where p grows from 1 / ramp_epochs in the first epoch to 1.
+    Let g_{k,n,p} be the gradient of L_k at position p of sample n's features, and v_{k,n,p} the same gradient divided
+    by its root mean square length over the sample. A discriminator D (linear, ReLU, linear, with one output per task)
+    learns to tell the task k from v_{k,n,p}. D descends on CE = mean_{k,n,p} cross-entropy(D(v_{k,n,p}), k), while
+    encoder and decoders descend on sum_k L_k - alpha CE: the gradient of CE is reversed where it enters the v. A sample
+    without a gradient of task k does not count in CE for this task. D distinguishes only the tasks that are present in
+    the step. The scale of the losses has no effect on CE, so alpha is in the units of the losses. With `ramp_epochs`,
+    alpha is multiplied by 2 / (1 + exp(-10 p)) - 1, where p grows from 1 / ramp_epochs in the first epoch to 1.
 
     Source: Maninis, Radosavovic and Kokkinos, Attentive Single-Tasking of Multiple Tasks, CVPR 2019, arXiv
     1904.08918 (its adversarial part).
 
-    Decoders: plain, and the reversed gradient reaches them by its definition, as in the authors' code
+    Decoders: plain. The reversed gradient reaches them too, by its definition, as in the authors' code
     (facebookresearch/astmt, experiments/dense_predict).
 
     Differs from the published experiments: in the authors' code the reversed gradient grows over the whole training,
     which `ramp_epochs=N` gives for N epochs, and counts 1 % against 99 % of the losses, which `alpha=0.01` gives. The
     discriminator is as wide as the features, which `hidden=C` gives for C channels, and learns at ten times the model's
-    rate, by SGD. There every position's gradient is divided by its own length, which is not offered here.
+    rate, by SGD. The authors' code divides every position's gradient by its own length; mtlkit does not offer this.
 
-    Memory: (C + 1) h numbers for C channels and h hidden units, and h + 1 per task; three times that with Adam's.
+    Memory: (C + 1) h numbers for C channels and h hidden units, and h + 1 per task. The state of Adam makes it three
+    times as much.
 
     Args:
         alpha: the weight of the reversed gradient, >= 0.
-        ramp_epochs: over how many epochs alpha grows (0: it is there from the start).
+        ramp_epochs: the number of epochs over which alpha grows (0: it has its full value from the start).
         hidden: the width of the discriminator.
-        level: which level of a pyramid the gradients are taken at (-1: the deepest).
-        lr, lr_decay: of the discriminator.
+        level: the level of a feature pyramid at which the gradients are taken (-1: the deepest).
+        lr, lr_decay: the learning rate of the discriminator, and its decay.
 
     Raises:
-        ValueError: an option is out of its range; in training, when a layer has no double backward.
+        ValueError: an option is out of its range, or, in training, a layer has no double backward.
 
     >>> from mtlkit import BALANCERS, EncoderInfo
     >>> balancer = BALANCERS.build("adversarial", tasks=("a", "b"), hidden=16)
@@ -92,11 +93,11 @@ class Adversarial(Balancer):
             nn.init.uniform_(self.output[task], -(self.hidden**-0.5), self.hidden**-0.5)
 
     def discriminate(self, vectors: Tensor, tasks: Sequence[str]) -> Tensor:
-        """Normalised gradients (n, C) -> logits (n, k) of the named tasks."""
+        """Returns the logits (n, k) of the named tasks for normalised gradients (n, C)."""
         return F.relu(self.first(vectors)) @ stack(self.output, tasks).T + stack(self.output_bias, tasks)
 
     def strength(self, epoch: int) -> float:
-        """The weight of the reversed gradient in an epoch."""
+        """Returns the weight of the reversed gradient in an epoch."""
         if not self.ramp_epochs:
             return self.alpha
         progress = min(epoch + 1, self.ramp_epochs) / self.ramp_epochs
@@ -122,9 +123,10 @@ class Adversarial(Balancer):
 
 
 def _normalized(gradient: Tensor) -> Tensor:
-    """(B, C, ...) -> (n, C): one row per position of the samples that have a gradient, of mean square length 1 in each.
+    """Turns (B, C, ...) into (n, C): one row per position, with a mean square length of 1 in each sample.
 
-    A position's own length would not do: where contributions cancel, it is rounding noise.
+    Samples without a gradient are left out. The rows are not divided by their own lengths: where contributions cancel,
+    such a length is only rounding noise.
     """
     rows = gradient[..., None].flatten(2)
     rows = rows[rows.ne(0).flatten(1).any(dim=1)]

@@ -13,21 +13,21 @@ from mtlkit.solvers import alignment
 class AlignedMTL(GramBalancer):
     """Gives the system of task gradients the condition number 1 and takes the mean of the aligned gradients.
 
-    With M = V L V' it is w = sqrt(l_min) V L^(-1/2) V' (1/K), l_min the smallest eigenvalue that is not zero:
-    every principal component gets the length of the shortest one. Weights may be negative. A task with a zero
+    With M = V L V', the weights are w = sqrt(l_min) V L^(-1/2) V' (1/K), where l_min is the smallest eigenvalue that is
+    not zero. Every principal component gets the length of the shortest one. Weights may be negative. A task with a zero
     gradient gets the weight 0.
 
     Source: Senushkin et al., Independent Component Alignment for Multi-Task Learning, CVPR 2023, arXiv 2305.19000.
 
-    Decoders: plain, as in the authors' code (SamsungLabs/MTL, code/optim/aligned), where scaling them is an option that
-    is off.
+    Decoders: plain, as in the authors' code (SamsungLabs/MTL, code/optim/aligned), where an option scales the decoders'
+    gradients, which is off by default.
 
     Differs from the published experiments: the authors' code adds the aligned gradients up, which `match_sum=true`
     gives, and takes those over the shared parameters (its `amtl`), which `space=parameters` gives. Its `amtlub` takes
     them at the features.
 
     Args:
-        match_sum: times the number of tasks, which makes a sum of the mean.
+        match_sum: multiply by the number of tasks, which turns the mean into a sum.
         space: `features` or `parameters` (the paper's).
 
     >>> import torch

@@ -14,11 +14,11 @@ RESCALES = ("none", "c", "c2")
 
 @BALANCERS.register("cagrad")
 class CAGrad(GramBalancer):
-    """Takes the d with |d - g_0| <= c |g_0| that maximises min_k <g_k, d>, g_0 the mean of the task gradients.
+    """Takes the d with |d - g_0| <= c |g_0| that maximises min_k <g_k, d>; g_0 is the mean of the task gradients.
 
-    With w* = argmin over the simplex of <g_w, g_0> + c |g_0| |g_w| it is d = g_0 + c |g_0| / |g_w*| g_w*. At a
-    Pareto-stationary point c < 1 leaves a part of g_0 and c >= 1 nothing that harms a task. A task with a zero
-    gradient counts in the mean only.
+    With w* = argmin over the simplex of <g_w, g_0> + c |g_0| |g_w|, the direction is d = g_0 + c |g_0| / |g_w*| g_w*.
+    At a Pareto-stationary point, c < 1 leaves a part of g_0, and c >= 1 leaves nothing that harms a task. A task with a
+    zero gradient counts only in the mean.
 
     Source: Liu et al., Conflict-Averse Gradient Descent for Multi-task Learning, NeurIPS 2021, arXiv 2110.14048.
 
@@ -31,9 +31,9 @@ class CAGrad(GramBalancer):
     multiply.
 
     Args:
-        c: the radius around the mean; 0 is the mean itself.
+        c: the radius around the mean (0: the mean itself).
         rescale: `none`; `c` divides d by 1 + c; `c2` by 1 + c^2.
-        match_sum: times the number of tasks, so that c = 0 is plain summing.
+        match_sum: multiply by the number of tasks, so that c = 0 is plain summing.
         space: `features` or `parameters` (the paper's).
 
     >>> import torch

@@ -12,12 +12,13 @@ from mtlkit.gram import any_order
 class ConFIG(GramBalancer):
     """Moves in the direction whose cosine with every task gradient is the same.
 
-    With n_k = |g_k|, u_k = g_k / n_k and U = (<u_i, u_j>), the direction is d = sum_k x_k u_k, x = U^+ 1, so that
-    <d, u_k> = 1 for all k: none is opposed. Its length is the sum of all gradients' projections on it: the
-    encoder gets (sum_k <g_k, d>) d / |d|^2, which is w_k = (sum_j n_j (U x)_j) / <x, U x> x_k / n_k.
+    With n_k = |g_k|, u_k = g_k / n_k and U = (<u_i, u_j>), the direction is d = sum_k x_k u_k, x = U^+ 1, so that <d,
+    u_k> = 1 for all k: it opposes no task. Its length is the sum of the projections of all gradients on it. The encoder
+    gets (sum_k <g_k, d>) d / |d|^2, which means w_k = (sum_j n_j (U x)_j) / <x, U x> x_k / n_k.
 
-    Limits: eigenvalues of U below 1e-10 of the largest count as 0; then the cosines are equal in least squares. Zero
-    gradients weigh nothing. Where d vanishes, as for two opposed gradients, all weights are 0, their limit.
+    Limits: eigenvalues of U below 1e-10 of the largest count as 0; then the cosines are equal in the sense of least
+    squares. Zero gradients get the weight 0. Where d vanishes, as for two opposed gradients, all weights are 0, which
+    is their limit.
 
     Source: Liu, Chu and Thuerey, ConFIG: Towards Conflict-free Training of Physics Informed Neural Networks, ICLR
     2025, arXiv 2408.11104.
@@ -26,7 +27,7 @@ class ConFIG(GramBalancer):
     of the sum of the losses.
 
     Differs from the published experiments: the authors take gradients over the shared parameters, which
-    `space=parameters` gives. Equal weights and the length of the projections are their defaults, too.
+    `space=parameters` gives. Equal weights and the length of the projections are also the authors' defaults.
 
     Args:
         space: `features` or `parameters`.

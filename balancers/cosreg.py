@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 class CosReg(Balancer):
     """Drives the task gradients towards orthogonality by true double backward.
 
-    Minimises sum_k L_k + alpha / (K (K - 1)) |D - I|_F^2 with D_ij = cos(grad_theta L_i, grad_theta L_j). The
-    penalty's gradient reaches the decoders too, since they shape the gradients that are compared.
+    Minimises sum_k L_k + alpha / (K (K - 1)) |D - I|_F^2 with D_ij = cos(grad_theta L_i, grad_theta L_j). The penalty's
+    gradient reaches the decoders too, because they shape the gradients that are compared.
 
     Source: Suteu and Guo, Regularizing Deep Multi-Task Networks using Orthogonal Gradients, arXiv 1912.06844.
 
-    Decoders: plain, and the penalty reaches them by its definition. The paper adds it to the sum of the losses.
+    Decoders: plain. The penalty reaches them too, by its definition. The paper adds it to the sum of the losses.
 
-    Differs from the published experiments: theta is the paper's, the last layer, and so is alpha for digits with batch
-    norm. For digits without it, NYUv2 and SUN RGB-D the paper has `alpha=10`, and for NYUv2 also the mean loss as a
-    factor, which `scale_by_loss=true` gives. The experiments `nyuv2_cosreg` and `sunrgbd` have these. No code of the
-    method by its authors was found.
+    Differs from the published experiments: theta is the last layer, as in the paper, and alpha is the paper's for
+    digits with batch norm. The paper has `alpha=10` for digits without batch norm, NYUv2 and SUN RGB-D, and for NYUv2
+    also the mean loss as a factor, which `scale_by_loss=true` gives. The experiments `nyuv2_cosreg` and `sunrgbd` have
+    these settings. No code of the method by its authors was found.
 
     Args:
         alpha: the penalty's weight (the paper's best on MultiDigitMNIST is 0.1, with batch norm).
@@ -35,7 +35,7 @@ class CosReg(Balancer):
         space: `last_layer` or `features`.
 
     Raises:
-        ValueError: in training, when a layer has no double backward; the message names it.
+        ValueError: in training, a layer has no double backward. The message names the layer.
 
     >>> from mtlkit import BALANCERS
     >>> BALANCERS.build("cosreg", tasks=("a", "b"), alpha=10.0, scale_by_loss=True).space
@@ -61,7 +61,7 @@ class CosReg(Balancer):
         return step.losses.sum() + alpha * penalty
 
     def penalty(self, gram: Tensor) -> Tensor:
-        """|D - I|_F^2 / (K (K - 1)) from the Gram matrix of the task gradients: the mean squared cosine of a pair.
+        """Returns |D - I|_F^2 / (K (K - 1)), the mean squared cosine of a pair, from the Gram matrix.
 
         >>> import torch
         >>> from mtlkit import BALANCERS

@@ -13,28 +13,29 @@ from mtlkit.task import Task
 
 @BALANCERS.register("d_grad")
 class DGrad(Balancer):
-    """Puts a learnable affine map of the features before each task's decoder, and sums the losses.
+    """Puts a learnable affine map of the features before each task's decoder and sums the losses.
 
-    Decoder k sees A_k z + b_k, with A_k a d x d matrix that starts at the identity and b_k a vector that starts at 0,
-    on the d channels of one level, the same at every position: z is (B, d) or (B, d, H, W). The maps descend on the
-    losses by the same backward pass, so that the encoder gets sum_k A_k^T dL_k / d(A_k z + b_k) at that level.
+    Decoder k sees A_k z + b_k. A_k is a d x d matrix that starts at the identity, and b_k is a vector that starts at 0.
+    The map acts on the d channels of one level, in the same way at every position: z is (B, d) or (B, d, H, W). The
+    maps descend on the losses in the same backward pass, so the encoder gets sum_k A_k^T dL_k / d(A_k z + b_k) at that
+    level.
 
-    Source: Yu et al.'s idea as Javaloy and Valera adapt it to hard parameter sharing, for comparison, in Rotograd:
+    Source: an idea of Yu et al., which Javaloy and Valera adapt to hard parameter sharing, for comparison, in Rotograd:
     Dynamic Gradient Homogenization for Multitask Learning (the first version of arXiv 2103.02631).
 
-    Decoders: plain. What is minimised is the sum of the losses.
+    Decoders: plain. The sum of the losses is minimised.
 
-    Defaults: those of this project. That paper says nothing of the maps but that they are affine, and trains its
-    networks at 0.001, the rate here. No code was found.
+    Defaults: those of this project. That paper says only that the maps are affine. It trains its networks at the rate
+    0.001, which is the rate here. No code was found.
 
-    Memory: K (d^2 + d) numbers, three times that with Adam's.
+    Memory: K (d^2 + d) numbers. The state of Adam makes it three times as much.
 
     Args:
-        level: which level of a pyramid is mapped (-1: the deepest).
-        lr, lr_decay: of the maps.
+        level: the level of a feature pyramid that is mapped (-1: the deepest).
+        lr, lr_decay: the learning rate of the maps, and its decay.
 
     Raises:
-        ValueError: in `setup`, when the encoder has no such level.
+        ValueError: in `setup`, the encoder has no such level.
 
     >>> import torch
     >>> from mtlkit import BALANCERS, EncoderInfo

@@ -20,33 +20,33 @@ if TYPE_CHECKING:
 class DBMTL(Balancer):
     """Takes the logarithm of every loss and gives all averaged task gradients the length of the longest.
 
-    With h_k = grad log L_k = grad L_k / L_k over the shared parameters, g_k, which starts at zero, and t = 1, 2, ...
+    Let h_k = grad log L_k = grad L_k / L_k over the shared parameters, let g_k start at zero, and let t = 1, 2, ... be
     the number of the step:
 
         b   <- beta / t^decay
         g_k <- b g_k + (1 - b) h_k
         encoder's gradient: max_j |g_j| sum_k g_k / |g_k|
 
-    The scale of a loss has no effect, and a loss of zero counts as learnt. With gradient accumulation, g_k moves by
-    the mean of what the micro-batches ask for. An absent task keeps its g_k and takes no part.
+    The scale of a loss has no effect, and a task whose loss is zero counts as learnt. With gradient accumulation, g_k
+    moves by the mean of the moves of the micro-batches. An absent task keeps its g_k and takes no part.
 
     Source: Lin et al., Dual-Balancing for Multi-Task Learning, Neural Networks 2025, arXiv 2308.12029.
 
-    Decoders: weighted by 1 / L_k: they get the gradients of the logarithms, as in the authors' code (LibMTL,
+    Decoders: weighted by 1 / L_k. They get the gradients of the logarithms, as in the authors' code (LibMTL,
     weighting/DB_MTL.py).
 
     Differs from the published experiments: the authors' code has `decay=0` by default. The paper searches both values
     for each data set.
 
-    Memory: K P numbers for P shared parameters, twice that during a step.
+    Memory: K P numbers for P shared parameters, and twice as many during a step.
 
     Args:
-        beta: how much of the average stays, in [0, 1); the paper searches 0.1, 0.5 and 0.9.
-        decay: how fast beta fades, >= 0; the paper searches 0 and 0.5. Without it, gradients of equal length that lag
-            behind the model can make it swing about the solution instead of settling there.
+        beta: the share of the average that stays, in [0, 1); the paper searches 0.1, 0.5 and 0.9.
+        decay: how fast beta fades, >= 0; the paper searches 0 and 0.5. Without it, the averaged gradients lag behind
+            the model but keep their length, so the model can swing around the solution instead of settling there.
 
     Raises:
-        ValueError: an option is out of its range; in training, a loss is negative.
+        ValueError: an option is out of its range, or, in training, a loss is negative.
 
     >>> from mtlkit import BALANCERS
     >>> BALANCERS.build("db_mtl", tasks=("a", "b"), beta=0.5).space

@@ -13,19 +13,19 @@ from mtlkit.state import per_task, stack
 if TYPE_CHECKING:
     from mtlkit.step import Step
 
-FLOOR = 0.01  # of an average: without it a task that gets nothing right would have an infinite weight
+FLOOR = 0.01  # of an average; without it, a task with no right answer would have an infinite weight
 
 
 @BALANCERS.register("dtp")
 class DynamicTaskPrioritization(Balancer):
     """Gives the most weight to the tasks that do worst.
 
-    w_k = -(1 - m_k)^gamma log m_k, with m_k <- alpha I_k + (1 - alpha) m_k the moving average of the task's key
-    performance indicator I_k in [0, 1] on the batch, which it starts at. The indicator is the task's share of right
-    answers (`Task.indicator`: an accuracy, the share of depths right to a factor of 1.25, ...), or exp(-L_k) for a
-    task without one. m_k counts as 0.01 at least, so that no weight is above 4.6. The present batch is in the average
-    that weighs it; a task that is absent keeps its average. This is the paper's weighting of tasks; its focal
-    weighting of samples within a task is left to the tasks' losses.
+    w_k = -(1 - m_k)^gamma log m_k, where m_k <- alpha I_k + (1 - alpha) m_k is the moving average of I_k, the task's
+    key performance indicator on the batch, in [0, 1]. The average starts at the first I_k. The indicator is the task's
+    share of right answers (`Task.indicator`: an accuracy, the share of depths right to a factor of 1.25, ...), or
+    exp(-L_k) for a task that has no indicator. m_k counts as at least 0.01, so no weight is above 4.6. The average that
+    gives the weights includes the present batch. A task that is absent keeps its average. This is the paper's weighting
+    of tasks. The paper also weighs the samples within a task (focal loss); here the loss of a task decides about that.
 
     Source: Guo et al., Dynamic Task Prioritization for Multitask Learning, ECCV 2018.
 
@@ -34,8 +34,9 @@ class DynamicTaskPrioritization(Balancer):
     Defaults: those of this project. The paper tunes gamma task by task, and no code of the authors was found.
 
     Args:
-        alpha: how much the present batch counts, in (0, 1].
-        gamma: how quickly a task that does well loses weight (the paper tunes one per task; both defaults are ours).
+        alpha: the share of the present batch in the average, in (0, 1].
+        gamma: how quickly a task that does well loses weight. (The paper tunes one gamma per task. The defaults of
+            alpha and gamma are this project's.)
 
     Raises:
         ValueError: an option is out of its range.
@@ -59,7 +60,7 @@ class DynamicTaskPrioritization(Balancer):
         self.average = per_task(tasks, torch.full((), -1.0))  # m_k; -1: the task has not taken part yet
 
     def weights(self, averages: Tensor) -> Tensor:
-        """Averages m (k,) of the indicators -> weights (k,)."""
+        """Returns the weights (k,) for the averages m (k,) of the indicators."""
         averages = averages.clamp(FLOOR, 1)
         return (1 - averages) ** self.gamma * (1 / averages).log()
 

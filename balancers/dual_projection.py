@@ -12,16 +12,17 @@ from mtlkit.solvers import dual_cone_projection
 class DualProjection(GramBalancer):
     """Projects the mean of the task gradients onto the dual cone {d: <g_i, d> >= 0 for all i}.
 
-    The weights are argmin w'Mw over w >= 1/K: the mean where it harms no task, else the nearest that does not.
+    The weights are argmin w'Mw over w >= 1/K. The result is the mean where it harms no task, and otherwise the nearest
+    direction that harms none.
 
     Source: DualProj in Quinton and Rey, Jacobian Descent for Multi-Objective Optimization, arXiv 2406.16232; the
     projection is that of Lopez-Paz and Ranzato, Gradient Episodic Memory, NeurIPS 2017, arXiv 1706.08840.
 
-    Decoders: plain, as by `mtl_backward` in the authors' library (TorchJD); the paper trains no decoders.
+    Decoders: plain, as by `mtl_backward` in the authors' library (TorchJD). The paper trains no decoders.
 
     Differs from the published experiments: the paper compares gradients over all shared parameters, which
-    `space=parameters` gives. TorchJD adds 1e-4 to the diagonal of the Gram matrix over its trace; the balancer
-    `torchjd` has that.
+    `space=parameters` gives. TorchJD adds 1e-4 to the diagonal of the Gram matrix divided by its trace; the balancer
+    `torchjd` does this too.
 
     Args:
         space: `features` or `parameters` (the paper's).

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 class DynamicWeightAverage(Balancer):
     """Weighs each loss by how slowly it fell from one epoch to the next.
 
-    w = k softmax(r / T) over the k tasks of the step, with r_k the mean loss of the last epoch over that of the one
-    before, and r_k = 1 in a task's first two epochs. An epoch's mean is that over the steps in which the task took
-    part, each counted once; a task that is absent for a whole epoch keeps its last means. r_k is also 1 where the
-    mean to divide by is 0.
+    w = k softmax(r / T) over the k tasks of the step. r_k is the mean loss of the last epoch divided by the mean loss
+    of the epoch before it, and r_k = 1 in a task's first two epochs. The mean of an epoch is over the steps in which
+    the task took part, and each step counts once. A task that is absent for a whole epoch keeps its last means. r_k is
+    also 1 where the mean to divide by is 0.
 
     Source: Liu, Johns and Davison, End-to-End Multi-Task Learning with Attention, CVPR 2019, arXiv 1803.10704.
 
@@ -36,7 +36,7 @@ class DynamicWeightAverage(Balancer):
     Adam removes.
 
     Args:
-        temperature: T; the larger, the more even the weights.
+        temperature: T; a larger temperature makes the weights more even.
         window: n, the number of steps in a window (null: a window is an epoch).
 
     Raises:
@@ -60,16 +60,16 @@ class DynamicWeightAverage(Balancer):
             self.recent = per_task(tasks, torch.ones(2 * window))  # the last losses, the latest at the end
         self.loss_sum = per_task(tasks, torch.zeros(()))  # over the steps of `epoch`
         self.loss_count = per_task(tasks, torch.zeros((), dtype=torch.int64))
-        self.last_mean = per_task(tasks, torch.zeros(()))  # of the last two epochs before `epoch`; 0: not yet known
+        self.last_mean = per_task(tasks, torch.zeros(()))  # of the last epoch before `epoch`; 0: not yet known
         self.mean_before = per_task(tasks, torch.zeros(()))
         self.register_buffer("epoch", torch.zeros((), dtype=torch.int64))
 
     def weights(self, epoch: int, tasks: Sequence[str] | None = None) -> Tensor:
-        """The weights (k,), float64, of the named tasks (None: all of them) in an epoch."""
+        """Returns the weights (k,), float64, of the named tasks (None: all of them) in an epoch."""
         return self._weights(*self._means(epoch, tasks or self.tasks))
 
     def weights_by_window(self, losses: Tensor, tasks: Sequence[str] | None = None) -> Tensor:
-        """The weights (k,), float64, of the named tasks (None: all of them) when these are their losses (k,)."""
+        """Returns the weights (k,), float64, of the named tasks (None: all of them) at these losses (k,) of theirs."""
         assert self.window is not None
         names = tasks or self.tasks
         recent = self._with(losses, names)
@@ -111,7 +111,7 @@ class DynamicWeightAverage(Balancer):
         return torch.cat([stack(self.recent, tasks)[:, 1:].double(), losses.double()[:, None]], dim=1)
 
     def _means(self, epoch: int, tasks: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """The named tasks' mean losses in the last two epochs before `epoch`, the later one first."""
+        """Returns the named tasks' mean losses in the last two epochs before `epoch`, the later epoch first."""
         last, before = stack(self.last_mean, tasks).double(), stack(self.mean_before, tasks).double()
         if epoch == self.get_buffer("epoch"):
             return last, before

@@ -18,20 +18,20 @@ if TYPE_CHECKING:
 
 @BALANCERS.register("excess_mtl")
 class ExcessMTL(Balancer):
-    """Raises the weights of the tasks with the largest excess risk, the loss above what it could fall to.
+    """Raises the weights of the tasks with the largest excess risk: how far the loss is above its minimum.
 
-    With g_k the gradient of L_k over the shared parameters and s_k the root of the sum of its squares over all steps
-    (elementwise, as in Adagrad), which stands for the diagonal of the Hessian:
+    Let g_k be the gradient of L_k over the shared parameters, and s_k the root of the sum of its squares over all steps
+    (elementwise, as in Adagrad). s_k stands for the diagonal of the Hessian:
 
         E_k = sum_p g_kp^2 / s_kp                       the excess risk, by a second-order expansion of L_k
         w_k <- w_k exp(eta E_k / E_k^0) / normalisation
         encoder's gradient: sum_k w_k g_k
 
-    E_k^0 is the mean of E_k over the first `warmup_steps` steps in which task k has a gradient; until they are over,
-    E_k / E_k^0 counts as 1, so the weights stay equal. The ratio frees the weights of the scale of the losses; the
-    gradients that they weigh keep it. With gradient accumulation, s_k, log w_k and E_k^0 move by the mean of what the
-    micro-batches ask for. The present tasks share the weight that they hold together, scaled to sum 1 in the step;
-    an absent one keeps its own.
+    E_k^0 is the mean of E_k over the first `warmup_steps` steps in which task k has a gradient. During these steps
+    E_k / E_k^0 counts as 1, so the weights stay equal. Because of the ratio, the weights do not depend on the scale of
+    the losses; the gradients that they multiply still do. With gradient accumulation, s_k, log w_k and E_k^0 move by
+    the mean of the moves of the micro-batches. The present tasks share the weight that they hold together, scaled to
+    the sum 1 in the step. An absent task keeps its weight.
 
     Source: He et al., Robust Multi-Task Learning with Excess Risks, ICML 2024, arXiv 2402.02009.
 
@@ -39,15 +39,15 @@ class ExcessMTL(Balancer):
     minimise the weighted sum in all parameters.
 
     Differs from the published experiments: in the authors' code the weights sum to the number of tasks, which
-    `match_sum=true` gives. eta and the single warm-up step are the code's; the paper has three epochs, which
-    `warmup_steps=N` gives in steps.
+    `match_sum=true` gives. eta and the single warm-up step are those of the code. The paper warms up for three epochs,
+    which `warmup_steps=N` gives in steps.
 
-    Memory: K P numbers for P shared parameters, twice that during a step.
+    Memory: K P numbers for P shared parameters, and twice as many during a step.
 
     Args:
         eta: the rate of the weights, > 0.
-        warmup_steps: over how many steps E_k^0 is taken.
-        match_sum: times the number of tasks, so that equal weights are plain summing.
+        warmup_steps: the number of steps over which E_k^0 is taken.
+        match_sum: multiply by the number of tasks, so that equal weights are plain summing.
 
     Raises:
         ValueError: an option is out of its range.
@@ -81,14 +81,14 @@ class ExcessMTL(Balancer):
         self.root = per_task(self.tasks, torch.zeros(encoder.parameters))  # s_k
 
     def moved(self, log_weights: Tensor, risks: Tensor) -> Tensor:
-        """log w (k,) after one step, for relative excess risks (k,); the sum of the w stays."""
+        """Returns log w (k,) after one step with the relative excess risks (k,). The sum of the w stays the same."""
         moved = log_weights + self.eta * risks
         return moved + log_weights.logsumexp(0) - moved.logsumexp(0)
 
     def combine(self, step: "Step") -> Tensor:
         gradients = step.jacobian
         before = stack(self.root, step.tasks)
-        root = torch.hypot(before, gradients)  # neither overflows nor underflows, as squares would
+        root = torch.hypot(before, gradients)  # squares would overflow or underflow
         risks = (gradients * torch.where(root > 0, gradients / root, 0.0)).sum(dim=1).double()
         first = stack(self.first_risk, step.tasks).double()
         waits = stack(self.warmed_up, step.tasks) < self.warmup_steps

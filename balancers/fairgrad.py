@@ -14,23 +14,24 @@ from mtlkit.solvers import alpha_fair
 class FairGrad(GramBalancer):
     """Takes the direction d that maximises sum_k <g_k, d>^(1 - alpha) / (1 - alpha): M w = w^(-1/alpha), w > 0.
 
-    alpha = 1 is `nash`; small alpha favours the sum of the progress, large alpha the task with the least. A task with
-    a zero gradient gets the weight 0. Tasks that no direction can serve together are held harmless while the rest
-    bargain; at a Pareto-stationary point all weights are 0.
+    alpha = 1 is `nash`. A small alpha favours the sum of the progress; a large alpha favours the task with the least
+    progress. A task with a zero gradient gets the weight 0. Where no direction can serve a set of tasks together, the
+    direction does not harm these tasks, and the others bargain. At a Pareto-stationary point all weights are 0.
 
     Source: Ban and Ji, Fair Resource Allocation in Multi-Task Learning, ICML 2024, arXiv 2402.15638.
 
     Decoders: plain, as in the authors' code (OptMN-Lab/fairgrad, methods/weight_methods.py): one backward pass per
     task, of which only the shared parameters' gradients are replaced.
 
-    Differs from the published experiments: alpha = 2 is the authors', who take gradients over the shared parameters,
-    which `space=parameters` gives, multiply the result by the number of tasks, which `match_sum=true` gives, and clip
-    its norm, which `max_norm=1` gives.
+    Differs from the published experiments: alpha = 2 is the authors' value. They take gradients over the shared
+    parameters, which `space=parameters` gives, multiply the result by the number of tasks, which `match_sum=true`
+    gives, and clip its norm, which `max_norm=1` gives.
 
     Args:
         alpha: the kind of fairness, above 0.
-        match_sum: times the number of tasks.
-        max_norm: the combined gradient is at last scaled down to this length in its space (None: never).
+        match_sum: multiply by the number of tasks.
+        max_norm: the largest length of the combined gradient in its space. A longer one is scaled down at the end
+            (None: never).
         space: `features` or `parameters` (the paper's).
 
     >>> import torch

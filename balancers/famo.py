@@ -18,14 +18,15 @@ if TYPE_CHECKING:
 class FAMO(LossBalancer):
     """Learns weights under which the logarithms of all losses fall equally fast.
 
-    With D_k = L_k - b_k, b_k a lower bound of the loss, and z = softmax(xi), the encoder descends on
-    sum_k c z_k log D_k, c = 1 / sum_k (z_k / D_k): the weights of the losses, c z_k / D_k, sum to 1. When the model
-    has moved, the losses D'_k of the same batch tell how fast each one fell, delta_k = log D_k - log D'_k, and xi makes
-    one step of Adam by the gradient J^T delta + gamma xi, J = dz / dxi: tasks that fell faster than the others lose
-    weight. This costs one more forward pass, with no task gradient. The softmax is over the tasks of the step.
+    Let D_k = L_k - b_k, where b_k is a lower bound of the loss, and z = softmax(xi). The encoder descends on sum_k c
+    z_k log D_k with c = 1 / sum_k (z_k / D_k), so the weights of the losses, c z_k / D_k, have the sum 1. After the
+    model has moved, the losses D'_k of the same batch tell how fast each one fell: delta_k = log D_k - log D'_k. Then
+    xi makes one step of Adam by the gradient J^T delta + gamma xi with J = dz / dxi: tasks whose losses fell faster
+    than the others lose weight. This costs one more forward pass but no task gradient. The softmax is over the tasks of
+    the step.
 
-    D_k = 0 has no logarithm and nothing left to learn: such a task gets weight 0, where the limit would stop all the
-    others, and with D_k or D'_k = 0 it takes no part in that step of xi.
+    A task with D_k = 0 has nothing left to learn, and its logarithm does not exist. It gets the weight 0; the limit
+    would stop all other tasks. A task with D_k = 0 or D'_k = 0 takes no part in that step of xi.
 
     Source: Liu, Feng, Stone and Liu, FAMO: Fast Adaptive Multitask Optimization, NeurIPS 2023, arXiv 2306.03792.
 
@@ -41,10 +42,10 @@ class FAMO(LossBalancer):
     Args:
         gamma: how strongly xi is pulled to 0, the weight decay of its Adam.
         min_losses: task name -> b_k, in the unit of the losses as they are balanced; 0 for a task that is not named.
-        lr, lr_decay: of xi.
+        lr, lr_decay: the learning rate of xi, and its decay.
 
     Raises:
-        ValueError: an option is out of its range or names no task; in training, when a loss is below its bound.
+        ValueError: an option is out of its range or names no task, or, in training, a loss is below its bound.
 
     >>> import torch
     >>> from mtlkit import BALANCERS
@@ -75,7 +76,7 @@ class FAMO(LossBalancer):
     def weights(self, losses: Tensor, tasks: Sequence[str] | None = None) -> Tensor:
         names = tasks or self.tasks
         above = self._above_bounds(losses, names)
-        # c z_k / D_k as one softmax, in which a small D_k overflows nothing.
+        # c z_k / D_k is computed as one softmax, so that a small D_k does not overflow.
         scores = stack(self.xi, names).double() - above.log()
         return torch.where(above > 0, scores, -torch.inf).softmax(0).nan_to_num()
 
@@ -95,7 +96,7 @@ class FAMO(LossBalancer):
             self.xi[task].grad = value.to(self.xi[task].dtype)
 
     def _above_bounds(self, losses: Tensor, tasks: Sequence[str]) -> Tensor:
-        """D (k,), float64."""
+        """Returns D (k,), float64. Raises a `ValueError` where a loss is below its bound."""
         above = losses.double() - losses.new_tensor([self.min_losses[task] for task in tasks]).double()
         for task, value in zip(tasks, above.tolist(), strict=True):
             if value < 0:

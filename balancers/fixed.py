@@ -12,14 +12,14 @@ from mtlkit.state import per_task, stack
 
 @BALANCERS.register("fixed")
 class Fixed(LossBalancer):
-    """A weighted sum of the losses with weights that never change.
+    """Minimises a weighted sum of the losses with weights that never change.
 
-    Update: theta <- theta - eta sum_k w_k grad L_k. Tuned well, it is the baseline that many papers leave out
-    (arXiv 2505.10347 finds it close to the best balancers).
+    Update: theta <- theta - eta sum_k w_k grad L_k. Many papers leave out this baseline with well-tuned weights; arXiv
+    2505.10347 finds it close to the best balancers.
 
-    Decoders: weighted. What is minimised is the weighted sum, in all parameters.
+    Decoders: weighted. The weighted sum is minimised in all parameters.
 
-    Defaults: those of plain summing, weights of 1; there are no published ones.
+    Defaults: those of plain summing, weights of 1. There are no published ones.
 
     Args:
         weights: task name -> w_k >= 0; a task that is not named has weight 1.

@@ -12,9 +12,10 @@ from mtlkit.balancer import BALANCERS, LossBalancer, have_logarithm
 class GeometricLoss(LossBalancer):
     """Minimises the geometric mean of the losses.
 
-    The objective is G = (prod_k L_k)^(1/k) = exp(mean_k log L_k) over the k tasks of the step, whose derivative by
-    L_k is the weight w_k = G / (k L_k). A task whose loss is zero has nothing left to learn, while the root's slope
-    there is infinite and G = 0 would stop all the others: it gets weight 0, and G is the mean of the others.
+    The objective is G = (prod_k L_k)^(1/k) = exp(mean_k log L_k) over the k tasks of the step, whose derivative by L_k
+    is the weight w_k = G / (k L_k). A task whose loss is zero has nothing left to learn. The slope of the root is
+    infinite there, and G = 0 would stop all other tasks. So this task gets the weight 0, and G is the mean of the
+    others.
 
     Source: Chennupati et al., MultiNet++: Multi-Stream Feature Aggregation and Geometric Loss Strategy for
     Multi-Task Learning, CVPR Workshops 2019, arXiv 1904.08492.
@@ -24,7 +25,7 @@ class GeometricLoss(LossBalancer):
     Defaults: those of the paper, whose objective has no options. No code of the authors was found.
 
     Raises:
-        ValueError: in training, when a loss is negative; the message names the task.
+        ValueError: in training, a loss is negative. The message names the task.
 
     >>> import torch
     >>> from mtlkit import BALANCERS

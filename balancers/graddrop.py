@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 class GradDrop(Balancer):
     """Draws a sign at every position of the features and drops the task gradients of the other one.
 
-    With g_{k,n} the gradient of L_k at the features z_n of sample n, G_k = sum_n sign(z_n) g_{k,n} (elementwise, over
-    the whole batch) says which way task k pulls a position. The positive sign is drawn with probability
-    P = 1/2 (1 + sum_k G_k / sum_k |G_k|), the negative one otherwise; M_k = 0 where G_k has the other sign, else 1;
-    the encoder gets sum_k (leak + (1 - leak) M_k) g_{k,n}. A position has one mask for all samples, as in the
-    authors' layer, so a batch may be split over any number of processes.
+    Let g_{k,n} be the gradient of L_k at the features z_n of sample n. G_k = sum_n sign(z_n) g_{k,n} (elementwise, over
+    the whole batch) says in which direction task k pulls a position. The positive sign is drawn with the probability
+    P = 1/2 (1 + sum_k G_k / sum_k |G_k|), and otherwise the negative sign. M_k = 0 where G_k has the sign that was not
+    drawn, else 1. The encoder gets sum_k (leak + (1 - leak) M_k) g_{k,n}. A position has one mask for all samples, as
+    in the authors' layer, so a batch may be split over any number of processes.
 
     Source: Chen et al., Just Pick a Sign: Optimizing Deep Multitask Models with Gradient Sign Dropout, NeurIPS 2020,
     arXiv 2010.06808, with f(P) = P and one leak for all tasks.
@@ -32,12 +32,12 @@ class GradDrop(Balancer):
 
     Decoders: plain. The method is a layer in front of them.
 
-    Defaults: those of the paper, no leak, and of the authors' layer (tensorflow/lingvo, lingvo/core/graddrop.py) but
-    for one: by its default that layer multiplies the result by its own length over that of the plain sum. Whether the
-    paper's experiments did is not said; it is not offered here.
+    Defaults: those of the paper, no leak, and of the authors' layer (tensorflow/lingvo, lingvo/core/graddrop.py), with
+    one difference. By default, that layer also multiplies the result by its own length divided by the length of the
+    plain sum. The paper does not say whether its experiments did this, and mtlkit does not offer it.
 
     Args:
-        leak: the share of a dropped gradient that passes all the same, from 0 to 1 (1: plain summing).
+        leak: the share of a dropped gradient that still passes, from 0 to 1 (1: plain summing).
         space: `features` or `parameters`.
 
     Raises:
@@ -77,7 +77,7 @@ class GradDrop(Balancer):
         return combined
 
     def factors(self, sums: Tensor, draws: Tensor) -> Tensor:
-        """The sums G (k, ...) and uniform draws (...) -> what each task's gradient is multiplied by (k, ...)."""
+        """Returns the factors (k, ...) of the task gradients, for the sums G (k, ...) and uniform draws (...)."""
         purity = (1 + sums.sum(dim=0) / sums.abs().sum(dim=0).clamp_min(torch.finfo(sums.dtype).tiny)) / 2
         other = torch.where(purity > draws, -1.0, 1.0)  # the sign that is not drawn
         return torch.where(sums.sign() == other, self.leak, 1.0).to(sums.dtype)

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 class GradientSimilarity(GramBalancer):
     """Uses an auxiliary task's gradient only where it does not oppose the main task's.
 
-    With m the main task: w_m = 1, and for every other task w_k = 1 where cos(g_m, g_k) >= 0, else 0. The weighted
-    version has w_k = max(0, cos(g_m, g_k)). A zero gradient has the cosine 0. In a step from which the main task is
-    absent nobody is opposed: all weights are 1.
+    Let m be the main task. Then w_m = 1, and for every other task w_k = 1 where cos(g_m, g_k) >= 0, else 0. The
+    weighted version has w_k = max(0, cos(g_m, g_k)). The cosine of a zero gradient counts as 0. In a step without the
+    main task, all weights are 1.
 
     Source: Du et al., Adapting Auxiliary Losses Using Gradient Similarity, arXiv 1812.02224.
 
@@ -29,11 +29,11 @@ class GradientSimilarity(GramBalancer):
     (experiments/weight_methods.py); no code of the authors was found.
 
     Differs from the published experiments: the paper compares gradients over the shared parameters, which
-    `space=parameters` gives. It has one main task, which `main=NAME` chooses, and both versions; the other one is
-    `weighted=true`.
+    `space=parameters` gives. The paper has one main task, which `main=NAME` chooses, and two versions; `weighted=true`
+    gives the weighted one.
 
     Args:
-        main: the main task (null: the first one in alphabetical order, so that the order of tasks is no matter).
+        main: the main task (null: the first one in alphabetical order, so that the order of the tasks has no effect).
         weighted: the paper's weighted version.
         space: `features` or `parameters`.
 
@@ -58,7 +58,7 @@ class GradientSimilarity(GramBalancer):
         self.weighted = weighted
 
     def weights(self, gram: Tensor, tasks: Sequence[str] | None = None) -> Tensor:
-        """The Gram matrix of the named tasks (None: all of them) -> weights."""
+        """Returns the weights for the Gram matrix of the named tasks (None: all of them)."""
         tasks = self.tasks if tasks is None else tasks
         check_gram_shape(gram, tasks)
         if self.main not in tasks:

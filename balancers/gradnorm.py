@@ -19,28 +19,28 @@ if TYPE_CHECKING:
 
 @BALANCERS.register("gradnorm")
 class GradNorm(Balancer):
-    """Learns weights w_k > 0, of sum K, under which all tasks train at the same rate.
+    """Learns weights w_k > 0, whose sum is K, under which all tasks train at the same rate.
 
-    The w_k descend on sum_k | w_k n_k - target_k | with n_k = |grad_W L_k|, target_k = mean_j(w_j n_j) r_k^alpha
-    held constant and r_k = (L_k / L_k^0) / mean_j(L_j / L_j^0) the relative inverse training rate. The derivative
-    by w_k is n_k sign(w_k n_k - target_k), so no second backward pass is needed. After every step the weights
-    are scaled back to sum K; those of absent tasks stay. L_k^0 is the task's first loss that is not 0. A task
-    whose losses have all been 0 so far has no rate yet: it is left out, as an absent one.
+    The w_k descend on sum_k | w_k n_k - target_k |. Here n_k = |grad_W L_k|, target_k = mean_j(w_j n_j) r_k^alpha is
+    held constant, and r_k = (L_k / L_k^0) / mean_j(L_j / L_j^0) is the relative inverse training rate. The derivative
+    by w_k is n_k sign(w_k n_k - target_k), so no second backward pass is needed. After every step the weights are
+    scaled back to the sum K; the weights of absent tasks do not change. L_k^0 is the task's first loss that is not 0. A
+    task whose losses have all been 0 so far has no rate yet and is left out, like an absent task.
 
     Decoders: weighted by w_k. The paper minimises sum_k w_k L_k in the whole network.
 
-    Differs from the published experiments: the n_k are taken at the features, as the Rotograd paper proposes, where
-    the GradNorm paper takes them at the last layer that the tasks share, which `space=last_layer` gives.
+    Differs from the published experiments: the n_k are taken at the features, as the Rotograd paper proposes. The
+    GradNorm paper takes them at the last layer that the tasks share, which `space=last_layer` gives.
 
     Source: Chen et al., GradNorm, ICML 2018, arXiv 1711.02257 (Adam at 0.025 for the weights, alpha 1.5 on NYUv2).
 
     Args:
         alpha: how strongly slow tasks are favoured.
         space: `features` or `last_layer`.
-        lr, lr_decay: of the weights.
+        lr, lr_decay: the learning rate of the weights, and its decay.
 
     Raises:
-        ValueError: `alpha` is negative; or, in training, a loss is, and the message names its task.
+        ValueError: `alpha` is negative, or, in training, a loss is negative. The message names the task.
 
     >>> from mtlkit import BALANCERS
     >>> {task: w.item() for task, w in BALANCERS.build("gradnorm", tasks=("a", "b"), alpha=0.5).weight.items()}
@@ -85,7 +85,7 @@ class GradNorm(Balancer):
     @torch.no_grad()
     def after_step(self, step: "Step") -> None:
         moved = [task for task in self.tasks if self.weight[task].grad is not None]
-        if moved:  # the weights of absent tasks stay, and so does the sum of all
+        if moved:  # the weights of absent tasks do not change, and neither does the sum of all weights
             weights = stack(self.weight, moved).clamp_min(1e-3)  # Adam's step may cross zero
             kept = sum(float(self.weight[task]) for task in self.tasks if task not in moved)
             for task, value in zip(moved, weights * (len(self.tasks) - kept) / weights.sum(), strict=True):
@@ -93,7 +93,7 @@ class GradNorm(Balancer):
 
 
 def refuse_negative_losses(losses: Tensor, tasks: Sequence[str]) -> None:
-    """Raises a `ValueError` that names the task of the first negative loss: it has no training rate."""
+    """Raises a `ValueError` that names the first task with a negative loss: such a task has no training rate."""
     for task, loss in zip(tasks, losses.tolist(), strict=True):
         if loss < 0:
             raise ValueError(
@@ -103,7 +103,7 @@ def refuse_negative_losses(losses: Tensor, tasks: Sequence[str]) -> None:
 
 
 def first_losses(kept: ParameterDict, losses: Tensor, tasks: Sequence[str]) -> Tensor:
-    """(k,) float64: each task's first loss that was not 0, kept from now on; 0 for a task that had none yet."""
+    """Returns each task's first loss that was not 0, (k,) float64, and keeps it; 0 where there was none yet."""
     for task, loss in zip(tasks, losses, strict=True):
         if kept[task] == 0:
             kept[task].copy_(loss)
@@ -111,7 +111,7 @@ def first_losses(kept: ParameterDict, losses: Tensor, tasks: Sequence[str]) -> T
 
 
 def targets(weights: Tensor, norms: Tensor, progress: Tensor, alpha: float) -> Tensor:
-    """(k,): what GradNorm wants the w_k n_k to be, from `progress`, the L_k / L_k^0.
+    """Returns the values (k,) that GradNorm wants the w_k n_k to have; `progress` holds the L_k / L_k^0.
 
     >>> one = torch.ones(2)
     >>> targets(one, torch.tensor([1.0, 3.0]), torch.tensor([1.5, 0.5]), alpha=1.0).tolist()

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 @BALANCERS.register("gradvac")
 class GradVac(GramBalancer):
-    """Raises the cosine between each two task gradients to what it usually is.
+    """Raises the cosine between each two task gradients to its usual value.
 
-    g'_i starts as g_i. For the other tasks j, in an order drawn for each i and step, with p = cos(g'_i, g_j) and the
-    target t = t_ij: where p < t, g'_i <- g'_i + |g'_i| (t sqrt(1 - p^2) - p sqrt(1 - t^2)) / (|g_j| sqrt(1 - t^2)) g_j,
-    after which the cosine is t. The encoder gets sum_i g'_i. The targets start at 0, where this is PCGrad, and after
-    each optimizer step t_ij <- (1 - beta) t_ij + beta p, with p the mean over the step's micro-batches. Absent
-    tasks keep their targets. A target counts as at most 1 - 1e-6, and a g'_i that was cancelled to less than 1e-6
-    of |g_i| has no cosine.
+    g'_i starts as g_i. For the other tasks j, in an order drawn for each i and step, let p = cos(g'_i, g_j) and let t =
+    t_ij be the target. Where p < t, g'_i <- g'_i + |g'_i| (t sqrt(1 - p^2) - p sqrt(1 - t^2)) / (|g_j| sqrt(1 - t^2))
+    g_j, after which the cosine is t. The encoder gets sum_i g'_i. The targets start at 0, where GradVac equals PCGrad.
+    After each optimizer step t_ij <- (1 - beta) t_ij + beta p, where p is the mean over the step's micro-batches.
+    Absent tasks keep their targets. A target counts as at most 1 - 1e-6. A g'_i that has shrunk to less than 1e-6 of
+    |g_i| has no cosine.
 
     Source: Wang et al., Gradient Vaccine: Investigating and Improving Multi-task Optimization in Massively
     Multilingual Models, ICLR 2021, arXiv 2010.05874.
@@ -34,8 +34,8 @@ class GradVac(GramBalancer):
     found.
 
     Differs from the published experiments: the paper compares gradients over the shared parameters, which
-    `space=parameters` gives, also one layer or matrix at a time, which is not offered here. beta = 0.01 is the paper's;
-    LibMTL has `beta=0.5`.
+    `space=parameters` gives. It also compares them one layer or matrix at a time, which mtlkit does not offer. beta =
+    0.01 is the paper's; LibMTL has `beta=0.5`.
 
     Memory: K x K targets.
 
@@ -62,7 +62,7 @@ class GradVac(GramBalancer):
         self.target = Kept(tasks, axes=2, start=0.0, rate=beta)
 
     def weights(self, gram: Tensor, tasks: Sequence[str] | None = None, number: int = 0) -> Tensor:
-        """The Gram matrix of the named tasks (None: all of them) -> weights, in the orders of step `number`."""
+        """Returns the weights for the Gram matrix of the named tasks (None: all), in the orders of step `number`."""
         return self._vaccinate(gram, self.tasks if tasks is None else tasks, number)[0]
 
     def combine(self, step: "Step") -> Tensor:
@@ -71,7 +71,7 @@ class GradVac(GramBalancer):
         return weights
 
     def _vaccinate(self, gram: Tensor, tasks: Sequence[str], number: int) -> tuple[Tensor, Tensor]:
-        """Weights (k,), and the cosines (k, k) that were met, NaN where there is none."""
+        """Returns the weights (k,) and the cosines (k, k) that were measured, NaN where there is none."""
         check_gram_shape(gram, tasks)
         i = torch.arange(len(tasks))
         targets = self.target.of(tasks).to(gram).clamp_max(1 - 1e-6)

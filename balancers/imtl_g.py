@@ -10,23 +10,23 @@ from mtlkit.gram import any_order
 
 @BALANCERS.register("imtl_g")
 class IMTLG(GramBalancer):
-    """Gives the combined gradient the same projection on every task's.
+    """Gives the combined gradient the same projection on every task gradient.
 
     With n_k = |g_k|, u_k = g_k / n_k and g = sum_k w_k g_k, the weights solve <g, u_k> = c for all k and
     sum_k w_k = 1. With U = (<u_i, u_j>) they are w_k = x_k / n_k over their sum, x = U^+ 1; some may be negative.
 
-    Limits: eigenvalues of U below 1e-10 of the largest count as 0, which makes the projections equal in least
-    squares when gradients depend on each other. Where U^+ 1 vanishes, as for two opposed gradients, x = 1, its
-    limit. A sum within 1e-12 of zero, relative to the weights, counts as that far from it. Zero gradients weigh
-    nothing; if there is no other, all weights are 1 / K.
+    Limits: eigenvalues of U below 1e-10 of the largest count as 0. This makes the projections equal in the sense of
+    least squares when gradients depend on each other. Where U^+ 1 vanishes, as for two opposed gradients, x = 1, which
+    is its limit. A sum nearer to zero than 1e-12, relative to the weights, counts as 1e-12. Zero gradients get the
+    weight 0; if all gradients are zero, all weights are 1 / K.
 
     Source: Liu et al., Towards Impartial Multi-task Learning, ICLR 2021. The paper compares gradients at the shared
     features, the default.
 
     Decoders: weighted, as in the code that the published tables come from (AvivNavon/nash-mtl,
-    methods/weight_methods.py), which descends on sum_k w_k L_k in all parameters: a decoder with a negative weight
-    climbs. The paper speaks of weights for the shared parameters only, and LibMTL leaves decoders plain
-    (`trainer.decoder_gradients=plain`). The authors' code is not public.
+    methods/weight_methods.py), which descends on sum_k w_k L_k in all parameters. So the loss of a task with a negative
+    weight grows by the moves of its decoder. The paper speaks of weights for the shared parameters only, and LibMTL
+    leaves decoders plain (`trainer.decoder_gradients=plain`). The authors' code is not public.
 
     Differs from the published experiments: the defaults are the paper's, but the tables since Nash-MTL compare
     gradients over the shared parameters, which `space=parameters` gives.

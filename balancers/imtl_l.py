@@ -17,22 +17,22 @@ if TYPE_CHECKING:
 class ImpartialLosses(Balancer):
     """Learns one factor per loss under which all weighted losses are 1.
 
-    The objective is sum_k e^{s_k} L_k - s_k. Every s_k starts at 0 and is pulled by e^{s_k} L_k - 1 towards
-    -log L_k. A loss of zero, for which s_k would grow without end, adds nothing to the objective.
+    The objective is sum_k e^{s_k} L_k - s_k. Every s_k starts at 0 and is pulled by e^{s_k} L_k - 1 towards -log L_k. A
+    loss of zero, for which s_k would grow without end, adds nothing to the objective.
 
     Source: Liu et al., Towards Impartial Multi-Task Learning, ICLR 2021 (openreview IMPnRXEWpvr).
 
-    Decoders: weighted. The paper minimises this objective in all parameters, the decoders first of all.
+    Decoders: weighted. The paper minimises this objective in all parameters, and mainly in those of the decoders.
 
-    Differs from the published experiments: the paper trains the s_k with the network and at its rate, which `lr=1e-4`
-    gives for a model of that rate, as in LibMTL (weighting/IMTL.py). The default is the rate of `uncertainty`, its next
-    of kin. The authors' code is not public.
+    Differs from the published experiments: the paper trains the s_k with the network and at its rate, as LibMTL does
+    (weighting/IMTL.py). `lr=1e-4` gives this for a model with that rate. The default is the rate of `uncertainty`, the
+    most similar balancer. The authors' code is not public.
 
     Args:
-        lr, lr_decay: of the s_k.
+        lr, lr_decay: the learning rate of the s_k, and its decay.
 
     Raises:
-        ValueError: in training, when a loss is negative; the message names the task.
+        ValueError: in training, a loss is negative. The message names the task.
 
     >>> from mtlkit import BALANCERS
     >>> [s.item() for s in BALANCERS.build("imtl_l", tasks=("a", "b")).log_scale.values()]

@@ -20,31 +20,31 @@ WEIGHED = ("normalised", "losses")
 
 @BALANCERS.register("mgda")
 class MGDA(GramBalancer):
-    """Takes the shortest gradient in the convex hull of the task gradients, a descent direction of every task.
+    """Takes the shortest gradient in the convex hull of the task gradients: it is a descent direction for every task.
 
     v minimises |sum_k v_k g_k / s_k|^2 over v >= 0, sum v = 1, and w_k = v_k / s_k. The scales s_k are 1 (`none`),
-    |g_k| (`l2`), L_k (`loss`) or L_k |g_k| (`loss+`); a task with s_k = 0 takes no part. With the scales 1 a zero
-    gradient is itself the shortest: the encoder stands still, as at every Pareto-stationary point.
+    |g_k| (`l2`), L_k (`loss`) or L_k |g_k| (`loss+`); a task with s_k = 0 takes no part. With the scales 1, a zero
+    gradient is itself the shortest, so the encoder stands still, as at every Pareto-stationary point.
 
     Source: Sener and Koltun, Multi-Task Learning as Multi-Objective Optimization, NeurIPS 2018, arXiv 1810.04650.
-    `space: features` is the paper's MGDA-UB. The scales are the authors' code's.
+    `space: features` is the paper's MGDA-UB. The scales are those of the authors' code.
 
     Decoders: weighted by v_k, as in the authors' code (isl-org/MultiObjectiveOptimization, train_multi_task.py), which
     descends on sum_k v_k L_k in all parameters.
 
-    Differs from the published experiments: the authors' sample for CelebA has `normalization=loss+`; which one the
-    paper's tables have is not said. Where it scales, their code weighs the losses by v_k, which `weigh=losses` gives.
-    The combination is then no longer the one that was minimised, and need not serve every task. The tables since
+    Differs from the published experiments: the authors' sample for CelebA has `normalization=loss+`; the paper does not
+    say which one its tables have. With a normalisation, their code weighs the losses by v_k, which `weigh=losses`
+    gives. Then the combination is no longer the one that was minimised, and it may harm a task. The tables since
     Nash-MTL have `space=parameters`, and v_k times the number of tasks.
 
     Args:
         normalization: `none`, `l2`, `loss` or `loss+`.
-        weigh: what the v_k weigh in the encoder's gradient: the `normalised` gradients, w_k = v_k / s_k, or the
-            `losses`, w_k = v_k.
+        weigh: what the v_k multiply in the encoder's gradient: the `normalised` gradients (w_k = v_k / s_k) or the
+            `losses` (w_k = v_k).
         space: `features` or `parameters`.
 
     Raises:
-        ValueError: in training by `loss` or `loss+`, when a loss is negative.
+        ValueError: in training with `loss` or `loss+`, a loss is negative.
 
     >>> balancer = BALANCERS.build("mgda", tasks=("a", "b"))
     >>> balancer.weights(torch.tensor([[1.0, 0.0], [0.0, 3.0]])).tolist()
@@ -68,7 +68,7 @@ class MGDA(GramBalancer):
         self.weigh = weigh
 
     def weights(self, gram: Tensor, losses: Tensor | None = None) -> Tensor:
-        """As in every `GramBalancer`; `loss` and `loss+` need the losses (k,) too."""
+        """Returns the weights, as in every `GramBalancer`; `loss` and `loss+` also need the losses (k,)."""
         scale = self._scales(gram, losses)
         return self._weights(self._shares(gram, scale), scale)
 
@@ -81,7 +81,7 @@ class MGDA(GramBalancer):
         return shares if self.weigh == "losses" else torch.where(scale > 0, shares / scale, 0.0)
 
     def _shares(self, gram: Tensor, scale: Tensor) -> Tensor:
-        """The v (k,), 0 where the scale is 0."""
+        """Returns v (k,), 0 where the scale is 0."""
         i = scale.nonzero().flatten()
         shares = torch.zeros_like(scale)
         if len(i):
@@ -93,15 +93,15 @@ class MGDA(GramBalancer):
         return min_norm_point(gram)
 
     def _scales(self, gram: Tensor, losses: Tensor | None) -> Tensor:
-        """The s (k,)."""
+        """Returns s (k,)."""
         scale = torch.ones_like(gram.diagonal())
         if self.normalization in ("l2", "loss+"):
             scale = gram.diagonal().clamp_min(0).sqrt()
         if self.normalization in ("loss", "loss+"):
             if losses is None or (losses < 0).any():
                 raise ValueError(
-                    f"balancer.normalization={self.normalization} divides by the losses: it needs them, and none "
-                    f"negative, got {None if losses is None else losses.tolist()}. Choose l2 or none."
+                    f"balancer.normalization={self.normalization} divides by the losses, so every loss must be given "
+                    f"and >= 0. Got {None if losses is None else losses.tolist()}. Choose l2 or none."
                 )
             scale = scale * losses.to(gram)
         return scale

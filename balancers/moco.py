@@ -1,4 +1,4 @@
-"""MoCo: minimum-norm weights from gradients that are averaged over time."""
+"""MoCo: minimum-norm weights from task gradients that are averaged over time."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class MoCo(Balancer):
     """Tracks every task's gradient over time and moves the weights towards the shortest combination of the trackers.
 
-    With h_k the gradient of L_k over the shared parameters in this step:
+    Let h_k be the gradient of L_k over the shared parameters in this step:
 
         y_k <- y_k + beta (h_k - y_k)                                  (the first gradient starts the tracker)
         w   <- projection to the simplex of w - gamma (Y Y^T / m + rho) w,   m the mean of |y_k|^2
@@ -30,30 +30,30 @@ class MoCo(Balancer):
 
     The division by m is a choice of the step size that the paper leaves open: with it, gamma and rho mean the same
     whatever the scale of the losses. A task's large loss still gives it a small weight, as in MGDA. With gradient
-    accumulation, tracker and weights move by the mean of what the micro-batches ask for. An absent task keeps its
+    accumulation, the trackers and weights move by the mean of the moves of the micro-batches. An absent task keeps its
     tracker and weight; the weights of the others are projected to the simplex.
 
-    `published` chooses the form of the authors' code, in step t = 1, 2, ...: h_k |L_k| / |h_k| takes the place of h_k,
+    `published` chooses the form of the authors' code. In step t = 1, 2, ..., h_k |L_k| / |h_k| takes the place of h_k,
     the trackers start from zero, beta and gamma are divided by sqrt(t), and
 
         w <- softmax(w - gamma (Y Y^T + rho) w)
 
     Source: Fernando et al., Mitigating Gradient Bias in Multi-objective Learning, ICLR 2023, arXiv 2210.12624.
 
-    Decoders: plain, as in LibMTL (weighting/MoCo.py), which has the authors' code: one backward pass per task, of which
-    only the shared parameters' gradients are replaced.
+    Decoders: plain, as in LibMTL (weighting/MoCo.py), which contains the authors' code: one backward pass per task, of
+    which only the shared parameters' gradients are replaced.
 
-    Differs from the published experiments: beta, gamma and rho are those of that code, but the form is the one above,
-    which `published=true` gives. A later code of the same author (heshandevaka/Trade-Off-MOL) projects to the simplex,
-    does not decay, and searches beta, gamma and rho in 0.01, 0.1 and 1.
+    Differs from the published experiments: beta, gamma and rho are those of that code. Its form is the second one
+    above, which `published=true` gives. A later code of the same author (heshandevaka/Trade-Off-MOL) projects to the
+    simplex, does not decay, and searches beta, gamma and rho in 0.01, 0.1 and 1.
 
-    Memory: K P numbers for P shared parameters, twice that during a step.
+    Memory: K P numbers for P shared parameters, and twice as many during a step.
 
     Args:
-        beta: how much of the new gradient enters the tracker, in (0, 1].
+        beta: the share of the new gradient in the tracker, in (0, 1].
         gamma: the rate of the weights, > 0.
-        rho: draws the weights towards equal ones, >= 0.
-        published: see above.
+        rho: how strongly the weights are pulled towards equal ones, >= 0.
+        published: use the form of the authors' code (see above).
 
     Raises:
         ValueError: an option is out of its range.
@@ -92,12 +92,12 @@ class MoCo(Balancer):
         self.tracker = per_task(self.tasks, torch.zeros(encoder.parameters))
 
     def moved(self, weights: Tensor, gram: Tensor) -> Tensor:
-        """The weights (k,) after one step, for the trackers' Gram matrix (k, k)."""
+        """Returns the weights (k,) after one step, for the trackers' Gram matrix (k, k)."""
         mean = gram.diagonal().mean().clamp_min(torch.finfo(gram.dtype).tiny)
         return project_to_simplex(weights - self.gamma * (gram @ weights / mean + self.rho * weights))
 
     def moved_as_published(self, weights: Tensor, gram: Tensor, decay: float) -> Tensor:
-        """The same in the form `published`, for gamma divided by `decay`."""
+        """Returns the same as `moved` in the form `published`, with gamma divided by `decay`."""
         return (weights - self.gamma / decay * (gram @ weights + self.rho * weights)).softmax(0)
 
     def combine(self, step: "Step") -> Features:

@@ -19,17 +19,18 @@ if TYPE_CHECKING:
 class MoDo(Balancer):
     """Moves the weights one step per batch towards the shortest combination, by an estimate without bias.
 
-    With g_k the gradient of L_k over the shared parameters on the whole batch, g'_k and g''_k on its two halves:
+    Let g_k be the gradient of L_k over the shared parameters on the whole batch, and g'_k and g''_k those on its two
+    halves:
 
         w <- projection to the simplex of w - gamma (C / m + rho) w,   C_ij = <g'_i, g''_j>,   m the mean of |g_k|^2
         encoder's gradient: sum_k w_k g_k
 
-    E[C] is the Gram matrix of the expected gradients, since the halves are independent; a batch with itself would add
-    the noise to the diagonal. The paper draws a third sample for the model, for which the whole batch stands here. The
-    division by m is a choice of the step size that the paper leaves open: with it, gamma and rho mean the same whatever
-    the scale of the losses. Without `relative`, m is 1. With gradient accumulation, the weights move by the mean of
-    what the micro-batches ask for. An absent task keeps its weight; the weights of the others are projected to the
-    simplex.
+    E[C] is the Gram matrix of the expected gradients, because the halves are independent. A product of a batch with
+    itself would add the noise to the diagonal. The paper draws a third sample for the model; here the whole batch takes
+    its place. The division by m is a choice of the step size that the paper leaves open: with it, gamma and rho mean
+    the same whatever the scale of the losses. Without `relative`, m is 1. With gradient accumulation, the weights move
+    by the mean of the moves of the micro-batches. An absent task keeps its weight; the weights of the others are
+    projected to the simplex.
 
     Source: Chen et al., Three-Way Trade-Off in Multi-Objective Learning: Optimization, Generalization and
     Conflict-Avoidance, NeurIPS 2023, arXiv 2305.20057.
@@ -37,12 +38,12 @@ class MoDo(Balancer):
     Decoders: plain, as in the authors' code (heshandevaka/Trade-Off-MOL, LibMTL/LibMTL/weighting): one backward pass
     per task and sample, of which only the shared parameters' gradients are replaced.
 
-    Differs from the published experiments: in the authors' code nothing is divided by m, which `relative=false` gives,
-    the script for NYUv2 has `gamma=0.001`, and `rho=0.1` is its default. LibMTL has the same.
+    Differs from the published experiments: the authors' code does not divide by m, which `relative=false` gives. Its
+    script for NYUv2 has `gamma=0.001`, and its default is `rho=0.1`. LibMTL has the same values.
 
     Args:
         gamma: the rate of the weights, > 0.
-        rho: draws the weights towards equal ones, >= 0.
+        rho: how strongly the weights are pulled towards equal ones, >= 0.
         relative: divide by m.
 
     Raises:
@@ -68,7 +69,7 @@ class MoDo(Balancer):
         self.weight = per_task(tasks, torch.tensor(1 / len(tasks)))
 
     def moved(self, weights: Tensor, cross_gram: Tensor, mean: Tensor) -> Tensor:
-        """The weights (k,) after one step, for C (k, k) and m."""
+        """Returns the weights (k,) after one step, for C (k, k) and m."""
         relative = torch.where(mean > 0, cross_gram / mean, 0.0)
         return project_to_simplex(weights - self.gamma * (relative @ weights + self.rho * weights))
 

@@ -20,21 +20,23 @@ if TYPE_CHECKING:
 class Nash(GramBalancer):
     """Takes the direction d that maximises sum_k log <g_k, d>: its weights a solve M a = 1 / a, a > 0.
 
-    The combined gradient always has the length sqrt(K), however short the task gradients are; `max_norm` limits it.
-    A task with a zero gradient gets the weight 0. Tasks that no direction can serve together are held harmless while
-    the rest bargain; at a Pareto-stationary point nobody agrees and all weights are 0.
+    The combined gradient always has the length sqrt(K), even if the task gradients are short; `max_norm` limits it. A
+    task with a zero gradient gets the weight 0. Where no direction can serve a set of tasks together, the direction
+    does not harm these tasks, and the others bargain. At a Pareto-stationary point no task agrees, and all weights are
+    0.
 
     Source: Navon et al., Multi-Task Learning as a Bargaining Game, ICML 2022, arXiv 2202.01017.
 
-    Decoders: weighted, as in the authors' code (AvivNavon/nash-mtl, methods/weight_methods.py), which descends on sum_k
-    a_k L_k in all parameters. `max_norm` is for the encoder alone, there too.
+    Decoders: weighted, as in the authors' code (AvivNavon/nash-mtl, methods/weight_methods.py), which descends on
+    sum_k a_k L_k in all parameters. There, too, `max_norm` is for the encoder alone.
 
-    Differs from the published experiments: the authors' code limits the length, which `max_norm=1` gives. As the length
-    is sqrt(K), that is always in force. It takes gradients over the shared parameters, which `space=parameters` gives.
+    Differs from the published experiments: the authors' code limits the length to 1, which `max_norm=1` gives. As the
+    length is sqrt(K), this limit always acts. The code takes gradients over the shared parameters, which
+    `space=parameters` gives.
 
     Args:
-        max_norm: the combined gradient is scaled down to this length in its space (None: never).
-        update_every: solve in every n-th step only and keep the weights in between.
+        max_norm: the largest length of the combined gradient in its space. A longer one is scaled down (None: never).
+        update_every: n; the weights are solved for in every n-th step only, and kept in between.
         space: `features` or `parameters` (the paper's).
 
     >>> balancer = BALANCERS.build("nash", tasks=("a", "b"))
@@ -65,7 +67,7 @@ class Nash(GramBalancer):
 
     @any_order
     def bargain(self, gram: Tensor) -> Tensor:
-        """The weights before `max_norm` limits them."""
+        """Returns the weights before `max_norm` limits them."""
         return alpha_fair(gram, alpha=1.0)
 
     def combine(self, step: "Step") -> Tensor:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @BALANCERS.register("pcgrad")
 class PCGrad(GramBalancer):
-    """Takes out of each task gradient what conflicts with the others, in random order.
+    """Removes from each task gradient the part that conflicts with the others, in random order.
 
     g'_i starts as g_i. For the other tasks j, in an order drawn for each i and step: where <g'_i, g_j> < 0,
     g'_i <- g'_i - <g'_i, g_j> / |g_j|^2 g_j, with g_j as it was. The encoder gets sum_i g'_i. As g'_i = sum_j C_ij g_j,
@@ -25,11 +25,12 @@ class PCGrad(GramBalancer):
     Source: Yu et al., Gradient Surgery for Multi-Task Learning, NeurIPS 2020, arXiv 2001.06782.
 
     Decoders: plain. The surgery is for the variables that all losses share; the authors' code (tianheyu927/PCGrad,
-    PCGrad_tf.py) can be given no others. The code of the published tables (AvivNavon/nash-mtl) gives decoders the
-    gradient of the sum of the losses.
+    PCGrad_tf.py) accepts only these. The code of the published tables (AvivNavon/nash-mtl) gives decoders the gradient
+    of the sum of the losses.
 
     Differs from the published experiments: the paper compares gradients over the shared parameters, which
-    `space=parameters` gives. The authors' code means to shuffle the others but meets them in one order.
+    `space=parameters` gives. The authors' code tries to shuffle the other tasks, but in effect takes them in one fixed
+    order.
 
     Args:
         space: `features` or `parameters`.
@@ -48,7 +49,7 @@ class PCGrad(GramBalancer):
         self.register_buffer("seed", torch.randint(2**31, ()))
 
     def weights(self, gram: Tensor, tasks: Sequence[str] | None = None, number: int = 0) -> Tensor:
-        """The Gram matrix of the named tasks (None: all of them) -> weights, in the orders of step `number`."""
+        """Returns the weights for the Gram matrix of the named tasks (None: all), in the orders of step `number`."""
         tasks = self.tasks if tasks is None else tasks
         check_gram_shape(gram, tasks)
         squares, i = gram.diagonal(), torch.arange(len(tasks))

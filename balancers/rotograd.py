@@ -35,54 +35,61 @@ STARTS = {"small": small_rotation, "random": any_rotation}
 class RotoGrad(Balancer):
     """Rotates the features of each task so that the task gradients agree, and gives them one length.
 
-    Length: with G_k the gradient of L_k at the features Z (all levels and positions), U_k = G_k / |G_k|,
-    alpha_k = (|G_k| / |G_k^0|) / sum_i (|G_i| / |G_i^0|) and C = sum_k alpha_k |G_k|, the encoder gets C sum_k U_k.
-    Direction: decoder k sees r_k = R_k z, with R_k a rotation of the channels that descends on
-    L_rot^k = -sum_n <R_k^T g~_{n,k}, v_n> at its own, lower rate, where g~_{n,k} = dL_k / dr_k and v_n =
-    (1/K) sum_k u_{n,k}. As G~_k = G_k R_k^T, its gradient at S, for R_k exp(S) with a skew S, is M_k^T - M_k up to a
-    factor, with M_k = sum_n u_{n,k} v_n^T: there is no second backward pass.
+    Length: let G_k be the gradient of L_k at the features Z (all levels and positions), U_k = G_k / |G_k|, alpha_k =
+    (|G_k| / |G_k^0|) / sum_i (|G_i| / |G_i^0|) and C = sum_k alpha_k |G_k|. The encoder gets C sum_k U_k. Direction:
+    decoder k sees r_k = R_k z, where R_k is a rotation of the channels that descends on L_rot^k = -sum_n <R_k^T
+    g~_{n,k}, v_n> at its own, lower rate, where g~_{n,k} = dL_k / dr_k and v_n = (1/K) sum_k u_{n,k}. As G~_k = G_k
+    R_k^T, the gradient of L_rot^k by S, where R_k exp(S) with a skew S is the moved rotation, is M_k^T - M_k up to a
+    factor, with M_k = sum_n u_{n,k} v_n^T. So no second backward pass is needed.
 
-    `update: geodesic` moves R_k <- R_k exp(S), S = lr sqrt(2) (M_k - M_k^T) / |M_k - M_k^T|: steepest descent
-    by an arc of length lr, in radians, whatever the losses' scale and the number of channels and samples. (The
-    divisor is at least |M_k| / 1000: what is aligned stands still.) n samples and positions give S the rank 2 n.
-    While 4 n <= d the exponential is taken in their span, exactly, for O(d^2 n); beyond, of the d x d matrix.
-    `update: adam` is the paper's: R_k = B_k exp(S_k) with B_k the rotation at the start, and Adam moves each of the
-    d (d - 1) / 2 numbers of the skew S_k by up to lr. It costs about 20 d^3 per task and step, and wide features need
-    a lower lr.
+    `update: geodesic` moves R_k <- R_k exp(S), S = lr sqrt(2) (M_k - M_k^T) / |M_k - M_k^T|: this is steepest descent
+    by an arc of length lr, in radians, whatever the scale of the losses and the number of channels and samples. (The
+    divisor is at least |M_k| / 1000, so a rotation that is already aligned stands still.) With n samples and positions,
+    S has at most the rank 2 n. While 4 n <= d, the exponential is taken exactly in their span, in O(d^2 n); otherwise
+    it is taken of the d x d matrix. `update: adam` is the paper's rule: R_k = B_k exp(S_k), where B_k is the rotation
+    at the start, and Adam moves each of the d (d - 1) / 2 numbers of the skew S_k by up to lr. It costs about 20 d^3
+    operations per task and step, and wide features need a lower lr.
 
     R_k stays a rotation: in float32 |R^T R - 1| and |det R - 1| stay below 1e-6 over any number of steps.
 
-    |G_k^0| is the length at the task's first step in which it is not 0, taken once more from step `burn_in` on.
+    |G_k^0| is the first length of the task's gradient that is not 0. It is taken once more at the first such step from
+    step `burn_in` on.
 
     Decoders: plain, as in the authors' package.
 
-    When to use: for tasks that learn at about the same speed. All tasks get one length, so a task that has converged
-    keeps 1/K of the encoder's step, and its noise costs the others. In docs/digits_notes.md the digits lose by
-    it, and `rotate_only` loses next to nothing: try that where one task ends long before the others.
+    When to use: for tasks that learn at about the same speed. All tasks get the same length, so a task that has
+    converged keeps 1/K of the encoder's step, and its noise harms the others. The digits in docs/digits_notes.md become
+    worse by this, and `rotate_only` loses almost nothing. Try `rotate_only` where one task converges long before the
+    others.
 
-    Differs from the published experiments: the rotations move by geodesics, which `update=adam` changes to the
-    paper's rule; they start near the identity, so that decoders that were trained before stay right, where the
-    authors' package starts at any rotation, which `start=random` gives; their rate is constant, where the package's
-    example lets it decay, which `lr_decay=0.99999` gives; and the losses are as they are, where that example
-    divides each by its first value, which `trainer.normalize_losses=1` gives.
+    Differs from the published experiments: the rotations move by geodesics; `update=adam` gives the paper's rule. They
+    start near the identity, so that decoders that were trained before still fit; the authors' package starts at any
+    rotation, which `start=random` gives. Their rate is constant; in the package's example it decays, which
+    `lr_decay=0.99999` gives. The losses are not divided; that example divides each by its first value, which
+    `trainer.normalize_losses=1` gives.
 
     Source: Javaloy and Valera, RotoGrad, ICLR 2022, arXiv 2103.02631; their package `rotograd` 0.1.6.
 
-    Memory: 2 K d^2 numbers; with `update: adam` 6 K d^2.
+    Memory: 2 K d^2 numbers; 6 K d^2 with `update: adam`.
 
     Args:
         update: how the rotations move, `geodesic` or `adam`.
-        start: where they start. `small`: near the identity, at exp(S) with entries of S of standard deviation 1e-2.
-            (At the identity itself a symmetric conflict would never be resolved.) `random`: anywhere.
+        start: where the rotations start. `small`: near the identity, at exp(S), where the entries of S have the
+            standard deviation 1e-2. (From the identity itself, a symmetric conflict would never be resolved.) `random`:
+            anywhere.
         dim: rotate the first `dim` channels (null: all).
-        level: which level of a pyramid is rotated (-1: the deepest). Lengths always are those over all levels.
-        burn_in: steps after which |G_k^0| is taken once more (the package's default; 0: never).
+        flatten: rotate the first `dim` numbers of each flattened sample (channels x height x width, in this order) in
+            place of the channels at each position. Then n counts samples only. The experiment `nyuv2_rotograd` does so.
+        level: the level of a feature pyramid that is rotated (-1: the deepest). Lengths are always those over all
+            levels.
+        burn_in: the number of steps after which |G_k^0| is taken once more (0: never). The default is the package's.
         rotate_only, scale_only: the paper's two ablations.
-        lr, lr_decay: of the rotations; slower than the network's, as the leader of a Stackelberg game. Without lr
-            it is 2e-3 for `geodesic` and 5e-4 for `adam` (the paper's choice on digits, beside 1e-3).
+        lr, lr_decay: the learning rate of the rotations, and its decay. The rate should be lower than the network's,
+            because the rotations lead in a Stackelberg game. Without lr it is 2e-3 for `geodesic` and 5e-4 for `adam`
+            (the paper uses 5e-4 and 1e-3 on digits).
 
     Raises:
-        ValueError: `update` or `start` is none of the above, `burn_in` is negative, or both ablations are asked for.
+        ValueError: `update` or `start` is none of the above, `burn_in` is negative, or both ablations are chosen.
 
     >>> import torch
     >>> from mtlkit import BALANCERS, EncoderInfo
@@ -104,6 +111,7 @@ class RotoGrad(Balancer):
         update: str = "geodesic",
         start: str = "small",
         dim: int | None = None,
+        flatten: bool = False,
         level: int = -1,
         burn_in: int = 20,
         rotate_only: bool = False,
@@ -120,21 +128,22 @@ class RotoGrad(Balancer):
         self.update = update
         self.start = start
         self.dim = dim
+        self.flatten = flatten
         self.level = level
         self.burn_in = burn_in
         self.rotate = not scale_only
         self.scale = not rotate_only
-        self.initial_norm = per_task(tasks, torch.zeros(()))  # |G_k^0|, 0 while it is not known
-        self.settled = per_task(tasks, torch.zeros(()))  # 1 once that is the one of `burn_in`
+        self.initial_norm = per_task(tasks, torch.zeros(()))  # |G_k^0|; 0: not known yet
+        self.settled = per_task(tasks, torch.zeros(()))  # 1 after |G_k^0| was taken again because of `burn_in`
         self.rotation = nn.ParameterDict()  # R_k
-        self.remainder = nn.ParameterDict()  # what rounding took from it, for `geodesic`
+        self.remainder = nn.ParameterDict()  # the part of R_k that rounding removed, for `geodesic`
         self.base = nn.ParameterDict()  # B_k, for `adam`
         self.generator = nn.ParameterDict()  # S_k is skew(generator), for `adam`
 
     def setup(self, tasks: Mapping[str, Task], encoder: EncoderInfo) -> None:
         if not self.rotate:
             return
-        d = width(encoder, self.level, self.dim)
+        d = width(encoder, self.level, self.dim, self.flatten)
         zeros = torch.zeros(d, d)
         self.rotation, self.remainder = per_task(self.tasks, zeros), per_task(self.tasks, zeros)
         for task in sorted(self.tasks):
@@ -148,7 +157,7 @@ class RotoGrad(Balancer):
     def adapter(self, task: str, features: Features) -> Features:
         if not self.rotate:
             return features
-        return transform(features, self.level, self.rotation[task])
+        return transform(features, self.level, self.rotation[task], flatten=self.flatten)
 
     def combine(self, step: "Step") -> Tensor:
         norms = step.norms
@@ -173,7 +182,7 @@ class RotoGrad(Balancer):
         if all(row[self.level] is None for row in step.local_gradients):  # no present task uses this level
             return
         d = len(self.rotation[step.tasks[0]])
-        units = unit_gradients(step, self.level, d)  # u_{n,k}, n over samples and positions
+        units = unit_gradients(step, self.level, d, self.flatten)  # u_{n,k}, n over samples and positions
         count = int(step.sum_over_ranks(torch.tensor(len(units), device=units.device)))
         few = self.update == "geodesic" and 4 * count <= d
         if few:  # the factors of all processes are smaller than their products
@@ -214,7 +223,7 @@ class RotoGrad(Balancer):
 
 
 def turn(rotation: Tensor, pairs: Sequence[tuple[Tensor, Tensor | None]], arc: float) -> Factors:
-    """The factors of R exp(S) - R, with S = arc sqrt(2) (M - M^T) / |M - M^T|.
+    """Returns the factors of R exp(S) - R, with S = arc sqrt(2) (M - M^T) / |M - M^T|.
 
     M is the sum of left^T right over the pairs. Without a `right` the `left` is M^T itself. See `RotoGrad`.
     """
@@ -229,7 +238,7 @@ def turn(rotation: Tensor, pairs: Sequence[tuple[Tensor, Tensor | None]], arc: f
 
 
 def _arc(total: Tensor, arc: float) -> Tensor:
-    """S."""
+    """Returns S for M; see `turn`."""
     difference = total - total.T
     size = difference.norm().clamp_min(1e-3 * total.norm()).clamp_min(torch.finfo(total.dtype).tiny)
     return difference / size * (arc * 2**0.5)

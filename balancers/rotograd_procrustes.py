@@ -25,51 +25,55 @@ UPDATES = ("closed_form_step", "sgd", "jump")
 
 @BALANCERS.register("rotograd_procrustes")
 class RotogradProcrustes(Balancer):
-    """Turns each task's features towards the rotation that solves a least-squares problem of the gradients.
+    """Turns each task's features towards the rotation that solves a least-squares problem of the task gradients.
 
-    Decoder k sees z_k = R_k (z - c) + c_k with a rotation R_k of the channels, the running mean c of z and c_k of
-    z_k. With g_{i,k} the gradient of L_k at z_k and g_i = sum_j w_j R_j^T g_{i,j} the weighted gradient at z, for
-    each sample and position i, R^_k = argmin over rotations of sum_i |R g_i - g_{i,k}|^2 = U diag(1, ..., 1,
-    det(U V^T)) V^T, where U S V^T = sum_i g_{i,k} g_i^T. Where samples are too few to determine R^_k it is the
-    minimiser nearest to R_k; directions with singular values below sqrt(eps) of the largest count as undetermined.
+    Decoder k sees z_k = R_k (z - c) + c_k, where R_k is a rotation of the channels, c the running mean of z and c_k the
+    running mean of z_k. For each sample and position i, let g_{i,k} be the gradient of L_k at z_k, and g_i = sum_j w_j
+    R_j^T g_{i,j} the weighted gradient at z. Then R^_k = argmin over rotations of sum_i |R g_i - g_{i,k}|^2 = U diag(1,
+    ..., 1, det(U V^T)) V^T, where U S V^T = sum_i g_{i,k} g_i^T. Where there are too few samples to determine R^_k, it
+    is the minimiser nearest to R_k; directions with singular values below sqrt(eps) of the largest count as
+    undetermined.
 
     After each step R_k <- R_k - lr (R_k - R^_k), projected back to a rotation; c <- c - lr (c - mean z); c_k <- c_k -
     lr (c_k - mean z_k). `update: sgd` replaces R_k - R^_k by the gradient of the same sum, divided by |G| |G_k| and
     projected on the rotations' tangent space. `update: jump` sets all to the closed form (lr = 1). The sums are over
     all micro-batches of a step; in each, G_k and G are divided by their lengths |G_k| and |G|.
 
-    The weights are GradNorm's at Z: w_k > 0 of sum K descend on sum_k | w_k |G_k| - target_k |, target_k =
-    mean_j(w_j |G_j|) r_k^alpha held constant, r_k = (L_k / L_k^0) / mean_j(L_j / L_j^0), by proximal steps: each w_k
-    moves by up to `weight_lr` and not past target_k / |G_k|. L_k^0 is the task's first loss that is not 0; a task
-    without one keeps its weight, and the others are balanced. The encoder gets sum_k w_k G_k.
+    The weights are GradNorm's at Z. The w_k > 0, whose sum is K, descend on sum_k | w_k |G_k| - target_k | with
+    target_k = mean_j(w_j |G_j|) r_k^alpha held constant and r_k = (L_k / L_k^0) / mean_j(L_j / L_j^0). They move by
+    proximal steps: each w_k moves by up to `weight_lr` and not past target_k / |G_k|. L_k^0 is the task's first loss
+    that is not 0. A task without such a loss keeps its weight, and the others are balanced. The encoder gets sum_k w_k
+    G_k.
 
     Decoders: weighted by w_k. The paper minimises sum_k w_k L_k.
 
-    Kept are c and, for each task, R_k and c_k - R_k c. The moves of the centres leave the latter as it is: an absent
-    task keeps its features. R_k starts as the exponential of a skew matrix with random entries of about 1e-2, as exact
-    conflicts keep the identity fixed. With n samples and positions and 4 n <= d all is solved in the span of the
-    gradients, in O(d^2 n); beyond, by two singular value decompositions of d x d per task and step (0.5 s on a CPU core
-    for d = 512), until `lr` has decayed below the rounding of its floats.
+    The state is c and, for each task, R_k and c_k - R_k c. The moves of the centres do not change c_k - R_k c, so an
+    absent task keeps its features. R_k starts as the exponential of a skew matrix with random entries of about 1e-2,
+    because exact conflicts would keep the identity fixed. With n samples and positions and 4 n <= d, everything is
+    solved in the span of the gradients, in O(d^2 n). Otherwise it takes two singular value decompositions of d x d
+    matrices per task and step (0.5 s on a CPU core for d = 512), until `lr` has decayed below the rounding of its
+    floats.
 
-    Source: Rotograd: Dynamic Gradient Homogenization for Multitask Learning, submission to ICLR 2021 (first version
-    of arXiv 2103.02631); its product of gradients, read literally, gives the transpose of R^_k.
+    Source: Rotograd: Dynamic Gradient Homogenization for Multitask Learning, submission to ICLR 2021 (first version of
+    arXiv 2103.02631); the product of gradients in the paper, read literally, gives the transpose of R^_k.
 
-    Differs from the published experiments: the losses are as they are, where the paper divides each by its first
-    value, which `trainer.normalize_losses=1` gives. The paper does not give its `alpha` and `weight_lr`, which a
-    grid search chose, nor where its rotations start: these are GradNorm's, and near the identity.
+    Differs from the published experiments: the losses are not divided; the paper divides each by its first value, which
+    `trainer.normalize_losses=1` gives. The paper chose `alpha` and `weight_lr` by a grid search and does not give them;
+    the defaults are GradNorm's. The paper does not say where its rotations start; here they start near the identity.
 
     Memory: 2 K d^2 numbers.
 
     Args:
         update: `closed_form_step`, `sgd` or `jump`.
         dim: rotate the first `dim` channels (null: all).
-        level: which level of a pyramid is rotated (-1: the deepest).
+        level: the level of a feature pyramid that is rotated (-1: the deepest).
         alpha: how strongly slow tasks are favoured.
-        weight_lr: of the weights; `lr_decay` counts for it too.
-        lr, lr_decay: of rotations and centres. The paper starts at 0.02 and does best with decays of 0.9 and 0.99.
+        weight_lr: the learning rate of the weights; `lr_decay` applies to it too.
+        lr, lr_decay: the learning rate of rotations and centres, and its decay. The paper starts at 0.02 and does best
+            with decays of 0.9 and 0.99.
 
     Raises:
-        ValueError: an option is out of its range; or, in training, a loss is negative, and the message names its task.
+        ValueError: an option is out of its range, or, in training, a loss is negative. The message names the task.
 
     >>> import torch
     >>> from mtlkit import BALANCERS, EncoderInfo
@@ -114,7 +118,7 @@ class RotogradProcrustes(Balancer):
         d = width(encoder, self.level, self.dim)
         self.register_buffer("centre", torch.zeros(d))  # c
         self.rotation = per_task(self.tasks, torch.zeros(d, d))  # R_k
-        self.remainder = per_task(self.tasks, torch.zeros(d, d))  # what rounding took from it
+        self.remainder = per_task(self.tasks, torch.zeros(d, d))  # the part of R_k that rounding removed
         self.offset = per_task(self.tasks, torch.zeros(d))  # c_k - R_k c
         for task in sorted(self.tasks):
             set_rotation(self.rotation[task].data, self.remainder[task].data, small_rotation(d))
@@ -167,7 +171,7 @@ class RotogradProcrustes(Balancer):
             offset.copy_(task_centre - rotation @ self.centre)
 
     def _move_weights(self, sizes: Mapping[str, Tensor], rate: float) -> None:
-        """By |G_k| and L_k of each task that was there."""
+        """Moves the weights by |G_k| and L_k of each task that was present."""
         found = torch.stack(list(sizes.values()))
         initial = first_losses(self.initial_loss, found[:, 1], tuple(sizes))
         tasks = list(compress(sizes, initial > 0))
@@ -182,7 +186,7 @@ class RotogradProcrustes(Balancer):
             self.weight[task].copy_(value)
 
     def _turn(self, rotation: Tensor, pairs: Sequence[tuple[Tensor | None, Tensor]], rate: float) -> Factors:
-        """The factors of R P - R, with R^T R^ = rotation_nearest(U_k^T U).
+        """Returns the factors of R P - R, with R^T R^ = rotation_nearest(U_k^T U).
 
         P is the identity outside the gradients' span.
         """
@@ -206,13 +210,14 @@ class RotogradProcrustes(Balancer):
 
 
 def rotation_nearest(matrix: Tensor, tolerance: float) -> Tensor:
-    """The rotation Q nearest to the matrix, i.e. with the largest <Q, matrix>; of all that are, the one nearest to 1.
+    """Returns the rotation Q nearest to the matrix (with the largest <Q, matrix>). Of several, it is the nearest to 1.
 
-    There are several where the matrix has no full rank; singular values below `tolerance` times the largest count as 0.
+    There are several such rotations where the matrix does not have full rank; singular values below `tolerance` times
+    the largest count as 0.
     """
     u, s, vh = torch.linalg.svd(matrix)
     fixed = min(int((s > tolerance * s[0]).sum()), len(s) - 1)
-    # Q = u1 v1^T + u2 W v2^T. W is free up to det Q = 1, and nearest to 1 is the one with the largest tr(W v2^T u2).
+    # Q = u1 v1^T + u2 W v2^T. W is free as long as det Q = 1; for the Q nearest to 1, tr(W v2^T u2) is largest.
     a, _, bh = torch.linalg.svd(vh[fixed:] @ u[:, fixed:])
     sign = torch.linalg.det(u) * torch.linalg.det(vh) * torch.linalg.det(a) * torch.linalg.det(bh)
     bh[-1] *= sign.sign()

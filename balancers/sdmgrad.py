@@ -1,4 +1,4 @@
-"""SDMGrad: weights between the mean gradient's and the minimum-norm ones, found on two halves of the batch."""
+"""SDMGrad: weights between those of the mean gradient and those of minimum norm, from two halves of the batch."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -21,21 +21,21 @@ DIVISORS = ("squares", "lengths")
 
 @BALANCERS.register("sdmgrad")
 class SDMGrad(Balancer):
-    """Finds a direction that all tasks agree with, near that of the mean loss.
+    """Finds a direction near the mean gradient that serves all tasks.
 
-    With g_k the gradient of L_k over the shared parameters on the whole batch, g'_k and g''_k on its two halves, and
-    u = (1/k, ..., 1/k), `iterations` times from the weights of the last step:
+    Let g_k be the gradient of L_k over the shared parameters on the whole batch, g'_k and g''_k those on its two
+    halves, and u = (1/k, ..., 1/k). Starting at the weights of the last step, this is done `iterations` times:
 
         w <- projection to the simplex of w - beta C (w + lam u) / m,   C_ij = <g'_i, g''_j>,   m the mean of |g_k|^2
 
-    then the encoder gets sum_k (w_k + lam u_k) / (1 + lam) g_k. lam = 0 is stochastic MGDA, a large lam the mean
-    gradient. E[C] is the Gram matrix of the expected gradients, since the halves are independent. The paper draws new
-    samples for every iteration and for the model; here one batch serves all of them. The divisions by m, so that beta
-    means the same whatever the scale of the losses, and by 1 + lam, so that the weights sum to 1, are choices of step
-    sizes that the paper leaves open. With `momentum` v <- momentum v + C (w + lam u) / m, from v = 0 in each batch,
-    takes the place of that gradient; with `divide_by: lengths` m is the square of the mean of sqrt(C_kk). With gradient
-    accumulation, w moves by the mean of what the micro-batches ask for. An absent task keeps its weight; the weights of
-    the others are projected to the simplex.
+    Then the encoder gets sum_k (w_k + lam u_k) / (1 + lam) g_k. lam = 0 is stochastic MGDA; a large lam gives the mean
+    gradient. E[C] is the Gram matrix of the expected gradients, because the halves are independent. The paper draws new
+    samples for every iteration and for the model; here one batch serves all of them. Two divisions are choices of step
+    sizes that the paper leaves open: by m, so that beta means the same whatever the scale of the losses, and by 1 +
+    lam, so that the sum of the weights is 1. With `momentum`, v <- momentum v + C (w + lam u) / m, which starts at v =
+    0 in each batch, takes the place of the gradient. With `divide_by: lengths`, m is the square of the mean of
+    sqrt(C_kk). With gradient accumulation, w moves by the mean of the moves of the micro-batches. An absent task keeps
+    its weight; the weights of the others are projected to the simplex.
 
     Source: Xiao, Ban and Ji, Direction-oriented Multi-objective Learning: Simple and Provable Stochastic Algorithms,
     NeurIPS 2023, arXiv 2305.18409.
@@ -43,19 +43,19 @@ class SDMGrad(Balancer):
     Decoders: plain, as in the authors' code (OptMN-Lab/sdmgrad, methods/weight_methods.py): one backward pass per task
     and sample, of which only the shared parameters' gradients are replaced.
 
-    Differs from the published experiments: lam and iterations are the authors', whose inner SGD has `beta=10` (LibMTL:
-    5) and `momentum=0.5`, and whose m is the one that `divide_by=lengths` gives. They multiply the result by the number
-    of tasks, which `match_sum=true` gives, and clip its norm, which `max_norm=1` gives. In their code all three samples
-    are the last one, for they share a tensor.
+    Differs from the published experiments: lam and iterations are the authors' values. Their inner SGD has `beta=10`
+    (LibMTL: 5) and `momentum=0.5`, and their m is the one that `divide_by=lengths` gives. They multiply the result by
+    the number of tasks, which `match_sum=true` gives, and clip its norm, which `max_norm=1` gives. In their code all
+    three samples hold the values of the last one, because they share a tensor.
 
     Args:
         lam: lambda, how closely the direction follows the mean gradient, >= 0 (0.3 is the paper's choice on NYUv2).
-        iterations: steps of w per batch.
+        iterations: the number of steps of w per batch.
         beta: the rate of w, > 0.
-        momentum: of w, in [0, 1).
+        momentum: the momentum of w, in [0, 1).
         divide_by: what m is made of, `squares` or `lengths`.
-        match_sum: times the number of tasks, so that a large lam is plain summing.
-        max_norm: the combined gradient is at last scaled down to this length (None: never).
+        match_sum: multiply by the number of tasks, so that a large lam is plain summing.
+        max_norm: the largest length of the combined gradient. A longer one is scaled down at the end (None: never).
 
     Raises:
         ValueError: an option is out of its range.
@@ -99,7 +99,7 @@ class SDMGrad(Balancer):
         self.weight = per_task(tasks, torch.tensor(1 / len(tasks)))
 
     def moved(self, weights: Tensor, cross_gram: Tensor, mean: Tensor) -> Tensor:
-        """w (k,) after the iterations of a step, for C (k, k) and m."""
+        """Returns w (k,) after the iterations of a step, for C (k, k) and m."""
         relative = torch.where(mean > 0, cross_gram / mean, 0.0)
         velocity = torch.zeros_like(weights)
         for _ in range(self.iterations):
@@ -116,7 +116,7 @@ class SDMGrad(Balancer):
         return limited(combined * (len(weights) if self.match_sum else 1), step.gram, self.max_norm)
 
     def _divisor(self, step: "Step") -> Tensor:
-        """m."""
+        """Returns m, of the kind that `divide_by` chooses."""
         if self.divide_by == "lengths":
             return step.cross_gram.diagonal().clamp_min(0).sqrt().mean().square()
         return step.gram.diagonal().mean()

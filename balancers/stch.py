@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 class SmoothTchebycheff(Balancer):
     """Minimises a smooth maximum of the losses.
 
-    With `warmup_epochs` it has the form of the paper's multi-task experiments. The objective is sum_k log L_k up
-    to and including epoch number `warmup_epochs` (counted from 0). In that epoch each task's mean loss is taken, its
-    nadir N_k, and from then on the objective is k mu log sum_k exp(log(L_k / N_k) / mu). A task that is absent in that
-    epoch has its nadir from its next one, and adds log L_k until it is known. A loss of zero, which has no
-    logarithm, is left out of its step. A run that ends before is one of sum_k log L_k.
+    With `warmup_epochs` it has the form of the paper's multi-task experiments. The objective is sum_k log L_k up to and
+    including epoch number `warmup_epochs` (counted from 0). In that epoch the mean loss of each task is taken as its
+    nadir N_k. From then on the objective is k mu log sum_k exp(log(L_k / N_k) / mu). A task that is absent in that
+    epoch takes its nadir in the next epoch in which it is present, and adds log L_k until its nadir is known. A loss of
+    zero has no logarithm and is left out of its step. A run that ends before that epoch minimises only sum_k log L_k.
 
-    `warmup_epochs: null` chooses the plain form. Its objective is mu log sum_k exp(lambda_k (L_k - z_k) / mu) over
-    the k tasks of the step, lambda_k > 0 of sum 1; for mu -> 0 it is the largest lambda_k (L_k - z_k). With f_k =
-    lambda_k (L_k - z_k) the weights are w_k = lambda_k softmax(f / mu)_k. A mu that is large beside the f_k makes it
-    the plain sum over k^2.
+    `warmup_epochs: null` chooses the plain form. Its objective is mu log sum_k exp(lambda_k (L_k - z_k) / mu) over the
+    k tasks of the step, where the lambda_k > 0 have the sum 1. For mu -> 0 it is the largest lambda_k (L_k - z_k). With
+    f_k = lambda_k (L_k - z_k), the weights are w_k = lambda_k softmax(f / mu)_k. If mu is large compared with the f_k
+    and the lambda_k are equal, the gradient is that of the plain sum divided by k^2.
 
     Source: Lin et al., Smooth Tchebycheff Scalarization for Multi-Objective Optimization, ICML 2024, arXiv 2402.19078.
 
@@ -37,13 +37,15 @@ class SmoothTchebycheff(Balancer):
 
     Args:
         mu: how smooth the maximum is.
-        preference: task name -> its share in the lambda_k > 0; a task that is not named has 1. Of the plain form.
-        ideal: task name -> z_k, what its loss can reach; a task that is not named has 0. Of the plain form.
-        warmup_epochs: see above (null: the plain form).
+        preference: task name -> its share in the lambda_k, > 0; a task that is not named has 1. For the plain form
+            only.
+        ideal: task name -> z_k, the lowest value that its loss can reach; a task that is not named has 0. For the plain
+            form only.
+        warmup_epochs: the number of the epoch in which the nadirs are taken (null: the plain form).
 
     Raises:
-        ValueError: an option is out of its range, names no task, or belongs to the other form; in training with
-            `warmup_epochs`, when a loss is negative.
+        ValueError: an option is out of its range, names no task, or belongs to the other form; or, in training with
+            `warmup_epochs`, a loss is negative.
 
     >>> import torch
     >>> from mtlkit import BALANCERS
@@ -82,10 +84,10 @@ class SmoothTchebycheff(Balancer):
         self.warmup_epochs = warmup_epochs
         self.nadir_sum = per_task(tasks, torch.zeros(()))
         self.nadir_count = per_task(tasks, torch.zeros((), dtype=torch.int64))
-        self.nadir_epoch = per_task(tasks, torch.full((), -1))  # -1: not yet begun
+        self.nadir_epoch = per_task(tasks, torch.full((), -1))  # -1: the task has no nadir yet
 
     def scalarise(self, losses: Tensor, tasks: Sequence[str]) -> Tensor:
-        """The plain form's objective for the losses (k,) of the named tasks."""
+        """Returns the objective of the plain form for the losses (k,) of the named tasks."""
         preference = losses.new_tensor([self.preference[task] for task in tasks])
         ideal = losses.new_tensor([self.ideal[task] for task in tasks])
         return self._smooth_maximum(preference / preference.sum() * (losses - ideal))

@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 class TorchJD(GramBalancer):
     """Weighs the task gradients by a weighting of the TorchJD package.
 
-    w = weighting(M) with M the Gram matrix, or weighting(J) with the symmetric J for which J J = M where it takes a
-    Jacobian. Constants of TorchJD's such as norm_eps are absolute: gradients that are small beside them are taken
-    for zero. mtlkit's own methods of the same names have no such thresholds.
+    w = weighting(M), where M is the Gram matrix. A weighting that takes a Jacobian gets the symmetric J for which J J =
+    M. TorchJD's constants such as norm_eps are absolute: gradients that are small compared with them count as zero.
+    mtlkit's own methods of the same names have no such thresholds.
 
-    A weighting is called with the tasks in alphabetical order, and draws random numbers from a seed that is saved, so
-    it gives the same on all processes, in all micro-batches and after a resume. Those that keep a state from step to
-    step are refused, as no checkpoint would hold it, and so are aggregators without weights of the gradients, such as
-    those that look at single coordinates.
+    A weighting is called with the tasks in alphabetical order and draws random numbers from a seed that is saved. So it
+    gives the same weights on all processes, in all micro-batches and after a resume. Weightings that keep a state from
+    step to step are refused, because no checkpoint would hold that state. Aggregators that give no weights of the
+    gradients, such as those that look at single coordinates, are refused too.
 
     Source: Quinton and Rey, Jacobian Descent for Multi-Objective Optimization, arXiv 2406.16232, and the papers that
     TorchJD's documentation names for each method. Needs `pip install "torchjd[full]>=0.18"`.
@@ -38,12 +38,12 @@ class TorchJD(GramBalancer):
 
     Args:
         weighting: the name of a weighting or aggregator in `torchjd.aggregation`, in any case.
-        options: arguments of its constructor. A vector is given as task: number for all tasks, and `projector` as
+        options: the arguments of its constructor. Give a vector as task: number, with all tasks, and `projector` as
             norm_eps and reg_eps of TorchJD's QuadprogProjector.
         space: `features` or `parameters`.
 
     Raises:
-        LookupError: TorchJD has nothing under that name.
+        LookupError: TorchJD has no weighting or aggregator of that name.
         ValueError: TorchJD or a package that the weighting needs is not installed, the weighting is refused, or
             `options` do not fit it.
 
@@ -71,14 +71,14 @@ class TorchJD(GramBalancer):
         self._options = dict(options or {})
         name = self._aggregator.__name__
         check_options(f"weighting {name!r}", self._aggregator, self._options)
-        try:  # what does not work is told now, not in the first step
+        try:  # so that wrong options are refused now, not in the first step
             inspect.signature(self._aggregator).bind(**self._options)
             self.weights(torch.eye(len(self.tasks), dtype=torch.float64))
         except (AttributeError, TypeError, ValueError, ImportError) as error:
             raise ValueError(f"balancer.options for TorchJD's {name}: {error}") from error
 
     def weights(self, gram: Tensor, tasks: Sequence[str] | None = None, number: int = 0) -> Tensor:
-        """The Gram matrix of the named tasks (None: all of them) -> weights, with the random numbers of a step."""
+        """Returns the weights for the Gram matrix of the named tasks (None: all), with the random numbers of a step."""
         tasks = self.tasks if tasks is None else tasks
         check_gram_shape(gram, tasks)
         order = sorted(range(len(tasks)), key=lambda row: tasks[row])
@@ -117,7 +117,7 @@ class TorchJD(GramBalancer):
 
 
 def find(name: str) -> type[Any]:
-    """TorchJD's aggregator class for the name of an aggregator or weighting."""
+    """Returns TorchJD's class for the name of an aggregator or weighting."""
     try:
         from torchjd import Stateful, aggregation
     except ImportError as error:
@@ -126,7 +126,8 @@ def find(name: str) -> type[Any]:
     weighted = (aggregation.GramianWeightedAggregator, aggregation.WeightedAggregator)
     classes = [getattr(aggregation, entry) for entry in aggregation.__all__]
     classes = [cls for cls in classes if issubclass(cls, bases) and cls not in (*bases, *weighted)]
-    classes.sort(key=lambda cls: issubclass(cls, aggregation.Aggregator))  # these before weightings of the same name
+    # Aggregators come last, so that `known` keeps them where a weighting has the same name.
+    classes.sort(key=lambda cls: issubclass(cls, aggregation.Aggregator))
     known = {cls.__name__.lower().removesuffix("weighting"): cls for cls in classes}
     found = known.get(name.lower().removesuffix("weighting"))
     if found is None:

@@ -21,8 +21,8 @@ class Uncertainty(Balancer):
     """Learns one noise level per task and weighs the losses by it.
 
     With s_k = log sigma_k^2, the objective is sum_k 1/2 e^{-s_k} L_k + s_k/2 over regression tasks (a Gaussian
-    likelihood) plus sum_k e^{-s_k} L_k + s_k/2 over classification tasks (a Boltzmann likelihood); which of the
-    two a task is, the task says (`Task.regression`).
+    likelihood) plus sum_k e^{-s_k} L_k + s_k/2 over classification tasks (a Boltzmann likelihood). `Task.regression`
+    says which of the two a task is.
 
     Source: Kendall, Gal and Cipolla, Multi-Task Learning Using Uncertainty to Weigh Losses, CVPR 2018, arXiv
     1705.07115.
@@ -32,13 +32,13 @@ class Uncertainty(Balancer):
     Differs from the published experiments: the code behind most published tables takes the Gaussian likelihood for all
     tasks, which `likelihood=gaussian` gives. Some of it also starts the s_k elsewhere and trains them at the model's
     rate. The presets have the values of each code base (docs/presets.md). The paper does not name the rate of the s_k;
-    0.025 is the one of the GradNorm paper and of AvivNavon/nash-mtl.
+    0.025 is the rate of the GradNorm paper and of AvivNavon/nash-mtl.
 
     Args:
-        likelihood: `by_task`, or `gaussian` for all.
-        initial: where every s_k starts.
-        weight_decay: draws every s_k towards 0: what Adam adds to its gradient is this number times s_k.
-        lr, lr_decay: of the s_k.
+        likelihood: `by_task`, or `gaussian` for all tasks.
+        initial: the value at which every s_k starts.
+        weight_decay: pulls every s_k to 0. Adam gets the gradient plus this number times s_k.
+        lr, lr_decay: the learning rate of the s_k, and its decay.
 
     >>> import torch
     >>> from mtlkit import BALANCERS

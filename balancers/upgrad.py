@@ -1,4 +1,4 @@
-"""UPGrad: the mean of the task gradients, each freed of its conflicts first (Quinton and Rey)."""
+"""UPGrad: the mean of the task gradients after the conflicts are removed from each (Quinton and Rey)."""
 
 import torch
 from torch import Tensor
@@ -12,15 +12,16 @@ from mtlkit.solvers import dual_cone_projection
 class UPGrad(GramBalancer):
     """Projects every task gradient onto the dual cone {d: <g_i, d> >= 0 for all i} and takes their mean.
 
-    The projection of g_k has the weights argmin w'Mw over w >= e_k. It harms no task, so neither does the mean.
+    The projection of g_k has the weights argmin w'Mw over w >= e_k. This projection harms no task, so the mean does not
+    either.
 
     Source: Quinton and Rey, Jacobian Descent for Multi-Objective Optimization, arXiv 2406.16232.
 
-    Decoders: plain, as by `mtl_backward` in the authors' library (TorchJD); the paper trains no decoders.
+    Decoders: plain, as by `mtl_backward` in the authors' library (TorchJD). The paper trains no decoders.
 
     Differs from the published experiments: the paper compares gradients over all shared parameters, which
-    `space=parameters` gives. TorchJD adds 1e-4 to the diagonal of the Gram matrix over its trace; the balancer
-    `torchjd` has that.
+    `space=parameters` gives. TorchJD adds 1e-4 to the diagonal of the Gram matrix divided by its trace; the balancer
+    `torchjd` does this too.
 
     Args:
         space: `features` or `parameters` (the paper's).

@@ -1,7 +1,7 @@
 """Multi-task training for PyTorch: interchangeable balancers on one engine.
 
-A name is imported when it is first used (PEP 562). Importing torch takes a second, which `mtlkit --help` and whoever
-needs a small part of mtlkit would wait for.
+A name is imported when it is first used (PEP 562). Importing torch takes a second. `mtlkit --help`, and anybody who
+needs only a small part of mtlkit, need not wait for it.
 """
 
 import importlib.metadata

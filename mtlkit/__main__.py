@@ -1,4 +1,4 @@
-"""`python -m mtlkit`: the same as the command `mtlkit`."""
+"""Runs the command `mtlkit` as `python -m mtlkit`."""
 
 import sys
 

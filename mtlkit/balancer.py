@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mtlkit.step import Step
 
 
-#: What a balancer may declare in `needs`, and what it gets for it.
+#: The names that a balancer may declare in `needs`, and what it then gets.
 NEEDS = {
     "gram": "the Gram matrix of the task gradients, in `combine`",
     "create_graph": "differentiable `step.gram` and `step.local_gradients` in `objective`; rules out `combine`",
@@ -42,9 +42,9 @@ class Balancer(nn.Module, ABC):
         after_step(step)
 
     A resumed run gets the balancer's parameters and buffers back. `mtlkit.state` has the state that most methods need:
-    `per_task` for one tensor per task, under the task's name, and `Kept` for a running average per task or per pair
-    of tasks. A task that is absent for a while loses nothing. What lives for one optimizer step only goes through
-    `step.note`.
+    `per_task` for one tensor per task, under the task's name, and `Kept` for a running average per task or per pair of
+    tasks. A task that is absent for a while loses nothing. Use `step.note` for values that live only for one optimizer
+    step.
 
     The balancer's own Adam trains its parameters. The rate is `lr`, times `lr_decay` to the number of steps, times the
     factor of the model's schedule (without it if `trainer.balancer_schedule` is `constant`). The gradients are those
@@ -53,21 +53,22 @@ class Balancer(nn.Module, ABC):
 
     Args:
         tasks: the names of all tasks.
-        space: where task gradients are compared, one of the class's `spaces`: `features` (the shared features),
-            `parameters` (those of the encoder; one encoder backward pass per task) or `last_layer` (the weights of
-            the encoder's last layer).
-        lr, lr_decay: of the balancer's own parameters.
+        space: the place where task gradients are compared, one of the class's `spaces`: `features` (the shared
+            features), `parameters` (the encoder's parameters, by one encoder backward pass per task) or `last_layer`
+            (the weights of the encoder's last layer).
+        lr, lr_decay: the learning rate of the balancer's own parameters, and its decay.
     """
 
-    #: What the engine must provide, of `NEEDS`.
+    #: What the engine must provide: names of `NEEDS`.
     needs: ClassVar[frozenset[str]] = frozenset()
     spaces: ClassVar[tuple[str, ...]] = ("features",)
-    #: Plain summing by definition, but for a common factor, with these options; then the kit checks that it is.
+    #: Whether the method with these options equals plain summing, up to a common factor. The kit checks this.
     equals_uniform: bool = False
-    #: What the paper or, where it is silent, its authors' code gives each decoder: the gradient of its own loss
-    #: (`plain`), or that times the task's weight (`weighted`). Where options decide, an instance sets its own.
+    #: What each decoder gets in the paper or, if the paper does not say it, in its authors' code: the gradient of its
+    #: own loss (`plain`), or this gradient times the task's weight (`weighted`). If options decide, an instance sets
+    #: it.
     decoders: Literal["plain", "weighted"] = "plain"
-    seeks_pareto: bool = True  #: rests only where no step helps all tasks; say why, where a penalty forbids that
+    seeks_pareto: bool = True  #: stops only where no step helps all tasks; if it is false, say why
 
     def __init__(
         self, tasks: Sequence[str], *, space: str = "features", lr: float = 1e-3, lr_decay: float = 1.0
@@ -97,44 +98,46 @@ class Balancer(nn.Module, ABC):
         check_hooks(cls, [base for base in cls.__mro__ if base.__module__ == __name__])
 
     def setup(self, tasks: Mapping[str, Task], encoder: EncoderInfo) -> None:
-        """Called once before training, for balancers that must know the tasks or the features' shape."""
+        """Prepares the balancer. It is called once before training, with the tasks and the shape of the features."""
 
     def adapter(self, task: str, features: Features) -> Features:
-        """What stands between the shared features and a task's decoder, in training and in evaluation."""
+        """Returns the features that a task's decoder gets, made from the shared ones, in training and in evaluation."""
         return features
 
     def objective(self, step: "Step") -> Tensor:
-        """The scalar to minimise, from `step.losses`. Its derivatives by the losses weigh the encoder's gradient."""
+        """Returns the scalar to minimise, from `step.losses`. Its derivatives by them weigh the encoder's gradient."""
         return step.losses.sum()
 
     def combine(self, step: "Step") -> Tensor | Features:
-        """The weights (k,) of the k present tasks' gradients in the encoder's, on top of those of `objective`.
+        """Returns the weights (k,) of the present tasks in the encoder's gradient. They multiply those of `objective`.
 
-        Or, for methods that work elementwise, the gradient itself: in the space `features` this process's, one tensor
-        per level, and in the space `parameters` that of all processes, in a list of one tensor (P,).
+        Methods that work elementwise return the gradient itself instead: in the space `features` that of this process,
+        one tensor per level, and in the space `parameters` that of all processes, in a list of one tensor (P,).
         """
         return step.losses.new_ones(len(step.tasks))
 
     def after_model(self, step: "Step") -> None:
-        """Called after the model moved and before the balancer's own optimizer does: the place to set the `.grad` of
-        parameters that learn from the outcome."""
+        """Sets the `.grad` of parameters that learn from the result of the step.
+
+        It is called after the model has moved and before the balancer's own optimizer moves.
+        """
 
     def after_step(self, step: "Step") -> None:
-        """Called after both optimizers moved, with the last micro-batch's step."""
+        """Updates the balancer, after both optimizers have moved. It gets the step of the last micro-batch."""
 
     def adapt(self, features: Features) -> dict[str, Features]:
-        """Every task's adapted features: what the model's forward takes in evaluation."""
+        """Returns every task's adapted features. The model's `forward` takes this function in evaluation."""
         return {t: check_adapted(self, t, self.adapter(t, features), features) for t in self.tasks}
 
 
 class LossBalancer(Balancer):
-    """A method that weighs the losses and looks at nothing but them."""
+    """A method that weighs the losses and uses nothing else."""
 
     decoders = "weighted"
 
     @abstractmethod
     def weights(self, losses: Tensor, tasks: Sequence[str] | None = None) -> Tensor:
-        """Losses (k,) of the named tasks (None: all of them) -> weights (k,), held constant in the gradient."""
+        """Returns the weights (k,), constant in the gradient, for the losses (k,) of the named tasks (None: all)."""
 
     def objective(self, step: "Step") -> Tensor:
         weights = check_weights(
@@ -144,11 +147,11 @@ class LossBalancer(Balancer):
 
 
 class GramBalancer(Balancer):
-    """A method that needs no more of the task gradients than their inner products.
+    """A method that needs only the inner products of the task gradients.
 
-    A class with parameters of its own takes `lr` and `lr_decay` in its constructor and hands them on:
-    `super().__init__(tasks, space=space, lr=lr, lr_decay=lr_decay)`. Without parameters there is nothing to train, so
-    the two are no options of a class that does not name them.
+    A class with parameters of its own takes `lr` and `lr_decay` in its constructor and passes them on:
+    `super().__init__(tasks, space=space, lr=lr, lr_decay=lr_decay)`. Without parameters there is nothing to train, so a
+    class that does not name these two does not have them as options.
     """
 
     needs = frozenset({"gram"})
@@ -159,9 +162,9 @@ class GramBalancer(Balancer):
 
     @abstractmethod
     def weights(self, gram: Tensor) -> Tensor:
-        """The Gram matrix (k, k) of the present tasks' gradients -> weights (k,); float64 in, float64 out.
+        """Returns the weights (k,) for the Gram matrix (k, k) of the present tasks' gradients, both in float64.
 
-        A pure function: it works without any engine.
+        It is a pure function and works without an engine.
         """
 
     def combine(self, step: "Step") -> Tensor:
@@ -172,12 +175,12 @@ BALANCERS: Registry[Balancer] = Registry("balancer", Balancer, own="balancers")
 
 
 def have_logarithm(losses: Tensor, tasks: Sequence[str]) -> Tensor:
-    """Which of the tasks' losses are positive, (k,). A loss of zero has no logarithm, and nothing left to learn.
+    """Returns which losses are positive, (k,). A loss of zero has no logarithm; its task has nothing left to learn.
 
     Numbers so small that their inverse would not be finite count as zero.
 
     Raises:
-        ValueError: a loss is negative; the message names its task.
+        ValueError: a loss is negative. The message names its task.
 
     >>> have_logarithm(torch.tensor([0.5, 0.0]), ("a", "b")).tolist()
     [True, False]
@@ -192,9 +195,9 @@ def have_logarithm(losses: Tensor, tasks: Sequence[str]) -> Tensor:
 
 
 def random_orders(seed: Tensor, number: int, tasks: Sequence[str], names: Sequence[str]) -> Tensor:
-    """(k, k - 1): for each of the tasks, the rows of the others in a random order, drawn anew in every step.
+    """Returns (k, k - 1): for each task, the rows of the others in a random order, which is new in every step.
 
-    Drawn for the sorted `names` of all tasks, so that neither the order of tasks nor an absent one changes a thing.
+    It is drawn for the sorted `names` of all tasks, so neither the order of the tasks nor an absent task changes it.
 
     >>> random_orders(torch.tensor(0), 0, ("b", "a"), ("a", "b")).tolist()
     [[1], [0]]
@@ -206,7 +209,7 @@ def random_orders(seed: Tensor, number: int, tasks: Sequence[str], names: Sequen
 
 
 def generator(seed: Tensor, number: int) -> torch.Generator:
-    """Random numbers for step `number` that are the same on all processes, in all micro-batches and after a resume.
+    """Returns a generator for step `number` that is the same on all processes, in all micro-batches and after a resume.
 
     `seed` is a buffer that the balancer's constructor draws: `register_buffer("seed", torch.randint(2**31, ()))`.
 
@@ -214,5 +217,5 @@ def generator(seed: Tensor, number: int) -> torch.Generator:
     >>> torch.equal(a, b), torch.equal(a, c)
     (True, False)
     """
-    # Torch's generator on the CPU looks at the lower 32 bits only; an odd factor keeps all steps of a run apart.
+    # Torch's generator on the CPU uses only the lower 32 bits. An odd factor keeps the steps of a run different.
     return torch.Generator().manual_seed((int(seed) + 2654435761 * number) % 2**32)

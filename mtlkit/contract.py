@@ -1,4 +1,4 @@
-"""What plug-ins hand back, checked where it arrives: a mistake of an author's is named, with what to write instead."""
+"""Checks what plug-ins return, where it arrives. A message names the mistake and says what to write instead."""
 
 import difflib
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 class Declares(Protocol):
-    """What a balancer declares, of which the checks below ask."""
+    """What the checks below read of a balancer."""
 
     @property
     def needs(self) -> frozenset[str]: ...
@@ -20,7 +20,7 @@ class Declares(Protocol):
 
 
 def check_hooks(cls: type, contract: Sequence[type]) -> None:
-    """Raises `ValueError` for a public name of a class that almost is one of its contract: nobody would ever call it.
+    """Raises `ValueError` for a public name of a class that is almost one of its contract: nothing would ever call it.
 
     >>> class Contract:
     ...     def after_step(self): ...
@@ -41,7 +41,7 @@ def check_hooks(cls: type, contract: Sequence[type]) -> None:
 
 
 def check_objective(balancer: object, objective: Any, losses: Tensor) -> Tensor:
-    """The objective; raises `ValueError` for anything but one number with a gradient."""
+    """Returns the objective. Raises `ValueError` unless it is one number with a gradient."""
     what = f"{type(balancer).__name__}.objective must return one number made of `step.losses`"
     if not isinstance(objective, Tensor) or objective.shape != ():
         raise ValueError(f"{what}, a tensor of shape (), got {described(objective)}. Sum over the tasks: .sum().")
@@ -51,7 +51,7 @@ def check_objective(balancer: object, objective: Any, losses: Tensor) -> Tensor:
 
 
 def check_weights(balancer: object, weights: Any, like: Tensor, tasks: Sequence[str], method: str) -> Tensor:
-    """What a balancer's `method` gave; raises `ValueError` for anything but a tensor (k,) of floats where `like` is."""
+    """Returns the weights of a balancer's `method`. Raises `ValueError` unless they are floats (k,) as `like` is."""
     what = f"{type(balancer).__name__}.{method} must give a weight for each of {', '.join(tasks)}: a tensor"
     to = "weights.to(gram) or weights.to(losses)"
     if not isinstance(weights, Tensor):
@@ -66,14 +66,14 @@ def check_weights(balancer: object, weights: Any, like: Tensor, tasks: Sequence[
 
 
 def check_gradient(balancer: object, gradient: Any, like: Sequence[Tensor]) -> list[Tensor]:
-    """The gradient that a balancer gives itself; raises `ValueError` for anything but tensors of those shapes."""
+    """Returns the gradient that a balancer computed itself. Raises `ValueError` unless it has the shapes of `like`."""
     what = f"{type(balancer).__name__}.combine must return the weights (k,) or a list of gradients"
     _check_list(what, gradient, like, scalars=True)
     return list(gradient)
 
 
 def check_adapted(balancer: object, task: str, adapted: Any, features: Sequence[Tensor]) -> list[Tensor]:
-    """A task's features; raises `ValueError` for anything but a list of one tensor per level, of that level's shape."""
+    """Returns a task's features. Raises `ValueError` unless they are a list with one tensor of its shape per level."""
     _check_list(f"{type(balancer).__name__}.adapter of task {task!r} must return a list of levels", adapted, features)
     return list(adapted)
 
@@ -90,30 +90,30 @@ def _check_list(what: str, found: Any, like: Sequence[Tensor], *, scalars: bool 
 
 
 def check_declared(balancer: Declares, name: str, *needs: str) -> None:
-    """Raises `ValueError` for what a step knows only where the balancer declares one of these needs."""
+    """Raises `ValueError` unless the balancer declares one of the needs for a value of the step."""
     if not balancer.needs.intersection(needs):
         words = " or ".join(f"needs = frozenset({{{need!r}}})" for need in needs)
         raise ValueError(f"{type(balancer).__name__} reads `step.{name}` without declaring the need. Write {words}.")
 
 
 def check_space(balancer: Declares, name: str, space: str) -> None:
-    """Raises `ValueError` for what a step knows in another space only."""
+    """Raises `ValueError` if the step has a value only in another space than the balancer's."""
     if balancer.space != space:
         raise ValueError(
-            f"{type(balancer).__name__} reads `step.{name}`, which there is in the space {space!r} only, and works in "
+            f"{type(balancer).__name__} reads `step.{name}`, which exists only in the space {space!r}, but it works in "
             f"{balancer.space!r}. Write spaces = ({space!r},) and pass space={space!r} to the constructor."
         )
 
 
 def known(value: T | None, name: str, where: str) -> T:
-    """The value; raises `ValueError` for what a step does not know at this time."""
+    """Returns the value. Raises `ValueError` if the step does not have it at this time."""
     if value is None or (isinstance(value, list) and not value):
         raise ValueError(f"`step.{name}` is not known here. Read it in {where}, and keep what you need later.")
     return value
 
 
 def no_double_backward(balancer: object, error: RuntimeError) -> ValueError:
-    """The error for a model that cannot be differentiated twice, as the balancer needs it."""
+    """Returns the error for a model that cannot be differentiated twice, although the balancer needs it."""
     return ValueError(
         f"{type(balancer).__name__} needs a double backward that a layer of this model does not have ({error}). Choose "
         f"another encoder or decoder, or another balancer."
@@ -121,7 +121,7 @@ def no_double_backward(balancer: object, error: RuntimeError) -> ValueError:
 
 
 def described(value: Any) -> str:
-    """What a message says was found."""
+    """Returns words for a value that was found, for a message."""
     if isinstance(value, Tensor):
         return f"a tensor of shape {tuple(value.shape)}"
     if isinstance(value, tuple | list):

@@ -25,7 +25,7 @@ class SolverError(StepError):
 
 
 def nonnegative(a: Tensor, h: Tensor) -> Tensor:
-    """argmin x'ax/2 - h'x over x >= 0 by active sets: the objective decreases with every change of the set.
+    """Returns argmin x'ax/2 - h'x over x >= 0, by active sets: the objective decreases with every change of the set.
 
     It frees all variables that the slope wants to free at once. If in the end this frees none of them, it frees the
     steeper half, and so on down to one variable. If a single variable cannot be freed, only rounding wants to free it.
@@ -96,9 +96,9 @@ def bargain(a: Tensor, ridge: float, r: Tensor, alpha: float) -> Tensor:
 
 
 def newton(a: Tensor, r: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
-    """The minimum over b > 0 of b'ab/2 - sum_i u_i(b_i), u_i' = r_i b_i^(-1/alpha), by relative Newton steps.
+    """Finds the minimum over b > 0 of b'ab/2 - sum_i u_i(b_i), u_i' = r_i b_i^(-1/alpha), by relative Newton steps.
 
-    Also returns the variables whose equations are so inexact by rounding that the other equations do not converge.
+    It also returns the variables whose equations are so inexact by rounding that the other equations do not converge.
     """
     k, power = len(r), alpha / (1 + alpha)
     b = r**power
@@ -129,12 +129,12 @@ def newton(a: Tensor, r: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
 
 
 def push(a: Tensor, ridge: float, q: Tensor, products: Tensor, length: float) -> Tensor:
-    """The b >= 0 of length sqrt(b'ab) = `length` with a b >= mu q - products, equal where b > 0. It finds mu.
+    """Returns the b >= 0 of length sqrt(b'ab) = `length` with a b >= mu q - products, equal where b > 0.
 
-    b(mu) solves a quadratic program, and its length grows with mu. On a fixed active set b is linear in mu, so the
-    right mu is the root of a quadratic equation. A bracket protects against a change of the set. If the shortest convex
-    combination is zero except for the ridge, no push helps all tasks. The result is then b for mu = 0, which harms
-    none.
+    It searches mu. b(mu) solves a quadratic program, and its length grows with mu. On a fixed active set b is linear in
+    mu, so the right mu is the root of a quadratic equation. A bracket protects against a change of the set. If the
+    shortest convex combination is zero except for the ridge, no push helps all tasks. The result is then b for mu = 0,
+    which harms none.
     """
     low = float((products / q).min())  # the best worst case is between low and high
     high = float(((products + length * a.diagonal().sqrt()) / q).min())
@@ -161,7 +161,7 @@ def push(a: Tensor, ridge: float, q: Tensor, products: Tensor, length: float) ->
 
 
 def _root(a: Tensor, q: Tensor, products: Tensor, length: float, i: Tensor) -> float:
-    """The larger mu at which b = a^(-1) (mu q - products) on the active set i has the length. nan if there is none."""
+    """Returns the larger mu at which b = a^(-1) (mu q - products) on the active set i has the length, or nan."""
     x, y = torch.linalg.solve(a[i[:, None], i], torch.stack([q[i], products[i]], dim=1)).T
     xx, xy, yy = float(x @ q[i]), float(x @ products[i]), float(y @ products[i])
     d = xy**2 - xx * (yy - length**2)

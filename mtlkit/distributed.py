@@ -1,4 +1,4 @@
-"""The few collectives that mtlkit needs beyond those of DDP. With one process each of them does nothing."""
+"""The few collective operations that mtlkit needs besides those of DDP. With one process, they do nothing."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 def start() -> None:
-    """Joins the processes that a launcher started, before the configuration of a run is known."""
+    """Joins the processes that a launcher started. It works before the configuration of a run is known."""
     from accelerate.state import PartialState  # importing it takes seconds
     from accelerate.utils import parse_flag_from_env
 
@@ -22,22 +22,22 @@ def start() -> None:
 
 
 def world_size() -> int:
-    """The number of processes."""
+    """Returns the number of processes."""
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
 
 
 def rank() -> int:
-    """The number of this process, 0 for the main one."""
+    """Returns the number of this process; the main process has the number 0."""
     return distributed.get_rank() if world_size() > 1 else 0
 
 
 def sum_over_ranks(tensor: Tensor) -> Tensor:
-    """The sum over processes of a detached copy; every process must call it with the same shape."""
+    """Returns the sum over processes of a detached copy. Every process must call it, with the same shape."""
     return add_over_ranks(tensor.detach().clone())
 
 
 def add_over_ranks(tensor: Tensor) -> Tensor:
-    """The same in place, for what is too large to be copied."""
+    """Does the same in place, for tensors that are too large to be copied."""
     if world_size() > 1:
         distributed.all_reduce(tensor)
     return tensor
@@ -51,7 +51,7 @@ def of_all_ranks(value: Tensor | float, local: Tensor) -> Tensor:
 
 
 def join_over_ranks(tensor: Tensor) -> Tensor:
-    """The rows of all processes in order of rank; every process must call it with the same shape."""
+    """Returns the rows of all processes in order of rank. Every process must call it, with the same shape."""
     if world_size() == 1:
         return tensor.detach()
     parts = [torch.empty_like(tensor) for _ in range(world_size())]
@@ -60,7 +60,9 @@ def join_over_ranks(tensor: Tensor) -> Tensor:
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Replaces each `.grad` by its mean over processes (those that DDP does not see: the balancer's)."""
+    """Replaces each `.grad` by its mean over processes. It is for the balancer's parameters, which DDP does not see."""
+    # Which parameters have a gradient depends on the present tasks only. These are equal on all processes, and so is
+    # the order of the collectives.
     for parameter in parameters:
         if parameter.grad is not None:
             parameter.grad.copy_(sum_over_ranks(parameter.grad) / world_size())
@@ -69,14 +71,16 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
 def average_buffers(module: nn.Module) -> None:
     """Replaces floating-point buffers by their mean over processes, in place.
 
-    Batch-norm statistics of `batch_norm: local` differ between processes; an evaluation needs one set. What is the same
-    on all of them stays as it is: the mean of three equal numbers is not always that number, by rounding.
+    Batch-norm statistics of `batch_norm: local` differ between processes, but an evaluation needs one set. Numbers that
+    are equal on all processes do not change: by rounding, the mean of three equal numbers is not always that number.
     """
     if world_size() > 1:
+        # Only floating-point ones: counters such as `num_batches_tracked` are equal everywhere.
         for buffer in module.buffers():
             if buffer.is_floating_point():
                 main = buffer.detach().clone()
                 distributed.broadcast(main, 0)
+                # Whether they differ must be decided by all together: this process may be equal to the main one.
                 differs = sum_over_ranks((buffer != main).to(buffer.dtype)) > 0
                 buffer.copy_(torch.where(differs, sum_over_ranks(buffer) / world_size(), main))
 
@@ -89,7 +93,7 @@ def broadcast_state(module: nn.Module) -> None:
 
 
 def gather(value: object) -> list[object]:
-    """The values of all processes, in order of rank; they must be picklable."""
+    """Returns the values of all processes, in order of rank. They must be picklable."""
     if world_size() == 1:
         return [value]
     values: list[object] = [None] * world_size()
@@ -98,10 +102,10 @@ def gather(value: object) -> list[object]:
 
 
 def main_decides(work: Callable[[], T]) -> T:
-    """What `work()` gives on the main process, which alone runs it, on all of them; or the exception that it raised.
+    """Runs `work` on the main process only. All processes return its result or raise its exception.
 
-    For whatever hangs on files that the main process writes: the others could see them too early or too late. The
-    result must be picklable.
+    It is for decisions that depend on files which the main process writes: other processes could see such a file too
+    early or too late. The result must be picklable.
     """
     found: T | None = None
     raised: Exception | None = None
@@ -110,6 +114,7 @@ def main_decides(work: Callable[[], T]) -> T:
             found = work()
         except Exception as error:  # noqa: BLE001 - whatever it is, the others must not wait for ever
             raised = error
+    # Gathered and not broadcast: all processes wait for each other, so nobody reads files before `work` is done.
     found, raised = gather((found, raised))[0]  # type: ignore[misc]
     if raised is not None:
         raise raised
@@ -117,10 +122,11 @@ def main_decides(work: Callable[[], T]) -> T:
 
 
 def check_whole_parameters(accelerator: "Accelerator", space: str, needs: Collection[str]) -> None:
-    """Raises `ValueError` where a process holds a part of the parameters only and the balancer needs them all."""
+    """Raises `ValueError` if a process holds only a part of the parameters but the balancer needs all of them."""
     kind = accelerator.distributed_type.value
     if kind not in ("FSDP", "DEEPSPEED"):
         return
+    # With the features it works: their gradients are whole on every process (measured with FSDP2 and ZeRO 1 to 3).
     if space != "features":
         raise ValueError(
             f"balancer.space={space} needs the encoder's whole parameters on every process, and {kind} may split them. "
@@ -135,11 +141,11 @@ def check_whole_parameters(accelerator: "Accelerator", space: str, needs: Collec
 
 @contextmanager
 def main_first() -> Iterator[None]:
-    """The main process runs the block before the others do; an error in it leaves nobody waiting."""
+    """Runs the block on the main process first, then on the others. After an error, no process waits for ever."""
     if rank() > 0:
-        gather(None)
+        gather(None)  # waits for the main process's call below
     try:
         yield
     finally:
         if rank() == 0:
-            gather(None)
+            gather(None)  # in `finally`, so that an error in the block lets the others go on, too

@@ -1,5 +1,5 @@
-"""What the command line must tell apart from other errors without importing torch."""
+"""Errors that the command line must distinguish from others without importing torch."""
 
 
 class StepError(RuntimeError):
-    """A training step cannot be made, by no fault of the words or the files. The command's exit status is 3."""
+    """A training step is not possible, and neither words nor files are wrong. The command's exit status is 3."""

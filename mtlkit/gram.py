@@ -16,7 +16,7 @@ P = ParamSpec("P")
 def any_order(
     weigh: Callable[Concatenate[Owner, Tensor, P], Tensor],
 ) -> Callable[Concatenate[Owner, Tensor, P], Tensor]:
-    """Decorates a method `weights(self, gram)` that treats all tasks alike: if tasks are permuted, so are its weights.
+    """Decorates a method `weights(self, gram)` that treats all tasks alike: permuted tasks get permuted weights.
 
     In exact arithmetic this is true anyway. With the decorator it is true to the last few bits, also where gradients
     depend on each other and rounding decides the rest. The method sees the tasks in an order that the numbers of the
@@ -37,11 +37,14 @@ def any_order(
 
     @wraps(weigh)
     def weights(self: Owner, gram: Tensor, *args: P.args, **options: P.kwargs) -> Tensor:
+        # On the CPU: the matrices are tiny, their solvers take hundreds of small steps, and a GPU would start a kernel
+        # for each of them. All processes compute the same numbers there, so that they need not exchange the result.
         m = checked_gram(gram).cpu()
-        m = (m + m.T) / 2
+        m = (m + m.T) / 2  # rounding of a sum over processes may have made it unsymmetric
         order, alike = own_order(m)
         found = torch.empty_like(m[0])
         found[order] = weigh(self, m[order][:, order], *args, **options).double()
+        # A solver may break a tie between tasks that are alike by their order. Their mean is the only fair answer.
         same = (alike[:, None] == alike).double()
         return (same @ found / same.sum(dim=1)).to(gram)
 
@@ -60,8 +63,10 @@ def own_order(m: Tensor) -> tuple[Tensor, Tensor]:
     >>> order.tolist(), alike.tolist()
     ([1, 0, 2], [1, 0, 1])
     """
+    # `alike` is the result before any tie is broken: afterwards every row is a group of its own.
     groups = alike = _refined(m, m.diagonal().unique(return_inverse=True)[1])
     while (crowded := torch.bincount(groups) > 1).any():
+        # Breaks one tie. The others are refined again first, so that the choice reaches the rows that are bound to it.
         first = (groups == crowded.nonzero()[0]).nonzero()[0]
         groups = 2 * groups + 1
         groups[first] -= 1
@@ -70,9 +75,11 @@ def own_order(m: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _refined(m: Tensor, groups: Tensor) -> Tensor:
+    # Numbers are compared exactly. With a tolerance, being alike would not be transitive, and the order
+    # of the tasks would decide again where a group ends.
     while (number := int(groups.max()) + 1) < len(m):
         by_value = m.sort(dim=1)
-        by_group = groups[by_value.indices].sort(dim=1, stable=True)  # inside a group, by value
+        by_group = groups[by_value.indices].sort(dim=1, stable=True)  # stable: inside a group by value
         entries = by_value.values.gather(1, by_group.indices)
         groups = torch.cat([groups[:, None].to(m), entries], dim=1).unique(dim=0, return_inverse=True)[1]
         if int(groups.max()) + 1 == number:
@@ -89,7 +96,7 @@ def check_max_norm(max_norm: float | None) -> None:
 def limited(weights: Tensor, gram: Tensor, max_norm: float | None) -> Tensor:
     """Returns the weights (k,), scaled so that the combined gradient is at most `max_norm` long (None: not scaled).
 
-    >>> limited(torch.tensor([3.0, 4.0]), torch.eye(2), max_norm=1.0).tolist()  # 5 long
+    >>> limited(torch.tensor([3.0, 4.0]), torch.eye(2), max_norm=1.0).tolist()  # the combined gradient is 5 long
     [0.6000000238418579, 0.800000011920929]
     """
     if max_norm is None:

@@ -1,25 +1,25 @@
-"""What a run tells the outside: the observers that the engine calls, and the run's log `metrics.jsonl`.
+"""What a run reports: the observers that the engine calls, and the run's log `metrics.jsonl`.
 
 A record is a dictionary with at least `step` and `split`. The splits:
 
-- `info`: facts of the run, each optional: `started` (ISO 8601), `total_steps`, `versions` (name -> version),
+- `info`: facts about the run, each optional: `started` (ISO 8601), `total_steps`, `versions` (name -> version),
   `processes` (their number), `protocol`, `validation` and `selection` as configured, `decoders` (what they get, in
   words), `data` (what was found, see `mtlkit.run.first_look`), and by "<task>/<metric>" `higher_is_better` (bool or
-  null) and `units` (text). A resumed run writes another; the last wins.
+  null) and `units` (text). A resumed run writes another such record; the last one counts.
 - `train`: `epoch`, `loss/<task>`, `weight/<task>`, `grad_norm/<task>`, `cosine/<a>/<b>` (each pair once),
-  `lr/<group>`, `balancer/...` (what the balancer itself reports), `step_time` (seconds). In place of `weight/<task>`,
-  elementwise methods have `direction/<task>`, the cosine of the combined gradient with the task's, and
-  `direction_norm`, its length.
-- `val`: `epoch`, `loss/<task>`, `<task>/<metric>`; the first at step 0, untrained. `"best": true` marks an
-  evaluation that was the best until then, so the last one marked is that of the checkpoint `best`. None is marked
-  while the figure that `trainer.monitor` chooses it by has no value. Marks before a record of the split `info` with
-  `"best_lost": true` do not count: a run went on without that checkpoint.
-- `val_constant`: `<task>/<metric>` of the best constant prediction.
+  `lr/<group>`, `balancer/...` (the balancer's own figures), `step_time` (seconds). Instead of `weight/<task>`,
+  elementwise methods have `direction/<task>`, the cosine of the combined gradient with the task's gradient, and
+  `direction_norm`, the length of the combined gradient.
+- `val`: `epoch`, `loss/<task>`, `<task>/<metric>`; the first one is at step 0, untrained. `"best": true` marks an
+evaluation that was the best so far, so the last marked one belongs to the checkpoint `best`. While the figure of
+`trainer.monitor` has no value, no evaluation is marked. Marks before a record of the split `info` with `"best_lost":
+true` do not count, because a run went on without that checkpoint. - `val_constant`: `<task>/<metric>` of the best
+constant prediction.
 
-A record of any split may hold `incident`: a sentence on something that went wrong without ending the run. `left_out`
-counts the samples that could not be read since the record before (`data.on_error: skip`).
-A missing value (an absent task) is a missing key. A value that is not finite is null, and so is a figure of an
-evaluation that had no valid label.
+A record of any split may have an `incident`: a sentence about something that went wrong but did not end the run.
+`left_out` counts the samples that could not be read since the previous record (`data.on_error: skip`). If a value is
+missing (an absent task), its key is missing. A value that is not finite is null, and so is a figure of an evaluation
+that had no valid label.
 """
 
 import errno
@@ -48,29 +48,29 @@ RESERVED = (
 
 
 class Observer:
-    """Watches a run. The engine calls the hooks in this order, on the main process only; here they do nothing.
+    """Watches a run. The engine calls the hooks in this order, on the main process only. By default they do nothing.
 
-    An exception in a hook ends the run: a log that cannot be written is no detail.
+    An exception in a hook ends the run, because a run whose log cannot be written is of no use.
     """
 
     def start(self, total_steps: int, step: int) -> None:
-        """The run begins, `step` of its `total_steps` optimizer steps being done already (0, or resumed)."""
+        """Is called when the run begins. `step` of its `total_steps` optimizer steps are done already (0: new)."""
 
     def note(self, record: Record) -> None:
-        """A record of the split `info`, or an incident outside the other records; at any time."""
+        """Gets a record of the split `info`, or an incident outside the other records. It may be called at any time."""
 
     def step(self, record: Record) -> None:
-        """A training step that is logged: a record of the split `train`."""
+        """Gets the record of a training step that is logged, of the split `train`."""
 
     def evaluation(self, record: Record) -> None:
-        """A record of the split `val` or `val_constant`."""
+        """Gets a record of the split `val` or `val_constant`."""
 
     def finish(self, summary: Record) -> None:
-        """The run is over, also where an exception ended it. `summary["status"]` says how, e.g. "finished"."""
+        """Is called when the run is over, also after an exception. `summary["status"]` is, for example, "finished"."""
 
 
 class Observers(Observer):
-    """Several observers as one, called in their order."""
+    """Calls several observers, in their order."""
 
     def __init__(self, observers: Iterable[Observer] = ()) -> None:
         self.observers = list(observers)
@@ -97,11 +97,11 @@ class Observers(Observer):
 
 
 class JsonLines(Observer):
-    """Appends each record to `path` as one line of JSON, by one write, so that readers only ever see whole lines.
+    """Appends each record to `path` as one line of JSON, by one write, so that readers see only whole lines.
 
-    Floats that are not finite become null. `resume` is the step of the checkpoint that the run goes on from: what
-    was logged after it is dropped (see `truncate_after`); a log that was lost begins there. Without it the run is new,
-    and a log that holds records is refused with `FileExistsError`. `OSError`s, such as a full disk, name the file.
+    Floats that are not finite become null. `resume` is the step of the checkpoint from which the run continues. Later
+    records are dropped (see `truncate_after`). If the log was lost, a new one begins. Without `resume` the run is new,
+    and a log that has records raises `FileExistsError`. An `OSError`, for example of a full disk, names the file.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "metrics.jsonl"
@@ -121,7 +121,7 @@ class JsonLines(Observer):
             raise FileExistsError(
                 f"{path} holds the records of another run. Resume that run, or choose another output_dir."
             )
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)  # less the umask
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
 
     def note(self, record: Record) -> None:
         self._append(record)
@@ -134,7 +134,7 @@ class JsonLines(Observer):
         self._sync()
 
     def finish(self, summary: Record) -> None:
-        """Closes the file; the summary is not logged."""
+        """Closes the file. It does not log the summary."""
         self._sync()
         os.close(self._descriptor)
 
@@ -145,7 +145,7 @@ class JsonLines(Observer):
             written = os.write(self._descriptor, line)
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(self.path)) from error
-        if written < len(line):  # the disk filled up within the line
+        if written < len(line):  # the disk became full within the line
             os.ftruncate(self._descriptor, size)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
 
@@ -157,22 +157,22 @@ class JsonLines(Observer):
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The records of a log, in its order.
+    """Returns the records of a log, in its order.
 
-    Raises `ValueError` naming the file and line for what is not a record (a JSON object with an integer `step` and
-    a `split`). A last line without its end is what a crash leaves of a write: it is left out with a warning.
+    Raises `ValueError`, which names the file and line, for a line that is not a record (a JSON object with an integer
+    `step` and a `split`). A crash may leave a last line without its end. This line is left out with a warning.
     """
     records = []
     for number, line, whole in _lines(path):
         if not whole:
-            warnings.warn(f"{path}:{number}: the last line is torn, probably by a crash; ignored.", stacklevel=2)
+            warnings.warn(f"{path}:{number}: the last line is incomplete (a crash?) and is ignored.", stacklevel=2)
             continue
         records.append(_parse(path, number, line))
     return records
 
 
 def tasks_of(record: Record) -> list[str]:
-    """The tasks that a record speaks of, by a loss or a metric, in its order.
+    """Returns the tasks of which a record has a loss or a metric, in its order.
 
     >>> tasks_of({"step": 10, "split": "val", "loss/depth": 0.5, "depth/abs": 0.2, "normals/mean": 30.0})
     ['depth', 'normals']
@@ -182,7 +182,7 @@ def tasks_of(record: Record) -> list[str]:
 
 
 def last_step(path: Path) -> int:
-    """The highest step that a log speaks of; 0 without a log. A torn last line is passed over.
+    """Returns the highest step in a log, or 0 without a log. It ignores an incomplete last line.
 
     Raises `ValueError` like `read_log`.
     """
@@ -191,16 +191,16 @@ def last_step(path: Path) -> int:
 
 
 def truncate_after(path: Path, step: int) -> None:
-    """Drops the records after `step` and a torn last line, so that a run resumed at `step` logs nothing twice.
+    """Drops the records after `step` and an incomplete last line. So a run that resumes at `step` logs nothing twice.
 
-    The other lines stay byte for byte. Raises `ValueError` like `read_log`.
+    The other lines do not change by a byte. Raises `ValueError` like `read_log`.
     """
     kept = [line for number, line, whole in _lines(path) if whole and _parse(path, number, line)["step"] <= step]
     write_whole(path, b"".join(kept))
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes, bool]]:
-    """Line number, line with its end, and whether it has one."""
+    """Yields the number of each line, the line with its end, and whether it has an end."""
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             yield number, line, line.endswith(b"\n")
@@ -210,18 +210,18 @@ def _parse(path: Path, number: int, line: bytes) -> dict[str, Any]:
     try:
         record = json.loads(line, parse_constant=_refuse_constant)
     except ValueError as error:
-        raise ValueError(f"{path}:{number}: not valid JSON ({error}). Mend or delete the line.") from error
+        raise ValueError(f"{path}:{number}: not valid JSON ({error}). Repair or delete the line.") from error
     if not isinstance(record, dict) or not isinstance(record.get("step"), int) or "split" not in record:
         raise ValueError(f"{path}:{number}: expected an object with an integer 'step' and a 'split', got {record!r}.")
     return record
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _plain(value: Any) -> Any:
-    """The value in JSON's types. NumPy's numbers count; anything else is left to `json.dumps` to refuse."""
+    """Returns the value in JSON's types. It converts NumPy's numbers; `json.dumps` refuses other types."""
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

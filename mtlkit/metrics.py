@@ -1,4 +1,4 @@
-"""The common metrics of the tasks, pooled over a split, and checks of options and tensors.
+"""The common metrics of the tasks, pooled over a split, and checks of tensors.
 
 Every metric here adds up over batches and processes. Its value is therefore the value on the whole split, for any batch
 size. Macro figures average over the classes that have positives *in the targets*. The number of these classes depends
@@ -8,16 +8,9 @@ Metrics of one base class have the same state, and a task names them as one comp
 torchmetrics' own search for groups: it also joins metrics that only agree by chance on the first batch.)
 """
 
-import math
-from collections.abc import Callable, Sequence
-from numbers import Real
-from typing import Any
-
 import torch
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
-
-from mtlkit.task import Task
 
 
 def check_shapes(what: str, *tensors: tuple[str, Tensor, tuple[int | str, ...], str]) -> None:
@@ -51,54 +44,6 @@ def check_values(what: str, valid: Tensor, values: Tensor, expected: str) -> Non
     if not valid.all():
         wrong = values[~valid]
         raise ValueError(f"The {what} expected {expected}, found {wrong[0].item()} ({len(wrong)} such values).")
-
-
-def check_number(what: str, option: str, value: Any, fits: Callable[[Any], bool], expected: str) -> None:
-    """Raises `ValueError` if the value of an option is not a number or is not allowed."""
-    if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value) or not fits(value):
-        raise ValueError(f"The {what} expected {option} {expected}, found {value!r}.")
-
-
-def check_no_names(task: Task) -> None:
-    """Raises `ValueError` if a task without classes is given class names."""
-    if task.classes:
-        raise ValueError(f"The task {task.name!r} has no classes, found {task.classes!r}: leave `classes` out.")
-
-
-def check_names(task: Task) -> None:
-    """Raises `ValueError` unless the task has names of classes or outputs, each of them once."""
-    if not task.classes:
-        raise ValueError(f"The task {task.name!r} needs the names of its classes or outputs in `classes`, found none.")
-    twice = sorted({name for name in task.classes if task.classes.count(name) > 1})
-    if twice:
-        raise ValueError(f"The task {task.name!r} has {', '.join(map(repr, twice))} more than once in `classes`.")
-
-
-def check_class_weights(task: Task, option: str, weights: Sequence[float] | None) -> tuple[float, ...] | None:
-    """Returns the weights as numbers. Raises `ValueError` unless there is one positive weight per class."""
-    if weights is None:
-        return None
-    what, classes = f"task {task.name!r}", len(task.classes)
-    if not isinstance(weights, Sequence) or isinstance(weights, str) or len(weights) != classes:
-        raise ValueError(f"The {what} expected {option} to list {classes} numbers, one per class, found {weights!r}.")
-    for weight in weights:
-        check_number(what, option, weight, lambda v: v > 0, "> 0 (to leave a class out, mark it unknown)")
-    return tuple(map(float, weights))
-
-
-def check_owner(what: str, loss: str, owner: str, **options: Any) -> None:
-    """Raises `ValueError` if an option of the loss `owner` is set (not None) but the task uses another loss."""
-    for option, value in options.items():
-        if value is not None and loss != owner:
-            raise ValueError(
-                f"The {what} has the loss {loss!r}, but its option {option!r} belongs to the loss {owner!r}: "
-                "leave the option out or choose that loss."
-            )
-
-
-def at_least_float32(output: Tensor) -> Tensor:
-    """Returns the output in float32, or unchanged if it is float64. Half precision is too coarse for sums."""
-    return output.to(torch.promote_types(output.dtype, torch.float32))
 
 
 def collect(*groups: dict[str, Metric]) -> MetricCollection:

@@ -1,4 +1,4 @@
-"""The contract of networks: a shared encoder, and a decoder for each task."""
+"""The contract of networks: one shared encoder, and one decoder per task."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
@@ -9,37 +9,53 @@ from torch import Tensor, nn
 from mtlkit.contract import check_hooks
 from mtlkit.registry import Registry
 
-Features = list[Tensor]  # the levels of the shared features, finest first: (B, C, H, W) maps or (B, C) vectors
+Features = list[Tensor]  # the levels of the shared features, the finest first: (B, C, H, W) maps or (B, C) vectors
 
 
 @dataclass(frozen=True)
 class EncoderInfo:
-    """What a decoder must know of the features it gets: one entry per level, finest first.
+    """Describes the features for the decoders, with one entry per level, the finest level first.
 
-    `channels[i]` is the width of level i and `strides[i]` the factor by which it is smaller than the image;
-    stride 0 marks a vector (B, C) without positions. `guides` is how many further tensors the encoder returns, such
-    as the places of pooled maxima: no gradient passes through them, and no balancer sees them. `parameters`, the
-    number of trainable numbers that the tasks share, is told to a balancer's `setup` only.
+    `channels[i]` is the number of channels of level i, and `strides[i]` is the factor by which it is smaller than the
+    image. The stride 0 means a vector (B, C) without positions. `guides` is the number of other tensors that the
+    encoder returns, such as the positions of pooled maxima: no gradient passes through them, and no balancer sees them.
+    `parameters` is the number of trainable numbers that the tasks share, and `image` is (width, height) of the images,
+    None where it is not known. Only a balancer's `setup` gets these two.
     """
 
     channels: tuple[int, ...]
     strides: tuple[int, ...]
-    parameters: int = field(default=0, repr=False)
+    parameters: int = field(default=0, repr=False)  # filled in by the model: an encoder may be frozen later
     guides: int = field(default=0, repr=False)
+    image: tuple[int, int] | None = field(default=None, repr=False)
+
+    def numbers(self, level: int) -> int | None:
+        """Returns how many numbers a level has per sample, None where the size of the images is not known.
+
+        >>> EncoderInfo((64,), (4,), image=(32, 24)).numbers(0)
+        3072
+        """
+        stride = self.strides[level]
+        if stride == 0:
+            return self.channels[level]
+        if self.image is None:
+            return None
+        width, height = (-(-side // stride) for side in self.image)
+        return self.channels[level] * width * height
 
 
 class Encoder(nn.Module, ABC):
-    """The shared network: image (B, 3, H, W) in [0, 1] -> features, a list of levels, finest first.
+    """The shared network: it turns an image (B, 3, H, W) in [0, 1] into features, a list of levels, the finest first.
 
-    It normalises the image itself. `info` says what comes out; guides, which most encoders do not have, stand behind
-    the levels. `last_layer` is the module whose `weight` the `last_layer` space of GradNorm and CosReg means.
+    It normalises the image itself. `info` describes the result. Guides, which most encoders do not have, come after the
+    levels. `last_layer` is the module whose `weight` the balancer space `last_layer` compares gradients of.
     """
 
     info: EncoderInfo
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        check_hooks(cls, [Encoder])
+        check_hooks(cls, [Encoder])  # now, since nobody would ever call a misspelt method
 
     @property
     @abstractmethod
@@ -53,11 +69,11 @@ class Encoder(nn.Module, ABC):
 
 
 class Decoder(nn.Module, ABC):
-    """A task's network: features -> (B, out_channels, H', W') map or (B, out_channels) vector.
+    """The network of one task: it turns features into a map (B, out_channels, H', W') or a vector (B, out_channels).
 
-    The constructor takes `(info: EncoderInfo, out_channels: int, **options)` and raises `ValueError` where the
-    features do not suit it. `dense` says whether a map comes out; maps are resized to the target by the model.
-    A decoder that is `guided` is called with the encoder's guides as well: `decoder(features, guides)`.
+    The constructor takes `(info: EncoderInfo, out_channels: int, **options)` and raises `ValueError` if the features do
+    not fit. `dense` says whether the result is a map; the model resizes maps to the target. A decoder that is `guided`
+    also gets the encoder's guides: `decoder(features, guides)`.
     """
 
     dense: ClassVar[bool]

@@ -32,12 +32,6 @@ def check_choice(key: str, value: object, choices: Collection[str]) -> None:
         raise ValueError(f"{key} cannot be {value!r}. {suggest(str(value), choices)}")
 
 
-def check_option(what: str, option: str, value: str, known: Collection[str]) -> None:
-    """Raises `ValueError` with close matches when the value of an option is not one of the `known`."""
-    if value not in known:
-        raise ValueError(f"The {what} has no {option} {value!r}. {suggest(str(value), known)}")
-
-
 def check_task_names(key: str, names: Iterable[str], tasks: Collection[str]) -> None:
     """Raises `ValueError` for the first name that is not a task's."""
     for name in names:

@@ -5,9 +5,10 @@ The command line imports this module for its messages, so it does not import tor
 
 import difflib
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import MISSING, fields, is_dataclass
 from importlib.metadata import entry_points
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast, get_type_hints
 
 T = TypeVar("T")
 C = TypeVar("C", bound=type[Any])
@@ -22,9 +23,13 @@ def suggest(name: str, known: Iterable[str]) -> str:
     "Did you mean 'rotograd'? Known: rotograd, uniform."
     """
     known = sorted(known)
+    return f"{did_you_mean(name, known)} Known: {', '.join(known) or 'none'}.".lstrip()
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The names that are close to a misspelt one, as a question; empty where there are none."""
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
-    hint = f"Did you mean {' or '.join(map(repr, close))}? " if close else ""
-    return f"{hint}Known: {', '.join(known) or 'none'}."
+    return f"Did you mean {' or '.join(map(repr, close))}?" if close else ""
 
 
 class Registry(Generic[T]):
@@ -121,8 +126,10 @@ def check_options(what: str, cls: type, options: Iterable[str]) -> None:
 
 
 def options_of(cls: type) -> dict[str, inspect.Parameter]:
-    """The named constructor parameters of a class, following `**kwargs` to its parents; the child's come first.
+    """The options of a class, by name: the named parameters of its constructor, and the fields of its `Options`.
 
+    A constructor with `**kwargs` hands them on to the parent's, so that the parent's parameters count as well. The
+    child's come first. At the end of this chain, tasks and data sets turn the rest into the dataclass `Options`.
     Keyword arguments under a name with an underscore (`**_kwargs`) are handed on, but they are no options.
     """
     found: dict[str, inspect.Parameter] = {}
@@ -134,8 +141,21 @@ def options_of(cls: type) -> dict[str, inspect.Parameter]:
             if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY):
                 found.setdefault(p.name, p)
         if not any(p.kind is p.VAR_KEYWORD and not p.name.startswith("_") for p in parameters):
-            break
+            return found
+    for p in _fields_of(getattr(cls, "Options", None)):
+        found.setdefault(p.name, p)
     return found
+
+
+def _fields_of(options: Any) -> Iterator[inspect.Parameter]:
+    """The fields of a dataclass as parameters of a constructor."""
+    hints = get_type_hints(options, include_extras=True) if is_dataclass(options) else {}
+    kind, empty = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.empty
+    for field in fields(options) if hints else ():
+        default = empty if field.default is MISSING else field.default
+        if field.default_factory is not MISSING:
+            default = field.default_factory()
+        yield inspect.Parameter(field.name, kind, default=default, annotation=hints[field.name])
 
 
 def load_plugins(own: str | None) -> None:

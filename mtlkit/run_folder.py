@@ -3,18 +3,18 @@
 from pathlib import Path
 
 CONFIG, DATA, LOG = "config.yaml", "data.json", "metrics.jsonl"
-SHOWN = 10  #: at most so many runs are named
+SHOWN = 10  #: the largest number of runs that a message names
 
 
 def check_run(folder: Path, *files: str) -> None:
-    """Raises `FileNotFoundError` for a folder that has none of the files, of which a run has the first."""
+    """Raises `FileNotFoundError` if a folder has none of the files. Every run has the first of them."""
     if not any((folder / file).exists() for file in files):
         raise _no_run(folder, files[0])
 
 
 def _no_run(folder: Path, lacks: str) -> FileNotFoundError:
-    """The error for a folder that is not that of a run, because it `lacks` a file: with the runs in or around it."""
-    why = f"it has no {lacks}" if folder.is_dir() else "it is no folder" if folder.exists() else "it does not exist"
+    """Returns the error for a folder that `lacks` a file of a run. The message names the runs in or around it."""
+    why = f"it has no {lacks}" if folder.is_dir() else "it is not a folder" if folder.exists() else "it does not exist"
     problem = f"{folder} is not the folder of a run: {why}."
     if folder.is_dir() and (inside := _runs_in(folder)):
         return FileNotFoundError(f"{problem} Runs in it: {inside}.")

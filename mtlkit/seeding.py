@@ -1,4 +1,4 @@
-"""Random numbers in training: whoever draws them, they are a function of the run's seed."""
+"""Random numbers in training: all of them depend only on the run's seed, no matter who draws them."""
 
 import random
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ MODEL, ADAPTERS, BALANCER = range(3)
 
 
 def seed_of(seed: int, *path: int) -> int:
-    """A seed for `path` (epoch, index, ...) that is independent of all others."""
+    """Returns a seed for `path` (epoch, index, ...) that is independent of all other paths."""
     return int(np.random.SeedSequence(seed, spawn_key=path).generate_state(1, np.uint64)[0] >> 1)
 
 
@@ -22,18 +22,18 @@ def seed_all(seed: int, device: torch.device) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     if device.type == "cpu":
-        torch.default_generator.manual_seed(seed)  # `torch.manual_seed` would take a while to tell all absent GPUs
+        torch.default_generator.manual_seed(seed)  # `torch.manual_seed` would also seed all GPUs, which is slow
     else:
         torch.manual_seed(seed)
 
 
 class Turns:
-    """Seeds anew whenever it is another one's turn to draw: the model's, for dropout, or the balancer's.
+    """Sets a new seed each time the turn to draw changes between the model (for dropout) and the balancer.
 
-    The numbers are a function of the seed, the step, the micro-batch and whose turn it is. So a balancer may draw as
-    many as it likes, wherever it likes: the runs of all balancers have the same dropout, and a resumed run goes on
-    with the numbers that it would have had. The model's differ between processes, as their samples do; the
-    balancer's are the same on all of them, as its decisions must be.
+    The numbers depend only on the seed, the step, the micro-batch and the turn. So a balancer may draw any number of
+    them, anywhere: the runs of all balancers have the same dropout, and a resumed run continues with the numbers that
+    it would have had. The model's numbers differ between processes, because their samples differ. The balancer's
+    numbers are the same on all processes, because its decisions must be the same.
 
     >>> def dropout(drawn):
     ...     turns = Turns(0, torch.device("cpu"))
@@ -50,18 +50,18 @@ class Turns:
         self._step, self._part = -1, 0
 
     def model(self, step: int) -> None:
-        """The forward pass of a step's next micro-batch begins."""
+        """Is called when the forward pass of a step's next micro-batch begins."""
         self._part = self._part + 1 if step == self._step else 0
         self._step = step
         self._begin(MODEL, rank())
 
     def balancer(self) -> None:
-        """The forward pass is over."""
+        """Is called when the forward pass is over."""
         self._begin(BALANCER, 0)
 
     @contextmanager
     def adapters(self) -> Iterator[None]:
-        """The balancer's part of the forward pass, after which the model draws as if nothing had been in between."""
+        """Holds the balancer's part of the forward pass. After it, the model draws as if nothing had happened."""
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
             self._begin(ADAPTERS, 0)

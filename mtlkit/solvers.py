@@ -4,13 +4,13 @@ Every function takes the Gram matrix M (k, k) of k task gradients g_i. It return
 gradient sum_i w_i g_i, with M's dtype and on M's device. Internally it computes in float64.
 
 Precision: all functions except `alignment` work on the cosines C_ij = M_ij / (|g_i| |g_j|). Lengths may therefore
-differ
-by any factor: 1e-12 next to 1e12 in one Gram matrix is fine. Only angles are limited by float64. A Gram matrix holds
-cosines to about 1e-16, so a combination that is 1e-8 times shorter than its gradients, which cancel, is only rounding.
-A ridge of that size, `RIDGE` times k, is added to C's diagonal. If a Gram matrix has a negative eigenvalue (for example
-after a sum in float32), this eigenvalue shows the size of its error, and the ridge follows it.
+differ by any factor: 1e-12 next to 1e12 in one Gram matrix is fine. Only angles are limited by float64. A Gram matrix
+holds cosines to about 1e-16, so a combination that is 1e-8 times shorter than its gradients, which cancel, is only
+rounding. A ridge of that size, `RIDGE` times k, is added to C's diagonal. If a Gram matrix has a negative eigenvalue
+(for example after a sum in float32), this eigenvalue shows the size of its error, and the ridge follows it.
 
-A gradient of exactly zero length has no direction, so it has no influence.
+A gradient of exactly zero length has no direction, so it cannot be harmed. It counts only where a function says so: it
+is the shortest point of `min_norm_point`, and it counts in the mean of `best_worst_case`.
 
 Where gradients depend on each other, rounding decides part of the result, and rounding depends on the order of sums.
 With `mtlkit.gram.any_order`, the Gram matrix itself decides the order.
@@ -43,7 +43,7 @@ RIDGE = 4 * EPS
 
 
 def min_norm_point(gram: Tensor) -> Tensor:
-    """The shortest gradient in the convex hull: argmin w'Mw over w >= 0, sum w = 1.
+    """Returns the weights of the shortest gradient in the convex hull: argmin w'Mw over w >= 0, sum w = 1.
 
     It satisfies M w >= w'Mw in every entry, with equality where w > 0. If gradients are linearly dependent, w is one of
     several solutions, but the combined gradient is unique. A zero gradient is itself the shortest point.
@@ -54,16 +54,18 @@ def min_norm_point(gram: Tensor) -> Tensor:
     m = checked_gram(gram)
     if not (zero := m.diagonal() <= 0).any():
         p = _cosines(m)
+        # As a penalty, the sum constraint needs no solver of its own. Any c > 0 gives the right direction, because w is
+        # scaled to the sum 1 at the end.
         # w solves min w'Mw/2 + c (sum w - 1)^2/2 over w >= 0, up to its length; here with b = |g| w and c = min |g|^2.
         q = p.norms.min() / p.norms
         w = nonnegative(p.cosines + q.outer(q), q) * q
     else:
-        w = zero.double()
+        w = zero.double()  # each of them is the shortest, so they share the weight
     return (w / w.sum()).to(gram)
 
 
 def project_to_simplex(point: Tensor) -> Tensor:
-    """The nearest point (k,) with entries >= 0 that sum to 1. It keeps entries above a threshold, minus the threshold.
+    """Returns the nearest point (k,) with entries >= 0 and the sum 1: entries above a threshold, minus the threshold.
 
     >>> project_to_simplex(torch.tensor([0.75, 0.5, -1.0])).tolist()
     [0.625, 0.375, 0.0]
@@ -84,6 +86,7 @@ def dual_cone_projection(gram: Tensor, start: Tensor) -> Tensor:
     m, rows = checked_gram(gram), start.detach().to(gram.device, torch.float64, copy=True)
     p = _cosines(m)
     for row in rows:
+        # Solved for the distance to `start`, divided by its size: the solver's tolerances are relative to about 1.
         b = p.norms * row[p.kept]
         if len(b) and (size := b.abs().max()) > 0:
             row[p.kept] += size / p.norms * nonnegative(p.cosines, -p.cosines @ (b / size))
@@ -105,6 +108,8 @@ def alpha_fair(gram: Tensor, alpha: float) -> Tensor:
     m = checked_gram(gram)
     p, w = _cosines(m), torch.zeros_like(m[0])
     if len(p.norms):
+        # The solution for s g is that for g times a power of s, so one common factor is taken out before it can
+        # overflow.
         size = p.norms.max()
         norms = p.norms / size
         b = bargain(p.cosines, p.ridge, norms ** (1 / alpha - 1), alpha)
@@ -113,11 +118,11 @@ def alpha_fair(gram: Tensor, alpha: float) -> Tensor:
 
 
 def best_worst_case(gram: Tensor, radius: float) -> Tensor:
-    """The d in a ball around the mean gradient g_0 that maximises min_i g_i . d.
+    """Returns the weights of the d in a ball around the mean gradient g_0 that maximises min_i g_i . d.
 
     The ball's radius is `radius` |g_0|. With w* = argmin over the simplex of g_w . g_0 + radius |g_0| |g_w|, the result
-    is d = g_0 + radius |g_0| g_w* / |g_w*|. The function returns the weights of d. If g_w* = 0 (no d helps all tasks),
-    d is the limit: g_0 moved just far enough to harm no task.
+    is d = g_0 + radius |g_0| g_w* / |g_w*|. If g_w* = 0 (no d helps all tasks), d is the limit: g_0 moved just far
+    enough to harm no task.
 
     >>> best_worst_case(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), radius=0.5).tolist()
     [0.75, 0.75]
@@ -128,7 +133,7 @@ def best_worst_case(gram: Tensor, radius: float) -> Tensor:
     if not len(p.norms):
         return w.to(gram)
     norms = p.norms / p.norms.max()
-    mean = norms / k
+    mean = norms / k  # g_0 in terms of the unit gradients; zero gradients count in k, as in the mean itself
     products = p.cosines @ mean  # the inner products of g_i / |g_i| and g_0
     length = radius * math.sqrt(float(mean @ products))
     if length > radius * 2 * math.sqrt(p.ridge) * float(mean.norm()):  # else g_0 = 0 up to rounding, so d = g_0
@@ -137,7 +142,7 @@ def best_worst_case(gram: Tensor, radius: float) -> Tensor:
 
 
 def alignment(gram: Tensor) -> Tensor:
-    """Weights that give the system of gradients the condition number 1: sqrt(l_min) V L^(-1/2) V' 1/k, M = V L V'.
+    """Returns the weights that make the condition number 1: sqrt(l_min) V L^(-1/2) V' 1/k, with M = V L V'.
 
     l_min is the smallest eigenvalue that is not zero. Float64 cannot distinguish eigenvalues below 4 k eps times the
     largest eigenvalue from zero. To count fully, independent gradients must not differ in length by more than about
@@ -147,7 +152,9 @@ def alignment(gram: Tensor) -> Tensor:
     [0.5, 0.25]
     """
     m = checked_gram(gram)
+    # Not on the cosines: here the lengths matter, as the method makes them equal to the shortest.
     values, vectors = torch.linalg.eigh(m)
+    # A Gram matrix has no negative eigenvalue. One that is below zero shows how large the errors of all are.
     kept = values > torch.maximum(4 * len(m) * EPS * values[-1], -2 * values[0])
     mean = torch.full_like(values, 1 / len(m))
     if not kept.any():
@@ -173,5 +180,7 @@ def _cosines(m: Tensor) -> _Problem:
     ridge = RIDGE * len(norms)
     if len(norms):
         ridge += max(0.0, -2 * float(torch.linalg.eigvalsh(cosines)[0]))
+    # Without the ridge, linearly dependent gradients would make the matrix singular, and no system could be solved. It
+    # is as small as the rounding of a Gram matrix, so it moves no result that is certain.
     cosines.diagonal().add_(ridge)
     return _Problem(kept, norms, cosines, ridge)

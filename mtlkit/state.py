@@ -1,4 +1,4 @@
-"""The state of a balancer: what it keeps for each task or pair of tasks, and how that moves."""
+"""The state of a balancer: the values that it keeps for each task or pair of tasks, and how they move."""
 
 from collections.abc import Callable, Sequence
 
@@ -7,19 +7,22 @@ from torch import Tensor, nn
 
 
 def per_task(tasks: Sequence[str], value: Tensor, *, learned: bool = False) -> nn.ParameterDict:
-    """State of one tensor per task, saved under the task's name.
+    """Returns a state with one tensor per task, which is saved under the task's name.
 
-    With `learned`, the balancer's optimizer moves it; otherwise the balancer itself does, at once or, where every
-    micro-batch of a step shall count, by `step.add_change`.
+    With `learned`, the balancer's optimizer moves it. Otherwise the balancer moves it itself, either at once or, if
+    every micro-batch of a step should count, by `step.add_change`.
 
     >>> sorted(per_task(("a", "b"), torch.zeros(())).state_dict())
     ['a', 'b']
     """
+    # Under names and not as rows of one tensor: a checkpoint stays right when a user lists the tasks in another order,
+    # and Adam's momentum of an absent task stays apart from the others'. Also kept states are parameters, as `.grad` is
+    # where their changes are gathered.
     return nn.ParameterDict({task: nn.Parameter(value.clone(), requires_grad=learned) for task in tasks})
 
 
 def task_state(balancer: nn.Module, task: str) -> nn.ModuleList:
-    """What a balancer keeps for one task: what is under its name in dictionaries of parameters and of modules.
+    """Returns the state of one task: the entries under its name in dictionaries of parameters and of modules.
 
     >>> class Scale(nn.Module):
     ...     def __init__(self):
@@ -35,14 +38,14 @@ def task_state(balancer: nn.Module, task: str) -> nn.ModuleList:
 
 
 def stack(state: nn.ParameterDict, tasks: Sequence[str]) -> Tensor:
-    """The named tasks' tensors of such a state, stacked."""
+    """Stacks the tensors of the named tasks of such a state."""
     return torch.stack([state[task] for task in tasks])
 
 
 class Kept(nn.Module):
     """A running average of one number per task, or per pair of tasks.
 
-    A method declares it in its constructor, reads it with `of`, and offers new values in `combine`:
+    A method creates it in its constructor, reads it with `of`, and offers new values in `combine`:
 
         self.average = Kept(tasks, axes=2, start=torch.nan, rate=0.1)
         ...
@@ -50,16 +53,16 @@ class Kept(nn.Module):
         step.keep(self.average, step.gram)
 
     After the optimizer step, and only if it was made, each entry moves to (1 - rate) old + rate m. Here m is the mean
-    of what the step's micro-batches offered. An entry that was NaN, not known yet, becomes m. The entries of absent
-    tasks, and those that were offered NaN only, stay. All this is the engine's work. The values are float64 whatever
-    the model's precision, and a checkpoint holds them. They stand in the order of the sorted names, so that the
-    order in which a user lists the tasks changes nothing.
+    of the values that the step's micro-batches offered. An entry that was NaN (not known yet) becomes m. The entries of
+    absent tasks, and those for which only NaN was offered, do not change. The engine does all this. The values are
+    float64 in every precision of the model, and a checkpoint contains them. They are in the order of the sorted names,
+    so the order in which a user lists the tasks has no effect.
 
     Args:
         tasks: the names of all tasks.
         axes: 1 for one number per task, 2 for one per pair.
-        start: what every entry is at first.
-        rate: how fast it moves, from 0 to 1.
+        start: the first value of every entry.
+        rate: how fast the average moves, from 0 to 1.
 
     >>> average = Kept(("b", "a"), axes=1, start=0.0, rate=0.5)
     >>> average.settle([(("b",), torch.tensor([2.0])), (("b",), torch.tensor([4.0]))])  # two micro-batches without a
@@ -76,16 +79,16 @@ class Kept(nn.Module):
         self.register_buffer("value", torch.full((len(tasks),) * axes, start, dtype=torch.float64))
 
     def of(self, tasks: Sequence[str]) -> Tensor:
-        """The entries of the named tasks, in their order: (k,) or (k, k)."""
+        """Returns the entries of the named tasks, in their order: (k,) or (k, k)."""
         return self.value[self._place(tasks)].clone()
 
     @torch.no_grad()
     def settle(self, offered: Sequence[tuple[Sequence[str], Tensor]]) -> None:
-        """Moves by what the micro-batches of an optimizer step offered, as (tasks, values)."""
+        """Moves the average by the values that the micro-batches of an optimizer step offered, as (tasks, values)."""
         if not offered:
             return
-        # One whole table per micro-batch, with NaN for what it says nothing of: `nanmean` then takes the mean of each
-        # entry over those micro-batches alone in which both tasks were there.
+        # One whole table per micro-batch, with NaN where it has no value. `nanmean` then takes the mean of each entry
+        # over only those micro-batches in which both tasks were present.
         table = torch.full((len(offered), *self.value.shape), torch.nan).to(self.value)
         for row, (tasks, values) in zip(table, offered, strict=True):
             row[self._place(tasks)] = values.to(row)
@@ -99,7 +102,7 @@ class Kept(nn.Module):
         return (rows,) if self.value.dim() == 1 else (rows[:, None], rows)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
-        """What moves the module to a device or a type: here to the device only, or single digits would be lost."""
+        """Moves the module to a device, but not to another type: in float32 an average would lose its last digits."""
         value = self.value  # `fn` may make float32 of it
         super()._apply(fn, recurse)
         self.value = value.to(self.value.device)

@@ -1,4 +1,4 @@
-"""What a balancer sees of a step: losses, task gradients, their Gram matrix. How they come about is the engine's."""
+"""What a balancer sees of a step: losses, task gradients and their Gram matrix. The engine computes them."""
 
 from abc import ABC, abstractmethod
 from collections import defaultdict
@@ -14,53 +14,55 @@ from mtlkit.gradients import Row
 from mtlkit.network import Features
 from mtlkit.state import Kept
 
-Window = defaultdict[Hashable, list[Any]]  # what the micro-batches of one optimizer step leave for its end
+Window = defaultdict[Hashable, list[Any]]  # what the micro-batches of an optimizer step keep for its end
 
 
 class TaskGradients(ABC):
     """The K task gradients of one backward pass, in the space where the balancer compares them.
 
-    Raises `ValueError` from each method while the gradients are not there: before the backward pass, and after it.
+    Each method raises `ValueError` while there are no gradients: before the backward pass, and after it.
     """
 
     @abstractmethod
     def gram(self) -> Tensor:
-        """(k, k) float64: their inner products over all processes. They stay known after the backward pass."""
+        """Returns (k, k) float64: their inner products over all processes. These stay known after the backward pass."""
 
     @abstractmethod
     def cross_gram(self) -> Tensor:
-        """(k, k) float64: those of g_i on one half of the batch with g_j on the other."""
+        """Returns (k, k) float64: inner products of g_i on one half of the batch with g_j on the other half."""
 
     @abstractmethod
     def jacobian(self) -> Tensor:
-        """(k, P): the gradients over the shared parameters, over all processes."""
+        """Returns (k, P): the gradients over the shared parameters, summed over all processes."""
 
     @abstractmethod
     def local_gradients(self) -> list[Row]:
-        """The gradients at this process's features: one row per task, one tensor per level (None: not used)."""
+        """Returns the gradients at this process's features: one row per task, one tensor per level (None: not used)."""
 
     @abstractmethod
     def local_features(self) -> Features:
-        """The features of this process's samples, one tensor per level."""
+        """Returns the features of this process's samples, one tensor per level."""
 
 
 class Step:
-    """What one micro-batch's step knows. Equal on all processes unless the name starts with `local_`.
+    """Holds the values of one micro-batch. They are equal on all processes unless the name starts with `local_`.
 
     Attributes:
-        number, epoch: how many optimizer steps and epochs came before.
+        number, epoch: the number of optimizer steps and epochs before this one.
         rate: the balancer's learning rate in this step.
-        tasks: the names of the tasks with at least one valid label on any process; the rows of all below.
-        losses: (k,) means over all valid elements of all processes; differentiable in `objective`.
+        tasks: the names of the tasks with at least one valid label on any process. The entries of all values below are
+            in this order.
+        losses: (k,) means over all valid elements of all processes. `objective` can differentiate them.
         raw_losses: name -> the loss as a number, before it is divided by the first losses.
-        coefficients: (k,) derivatives of the objective by the losses, known from the backward pass on.
+        coefficients: (k,) derivatives of the objective by the losses; known after the backward pass has begun.
         weights: (k,) factors of the task gradients in the encoder's gradient (None for elementwise methods).
-        decoder_weights: (k,) the decoders' factors, where they get any; `combine` may set it (None: `weights`).
-        finite: whether the task gradients are finite; if not, `combine` was not asked.
-        extras: further scalars to log, by name; a balancer may add some.
+        decoder_weights: (k,) factors of the decoders' gradients, if these are weighted; `combine` may set it (None:
+            `weights`).
+        finite: whether the task gradients are finite; if not, `combine` was not called.
+        extras: other scalars for the log, by name. A balancer may add some.
 
-    A balancer reads further values below. Each is there only where the balancer declares that it needs it, and only
-    at its time; reading it otherwise raises a `ValueError` that says what to write.
+    A balancer reads more values from the properties below. Each exists only if the balancer declares that it needs it,
+    and only at a certain time. Otherwise, reading it raises a `ValueError` that says what to write.
     """
 
     def __init__(
@@ -84,15 +86,19 @@ class Step:
         self.decoder_weights: Tensor | None = None
         self.finite = True
         self.extras: dict[str, Tensor] = {}
-        # What the engine puts in as soon as it is known.
+        # The engine sets these as soon as they are known.
         self.gradients: TaskGradients | None = None
-        self.seed = torch.ones(())  # what the backward pass begins with: the loss scale over the accumulation steps
-        # By name: `losses_after` and `indicators` for the properties below. For the log: `gram`, if it is known, and
-        # `products`, of a gradient that the balancer gave itself: with the tasks' gradients and with itself.
+        self.seed = torch.ones(())  # the backward pass begins with it: loss scale / accumulation steps
+        # By name: `losses_after` and `indicators` for the properties below; for the log `gram`, if it is known, and
+        # `products`, the inner products of the balancer's own gradient with those of the tasks and with itself.
         self.found: dict[str, Tensor] = {}
         self._balancer = balancer
         self._accumulation = accumulation
         self._window = defaultdict(list) if window is None else window
+
+    # The values below are properties and not attributes, because they cost collectives or backward passes. Each is
+    # computed when it is first read. The declaration in `needs` is checked first: a method that works by luck, because
+    # the log happened to ask for the Gram matrix in this step, would fail in the next one.
 
     @property
     def gram(self) -> Tensor:
@@ -130,7 +136,7 @@ class Step:
 
     @property
     def losses_after(self) -> Tensor:
-        """(k,) the losses of the same batch once the model has moved: in `after_model`, for `second_forward`."""
+        """(k,) the losses of the same batch after the model has moved: in `after_model`, for `second_forward`."""
         contract.check_declared(self._balancer, "losses_after", "second_forward")
         return contract.known(self.found.get("losses_after"), "losses_after", "`after_model`")
 
@@ -142,46 +148,50 @@ class Step:
 
     @property
     def scale(self) -> Tensor:
-        """The loss scale of mixed precision: what the gradients of the balancer's parameters are too large by."""
+        """The loss scale of mixed precision, by which gradients of the balancer's parameters are too large."""
         return self.seed * self._accumulation
 
     def add_gradient(self, parameter: Tensor, gradient: Tensor) -> None:
-        """Adds to the gradient of a parameter of the balancer's, on the same scale as the backward pass does."""
-        # The engine divides all of them by the scale at the end, those that autograd made included.
+        """Adds to the gradient of one of the balancer's parameters, on the scale of the backward pass."""
+        # The engine divides all gradients by the scale at the end, also those that autograd computed. So this one must
+        # have the scale, too, or it would become too small by it.
         gradient = gradient.to(parameter.dtype) * self.seed.to(parameter.dtype)
         parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
 
     def add_change(self, state: Tensor, change: Tensor) -> None:
-        """Adds to what a kept state moves by after the step: the mean over its micro-batches."""
+        """Adds to the change of a kept state. After the step, the state moves by the mean over the micro-batches."""
+        # A change takes the way of a gradient, so that processes, micro-batches and skipped steps are treated alike.
         self.add_gradient(state, change)
 
     def keep(self, state: Kept, values: Tensor) -> None:
-        """Offers a kept state this micro-batch's values for the present tasks; NaN for what it says nothing of.
+        """Offers this micro-batch's values for the present tasks to a kept state; NaN where there is no value.
 
-        Raises `ValueError` for values that are not (k,) or (k, k), as the state has one axis or two.
+        Raises `ValueError` unless the values are (k,) for a state with one axis, or (k, k) for one with two.
         """
+        # Checked here, in the author's own call. `settle` would only fail at the end of the step, far from the cause.
         expected = (len(self.tasks),) * state.value.dim()
         if values.shape != expected:
             raise ValueError(
                 f"{type(self._balancer).__name__} keeps values of the shape {tuple(values.shape)}, where the state "
                 f"needs {expected}: one entry per axis for each of {', '.join(self.tasks)}."
             )
+        # With the names: another micro-batch of this step may have other tasks.
         self._window[state].append((self.tasks, values))
 
     def note(self, key: Hashable, value: Any) -> None:
-        """Leaves a value for the end of the optimizer step; `noted` gives those of all its micro-batches."""
+        """Keeps a value for the end of the optimizer step. `noted` returns those of all its micro-batches."""
         self._window[key].append(value)
 
     def noted(self, key: Hashable) -> list[Any]:
-        """What the micro-batches of this optimizer step have noted so far, in order. A skipped step leaves nothing."""
+        """Returns what this step's micro-batches have noted so far, in order. A skipped step keeps nothing."""
         return self._window[key]
 
     def sum_over_ranks(self, tensor: Tensor) -> Tensor:
-        """The sum over processes of something `local_`."""
+        """Returns the sum over processes of a `local_` value."""
         return sum_over_ranks(tensor)
 
     def gather(self, tensor: Tensor) -> Tensor:
-        """The rows of something `local_` of all processes, in order of rank; equally many on each."""
+        """Returns the rows of a `local_` value of all processes, in order of rank. All must have equally many rows."""
         return join_over_ranks(tensor)
 
     def _gradients(self, name: str) -> TaskGradients:

@@ -1,4 +1,4 @@
-"""What a target is: the kind that its values are of, and the names of its classes."""
+"""Targets: the kind of their values, and the names of their classes."""
 
 import math
 from abc import ABC, abstractmethod
@@ -18,7 +18,7 @@ Camera = tuple[float, float, float, float]  # a pinhole's f_x / width, f_y / hei
 
 @dataclass(frozen=True)
 class Target:
-    """What one target of a data set is: the kind that its values are of, and the names of its classes or outputs.
+    """Describes one target of a data set: the kind of its values, and the names of its classes or outputs.
 
     `type` is a name in `KINDS`. `classes` names the classes (segmentation, classification), the attributes
     (multilabel), the outputs (regression) or the channels (reconstruction); it is empty for depth and normals.
@@ -30,11 +30,11 @@ class Target:
 
 @dataclass(frozen=True)
 class Motion:
-    """What the augmentation does to an image of `size` (width, height): it enlarges a crop, then mirrors it.
+    """Describes how the augmentation changes an image of `size` (width, height): it enlarges a crop, then mirrors it.
 
     The crop has 1 / `scale` of the image's width and height. `corner` is its (left, top), as shares of the image's.
-    `ray` is the viewing ray (t_x, t_y, 1) that becomes the optical axis, None where the camera is not known.
-    `compat` is the augmentation's option of that name.
+    `ray` is the viewing ray (t_x, t_y, 1) that becomes the optical axis, or None if the camera is not known. `compat`
+    is the augmentation's option of that name.
     """
 
     size: tuple[int, int]
@@ -46,11 +46,11 @@ class Motion:
 
 
 class Kind(ABC):
-    """The format of one kind of target. Everything that handles targets asks it and knows no kind by name.
+    """The format of one kind of target. All code that handles targets asks the kind and knows no kind by name.
 
-    A value is what a data set returns for one sample, before there is a batch axis. A kind of your own is a subclass
-    with a `shape`, registered under a name that `Target.type` then takes; `DenseKind` is the base of those with
-    one value per pixel. What is not overridden fits float32 vectors in which NaN means "no label".
+    A value is what a data set returns for one sample, without a batch axis. For a kind of your own, write a subclass
+    with a `shape` and register it under a name; `Target.type` then accepts this name. `DenseKind` is the base of kinds
+    with one value per pixel. The default methods fit float32 vectors in which NaN means "no label".
 
     >>> @KINDS.register("pose")
     ... class Pose(Kind):
@@ -65,9 +65,9 @@ class Kind(ABC):
 
     dtype: ClassVar[torch.dtype] = torch.float32
     unknown: ClassVar[float] = math.nan  #: the value that means "no label"
-    unit: ClassVar[str] = ""  #: of the values, such as "m"; empty where they have none, or each data set its own
-    plausible: ClassVar[tuple[float, float]] = (-math.inf, math.inf)  #: where the median of a data set should lie
-    advice: ClassVar[str] = ""  #: a sentence on what a median out of `plausible` probably means
+    unit: ClassVar[str] = ""  #: of the values, such as "m"; empty if there is none, or if each data set has its own
+    plausible: ClassVar[tuple[float, float]] = (-math.inf, math.inf)  #: should contain a data set's median
+    advice: ClassVar[str] = ""  #: a sentence about the probable cause of a median out of `plausible`
 
     def __init__(self, classes: tuple[str, ...] = ()) -> None:
         self.classes = tuple(classes)
@@ -78,25 +78,25 @@ class Kind(ABC):
 
     @abstractmethod
     def shape(self, height: int, width: int) -> tuple[int, ...]:
-        """The shape of a value where the image is (3, height, width)."""
+        """Returns the shape of a value for an image (3, height, width)."""
 
     @property
     def admitted(self) -> tuple[float, float]:
-        """The lowest and highest number that a value may hold where it is not `unknown`; it must be finite, too."""
+        """Returns the lowest and highest number of a value that is not `unknown`. A value must also be finite."""
         return -math.inf, math.inf
 
     def invalid(self, height: int, width: int) -> Tensor:
-        """The value of a sample without the label."""
+        """Returns the value of a sample without the label."""
         return torch.full(self.shape(height, width), self.unknown, dtype=self.dtype)
 
     def valid(self, value: Tensor) -> Tensor:
-        """Which elements (pixels, labels) are known: bool, over the value's first axes. Takes a batch, too."""
+        """Returns which elements (pixels, labels) are known: bool, over the value's first axes. Batches work, too."""
         return self._is_labelled(value)
 
     def problem(self, value: Tensor) -> str:
-        """What is out of range in a value of the right shape and type, "hold ..., found ..."; empty if nothing is."""
+        """Returns what is wrong in a value of the right shape and type, as "hold ..., found ...", or an empty text."""
         low, high = self.admitted
-        if value.numel() == 0 or _within(value, low, high):  # one pass, for most values
+        if value.numel() == 0 or _within(value, low, high):  # most values need only this one pass
             return ""
         known = value[self._is_labelled(value)]
         if known.numel() == 0 or _within(known, low, high):
@@ -107,20 +107,20 @@ class Kind(ABC):
         return f"hold finite numbers{bounds} ({unknown}: no label), found {found_values(known)}"
 
     def _is_labelled(self, value: Tensor) -> Tensor:
-        """Which numbers are not `unknown`. A kind's own `valid` may ask for more, but all these must be in range."""
+        """Returns which numbers are not `unknown`. A kind's `valid` may ask for more; all these must be in range."""
         return ~value.isnan() if math.isnan(self.unknown) else value != self.unknown
 
     def counts(self, value: Tensor) -> tuple[Tensor, Tensor] | None:
-        """For the summary of a data set, by class (C,): how often it occurs, and of how many known elements.
+        """Returns how often each class occurs, (C,), and among how many known elements, for the summary of a data set.
 
-        None for a kind without classes to count.
+        Returns None for a kind without classes to count.
         """
         return None
 
     def example(self, height: int, width: int, draw: torch.Generator) -> Tensor:
-        """A random value, of which a part is unknown: what `mtlkit.testing.check_task` tries a task on.
+        """Returns a random value with unknown parts, with which `mtlkit.testing.check_task` tries a task.
 
-        Drawn from `admitted`, number by number. Override it where `problem` asks for more than that range.
+        Each number is drawn from `admitted`. Override it if `problem` asks for more than that range.
         """
         shape, (low, high) = self.shape(height, width), self.admitted
         if not self.dtype.is_floating_point:
@@ -135,48 +135,48 @@ class Kind(ABC):
         return drawn.masked_fill(torch.rand(shape, generator=draw) < 0.3, self.unknown)
 
     def numbers(self, value: Tensor) -> Mapping[str, Tensor]:
-        """The known numbers, in the unit, whose median and range the summary tells: by part, "" for all of them.
+        """Returns the known numbers, in the unit, for the median and range in the summary: by part, "" for all of them.
 
-        Empty for a kind whose values are no quantities.
+        The result is empty for a kind whose values are not quantities.
         """
         return {"": value[self.valid(value)].flatten()} if value.is_floating_point() else {}
 
     def needs_camera(self, compat: str | None) -> bool:
-        """Whether zooming in on the values needs `Motion.ray`."""
+        """Returns whether zooming in on the values needs `Motion.ray`."""
         return False
 
     def move(self, values: np.ndarray, motion: Motion) -> np.ndarray:
-        """The values after the image has moved; as they are, unless a kind overrides it. Not in place."""
+        """Returns the values after the image has moved, by default unchanged. It does not work in place."""
         return values
 
     def resize(self, value: Tensor, width: int, height: int) -> Tensor:
-        """The value where maps are to have another size than the image; as it is, unless it is a map."""
+        """Returns the value at the size of maps, if that is not the image's size. By default it does not change."""
         return value
 
     def map_size(self, target: Tensor) -> tuple[int, int] | None:
-        """(height, width) of a batch's map, to which the task's output is resized; None where it is no map."""
+        """Returns (height, width) of a batch's map, to which the task's output is resized; None if it is not a map."""
         return None
 
 
 class DenseKind(Kind):
     """A kind with one value per pixel: the last two axes are the image's rows and columns.
 
-    Where pixels move, each takes the nearest one's value, so that no value arises that was not measured. `flip` and
-    `zoom` then change the values themselves, which they leave alone unless they are overridden.
+    When pixels move, each one takes the value of the nearest pixel, so there is no value that was not measured. Then
+    `flip` and `zoom` change the values themselves. By default they change nothing.
     """
 
     def flip(self, values: np.ndarray) -> np.ndarray:
-        """The values of mirrored pixels."""
+        """Returns the values of mirrored pixels."""
         return values
 
     def zoom(self, values: np.ndarray, motion: Motion) -> np.ndarray:
-        """The values of pixels that were enlarged by `motion.scale`."""
+        """Returns the values of pixels that were enlarged by `motion.scale`."""
         return values
 
     def move(self, values: np.ndarray, motion: Motion) -> np.ndarray:
         if motion.scale != 1:
             left, top = motion.corner
-            rows, columns = (  # the pixels in which the enlarged pixels' centres lie
+            rows, columns = (  # the pixels that contain the centres of the enlarged pixels
                 (start * n + (np.arange(n) + 0.5) / motion.scale).astype(np.intp)
                 for start, n in zip((top, left), values.shape[-2:], strict=True)
             )
@@ -198,7 +198,7 @@ KINDS: Registry[Kind] = Registry("kind of target", Kind, own="kinds")
 
 
 def kinds_of(targets: Mapping[str, Target]) -> dict[str, Kind]:
-    """The kind of every target, by the target's name. Raises `LookupError` for one that is not registered."""
+    """Returns the kind of every target, by the target's name. Raises `LookupError` for an unregistered kind."""
     known = KINDS.names()
     for name, target in targets.items():
         if target.type not in known:
@@ -212,7 +212,7 @@ def kinds_of(targets: Mapping[str, Target]) -> dict[str, Kind]:
 
 
 def found_values(values: Tensor) -> str:
-    """What a message says was found: how many are not finite, or else from where to where the values go.
+    """Returns words for values that were found: how many are not finite, or the range if all are finite.
 
     >>> found_values(torch.tensor([1.0, 2.5])), found_values(torch.tensor([1.0, torch.nan]))
     ('1 to 2.5', '1 of 2 that are NaN or infinite')
@@ -224,6 +224,6 @@ def found_values(values: Tensor) -> str:
 
 
 def _within(values: Tensor, low: float, high: float) -> bool:
-    """Whether all values are finite and in the range; NaN fails, too."""
+    """Returns whether all values are finite and in the range. NaN is not."""
     found = [bound.item() for bound in values.aminmax()]
     return low <= found[0] and found[1] <= high and all(map(math.isfinite, found))

@@ -1,8 +1,8 @@
 """The contract of a task."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from mtlkit.contract import check_hooks
 from mtlkit.log import RESERVED
 from mtlkit.network import DECODERS, Decoder, EncoderInfo
-from mtlkit.registry import Registry
+from mtlkit.options import NoOptions, check_options_class, make_options
+from mtlkit.registry import Registry, options_of
 from mtlkit.target import KINDS, Kind
 
 if TYPE_CHECKING:  # importing it takes seconds
@@ -21,7 +22,16 @@ if TYPE_CHECKING:  # importing it takes seconds
 class Task(ABC):
     """One thing to learn from the shared features: a decoder, a loss, metrics and a picture.
 
-    A subclass implements the abstract methods. The only implemented method that it may override is `indicator`.
+    A subclass implements the abstract methods. The only implemented method that it may override is `indicator`. Its
+    options are the fields of a dataclass `Options` inside the class; `self.options` is an instance of it:
+
+        @dataclass(frozen=True)
+        class Options:
+            loss: Literal["l1", "mse"] = "l1"
+            threshold: Positive = 0.5  # of mtlkit.typed
+
+    mtlkit checks every value by the annotation of its field. What depends on several options is checked in the
+    `__post_init__` of the dataclass, which raises `mtlkit.typed.OptionError`.
 
     Three words below mean three forms of the same thing. The *output* is what the decoder gives (logits, raw vectors),
     resized to the target. The *prediction* is what a user gets (class numbers, metres, unit normals, probabilities).
@@ -33,15 +43,27 @@ class Task(ABC):
     #: The kind of target that it is made for, a name in `KINDS`. A target of another kind must then have the same
     #: format, which is checked before training. Empty: it takes any kind.
     learns: ClassVar[str] = ""
-    regression: ClassVar[
-        bool
-    ]  #: which form of the uncertainty-weighted loss fits (a Gaussian or a Boltzmann likelihood)
+    #: Which form of the uncertainty-weighted loss fits: a Gaussian likelihood (True) or a Boltzmann likelihood (False).
+    regression: ClassVar[bool]
+    #: Whether it needs the names of its classes or outputs (True), or must have none (False). None: it takes both.
+    named: ClassVar[bool | None] = None
+    #: A name in `DECODERS`, or {name: NAME, option: value}. None: `conv` for a dense task, `linear` for another.
+    default_decoder: ClassVar[Mapping[str, Any] | str | None] = None
+    Options: ClassVar[type[Any]] = NoOptions
+    options: Any
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         check_hooks(cls, [Task])
+        check_options_class(cls)
 
-    def __init__(self, name: str, classes: tuple[str, ...] = (), decoder: Mapping[str, Any] | str = "conv") -> None:
+    def __init__(
+        self,
+        name: str,
+        classes: Sequence[str] = (),
+        decoder: Mapping[str, Any] | str | None = None,
+        **options: Any,
+    ) -> None:
         # Names become keys of torch's containers and first parts of keys of the log.
         if not name.isidentifier() or hasattr(nn.ParameterDict, name) or name in RESERVED:
             raise ValueError(
@@ -50,8 +72,21 @@ class Task(ABC):
             )
         self.name = name
         self.classes = tuple(classes)
+        self._check_names()
+        self.options = make_options(type(self), options, f"task.{name}")
         self.kind: Kind | None = None  #: of the data set's target that it learns; None outside of a run
+        decoder = decoder or own_decoder(type(self))
         self.decoder_config = {"name": decoder} if isinstance(decoder, str) else dict(decoder)
+
+    def _check_names(self) -> None:
+        if self.classes and self.named is False:
+            raise ValueError(f"The task {self.name!r} has no classes, found {self.classes!r}: leave `classes` out.")
+        if not self.classes and self.named:
+            raise ValueError(
+                f"The task {self.name!r} needs the names of its classes or outputs in `classes`, found none."
+            )
+        if twice := sorted({name for name in self.classes if self.classes.count(name) > 1}):
+            raise ValueError(f"The task {self.name!r} has {', '.join(map(repr, twice))} more than once in `classes`.")
 
     def decoder(self, info: EncoderInfo) -> Decoder:
         """The task's network on features as `info` describes them; raises `ValueError` for one that does not fit."""
@@ -135,6 +170,14 @@ class Task(ABC):
 
 
 TASKS: Registry[Task] = Registry("task", Task, own="tasks")
+
+
+def own_decoder(cls: type[Task]) -> Mapping[str, Any] | str:
+    """The decoder of a task that names none: the default of its constructor, if it has one, or else of its class."""
+    own = options_of(cls).get("decoder")
+    if own is not None and own.default is not own.empty and own.default is not None:
+        return cast(Mapping[str, Any] | str, own.default)
+    return cls.default_decoder or ("conv" if getattr(cls, "dense", False) else "linear")
 
 
 def no_loss(output: Tensor) -> tuple[Tensor, Tensor]:

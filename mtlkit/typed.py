@@ -8,7 +8,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-from mtlkit.registry import suggest
+from mtlkit.registry import did_you_mean, suggest
 
 T = TypeVar("T")
 
@@ -19,17 +19,24 @@ NAMES |= dict.fromkeys((dict, Mapping), "a mapping")
 
 @dataclass(frozen=True)
 class Bound:
-    """The range of a number, for `Annotated`: from `low` (excluded if `open`) to `high`; never infinite or NaN."""
+    """The range of a number, for `Annotated`: from `low` to `high`. Infinity and NaN are in no range.
+
+    With `open`, `low` itself is not allowed. With `open_high`, `high` itself is not allowed.
+    """
 
     low: float
     high: float = math.inf
     open: bool = False
+    open_high: bool = False
 
     def __contains__(self, value: float) -> bool:
-        return math.isfinite(value) and self.low <= value <= self.high and not (self.open and value == self.low)
+        above = value > self.low if self.open else value >= self.low
+        below = value < self.high if self.open_high else value <= self.high
+        return math.isfinite(value) and above and below
 
     def __str__(self) -> str:
-        return f"{'>' if self.open else '>='} {self.low:g}" + (f" and <= {self.high:g}" if self.high < math.inf else "")
+        low = f"{'>' if self.open else '>='} {self.low:g}"
+        return low + (f" and {'<' if self.open_high else '<='} {self.high:g}" if self.high < math.inf else "")
 
 
 Count = Annotated[int, Bound(1)]
@@ -37,12 +44,14 @@ Natural = Annotated[int, Bound(0)]
 Positive = Annotated[float, Bound(0, open=True)]
 NonNegative = Annotated[float, Bound(0)]
 Share = Annotated[float, Bound(0, 1)]
+ShareBelowOne = Annotated[float, Bound(0, 1, open_high=True)]
 
 
 @dataclass(frozen=True)
 class Source:
     """Where values came from, so that an error can say it: `keys` by dotted key, `default` for all others.
 
+    An empty place is left out of the message.
     `meant` gives the dotted keys elsewhere that an unknown one may stand for.
     """
 
@@ -58,7 +67,8 @@ class Source:
 
     def error(self, key: str, problem: str, hint: str = "") -> ValueError:
         """A `ValueError` with the key, what is wrong with it, where it came from and a hint."""
-        return ValueError(f"{key}: {problem} (in {self.of(key)}). {hint}".rstrip())
+        place = f" (in {self.of(key)})" if self.of(key) else ""
+        return ValueError(f"{key}: {problem}{place}. {hint}".rstrip())
 
     def unknown(self, key: str, problem: str, known: Iterable[str]) -> ValueError:
         """The error for an unknown key where only those `known` may stand: with close ones, there or elsewhere."""
@@ -70,6 +80,17 @@ class Source:
             words = " or ".join(map(repr, exact or elsewhere))
             hint = f"Did you mean {words}? {hint[hint.index('Known: ') :]}"
         return self.error(key, problem, hint)
+
+
+class OptionError(ValueError):
+    """The value of one option does not go with the others. The `__post_init__` of a class of options raises it.
+
+    `problem` says what is wrong, and `hint` what to do. `to_dataclass` adds the key and the source of the option.
+    """
+
+    def __init__(self, option: str, problem: str, hint: str = "") -> None:
+        super().__init__(f"{option}: {problem}. {hint}".rstrip())
+        self.option, self.problem, self.hint = option, problem, hint
 
 
 class MisfitError(Exception):
@@ -168,7 +189,8 @@ def to_dataclass(
     """The dataclass `cls` of a mapping; `options` are the further keys that `owner` takes, kept in `cls.options`.
 
     Where there are `tasks`, mappings among the options are by their names, which messages then say.
-    Raises `ValueError` for an unknown key, a missing one and a value of the wrong type.
+    Raises `ValueError` for an unknown key, a missing one, a value of the wrong type, and for values that the dataclass
+    refuses in its `__post_init__`: the key and the source of an `OptionError` are those of its option.
     """
     if not isinstance(values, Mapping):
         raise source.error(key, f"expected a mapping, found {values!r}")
@@ -188,7 +210,14 @@ def to_dataclass(
     for name in sorted(required - set(result) - {"options"}):
         raise source.error(f"{path}{name}", f"missing; {owner or key or 'a run'} needs it")
     taken = {name: result.pop(name) for name in options if name in result}
-    return cls(**result, options=taken) if "options" in hints else cls(**result)
+    if "options" in hints:
+        result["options"] = taken
+    try:
+        return cls(**result)
+    except OptionError as error:
+        raise source.error(f"{path}{error.option}", error.problem, error.hint) from None
+    except ValueError as error:
+        raise source.error(key, str(error).rstrip(".")) from None
 
 
 def _value(value: Any, annotation: Any, key: str, source: Source, tasks: Sequence[str]) -> Any:
@@ -201,4 +230,19 @@ def _value(value: Any, annotation: Any, key: str, source: Source, tasks: Sequenc
     try:
         return convert(value, annotation)
     except MisfitError:
-        raise source.error(key, f"expected {annotation_in_words(annotation, tasks)}, found {value!r}") from None
+        words = annotation_in_words(annotation, tasks)
+        raise source.error(key, f"expected {words}, found {value!r}", _hint(value, annotation)) from None
+
+
+def _hint(value: Any, annotation: Any) -> str:
+    """Returns what else a message can say: the words of a `Literal` close to a misspelt one, or the annotation's text.
+
+    The text is the last part of an annotation such as `Annotated[Positive, "It is in metres."]`.
+    """
+    if get_origin(annotation) is Annotated and isinstance(text := get_args(annotation)[-1], str):
+        return text
+    if get_origin(annotation) is Literal:
+        words = [word for word in get_args(annotation) if isinstance(word, str)]
+        texts = [text for text in (value if isinstance(value, list | tuple) else [value]) if isinstance(text, str)]
+        return next((hint for text in texts if text not in words and (hint := did_you_mean(text, words))), "")
+    return next((hint for inner in get_args(annotation) if (hint := _hint(value, inner))), "")

@@ -1,7 +1,7 @@
-"""One class per image, and the cross-entropy that segmentation shares."""
+"""One class per image, and the cross-entropy that segmentation uses, too."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -9,20 +9,22 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import MetricCollection
 
-from mtlkit.metrics import (
-    Accuracy,
-    ClassesPresent,
-    MacroF1,
-    at_least_float32,
-    check_class_weights,
-    check_names,
-    check_number,
-    check_shapes,
-    collect,
-)
+from mtlkit.gradients import at_least_float32
+from mtlkit.metrics import Accuracy, ClassesPresent, MacroF1, check_shapes, collect
 from mtlkit.task import TASKS, Task
+from mtlkit.typed import Positive, ShareBelowOne
 
-from .multilabel import bars
+from .multilabel import bars, check_one_per_class
+
+ClassWeight = Annotated[Positive, "To leave a class out, mark it unknown."]
+
+
+@dataclass(frozen=True)
+class CrossEntropyOptions:
+    """The options of `cross_entropy`."""
+
+    label_smoothing: ShareBelowOne = 0.0
+    class_weights: tuple[ClassWeight, ...] | None = None  #: one per class
 
 
 @TASKS.register("classification")
@@ -33,9 +35,9 @@ class Classification(Task):
 
     Loss: the cross-entropy of `cross_entropy`, with `label_smoothing` and `class_weights`.
 
-    Metrics, pooled: `accuracy` and macro `f1` over the classes in targets or predictions, whose number is
-    `classes_present`; fractions, higher is better. Indicator: the accuracy. Constant: the class frequencies, optimal
-    for the cross-entropy, whose most likely class is the majority.
+    Metrics, pooled: `accuracy`, and `f1`, the mean over the classes in targets or predictions. Both are fractions, and
+    higher is better. `classes_present` is the number of these classes. Indicator: the accuracy. Constant: the class
+    frequencies. They are optimal for the cross-entropy, and their most likely class is the majority.
 
     >>> task = Classification("digit", classes=("zero", "one", "two"), label_smoothing=0.1)
     >>> total, count = task.loss(torch.zeros(4, 3), torch.tensor([0, 2, -1, 1]))
@@ -46,20 +48,13 @@ class Classification(Task):
     dense = False
     learns = "classification"
     regression = False
+    named = True
+    Options = CrossEntropyOptions
+    options: CrossEntropyOptions
 
-    def __init__(
-        self,
-        name: str,
-        classes: Sequence[str] = (),
-        decoder: Mapping[str, Any] | str = "linear",
-        label_smoothing: float = 0.0,
-        class_weights: Sequence[float] | None = None,
-    ) -> None:
-        super().__init__(name, tuple(classes), decoder)
-        check_names(self)
-        check_smoothing(self, label_smoothing)
-        self.label_smoothing = label_smoothing
-        self.class_weights = check_class_weights(self, "class_weights", class_weights)
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        check_one_per_class(self, "class_weights", self.options.class_weights)
 
     @property
     def out_channels(self) -> int:
@@ -71,7 +66,7 @@ class Classification(Task):
             ("output", output, ("B", self.out_channels), "float"),
             ("target", target, ("B",), "int64"),
         )
-        return cross_entropy(output, target, self.label_smoothing, self.class_weights)
+        return cross_entropy(output, target, self.options)
 
     def indicator(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         return right_labels(output, target)
@@ -96,21 +91,19 @@ class Classification(Task):
         return bars(self.classes, value)
 
 
-def cross_entropy(
-    output: Tensor, target: Tensor, smoothing: float, weights: tuple[float, ...] | None
-) -> tuple[Tensor, Tensor]:
-    """The sum of cross-entropies over labelled elements, and the sum of the weights of their classes.
+def cross_entropy(output: Tensor, target: Tensor, options: CrossEntropyOptions) -> tuple[Tensor, Tensor]:
+    """Returns the sum of cross-entropies over labelled elements, and the sum of the weights of their classes.
 
     output (B, C, *), target (B, *), -1 unknown. With p = softmax(output), label y, smoothing e and weights w
-    (1 where there are none), an element's loss is -(1 - e) w_y log p_y - (e / C) sum_c w_c log p_c
-    (Szegedy et al. 2016, arXiv 1512.00567) and its count w_y: sum / count is torch's weighted mean.
+    (all 1 by default), an element's loss is -(1 - e) w_y log p_y - (e / C) sum_c w_c log p_c
+    (Szegedy et al. 2016, arXiv 1512.00567). Its count is w_y. The quotient sum / count is torch's weighted mean.
     """
     # Not torch's cross_entropy: on maps it has no deterministic form on CUDA, and on rows of pixels it is 4x slower.
     valid = (target != -1).unsqueeze(1)
     labels = target.unsqueeze(1).masked_fill(~valid, 0)
     log_p = at_least_float32(output).masked_fill(~valid, 0).log_softmax(1)
-    weight = log_p.new_tensor(weights or [1.0] * log_p.shape[1])
-    counts = weight[labels]
+    weight = log_p.new_tensor(options.class_weights or [1.0] * log_p.shape[1])
+    counts, smoothing = weight[labels], options.label_smoothing
     losses = -(1 - smoothing) * counts * log_p.gather(1, labels)
     if smoothing:
         along_classes = weight.view(-1, *[1] * (log_p.ndim - 2))
@@ -119,20 +112,15 @@ def cross_entropy(
 
 
 def right_labels(output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """How many labelled elements have the largest of their scores in the right place, and how many there are.
+    """Returns how many labelled elements have their largest score at the right class, and how many there are.
 
     output (B, C, *), target (B, *), -1 unknown.
     """
     return (output.argmax(1) == target).sum(), (target != -1).sum()
 
 
-def check_smoothing(task: Task, label_smoothing: float) -> None:
-    """Raises `ValueError` unless 0 <= label_smoothing < 1."""
-    check_number(f"task {task.name!r}", "label_smoothing", label_smoothing, lambda v: 0 <= v < 1, "in [0, 1)")
-
-
 def label_counts(task: Task, targets: Tensor) -> Tensor:
-    """How many elements have each label, (C,); raises `ValueError` when none has one."""
+    """Returns how many elements have each label, (C,). Raises `ValueError` if no element has a label."""
     counts = torch.bincount(targets[targets != -1], minlength=len(task.classes))
     if counts.sum() == 0:
         raise ValueError(f"The task {task.name!r} has no labelled element in the targets: all are -1.")

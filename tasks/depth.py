@@ -1,7 +1,7 @@
 """The distance of every pixel."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Literal
 
 import matplotlib
 import numpy as np
@@ -9,21 +9,14 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
-from mtlkit.metrics import (
-    Pooled,
-    at_least_float32,
-    batch_means,
-    check_no_names,
-    check_number,
-    check_owner,
-    check_shapes,
-    collect,
-)
-from mtlkit.option_checks import check_option
+from mtlkit.gradients import at_least_float32
+from mtlkit.metrics import Pooled, batch_means, check_shapes, collect
+from mtlkit.options import check_owner
 from mtlkit.task import TASKS, Task
+from mtlkit.typed import Positive, Share
 
 MAP = ("B", 1, "H", "W")
-SMALLEST = 1e-6  # of a prediction: no depth in any unit, but not the 0 that stands for none
+SMALLEST = 1e-6  # The smallest prediction: not 0, which means "no depth"
 
 
 @TASKS.register("depth")
@@ -32,22 +25,22 @@ class Depth(Task):
 
     Target: float32 (B, 1, H, W), > 0, 0 invalid. Output: (B, 1, H, W). Prediction: in the target's unit, >= 1e-6.
 
-    Losses; e is output - target at a valid pixel, so that the output is the depth, but for `silog` its logarithm:
+    Losses. Here e = output - target at a valid pixel. The output is the depth. Only for `silog` it is its logarithm.
 
     - `l1`: |e|.
     - `mse`: e².
-    - `berhu`: |e| up to c and (e² + c²) / 2c beyond (Laina et al. 2016, arXiv 1606.00373). The paper's c is a fifth
-      of the batch's largest |e|; then the loss of a batch is no sum over its parts, and would change with the number
-      of processes. Here c is fixed, `berhu_threshold` in the target's unit: 0.5 by default, a fifth of 2.5 m.
+    - `berhu`: |e| up to c and (e² + c²) / 2c beyond (Laina et al. 2016, arXiv 1606.00373). In the paper, c is a
+      fifth of the batch's largest |e|. Then the loss of a batch is no sum over its parts, and it would change with the
+      number of processes. Here c is fixed: `berhu_threshold`, in the target's unit, by default 0.5, a fifth of 2.5 m.
     - `silog`: the scale-invariant error (Eigen et al. 2014, arXiv 1406.2283), mean(d²) - lambda mean(d)² over the
-      valid pixels of an image, d = output - log target; the mean is over the images that have any. `silog_lambda`
-      is 0.5 by default, as in the paper; at 1 the scale of the prediction is free.
+      valid pixels of an image, d = output - log target, averaged over the images with valid pixels. `silog_lambda`
+      is 0.5 by default, as in the paper. With 1, the scale of the prediction does not matter.
 
-    Metrics, over all valid pixels of the split: `abs`, mean |e|, and `rmse`, in the target's unit; `rel`, mean |e| /
-    target, a fraction; lower is better. `delta1`, the fraction with max(p / t, t / p) < 1.25; higher is better, and
-    the indicator. `compat: mtan` gives the means of these figures over the batches of an evaluation instead, as most
-    published tables on NYUv2 and Cityscapes have them (with `data.eval_batch_size` 2 and 8). Constant: the median
-    depth, optimal for `abs`. Pictures: turbo from 0 to `max_depth` (10), black where invalid.
+    Metrics, over all valid pixels of the split: `abs`, mean |e|, and `rmse`, both in the target's unit, and `rel`, mean
+    |e| / target, a fraction. For these three, lower is better. `delta1` is the fraction with max(p / t, t / p) < 1.25.
+    Higher is better, and it is the indicator. With `compat: mtan`, each figure is the mean over the batches of an
+    evaluation, as in most published tables on NYUv2 and Cityscapes (with `data.eval_batch_size` 2 and 8). Constant: the
+    median depth, optimal for `abs`. Pictures: the colours "turbo" from 0 to `max_depth`, and black where invalid.
 
     >>> task = Depth("depth", loss="berhu", berhu_threshold=1)
     >>> total, count = task.loss(torch.tensor([[[[2.0, 5.0, 7.0]]]]), torch.tensor([[[[1.5, 2.0, 0.0]]]]))
@@ -55,50 +48,38 @@ class Depth(Task):
     (5.5, 2)
     """
 
+    @dataclass(frozen=True)
+    class Options:
+        """The options of the task."""
+
+        loss: Literal["l1", "mse", "berhu", "silog"] = "l1"
+        berhu_threshold: Positive | None = None  #: of `loss: berhu`; null: 0.5
+        silog_lambda: Share | None = None  #: of `loss: silog`; null: 0.5
+        max_depth: Positive = 10.0  #: the depth with the last colour of a picture
+        compat: Literal["mtan"] | None = None
+
+        def __post_init__(self) -> None:
+            check_owner(self, "loss", "berhu", "berhu_threshold")
+            check_owner(self, "loss", "silog", "silog_lambda")
+
     dense = True
     learns = "depth"
     regression = True
+    named = False
     out_channels = 1
-
-    def __init__(
-        self,
-        name: str,
-        classes: Sequence[str] = (),
-        decoder: Mapping[str, Any] | str = "conv",
-        loss: str = "l1",
-        berhu_threshold: float | None = None,
-        silog_lambda: float | None = None,
-        max_depth: float = 10.0,
-        compat: str | None = None,
-    ) -> None:
-        super().__init__(name, tuple(classes), decoder)
-        what = f"task {name!r}"
-        check_no_names(self)
-        check_option(what, "loss", loss, ("l1", "mse", "berhu", "silog"))
-        check_owner(what, loss, "berhu", berhu_threshold=berhu_threshold)
-        check_owner(what, loss, "silog", silog_lambda=silog_lambda)
-        if compat is not None:
-            check_option(what, "compat", compat, ("mtan",))
-        self.compat = compat
-        self.loss_name = loss
-        self.berhu_threshold = 0.5 if berhu_threshold is None else berhu_threshold
-        self.silog_lambda = 0.5 if silog_lambda is None else silog_lambda
-        self.max_depth = max_depth
-        check_number(what, "berhu_threshold", self.berhu_threshold, lambda v: v > 0, "> 0")
-        check_number(what, "silog_lambda", self.silog_lambda, lambda v: 0 <= v <= 1, "in [0, 1]")
-        check_number(what, "max_depth", max_depth, lambda v: v > 0, "> 0")
+    options: Options
 
     def loss(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         check_shapes(f"task {self.name!r}", ("output", output, MAP, "float"), ("target", target, MAP, "float"))
         output = at_least_float32(output)
         valid = target > 0
-        if self.loss_name == "silog":
+        if self.options.loss == "silog":
             return self._silog(output, target, valid)
         error = torch.where(valid, output - target, 0)
-        size, c = error.abs(), self.berhu_threshold
-        if self.loss_name == "l1":
+        size, c = error.abs(), _or_half(self.options.berhu_threshold)
+        if self.options.loss == "l1":
             losses = size
-        elif self.loss_name == "mse":
+        elif self.options.loss == "mse":
             losses = error.square()
         else:
             losses = torch.where(size <= c, size, (error.square() + c**2) / (2 * c))
@@ -110,7 +91,7 @@ class Depth(Task):
         pixels = mask.sum(1, keepdim=True)
         mean = d.sum(1, keepdim=True) / pixels.clamp_min(1)
         variance = torch.where(mask, d - mean, 0).square().sum(1, keepdim=True) / pixels.clamp_min(1)
-        losses = variance + (1 - self.silog_lambda) * mean.square()
+        losses = variance + (1 - _or_half(self.options.silog_lambda)) * mean.square()
         return losses.sum(), (pixels > 0).sum(dtype=losses.dtype)
 
     def indicator(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -119,7 +100,7 @@ class Depth(Task):
 
     def predict(self, output: Tensor) -> Tensor:
         output = at_least_float32(output)
-        return (output.exp() if self.loss_name == "silog" else output).clamp_min(SMALLEST)
+        return (output.exp() if self.options.loss == "silog" else output).clamp_min(SMALLEST)
 
     def metrics(self) -> MetricCollection:
         metrics: dict[str, Metric] = {
@@ -128,7 +109,7 @@ class Depth(Task):
             "rmse": RootMeanSquaredError(self.unit),
             "delta1": Delta1(),
         }
-        return batch_means(metrics) if self.compat == "mtan" else collect(metrics)
+        return batch_means(metrics) if self.options.compat == "mtan" else collect(metrics)
 
     def constant(self, targets: Tensor) -> Tensor:
         valid = targets[targets > 0]
@@ -138,17 +119,21 @@ class Depth(Task):
 
     def picture(self, value: Tensor) -> np.ndarray:
         depth = value[0].float().cpu().numpy()
-        colours = matplotlib.colormaps["turbo"](depth / self.max_depth, bytes=True)[..., :3]
+        colours = matplotlib.colormaps["turbo"](depth / self.options.max_depth, bytes=True)[..., :3]
         return np.where(depth[..., None] > 0, colours, np.uint8(0))
 
 
+def _or_half(value: float | None) -> float:
+    return 0.5 if value is None else value
+
+
 def within_ratio(prediction: Tensor, target: Tensor) -> Tensor:
-    """Which depths are right to a factor of 1.25."""
+    """Returns which depths are right up to a factor of 1.25."""
     return (prediction < 1.25 * target) & (target < 1.25 * prediction)
 
 
 class Errors(Pooled):
-    """Metrics of depth where the target t is > 0: sums of |e|, |e| / t, e², max(p / t, t / p) < 1.25, and 1."""
+    """Metrics of depth where the target t is > 0. The sums are of |e|, |e| / t, e², max(p / t, t / p) < 1.25, and 1."""
 
     higher_is_better = False
 
@@ -187,7 +172,7 @@ class RootMeanSquaredError(Errors):
 
 
 class Delta1(Errors):
-    """The fraction of pixels that are right to a factor of 1.25."""
+    """The fraction of pixels that are right up to a factor of 1.25."""
 
     higher_is_better = True
 

@@ -1,7 +1,8 @@
-"""Attributes per image, each present or not; and the picture of bars that tasks with names share."""
+"""Attributes per image, each present or not, and the picture of bars for all tasks with names."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -12,18 +13,11 @@ from torchmetrics import Metric, MetricCollection
 from torchmetrics.functional.classification import binary_auroc, binary_average_precision
 from torchmetrics.utilities import dim_zero_cat
 
-from mtlkit.metrics import (
-    Pooled,
-    at_least_float32,
-    check_class_weights,
-    check_names,
-    check_number,
-    check_owner,
-    check_shapes,
-    collect,
-)
-from mtlkit.option_checks import check_option
+from mtlkit.gradients import at_least_float32
+from mtlkit.metrics import Pooled, check_shapes, collect
+from mtlkit.options import check_owner
 from mtlkit.task import TASKS, Task
+from mtlkit.typed import Bound, NonNegative, Positive
 
 
 @TASKS.register("multilabel")
@@ -34,14 +28,14 @@ class Multilabel(Task):
 
     Losses, over known labels, with p = sigmoid(output) and p_t = p for a present attribute and 1 - p for an absent one:
 
-    - `bce`: -w log p for a present attribute and -log(1 - p) for an absent one; w from `positive_weights`, one an
-      attribute, 1 by default. The count is the number of known labels, as in torch's mean.
-    - `focal`: -a_t (1 - p_t)^gamma log p_t (Lin et al. 2017, arXiv 1708.02002), `gamma` 2 by default; a_t is `alpha`
-      for a present and 1 - alpha for an absent attribute (0.25 in the paper), 1 where no alpha is given.
+    - `bce`: -w log p for a present attribute and -log(1 - p) for an absent one. `positive_weights` has one w per
+      attribute; without it, every w is 1. The count is the number of known labels, as in torch's mean.
+    - `focal`: -a_t (1 - p_t)^gamma log p_t (Lin et al. 2017, arXiv 1708.02002), `gamma` 2 by default. a_t is `alpha`
+      for a present attribute and 1 - alpha for an absent one (0.25 in the paper). Without `alpha`, a_t is 1.
 
-    Metrics, pooled, fractions, higher is better: `f1` at threshold 0.5 and `map` (average precision), averaged over the
-    attributes that have positives; `auroc`, over those that have positives and negatives; `accuracy` at
-    threshold 0.5, over all known labels. `map` and `auroc` are exact and keep every score (B x C float32).
+    Metrics, pooled. All are fractions, and higher is better. `f1` at threshold 0.5 and `map` (average precision) are
+    averaged over the attributes that have positives. `auroc` is averaged over those that have positives and negatives.
+    `accuracy` at threshold 0.5 is over all known labels. `map` and `auroc` are exact and keep every score (float32).
     Indicator: the accuracy. Constant: the base rates, optimal for `bce`.
 
     >>> task = Multilabel("face", classes=("smiling", "hat"), loss="focal", gamma=0)
@@ -50,33 +44,28 @@ class Multilabel(Task):
     (True, 3)
     """
 
+    @dataclass(frozen=True)
+    class Options:
+        """The options of the task."""
+
+        loss: Literal["bce", "focal"] = "bce"
+        positive_weights: tuple[Positive, ...] | None = None  #: of `loss: bce`, one per attribute
+        gamma: NonNegative | None = None  #: of `loss: focal`; null: 2
+        alpha: Annotated[float, Bound(0, 1, open=True, open_high=True)] | None = None  #: of `loss: focal`
+
+        def __post_init__(self) -> None:
+            check_owner(self, "loss", "bce", "positive_weights")
+            check_owner(self, "loss", "focal", "gamma", "alpha")
+
     dense = False
     learns = "multilabel"
     regression = False
+    named = True
+    options: Options
 
-    def __init__(
-        self,
-        name: str,
-        classes: Sequence[str] = (),
-        decoder: Mapping[str, Any] | str = "linear",
-        loss: str = "bce",
-        positive_weights: Sequence[float] | None = None,
-        gamma: float | None = None,
-        alpha: float | None = None,
-    ) -> None:
-        super().__init__(name, tuple(classes), decoder)
-        check_names(self)
-        what = f"task {name!r}"
-        check_option(what, "loss", loss, ("bce", "focal"))
-        check_owner(what, loss, "bce", positive_weights=positive_weights)
-        check_owner(what, loss, "focal", gamma=gamma, alpha=alpha)
-        self.loss_name = loss
-        self.positive_weights = check_class_weights(self, "positive_weights", positive_weights)
-        self.gamma = 2.0 if gamma is None else gamma
-        check_number(what, "gamma", self.gamma, lambda v: v >= 0, ">= 0")
-        self.alpha = alpha
-        if alpha is not None:
-            check_number(what, "alpha", alpha, lambda v: 0 < v < 1, "in (0, 1)")
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        check_one_per_class(self, "positive_weights", self.options.positive_weights)
 
     @property
     def out_channels(self) -> int:
@@ -88,8 +77,9 @@ class Multilabel(Task):
         known = ~target.isnan()
         logits = torch.where(known, at_least_float32(output), 0)
         target = torch.where(known, target, 0).to(logits.dtype)
-        if self.loss_name == "bce":
-            weight = None if self.positive_weights is None else logits.new_tensor(self.positive_weights)
+        if self.options.loss == "bce":
+            weights = self.options.positive_weights
+            weight = None if weights is None else logits.new_tensor(weights)
             losses = F.binary_cross_entropy_with_logits(logits, target, reduction="none", pos_weight=weight)
         else:
             losses = self._focal(logits, target)
@@ -97,11 +87,10 @@ class Multilabel(Task):
 
     def _focal(self, logits: Tensor, target: Tensor) -> Tensor:
         # In logarithms, so that (1 - p_t)^gamma has a finite slope at p_t = 1 for every gamma.
-        signed = (2 * target - 1) * logits
-        losses = -(self.gamma * F.logsigmoid(-signed)).exp() * F.logsigmoid(signed)
-        if self.alpha is None:
-            return losses
-        return losses * (self.alpha * target + (1 - self.alpha) * (1 - target))
+        signed, alpha = (2 * target - 1) * logits, self.options.alpha
+        gamma = 2.0 if self.options.gamma is None else self.options.gamma
+        losses = -(gamma * F.logsigmoid(-signed)).exp() * F.logsigmoid(signed)
+        return losses if alpha is None else losses * (alpha * target + (1 - alpha) * (1 - target))
 
     def indicator(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         known = ~target.isnan()
@@ -121,14 +110,14 @@ class Multilabel(Task):
         if targets.isnan().all():
             raise ValueError(f"The task {self.name!r} has no known label in the targets: all are NaN.")
         rates = targets.double().nanmean(0, keepdim=True).float()
-        return rates.nan_to_num(0.5)  # a label that is never known counts nowhere
+        return rates.nan_to_num(0.5)  # a label that is never known changes no figure
 
     def picture(self, value: Tensor) -> np.ndarray:
         return bars(self.classes, value)
 
 
 class Labels(Pooled):
-    """Metrics of probabilities (B, C) at threshold 0.5: true and false positives and negatives a label; NaN unknown."""
+    """Metrics of probabilities (B, C) at threshold 0.5, NaN unknown. They count the four outcomes of each label."""
 
     higher_is_better = True
 
@@ -160,7 +149,7 @@ class LabelAccuracy(Labels):
 
 
 class Scores(Metric):
-    """Metrics of rankings: keeps all probabilities and labels (B, C), NaN unknown. NaN where a known one's score is."""
+    """Metrics of rankings. They keep all probabilities and labels (B, C), NaN unknown. A known NaN score gives NaN."""
 
     higher_is_better = True
     full_state_update = False
@@ -178,7 +167,7 @@ class Scores(Metric):
         self.seen.append(torch.cat([prediction, target], 1).float().flatten())
 
     def known(self) -> list[tuple[Tensor, Tensor]]:
-        """(scores, labels) of each label that has positives, where known."""
+        """Returns (scores, labels), where known, of each label that has positives."""
         scores, labels = dim_zero_cat(self.seen).view(-1, 2, self.labels).unbind(1)
         columns = [(score, label, ~label.isnan()) for score, label in zip(scores.T, labels.T, strict=True)]
         pairs = [(score[known], label[known].long()) for score, label, known in columns]
@@ -204,10 +193,20 @@ def _mean(values: list[Tensor]) -> Tensor:
     return torch.stack(values).mean() if values else torch.tensor(torch.nan)
 
 
-def bars(names: Sequence[str], values: Tensor, lengths: Tensor | None = None) -> np.ndarray:
-    """One row a name with its value and a bar, RGB uint8 (18 C, 320, 3); NaN is grey and marked unknown.
+def check_one_per_class(task: Task, option: str, weights: Sequence[float] | None) -> None:
+    """Raises `ValueError` unless an option of a task lists one weight per class, or is None."""
+    classes = len(task.classes)
+    if weights is not None and len(weights) != classes:
+        raise ValueError(
+            f"task.{task.name}.{option}: expected {classes} numbers, one for each of {', '.join(task.classes)}, found "
+            f"{list(weights)}."
+        )
 
-    `lengths` in [-1, 1] are those of the bars, where they are not the values; negative ones are red.
+
+def bars(names: Sequence[str], values: Tensor, lengths: Tensor | None = None) -> np.ndarray:
+    """Draws one row per name, with its value and a bar: RGB uint8 (18 C, 320, 3). NaN is grey and says "unknown".
+
+    `lengths` are the lengths of the bars in [-1, 1]; without them, the values are. Negative bars are red.
     """
     lengths = values if lengths is None else lengths
     height, left, right = 18, 130, 260

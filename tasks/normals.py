@@ -1,8 +1,8 @@
 """The direction of the surface at every pixel."""
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -10,15 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import Metric, MetricCollection
 
-from mtlkit.metrics import (
-    Pooled,
-    at_least_float32,
-    batch_means,
-    check_no_names,
-    check_shapes,
-    collect,
-)
-from mtlkit.option_checks import check_option
+from mtlkit.gradients import at_least_float32
+from mtlkit.metrics import Pooled, batch_means, check_shapes, collect
 from mtlkit.task import TASKS, Task
 
 MAP = ("B", 3, "H", "W")
@@ -29,25 +22,25 @@ BINS = 1000  # per degree, in the histogram of angles
 class Normals(Task):
     """The unit normal of the surface at every pixel.
 
-    Target: float32 (B, 3, H, W), unit, x right, y down, z forward, facing the camera; a pixel is valid where
-    |n|² > 0.25, so that (0, 0, 0) is invalid. Output: any vector (B, 3, H, W). Prediction: unit vectors.
+    Target: float32 (B, 3, H, W), unit, x right, y down, z forward, facing the camera. A pixel is valid where
+    |n|² > 0.25, so (0, 0, 0) is invalid. Output: any vector (B, 3, H, W). Prediction: unit vectors.
 
-    Losses, over valid pixels, with a = output / sqrt(|output|² + 1e-6), whose slope is finite at a zero output, and
-    b the target at length 1:
+    Losses, over valid pixels. Here b is the target scaled to length 1, and a = output / sqrt(|output|² + 1e-6), which
+    has a finite slope at an output of zero.
 
     - `cosine`: 1 - a.b, in [0, 2].
     - `l1`: the mean over the three components of |a - b|.
     - `mse`: the mean over the three components of (a - b)².
 
     Metrics, over all valid pixels of the split: `mean` and `median` of the angle between prediction and target in
-    degrees, lower is better; `within_11`, `within_22` and `within_30`, the fractions of angles below 11.25, 22.5 and
-    30 degrees, higher is better. `compat: mtan` gives the means of these figures over the batches of an evaluation
-    instead ("median" is then the mean of batch medians), as most published tables on NYUv2 have them. `compat: cosreg`
-    adds the mean of 1 - |cos| of CosReg (arXiv 1912.06844), lower is better, in two encodings: `abs_cos_unit` of the
-    normals themselves, and `abs_cos_01` of (n + 1) / 2, in which its published figures were most likely computed; |cos|
-    forgives a wrong sign. Indicator: `within_30`, which tells early steps apart as 11.25 degrees does not.
-    Constant: the mean direction, optimal for `cosine` and `mse`. Pictures: red is right, green up, blue towards the
-    camera; black is invalid.
+    degrees, lower is better. `within_11`, `within_22` and `within_30` are the fractions of angles below 11.25, 22.5 and
+    30 degrees, higher is better. With `compat: mtan`, each figure is the mean over the batches of an evaluation, as in
+    most published tables on NYUv2. `median` is then the mean of the batches' medians. `compat: cosreg` adds the mean of
+    1 - |cos| of CosReg (arXiv 1912.06844), lower is better, in two encodings. `abs_cos_unit` is that of the normals
+    themselves. `abs_cos_01` is that of (n + 1) / 2, which most likely gave its published figures. A wrong sign does not
+    change |cos|. Indicator: `within_30`, because early in training hardly any angle is below 11.25 degrees. Constant:
+    the mean direction, optimal for `cosine` and `mse`. Pictures: red is right, green is up, blue is towards the camera,
+    and black is invalid.
 
     >>> task = Normals("normals")
     >>> up = torch.tensor([0.0, -1.0, 0.0]).view(1, 3, 1, 1)
@@ -56,26 +49,19 @@ class Normals(Task):
     (2.0, 1)
     """
 
+    @dataclass(frozen=True)
+    class Options:
+        """The options of the task."""
+
+        loss: Literal["cosine", "l1", "mse"] = "cosine"
+        compat: Literal["mtan", "cosreg"] | None = None
+
     dense = True
     learns = "normals"
     regression = True
+    named = False
     out_channels = 3
-
-    def __init__(
-        self,
-        name: str,
-        classes: Sequence[str] = (),
-        decoder: Mapping[str, Any] | str = "conv",
-        loss: str = "cosine",
-        compat: str | None = None,
-    ) -> None:
-        super().__init__(name, tuple(classes), decoder)
-        check_no_names(self)
-        check_option(f"task {name!r}", "loss", loss, ("cosine", "l1", "mse"))
-        if compat is not None:
-            check_option(f"task {name!r}", "compat", compat, ("mtan", "cosreg"))
-        self.compat = compat
-        self.loss_name = loss
+    options: Options
 
     def loss(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         check_shapes(f"task {self.name!r}", ("output", output, MAP, "float"), ("target", target, MAP, "float"))
@@ -83,11 +69,11 @@ class Normals(Task):
         output = torch.where(valid, at_least_float32(output), 0)
         a = output * (output.square().sum(1, keepdim=True) + 1e-6).rsqrt()
         b = F.normalize(torch.where(valid, target, 0), dim=1)
-        if self.loss_name == "cosine":
+        if self.options.loss == "cosine":
             losses = 1 - (a * b).sum(1, keepdim=True)
         else:
             error = a - b
-            losses = (error.abs() if self.loss_name == "l1" else error.square()).mean(1, keepdim=True)
+            losses = (error.abs() if self.options.loss == "l1" else error.square()).mean(1, keepdim=True)
         return torch.where(valid, losses, 0).sum(), valid.sum(dtype=losses.dtype)
 
     def indicator(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -101,10 +87,10 @@ class Normals(Task):
     def metrics(self) -> MetricCollection:
         within = {f"within_{int(limit)}": WithinAngle(limit) for limit in (11.25, 22.5, 30.0)}
         angles: dict[str, Metric] = {"mean": MeanAngle(), "median": MedianAngle(), **within}
-        if self.compat == "mtan":
+        if self.options.compat == "mtan":
             return batch_means(angles)
         cosines: dict[str, Metric] = {"abs_cos_unit": AbsoluteCosine(), "abs_cos_01": AbsoluteCosine01()}
-        return collect(angles, cosines) if self.compat == "cosreg" else collect(angles)
+        return collect(angles, cosines) if self.options.compat == "cosreg" else collect(angles)
 
     def constant(self, targets: Tensor) -> Tensor:
         valid = targets.square().sum(1) > 0.25
@@ -120,7 +106,7 @@ class Normals(Task):
 
 
 def _unit(vectors: Tensor) -> Tensor:
-    """Unit vectors along axis 1; (0, 0, -1), facing the camera, for one without direction."""
+    """Returns unit vectors along axis 1. A vector without direction becomes (0, 0, -1), which faces the camera."""
     length = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
     camera = vectors.new_tensor([0, 0, -1]).view(3, 1, 1)
     return torch.where(length < 1e-12, camera, vectors / length.clamp_min(1e-12))
@@ -129,9 +115,9 @@ def _unit(vectors: Tensor) -> Tensor:
 class Angles(Pooled):
     """Metrics of the angle between directions (B, 3, H, W), in degrees, where the target's |n|² > 0.25.
 
-    The angle is atan2(|a x b|, a.b), exact near 0 and 180 where arccos is not. The state is a histogram in bins
-    of 0.001 degrees beside the exact sum, so that the pooled median needs no list of all pixels. A prediction that
-    is zero or not finite has no angle: every figure is then NaN.
+    The angle is atan2(|a x b|, a.b). It is exact near 0 and 180 degrees, where arccos is not. The state is the exact
+    sum and a histogram in bins of 0.001 degrees, so that the pooled median needs no list of all pixels. A prediction
+    that is zero or not finite has no angle: every figure is then NaN.
     """
 
     total: Tensor
@@ -163,7 +149,7 @@ class MeanAngle(Angles):
 
 
 class MedianAngle(Angles):
-    """The median angle in degrees, to 0.0005: the mean of the two middle ones where their number is even."""
+    """The median angle in degrees, up to 0.0005. Of an even number of angles, it is the mean of the middle two."""
 
     higher_is_better = False
     unit = "°"
@@ -191,7 +177,7 @@ class WithinAngle(Angles):
 
 
 class Cosines(Pooled):
-    """Metrics of 1 - |cos| between directions (B, 3, H, W), where the target's |n|² > 0.25: its sums in both encodings.
+    """Metrics of 1 - |cos| between directions (B, 3, H, W), where the target's |n|² > 0.25, in both encodings.
 
     A prediction that is zero or not finite has no direction: every figure is then NaN.
     """

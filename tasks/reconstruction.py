@@ -1,23 +1,17 @@
 """A picture: the image itself, or one that is hidden in it."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics import MetricCollection
 
-from mtlkit.metrics import (
-    Pooled,
-    at_least_float32,
-    check_names,
-    check_number,
-    check_shapes,
-    collect,
-)
-from mtlkit.option_checks import check_option
+from mtlkit.gradients import at_least_float32
+from mtlkit.metrics import Pooled, check_shapes, collect
 from mtlkit.task import TASKS, Task
+from mtlkit.typed import Positive
 
 MAP = ("B", "C", "H", "W")
 
@@ -28,13 +22,14 @@ class Reconstruction(Task):
 
     Target: float32 (B, C, H, W) in [0, 1], NaN unknown. Output and prediction: (B, C, H, W), not clipped.
 
-    Losses, over known values (a value is one channel of a pixel), e = (output - target) / `deviation`: `mse` e², `l1`
-    |e|. A deviation of the pictures' values, 0.3081 for MNIST's, gives the loss of standardised pictures.
+    Losses, over known values (a value is one channel of a pixel), with e = (output - target) / `deviation`: `mse` is
+    e², and `l1` is |e|. With the standard deviation of the pictures' values (0.3081 for MNIST), the loss is that of
+    standardised pictures.
 
-    Metrics, over all known values of the split: `mse` and `mae`, lower is better, and `psnr` in dB, -10 log10 of the
-    pooled `mse`, higher is better (the mean of the pictures' own PSNRs, which some papers have, is larger). Constant:
-    the mean picture, optimal for `mse`. Pictures: three channels are red, green and blue, of any other number the
-    mean is grey; black is unknown.
+    Metrics, over all known values of the split: `mse` and `mae`, lower is better; and `psnr` in dB, -10 log10 of the
+    pooled `mse`, higher is better. Some papers give the mean of the PSNRs of single pictures, which is larger.
+    Constant: the mean picture, optimal for `mse`. Pictures: three channels are drawn as red, green and blue. Of any
+    other number of channels, the mean is drawn as grey. Black is unknown.
 
     >>> task = Reconstruction("ink", classes=("grey",))
     >>> total, count = task.loss(torch.tensor([[[[0.5, 1.0]]]]), torch.tensor([[[[1.0, torch.nan]]]]))
@@ -42,23 +37,18 @@ class Reconstruction(Task):
     (0.25, 1)
     """
 
+    @dataclass(frozen=True)
+    class Options:
+        """The options of the task."""
+
+        loss: Literal["mse", "l1"] = "mse"
+        deviation: Positive = 1.0  #: of the pictures' values; errors are divided by it
+
     dense = True
     learns = "reconstruction"
     regression = True
-
-    def __init__(
-        self,
-        name: str,
-        classes: Sequence[str] = (),
-        decoder: Mapping[str, Any] | str = "conv",
-        loss: str = "mse",
-        deviation: float = 1.0,
-    ) -> None:
-        super().__init__(name, tuple(classes), decoder)
-        check_names(self)
-        check_option(f"task {name!r}", "loss", loss, ("mse", "l1"))
-        check_number(f"task {name!r}", "deviation", deviation, lambda v: v > 0, "> 0")
-        self.loss_name, self.deviation = loss, deviation
+    named = True
+    options: Options
 
     @property
     def out_channels(self) -> int:
@@ -68,8 +58,8 @@ class Reconstruction(Task):
         axes = ("B", self.out_channels, "H", "W")
         check_shapes(f"task {self.name!r}", ("output", output, axes, "float"), ("target", target, axes, "float"))
         known = ~target.isnan()
-        error = torch.where(known, at_least_float32(output) - target, 0) / self.deviation
-        losses = error.abs() if self.loss_name == "l1" else error.square()
+        error = torch.where(known, at_least_float32(output) - target, 0) / self.options.deviation
+        losses = error.abs() if self.options.loss == "l1" else error.square()
         return losses.sum(), known.sum(dtype=losses.dtype)
 
     def predict(self, output: Tensor) -> Tensor:
@@ -82,7 +72,9 @@ class Reconstruction(Task):
         if targets.isnan().all():
             raise ValueError(f"The task {self.name!r} has no known value in the targets: all are NaN.")
         mean = targets.nanmean(0, keepdim=True, dtype=torch.float64)
-        return torch.where(mean.isnan(), mean.nanmean(), mean).float()  # a pixel that is never known: the overall mean
+        return torch.where(
+            mean.isnan(), mean.nanmean(), mean
+        ).float()  # a pixel that is never known gets the overall mean
 
     def picture(self, value: Tensor) -> np.ndarray:
         levels = value.float().cpu().nan_to_num(0).clamp(0, 1).numpy().transpose(1, 2, 0)
@@ -92,7 +84,7 @@ class Reconstruction(Task):
 
 
 class Errors(Pooled):
-    """Metrics of pictures (B, C, H, W), NaN unknown: sums of known values, |e| and e²."""
+    """Metrics of pictures (B, C, H, W), NaN unknown. They keep the sums of 1, |e| and e² over known values."""
 
     higher_is_better = False
 

@@ -1,15 +1,15 @@
 """Numbers per image."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics import MetricCollection
 
-from mtlkit.metrics import Pooled, at_least_float32, check_names, check_shapes, collect
-from mtlkit.option_checks import check_option
+from mtlkit.gradients import at_least_float32
+from mtlkit.metrics import Pooled, check_shapes, collect
 from mtlkit.task import TASKS, Task
 
 from .multilabel import bars
@@ -21,10 +21,10 @@ class Regression(Task):
 
     Target: float32 (B, C), NaN unknown. Output and prediction: (B, C), in the target's unit.
 
-    Losses, over known numbers, e = output - target: `mse` e², `l1` |e|.
+    Losses, over known numbers, with e = output - target: `mse` is e², and `l1` is |e|.
 
-    Metrics, each averaged over the outputs that have known targets: `mse` and `mae`, lower is better, and `r2`,
-    1 - sum e² / sum (target - mean target)², higher is better, over the outputs whose targets differ.
+    Metrics: `mse` and `mae`, averaged over the outputs that have known targets, lower is better; and `r2`,
+    1 - sum e² / sum (target - mean target)², averaged over the outputs whose targets differ, higher is better.
     Constant: the mean, optimal for `mse`. Pictures: bars of length |v| / (1 + |v|), red below zero.
 
     >>> task = Regression("count", classes=("sum",))
@@ -33,21 +33,17 @@ class Regression(Task):
     (4.0, 1)
     """
 
+    @dataclass(frozen=True)
+    class Options:
+        """The options of the task."""
+
+        loss: Literal["mse", "l1"] = "mse"
+
     dense = False
     learns = "regression"
     regression = True
-
-    def __init__(
-        self,
-        name: str,
-        classes: Sequence[str] = (),
-        decoder: Mapping[str, Any] | str = "linear",
-        loss: str = "mse",
-    ) -> None:
-        super().__init__(name, tuple(classes), decoder)
-        check_names(self)
-        check_option(f"task {name!r}", "loss", loss, ("mse", "l1"))
-        self.loss_name = loss
+    named = True
+    options: Options
 
     @property
     def out_channels(self) -> int:
@@ -58,7 +54,7 @@ class Regression(Task):
         check_shapes(f"task {self.name!r}", ("output", output, axes, "float"), ("target", target, axes, "float"))
         known = ~target.isnan()
         error = torch.where(known, at_least_float32(output) - target, 0)
-        losses = error.abs() if self.loss_name == "l1" else error.square()
+        losses = error.abs() if self.options.loss == "l1" else error.square()
         return losses.sum(), known.sum(dtype=losses.dtype)
 
     def predict(self, output: Tensor) -> Tensor:
@@ -73,14 +69,16 @@ class Regression(Task):
     def constant(self, targets: Tensor) -> Tensor:
         if targets.isnan().all():
             raise ValueError(f"The task {self.name!r} has no known number in the targets: all are NaN.")
-        return targets.double().nanmean(0, keepdim=True).float().nan_to_num(0)  # one never known counts nowhere
+        return (
+            targets.double().nanmean(0, keepdim=True).float().nan_to_num(0)
+        )  # an output that is never known changes no figure
 
     def picture(self, value: Tensor) -> np.ndarray:
         return bars(self.classes, value, value / (1 + value.abs()))
 
 
 class Errors(Pooled):
-    """Metrics of numbers (B, C), NaN unknown: sums of known, |e|, e², target and target² an output."""
+    """Metrics of numbers (B, C), NaN unknown. They keep the sums of 1, |e|, e², target and target² of each output."""
 
     def __init__(self, outputs: int) -> None:
         super().__init__(5, outputs)
@@ -123,5 +121,5 @@ class R2Score(Errors):
     def compute(self) -> Tensor:
         known, _, residual, target, squares = self.sums
         spread = squares - target.square() / known
-        differ = spread > 1e-12 * squares  # float64's noise aside
+        differ = spread > 1e-12 * squares  # smaller differences are rounding errors of float64
         return (1 - residual / spread)[differ].mean()

@@ -1,6 +1,5 @@
 """One class per pixel."""
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -8,10 +7,11 @@ import numpy as np
 from torch import Tensor
 from torchmetrics import MetricCollection
 
-from mtlkit.metrics import Accuracy, ClassesPresent, MeanIoU, check_class_weights, check_names, check_shapes, collect
+from mtlkit.metrics import Accuracy, ClassesPresent, MeanIoU, check_shapes, collect
 from mtlkit.task import TASKS, Task
 
-from .classification import check_smoothing, cross_entropy, label_counts, right_labels
+from .classification import CrossEntropyOptions, cross_entropy, label_counts, right_labels
+from .multilabel import check_one_per_class
 
 
 @TASKS.register("segmentation")
@@ -23,9 +23,10 @@ class Segmentation(Task):
     Loss: the cross-entropy of `mtlkit.tasks.classification.cross_entropy`, over labelled pixels, with
     `label_smoothing` and `class_weights`.
 
-    Metrics, from one confusion matrix of the whole split: `miou`, the mean over the classes with a union (in targets
-    or predictions) of intersection over union, `classes_present`, their number, and `pixel_accuracy`; fractions,
-    higher is better. Indicator: the pixel accuracy. Constant: the majority class.
+    Metrics, from one confusion matrix of the whole split: `miou`, intersection over union, averaged over the classes
+    with a union (in targets or predictions), and `pixel_accuracy`. Both are fractions, and higher is better.
+    `classes_present` is the number of the averaged classes. Indicator: the pixel accuracy. Constant: the majority
+    class.
 
     >>> import torch
     >>> task = Segmentation("parts", classes=("wall", "floor"))
@@ -39,20 +40,13 @@ class Segmentation(Task):
     dense = True
     learns = "segmentation"
     regression = False
+    named = True
+    Options = CrossEntropyOptions
+    options: CrossEntropyOptions
 
-    def __init__(
-        self,
-        name: str,
-        classes: Sequence[str] = (),
-        decoder: Mapping[str, Any] | str = "conv",
-        label_smoothing: float = 0.0,
-        class_weights: Sequence[float] | None = None,
-    ) -> None:
-        super().__init__(name, tuple(classes), decoder)
-        check_names(self)
-        check_smoothing(self, label_smoothing)
-        self.label_smoothing = label_smoothing
-        self.class_weights = check_class_weights(self, "class_weights", class_weights)
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        check_one_per_class(self, "class_weights", self.options.class_weights)
 
     @property
     def out_channels(self) -> int:
@@ -64,7 +58,7 @@ class Segmentation(Task):
             ("output", output, ("B", self.out_channels, "H", "W"), "float"),
             ("target", target, ("B", "H", "W"), "int64"),
         )
-        return cross_entropy(output, target, self.label_smoothing, self.class_weights)
+        return cross_entropy(output, target, self.options)
 
     def indicator(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         return right_labels(output, target)
@@ -86,7 +80,7 @@ class Segmentation(Task):
         return np.where(labels[..., None] == -1, np.uint8(0), PALETTE[labels % len(PALETTE)])
 
 
-# Sixty colours, none of them black, which is void; more classes than that begin again.
+# Sixty colours. Class 60 has the first colour again. None is black, because black means void.
 PALETTE = np.concatenate(
     [matplotlib.colormaps[name](range(20), bytes=True)[:, :3] for name in ("tab20", "tab20b", "tab20c")]
 )

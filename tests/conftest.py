@@ -29,7 +29,7 @@ def _deterministic_threads():
 
 @pytest.fixture(scope="session")
 def mnist() -> Path:
-    """The folder with the real MNIST files; skips where they are absent."""
+    """The folder with the real MNIST files. Tests skip if they are absent."""
     if not (SHARED / "data" / "MNIST" / "raw").is_dir():
         pytest.skip(f"the real MNIST is not in {SHARED / 'data'}")
     return SHARED / "data"
@@ -37,7 +37,7 @@ def mnist() -> Path:
 
 @pytest.fixture(scope="session")
 def once(tmp_path_factory, request) -> Callable[[str, Callable[[Path], None]], Path]:
-    """`once(name, make)` is a folder that `make(folder)` filled, in one of the processes that share the tests."""
+    """`once(name, make)` returns a folder that `make(folder)` filled, in one of the processes that share the tests."""
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if hasattr(request.config, "workerinput") else base
 

@@ -1,4 +1,4 @@
-"""Trains the toy under every case and stores what came out; started once in one process and once in two.
+"""Trains the toy in every case and stores the results. It is started once in one process and once in two.
 
 RANK=0 WORLD_SIZE=1 ... python tests/distributed_worker.py OUT.pt
 """
@@ -38,7 +38,7 @@ CASES = {
 
 
 def every_balancer():
-    """Every registered balancer in every space that it works in."""
+    """Returns every registered balancer in every space in which it works."""
     for name in registry.names():
         spaces = registry.get(name).spaces
         if len(spaces) == 1:
@@ -66,7 +66,7 @@ RUNS = [
 
 
 def batch_of(toys, case, number):
-    """Batch `number` of 8 samples; rows 4 to 7 are those of the second process."""
+    """Returns batch `number` of 8 samples. Rows 4 to 7 belong to the second process."""
     batch = toys.make_batch(number)
     if case == "missing_on_a_rank" and number % 2:
         return toys.without(batch, "depth", slice(4, 8))
@@ -78,7 +78,7 @@ def batch_of(toys, case, number):
 
 
 def share_of(batch, micro, accumulation, rank, world):
-    """This process's part of a micro-batch: the union over processes is the same for any number of them."""
+    """Returns this process's part of a micro-batch. The union over processes is the same for any number of them."""
     size = 8 // (accumulation * world)
     start = (micro * world + rank) * size
     rows = slice(start, start + size)

@@ -1,4 +1,4 @@
-"""Pages of the documentation that show files and commands: what a test takes out of them."""
+"""Takes files and commands out of the pages of the documentation, for tests."""
 
 import re
 from pathlib import Path
@@ -7,16 +7,16 @@ REPOSITORY = Path(__file__).parents[1]
 
 
 def page_of(name: str) -> str:
-    """The text of a page, by its path in the repository."""
+    """Returns the text of a page, by its path in the repository."""
     return (REPOSITORY / name).read_text(encoding="utf-8")
 
 
 def files_of(text: str) -> dict[str, str]:
-    """The page's files: blocks of Python or YAML whose first line is a comment with the file's name."""
+    """Returns the page's files: blocks of Python or YAML whose first line is a comment with the file's name."""
     return dict(re.findall(r"```(?:python|yaml)\n# (\S+)\n(.*?)```", text, re.DOTALL))
 
 
 def commands_of(text: str) -> list[str]:
-    """The lines of the page's console blocks; a backslash at the end joins the next line."""
+    """Returns the lines of the page's console blocks. A backslash at the end joins the next line."""
     blocks = re.findall(r"```console\n(.*?)```", text, re.DOTALL)
     return [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]

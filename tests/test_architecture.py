@@ -1,4 +1,4 @@
-"""House rules that a reader may rely on."""
+"""House rules on which a reader can rely."""
 
 import ast
 import inspect
@@ -39,7 +39,7 @@ ROOMS = ("top", "data", "config", "engine", "report", "run", "study", "testing",
 
 
 def modules():
-    """Name -> file, of everything that is installed as mtlkit."""
+    """Returns the file of every module that is installed as mtlkit, by name."""
     folders = {"mtlkit": ROOT, "mtlkit.balancers": REPOSITORY / "balancers", "mtlkit.tasks": REPOSITORY / "tasks"}
     found = {}
     for package, folder in folders.items():
@@ -50,7 +50,7 @@ def modules():
 
 
 def arrows():
-    """Module -> the modules of mtlkit that it imports anywhere in its file, under `TYPE_CHECKING` too."""
+    """Returns the modules of mtlkit that each module imports anywhere in its file, also under `TYPE_CHECKING`."""
     known, found = modules(), {}
     for module, file in known.items():
         found[module] = set()
@@ -71,7 +71,7 @@ def test_there_is_no_circle_of_imports():
 
 
 def room(module):
-    """The package below mtlkit that a module is in; `top` for what plug-ins import."""
+    """Returns the package below mtlkit that a module is in; `top` for the modules that plug-ins import."""
     first = f"{module}.".split(".")[1]
     return first if first and (first in ROOMS or (ROOT / first).is_dir() or (REPOSITORY / first).is_dir()) else "top"
 
@@ -152,7 +152,7 @@ SHARE = 1e-3  # smaller numbers after `<` are tolerances, larger ones shares and
 
 
 def tolerances(file):
-    """The lines of a test file with a number for how far a figure may be off."""
+    """Returns the lines of a test file that have a number as a tolerance."""
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.keyword) and node.arg in ("rtol", "atol", "rel", "abs", "tolerance"):
             numbers = [node.value]
@@ -166,6 +166,6 @@ def tolerances(file):
 
 @pytest.mark.parametrize("file", sorted(Path(__file__).parent.glob("*.py")), ids=lambda file: file.name)
 def test_a_tolerance_has_a_name_or_a_reason(file):
-    """It is one of `tolerances.py`, or a comment stands beside it or in the three lines above."""
+    """A tolerance is one of `tolerances.py`, or has a comment on its line or in the three lines above."""
     lines = file.read_text().splitlines()
     assert not [n for n in tolerances(file) if not any("#" in line for line in lines[max(n - 4, 0) : n])]

@@ -1,4 +1,4 @@
-"""Each balancer against its mathematics, computed here once more by plain autograd, one backward pass per task."""
+"""Compares each balancer with its mathematics, computed again by plain autograd, with one backward pass per task."""
 
 import copy
 import math
@@ -17,7 +17,7 @@ from mtlkit.state import stack
 
 
 def textbook(engine, batch):
-    """Losses, per-task gradients of every parameter, and gradients at the features, without mtlkit's step."""
+    """Returns losses, per-task gradients of every parameter, and gradients at the features, without mtlkit's step."""
     image, targets = engine.prepare(batch)
     network = copy.deepcopy(engine.network)
     levels = network.encoder(image)
@@ -47,14 +47,14 @@ def textbook(engine, batch):
 
 
 def gradients_of_step(engine, batch):
-    """The gradients that one step leaves, without moving anything."""
+    """Returns the gradients of one step, which moves nothing."""
     engine._update = lambda *_: None
     step = engine.train_step(batch)
     return step, {name: p.grad for name, p in engine.network.named_parameters()}
 
 
 def expected_gradients(at_parameters, weights):
-    """Encoder: the weighted sum; decoders: each its own task's gradient."""
+    """The encoder gets the weighted sum, and each decoder gets the gradient of its own task."""
     found = {}
     for name in at_parameters[0]:
         parts = [
@@ -254,7 +254,7 @@ def test_cosreg_names_a_layer_without_double_backward(toys):
 
 @ENCODERS.register("point_encoder")
 class PointEncoder(Encoder):
-    """(B, 3, 1, 1) points -> two features."""
+    """Turns (B, 3, 1, 1) points into two features."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -271,7 +271,7 @@ class PointEncoder(Encoder):
 
 @DECODERS.register("feature_sum")
 class FeatureSum(Decoder):
-    """The sum of the features as the logit: nothing to learn."""
+    """Returns the sum of the features as the logit. It has nothing to learn."""
 
     dense = False
 
@@ -283,7 +283,7 @@ class FeatureSum(Decoder):
 
 
 def train_opposites(balancer, seed, **options):
-    """Accuracies on a labelling and on its inverse."""
+    """Returns the accuracies on a labelling and on its inverse."""
     from accelerate import Accelerator
 
     torch.manual_seed(seed)
@@ -328,7 +328,7 @@ def test_one_task_alone_trains_as_by_plain_summing(toys, name):
 
 
 class Keeps:
-    """Stands in for `combine` and keeps what it gives."""
+    """Replaces `combine` and keeps its results."""
 
     def __init__(self, combine) -> None:
         self.combine, self.found = combine, None  # which methods with a double backward have none of
@@ -342,7 +342,7 @@ class Keeps:
     ("name", "options"), [*((name, {}) for name in BALANCERS.names()), ("moco", {"published": True})], ids=str
 )
 def test_float32_gives_what_float64_gives(toys, name, options):
-    """On the first steps, in which nothing has added up yet; and no gradient grows to float64 on its way."""
+    """Compares the first steps, in which no rounding has added up yet. No gradient becomes float64 on its way."""
     engines = [toys.make_engine(name, options=options, precision=precision) for precision in ("fp32", "fp64")]
     found = []
     for engine in engines:

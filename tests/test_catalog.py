@@ -1,4 +1,4 @@
-"""docs/balancers.md is current, and every balancer's docstring has what it needs."""
+"""docs/balancers.md is current, and every balancer's docstring has the paragraphs that it needs."""
 
 import doctest
 import importlib.util
@@ -70,7 +70,7 @@ def test_the_docstring_tells_what_the_page_needs(name):
 
 
 def numbers_a_task(cls: type[Balancer]) -> float:
-    """The size of the state where features are wide and parameters many."""
+    """Returns the size of the state for wide features and many parameters."""
     balancer = cls(TASKS)
     balancer.setup({}, EncoderInfo(channels=(64,), strides=(8,), parameters=1000))
     return sum(value.numel() for value in balancer.state_dict().values()) / len(TASKS)
@@ -89,7 +89,7 @@ def test_the_command_writes_the_page(capsys):
 
 def test_other_kinds_have_no_page(capsys):
     assert main(["list", "tasks", "--markdown"]) == 2
-    assert "--markdown is there for balancers and presets only, not for tasks" in capsys.readouterr().err
+    assert "--markdown works only for balancers and presets, not for tasks" in capsys.readouterr().err
 
 
 class Plain(Balancer):

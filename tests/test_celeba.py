@@ -473,7 +473,7 @@ def test_a_png_that_is_truncated_anywhere_is_named_when_it_is_read(tmp_path: Pat
     ("options", "message"),
     [
         ({"split": "valid"}, "The data set 'celeba' has no split 'valid'. Did you mean 'val'"),
-        ({"tasks": "region"}, "The data set 'celeba' has no tasks 'region'. Did you mean 'regions'"),
+        ({"tasks": "region"}, r"data\.tasks: expected one of .*, regions, found 'region'. Did you mean 'regions'"),
         ({"size": (64,)}, r"size must be \[width, height\], whole numbers of at least 1, got \[64\]"),
         ({"size": (64, 0)}, r"got \[64, 0\]"),
         ({"size": (64, 6.5)}, r"got \[64, 6.5\]"),

@@ -1,5 +1,6 @@
-"""Matrices on the channels of one level, worked out position by position."""
+"""Matrices on the channels of one level, computed position by position."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -32,8 +33,19 @@ def test_a_level_or_width_that_there_is_not_is_named(level, dim, message):
         width(INFO, level, dim)
 
 
+def test_a_flattened_map_is_as_wide_as_all_its_numbers():
+    info = replace(INFO, image=(33, 20))  # 9 x 5 positions with 8 channels, 5 x 3 with 32
+    assert [info.numbers(level) for level in (0, 1)] == [360, 480]
+    assert width(info, 1, 480, flatten=True) == 480
+    with pytest.raises(ValueError, match=r"balancer\.dim must be from 2 to 360, the numbers of a sample .*got 361"):
+        width(info, 0, 361, flatten=True)
+    with pytest.raises(ValueError, match=r"balancer\.flatten needs balancer\.dim: .* such as 1024"):
+        width(info, 0, None, flatten=True)
+    assert width(EncoderInfo((8,), (0,)), 0, None, flatten=True) == 8  # a vector is flat
+
+
 def numbers(*shape):
-    """Small whole numbers: every result below is exact."""
+    """Returns small whole numbers, so that every result below is exact."""
     return torch.arange(torch.Size(shape).numel()).remainder(7).float().view(shape) - 3
 
 
@@ -61,6 +73,16 @@ def test_vectors_have_one_row_per_sample_and_position():
     assert vectors(level, 2).tolist() == expected
     assert vectors(level[:, :, 0, 0], 2).tolist() == level[:, :2, 0, 0].tolist()
     assert vectors(level.half(), 2).dtype == torch.float32
+
+
+@pytest.mark.parametrize("d", [3, 12])
+def test_the_first_numbers_of_a_flattened_sample_are_mapped(d):
+    features, matrix = [numbers(2, 2, 3, 2)], numbers(d, d)
+    (found,) = transform(features, 0, matrix, flatten=True)
+    flat = [[features[0][n, c, y, x] for c in range(2) for y in range(3) for x in range(2)] for n in range(2)]
+    expected = [[sum(matrix[i, j] * row[j] for j in range(d)) for i in range(d)] + row[d:] for row in flat]
+    assert torch.equal(found, torch.tensor(expected).view(2, 2, 3, 2))
+    assert vectors(features[0], d, flatten=True).tolist() == [row[:d] for row in torch.tensor(flat).tolist()]
 
 
 def test_unit_gradients_are_divided_by_the_whole_length_and_zero_where_a_task_does_not_reach():

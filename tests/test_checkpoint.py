@@ -1,4 +1,4 @@
-"""A checkpoint by itself: all that comes back, which folder stands for it, and what a failed write leaves."""
+"""Checkpoints: what is restored, which folder is used, and what a failed write leaves behind."""
 
 import os
 import stat
@@ -15,7 +15,7 @@ FILES = ["balancer.safetensors", "model.safetensors", "training.pt"]
 
 
 def trained(toys, steps=2, balancer="gradnorm"):
-    """GradNorm has an optimizer of its own."""
+    """Uses GradNorm, because it has its own optimizer."""
     engine = toys.make_engine(balancer, normalize_losses=3)
     for number in range(steps):
         engine.train_step(toys.make_batch(number))
@@ -31,7 +31,7 @@ def tensors(module):
 
 
 def moments(optimizer):
-    """Adam's averages of every parameter."""
+    """Returns Adam's averages of every parameter."""
     state = optimizer.state_dict()["state"]
     return {(i, name): torch.as_tensor(value).clone() for i, found in state.items() for name, value in found.items()}
 
@@ -202,7 +202,7 @@ def test_a_file_that_is_damaged_or_of_another_model_is_named(toys, tmp_path):
 
 
 class Code:
-    """Runs a command when it is read."""
+    """Runs a command when it is unpickled."""
 
     def __reduce__(self):
         return os.mkdir, ("run by the checkpoint",)

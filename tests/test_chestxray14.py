@@ -496,16 +496,19 @@ def test_truncated_and_vanished_pictures_are_named_when_they_are_read(root: Path
     ("options", "message"),
     [
         ({"split": "tset"}, "The data set 'chestxray14' has no split 'tset'. Did you mean 'test'"),
-        ({"tasks": "finding"}, "The data set 'chestxray14' has no tasks 'finding'. Did you mean 'findings'"),
-        ({"split_lists": "chexnext"}, "has no split_lists 'chexnext'. Did you mean 'chexnet'"),
+        (
+            {"tasks": "finding"},
+            r"data\.tasks: expected .*, found 'finding'. Did you mean 'findings'",
+        ),
+        ({"split_lists": "chexnext"}, r"data\.split_lists: expected .*, found 'chexnext'. Did you mean 'chexnet'"),
         ({"size": (224,)}, r"size must be \[width, height\].*got \[224\]"),
         ({"limit": 0}, "at least 1, got 0"),
-        ({"holdout": 1.0}, r"holdout must be a share of the training data in \[0, 1\), got 1.0"),
-        ({"holdout": -0.1}, "holdout must be a share"),
-        ({"share": 0.0}, r"share must be a share of the training data in \(0, 1\], got 0.0"),
-        ({"share": 1.5}, "share must be a share .* got 1.5"),
-        ({"share": float("nan")}, "share must be a share .* got nan"),
-        ({"split_lists": "chexnet", "holdout": 0.2}, r"data\.holdout=0.2 has no effect with data\.split_lists=chexnet"),
+        ({"holdout": 1.0}, r"data\.holdout: expected a number >= 0 and < 1, found 1.0"),
+        ({"holdout": -0.1}, r"data\.holdout: .* found -0.1"),
+        ({"share": 0.0}, r"data\.share: expected a number > 0 and <= 1, found 0.0"),
+        ({"share": 1.5}, r"data\.share: .* found 1.5"),
+        ({"share": float("nan")}, r"data\.share: .* found nan"),
+        ({"split_lists": "chexnet", "holdout": 0.2}, r"data\.holdout: 0.2 has no effect with split_lists: chexnet"),
     ],
 )
 def test_options_are_checked_before_anything_is_read(tmp_path: Path, options: dict, message: str) -> None:

@@ -69,7 +69,7 @@ def test_limit_takes_the_first_samples(root: Path) -> None:
         ({"split": "trian"}, "data set 'cl_rr' has no split 'trian'. Did you mean 'train'"),
         ({"size": (32, 32)}, r"data set 'cl_rr' comes in size \[28, 28\] only, got \[32, 32\]"),
         ({"limit": 0}, "at least 1, got 0"),
-        ({"dataset_seed": -1}, "dataset_seed must not be negative"),
+        ({"dataset_seed": -1}, r"data\.dataset_seed: expected an integer >= 0, found -1"),
     ],
 )
 def test_options_are_checked(root: Path, options: dict, message: str) -> None:

@@ -1,4 +1,4 @@
-"""One folder, one run: who may train in a folder, whatever happened to the one before."""
+"""One folder, one run: which run may train in a folder, whatever happened to the run before."""
 
 import errno
 import json
@@ -50,7 +50,7 @@ def wait_for(*paths):
 
 
 def left_by(folder, **changes):
-    """Leaves the claim of another process in the folder: this one's, with some of its facts changed."""
+    """Writes the claim of another process into the folder: this process's claim with some facts changed."""
     folder.mkdir(exist_ok=True)
     (folder / CLAIM).write_text(json.dumps(claim._me() | {"token": "other"} | changes))
 

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 
 
 class FakeExperiment:
-    """Fails or not instead of training."""
+    """Fails, or does nothing, instead of training."""
 
     failures: dict[str, BaseException]
     runs: list[tuple[str, bool]]
@@ -320,3 +320,13 @@ def test_warnings_of_others_are_left_to_python(tmp_path, capsys):
     with pytest.warns(UserWarning, match="beware"), warnings_in_words():
         warnings.warn_explicit("beware", UserWarning, str(tmp_path / "other.py"), 7)
     assert capsys.readouterr().err == ""
+
+
+def test_a_wrong_option_of_a_balancer_is_refused_before_the_data_sets_are_opened(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # where `scenes` would render its frames
+    words = ["data.train_size=2", "data.val_size=2", f"output_dir={tmp_path / 'run'}"]
+    assert main(["train", "scenes", "balancer=cagrad", "balancer.c=nan", *words]) == 2
+    assert "balancer.c must be a number" in capsys.readouterr().err
+    assert not (tmp_path / "cache").exists()

@@ -1,4 +1,4 @@
-"""The commands on data: what was found, and the fast format, trained on by the same words."""
+"""The commands for data: they show what was found, and write the fast format, on which the same words train."""
 
 import json
 from pathlib import Path
@@ -124,7 +124,7 @@ def test_missing_pictures_are_left_out_where_that_is_asked_for(tmp_path: Path, c
     assert main(["data", "show", *words, "data.on_error=skip"]) == 0
     out = capsys.readouterr().out
     assert f"  1 of the 6 pictures that the lists name are not in {folder}" in out
-    assert f"could not be read and were left out, e.g. {folder / names[2]} is missing." in out
+    assert f"could not be read and were left out, for example {folder / names[2]} is missing." in out
     small = ["data.batch_size=2", "trainer.max_epochs=null", "trainer.max_steps=3", "trainer.log_every=3"]
     run = tmp_path / "run"
     assert main(["train", *words, *small, f"output_dir={run}"]) == 2
@@ -146,7 +146,7 @@ def test_show_leaves_out_what_training_leaves_out(tmp_path: Path, capsys: pytest
     assert f"{damaged} is damaged" in capsys.readouterr().err
     assert main([*words, "data.on_error=skip"]) == 0
     out = capsys.readouterr().out
-    assert f"  1 of the samples looked at could not be read and were left out, e.g. {damaged} is damaged" in out
+    assert f"  1 of these samples could not be read and were left out, for example {damaged} is damaged" in out
     assert out.count("could not be read") == 1  # in one split
     assert "  gender: multilabel, 100 % valid" in out
 
@@ -175,7 +175,7 @@ def test_several_sets_are_prepared_each_on_its_own(tmp_path: Path, capsys: pytes
         "task: {left: {type: classification}}\ntrainer: {max_steps: 1}\n"
     )
     assert main(["data", "prepare", str(path), "--out", str(tmp_path / "out")]) == 2
-    assert "prepare each on its own" in capsys.readouterr().err
+    assert "prepare each one alone" in capsys.readouterr().err
 
 
 def test_training_on_the_prepared_data_is_training_on_the_source(

@@ -22,7 +22,7 @@ SIZES = {"train": {"rooms": 24, "faces": 8}, "val": {"rooms": 4, "faces": 3}}
 
 
 class Part(Dataset):
-    """Sample i's image is i everywhere, in percent."""
+    """A data set in which every pixel of sample i's image is i percent."""
 
     kind: ClassVar[str]
 
@@ -121,7 +121,7 @@ def test_targets_that_do_not_fit(targets: list, error: type, message: str) -> No
 
 @pytest.fixture
 def mixture(tmp_path: Path):
-    """Overrides for a run on both sets; further words may follow."""
+    """Returns the overrides for a run on both sets. Other words may follow."""
     path = tmp_path / "both.yaml"
     path.write_text(
         """
@@ -246,7 +246,7 @@ def test_a_run_on_both_and_its_resume_in_the_middle_of_a_pass(mixture: str, tmp_
 
 
 def test_ranges_tell_joined_sets_apart() -> None:
-    """Two sets of one name get numbers, and one in another unit is told."""
+    """Two sets of one name get numbers, and a message names the set with another unit."""
     joined = Concat(
         [Rooms(), Rooms(shift=1500.0), Faces()],
         ["rooms_", "rooms_", "faces_"],

@@ -1,7 +1,7 @@
 import importlib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from inspect import Parameter
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,7 +14,7 @@ from mtlkit.config.composition import compose, read_config, sweep
 from mtlkit.registry import options_of
 from mtlkit.run.resume import resumed
 from mtlkit.task import TASKS
-from mtlkit.typed import Bound, MisfitError, convert
+from mtlkit.typed import Bound, MisfitError, OptionError, Source, convert, to_dataclass
 
 EXPERIMENTS = sorted(
     file.stem for file in Path(str(importlib.resources.files("mtlkit.configs"))).glob("experiment/*.yaml")
@@ -142,7 +142,7 @@ def test_another_class_in_any_section_takes_no_option_along(own):
 
 @pytest.mark.parametrize("name", TASKS.names())
 def test_a_task_without_a_decoder_has_that_of_its_type(name: str, own):
-    own_default = options_of(TASKS.get(name))["decoder"].default
+    own_default = "conv" if TASKS.get(name).dense else "linear"
     for text in (f"{{type: {name}}}", name):
         task = compose(own(f"task: {{new: {text}}}\ntrainer: {{max_steps: 1}}")).task["new"]
         assert (task.type, task.decoder) == (name, own_default)
@@ -234,6 +234,22 @@ REFUSED = {
     "not a number": ("trainer.lr=nan", "trainer.lr: expected a number > 0, found nan"),
     "nested": ("data.augmentation.flip=2", "data.augmentation.flip: expected a number >= 0 and <= 1, found 2"),
     "option type": ("balancer.lr=fast", "balancer.lr: expected a number, found 'fast'"),
+    "option of a task": (
+        "task.left.label_smoothing=1",
+        r"task.left.label_smoothing: expected a number >= 0 and < 1, found 1 \(in the override 'task.left.label_sm",
+    ),
+    "options that do not go together": (
+        "task.left={type: depth, berhu_threshold: 2}",
+        r"task.left.berhu_threshold: it belongs to loss: berhu, found loss: l1 \(in the override .*'\)\. Leave it out",
+    ),
+    "option of a data set": (
+        "data={name: nyuv2, crop: gupa}",
+        r"data.crop: expected one of eigen, gupta or null, found 'gupa' \(in .*\)\. Did you mean 'gupta'\?",
+    ),
+    "options of a data set that do not go together": (
+        "data={name: chestxray14, split_lists: chexnet, holdout: 0.3}",
+        r"data.holdout: 0.3 has no effect with split_lists: chexnet.* \(in the override .*\)\. Leave it out",
+    ),
     "no section": ("trainer=5", "trainer: expected a mapping, found 5"),
     "task name": ("task.a-b.type=depth", "task.a-b: a task's name must be a Python identifier"),
     "untyped task": ("task.new.decoder=conv", "task.new.type: expected the name of a task"),
@@ -279,6 +295,11 @@ def test_refused_before_any_work_with_one_message(override: str, message: str):
             ["trainer.warmup_steps=10", "trainer.max_steps=10"],
             "trainer.warmup_steps: 10 is not less than .*max_steps=10",
         ),
+        (
+            ["trainer.normalize_losses=3", "trainer.normalize_again=2"],
+            "trainer.normalize_again: 2 comes before the end of the first trainer.normalize_losses=3 steps",
+        ),
+        (["seed=1", "trainer.normalize_losses=0", "trainer.normalize_again=20"], "it needs trainer.normalize_losses=1"),
         (["model.encoder=resnet18", "model.image_size=[1,1]"], "model.image_size: encoder 'resnet18' has no option"),
     ],
 )
@@ -487,6 +508,7 @@ def test_a_sweep_over_names_of_all_balancers_and_over_tasks(monkeypatch: pytest.
         (None, int | None, None),
         ({"a": 1}, Mapping[str, float] | None, {"a": 1.0}),
         ("x", Literal["x", "y"], "x"),
+        (0, Annotated[float, Bound(0, 1, open_high=True)], 0.0),
         ("file", bool | str | Path, "file"),
         (object, Parameter | None, object),  # what only the constructor can judge
         ("x", "an unresolved annotation", "x"),
@@ -515,8 +537,30 @@ def test_a_value_takes_its_annotations_form(value: Any, annotation: Any, result:
         (None, int),
         (float("inf"), Annotated[float, Bound(0)]),
         (0, Annotated[float, Bound(0, open=True)]),
+        (1, Annotated[float, Bound(0, 1, open_high=True)]),
     ],
 )
 def test_a_misfit_is_refused(value: Any, annotation: Any):
     with pytest.raises(MisfitError):
         convert(value, annotation)
+
+
+def test_a_dataclass_may_refuse_values_and_the_message_gets_their_key_and_source():
+    @dataclass
+    class Limits:
+        low: float = 0.0
+        high: float = 1.0
+
+        def __post_init__(self) -> None:
+            if self.low == self.high:
+                raise OptionError("high", "it is low, too", "Set it higher.")
+            if self.low > self.high:
+                raise ValueError("low is above high.")
+
+    source = Source("mine.yaml", {"range.high": "a word"})
+    with pytest.raises(ValueError, match=r"^range: low is above high \(in mine.yaml\)\.$"):
+        to_dataclass(Limits, {"low": 2}, "range", source)
+    with pytest.raises(ValueError, match=r"^range\.high: it is low, too \(in a word\)\. Set it higher\.$"):
+        to_dataclass(Limits, {"low": 1}, "range", source)
+    with pytest.raises(ValueError, match=r"^high: it is low, too\. Set it higher\.$"):
+        to_dataclass(Limits, {"low": 1}, "", Source(""))

@@ -1,4 +1,4 @@
-"""Progress: plain lines where there is no terminal, a live display where there is one."""
+"""Progress: plain lines without a terminal, and a live display on a terminal."""
 
 import io
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from mtlkit.run.console import Console
 
 
 def show(records: list[dict[str, Any]], terminal: bool = False, total: int = 20, step: int = 0) -> str:
-    """All that the console prints for a run of these records."""
+    """Returns all that the console prints for a run with these records."""
     file = io.StringIO()
     console = Console(RichConsole(file=file, force_terminal=terminal, force_interactive=terminal, width=100))
     console.start(total, step)

@@ -42,7 +42,7 @@ def test_losses_in_the_first_evaluation(toys):
 
 
 class Weights(GramBalancer):
-    """Gives what it is told to."""
+    """Returns a given value."""
 
     def weights(self, gram):
         return self.give(gram)
@@ -170,7 +170,7 @@ def test_helpers_with_other_names_are_free():
         ("combine", lambda step: step.gram, r"reads `step\.gram` without declaring the need\. Write needs = .*'gram'"),
         ("combine", lambda step: step.norms, r"reads `step\.gram` without"),
         ("combine", lambda step: step.cross_gram, r"reads `step\.cross_gram` without .*'second_batch'"),
-        ("combine", lambda step: step.jacobian, r"reads `step\.jacobian`.* space 'parameters' only.*in 'features'"),
+        ("combine", lambda step: step.jacobian, r"reads `step\.jacobian`.* only in .*'parameters'.*in 'features'"),
         ("after_model", lambda step: step.losses_after, r"reads `step\.losses_after` without .*'second_forward'"),
         ("objective", lambda step: step.indicators, r"reads `step\.indicators` without .*'indicators'"),
     ],
@@ -181,19 +181,26 @@ def test_what_was_not_declared_is_not_there(toys, hook, read, message):
         toys.make_engine(cls(toys.TASK_NAMES)).train_step(toys.make_batch())
 
 
+def test_halves_are_compared_over_parameters_only(toys):
+    needs = frozenset({"second_batch"})
+    cls = type("Reader", (Balancer,), {"needs": needs, "combine": lambda self, step: step.cross_gram})
+    with pytest.raises(ValueError, match=r"Reader reads `step\.cross_gram`.* only in .*'parameters'.*in 'features'"):
+        toys.make_engine(cls(toys.TASK_NAMES)).train_step(toys.make_batch())
+
+
 @pytest.mark.parametrize(
-    ("hook", "read", "where"),
+    ("hook", "name", "where"),
     [
-        ("objective", lambda step: step.gram, "combine"),
-        ("objective", lambda step: step.local_gradients, "combine"),
-        ("objective", lambda step: step.losses_after, "after_model"),
-        ("after_step", lambda step: step.local_features, "combine"),
+        ("objective", "gram", "combine"),
+        ("objective", "local_gradients", "combine"),
+        ("objective", "losses_after", "after_model"),
+        ("after_step", "local_features", "combine"),
     ],
 )
-def test_what_is_read_at_the_wrong_time(toys, hook, read, where):
+def test_what_is_read_at_the_wrong_time(toys, hook, name, where):
     needs = frozenset({"gram", "second_forward"})
-    cls = type("Reader", (Balancer,), {"needs": needs, hook: lambda self, step: read(step)})
-    with pytest.raises(ValueError, match=f"is not known here. Read it in `{where}`"):
+    cls = type("Reader", (Balancer,), {"needs": needs, hook: lambda self, step: getattr(step, name)})
+    with pytest.raises(ValueError, match=f"{name}.* is not known here. Read it in `{where}`"):
         toys.make_engine(cls(toys.TASK_NAMES)).train_step(toys.make_batch())
 
 
@@ -205,7 +212,7 @@ def test_decoders_and_tasks_say_what_they_are(toys, monkeypatch):
 
 
 class NotANumber(Balancer):
-    """Gives weights that are not numbers."""
+    """Returns weights that are NaN."""
 
     def combine(self, step):
         return step.losses.new_full((len(step.tasks),), float("nan"))
@@ -250,7 +257,7 @@ class Learned(GramBalancer):
 
 @pytest.mark.parametrize("lr", [0.5, 0.125])
 def test_the_parameters_of_a_gram_method_learn_at_its_rate(toys, lr):
-    """Adam's first step is as long as the learning rate."""
+    """The parameter moves by the learning rate, which is the length of Adam's first step."""
     engine = toys.make_engine(Learned(toys.TASK_NAMES, lr=lr))
     engine.train_step(toys.make_batch())
     # Adam divides by the gradient's size plus 1e-8.

@@ -1,4 +1,4 @@
-"""The walks of CONTRIBUTING.md: their files are written, their commands run, their numbers worked out by hand."""
+"""The walks of CONTRIBUTING.md: tests write their files, run their commands and compare their numbers."""
 
 import doctest
 import importlib
@@ -42,7 +42,7 @@ def load(name: str) -> ModuleType:
 
 
 def run(command: str) -> None:
-    """A line of the page, in this process."""
+    """Runs a line of the page in this process."""
     match shlex.split(command, comments=True):
         case ["mtlkit", *words]:
             assert main(words) == 0, command

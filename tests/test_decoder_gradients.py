@@ -1,4 +1,4 @@
-"""What the decoders get: their own gradients or the balancer's weights times these, by three settings."""
+"""The decoders' gradients: their own, or these times the balancer's weights, for three settings."""
 
 import copy
 from types import SimpleNamespace
@@ -18,7 +18,7 @@ WITHOUT_WEIGHTS = ("graddrop", "moco")
 
 
 def losses_of(engine, batch, network):
-    """The tasks' mean losses by a plain forward pass of a copy of the network."""
+    """Returns the tasks' mean losses, from a plain forward pass of a copy of the network."""
     image, targets = engine.prepare(batch)
     levels = network.encoder(image)
     for name, task in engine.tasks.items():
@@ -30,7 +30,7 @@ def losses_of(engine, batch, network):
 
 
 def own_gradients(engine, batch):
-    """Task -> the gradients of its decoder's parameters by its own loss."""
+    """Returns for each task the gradients of its own loss by its decoder's parameters."""
     network = copy.deepcopy(engine.network)
     losses = dict(zip(engine.tasks, losses_of(engine, batch, network), strict=True))
     return {
@@ -40,7 +40,7 @@ def own_gradients(engine, batch):
 
 
 def train(engine, *batches):
-    """The steps, with the gradients left in place."""
+    """Runs the steps and leaves the gradients in place."""
     engine._update = lambda *_: None
     return [engine.train_step(batch) for batch in batches]
 
@@ -56,7 +56,7 @@ def expect(engine, expected):
 
 
 class LateWeights(GramBalancer):
-    """Knows its weights inside the backward pass only."""
+    """Knows its weights only inside the backward pass."""
 
     decoders = "weighted"
 
@@ -173,11 +173,11 @@ def test_what_a_strangers_method_gives_if_it_says_nothing(base, given):
     assert base.decoders == given
 
 
-def test_a_launcher_that_keeps_gradients_to_itself_is_refused():
+def test_a_launcher_that_does_not_show_gradients_is_refused():
     launcher = SimpleNamespace(distributed_type=SimpleNamespace(value="DEEPSPEED"))
     DecoderGradients("published", BALANCERS.build("uniform", tasks=("a", "b")), launcher)
     DecoderGradients("plain", BALANCERS.build("uncertainty", tasks=("a", "b")), launcher)
-    with pytest.raises(ValueError, match=r"Uncertainty: each decoder gets .* times the weight.*DEEPSPEED keeps"):
+    with pytest.raises(ValueError, match=r"Uncertainty: each decoder gets .* times the weight.*DEEPSPEED does not"):
         DecoderGradients("published", BALANCERS.build("uncertainty", tasks=("a", "b")), launcher)
 
 
@@ -199,3 +199,10 @@ def test_a_launcher_that_keeps_gradients_to_itself_is_refused():
 )
 def test_the_line_of_the_log_says_what_decoders_get(toys, setting, words):
     assert str(toys.make_engine("pcgrad", decoder_gradients=setting).decoder_gradients) == words
+
+
+@pytest.mark.parametrize(("setting", "waits"), [("plain", True), ("weighted", False)])
+def test_plain_gradients_are_summed_once_per_step(toys, setting, waits):
+    """Over processes. Weighted ones must be summed after every micro-batch, which costs as many sums."""
+    engine = toys.make_engine("gradnorm", decoder_gradients=setting, accumulation=2)
+    assert engine.decoder_gradients.held_back(engine.model) == ([engine.model] if waits else [])

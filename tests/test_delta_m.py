@@ -1,4 +1,4 @@
-"""Delta-m against published tables, and its definitions against arithmetic by hand."""
+"""Compares Delta-m with published tables, and its definitions with arithmetic by hand."""
 
 from pathlib import Path
 
@@ -130,9 +130,9 @@ def test_the_seeds_are_matched() -> None:
             "baseline has no figure 'a/error'. Did you mean",
         ),
         (lambda: DeltaM(TWO)(METHOD, {1: OWN[1] | {"b/f1": 0.0}, 2: OWN[2]}), "the baseline's 'b/f1' is 0"),
-        (lambda: DeltaM(TWO, "task"), "The definition of delta-m has no average 'task'. Did you mean 'tasks'"),
-        (lambda: DeltaM(TWO, better="lower"), "has no better 'lower'. Known: negative, positive"),
-        (lambda: DeltaM(TWO, seeds="ratio"), "has no seeds 'ratio'. Did you mean 'ratios'"),
+        (lambda: DeltaM(TWO, "task"), "The option 'average' of delta-m cannot be 'task'. Did you mean 'tasks'"),
+        (lambda: DeltaM(TWO, better="lower"), "'better' of delta-m cannot be 'lower'. Known: negative, positive"),
+        (lambda: DeltaM(TWO, seeds="ratio"), "'seeds' of delta-m cannot be 'ratio'. Did you mean 'ratios'"),
         (lambda: DeltaM(TWO, without=["c"]), "there is no task 'c'"),
         (lambda: DeltaM(TWO, without=["a", "b"]), "no task is left"),
     ],

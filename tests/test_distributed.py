@@ -1,4 +1,4 @@
-"""Two processes give what one gives on the joined batches."""
+"""Two processes give the same results as one process on the joined batches."""
 
 import json
 import os
@@ -73,7 +73,7 @@ SETS = """
 
 @pytest.mark.parametrize("several", [False, True], ids=["one_set", "two_sets"])
 def test_a_whole_run_on_two_processes_is_that_on_one(tmp_path, several):
-    """From the command line to the log: rendering, loading, augmentation, training, evaluation and checkpoints."""
+    """The whole way is equal: rendering, loading, augmentation, training, evaluation, checkpoints and log."""
     experiment = tmp_path / "experiment.yaml"
     one = f"name: scenes\nroot: {tmp_path / 'cache'}\ntrain_size: 12\nval_size: 5\n"
     sets = f"concat: {SETS}mixing: uniform\n".replace("ROOT", str(tmp_path / "cache"))
@@ -114,7 +114,7 @@ def test_a_whole_run_on_two_processes_is_that_on_one(tmp_path, several):
 
 
 def test_cases_are_what_they_say(results):
-    """The comparison would be empty if nothing were absent, or no weight differed from 1."""
+    """Some tasks are absent and some weights differ from 1, so the comparison is not empty."""
     one = results[0]
     tasks = [set(found) for found in one["uniform", "missing_everywhere", "fp64"]["losses"]]
     assert tasks[0] == tasks[4] == {"segmentation", "attributes"}
@@ -126,7 +126,7 @@ def test_cases_are_what_they_say(results):
 
 
 def test_buffers_become_their_mean_and_equal_ones_stay_as_they_are():
-    """Three processes: three times a number, divided by three, is one number in six another one."""
+    """Three processes keep equal numbers, although 3 x / 3 differs from x for one number in six."""
     code = (
         "import torch; from torch import nn; from mtlkit import distributed\n"
         "distributed.start()\n"

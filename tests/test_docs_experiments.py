@@ -1,4 +1,4 @@
-"""The page docs/experiments.md: its files are written, its commands run, its forms compared."""
+"""The page docs/experiments.md: tests write its files, run its commands and compare its forms."""
 
 import shlex
 from dataclasses import replace

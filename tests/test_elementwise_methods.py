@@ -1,4 +1,4 @@
-"""Methods that need more than the Gram matrix, each against its formulas worked out by plain autograd."""
+"""Compares methods that need more than the Gram matrix with their formulas, computed by plain autograd."""
 
 import copy
 import math
@@ -21,7 +21,7 @@ WEIGHING = ("moco", "modo", "sdmgrad")  # weights on the simplex
 
 
 def textbook(engine, batch, rows=slice(None)):
-    """Of some rows of a batch: features, what decoders see of them, and each loss (by the whole batch's count)."""
+    """Returns features, decoder inputs and losses (by the whole batch's count) for some rows of a batch."""
     image, targets = engine.prepare(batch)
     network = copy.deepcopy(engine.network)
     levels = network.encoder(image[rows])
@@ -36,7 +36,7 @@ def textbook(engine, batch, rows=slice(None)):
 
 
 def jacobian(engine, batch, rows=slice(None)):
-    """(K, P) by one backward pass per task, and the losses (K,)."""
+    """Returns the gradients (K, P), by one backward pass per task, and the losses (K,)."""
     network, _, _, losses = textbook(engine, batch, rows)
     found = [gradients(loss, network.encoder.parameters()) for loss in losses]
     return torch.stack([torch.cat([g.flatten() for g in row]) for row in found]), torch.stack(losses).detach()
@@ -49,7 +49,7 @@ def gradients(value, inputs, **options):
 
 
 def step_of(engine, batch):
-    """One step, and the gradients (network's and balancer's) that it had before anything moved."""
+    """Runs one step. Returns the gradients of network and balancer from before anything moved."""
     seen, update = {}, engine._update
 
     def look(*given):
@@ -69,7 +69,7 @@ def encoder_gradient(seen):
 
 
 def nearest_on_simplex(point):
-    """The projection by bisection of the amount that is taken from every entry."""
+    """Returns the projection, by bisection of the amount that is subtracted from every entry."""
     low, high = point.min() - 1, point.max()
     for _ in range(200):
         middle = (low + high) / 2
@@ -78,7 +78,7 @@ def nearest_on_simplex(point):
 
 
 def given_step(balancer, losses, **rows):
-    """A step of all tasks in which these are the losses and the task gradients, under the name of what gives them."""
+    """Returns a step of all tasks with these losses and these task gradients, under the name of their property."""
     step = Step(balancer)
     step.tasks, step.losses = balancer.tasks, torch.tensor(losses, dtype=torch.float64)
     step.gradients = SimpleNamespace(**{name: lambda value=value: value for name, value in rows.items()})
@@ -287,7 +287,7 @@ def test_excess_mtl_raises_the_weight_of_the_task_that_does_not_improve():
 
 
 def test_excess_mtl_by_hand_with_a_task_that_has_no_gradient_yet():
-    """a's risk is 3^2 / 3 = 3, which is 1.5 times its first; b still waits for a gradient, and counts as 1."""
+    """a's risk is 3^2 / 3 = 3, which is 1.5 times its first risk. b has no gradient yet and counts as 1."""
     balancer = BALANCERS.build("excess_mtl", tasks=("a", "b"), eta=1.0).double()
     balancer.setup({}, EncoderInfo(channels=(1,), strides=(1,), parameters=2))
     balancer.warmed_up["a"].fill_(1)
@@ -343,7 +343,7 @@ def test_an_absent_task_keeps_its_state(toys, name):
 
 @pytest.mark.parametrize("name", ["graddrop", "sdmgrad", "modo", *TRACKING])
 def test_the_scale_of_all_losses_changes_no_decision(toys, name):
-    """Two steps of a model that stands still, with losses 1e8 times smaller."""
+    """Runs two steps of a model that does not move, with losses that are 1e8 times smaller."""
     found = []
     for factor in (1.0, 1e-8):
         engine = toys.make_engine(name)
@@ -454,7 +454,7 @@ def test_sdmgrad_with_a_large_lambda_follows_the_mean_gradient(toys):
 
 
 def cross_entropy_of(engine, levels, losses, level):
-    """The discriminator's mean cross-entropy, sample by sample and position by position."""
+    """Returns the discriminator's mean cross-entropy, computed sample by sample and position by position."""
     balancer, values = engine.balancer, []
     outputs = torch.stack([balancer.output[task] for task in engine.tasks])
     biases = torch.stack([balancer.output_bias[task] for task in engine.tasks])
@@ -521,7 +521,7 @@ def test_adversarial_tells_only_the_present_tasks_apart(toys):
 
 
 def test_adversarial_by_hand_with_few_vectors_and_none():
-    """The discriminator says 3/4 for a, whatever it sees. b has no gradient, so there is one vector: a's."""
+    """The discriminator always gives 3/4 for a. b has no gradient, so there is only a's vector."""
     balancer = BALANCERS.build("adversarial", tasks=("a", "b"), hidden=4)
     balancer.setup({}, EncoderInfo(channels=(3,), strides=(0,)))
     for task, bias in (("a", math.log(3.0)), ("b", 0.0)):

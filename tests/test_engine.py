@@ -41,7 +41,7 @@ def break_gradient(module):
 
 
 class Memory(Observer):
-    """Keeps what it is told."""
+    """Keeps all that the engine tells it."""
 
     def __init__(self):
         self.steps, self.evaluations = [], []
@@ -75,7 +75,7 @@ def test_accumulation_is_the_mean_of_the_micro_batches(toys):
 
 @pytest.mark.parametrize("name", ["uniform", "uncertainty", "gradnorm", "rotograd", "cosreg"])
 def test_a_task_without_labels_stands_still(toys, name):
-    """Not even momentum and weight decay move its decoder or its state in the balancer."""
+    """Nothing moves its decoder or its state in the balancer, not even momentum or weight decay."""
     engine = toys.make_engine(name, optimizer="adamw", weight_decay=0.1)
     for i in range(3):
         engine.train_step(toys.make_batch(i))
@@ -91,7 +91,7 @@ def test_a_task_without_labels_stands_still(toys, name):
 
 
 class NamedLikeATask(Balancer):
-    """Keeps states that are called as tasks may be."""
+    """Keeps states whose names could also be names of tasks."""
 
     def __init__(self, tasks):
         super().__init__(tasks)
@@ -254,7 +254,7 @@ def test_warm_up_is_linear():
 
 
 def fit(engine, losses, batches=None):
-    """Runs `fit` with made-up validation losses of one task; returns what was seen and saved."""
+    """Runs `fit` with given validation losses of one task. Returns what it saw and saved."""
     memory, saved, values = Memory(), [], iter(losses)
     engine.observer = memory
     toys_batches = batches or iter(lambda: engine.batch, None)
@@ -358,7 +358,7 @@ def test_bf16_trains_and_keeps_weights_in_float32(toys, name):
 
 @pytest.mark.parametrize("clip", [{}, {"clip_norm": 1e-2}, {"clip_encoder": 1e-2}], ids=str)
 def test_a_loss_scaler_changes_nothing_but_skips_overflows(toys, clip):
-    """The scaler of fp16, run on the CPU in float32: same numbers as without, and a skipped step moves nothing."""
+    """The fp16 scaler, on the CPU in float32, does not change the numbers, and a skipped step moves nothing."""
     plain, scaled = (toys.make_engine("rotograd", precision="fp32", **clip) for _ in range(2))
     scaler = scaled.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=2)
     scaled.optimizer = AcceleratedOptimizer(scaled.optimizer.optimizer, device_placement=False, scaler=scaler)

@@ -105,7 +105,7 @@ def test_two_steps_and_two_after_resume_equal_four(compose, balancer):
 
 
 def test_a_killed_run_resumes_to_the_same_end(compose, cache, tmp_path, finished):
-    """Killed hard between two checkpoints: what was logged after the last one is done again, and nothing is lost."""
+    """After a kill between two checkpoints, the steps since the last one are done again, and nothing is lost."""
     code = (
         "import os, sys; from mtlkit.engine import engine; from mtlkit.cli.main import main\n"
         "step = engine.Engine.train_step\n"
@@ -225,7 +225,7 @@ def test_predict_writes_arrays_and_pictures_at_the_images_size(finished, tmp_pat
 
 
 def test_predict_sees_pictures_as_training_does(finished, tmp_path, monkeypatch):
-    """16 bits of grey, and a photo that is stored on its side: the pixels that reach the model."""
+    """The model gets the right pixels of a grey picture of 16 bits and of a photo that is stored on its side."""
     from mtlkit.engine.model import MultiTaskModel
 
     seen, original = [], MultiTaskModel.forward

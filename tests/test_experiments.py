@@ -72,6 +72,7 @@ WHERE: dict[str, Callable[[Path], Words]] = {
     "nyuv2_cosreg": lambda root: [*official_rooms(root), "data.target_size=[16,16]"],
     "nyuv2_libmtl": lambda root: [*mtan_rooms(root), "data.size=[64,32]", "data.batch_size=2"],
     "nyuv2_mtan": lambda root: [*mtan_rooms(root), "data.size=[64,32]"],
+    "nyuv2_rotograd": lambda root: [*mtan_rooms(root), "data.size=[64,32]"],
     "scenes": rendered,
     "sunrgbd": sensors,
 }
@@ -81,6 +82,7 @@ SMALLER = {
     "nyuv2_libmtl": ["model.encoder=resnet18", "model.output_stride=16"],
     "chestxray14": ["model.encoder=test_resnet"],
     "nyuv2_mtan": ["model.channels=[8,8,8,8,8]"],
+    "nyuv2_rotograd": ["model.channels=[8,8,8,8,8]", "balancer.dim=64"],
     "cityscapes": ["model.channels=[8,8,8,8,8]"],
     "celeba_rotograd": ["balancer.dim=16"],
 }

@@ -1,4 +1,4 @@
-"""`mtlkit explain` and the page's sections on the gradients: the numbers against the gradients themselves."""
+"""`mtlkit explain` and the report's sections on gradients: their numbers are compared with the gradients."""
 
 import json
 from collections.abc import Callable
@@ -39,7 +39,7 @@ def cosine(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def record(step: int, gradients: dict[str, np.ndarray], **further: Any) -> dict[str, Any]:
-    """A training record of these tasks' gradients, as `Step.scalars` would make it."""
+    """Returns a training record of these task gradients, as `scalars_of` would make it."""
     found: dict[str, Any] = {"step": step, "split": "train"} | {f"loss/{task}": 1.0 for task in gradients}
     found |= {f"grad_norm/{task}": float(np.linalg.norm(g)) for task, g in gradients.items()}
     for (a, g), (b, h) in combinations(gradients.items(), 2):
@@ -48,7 +48,7 @@ def record(step: int, gradients: dict[str, np.ndarray], **further: Any) -> dict[
 
 
 def run_of(gradients: list[dict[str, np.ndarray]], weights: list[dict[str, float]]) -> list[dict[str, Any]]:
-    """The records of steps with these gradients and weights."""
+    """Returns the records of steps with these gradients and weights."""
     pairs_of = zip(gradients, weights, strict=True)
     return [record(i, g, **{f"weight/{task}": value for task, value in w.items()}) for i, (g, w) in enumerate(pairs_of)]
 
@@ -134,7 +134,7 @@ class Weighted(Balancer):
 
 
 class Elementwise(Balancer):
-    """The same without saying so."""
+    """Does the same, but does not declare it."""
 
     needs = frozenset({"gram"})
 

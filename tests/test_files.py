@@ -1,4 +1,4 @@
-"""Reading files: what is damaged or not what its name says is named."""
+"""Reading files: an error names a file that is damaged or not what its name says."""
 
 import contextlib
 import os

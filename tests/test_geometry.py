@@ -11,7 +11,7 @@ SHAPE = (30, 44)
 
 
 def rays(shape: tuple[int, int] = SHAPE, camera=CAMERA) -> np.ndarray:
-    """(H, W, 3) with z = 1."""
+    """Returns rays (H, W, 3) with z = 1."""
     y, x = np.mgrid[: shape[0], : shape[1]] + 0.5
     u = (x / shape[1] - camera[2]) / camera[0]
     v = (y / shape[0] - camera[3]) / camera[1]
@@ -19,7 +19,7 @@ def rays(shape: tuple[int, int] = SHAPE, camera=CAMERA) -> np.ndarray:
 
 
 def plane(normal, distance: float = 2.0, shape: tuple[int, int] = SHAPE, camera=CAMERA) -> np.ndarray:
-    """Depth of the plane normal . point = -distance, 0 where a ray does not meet it."""
+    """Returns the depth of the plane normal . point = -distance, and 0 where a ray does not meet it."""
     facing = -rays(shape, camera) @ np.asarray(normal, float)
     return np.where(facing > 0.05, distance / np.where(facing > 0.05, facing, 1), 0)
 
@@ -29,7 +29,7 @@ def unit(vector) -> np.ndarray:
 
 
 def grown(mask: np.ndarray, reach: int) -> np.ndarray:
-    """Every pixel whose square window meets the mask or the border."""
+    """Returns every pixel whose square window meets the mask or the border."""
     padded = np.pad(mask, reach, constant_values=True)
     shifts = range(2 * reach + 1)
     height, width = mask.shape

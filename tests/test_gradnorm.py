@@ -1,4 +1,4 @@
-"""GradNorm's weights by hand-worked numbers: its exponent, first losses of 0, negative losses, its rate."""
+"""Compares GradNorm's weights with numbers worked out by hand: exponent, first losses of 0, negative losses, rate."""
 
 import itertools
 from types import SimpleNamespace
@@ -11,7 +11,7 @@ from mtlkit.step import Step
 
 
 def gradients(balancer, norms, losses):
-    """The gradients of the weights in a step with these lengths and losses; None where there is none."""
+    """Returns the gradients of the weights in a step with these lengths and losses; None where there is none."""
     balancer.zero_grad()
     step = Step(balancer)
     step.tasks, step.losses = balancer.tasks, torch.tensor(losses, dtype=torch.float64)
@@ -66,7 +66,7 @@ def test_a_negative_loss_is_refused_by_name(toys, name):
 
 
 def test_the_rate_is_lr_and_decays(toys):
-    """Adam's steps are lr times a sign while a gradient stays what it was: 0.1, then 0.05."""
+    """While a gradient does not change, Adam's steps are lr times a sign: 0.1, then 0.05."""
     engine = toys.make_engine("gradnorm", options={"lr": 0.1, "lr_decay": 0.5}, lr=1e-12)
     balancer, seen = engine.balancer, [torch.ones(3, dtype=torch.float64)]
     # Without the scaling after a step, which would hide the lengths of the moves.

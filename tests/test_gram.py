@@ -18,7 +18,7 @@ METHODS = [(name, options) for name in NAMES for options in OPTIONS.get(name, [{
 
 
 def stationary(k=20, d=10, of=20, seed=0):
-    """(k, d) gradients, dependent where k > d, of which the first `of` have a positive combination that is zero."""
+    """Returns (k, d) gradients, dependent if k > d. A positive combination of the first `of` is zero."""
     g = torch.Generator().manual_seed(seed)
     rows = torch.randn(k, d, generator=g, dtype=torch.float64)
     of = min(of, k)
@@ -30,7 +30,7 @@ def stationary(k=20, d=10, of=20, seed=0):
 
 
 def ring(k):
-    """Gradients at 120 degrees to their two neighbours: no number tells one from another."""
+    """Returns gradients at 120 degrees to their two neighbours. No number distinguishes them."""
     i = torch.arange(k)
     gram = torch.eye(k, dtype=torch.float64)
     gram[i, (i + 1) % k] = gram[(i + 1) % k, i] = -0.5

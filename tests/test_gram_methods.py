@@ -1,4 +1,4 @@
-"""PCGrad, GradVac, IMTL-G, ConFIG and gradient similarity against their definitions, worked out on gradient vectors."""
+"""Compares PCGrad, GradVac, IMTL-G, ConFIG and gradient similarity with their definitions on gradient vectors."""
 
 import itertools
 from types import SimpleNamespace
@@ -26,7 +26,7 @@ def test_options_keep_the_promises(name, options):
 
 
 def gradients(k, *, seed=0, d=12):
-    """(k, d) gradients of unequal lengths with a common part, so that some pairs agree and others conflict."""
+    """Returns (k, d) gradients of unequal lengths with a common part: some pairs agree and others conflict."""
     g = torch.Generator().manual_seed(seed)
     rows = torch.randn(k, d, generator=g, dtype=torch.float64) + 0.5 * torch.randn(d, generator=g, dtype=torch.float64)
     return rows * 10 ** torch.randn(k, 1, generator=g, dtype=torch.float64)
@@ -93,7 +93,7 @@ def test_a_gram_matrix_of_other_tasks_is_refused(name):
 
 
 def operated(rows, i, order, targets=None):
-    """The gradient g'_i after meeting the others in this order, on vectors; with `targets` as GradVac does."""
+    """Returns the gradient g'_i after it has met the others in this order, on vectors; with `targets` as in GradVac."""
     mine = rows[i].clone()
     for j in order:
         if targets is None:
@@ -107,7 +107,7 @@ def operated(rows, i, order, targets=None):
 
 
 def all_results(rows, targets=None):
-    """The sums of the g'_i under every combination of orders."""
+    """Returns the sums of the g'_i for every combination of orders."""
     k = len(rows)
     per_task = [
         [operated(rows, i, order, targets) for order in itertools.permutations(set(range(k)) - {i})] for i in range(k)
@@ -172,7 +172,7 @@ def test_gradvac_knows_its_targets_by_the_tasks_names():
 
 
 def met(rows, number=0):
-    """The cosines that GradVac, with targets of 0, meets in a step with these gradients (k, d)."""
+    """Returns the cosines that GradVac, with targets of 0, measures in a step with these gradients (k, d)."""
     balancer, kept = build("gradvac", len(rows)), []
     step = SimpleNamespace(gram=rows @ rows.T, tasks=balancer.tasks, number=number)
     step.keep = lambda state, values: kept.append((state, values))
@@ -191,7 +191,7 @@ def test_gradvac_takes_a_cosine_that_rounding_put_beyond_one_for_one(sign):
 
 
 def test_gradvac_finds_no_cosine_with_zero_and_of_what_was_cancelled():
-    """a and b cancel each other but for one part in 10^7, which is below 10^-6."""
+    """a and b cancel each other, except for one part in 10^7, which is below 10^-6."""
     rows = torch.tensor([[100.0, 0.0], [-1.0, 1e-7], [0.0, 0.0]], dtype=torch.float64)
     found = met(rows)
     assert [found[0, 1].item(), found[1, 0].item()] == pytest.approx([-1, -1])
@@ -263,7 +263,7 @@ def test_imtl_g_with_dependent_gradients_is_equal_in_least_squares():
 
 
 def test_imtl_g_takes_two_gradients_for_one_that_hardly_differ():
-    """Told apart by their angle of 1e-7, the two would get weights of 1e7 and -1e7."""
+    """If their angle of 1e-7 counted, the two would get weights of 1e7 and -1e7."""
     rows = torch.tensor([[1.0, 0.0, 0.0], [1.0, 1e-7, 0.0], [0.0, 0.5**0.5, 0.5**0.5]], dtype=torch.float64)
     # As one, they are orthogonal to the third: two equal shares of 1/2.
     expected = torch.tensor([0.25, 0.25, 0.5], dtype=torch.float64)
@@ -294,7 +294,7 @@ def test_config_stands_still_between_opposed_gradients():
 def test_config_takes_gradients_that_rounding_hardly_tells_apart_for_one():
     """By hand: x is 1/2, 1/2 and 1, |d|^2 is 2, and so the three lengths of 1 give weights of 3/2 x.
 
-    The eigenvalue of what tells the first two apart is 5e-15, which an inverse would turn into weights of 1e7.
+    The first two differ only by an eigenvalue of 5e-15. Its inverse would give weights of 1e7.
     """
     rows = torch.tensor([[1.0, 0.0, 0.0], [1.0, 1e-7, 0.0], [0.0, 0.6, 0.8]], dtype=torch.float64)
     weights = build("config", 3).weights(rows @ rows.T)
@@ -324,7 +324,7 @@ def test_auxiliary_gradients_count_where_they_agree_with_the_main_one():
 
 
 def test_no_weight_of_a_parallel_gradient_is_above_one():
-    """Their cosine is 1, but for a rounding that may put it above."""
+    """Their cosine is 1, and rounding may make it larger than 1."""
     for seed in range(50):
         rows = torch.outer(torch.tensor([1.0, 0.3, 7.0], dtype=torch.float64), gradients(1, seed=seed)[0])
         weights = build("gradient_similarity", 3, weighted=True).weights(rows @ rows.T)

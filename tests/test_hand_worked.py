@@ -1,4 +1,8 @@
-"""Numbers worked out by hand, for what comparisons with a formula leave open, and faults that once passed unseen."""
+"""Numbers worked out by hand, for cases that no formula covers, and for faults that tests once missed."""
+
+import math
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,7 +12,10 @@ from mtlkit.balancer import Balancer
 from mtlkit.engine import losses
 from mtlkit.engine.losses import FirstLosses, loss_of
 from mtlkit.run import checkpoint
-from mtlkit.state import per_task
+from mtlkit.state import Kept, per_task
+
+sys.path.insert(0, str(Path(__file__).parent))
+from tolerances import ROUNDING
 
 
 def float64(*values):
@@ -38,10 +45,13 @@ def test_what_losses_are_divided_by():
     assert [first.scale("a", loss, number) for number, loss in enumerate((2.0, 4.0, 9.0))] == [2, 3, 3]
     assert first.scale("late", 7.0, number=5) == 7
     assert first.scale("zero", 0.0, number=5) == 1  # there is no share of nothing
+    again = FirstLosses(steps=2, again=5)
+    losses = enumerate((2.0, 4.0, 9.0, 9.0, 9.0, 1.0, 2.0, 9.0))
+    assert [again.scale("a", loss, number) for number, loss in losses] == [2, 3, 3, 3, 3, 1, 1.5, 1.5]
 
 
 class Counting(Balancer):
-    """Keeps a number that grows by 3, and learns one whose gradient is 5, in every micro-batch."""
+    """Keeps a number that grows by 3, and learns a number whose gradient is 5, in every micro-batch."""
 
     def __init__(self, tasks):
         super().__init__(tasks, lr=0.0)
@@ -164,7 +174,7 @@ def test_the_gradients_at_the_features_are_the_same_in_the_space_of_the_paramete
 
 
 class Gives(Balancer):
-    """Plain summing, but it works the sum out itself."""
+    """Plain summing that computes the sum itself."""
 
     def combine(self, step):
         return [sum(g for g in level if g is not None) for level in zip(*step.local_gradients, strict=True)]
@@ -193,3 +203,19 @@ def test_a_loss_has_the_same_value_on_every_process(share: float, monkeypatch: p
     means.means[0].backward()
     assert mine.grad is not None
     assert mine.grad.item() == 1.0  # DDP divides by the 3 processes, so that the sum of shares over 3 labels remains
+
+
+def test_one_label_in_the_world_is_enough_for_an_indicator() -> None:
+    pair = (torch.tensor(2.0, requires_grad=True), torch.tensor(1.0))
+    means = losses.LossMeans({"a": pair, "b": pair}, {}, FirstLosses(), number=7)
+    right = (torch.tensor(1.0), torch.tensor(1.0))
+    assert means.indicators({"a": right, "b": None}) == [1.0, pytest.approx(math.exp(-2.0), rel=ROUNDING)]
+    assert means.after({"a": (torch.tensor(6.0), torch.tensor(2.0)), "b": pair}) == [3.0, 2.0]
+    with pytest.raises(losses.NonFiniteError, match="task 'b' is no longer finite on the batch of step 7"):
+        means.after({"a": pair, "b": (torch.tensor(torch.inf), torch.tensor(1.0))})
+
+
+def test_a_kept_average_has_all_digits_of_float64() -> None:
+    average = Kept(("a",), axes=1, start=math.nan)
+    average.settle([(("a",), float64(1 / 3)), (("a",), float64(1 / 3))])
+    assert average.of(("a",)).item() == 1 / 3

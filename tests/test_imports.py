@@ -1,8 +1,8 @@
-"""A command imports no more than it needs, so that help, lists and refusals of a word come at once.
+"""A command imports only what it needs, so that help, lists and errors about words come at once.
 
-A fresh interpreter for each case would take many seconds. So one is started, and every case runs in a process forked
-from it: those that must do without torch first, the others after it has imported torch and nothing else. No time is
-asserted.
+A fresh interpreter for each case would take many seconds. So one interpreter is started, and every case runs in a
+process that is forked from it. The cases that must work without torch come first. The others run after it has imported
+torch and nothing else. No test asserts a time.
 """
 
 import json
@@ -88,7 +88,7 @@ for function, words, base in cases:
 
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory):
-    """What every case answered: those of `COMMANDS` by their words, and `attributes`."""
+    """The answers of all cases: those of `COMMANDS` by their words, and `attributes`."""
     names = [name for name in mtlkit.__all__ if name != "Experiment"]  # which imports all that training needs
     cases = [
         ("attributes", names, ""),

@@ -1,4 +1,4 @@
-"""Kinds of target in runs: ranges and units that are told, samples that are named, and a stranger's kind."""
+"""Kinds of target in runs: messages have ranges and units and name samples, and a foreign kind works."""
 
 import json
 import re
@@ -30,7 +30,7 @@ task: {depth: {type: depth}, flags: {type: multilabel, decoder: linear}}
 
 
 class One(Dataset):
-    """Random pictures, of which `mode` spoils some."""
+    """Random pictures. `mode` spoils some of them."""
 
     def __init__(self, root=None, split="train", size=None, limit=None, mode="ok"):
         self.split, self.mode = split, mode
@@ -81,7 +81,7 @@ def info(run: Path) -> dict:
 
 
 def test_millimetres_are_told_wherever_one_looks(experiment: str, tmp_path: Path, capsys) -> None:
-    """Depths are 1 to 2 m, uniformly; of 8 x 1536 of them the median is 1.5 to 0.02 (four standard errors)."""
+    """Depths are uniform from 1 to 2 m. The median of 8 x 1536 of them is 1.5 within 0.02 (four standard errors)."""
     run, told = tmp_path / "run", "depth: the median in train is 1"
     assert main(["train", experiment, "data.mode=mm", f"output_dir={run}"]) == 0
     first, table = capsys.readouterr().out.split("train    1/2")
@@ -144,7 +144,7 @@ def test_a_bad_sample_is_named_and_skipped_by_every_command(
         assert main(["evaluate", str(run)]) == 0
     assert "mtlkit: warning: 1 sample left out" in capsys.readouterr().err
     assert main(["data", "show", *words, skip]) == 0
-    assert f"left out, e.g. {message}" in capsys.readouterr().out
+    assert f"left out, for example {message}" in capsys.readouterr().out
     out = tmp_path / "out"
     assert main(["data", "prepare", *words, skip, "--out", str(out), "--splits", "train"]) == 0
     assert json.loads((out / "manifest.json").read_text())["splits"]["train"]["blocks"][0]["skipped"] == ["train/7.png"]
@@ -198,7 +198,7 @@ def test_a_task_refuses_a_target_that_it_cannot_learn(experiment: str, tmp_path:
 
 
 class Keypoints(Kind):
-    """Places (x, y) of 17 joints in pixels, and whether they are seen."""
+    """The positions (x, y) of 17 joints in pixels, and whether they are visible."""
 
     unit = "px"
 
@@ -207,7 +207,7 @@ class Keypoints(Kind):
 
 
 class Pose(Task):
-    """Joints from 17 maps: the places where they are largest."""
+    """Joints from 17 maps: the positions of their largest values."""
 
     dense = True
     regression = True
@@ -252,7 +252,7 @@ class Error(Pooled):
 
 
 class People(One):
-    """Random pictures with joints; half of them lack these."""
+    """Random pictures, half of them with joints."""
 
     def __init__(self, **options) -> None:
         super().__init__(**options)
@@ -280,7 +280,7 @@ def people(tmp_path: Path, monkeypatch) -> str:
 
 
 def test_a_strangers_kind_must_be_registered(people: str, tmp_path: Path, capsys) -> None:
-    """That it then trains is shown in `test_foreign_kinds.py`."""
+    """The message names the kind; `test_foreign_kinds.py` shows that a registered one trains."""
     assert main(["train", people, f"output_dir={tmp_path / 'run'}", "data.augment=true"]) == 2
     error = capsys.readouterr().err
     assert "The target 'joints' is of the kind 'keypoints', which is not registered." in error
@@ -322,7 +322,7 @@ def test_metrics_carry_their_unit(task: tuple, kind: str, expected: dict, compat
 
 
 def test_every_kind_is_whole() -> None:
-    """Each has a first line, fits what it calls invalid and moves nothing out of its format."""
+    """Each kind has a description, accepts its own invalid value and stays in its format when pixels move."""
     import numpy as np
 
     from mtlkit.target import Motion

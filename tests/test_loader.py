@@ -1,4 +1,4 @@
-"""The loader: the same samples in every step on any number of processes and workers, checked and completed."""
+"""The loader: samples are checked and completed, and each step has the same ones for any number of processes."""
 
 import errno
 import itertools
@@ -36,7 +36,7 @@ FORMATS = {
 
 
 class Toy(Dataset):
-    """Sample i is random in a generator seeded with i; its `number` is i. `change(index, sample)` may spoil it."""
+    """Sample i is random, from the seed i, and its `number` is i. `change(index, sample)` may spoil it."""
 
     camera = (1, 1, 0.5, 0.5)
 
@@ -184,7 +184,7 @@ INF, NAN = float("inf"), float("nan")
     ],
 )
 def test_numbers_out_of_range_are_named_and_can_be_skipped(name: str, value: tuple, message: str) -> None:
-    """Sample 2 is neither the first nor a probe; plain samples, which `data show` takes, are checked as well."""
+    """Sample 2, neither the first nor a probe, is refused; so is the plain sample that `data show` reads."""
 
     def change(index: int, sample: Sample) -> None:
         sample["targets"]["distance"].clamp_(max=2)
@@ -205,7 +205,7 @@ def test_numbers_out_of_range_are_named_and_can_be_skipped(name: str, value: tup
 
 
 def test_unknown_labels_are_in_range() -> None:
-    """What `invalid` gives is legal for every kind, and none of it is valid."""
+    """For every kind, the result of `invalid` has the right format, and no element is valid."""
     targets = TARGETS | {"picture": Target("reconstruction", ("grey",)), "near": Target("disparity")}
     for name, kind in kinds_of(targets).items():
         value = kind.invalid(HEIGHT, WIDTH)
@@ -221,7 +221,7 @@ def test_half_precision_and_eight_bits_are_unit_normals() -> None:
 
 
 class Keypoints(Kind):
-    """Places (x, y, visible) of 17 joints."""
+    """The positions (x, y, visible) of 17 joints."""
 
     unit = "px"
 
@@ -257,7 +257,7 @@ def test_what_is_no_sample_is_refused(sample: object) -> None:
         def __getitem__(self, index: int):
             return sample
 
-    with pytest.raises(ValueError, match=r"Sample 0: a data set gives \{'image': tensor, 'targets': .*, found"):
+    with pytest.raises(ValueError, match=r"Sample 0: a sample must be \{'image': tensor, 'targets': .*, found"):
         Samples(Wrong())
 
 
@@ -394,7 +394,7 @@ def test_a_bad_sample_is_named(workers: int) -> None:
 
 
 def test_a_bad_sample_is_left_out_if_asked() -> None:
-    """It becomes a black image without labels, and its message travels with the batch."""
+    """It becomes a black image without labels, and the batch contains its message."""
     samples = Samples(Toy(4, damage(0, 2)), skip=True)
     assert samples.image_size == (WIDTH, HEIGHT)
     (batch,) = loader.eval_loader(samples, 4)

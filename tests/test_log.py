@@ -1,4 +1,4 @@
-"""The observers' contract and the log: whole lines, valid JSON, exact resumption."""
+"""The contract of observers, and the log: whole lines, valid JSON, exact resumption."""
 
 import errno
 import json
@@ -138,7 +138,7 @@ def test_truncation_of_a_log_that_is_not_there(path):
 def test_a_torn_last_line_is_left_out_with_a_warning(full):
     with full.open("ab") as file:
         file.write(b'{"step": 40, "split": "tr')
-    with pytest.warns(UserWarning, match=r"metrics\.jsonl:6: the last line is torn"):
+    with pytest.warns(UserWarning, match=r"metrics\.jsonl:6: the last line is incomplete"):
         assert read_log(full) == RECORDS
 
 

@@ -1,4 +1,4 @@
-"""Methods that look at losses only, and d-grad: each against its published formula, computed by plain autograd."""
+"""Compares methods that use only losses, and d-grad, with their published formulas, computed by plain autograd."""
 
 import copy
 import math
@@ -35,13 +35,13 @@ def build(name, tasks=("a", "b"), **options):
 
 
 def fake_step(tasks, losses, epoch=0, **more):
-    """What a loss method sees of a step whose losses are given."""
+    """Returns what a loss method sees of a step with given losses."""
     losses = torch.tensor(losses, dtype=torch.float64)
     return SimpleNamespace(tasks=tasks, losses=losses, epoch=epoch, number=0, extras={}, **more)
 
 
 def weights_of(balancer, step):
-    """The derivatives of the objective by the losses."""
+    """Returns the derivatives of the objective by the losses."""
     losses = step.losses
     step.losses = losses.clone().requires_grad_()
     (found,) = torch.autograd.grad(balancer.objective(step), step.losses)
@@ -50,7 +50,7 @@ def weights_of(balancer, step):
 
 
 def plain_forward(engine, batch):
-    """A copy of the network, its outputs and losses (k,), with a graph, without mtlkit's step."""
+    """Returns a copy of the network, and its outputs and losses (k,) with a graph, without mtlkit's step."""
     image, targets = engine.prepare(batch)
     network = copy.deepcopy(engine.network)
     levels, outputs, losses = network.encoder(image), {}, []
@@ -66,13 +66,13 @@ def plain_forward(engine, batch):
 
 
 def some_depths_right(engine):
-    """The engine, with a depth decoder that starts within the data's range."""
+    """Returns the engine with a depth decoder that starts within the range of the data."""
     engine.network.decoders["depth"].coarse.bias.data.fill_(2.0)
     return engine
 
 
 def step_gradients(engine, batch):
-    """The gradients that one step leaves, without moving anything."""
+    """Returns the gradients of one step, which moves nothing."""
     engine._update = lambda *_: None
     step = engine.train_step(batch)
     return step, {name: p.grad for name, p in engine.network.named_parameters()}
@@ -82,7 +82,7 @@ XI, S, BOUND = (0.3, -0.2, 0.5), (0.3, -0.2, 0.1), 0.1
 
 
 def published_objective(name, options, losses, right):
-    """The scalar whose gradient the encoder must get; what the papers hold constant is detached."""
+    """Returns the scalar whose gradient the encoder must get. Values that the papers hold constant are detached."""
     constant = losses.detach()
     if name == "gls":
         return losses.prod() ** (1 / 3)

@@ -1,4 +1,4 @@
-"""A file that is not there, in every data set of many files: refused before work, or skipped and counted."""
+"""Missing files, in every data set with many files: an error before work starts, or they are skipped and counted."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +28,7 @@ SETS: dict[str, tuple[Callable[[Path], object], str, str, dict]] = {
 
 
 def sibling(image: Path, kind: str) -> Path:
-    """The file to remove: the image (SUN RGB-D: the frame's folder), or the same frame's file of another kind."""
+    """Returns the file to remove: the image (SUN RGB-D: the frame's folder), or another file of the same frame."""
     if not kind:
         return image
     return next((image.parents[1] / kind).glob(f"{image.stem}.*"))

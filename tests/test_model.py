@@ -21,7 +21,7 @@ def registered():
 
 
 class Tiny(Encoder):
-    """A stranger's encoder, which knows neither image_size nor pretrained."""
+    """A foreign encoder without the options image_size and pretrained."""
 
     def __init__(self, width=4):
         super().__init__()
@@ -37,7 +37,7 @@ class Tiny(Encoder):
 
 
 class Guiding(Tiny):
-    """Two guides behind the level: one of integers, and one that would let a gradient through."""
+    """Has two guides after the level: one of integers, and one through which a gradient could pass."""
 
     def __init__(self):
         super().__init__()
@@ -124,7 +124,7 @@ def test_guides_pass_by_the_balancer_and_carry_no_gradient():
 
 
 def test_without_share_nothing_but_encoder_and_decoders_runs():
-    """A plain forward in eval mode has the operations of encoder, decoders and resizing, none more."""
+    """A plain forward pass in eval mode has only the operations of encoder, decoders and resizing."""
 
     class Count(torch.utils._python_dispatch.TorchDispatchMode):
         def __init__(self):

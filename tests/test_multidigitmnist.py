@@ -155,8 +155,8 @@ def test_workers_get_the_same_samples_and_numpy_s_own_stream_is_left_alone(root:
     [
         ({"split": "trian"}, "data set 'multidigitmnist' has no split 'trian'. Did you mean 'train'"),
         ({"limit": 0}, "at least 1, got 0"),
-        ({"classes": "partiy"}, "data set 'multidigitmnist' has no classes 'partiy'. Did you mean 'parity'"),
-        ({"per_class": 0}, "per_class, the pictures of a pair, must be at least 1, got 0"),
+        ({"classes": "partiy"}, r"data\.classes: expected one of parity, all, found 'partiy'. Did you mean 'parity'"),
+        ({"per_class": 0}, r"data\.per_class: expected an integer >= 1, found 0"),
         ({"root": None}, r"data\.root is not set"),
     ],
 )

@@ -181,7 +181,7 @@ def test_damaged_files_are_named(root: Path, name: str, data: bytes, message: st
         ({"split": "trian"}, "no split 'trian'. Did you mean 'train'"),
         ({"size": (32, 32)}, r"size \[28, 28\] only, got \[32, 32\]"),
         ({"limit": 0}, "at least 1, got 0"),
-        ({"dataset_seed": -1}, "dataset_seed must not be negative"),
+        ({"dataset_seed": -1}, r"data\.dataset_seed: expected an integer >= 0, found -1"),
     ],
 )
 def test_options_are_checked(root: Path, options: dict, message: str) -> None:

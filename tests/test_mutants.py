@@ -1,4 +1,4 @@
-"""The mutation tester: which faults it makes, and that it tells a noticed one from one that passes."""
+"""The mutation tester: which faults it makes, and that it distinguishes killed mutants from those that survive."""
 
 import importlib
 import json
@@ -91,7 +91,7 @@ def test_a_sample_is_weighed_by_file(mutants):
 
 
 def test_a_fault_that_is_noticed_and_one_that_is_not(tmp_path):
-    """From end to end, over a small project in a folder of its own."""
+    """The whole program works on a small project in its own folder."""
     for folder in ("tools", "tests", "mtlkit", "balancers", "tasks", "configs"):
         (tmp_path / folder).mkdir()
     (tmp_path / "tools/mutants.py").write_text((TOOLS / "mutants.py").read_text())

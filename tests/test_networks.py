@@ -103,7 +103,7 @@ def test_uncommon_strides(decoder, strides):
 
 
 def test_dpt_reads_patches_in_place():
-    """Patches of 14 and of 16 pixels give maps of the same number of pixels a patch."""
+    """For patches of 14 and of 16 pixels, maps have the same number of pixels per patch."""
     for stride in (14, 16):
         network = DECODERS.build("dpt", EncoderInfo((8,) * 4, (stride,) * 4), 1, width=16)
         assert network([torch.rand(2, 8, 4, 6)] * 4).shape == (2, 1, 4 * 8, 6 * 8)
@@ -178,7 +178,7 @@ def test_nothing_behind_the_deepest_level_is_kept():
 
 
 def test_what_timm_cannot_drop_is_frozen():
-    """HRNet computes all resolutions up to its end, whatever is shared."""
+    """HRNet computes all resolutions up to its end, whichever levels are shared."""
     encoder = TimmEncoder("hrnet_w18_small", levels=[0], image_size=(64, 64))
     encode(encoder, (64, 64))[0].sum().backward()
     assert parameters_without_gradient(encoder) == []
@@ -186,7 +186,7 @@ def test_what_timm_cannot_drop_is_frozen():
 
 
 def test_building_leaves_no_trace():
-    """The pass that finds the last layer changes no statistics, no mode and leaves no gradient and no hook."""
+    """The pass that finds the last layer changes no statistics and no mode, and leaves no gradient and no hook."""
     encoder = TimmEncoder("test_resnet", image_size=(64, 64))
     encoder.check_size(96, 96)
     assert all(module.training for module in encoder.modules())
@@ -262,7 +262,7 @@ def test_names_and_options_are_refused():
 
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory):
-    """Weight files of whole timm models, head included, by architecture."""
+    """Weight files of whole timm models, with their heads, by architecture."""
     folder, files = tmp_path_factory.mktemp("weights"), {}
     for name in ("test_resnet", "test_vit", "test_efficientnet", "resnet18", "resnet34"):
         torch.manual_seed(7)
@@ -277,7 +277,7 @@ def weights(tmp_path_factory):
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet"])
 def test_file_is_loaded(weights, name, tmp_path):
-    """The encoder gives what the whole model gives in front of its head; .pth files load as well."""
+    """The encoder gives the same features as the whole model before its head; .pth files also load."""
     torch.manual_seed(0)
     encoder = TimmEncoder(name, pretrained=str(weights[name]), image_size=(64, 64)).eval()
     model = timm.create_model(name).eval()

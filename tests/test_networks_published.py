@@ -33,7 +33,7 @@ def without_gradient(*modules):
 
 @pytest.fixture(scope="module")
 def vgg():
-    """Built once: timm makes the classifier's 120 million numbers before it drops them."""
+    """An encoder that is built once, because timm first makes the classifier's 120 million numbers."""
     torch.manual_seed(0)
     return SegNetVGG16Encoder()
 
@@ -152,7 +152,7 @@ def test_segnet_takes_the_image_as_it_is_and_starts_from_xaviers_weights():
 
 
 def test_mtan_is_its_formula():
-    """One stage after the other, from the paper's equations; in training, where BatchNorm keeps the values large."""
+    """Every stage equals the paper's equations. It is compared in training, where BatchNorm keeps values large."""
     torch.manual_seed(0)
     encoder = SegNetEncoder("all", channels=SLIM)
     decoder = MTANDecoder(encoder.info, 2)
@@ -411,7 +411,7 @@ def test_celeba_cnn():
 
 
 def train(encoder, decoders, balancer="uniform", size=(32, 32), target=(32, 32), steps=2, **options):
-    """Two steps through the engine; the parameters with a matrix or kernel that did not move, and the records."""
+    """Makes two steps with the engine. Returns the matrices and kernels that did not move, and the records."""
     torch.manual_seed(0)
     kinds = {"segmentation": ("segmentation", ("a", "b", "c")), "depth": ("depth", ()), "marks": ("multilabel", ("p",))}
     tasks = {name: TASKS.build(kinds[name][0], name, kinds[name][1], decoder=given) for name, given in decoders.items()}

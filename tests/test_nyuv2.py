@@ -187,7 +187,7 @@ def test_validation_holds_out_whole_scenes(root: Path) -> None:
     assert len(NYUv2(root, holdout=0)) == 6
     with pytest.raises(ValueError, match=r"'val' is empty with data\.holdout=0"):
         NYUv2(root, "val", holdout=0)
-    with pytest.raises(ValueError, match=r"holdout must be a share"):
+    with pytest.raises(ValueError, match=r"data\.holdout: expected a number >= 0 and < 1, found 1"):
         NYUv2(root, "val", holdout=1)
 
 
@@ -362,10 +362,10 @@ def test_options_out_of_range(root: Path) -> None:
     for options, message in (
         ({"split": "valid"}, "has no split 'valid'. Did you mean 'val'"),
         ({"limit": 0}, "at least 1, got 0"),
-        ({"classes": 894}, "must be 13, 14 or 40, got 894"),
-        ({"crop": "center"}, "must be eigen, gupta or null, got 'center'"),
-        ({"depth": "row"}, "must be filled or raw, got 'row'"),
-        ({"convention": "xyy"}, r"data\.convention=xyy must be 'auto' or name the axis"),
+        ({"classes": 894}, r"data\.classes: expected one of 13, 14, 40, found 894"),
+        ({"crop": "center"}, r"data\.crop: expected one of eigen, gupta or null, found 'center'"),
+        ({"depth": "row"}, r"data\.depth: expected one of filled, raw, found 'row'\. Did you mean 'raw'\?"),
+        ({"convention": "xyy"}, r"data\.convention: expected 'auto' or the axis .* found 'xyy'"),
     ):
         with pytest.raises(ValueError, match=message):
             NYUv2(root, **options)

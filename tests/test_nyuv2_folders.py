@@ -220,7 +220,7 @@ def test_only_the_form_that_was_asked_for_is_taken(mtan: Path, astmt: Path) -> N
         )
         with pytest.raises(ValueError, match=message):
             NYUv2(root, form=form)
-    with pytest.raises(ValueError, match=r"data\.form must be official, mtan, astmt or null, got 'libmtl'"):
+    with pytest.raises(ValueError, match=r"data\.form: expected one of official, mtan, astmt or null, found 'libmtl'"):
         NYUv2(mtan, form="libmtl")
 
 

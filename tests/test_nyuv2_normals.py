@@ -197,7 +197,7 @@ def test_all_conventions_are_told_apart() -> None:
         assert second < 0.8
         assert np.array_equal(turn(channels, found), normals)
     for name in ("xy", "xxy", "XYZ", "x--yz", "x-y-", "", "auto"):
-        with pytest.raises(ValueError, match="name the axis that each stored channel holds"):
+        with pytest.raises(ValueError, match="the axis that each stored channel holds"):
             parse(name)
 
 

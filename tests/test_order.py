@@ -64,14 +64,40 @@ def test_starting_later_continues_the_same_run(order: Order, start: int) -> None
 @pytest.mark.parametrize(
     ("batch", "world", "accumulation", "message"),
     [
-        (10, 4, 1, r"data.batch_size=10 .* x trainer.accumulation = 4 x 1 = 4. .* would do: 8 or 12"),
-        (10, 2, 2, r"2 x 2 = 4. .* would do: 8 or 12"),
-        (2, 4, 1, r"would do: 4\."),
+        (10, 4, 1, r"data.batch_size=10 .* x trainer.accumulation = 4 x 1 = 4. .* sizes: 8 or 12"),
+        (10, 2, 2, r"2 x 2 = 4. .* sizes: 8 or 12"),
+        (2, 4, 1, r"sizes: 4\."),
     ],
 )
 def test_batch_sizes_that_do_not_divide(batch: int, world: int, accumulation: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         StepSampler(Shuffled(99, batch, seed=0), world=world, accumulation=accumulation)
+
+
+@pytest.mark.parametrize(("world", "accumulation"), [(1, 1), (2, 1), (1, 2)])
+def test_what_is_left_over_may_become_a_smaller_batch(world: int, accumulation: int) -> None:
+    order = Shuffled(14, 4, seed=3, drop_last=False)
+    assert (order.steps_per_epoch, order.smallest) == (4, 2)
+    samplers = [StepSampler(order, rank, world, accumulation) for rank in range(world)]
+    steps = [
+        [key for part in parts for key in part]
+        for parts in zip(*(take(sampler, 8) for sampler in samplers), strict=True)
+    ]
+    assert [len(step) for step in steps] == [4, 4, 4, 2] * 2
+    for epoch in (0, 1):
+        seen = [key for step in steps[4 * epoch : 4 * epoch + 4] for key in step]
+        assert sorted(seen) == [(epoch, index) for index in range(14)]
+    later = StepSampler(order, 0, world, accumulation, start_step=3)
+    assert take(later, 2) == take(samplers[0], 5)[3:]  # a resume finds the smaller batch
+    assert Shuffled(12, 4, seed=3, drop_last=False).smallest == 4
+
+
+@pytest.mark.parametrize(("world", "accumulation"), [(2, 1), (1, 2)])
+def test_a_last_batch_that_does_not_divide(world: int, accumulation: int) -> None:
+    message = r"the last batch of an epoch has 3 samples, .* = 2 equal parts\. Take data\.drop_last=true"
+    with pytest.raises(ValueError, match=message):
+        StepSampler(Shuffled(11, 4, seed=0, drop_last=False), world=world, accumulation=accumulation)
+    StepSampler(Shuffled(11, 4, seed=0), world=world, accumulation=accumulation)
 
 
 def test_too_few_samples() -> None:
@@ -89,7 +115,7 @@ def sets_of(order: Mixed, keys: list[tuple[int, int]]) -> list[int]:
 @pytest.mark.parametrize("shares", [[1, 1], [3, 1], [1, 2, 4], [0.9, 0.05, 0.05], [1, 1e-3], [math.pi, 1, math.e]])
 @pytest.mark.parametrize("batch", [1, 5, 8])
 def test_every_stretch_has_the_shares(shares: list[float], batch: int) -> None:
-    """No stretch of the order is more than a sample per other set away from the shares."""
+    """Each part of the order differs from the shares by at most one sample per other set."""
     order = Mixed([30] * len(shares), shares, batch, seed=1)
     sets = sets_of(order, [key for step in take(order.batches(), 400) for key in step])
     for i, share in enumerate(order.shares):

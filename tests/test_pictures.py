@@ -41,7 +41,7 @@ def tiff(path: Path, bits: int, data: bytes, width: int, photometric: int = 1) -
 
 
 def row(path: Path, bounds: tuple[float, float] | None = None) -> list:
-    """The pixels of a picture of one row."""
+    """Returns the pixels of a picture with one row."""
     (pixels,) = read_picture(path, bounds).tolist()
     return pixels
 
@@ -298,7 +298,7 @@ def test_no_changed_byte_lets_another_error_out(tmp_path: Path, kind: str) -> No
 
 
 def header(path: Path, width: int, height: int) -> Path:
-    """A small PNG that says that it has many pixels."""
+    """Returns a small PNG whose header says that it has many pixels."""
     Image.new("L", (1, 1)).save(path)
     content = bytearray(path.read_bytes())
     content[16:24] = struct.pack(">II", width, height)
@@ -345,7 +345,7 @@ READERS = {
 
 
 def openings(tree: ast.AST) -> list[int]:
-    """The lines in which a picture is opened by a library: Image.open, cv2.imread and the like."""
+    """Returns the lines in which a library opens a picture, by Image.open, cv2.imread and similar functions."""
     lines = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute):

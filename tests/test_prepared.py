@@ -1,4 +1,4 @@
-"""The fast format: bit for bit what was prepared, whole after any interruption, and never half of anything."""
+"""The fast format: it is bit for bit what was prepared, complete after any interruption, and never half written."""
 
 import errno
 import itertools
@@ -46,7 +46,7 @@ FORK = multiprocessing.get_context("fork")
 
 
 class Toy(Dataset):
-    """Sample i is random in a generator seeded with i; `change(index, sample)` may spoil it."""
+    """Sample i is random, from a generator with the seed i. `change(index, sample)` may spoil it."""
 
     targets = TARGETS
     licence = "For tests only."
@@ -84,7 +84,7 @@ class Toy(Dataset):
 
 
 def spoil(index: int, sample: Sample) -> None:
-    """Labels that are missing in all the ways that there are, and values that need wider types."""
+    """Has labels that are missing in every possible way, and values that need wider types."""
     targets = sample["targets"]
     for position, name in enumerate(TARGETS):
         if (index + position) % 4 == 3:
@@ -332,7 +332,7 @@ def test_workers_write_what_one_process_writes(tmp_path: Path, on_error: str) ->
 
 
 def killed(work: Callable[[], object]) -> int | None:
-    """Runs `work` in a process of its own; its exit code, negative for a signal."""
+    """Runs `work` in its own process. Returns the exit code, which is negative for a signal."""
     process = FORK.Process(target=work)
     process.start()
     process.join()
@@ -519,7 +519,7 @@ def change_block(**values):
     [
         (lambda m: m.update(version=2), "manifest.json is of version 2 of the format, and this mtlkit reads version 1"),
         (lambda m: m.pop("version"), "is of version None of the format"),
-        (lambda m: m.update(format="zip"), "manifest.json is not of a prepared data set"),
+        (lambda m: m.update(format="zip"), "manifest.json does not belong to a prepared data set"),
         (lambda m: m.pop("targets"), "manifest.targets: missing"),
         (lambda m: m.update(target={}), "manifest.target: unknown key .*Did you mean 'targets'"),
         (lambda m: m["targets"].update(x=1), "manifest.targets.x: expected a mapping, found 1"),
@@ -553,7 +553,7 @@ def test_no_manifest_and_half_a_manifest(tmp_path: Path) -> None:
     assert not is_prepared(out)
     assert not is_prepared(out / "train" / "000000.safetensors")
     assert not is_prepared(tmp_path / "nowhere")
-    with pytest.raises(FileNotFoundError, match=r"no prepared data set: there is no manifest.json.*Run prepare again"):
+    with pytest.raises(FileNotFoundError, match=r"not a prepared data set: there is no manifest.*Run prepare again"):
         Prepared(out)
     with pytest.raises(FileNotFoundError, match=r"data.root=.*nowhere does not exist; expected a folder with manifest"):
         Prepared(tmp_path / "nowhere")
@@ -823,7 +823,7 @@ def test_a_url_with_damaged_and_missing_files(tmp_path: Path, url: str, monkeypa
         data[6]
     monkeypatch.undo()
     memory.rm("/bucket/toy/manifest.json")
-    with pytest.raises(FileNotFoundError, match=r"memory://bucket/toy is no prepared data set"):
+    with pytest.raises(FileNotFoundError, match=r"memory://bucket/toy is not a prepared data set"):
         Prepared(url)
     with pytest.raises(ValueError, match=r"data.root=gopher://x cannot be read: .*gopher"):
         Prepared("gopher://x")

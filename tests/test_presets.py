@@ -25,9 +25,11 @@ EXPERIMENTS = {
     "libmtl": ("nyuv2_libmtl",),
     "nash_mtl": ("nyuv2_mtan", "cityscapes"),
     "rotograd": ("multimnist_parity",),
+    "rotograd_mtl": ("nyuv2_rotograd",),
     "sdmgrad": ("nyuv2_mtan", "cityscapes"),
     "unitscal": ("celeba_famo", "cityscapes"),
 }
+KEYS = {"decoder_gradients", "clip_norm", "clip_encoder", "balancer_schedule", "normalize_losses", "normalize_again"}
 MINE = """
 code: my lab
 trainer: {clip_norm: 3.0}
@@ -82,9 +84,7 @@ def test_all_methods_of_a_preset_set_the_same_keys_of_the_trainer(name: str):
     """A change of the balancer then leaves nothing behind of the preset's values for the one before."""
     preset = load_preset(name)
     assert len({frozenset(preset.values(method)["trainer"]) for method in preset.methods}) == 1
-    assert {"decoder_gradients", "clip_norm", "clip_encoder", "balancer_schedule", "normalize_losses"} == set(
-        preset.values(next(iter(preset.methods)))["trainer"]
-    )
+    assert preset.values(next(iter(preset.methods)))["trainer"].keys() == KEYS
     for method in preset.methods.values():
         extra = {tuple(sorted(own.get("trainer", {}))) for own in method.for_data.values()}
         assert extra <= {(), ("lr", "weight_decay")}
@@ -123,6 +123,15 @@ def test_the_codes_differ_where_the_issue_says_so():
     assert of("libmtl", "uncertainty")[0]["weight_decay"] == 1e-5
     assert [of(name, "dwa")[0]["window"] for name in ("nash_mtl", "cagrad")] == [25, None]
     assert [of(n, m)[1].balancer_schedule for n, m in (("famo", "famo"), ("famo", "nash"))] == ["constant", "follow"]
+
+
+def test_rotograd_on_nyuv2_and_its_row_of_plain_summing():
+    config = compose("nyuv2_rotograd")
+    expected = {"flatten": True, "dim": 1024, "update": "adam", "start": "random", "lr": 5e-5, "burn_in": 20}
+    assert expected.items() <= config.balancer.options.items()
+    assert (config.trainer.normalize_losses, config.trainer.normalize_again) == (1, 20)
+    plain = compose("nyuv2_rotograd", ["balancer=uniform"]).trainer
+    assert (plain.normalize_losses, plain.normalize_again) == (0, None)
 
 
 def test_words_beat_a_preset_and_a_preset_beats_the_experiment():

@@ -1,4 +1,4 @@
-"""What each method gives the decoders and starts with, against its paper and its authors' code, read once more."""
+"""Compares what each method gives the decoders, and its defaults, with its paper and its authors' code."""
 
 import importlib.util
 import inspect
@@ -135,14 +135,14 @@ def test_the_docstring_compares_the_defaults_with_the_published_ones(name):
 
 
 def settings():
-    """The settings that docstrings name, as method, option and value."""
+    """Yields the settings that docstrings name, as method, option and value."""
     for name in OURS:
         for option, value in re.findall(r"`([\w.]+)=(\S+?)`", inspect.getdoc(BALANCERS.get(name)) or ""):
             yield name, option, value
 
 
 def parsed(value: str):
-    """As YAML 1.2 reads it; a capital letter stands for what the user has to fill in."""
+    """Returns the value as YAML 1.2 reads it. A capital letter is a placeholder for the user."""
     if value in ("true", "false"):
         return value == "true"
     for kind in (int, float):

@@ -171,7 +171,7 @@ def test_the_constant_is_evaluated_on_batches():
     predictor = SimpleNamespace(
         tasks={"t": task},
         device=torch.device("cpu"),
-        prepare=lambda batch: (torch.zeros(len(batch), 3, 8, 10), {"t": batch}),
+        inputs=lambda batch: (torch.zeros(len(batch), 3, 8, 10), {"t": batch}),
     )
     found = evaluate_constants(batches, predictor, {"t": task.constant(target)})
     assert found["t/mse"] == pytest.approx(float((target.nanmean(0) - target).square().nanmean()), rel=SINGLE_SUM)
@@ -231,11 +231,11 @@ def test_wrong_shapes_are_refused():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"loss": "mes"}, "no loss 'mes'. Did you mean 'mse'"),
+        ({"loss": "mes"}, r"task\.t\.loss: expected one of mse, l1, found 'mes'\. Did you mean 'mse'"),
         ({"classes": ()}, "needs the names of its classes or outputs"),
         ({"classes": ("red", "red")}, "has 'red' more than once"),
         ({"lss": "mse"}, "no option 'lss'. Did you mean 'loss'"),
-        ({"deviation": 0}, "expected deviation > 0, found 0"),
+        ({"deviation": 0}, r"task\.t\.deviation: expected a number > 0, found 0"),
     ],
 )
 def test_options_are_checked(options, message):

@@ -1,14 +1,19 @@
 """Registration by name: clear refusals, and plug-ins from outside."""
 
+import inspect
 import subprocess
 import sys
 import textwrap
+from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint
+from typing import Any, Literal
 
 import pytest
 
 import mtlkit.registry
 from mtlkit.registry import ENTRY_POINTS, Registry, check_options, options_of
+from mtlkit.task import Task
+from mtlkit.typed import Positive
 
 
 class Base:
@@ -67,6 +72,40 @@ def test_unknown_option_is_refused_with_close_matches(registry):
         registry.build("child", alhpa=1.0)
     with pytest.raises(ValueError, match="'closed' has no option 'alpha'"):
         check_options("'closed'", Closed, ["alpha"])
+
+
+def test_options_are_the_constructors_parameters_and_the_fields_of_a_dataclass():
+    class Part(Task):
+        @dataclass
+        class Options:
+            needed: Positive
+            loss: Literal["l1", "mse"] = "l1"
+            lengths: list[float] = field(default_factory=lambda: [1.0])
+
+    class Own(Part):
+        def __init__(self, name: str, threshold: float = 1.0, **options: Any) -> None:
+            super().__init__(name, **options)
+
+    class Closed(Part):
+        def __init__(self, name: str, threshold: float = 1.0) -> None:
+            super().__init__(name, needed=1.0)
+
+    own = ["needed", "loss", "lengths"]
+    assert list(options_of(Part)) == ["name", "classes", "decoder", *own]
+    assert list(options_of(Own)) == ["name", "threshold", "classes", "decoder", *own]
+    assert list(options_of(Closed)) == ["name", "threshold"]
+    found = options_of(Part)
+    assert (found["loss"].default, found["lengths"].default) == ("l1", [1.0])
+    assert found["needed"].default is inspect.Parameter.empty
+    assert found["needed"].annotation == Positive
+
+
+def test_a_class_of_options_is_a_dataclass():
+    with pytest.raises(ValueError, match=r"Loose\.Options must be a dataclass\. Write @dataclass"):
+
+        class Loose(Task):
+            class Options:
+                loss: str = "l1"
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What belongs to a release: versions that agree, bounds, the tools that check it, and the files for contributors."""
+"""The parts of a release: equal versions, bounds, the tools that check it, and the files for contributors."""
 
 import importlib
 import re
@@ -77,7 +77,7 @@ def test_versions_that_differ_are_named(release: ModuleType, tmp_path: Path, mon
 
 
 def test_every_folder_with_code_is_a_package_of_the_wheel() -> None:
-    """In the working tree a folder that is missing here is found all the same; installed, it would not be there."""
+    """Every package folder is listed: a missing one works in the working tree, but not after an installation."""
     options = PROJECT["tool"]["setuptools"]
     folders = {"balancers", "tasks", "configs"} | {str(f.parent) for f in Path("mtlkit").glob("**/*.py")}
     found = {str(f.parent.relative_to(REPOSITORY)) for f in (REPOSITORY / "mtlkit").glob("**/*.py")} | folders
@@ -87,7 +87,7 @@ def test_every_folder_with_code_is_a_package_of_the_wheel() -> None:
 
 @pytest.fixture
 def built(release: ModuleType, tmp_path: Path, monkeypatch):
-    """`built(path, ...)` makes an sdist and a wheel without these files, out of a small package."""
+    """`built(path, ...)` makes an sdist and a wheel of a small package without these files."""
     files = {
         "mtlkit/__init__.py": "mtlkit/__init__.py",
         "mtlkit/py.typed": "mtlkit/py.typed",

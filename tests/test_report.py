@@ -1,4 +1,4 @@
-"""The report: the table's numbers, the page of whole and broken runs, and the pictures."""
+"""The report: the numbers of the table, the page of complete and broken runs, and the pictures."""
 
 import base64
 import io
@@ -63,14 +63,14 @@ def text(run: Path) -> str:
 
 
 def cells(run: Path) -> dict[str, list[str]]:
-    """The table's numbers by metric."""
+    """Returns the table's numbers by metric."""
     lines = [re.split(r"\s{2,}", line.strip()) for line in text(run).splitlines()]
     lines = [line[-5:] for line in lines if len(line) >= 5]
     return {line[0].split()[0]: line[1:] for line in lines}
 
 
 class Page(HTMLParser):
-    """The headings, visible text and attributes of a page; fails on tags that are closed but not open."""
+    """Collects headings, visible text and attributes of a page. It fails if a tag is closed but not open."""
 
     def __init__(self, page: str) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
 """RotoGrad: its rotations, their exponential, direction and arc, its options, its exactness over processes and resumes.
 
-Tolerances: 1e-12 is what float64 leaves (2e-16 an operation) after thousands of operations on numbers of size 1.
+Tolerances: 1e-12 is the error of float64 (2e-16 per operation) after thousands of operations on numbers of size 1.
 """
 
 import sys
@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from mtlkit import BALANCERS, TASKS, Encoder, EncoderInfo, distributed
+from mtlkit import BALANCERS, DECODERS, TASKS, Encoder, EncoderInfo, distributed
 from mtlkit.balancers.rotograd import turn
 from mtlkit.config.schema import TrainerConfig
 from mtlkit.engine.engine import Engine
@@ -27,6 +27,7 @@ from test_distributed import launch
 from tolerances import NETWORK, ROUNDING, SINGLE, SOLVED
 
 NAMES = ("c", "a", "b")
+FLAT = EncoderInfo(channels=(12,), strides=(0,))
 WORKER = {  # name -> balancer, options and width of the runs that are compared between one and two processes
     "low_rank": ("rotograd", {"lr": 0.1}, 64),
     "whole": ("rotograd", {"lr": 0.1}, 6),
@@ -39,7 +40,7 @@ WORKER = {  # name -> balancer, options and width of the runs that are compared 
 
 
 class VectorEncoder(Encoder):
-    """(B, 3, 2, 2) images -> a vector."""
+    """Turns (B, 3, 2, 2) images into a vector."""
 
     def __init__(self, width):
         super().__init__()
@@ -87,7 +88,7 @@ def assert_same(one, two, tolerance=0.0):
 
 
 def products(engine, batch):
-    """M_k = sum_n u_{n,k} v_n^T by plain autograd, one backward pass per task."""
+    """Returns M_k = sum_n u_{n,k} v_n^T by plain autograd, with one backward pass per task."""
     image, targets = engine.prepare(batch)
     (z,) = engine.network.encoder(image)
     units = {}
@@ -111,9 +112,10 @@ def product(factors):
 def assert_rotation(rotation):
     """The promise is 1e-5 in float32, for entries and determinant; here it must hold with a margin of ten.
 
-    Both are taken in float64, so that nothing but the matrix itself counts. Stored in float32, an exact rotation R has
-    errors up to u |R_ij| with u = 6e-8: by Cauchy and Schwarz 2 u = 1.2e-7 in an entry of R^T R, and u sqrt(d) / 2 in
-    the determinant, as d^2 errors of either sign add up (4e-7 for d = 200). The rest of 1e-6 is for what adds up.
+    Both are computed in float64, so that only the error of the matrix itself counts. Stored in float32, an exact
+    rotation R has errors up to u |R_ij| with u = 6e-8: by Cauchy and Schwarz 2 u = 1.2e-7 in an entry of R^T R, and u
+    sqrt(d) / 2 in the determinant, as d^2 errors of either sign add up (4e-7 for d = 200). The rest of 1e-6 is for
+    errors that add up.
     """
     assert rotation.dtype == torch.float32
     rotation = rotation.detach().double()
@@ -151,7 +153,7 @@ def test_what_is_aligned_or_zero_stands_still():
 
 @pytest.mark.parametrize("width", [6, 64])
 def test_a_step_turns_each_rotation_by_an_arc_along_the_gradient(width):
-    """6 channels take the whole matrices, 64 the factors of 8 samples."""
+    """6 channels use the whole matrices, and 64 channels use the factors of 8 samples."""
     engine, batch = make_engine("rotograd", {"lr": 0.05}, width), make_batch()
     engine.train_step(make_batch(1))
     expected = {
@@ -206,7 +208,7 @@ def test_the_alignment_falls_while_the_network_stands_still(width):
 
 
 def turned(d, n, lr, steps, same_direction):
-    """The rotation after so many steps of `geodesic`, from n samples and positions a step."""
+    """Returns the rotation after so many steps of `geodesic`, with n samples and positions per step."""
     generator = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
     balancer = BALANCERS.build("rotograd", tasks=("a",))
@@ -251,7 +253,7 @@ def test_rotations_stay_rotations_and_the_alignment_loss_falls(toys, update, ste
 
 
 def test_a_thousand_steps_one_way_are_one_long_arc():
-    """Nothing is lost where a step is smaller than the rounding of the entries."""
+    """Steps that are smaller than the rounding of the entries are not lost."""
     generator = torch.Generator().manual_seed(1)
     total, start = torch.randn(6, 6, generator=generator, dtype=torch.float64), orthogonal_matrix(6)
     balancer = BALANCERS.build("rotograd", tasks=("a",))
@@ -326,7 +328,7 @@ def test_rotations_start_as_the_option_says(start, update):
 
 @pytest.mark.parametrize("width", [6, 32])
 def test_adam_moves_each_entry_of_the_skew_matrix_by_lr(width):
-    """Adam's first step is lr times the sign of the gradient, to 1e-16 of it; so R_1 is known but for signs."""
+    """Adam's first step is lr times the sign of the gradient, to 1e-16, so R_1 is known except for signs."""
     engine, batch = make_engine("rotograd", {"update": "adam", "lr": 0.02, "start": "random"}, width), make_batch()
     balancer = engine.balancer
     start = {name: rotation.detach().clone() for name, rotation in balancer.rotation.items()}
@@ -340,7 +342,7 @@ def test_adam_moves_each_entry_of_the_skew_matrix_by_lr(width):
 
 @pytest.mark.parametrize("width", [6, 32, 64])
 def test_micro_batches_add_up(width):
-    """Of two micro-batches of 4 samples: 6 and 64 channels keep matrices and factors; 32 multiply the factors out."""
+    """With two micro-batches of 4 samples, 6 channels keep matrices, 64 keep factors, and 32 multiply the factors."""
     engine = make_engine("rotograd", {"lr": 0.05}, width, accumulation=2)
     halves = [make_batch(rows=rows) for rows in (slice(0, 4), slice(4, 8))]
     for half in halves:
@@ -391,7 +393,7 @@ def lengths_step(number, norms, tasks=("a", "b")):
 
 
 def weights_after(burn_in, *steps):
-    """The weights of the last step, each a dictionary of norms, with `scale_only`."""
+    """Returns the weights of the last step, with `scale_only`. Each step is a dictionary of norms."""
     balancer = BALANCERS.build("rotograd", tasks=("a", "b"), scale_only=True, burn_in=burn_in)
     for number, norms in enumerate(steps):
         weights = balancer.combine(lengths_step(number, list(norms.values()), tuple(norms)))
@@ -435,7 +437,7 @@ def test_lengths_alone_leave_the_features_as_they_are():
 
 
 def arc_between(one, two):
-    """The angle of a rotation from one to the other: |log(A^T B)| / sqrt(2), by its angles."""
+    """Returns the angle of the rotation from one to the other: |log(A^T B)| / sqrt(2), by its angles."""
     angles = torch.linalg.eigvals(one.T @ two).angle()
     return float((angles.square().sum() / 2).sqrt())
 
@@ -452,6 +454,47 @@ def test_lr_decays_and_only_the_first_dim_channels_of_the_level_turn():
     (found,) = engine.balancer.adapter("a", [z])
     torch.testing.assert_close(found[:, :5], z[:, :5] @ engine.balancer.rotation["a"].T, rtol=0, atol=ROUNDING)
     assert torch.equal(found[:, 5:], z[:, 5:])
+
+
+class MapEncoder(VectorEncoder):
+    """The same numbers as a map (B, C, 2, 2)."""
+
+    def __init__(self, width):
+        super().__init__(width)
+        self.info = EncoderInfo(channels=(width // 4,), strides=(1,))
+
+    def forward(self, image):
+        return [self.layers(image).unflatten(1, (-1, 2, 2))]
+
+
+class FlatHead(nn.Module):
+    """A decoder of vectors on flattened maps."""
+
+    dense, guided = False, False
+
+    def __init__(self, decoder):
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(self, features):
+        return self.decoder([level.flatten(1) for level in features])
+
+
+@pytest.mark.parametrize("update", ["geodesic", "adam"])
+def test_a_flattened_map_turns_as_the_vector_of_its_numbers(update, monkeypatch):
+    """n counts samples then: positions of one sample are entries of one vector."""
+    options = {"update": update, "dim": 6}
+    vector = make_engine("rotograd", options, width=12)
+    monkeypatch.setattr(sys.modules[__name__], "VectorEncoder", MapEncoder)
+    monkeypatch.setattr(
+        TASKS.get("multilabel"), "decoder", lambda self, info: FlatHead(DECODERS.build("linear", FLAT, 2))
+    )
+    flat = make_engine("rotograd", options | {"flatten": True}, width=12)
+    for number in range(3):
+        for engine in (vector, flat):
+            engine.train_step(make_batch(number))
+    one, two = state_of(vector), {key.replace(".decoder.", "."): value for key, value in state_of(flat).items()}
+    assert_same(one, two, tolerance=ROUNDING)
 
 
 @pytest.mark.parametrize("name", ["rotograd", "rotograd_procrustes"])

@@ -1,4 +1,4 @@
-"""Rotograd's first version against its formulas: the least-squares rotation, the leader's step, centres and weights."""
+"""Compares Rotograd's first version with its formulas: least-squares rotation, the leader's step, centres, weights."""
 
 import sys
 from pathlib import Path
@@ -29,7 +29,7 @@ def rotation(d, seed=0, size=1.0):
 
 
 def distance(q, target, source):
-    """The minimised sum."""
+    """Returns the minimised sum."""
     return (source @ q.T - target).square().sum()
 
 
@@ -64,7 +64,7 @@ def test_an_undetermined_rotation_is_the_one_nearest_to_the_present_one():
 
 
 def textbook(engine, batch):
-    """z, z_k and the gradients at z_k by plain autograd, a task a row; norms of those at z; losses."""
+    """Returns z, z_k and the gradients at z_k by plain autograd, one row per task; their norms at z; and the losses."""
     image, targets = engine.prepare(batch)
     (z,) = engine.network.encoder(image)
     z = z.detach()
@@ -224,7 +224,7 @@ def test_a_negative_loss_is_refused_by_name():
 
 
 def weights_after_steps(sizes, **options):
-    """The weights after steps with these norms and losses: a dictionary task -> (norm, loss) for each."""
+    """Returns the weights after these steps. Each step is a dictionary task -> (norm, loss)."""
     balancer = BALANCERS.build(NAME, tasks=("a", "b", "c"), weight_lr=0.1, lr_decay=1.0, **options)
     balancer.setup({}, EncoderInfo((4,), (0,)))
     for number, found in enumerate(sizes):

@@ -1,4 +1,4 @@
-"""What a run's folder holds when a run begins or goes on: failed starts, lost parts, modes of files, figures."""
+"""The folder of a run that begins or continues: failed starts, lost parts, modes of files, figures."""
 
 import os
 import shutil
@@ -6,6 +6,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ from mtlkit.report.history import History
 from mtlkit.run import checkpoint, inference
 from mtlkit.run.build import build_parts
 from mtlkit.run.experiment import Experiment
-from mtlkit.run.trial_pass import check_normalisation
+from mtlkit.run.trial_pass import check_halves, check_normalisation
 
 YAML = """
 data: {name: rooms_of_noise, batch_size: 4}
@@ -33,7 +34,7 @@ trainer: {max_steps: 4, eval_every: 2, log_every: 1}
 
 @DATASETS.register("rooms_of_noise")
 class Noise(Dataset):
-    """Random pictures, whose validation split may lack the depth."""
+    """Random pictures. Their validation split may lack the depth."""
 
     def __init__(self, root=None, split="train", size=None, limit=None, lacking=False):
         self.width, self.height = size or (48, 32)
@@ -77,7 +78,7 @@ def finished(tmp_path_factory):
 
 @pytest.fixture
 def copied(finished, tmp_path):
-    """A copy of the finished run, in the folder that `compose` means."""
+    """A copy of the finished run, in the folder that `compose` uses."""
     return Path(shutil.copytree(finished, tmp_path / "run"))
 
 
@@ -146,7 +147,7 @@ def test_a_task_without_labels_is_left_out_of_the_mean_and_named(compose):
     run = compose("data.lacking=true", "trainer.max_steps=2").run()
     (remark,) = incidents(run)
     assert "loss/depth has no value above 0" in remark
-    assert "the mean over loss/seg, loss/flags" in remark
+    assert "The mean over loss/seg, loss/flags" in remark
     assert (run / "checkpoints" / "best").is_dir()
 
 
@@ -196,7 +197,7 @@ def test_a_refused_start_leaves_the_run_as_it_is(compose, copied):
 
 
 def test_two_jobs_started_at_once_in_one_folder(tmp_path):
-    """The loser says who has the folder, and all that is in it is the winner's."""
+    """The message of the loser names the owner of the folder, and the folder contains only the winner's files."""
     (tmp_path / "noise.yaml").write_text(YAML)
     code = "import sys; sys.path.append(sys.argv.pop(1)); import test_run_folder; from mtlkit.cli.main import main\n"
     code += "sys.exit(main(sys.argv[1:]))"
@@ -259,7 +260,7 @@ def test_a_run_without_its_best_checkpoint_goes_on(compose, copied):
 
 
 def test_the_figures_of_a_lost_best_checkpoint_are_not_the_results(compose, copied):
-    """Nothing is left to train, so that no evaluation takes its place: table and `evaluate` are of one model."""
+    """Nothing is left to train, so no evaluation replaces the lost one: table and `evaluate` show one model."""
     shutil.rmtree(copied / "checkpoints" / "best")
     compose().run(resume=True)
     history = History(copied)
@@ -331,6 +332,20 @@ def test_one_sample_a_micro_batch_is_refused_before_training(compose, tmp_path):
     assert log.last_step(run / "metrics.jsonl") == 1
 
 
+def test_a_smaller_last_batch_is_looked_at_before_training(compose, tmp_path):
+    def words(size):  # of twelve samples
+        return f"data.batch_size={size}", "data.drop_last=false", "trainer.max_epochs=2", "trainer.max_steps=null"
+
+    with pytest.raises(ValueError, match=r"single value.*batch_size=11; the last batch of an epoch has 1 samples"):
+        compose(*words(11), "task.seg.decoder=deeplabv3").run()
+    with pytest.raises(ValueError, match=r"modo compares two halves .*, but a micro-batch has 5 samples"):
+        compose(*words(5), "balancer=modo").run()
+    with pytest.raises(ValueError, match=r"the last one of an epoch has 3 samples .*batch_size=6, .*drop_last=false"):
+        check_halves(SimpleNamespace(needs={"second_batch"}), compose(*words(6), "balancer=modo").config, 3)
+    assert not (tmp_path / "run").exists()
+    assert log.last_step(compose(*words(5)).run() / "metrics.jsonl") == 6  # 5, 5 and 2 samples, twice
+
+
 def test_an_encoder_with_too_small_maps_is_refused_before_training(compose):
     with pytest.raises(ValueError, match=r"The encoder 'test_resnet' normalises over a single value.*one sample"):
         compose("data.size=[8,8]", "model.levels=null", "trainer.accumulation=4").run()
@@ -347,6 +362,6 @@ def test_the_pass_before_training_changes_nothing(compose):
     parts = build_parts(experiment.config, targets, (48, 32))
     before = {name: value.clone() for name, value in parts.model.state_dict().items()}
     random = torch.get_rng_state()
-    check_normalisation(parts, experiment.config, (48, 32), device=torch.device("cpu"), processes=2)
+    check_normalisation(parts, experiment.config, (48, 32), device=torch.device("cpu"), processes=2, batch_size=2)
     assert torch.equal(torch.get_rng_state(), random)
     assert all(torch.equal(value, before[name]) for name, value in parts.model.state_dict().items())

@@ -1,4 +1,4 @@
-"""Gradients of any size that float32 can hold: their squares, which it cannot, are never lost."""
+"""Gradients of any size that float32 can hold: their squares are never lost, although float32 cannot hold them."""
 
 import pytest
 import torch
@@ -58,7 +58,7 @@ class Reader(Balancer):
 
 
 class Differentiable(Balancer):
-    """The same before the backward pass."""
+    """Keeps them before the backward pass."""
 
     needs = frozenset({"create_graph"})
     spaces = ("features", "last_layer")

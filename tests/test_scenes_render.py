@@ -28,7 +28,7 @@ def camera_rays(frame):
 
 @pytest.mark.parametrize("kind", [BOX, CYLINDER, ELLIPSOID, ROOM])
 def test_the_first_hit_is_the_first(kind):
-    """Against a search along the rays, for a turned and stretched primitive."""
+    """Depth equals that of a search along the rays, for a rotated and stretched primitive."""
     rng = np.random.default_rng(kind)
     axes = np.linalg.qr(rng.normal(size=(3, 3)))[0]
     one = np.ones(1, dtype=int)
@@ -204,5 +204,5 @@ def test_fitted_normals_are_exact_on_a_plane():
     ("name", "value"), [("cue_p", 1.5), ("scale_jitter", "much"), ("sensor", 1), ("decoy_p", True)]
 )
 def test_knobs_out_of_range_are_refused(name, value):
-    with pytest.raises(ValueError, match=f"scenes: {name} must be"):
+    with pytest.raises(ValueError, match=f"{name}: expected "):
         replace(Knobs(), **{name: value})

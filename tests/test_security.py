@@ -16,7 +16,7 @@ SMALL += ["data.train_size=4", "data.val_size=4", "data.batch_size=4"]
 
 
 class Code:
-    """Unpickled, it makes the file `ran`."""
+    """Makes the file `ran` when it is unpickled."""
 
     def __reduce__(self):
         return Path.touch, (Path("ran"),)

@@ -1,4 +1,4 @@
-"""The seed alone fixes initial weights, data and dropout, whatever a balancer draws and wherever it does."""
+"""Only the seed decides initial weights, data and dropout, whatever a balancer draws, and wherever it draws."""
 
 import random
 from dataclasses import replace
@@ -100,7 +100,7 @@ def cache(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def start(cache):
-    """What a run at seed 0 begins with under a balancer: the untrained model's state and the first batch."""
+    """Returns the untrained model's state and the first batch of a run with the seed 0 and this balancer."""
     config = compose("scenes", [*WORDS, f"data.root={cache}"])
 
     def make(name, seed=0):
@@ -152,7 +152,7 @@ def test_a_balancer_that_draws_everywhere_changes_no_dropout(cache, tmp_path, wo
 
 
 def test_a_resumed_run_goes_on_with_the_numbers_that_it_would_have_had(cache, tmp_path):
-    """For dropout and for what the balancer draws."""
+    """A resumed run has the same dropout, and the balancer draws the same numbers."""
     whole = run(cache, tmp_path / "whole", "balancer=noisy")
     drawn = [numbers for numbers in Noisy.drawn if numbers[0] in ("objective", "combine", "after_step")]
     Noisy.drawn = ()

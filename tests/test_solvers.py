@@ -1,4 +1,4 @@
-"""The K x K solvers against optimality conditions, brute force and limits; their balancers against definitions."""
+"""Compares K x K solvers with optimality conditions, brute force and limits, and their balancers with definitions."""
 
 import json
 import re
@@ -31,7 +31,7 @@ def build(name, k, **options):
 
 
 def jacobian(kind, k, seed=0):
-    """Rows are task gradients, linearly independent."""
+    """Returns linearly independent task gradients as rows."""
     g = torch.Generator().manual_seed(100 * k + seed)
     rows = torch.randn(k, {"wide": 4 * k, "tight": k + 1}.get(kind, 2 * k + 2), generator=g, dtype=torch.float64)
     if kind in ("agreeing", "mixed"):

@@ -32,7 +32,7 @@ class Probe(Balancer):
 
 
 def textbook(engine, batch, rows=slice(None)):
-    """Losses of the batch and their gradients over the encoder, by one backward pass per task through a plain model."""
+    """Returns the losses and their gradients over the encoder, by one backward pass per task in a plain model."""
     image, targets = engine.prepare(batch)
     network = copy.deepcopy(engine.network)
     outputs = network(image[rows], engine.balancer.adapt, output_sizes(engine.tasks, targets))
@@ -84,7 +84,7 @@ def test_decoders_do_not_notice_the_space(toys):
 
 def test_a_gradient_over_the_parameters_may_be_given_whole(toys):
     class Signs(Balancer):
-        """The sum of the signs: no weights of the tasks make it."""
+        """Returns the sum of the signs, which no weights of the tasks can make."""
 
         spaces = ("parameters",)
         needs = frozenset({"gram"})
@@ -107,7 +107,7 @@ def test_a_gradient_over_the_parameters_may_be_given_whole(toys):
 
 def test_a_gradient_at_the_features_may_be_given_whole_and_its_direction_is_logged(toys):
     class Doubled(Balancer):
-        """Twice the first task and nothing else."""
+        """Returns twice the first task's gradient."""
 
         needs = frozenset({"gram"})
 
@@ -122,7 +122,7 @@ def test_a_gradient_at_the_features_may_be_given_whole_and_its_direction_is_logg
 
 def test_halves_of_a_batch_give_independent_gradients(toys):
     class Halves(Probe):
-        """Looks at both halves."""
+        """Reads both halves."""
 
         needs = frozenset({"gram", "second_batch"})
 
@@ -142,7 +142,7 @@ def test_halves_of_a_batch_give_independent_gradients(toys):
 
 
 class Again(Balancer):
-    """Looks at the losses once more when the model has moved."""
+    """Reads the losses once more after the model has moved."""
 
     needs = frozenset({"second_forward"})
 
@@ -176,7 +176,7 @@ def test_a_second_forward_pass_leaves_batch_norm_alone(toys):
 
 def test_indicators_are_in_the_order_of_the_present_tasks(toys):
     class Indicators(Probe):
-        """Looks at how well the tasks do."""
+        """Reads the indicators of the tasks."""
 
         needs = frozenset({"indicators"})
 

@@ -1,4 +1,4 @@
-"""Declared state: what a balancer keeps per task or pair of tasks, and what the engine does for it."""
+"""Declared state: the values that a balancer keeps per task or pair of tasks, and how the engine moves them."""
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ class AveragedMGDA(GramBalancer):
 
 
 def test_the_average_of_a_gram_matrix_over_steps_and_micro_batches(toys):
-    """Against the formula on what the steps saw: a pair moves by the mean of the micro-batches that have it."""
+    """The average equals the formula: a pair moves by the mean of the micro-batches that have it."""
     engine = toys.make_engine(AveragedMGDA(toys.TASK_NAMES, rate=0.25), accumulation=2)
     names = sorted(toys.TASK_NAMES)
     expected = torch.full((3, 3), NAN, dtype=torch.float64)

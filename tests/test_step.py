@@ -1,4 +1,4 @@
-"""The tap: what strangers' balancers may return, and the levels of a pyramid."""
+"""The tap: the values that foreign balancers may return, and the levels of a pyramid."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from mtlkit.balancer import Balancer, GramBalancer
 
 
 class Elementwise(Balancer):
-    """Keeps an element of the sum only where all tasks agree on its sign; elementwise, so it gives gradients."""
+    """Keeps an element of the sum only where all tasks agree on its sign. So it returns gradients, not weights."""
 
     def combine(self, step):
         levels = []
@@ -19,7 +19,7 @@ class Elementwise(Balancer):
 
 
 class Wrong(GramBalancer):
-    """Gives a weight too many."""
+    """Returns one weight too many."""
 
     def weights(self, gram):
         return gram.new_ones(len(gram) + 1)
@@ -55,7 +55,7 @@ def test_wrong_weights_are_refused_with_the_balancers_name(toys):
 
 
 def test_the_gram_matrix_is_that_of_partial_derivatives_at_the_features(toys):
-    """A coarser level is computed from the finer one; counting that path at the features would count it twice."""
+    """The path from the finer level to the coarser one is not counted twice."""
     engine = toys.make_engine("rotograd", options={"rotate_only": True, "lr": 0.0})
     engine._update = lambda *_: None
     batch = toys.make_batch()

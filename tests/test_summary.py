@@ -1,4 +1,4 @@
-"""What is told of a data set: shares of valid elements and of classes."""
+"""The summary of a data set: shares of valid elements and of classes."""
 
 import pytest
 import torch

@@ -556,9 +556,9 @@ def test_worker_processes_and_copies_give_the_same(published: Path) -> None:
         ({"size": (32,)}, r"data\.size must be \[width, height\], whole numbers of at least 1, got \[32\]"),
         ({"size": (32, 0)}, r"whole numbers of at least 1, got \[32, 0\]"),
         ({"limit": 0}, "at least 1, got 0"),
-        ({"depth": "refind"}, "no depth 'refind'. Did you mean 'refined'"),
-        ({"normals": "yes"}, r"data\.normals must be null or 'depth' .*, got 'yes'"),
-        ({"holdout": 1}, r"holdout must be a share .* in \[0, 1\), got 1"),
+        ({"depth": "refind"}, r"data\.depth: expected one of refined, raw, found 'refind'. Did you mean 'refined'"),
+        ({"normals": "yes"}, r"data\.normals: expected one of depth or null, found 'yes'"),
+        ({"holdout": 1}, r"data\.holdout: expected a number >= 0 and < 1, found 1"),
         ({"holdout": 0.99}, "holdout=0.99 leaves nothing to train on"),
     ],
 )

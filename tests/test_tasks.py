@@ -1,12 +1,15 @@
 """The tasks that come with mtlkit: losses, predictions, constants and pictures against the mathematics."""
 
+from dataclasses import dataclass
+from types import MappingProxyType
+
 import numpy as np
 import pytest
 import torch
 from tolerances import SINGLE, SINGLE_SUM, SOLVED
 from torch.nn import functional as F
 
-from mtlkit.task import TASKS
+from mtlkit.task import TASKS, own_decoder
 from mtlkit.testing import check_task
 
 NAMES = ("a", "b", "c", "d")
@@ -309,24 +312,41 @@ def test_loss_refuses_wrong_shapes(kind):
 @pytest.mark.parametrize(
     ("kind", "options", "message"),
     [
-        ("depth", {"loss": "berhuu"}, r"no loss 'berhuu'\. Did you mean 'berhu'\?"),
-        ("depth", {"berhu_threshold": 1.0}, "'berhu_threshold' belongs to the loss 'berhu'"),
-        ("depth", {"loss": "berhu", "berhu_threshold": 0}, "berhu_threshold > 0, found 0"),
-        ("depth", {"loss": "silog", "silog_lambda": 1.5}, r"silog_lambda in \[0, 1\], found 1.5"),
-        ("depth", {"max_depth": float("inf")}, "max_depth > 0, found inf"),
-        ("depth", {"max_depth": "far"}, "max_depth > 0, found 'far'"),
+        ("depth", {"loss": "berhuu"}, r"t\.loss: expected .* found 'berhuu'\. Did you mean 'berhu'\?"),
+        ("depth", {"berhu_threshold": 1.0}, r"t\.berhu_threshold: it belongs to loss: berhu, found loss: l1\. Leave"),
+        ("depth", {"loss": "l1", "silog_lambda": 1.0}, r"t\.silog_lambda: it belongs to loss: silog, found loss: l1"),
+        ("depth", {"loss": "berhu", "berhu_threshold": 0}, r"t\.berhu_threshold: expected a number > 0 .* found 0"),
+        ("depth", {"loss": "silog", "silog_lambda": 1.5}, r"t\.silog_lambda: .* >= 0 and <= 1 .* found 1.5"),
+        ("depth", {"max_depth": float("inf")}, r"t\.max_depth: expected a number > 0, found inf"),
+        ("depth", {"max_depth": "far"}, r"t\.max_depth: expected a number > 0, found 'far'"),
         ("depth", {"classes": ("x",)}, "has no classes"),
         ("normals", {"loss": "cosin"}, "Did you mean 'cosine'"),
         ("normals", {"classes": ("x",)}, "has no classes"),
         ("multilabel", {"loss": "facal"}, "Did you mean 'focal'"),
-        ("multilabel", {"gamma": 2}, "'gamma' belongs to the loss 'focal'"),
-        ("multilabel", {"loss": "focal", "positive_weights": [1, 1, 1, 1]}, "belongs to the loss 'bce'"),
-        ("multilabel", {"loss": "focal", "gamma": -1}, "gamma >= 0, found -1"),
-        ("multilabel", {"loss": "focal", "alpha": 1}, r"alpha in \(0, 1\), found 1"),
-        ("multilabel", {"positive_weights": [1, 2]}, r"positive_weights to list 4 numbers, .* found \[1, 2\]"),
-        ("segmentation", {"class_weights": [1, 2, 3, 0]}, "^The task 't' expected class_weights > 0 .* found 0"),
-        ("segmentation", {"class_weights": 2.0}, "class_weights to list 4 numbers"),
-        ("segmentation", {"label_smoothing": 1.0}, r"label_smoothing in \[0, 1\), found 1.0"),
+        ("multilabel", {"gamma": 2}, r"t\.gamma: it belongs to loss: focal, found loss: bce"),
+        (
+            "multilabel",
+            {"loss": "focal", "positive_weights": [1, 1, 1, 1]},
+            r"t\.positive_weights: it belongs to loss: bce",
+        ),
+        ("multilabel", {"loss": "focal", "gamma": -1}, r"t\.gamma: expected a number >= 0 or null, found -1"),
+        ("multilabel", {"loss": "focal", "alpha": 1}, r"t\.alpha: expected a number > 0 and < 1 or null, found 1"),
+        (
+            "multilabel",
+            {"positive_weights": [1, 2]},
+            r"weights: expected 4 numbers, one for each of a, .* found \[1.0, 2.0\]",
+        ),
+        (
+            "segmentation",
+            {"class_weights": [1, 2, 3, 0]},
+            r"weights: .* > 0 .*, 3, 0\]\. To leave a class out, mark",
+        ),
+        (
+            "segmentation",
+            {"class_weights": 2.0},
+            r"weights: expected a list, .*a number > 0 or null, found 2.0",
+        ),
+        ("segmentation", {"label_smoothing": 1.0}, r"t\.label_smoothing: expected a number >= 0 and < 1, found 1.0"),
         ("segmentation", {"classes": ()}, "needs the names of its classes"),
         ("classification", {"classes": ("x", "y", "x")}, "has 'x' more than once"),
         ("classification", {"label_smothing": 0.1}, "Did you mean 'label_smoothing'"),
@@ -339,6 +359,39 @@ def test_loss_refuses_wrong_shapes(kind):
 def test_options_are_checked(kind, options, message):
     with pytest.raises(ValueError, match=message):
         build(kind, **options)
+
+
+def test_the_default_decoder_is_that_of_the_constructor_or_of_the_class():
+    class Guided(type(build("depth"))):
+        default_decoder = MappingProxyType({"name": "conv", "width": 8})
+
+    class Own(Guided):
+        def __init__(self, name, classes=(), decoder="unet"):
+            super().__init__(name, classes, decoder)
+
+    assert own_decoder(TASKS.get("depth")) == "conv"
+    assert own_decoder(TASKS.get("regression")) == "linear"
+    assert Guided("t").decoder_config == {"name": "conv", "width": 8} == own_decoder(Guided)
+    assert Own("t").decoder_config == {"name": own_decoder(Own)} == {"name": "unet"}
+    assert Guided("t", decoder="unet").decoder_config == {"name": "unet"}
+
+
+def test_options_of_a_parent_may_be_extended_and_required():
+    parent = TASKS.get("depth")
+
+    class Scaled(parent):
+        @dataclass(frozen=True, kw_only=True)
+        class Options(parent.Options):
+            scale: float
+            berhu_threshold: float | None = 2.0
+
+    assert (Scaled("t", loss="berhu", scale=2).options.scale, parent("t").options.loss) == (2.0, "l1")
+    with pytest.raises(ValueError, match=r"task\.t\.scale: missing; Scaled needs it"):
+        Scaled("t")
+    with pytest.raises(ValueError, match=r"task\.t\.berhu_threshold: it belongs to loss: berhu"):
+        Scaled("t", scale=1)
+    with pytest.raises(ValueError, match=r"task\.t\.scal: Scaled has no option 'scal'\. Did you mean 'scale'"):
+        Scaled("t", scal=1)
 
 
 def test_the_registry_has_the_six_tasks_and_their_channels():

@@ -1,4 +1,4 @@
-"""The contract kit: every registered balancer keeps the promises, and a broken one is caught by name."""
+"""The contract kit: every registered balancer keeps the promises, and the kit names a broken promise."""
 
 import faulthandler
 import os
@@ -26,7 +26,7 @@ def test_every_balancer_keeps_its_promises(name):
 
 @pytest.mark.parametrize("name", BALANCERS.names())
 def test_zero_beside_tiny_and_huge_gradients_in_float32(name):
-    """More than the kit asks of strangers."""
+    """Our own balancers keep more promises than the kit asks for."""
     for scales in ((0.0, 1e-10, 1e10), (0.0, 0.0, 1.0), (0.0,) * 3):
         trains_to_finite(Method(name), scales, "fp32")
 
@@ -61,7 +61,7 @@ def register():
 
 
 class Even(GramBalancer):
-    """Gives all gradients one length. It keeps all promises; the classes below break one each."""
+    """Gives all gradients one length. It keeps all promises. Each class below breaks one promise."""
 
     spaces = ("features",)
 
@@ -122,7 +122,7 @@ class Pushy(Balancer):
 
 
 class Partial(Even):
-    """Favours the first task, whichever it is."""
+    """Favours the first task in the order of the user."""
 
     def weights(self, gram):
         return torch.cat([gram.new_full((1,), 2.0), gram.new_ones(len(gram) - 1)])
@@ -145,7 +145,7 @@ class Hasty(LossBalancer):
 
 
 class Rows(Even):
-    """Averages lengths in rows; `row` says whose is which."""
+    """Averages lengths in rows. `row` says which row belongs to which task."""
 
     def __init__(self, tasks):
         super().__init__(tasks)
@@ -169,7 +169,7 @@ class Shifted(Rows):
 
 
 class Reset(Rows):
-    """Starts anew whenever the number of tasks changes."""
+    """Starts again each time the number of tasks changes."""
 
     def after_step(self, step):
         if len(step.tasks) != len(self.tasks):
@@ -178,7 +178,7 @@ class Reset(Rows):
 
 
 class Crowded(LossBalancer):
-    """Shares a fixed sum among all tasks, the absent ones included."""
+    """Shares a fixed sum among all tasks, also the absent ones."""
 
     def __init__(self, tasks):
         super().__init__(tasks)
@@ -189,20 +189,20 @@ class Crowded(LossBalancer):
 
 
 class Plain(GramBalancer):
-    """Plain summing by another name, as from a solver that fails without a word."""
+    """Plain summing with another name, as from a solver that fails silently."""
 
     def weights(self, gram):
         return gram.new_full((len(gram),), 1 / len(gram))
 
 
 class Mean(Plain):
-    """A plain mean, which says so: a third of plain summing."""
+    """A plain mean, a third of plain summing, that declares this."""
 
     equals_uniform = True
 
 
 class Nearest(Even):
-    """Takes the gradient nearest to the others alone, as Krum does; of two, half of each."""
+    """Takes only the gradient nearest to the others, as Krum does. With two tasks, it takes half of each."""
 
     def weights(self, gram):
         squares = gram.diagonal()
@@ -212,7 +212,7 @@ class Nearest(Even):
 
 
 class Denying(Even):
-    """Says that it is plain summing, and is not."""
+    """Declares that it is plain summing, but is not."""
 
     equals_uniform = True
 
@@ -236,7 +236,7 @@ class Forgetful(Even):
 
 
 class Common(Even):
-    """Keeps the first total of all in the class itself, which only the same process remembers."""
+    """Keeps the first total of all losses in the class itself, which only the same process remembers."""
 
     first: ClassVar[list[float]] = []
 
@@ -257,7 +257,7 @@ class Local(Even):
 
 
 class Failing(Even):
-    """Fails where nobody looks, and leaves another process waiting for it."""
+    """Fails in a child process while another process waits for it."""
 
     def combine(self, step):
         if os.environ.get("RANK") == "1":
@@ -266,7 +266,7 @@ class Failing(Even):
 
 
 class Dying(Even):
-    """Takes a whole process down, and leaves the other one waiting for it."""
+    """Ends a whole process while the other one waits for it."""
 
     def combine(self, step):
         if os.environ.get("RANK") == "1":
@@ -275,7 +275,7 @@ class Dying(Even):
 
 
 class Hanging(Even):
-    """Never comes back."""
+    """Never returns."""
 
     def combine(self, step):
         if testing_processes.in_child:
@@ -284,7 +284,7 @@ class Hanging(Even):
 
 
 class Talkative(Even):
-    """Warns where nobody looks."""
+    """Warns in a child process."""
 
     def combine(self, step):
         if testing_processes.in_child:
@@ -302,11 +302,11 @@ class Talkative(Even):
         (Pushy, "no_labels", r"a gradient of up to \S+ reached the encoder"),
         (Partial, "permutation", r"differs by up to \S+ in another order"),
         (Hasty, "accumulation", r"differs by up to \S+ with two equal micro-batches"),
-        (Shifted, "comes_and_goes", r"differs by up to \S+ when the first task by name was away"),
+        (Shifted, "comes_and_goes", r"differs by up to \S+ between runs without the first and"),
         (Reset, "comes_and_goes", "rows: forgotten in a step"),
-        (Crowded, "comes_and_goes", r"differs by up to \S+ beside a task without any label"),
+        (Crowded, "comes_and_goes", r"differs by up to \S+ between runs with and without a task"),
         (Plain, "differs_from_uniform", r"differs by \S+e-1\d of its length, up to a common factor.*the same method"),
-        (Denying, "differs_from_uniform", r"differs by \S+e[-+]0[01] of its length.*`equals_uniform = True` denies"),
+        (Denying, "differs_from_uniform", r"differs by \S+e[-+]0[01] of its length.*although it says `equals_uniform"),
         (Levelling, "pareto", "a step could still help both"),
         (Forgetful, "resume", r"differs by up to \S+ after a resume in a fresh process"),
         (Common, "resume", r"differs by up to \S+ after a resume in a fresh process"),
@@ -351,7 +351,7 @@ def test_warnings_in_other_processes_come_back(register):
 
 def test_a_class_that_no_other_process_can_load_is_explained(register):
     class Inner(Even):
-        """Lives in a function."""
+        """A class inside a function."""
 
     register(Inner)
     with pytest.raises(AssertionError, match=r"'resume': no other process .*Inner.* at the top level"):
@@ -359,7 +359,7 @@ def test_a_class_that_no_other_process_can_load_is_explained(register):
 
 
 def test_a_script_of_a_stranger(register, tmp_path, capsys):
-    """No guard around its main part, which the children that need the class in it run as well."""
+    """A program without a guard around its main part: children that need its class run this part, too."""
     script = tmp_path / "script.py"
     script.write_text(
         textwrap.dedent("""

@@ -1,4 +1,4 @@
-"""The kit for data sets: a broken promise is named, with how large a difference was."""
+"""The kit for data sets names a broken promise and the size of the difference."""
 
 import pytest
 import torch
@@ -36,7 +36,7 @@ class Fine(Dataset):
 
 
 class Bytes(Fine):
-    """Gives pictures from 0 to 255."""
+    """Returns pictures from 0 to 255."""
 
     def __getitem__(self, index):
         sample = super().__getitem__(index)
@@ -44,7 +44,7 @@ class Bytes(Fine):
 
 
 class Undeclared(Fine):
-    """Gives a target that it does not declare."""
+    """Returns a target that it does not declare."""
 
     def __getitem__(self, index):
         sample = super().__getitem__(index)
@@ -70,7 +70,7 @@ class Fickle(Fine):
 
 
 class Endless(Fine):
-    """Begins anew at its end."""
+    """Begins again at its end."""
 
     def __getitem__(self, index):
         return super().__getitem__(index % self.length)
@@ -84,7 +84,7 @@ class Shifted(Fine):
 
 
 class Locked(Fine):
-    """Holds what cannot be copied."""
+    """Holds an object that cannot be copied."""
 
     def __init__(self, split="train", size=None, limit=None):
         super().__init__(split, size, limit)
@@ -92,7 +92,7 @@ class Locked(Fine):
 
 
 class Leaky(Fine):
-    """Does not look at `split`."""
+    """Ignores `split`."""
 
     def draw(self, index):
         return torch.Generator().manual_seed(index)
@@ -119,7 +119,7 @@ class Rigid(Fine):
         (Undeclared, "samples_fit", "its target 'other' is not among the data set's `targets`"),
         (Changing, "same_targets", "train has the targets .*, val has"),
         (Fickle, "same_again", r"Sample 0 of train, read twice, differs in image by up to \d\.\de-03"),
-        (Endless, "indices_end", "train has 6 samples, and gives one for the index 6 as well"),
+        (Endless, "indices_end", "train has 6 samples, but it also returns one for the index 6"),
         (Shifted, "indices_end", "of train, the sample -1 and the last one, differs in image by up to"),
         (Locked, "pickles", "lambda"),
         (Leaky, "splits_apart", "Sample 0 of train and Sample 0 of val have the same image"),

@@ -1,4 +1,4 @@
-"""The kit for tasks: a broken promise is named, with how large a difference was."""
+"""The kit for tasks names a broken promise and the size of the difference."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ def register():
 
 
 class Mean(Regression):
-    """Gives the mean."""
+    """Returns the mean."""
 
     def loss(self, output, target):
         total, count = super().loss(output, target)
@@ -41,7 +41,7 @@ class Eager(Regression):
 
 
 class Careless(Regression):
-    """Takes unknown numbers for zeros, if only a little."""
+    """Counts unknown numbers as zeros, but only a little."""
 
     def loss(self, output, target):
         total, count = super().loss(output, target)
@@ -58,7 +58,7 @@ class Coarse(Regression):
 
 
 class Rooted(Regression):
-    """Takes the root of a size, whose slope at zero is infinite."""
+    """Takes the root of a size. Its slope at zero is infinite."""
 
     def loss(self, output, target):
         known = ~target.isnan()
@@ -80,7 +80,7 @@ class Grey(Regression):
 
 
 class Many(Regression):
-    """Gives a constant for each sample."""
+    """Returns one constant per sample."""
 
     def constant(self, targets):
         return targets.nan_to_num(0)
@@ -103,14 +103,14 @@ class LastBatch(Pooled):
 
 
 class Forgets(Regression):
-    """Forgets all batches but one."""
+    """Forgets all batches except one."""
 
     def metrics(self):
         return MetricCollection({"error": LastBatch()})
 
 
 class Unmasked(Regression):
-    """Lets unknown numbers into the figure."""
+    """Counts unknown numbers in the figure."""
 
     def metrics(self):
         return MetricCollection({"mse": MeanSquaredError()})
@@ -128,7 +128,7 @@ class Nowhere(LastBatch):
 
 
 class Zero(Regression):
-    """Is perfect on nothing."""
+    """Is perfect where nothing is known."""
 
     def metrics(self):
         return MetricCollection({"error": Nowhere()})
@@ -192,7 +192,7 @@ def test_a_broken_promise_is_named(register, cls, promise, reason):
 def test_what_there_is_not_is_refused():
     with pytest.raises(LookupError, match="Did you mean 'depth'"):
         check_task("deph")
-    with pytest.raises(ValueError, match=r"no loss 'berhuu'\. Did you mean 'berhu'"):
+    with pytest.raises(ValueError, match=r"task\.checked\.loss: expected .* found 'berhuu'\. Did you mean 'berhu'"):
         check_task("depth", loss="berhuu")
     with pytest.raises(ValueError, match=r"There is no promise 'constants'\. Did you mean 'constant'"):
         check_task("depth", only=("constants",))
@@ -200,7 +200,7 @@ def test_what_there_is_not_is_refused():
 
 def test_a_task_without_a_kind_is_told_what_to_write(register):
     register(type("Any", (Regression,), {"__doc__": "Learns anything.", "learns": ""}))
-    with pytest.raises(ValueError, match=r"Any does not say which kind of target it is made for\. Write learns = "):
+    with pytest.raises(ValueError, match=r"Any does not say which kind of target it learns\. Write learns = "):
         check_task("broken")
     register(type("Wrong", (Regression,), {"__doc__": "Misspells.", "learns": "regresion", "__qualname__": "Any"}))
     with pytest.raises(LookupError, match="Did you mean 'regression'"):
@@ -229,5 +229,5 @@ def test_an_example_that_does_not_fit_is_the_kinds_fault(register):
             return "" if abs(value.nansum() - 1) < 1e-3 else "add up to 1"  # a thousandth of it
 
     register(type("Pair", (Regression,), {"__doc__": "Learns pairs.", "learns": "unit_pairs"}))
-    with pytest.raises(ValueError, match=r"UnitPairs\.example gives a value that does not add up to 1: override it"):
+    with pytest.raises(ValueError, match=r"UnitPairs\.example returns a value that does not add up to 1: override it"):
         check_task("broken")

@@ -1,4 +1,4 @@
-"""The tools: their arithmetic, and tiny runs of each from end to end."""
+"""The tools: their arithmetic, and a tiny complete run of each."""
 
 import importlib
 import json
@@ -51,13 +51,13 @@ def outcome(record):
 
 
 def table(page, records, rates=(0.1, 0.2), seeds=(0, 1)):
-    """From {(method, rate, seed): evaluation, or None where the run diverged}."""
+    """Makes a table from {(method, rate, seed): evaluation, or None if the run diverged}."""
     outcomes = {key: {"diverged": "NaN"} if record is None else outcome(record) for key, record in records.items()}
     return page.Table(outcomes, rates, seeds)
 
 
 def singles(page, *seeds):
-    """Single-task runs with the figures of GOOD."""
+    """Returns single-task runs with the figures of GOOD."""
     return {
         (f"single {task}", rate, seed): {key: value for key, value in GOOD.items() if key.startswith(f"{task}/")}
         for task in TASKS

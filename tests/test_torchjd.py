@@ -1,4 +1,4 @@
-"""The balancer `torchjd`, and TorchJD as the oracle of the methods that both have."""
+"""The balancer `torchjd`, and TorchJD as the reference for the methods that both have."""
 
 import re
 import sys
@@ -20,7 +20,7 @@ TASKS = ("a", "b", "c", "d", "e", "f", "g", "h")
 
 
 def jacobian(k, kind="random"):
-    """(k, d) gradients: of like lengths, of lengths from 0.01 to 100, two opposed or alike but for a little, ..."""
+    """Returns (k, d) gradients: of similar lengths, of lengths from 0.01 to 100, two almost opposed or equal, ..."""
     g = torch.Generator().manual_seed(k)
     rows = torch.randn(k, 40, generator=g, dtype=torch.float64) - 0.3 * torch.randn(
         40, generator=g, dtype=torch.float64
@@ -99,7 +99,7 @@ def test_mgda_is_at_least_as_short_as_torchjds(kind, k):
 @pytest.mark.filterwarnings("ignore:You are solving a parameterized problem")  # cvxpy about TorchJD's problem
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "scaled"])
 def test_nash_is_torchjds(kind):
-    """Left out is where TorchJD's solver gives up and M a is far from 1 / a: uneven lengths, two like gradients."""
+    """The results agree, except where TorchJD's solver gives up (uneven lengths, two similar gradients)."""
     pytest.importorskip("cvxpy")
     pytest.importorskip("ecos")
     for k in COUNTS[1:] if kind in ("nearly", "twins") else COUNTS:

@@ -1,4 +1,4 @@
-"""Augmentation: what a mirror and a zoom do to every type of target, by geometry."""
+"""Augmentation: how a mirror and a zoom change every type of target, by geometry."""
 
 import pickle
 from itertools import pairwise
@@ -66,7 +66,7 @@ def equal(one: Sample, other: Sample) -> bool:
 
 
 class Pixels(DenseKind):
-    """Three numbers per pixel, which move with their pixels and stay as they are."""
+    """Three numbers per pixel, which move with their pixels and do not change."""
 
     def shape(self, height: int, width: int) -> tuple[int, ...]:
         return 3, height, width
@@ -117,7 +117,7 @@ def test_the_zoomed_scene_projects_to_the_zoomed_pixels_and_keeps_its_normals(sc
 
 
 def angles_to_surface(sample: Sample, normals: Tensor) -> Tensor:
-    """Degrees between `normals` and the surface that every second pixel of the depth shows to the camera."""
+    """Returns the degrees between `normals` and the surface that every second pixel of the depth shows."""
     depth = sample["targets"]["distance"][0, ::2, ::2].double()
     y, x = torch.meshgrid(torch.arange(0, HEIGHT, 2) + 0.5, torch.arange(0, WIDTH, 2) + 0.5, indexing="ij")
     points = torch.stack([(x - CX) / FX * depth, (y - CY) / FY * depth, depth])
@@ -181,7 +181,7 @@ def test_the_ray_goes_through_what_becomes_the_principal_point() -> None:
 
 @pytest.mark.parametrize("scale", [1.5, 2.0])
 def test_zoom_moves_image_and_targets_alike(scale: float) -> None:
-    """The image holds its own pixel coordinates, and so does a target of a user's type."""
+    """Image and a target of a user's kind, which both hold their pixel coordinates, move alike."""
     KINDS.register("coordinates")(Pixels)
     y, x = torch.meshgrid((torch.arange(40) + 0.5) / 40, (torch.arange(60) + 0.5) / 60, indexing="ij")
     ramps = torch.stack([x, y, x * 0])
@@ -255,7 +255,7 @@ def test_colour_changes_the_image_only_and_within_its_range() -> None:
 
 
 def coloured(strength: float, *halves: tuple[float, float, float], seeds: int = 200) -> Tensor:
-    """(seeds, halves, 3): what a picture with a left and a right half becomes."""
+    """Returns (seeds, halves, 3): the results for a picture with a left and a right half."""
     columns = torch.tensor(halves).T.repeat_interleave(4 // len(halves), dim=1)
     sample, augment = (
         {"image": columns[:, None].expand(3, 4, 4).contiguous(), "targets": {}},
@@ -266,7 +266,7 @@ def coloured(strength: float, *halves: tuple[float, float, float], seeds: int = 
 
 
 def assert_drawn_from(found: Tensor, low: float, high: float) -> None:
-    """All within the range, to three digits, and close to both of its ends."""
+    """All factors are in the range, to three digits, and some are close to each of its ends."""
     assert low - 1e-3 < found.min() < low + 0.1 * (high - low)  # of 200 uniform draws a tenth is never empty
     assert high - 0.1 * (high - low) < found.max() < high + 1e-3
 

@@ -1,4 +1,4 @@
-"""Processes that load data and die, or run out of memory: one message with advice, no traceback."""
+"""If a process that loads data dies or has no memory, there is one message with advice and no traceback."""
 
 import errno
 import subprocess
@@ -57,7 +57,7 @@ trainer: {max_steps: 8}
     ],
 )
 def test_a_dead_worker_is_one_message_with_advice(words: list[str], message: str, tmp_path: Path) -> None:
-    """In a process of its own: torch tells of a dead worker by a signal, which might interrupt the next test."""
+    """Runs in its own process, because torch reports a dead worker by a signal, which might interrupt the next test."""
     (tmp_path / "deadly_plugin.py").write_text(PLUGIN)
     (tmp_path / "deadly.yaml").write_text(EXPERIMENT)
     program = "import sys; from mtlkit.cli.main import main; sys.exit(main())"

@@ -1,11 +1,12 @@
 """How far a computed number may be from the right one, and why. Other tolerances have their reason beside them.
 
-All processors round alike, but they add in different orders: 128, 256 or 512 bits at a time make other partial sums,
-and some fuse a multiplication with an addition. A test must pass on all (`make test-portable`). So a tolerance is
-what rounding can do, with room above, and far below what a fault does. One rounding changes a number by 1.1e-16 of it
-in float64 and by 6e-8 in float32; a sum of n numbers is off by n such parts of its largest partial sum at most.
+All processors round alike, but they add in different orders: with 128, 256 or 512 bits at a time, the partial sums
+differ, and some processors join a multiplication with an addition. A test must pass on all (`make test-portable`). So a
+tolerance is larger than the error of rounding, with a margin, and much smaller than the effect of a fault. One rounding
+changes a number by 1.1e-16 of it in float64 and by 6e-8 in float32. A sum of n numbers is wrong by at most n such parts
+of its largest partial sum.
 
-Where a test names no tolerance, pytest.approx's and torch's own hold: 1e-6 and wider, for numbers of few operations.
+If a test names no tolerance, those of pytest.approx and torch apply: 1e-6 and more, for numbers of few operations.
 """
 
 ROUNDING = 1e-12  # float64: a thousand operations on numbers of like size, 1e3 * 1.1e-16, ten times over

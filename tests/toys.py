@@ -15,7 +15,7 @@ TASK_NAMES = ("segmentation", "depth", "attributes")
 
 @ENCODERS.register("toy")
 class ToyEncoder(Encoder):
-    """Two levels of which the second is computed from the first, as in every pyramid."""
+    """Has two levels. The second is computed from the first, as in every pyramid."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ def make_tasks():
 
 
 def make_engine(balancer="uniform", *, options=None, steps=100, precision="fp64", sharded=False, **trainer):
-    """An engine at a fixed start. `sharded`: FSDP2, which Accelerate has for GPUs only and torch for CPUs, too."""
+    """Returns an engine with fixed start values. `sharded`: FSDP2, by torch, as Accelerate has it only for GPUs."""
     torch.manual_seed(0)
     tasks = make_tasks()
     encoder = ToyEncoder()
@@ -90,7 +90,7 @@ def make_engine(balancer="uniform", *, options=None, steps=100, precision="fp64"
 
 
 def make_batch(number=0, size=8):
-    """A batch with unequal numbers of valid pixels per sample; always the same for the same number."""
+    """Returns a batch with unequal numbers of valid pixels per sample. A number always gives the same batch."""
     g = torch.Generator().manual_seed(1000 + number)
     image = torch.rand(size, 3, 8, 12, generator=g)
     segmentation = torch.randint(0, 3, (size, 8, 12), generator=g)
@@ -104,7 +104,7 @@ def make_batch(number=0, size=8):
 
 
 def without(batch, task, rows=slice(None)):
-    """The batch without a task's labels in the given rows."""
+    """Returns the batch without a task's labels in the given rows."""
     target = batch["targets"][task].clone()
     target[rows] = {"segmentation": -1, "depth": 0, "attributes": float("nan")}[task]
     return {"image": batch["image"], "targets": batch["targets"] | {task: target}}

@@ -1,17 +1,17 @@
-"""How fast training data is loaded: mtlkit's prepared format beside LibMTL's way of reading NYUv2, in one run.
+"""Measures how fast training data is loaded: mtlkit's prepared format and LibMTL's way of reading NYUv2, in one run.
 
     python tools/bench_data.py                     # rendered rooms of 288 x 384
     python tools/bench_data.py --root NYUV2        # the MTAN/LibMTL arrays themselves
 
-LibMTL's way: one `np.load` a target and frame, of float64 arrays, and conversion to float32; where it augments, a crop
-of 1 / s (s of 1, 1.2 and 1.5), resized by torch, and a mirror image with probability 1/2. mtlkit reads the same
+LibMTL's way is one `np.load` per target and frame, of float64 arrays, and a conversion to float32. Its augmentation is
+a crop of 1 / s (s is 1, 1.2 or 1.5), resized by torch, and a mirror image with probability 1/2. mtlkit reads the same
 frames from the arrays and from the prepared format; its augmentation does the same, by albumentations. `LibMTL,
-mtlkit's augmentation` is LibMTL's reading with that augmentation, so that only the reading differs.
+mtlkit's augmentation` is LibMTL's reading with mtlkit's augmentation, so that only the reading differs.
 
-All ways take turns, `--repeat` times, over the same frames in the same order; each pass is one epoch through torch's
-DataLoader. `hot` reads what the operating system has in memory; `cold` asks it to forget the files first, so that the
-disk is read, and opens everything anew, since what is mapped is not forgotten. A figure is images/s, the median over
-repetitions, and its ratio to LibMTL's of the same repetition as minimum, median and maximum.
+All ways take turns, `--repeat` times, over the same frames in the same order. Each pass is one epoch through torch's
+DataLoader. `hot` reads files that the operating system has in memory. `cold` first asks it to forget the files, so that
+the disk is read, and opens everything again, because mapped files are not forgotten. A figure is images/s, the median
+over repetitions. Its ratio to LibMTL's figure of the same repetition is given as minimum, median and maximum.
 """
 
 import argparse
@@ -70,7 +70,7 @@ class LibMTL(TorchDataset[tuple[Tensor, dict[str, Tensor]]]):
 
 
 def scale_crop_flip(maps: list[Tensor]) -> list[Tensor]:
-    """A random crop, enlarged by torch to the whole, and a random mirror image."""
+    """Makes a random crop, enlarged by torch to the whole, and a random mirror image."""
     image, label, depth, normal = maps
     height, width = image.shape[-2:]
     scale = random.choice(SCALES)
@@ -106,8 +106,8 @@ class WithAugment:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, help="a folder of MTAN's arrays; without it rooms are rendered")
-    parser.add_argument("--frames", type=int, default=64, help="so many are read in a pass (64)")
+    parser.add_argument("--root", type=Path, help="a folder of MTAN's arrays (default: rendered rooms)")
+    parser.add_argument("--frames", type=int, default=64, help="frames per pass (64)")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 2], help="loading processes (0 2)")
     parser.add_argument("--repeat", type=int, default=5)
@@ -126,7 +126,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def render(root: Path, frames: int) -> None:
-    """Rendered rooms in the layout, the types and the size of MTAN's arrays."""
+    """Renders rooms in the layout, the types and the size of MTAN's arrays."""
     for folder in (root / "train", root / "val"):
         for part in PARTS:
             (folder / part).mkdir(parents=True)
@@ -140,7 +140,7 @@ def render(root: Path, frames: int) -> None:
 
 
 def copy(source: Path, root: Path, frames: int) -> None:
-    """The first frames of the user's own arrays."""
+    """Copies the first frames of the user's own arrays."""
     for split, count in (("train", frames), ("val", 1)):
         for part in PARTS:
             (root / split / part).mkdir(parents=True)
@@ -153,7 +153,7 @@ def report(arguments: argparse.Namespace, root: Path, dataset: Dataset, fast: Pa
     sizes = [sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) for folder in (root / "train", fast)]
     per_frame = [size / len(dataset) / 1e6 for size in sizes]
     console.print(
-        f"{len(dataset)} frames of {SIZE[0]} x {SIZE[1]}, batches of {arguments.batch}, one thread a process; "
+        f"{len(dataset)} frames of {SIZE[0]} x {SIZE[1]}, batches of {arguments.batch}, one thread per process; "
         f"{per_frame[0]:.2f} MB per frame as arrays, {per_frame[1]:.2f} MB prepared; torch {torch.__version__}."
     )
     for cold in (False, True) if arguments.cold else (False,):
@@ -189,13 +189,13 @@ def make_ways(root: Path, dataset: Dataset, fast: Path, batch: int, workers: int
 
 
 def measure(make: Callable[[], dict[str, Pass]], repeat: int, forget: Sequence[Path]) -> dict[str, list[float]]:
-    """Images/s of every way, in turns."""
+    """Returns images/s of every way, measured in turns."""
     ways = make()
     figures: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(repeat + 1):  # the first round warms up
         for name in figures:
             if forget:
-                ways.clear()  # before the new ones are there: what the old ones have mapped would stay in memory
+                ways.clear()  # before the new ones are made: files that the old ones mapped would stay in memory
                 ways = make()
             for folder in forget:
                 forget_files(folder)

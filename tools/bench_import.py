@@ -1,7 +1,7 @@
-"""How long mtlkit takes to import and to answer `--help`, beside torch alone.
+"""Measures how long mtlkit takes to import and to answer `--help`, compared with torch alone.
 
-Every program runs several times, each time in a fresh process, in turn with the others, so that a busy machine slows
-all alike. Prints the median wall-clock time of each in seconds, and its ratio to `import torch`.
+Every program runs several times, each time in a fresh process and in turn with the others, so that a busy machine slows
+down all of them alike. It prints the median wall-clock time of each in seconds, and its ratio to `import torch`.
 
     python tools/bench_import.py --runs 7
 """
@@ -20,7 +20,7 @@ PROGRAMS = {
 
 
 def seconds(words: list[str]) -> float:
-    """The wall-clock time of a fresh Python process with these arguments."""
+    """Returns the wall-clock time of a fresh Python process with these arguments."""
     start = time.perf_counter()
     subprocess.run([sys.executable, *words], check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - start
@@ -33,7 +33,7 @@ def main() -> None:
     runs = parser.parse_args().runs
     if runs < 1:
         parser.error(f"--runs must be at least 1, got {runs}.")
-    for words in PROGRAMS.values():  # once without the clock: the files come from the disk and are compiled
+    for words in PROGRAMS.values():  # once without the clock: files are read and compiled
         seconds(words)
     times: dict[str, list[float]] = {name: [] for name in PROGRAMS}
     for _ in range(runs):

@@ -1,30 +1,30 @@
-"""Step time and peak memory of every balancer, as ratios to plain summing measured in the same run.
+"""Measures the step time and the peak memory of every balancer, as ratios to plain summing in the same run.
 
     python tools/bench_step.py [--setting a] [--balancers gradnorm rotograd] [--markdown FILE]
 
 Settings, both on timm's `resnet18` from random weights with its deepest level shared, and random inputs:
 
-    a  3 dense tasks on a stride of 8, batches of 4 x 96 x 128 (height x width), heads `conv` of width 64
-    b  40 attributes, batches of 32 x 64 x 64, a linear head each
+    a  3 dense tasks on a stride of 8, batches of 4 x 96 x 128 (height x width), heads `conv` of width 64 b  40
+    attributes, batches of 32 x 64 x 64, one linear head per attribute
 
-Every balancer runs in each of its spaces, with its defaults, by `Engine.train_step`. Beside them run: `plain loop`,
+Every balancer runs in each of its spaces, with its defaults, by `Engine.train_step`. It is compared with: `plain loop`,
 plain summing in a few lines of PyTorch, which shows what the engine costs; `bound`, the least work in the space
 `parameters` (one forward pass, one backward pass through the heads, one per task through the encoder); and the packages
-`torchjd` (`mtl_backward` over all shared parameters, task by task, since its default, all tasks in one `vmap`, takes
-minutes a step in setting b; and at the features) and `rotograd`, where they are installed.
+`torchjd` and `rotograd`, if they are installed. `torchjd` runs at the features and, by `mtl_backward`, over all shared
+parameters, task by task: its default, all tasks in one `vmap`, takes minutes per step in setting b.
 
-Time: each contestant has a network of its own, and one step to warm up. Then, round by round, all make one step in
-turn, starting with another one each round, so that noise hits all alike. The figure is the median over rounds of the
-time divided by that of `uniform` in the same round, with the quartiles beside it. A contestant leaves after
-`--repeats` rounds or `--seconds` of work, but not before two rounds. Garbage collection is off; SGD moves the models.
+Time: each contestant has its own network and one step to warm up. Then, in each round, all make one step in turn. Each
+round starts with another contestant, so that noise affects all alike. The figure is the median over rounds of the time
+divided by that of `uniform` in the same round, with its quartiles. A contestant leaves after `--repeats` rounds or
+`--seconds` of work, but not before two rounds. Garbage collection is off; SGD moves the models.
 
-Memory: the bytes of all live tensors at the worst moment of a step, the network and the balancer's state included and
-the inputs not, counted in the dispatcher during the first step; what this step leaves behind counts as if it had been
-there. The figure is the same on every machine, but does not see what an operation needs inside itself, such as a
-convolution's workspace.
+Memory: the bytes of all live tensors at the worst moment of a step, with the network and the balancer's state but
+without the inputs. It is counted in the dispatcher during the first step. Tensors that this step leaves behind count as
+if they had been there before. The figure is the same on every machine, but it does not include memory inside an
+operation, such as a convolution's workspace.
 
 Aims: 1.05 for methods of losses or of the Gram matrix at the features, 1.25 for `rotograd`, and in the space
-`parameters` 1.10 of the bound; methods that need two halves of the batch make twice the passes and have none.
+`parameters` 1.10 of the bound; methods that need two halves of the batch make twice the passes and have no aim.
 """
 
 import argparse
@@ -69,7 +69,7 @@ Batch = dict[str, Any]
 
 @dataclass(frozen=True)
 class Setting:
-    """A network, its tasks and a batch, the same whenever they are made."""
+    """A network, its tasks and a batch. They are the same each time they are made."""
 
     text: str
     tasks: Callable[[], dict[str, Task]]
@@ -128,7 +128,7 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class Contestant:
-    """`make` builds its network and returns its step; it raises `ImportError` where a package is not there."""
+    """A contestant. `make` builds its network and returns its step, or raises `ImportError` for a missing package."""
 
     name: str
     space: str
@@ -141,7 +141,7 @@ class Contestant:
 
 
 def contestants(chosen: Sequence[str]) -> list[Contestant]:
-    """`uniform` first; then the other references and all that is chosen (nothing: everything)."""
+    """Returns `uniform` first, then the other references and the chosen contestants (empty: all of them)."""
     found = []
     for name in sorted(set(BALANCERS.names()) - {"uniform"}):
         cls = BALANCERS.get(name)
@@ -176,7 +176,7 @@ def in_engine(name: str, options: dict[str, Any]) -> Callable[[Setting, Batch], 
         model, tasks = setting.model()
         balancer = BALANCERS.build(name, tasks=tuple(tasks), **options)
         balancer.setup(tasks, model.encoder_info)
-        never = 10**9  # logs nothing, so that each method computes what it needs itself
+        never = 10**9  # logs nothing, so that each method computes only what it needs
         config = TrainerConfig(max_steps=never, log_every=never, optimizer="sgd", momentum=0.0, lr=RATE)
         engine = Engine(
             model, list(tasks.values()), balancer, config, accelerator=make_accelerator(config), steps_per_epoch=never
@@ -187,7 +187,7 @@ def in_engine(name: str, options: dict[str, Any]) -> Callable[[Setting, Batch], 
 
 
 class Loop:
-    """What the loops without engine share."""
+    """The common part of the loops without an engine."""
 
     def __init__(self, setting: Setting, batch: Batch) -> None:
         self.model, self.tasks = setting.model()
@@ -281,7 +281,7 @@ def torchjd(name: str, at_features: bool) -> Callable[[Setting, Batch], Step]:
 
 
 class Backbone(nn.Module):
-    """The encoder's one level; a vector where the heads would average the map anyway."""
+    """Returns the encoder's one level, as a vector if the heads would average the map anyway."""
 
     def __init__(self, encoder: nn.Module, dense: bool) -> None:
         super().__init__()
@@ -328,7 +328,7 @@ def rotograd_package(setting: Setting, batch: Batch) -> Step:
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of the storages that operations under it make, until they are freed."""
+    """Counts the bytes of the storages that operations create inside it, until they are freed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -377,7 +377,7 @@ def begin(contestant: Contestant, setting: Setting, batch: Batch) -> Ready:
     gc.collect()
     with LiveBytes() as memory:
         step = contestant.make(setting, batch)
-        gc.collect()  # what building left behind is not the step's
+        gc.collect()  # garbage of the construction does not belong to the step
         before = memory.peak = memory.now
         started = time.perf_counter()
         step()
@@ -388,7 +388,7 @@ def begin(contestant: Contestant, setting: Setting, batch: Batch) -> Ready:
 
 
 def rounds_of(ready: dict[str, Ready], repeats: int, seconds: float, clock: Clock) -> list[dict[str, float]]:
-    """The seconds of every contestant's step, round by round."""
+    """Returns the seconds of every contestant's step, round by round."""
     names = list(ready)
     rounds = {name: max(LEAST, min(repeats, int(seconds / one.seconds))) for name, one in ready.items()}
     most = rounds["uniform"] = max(rounds.values())
@@ -414,7 +414,7 @@ def rounds_of(ready: dict[str, Ready], repeats: int, seconds: float, clock: Cloc
 class Row:
     contestant: Contestant
     milliseconds: float
-    ratios: list[float]  # to `uniform`, a round each
+    ratios: list[float]  # to `uniform`, one per round
     to_bound: float | None
     memory: float
 
@@ -422,10 +422,10 @@ class Row:
 def measure(
     setting: Setting, chosen: Sequence[str], repeats: int, seconds: float, clock: Clock
 ) -> tuple[list[Row], dict[str, str]]:
-    """The table's rows, and why some contestants are not in it."""
+    """Returns the table's rows, and the reasons why some contestants are not in it."""
     batch = setting.inputs()
     gc.collect()
-    gc.freeze()  # what is there already needs no look at every collection
+    gc.freeze()  # a collection need not look at existing objects
     ready: dict[str, Ready] = {}
     skipped: dict[str, str] = {}
     for contestant in contestants(chosen):
@@ -500,14 +500,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--setting", choices=SETTINGS, help="without it: all")
     parser.add_argument(
-        "--balancers", nargs="+", default=[], metavar="NAME", help="without it: all; `package` for the other packages"
+        "--balancers", nargs="+", default=[], metavar="NAME", help="default: all; `package` for the other packages"
     )
     parser.add_argument("--repeats", type=int, default=9, help="rounds at most")
-    parser.add_argument("--seconds", type=float, default=4.0, help="of work for each contestant, or two rounds")
+    parser.add_argument("--seconds", type=float, default=4.0, help="work per contestant, at least two rounds")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument(
-        "--clock", choices=CLOCKS, default="wall", help="cpu: on a machine that is not quiet, one thread"
-    )
+    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: for a busy machine, with one thread")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="writes the tables to this file, too")
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)

@@ -3,16 +3,16 @@
     pip install --target /tmp/rotograd --no-deps rotograd geotorch==0.3.0
     PYTHONPATH=/tmp/rotograd python tools/compare_rotograd.py
 
-Nothing else needs the package. What differs by design, and is accounted for here:
+Nothing else needs the package. Some things differ by design, and this program takes them into account:
 
-- The package minimises sum_n |R_k v_n - g~_{n,k}|^2 with v = |mean_j G_j| mean_j(G_j / |G_j|). As a rotation leaves
-  |R_k v_n| as it is, that is 2 |mean_j G_j| times the paper's L_rot^k, plus a constant: the same direction, another
-  length.
-- The package leaves the numbers below the diagonal of a skew matrix to an optimizer of the user's, as
+- The package minimises sum_n |R_k v_n - g~_{n,k}|^2 with v = |mean_j G_j| mean_j(G_j / |G_j|). A rotation does not
+change |R_k v_n|, so this is 2 |mean_j G_j| times the paper's L_rot^k, plus a constant: the same direction with another
+length. - The package leaves the numbers below the diagonal of a skew matrix to an optimizer of the user's, as
   `balancer.update=adam` does; `geodesic` takes the direction and sets the length itself. Adam's first step is compared:
-  both move each number by lr. Later ones differ: Adam's averages see the other length, which changes over time.
+  both move each number by lr. Later steps differ, because Adam's averages depend on the other length, which changes
+  over time.
 
-What is the same: rotations that start anywhere (`balancer.start=random`), |G_k^0| taken anew at step 20
+The same are: rotations that start anywhere (`balancer.start=random`), |G_k^0| taken again at step 20
 (`balancer.burn_in`), C = sum_k alpha_k |G_k|, the encoder's gradient, and decoders with the plain gradients of their
 losses (`normalize_losses=False`, the package's default).
 """
@@ -25,17 +25,18 @@ from torch import Tensor, nn
 
 from mtlkit import BALANCERS, TASKS, Encoder, EncoderInfo
 from mtlkit.config.schema import TrainerConfig
-from mtlkit.engine.engine import Batch, Engine
+from mtlkit.engine.engine import Batch, Engine, Forward
 from mtlkit.engine.model import MultiTaskModel
+from mtlkit.engine.one_pass import Pass
 from mtlkit.rotations import nearest_rotation
 from mtlkit.run.build import make_accelerator
-from mtlkit.step import Step
 
 NAMES, WIDTH, SAMPLES, STEPS, RATE = ("a", "b", "c"), 8, 16, 3, 5e-4
+FORM, DIM = (2, 2, 2), 5  # of the map that is flattened, and how many of its numbers are rotated
 
 
 class Vectors(Encoder):
-    """(B, 3, 2, 2) images -> vectors."""
+    """Turns (B, 3, 2, 2) images into vectors."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,11 +51,23 @@ class Vectors(Encoder):
         return [self.layers(image)]
 
 
-def make_engine(update: str = "geodesic") -> Engine:
+class Maps(Vectors):
+    """(B, 3, 2, 2) images -> maps (B, 2, 2, 2)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.info = EncoderInfo(channels=(FORM[0],), strides=(1,))
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        return [self.layers(image).unflatten(1, FORM)]
+
+
+def make_engine(update: str = "geodesic", flatten: bool = False) -> Engine:
     tasks = [TASKS.build("multilabel", name, ("x", "y", "z"), decoder="linear") for name in NAMES]
-    encoder = Vectors()
+    encoder = Maps() if flatten else Vectors()
     model = MultiTaskModel(encoder, {task.name: task.decoder(encoder.info) for task in tasks})
-    balancer = BALANCERS.build("rotograd", tasks=NAMES, update=update, start="random", lr=RATE)
+    options = {"flatten": True, "dim": DIM} if flatten else {}
+    balancer = BALANCERS.build("rotograd", tasks=NAMES, update=update, start="random", lr=RATE, **options)
     balancer.setup({task.name: task for task in tasks}, encoder.info)
     config = TrainerConfig(max_steps=STEPS, precision="fp64")
     engine = Engine(model, tasks, balancer, config, accelerator=make_accelerator(config), steps_per_epoch=STEPS)
@@ -64,20 +77,23 @@ def make_engine(update: str = "geodesic") -> Engine:
 
 
 class Head(nn.Module):
-    """A decoder of ours as the package wants it."""
+    """One of our decoders in the form that the package needs."""
 
-    def __init__(self, decoder: nn.Module) -> None:
+    def __init__(self, decoder: nn.Module, form: tuple[int, ...]) -> None:
         super().__init__()
         self.decoder = decoder
+        self.form = form
 
     def forward(self, z: Tensor) -> Tensor:
-        return self.decoder([z])
+        return self.decoder([z.unflatten(1, self.form)])
 
 
 def package_like(engine: Engine, package_class: type[nn.Module]) -> nn.Module:
     """The package's model with the same layers."""
-    heads = [Head(copy.deepcopy(engine.network.decoders[name])) for name in NAMES]
-    return package_class(copy.deepcopy(engine.network.encoder.layers), heads, WIDTH).double()  # wraps each head
+    flatten = engine.balancer.flatten
+    form, width = (FORM, DIM) if flatten else ((WIDTH,), WIDTH)
+    heads = [Head(copy.deepcopy(engine.network.decoders[name]), form) for name in NAMES]
+    return package_class(copy.deepcopy(engine.network.encoder.layers), heads, width).double()  # wraps each head
 
 
 def take_over(package: nn.Module, engine: Engine) -> None:
@@ -96,7 +112,7 @@ def make_batch() -> Batch:
 
 
 def backward(package: nn.Module, batch: Batch) -> None:
-    """The package's own backward pass, with the loss of the engine's tasks."""
+    """Runs the package's own backward pass, with the losses of the engine's tasks."""
     package.train()
     outputs = zip(package(batch["image"]), batch["targets"].values(), strict=True)
     package.backward([nn.functional.binary_cross_entropy_with_logits(*pair) for pair in outputs])
@@ -107,7 +123,7 @@ def gradients_of(module: nn.Module) -> Tensor:
 
 
 def largest_difference(found: Tensor, expected: Tensor) -> float:
-    """Relative to the largest entry."""
+    """Returns the largest difference, relative to the largest entry."""
     return float((found - expected).abs().max() / expected.abs().max())
 
 
@@ -117,11 +133,20 @@ def main() -> int:
     except ImportError as error:
         sys.stderr.write(f"{error}. The authors' package must be installed first:\n\n{__doc__}")
         return 2
+    for flatten in (False, True):
+        kind = f"{FORM} maps, flattened, {DIM} of {WIDTH} numbers rotated" if flatten else f"vectors of {WIDTH}"
+        sys.stdout.write(f"Features: {kind}\n")
+        compare(RotoGrad, flatten)
+    return 0
+
+
+def compare(package_class: type[nn.Module], flatten: bool) -> None:
+    """Prints the differences over some steps, and those of Adam's first step."""
     torch.manual_seed(0)
-    engine = make_engine()
-    network, balancer = engine.network, engine.balancer
+    engine = make_engine(flatten=flatten)
+    network = engine.network
     update = engine._update
-    package = package_like(engine, RotoGrad)
+    package = package_like(engine, package_class)
     for number in range(STEPS):
         batch = make_batch()
         take_over(package, engine)
@@ -129,11 +154,11 @@ def main() -> int:
 
         seen: dict[str, Tensor] = {}
 
-        def look(step: Step, seen: dict[str, Tensor] = seen) -> None:  # before anything moves
+        def look(one: Pass, again: Forward, seen: dict[str, Tensor] = seen) -> None:  # before anything moves
             seen["encoder"] = gradients_of(network.encoder)
             seen.update({f"decoder of {name}": gradients_of(network.decoders[name]) for name in NAMES})
-            seen.update({name: pairs[0][0].T for name, pairs in balancer._noted.items()})  # M_k
-            update(step)
+            seen.update({name: one.step.noted(name)[0][0].T for name in NAMES})  # M_k
+            update(one, again)
 
         engine._update = look
         step = engine.train_step(batch)
@@ -148,15 +173,13 @@ def main() -> int:
             differences[f"rotation of {name}"] = largest_difference(lower - lower.T, expected)
         text = ", ".join(f"{what} {value:.1e}" for what, value in differences.items())
         sys.stdout.write(f"step {number}, relative differences: {text}\n")
-    sys.stdout.write(
-        f"the rotations after Adam's first step, absolute difference: {difference_of_adam(RotoGrad):.1e}\n"
-    )
-    return 0
+    adam = difference_of_adam(package_class, flatten)
+    sys.stdout.write(f"the rotations after Adam's first step, absolute difference: {adam:.1e}\n")
 
 
-def difference_of_adam(package_class: type[nn.Module]) -> float:
-    """Between the rotations that one step of Adam on the numbers of the skew matrix gives, here and there."""
-    engine, batch = make_engine("adam"), make_batch()
+def difference_of_adam(package_class: type[nn.Module], flatten: bool) -> float:
+    """Returns the difference of the rotations after one step of Adam on the skew matrix, here and in the package."""
+    engine, batch = make_engine("adam", flatten), make_batch()
     package = package_like(engine, package_class)
     take_over(package, engine)
     optimizer = torch.optim.Adam(package.mtl_parameters(), lr=RATE, eps=1e-16)  # mtlkit's eps

@@ -1,4 +1,4 @@
-"""The page of tables that `reproduce_digits.py` makes: from the outcomes of its runs to markdown."""
+"""Makes the page of tables of `reproduce_digits.py` from the outcomes of its runs, as markdown."""
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -40,11 +40,11 @@ class Table:
         self.chosen = {method: min(rates, key=lambda rate: self.error(method, rate)) for method in self.methods}
 
     def error(self, method: str, rate: float) -> float:
-        """The mean relative validation error of a trial; infinite where it diverged."""
+        """Returns the mean relative validation error of a trial; infinite if it diverged."""
         return relative_error(self.outcomes[method, rate, self.seeds[0]])
 
     def figures(self, row: str, seed: int, split: str = "test") -> Figures:
-        """Of a row of the table in one seed; empty where the run diverged. `single task` joins five runs."""
+        """Returns the figures of a table row for one seed; empty if the run diverged. `single task` joins five runs."""
         methods = SINGLE if row == "single task" else [row]
         found: Figures = {}
         for method in methods:
@@ -52,12 +52,12 @@ class Table:
         return found
 
     def values(self, row: str, task: str, split: str = "test") -> dict[int, float]:
-        """By seed."""
+        """Returns the figures of a row by seed."""
         by_seed = {seed: self.figures(row, seed, split) for seed in self.seeds}
         return {seed: figures[task] for seed, figures in by_seed.items() if task in figures}
 
     def gains(self, row: str, without: Iterable[str] = ()) -> dict[int, float]:
-        """Delta-m by seed: the mean over tasks of the relative gain over the single-task run, in percent."""
+        """Returns Delta-m by seed: the mean over tasks of the relative gain over the single-task run, in percent."""
         tasks = [task for task in FIGURES if task not in without]
         found = {}
         for seed in self.seeds:
@@ -75,13 +75,13 @@ class Table:
 
 
 def relative_error(outcome: Outcome) -> float:
-    """The mean over tasks of validation error / the constant prediction's error; infinite for a run that diverged."""
+    """Returns the mean over tasks of validation error / the constant prediction's error; infinite after divergence."""
     found, constant = percent(outcome.get("val", {})), percent(outcome.get("constant", {}))
     return fmean(error(task, found[task]) / error(task, constant[task]) for task in found) if found else math.inf
 
 
 def percent(record: dict[str, Any]) -> Figures:
-    """The figures in an evaluation's record; none where one of them is not finite."""
+    """Returns the figures in an evaluation's record, or none if one of them is not finite."""
     found = {task: record[key] for task, figure in FIGURES.items() if (key := f"{task}/{figure}") in record}
     if None in found.values():
         return {}
@@ -93,7 +93,7 @@ def error(task: str, figure: float) -> float:
 
 
 def gain(task: str, new: float, old: float) -> float:
-    """Positive where `new` is better."""
+    """Returns the relative gain, which is positive if `new` is better."""
     return new - old if task in DIGITS else old - new
 
 
@@ -101,7 +101,7 @@ def gain(task: str, new: float, old: float) -> float:
 
 
 def render(table: Table, folders: Folders, command: str, kept: Collection[str] = ()) -> str:
-    """The whole page, as markdown; `kept` are the methods of earlier runs, which were not repeated."""
+    """Returns the whole page, as markdown. `kept` are the methods of earlier runs, which were not repeated."""
     names = {row: f"`{row}`" for row in table.rows}
     head = ["method", *(f"{task}, {'%' if task in DIGITS else 'MSE'}" for task in FIGURES)]
     delta = ["Δm, %", "Δm without density, %"] if "single task" in table.rows else []
@@ -168,12 +168,12 @@ def facts(table: Table, folders: Folders, command: str, kept: Collection[str]) -
 
 
 def info(folder: Path) -> dict[str, Any]:
-    """What a run noted of itself at its start."""
+    """Returns what a run noted about itself at its start."""
     return next(record for record in log.read_log(folder / "metrics.jsonl") if record["split"] == "info")
 
 
 def between(times: Iterable[str]) -> str:
-    """The first and the last day.
+    """Returns the first and the last day.
 
     >>> between(["2026-11-26T01:02", "2026-11-25T03:04"]), between(["2026-11-26T01:02"])
     ('2026-11-25 to 2026-11-26', '2026-11-26')
@@ -190,7 +190,7 @@ def trial(table: Table, method: str, rate: float) -> list[str]:
 
 
 def claims(table: Table) -> list[str]:
-    """The numbers that bear on three of the paper's claims."""
+    """Returns the numbers that concern three of the paper's claims."""
     head = ["", *FIGURES]
     have = set(table.rows)
     parts = [
@@ -226,7 +226,7 @@ def claims(table: Table) -> list[str]:
 
 
 def against(table: Table, row: str, other: str, task: str) -> str:
-    """The mean gain in percent, paired by seed, and the number of seeds with one; a dash where it is one over 0."""
+    """Returns the mean gain in percent, paired by seed, and the number of seeds with a gain; a dash if it is over 0."""
     new, old = table.values(row, task), table.values(other, task)
     if not (seeds := new.keys() & old.keys()):
         return "diverged"
@@ -250,7 +250,7 @@ def deviation(values: Iterable[float]) -> str:
 
 
 def spread(values: Iterable[float], runs: int) -> str:
-    """Mean and standard deviation; names the number of values where it is not that of the runs."""
+    """Returns mean and standard deviation, and the number of values if it is not that of the runs."""
     values = list(values)
     if not values:
         return "diverged"
@@ -258,7 +258,7 @@ def spread(values: Iterable[float], runs: int) -> str:
 
 
 def number(value: float) -> str:
-    """Three or four digits.
+    """Returns the number with three or four digits.
 
     >>> number(0.12345), number(8.7654), number(89.123), number(149.21)
     ('0.123', '8.77', '89.1', '149')

@@ -1,11 +1,11 @@
-"""Losses of eight steps by every balancer, to the last bit: for changes of the code that may change no number.
+"""Compares the losses of eight steps by every balancer, bit for bit, for changes of code that must change no number.
 
     python tools/loss_curves.py --write before.json      # before the change
     python tools/loss_curves.py --compare before.json    # after it: exits with 1 and names what differs
 
-Two tasks, float64, one process; in every space of the method, with and without accumulation. A label that is missing
-in some steps is part of it. The last entry of a curve is a digest of the model's weights.
-Both runs must be made on one machine: other processors add in other orders.
+It trains two tasks in float64 in one process, in every space of the method, with and without accumulation. In some
+steps a label is missing. The last entry of a curve is a digest of the model's weights. Both runs must be made on one
+machine: other processors add in other orders.
 """
 
 import argparse
@@ -24,7 +24,7 @@ ABSENT: dict[int, tuple[str, ...]] = {3: ("a",), 5: ("b",)}  # step -> tasks wit
 
 
 def curve(name: str, space: str, accumulation: int) -> list[str]:
-    """Each step's losses as hexadecimal numbers, and a digest of what is left at the end."""
+    """Returns each step's losses as hexadecimal numbers, and a digest of the weights at the end."""
     cls = BALANCERS.get(name)
     options = {"space": space} if len(cls.spaces) > 1 else {}
     engine = make_engine(Method(name, options), ("a", "b"), accumulation=accumulation)

@@ -3,8 +3,8 @@
     python tools/lower_bounds.py > lowest.txt
     python -m pip install -c lowest.txt -e ".[test]"
 
-`make lower-bounds` does that in an environment of its own and runs the tests there. A bound that cannot be installed or
-fails a test is wrong: raise it. Only what mtlkit itself depends on is held low; pip chooses the rest.
+`make lower-bounds` does this in its own environment and runs the tests there. A bound is wrong if it cannot be
+installed or fails a test: raise it. Only the dependencies of mtlkit itself are held low; pip chooses the others.
 """
 
 import re
@@ -16,9 +16,9 @@ PROJECT = Path(__file__).parents[1] / "pyproject.toml"
 
 
 def lowest(requirements: list[str]) -> list[str]:
-    """`name==version` for each `name>=version`.
+    """Returns `name==version` for each `name>=version`.
 
-    Raises `ValueError` for a requirement without a lower bound, since nobody could test it.
+    Raises `ValueError` for a requirement without a lower bound, because nobody could test it.
 
     >>> lowest(["numpy>=2,<4", "rich>=13.1"])
     ['numpy==2', 'rich==13.1']

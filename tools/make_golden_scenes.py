@@ -1,4 +1,4 @@
-"""Writes tests/golden/scenes.npz: three small frames that later versions of the renderer must give again.
+"""Writes tests/golden/scenes.npz: three small frames that later versions of the renderer must reproduce.
 
     python tools/make_golden_scenes.py
 

@@ -1,22 +1,21 @@
-"""Mutation testing: small faults are put into the code one at a time, and the tests must notice each.
+"""Runs mutation tests: puts small faults into the code, one at a time. The tests must notice each one.
 
-    python tools/mutants.py                              # every mutant; what a run before has settled is kept
-    python tools/mutants.py balancers/nash.py            # of some files only
-    python tools/mutants.py --sample 400 --seed 1        # a random part of each file, for an estimate
-    python tools/mutants.py --report                     # runs nothing: the score so far and what survives;
+    python tools/mutants.py                              # every mutant; keeps the results of earlier runs python
+    tools/mutants.py balancers/nash.py            # of some files only python tools/mutants.py --sample 400 --seed 1
+    # a random part of each file, for an estimate python tools/mutants.py --report                     # runs nothing:
+    the score so far and what survives;
                                                          # with the words of a sample, that sample's
 
-The faults are those of mutmut's operators (which mutmut 3 would apply itself if the package were not put together from
-several folders), and two more: a statement or an entry of a dictionary is left out. Texts are not changed, nor is what
-`raise` and `assert` say, `strict=`, `device=` (there is one device here), types, `__all__` and decorators.
+The faults are those of mutmut's operators, and two more: leaving out a statement or an entry of a dictionary. (mutmut 3
+itself cannot be used, because the package consists of several folders.) These are never changed: texts, the messages of
+`raise` and `assert`, `strict=`, `device=` (there is one device here), types, `__all__` and decorators.
 
-A mutant gets the tests of `tools/mutants.yaml` that run its line, the quick ones first, until one fails, and last
-those that start processes. What runs on import, such as a default, also gets the tests under `on_import`. All third
-parties are imported once. A mutant inside of a function is a fork of a process that has collected the tests; another
-one, such as a default, is a fork that imports mtlkit from a folder of links with the one changed file in it, which is
-also where processes that a test starts import it from.
-`.cache/mutants` keeps the results: a mutant that was killed stays so while its function is the same, and one that
-survived is tried again.
+The tests of a mutant are those in `tools/mutants.yaml` that run its line. The quick ones run first, until one fails,
+and those that start processes run last. Code that runs on import, such as a default, also gets the tests under
+`on_import`. All third-party packages are imported once. A mutant inside a function is a fork of a process that has
+collected the tests. Other mutants, such as a default, are forks that import mtlkit from a folder of links, which
+contains the one changed file. Processes that a test starts import it from there, too. `.cache/mutants` keeps the
+results: a killed mutant stays killed as long as its function is the same, and a mutant that survived is tried again.
 """
 
 import argparse
@@ -66,9 +65,9 @@ class Mutant:
 
     file: str
     function: str  # the qualified name of what surrounds it
-    first: int  # lines of the statement
+    first: int  # first and last line of the statement
     last: int
-    imported: bool  # whether it runs on import: in a class's body, a default, or at the top of the file
+    imported: bool  # whether it runs on import: in a class body, a default, or at the top of the file
     start: int
     end: int
     before: str
@@ -92,7 +91,7 @@ class Mutant:
 
 
 def alike(one: str, two: str) -> int:
-    """How many characters two texts begin with alike."""
+    """Returns the number of characters that two texts have in common at their beginning."""
     return next(
         (i for i, pair in enumerate(zip(one, two, strict=False)) if pair[0] != pair[1]), min(len(one), len(two))
     )
@@ -183,13 +182,13 @@ class Finder(cst.CSTVisitor):
 
 
 def kept(call: cst.Call) -> list[str]:
-    """The arguments that no mutant changes, as they stand."""
+    """Returns the arguments that no mutant changes, as they are written."""
     named = [arg for arg in call.args if arg.keyword and arg.keyword.value in KEPT]
     return [cst.Module([]).code_for_node(arg.value) for arg in named]
 
 
 def mutants_of(file: str) -> list[Mutant]:
-    """The mutants of a file, with keys that stay while the surrounding function does. Kept, since it takes a while."""
+    """Returns the mutants of a file, and keeps them. A key changes only if the surrounding function changes."""
     source = (ROOT / file).read_bytes()
     maker = "".join(map(inspect.getsource, (Finder, find_mutants, leave_out_statement, leave_out_entry)))
     digest = sha256(source + maker.encode()).hexdigest()
@@ -225,7 +224,7 @@ def find_mutants(file: str, source: bytes) -> list[Mutant]:
 
 
 def spans_of(source: bytes) -> dict[str, tuple[int, int]]:
-    """Qualified name -> first and last line, of all functions and classes."""
+    """Returns the first and last line of every function and class, by qualified name."""
     found = {}
 
     def walk(node: ast.AST, prefix: str) -> None:
@@ -244,7 +243,7 @@ def spans_of(source: bytes) -> dict[str, tuple[int, int]]:
 
 
 class Watch:
-    """A plugin of pytest: the time of every test, which lines it ran, and the first that failed."""
+    """A pytest plug-in: it records the time and the lines of every test, and the first test that failed."""
 
     def __init__(self, measure: coverage.Coverage | None = None) -> None:
         self.measure, self.times, self.failed = measure, defaultdict(float), []
@@ -260,7 +259,7 @@ class Watch:
 
 
 def import_third_parties() -> None:
-    """Imports, once for all forks, whatever the code and the tests import that is not their own."""
+    """Imports all third-party modules of the code and the tests, once for all forks."""
     names = set()
     for file in [path for part in ("mtlkit", "balancers", "tasks", "tests") for path in (ROOT / part).rglob("*.py")]:
         for node in ast.walk(ast.parse(file.read_text())):
@@ -278,7 +277,7 @@ def import_third_parties() -> None:
 
 
 def overlay(mutant: Mutant, folder: Path) -> None:
-    """A folder to import mtlkit from: links to the code, and the one changed file."""
+    """Makes a folder from which mtlkit can be imported: links to the code, and the one changed file."""
     package = folder / "mtlkit"
     package.mkdir(parents=True)
     for path in [*(ROOT / "mtlkit").iterdir(), *FOLDERS.values()]:
@@ -296,7 +295,7 @@ def overlay(mutant: Mutant, folder: Path) -> None:
 
 
 def alone(folder: Path, seconds: float | None) -> None:
-    """Makes this process, a fork, a session of its own, with its output in the folder and that much processor time."""
+    """Gives this process, a fork, its own session, a limit of processor time, and the folder for its output."""
     os.setsid()
     sys.dont_write_bytecode = True  # the links share their byte code with the code itself
     os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
@@ -308,7 +307,7 @@ def alone(folder: Path, seconds: float | None) -> None:
 
 
 def run_tests(tests: list[str], folder: Path, plugin: object, *more: str) -> int:
-    """Runs pytest in this process, which is a fork, and gives its exit code."""
+    """Runs pytest in this process, which is a fork, and returns its exit code."""
     import pytest
 
     os.chdir(ROOT)
@@ -321,7 +320,7 @@ def digest_of(test: str, files: Iterable[str]) -> str:
 
 
 def baseline(test: str, files: list[str]) -> dict[str, Any]:
-    """What a test file's tests take and which lines of the code they run; kept while neither it nor these change."""
+    """Returns the time and the lines of code of a test file's tests. Keeps them until the file or code changes."""
     kept = CACHE / f"{Path(test).stem}.json"
     if kept.exists():
         found = json.loads(kept.read_text())
@@ -351,7 +350,7 @@ def baseline(test: str, files: list[str]) -> dict[str, Any]:
 
 
 class Selection:
-    """Which tests a mutant gets."""
+    """Chooses the tests of a mutant."""
 
     def __init__(self, table: dict[str, Any], files: list[str]) -> None:
         self.last = {file: matching(table["last"], file) for file in files}
@@ -378,7 +377,7 @@ class Selection:
         self.spans = {file: spans_of((ROOT / file).read_bytes()) for file in files}
 
     def tests(self, mutant: Mutant, budget: float) -> list[str]:
-        """The tests that run the mutant's line, one case of each first, as far as they fit into `budget` seconds."""
+        """Returns the tests that run the mutant's line, one case of each first, as they fit into `budget` seconds."""
         first, last, name = mutant.first, mutant.last, mutant.function
         if mutant.imported:  # the tests of what surrounds it
             first, last = self.spans[mutant.file].get(name, (1, 10**6))
@@ -406,13 +405,13 @@ def matching(table: dict[str, list[str]], file: str) -> list[str]:
 
 
 class Forks:
-    """Tries mutants in forks of this process, which has imported third parties only: each fork imports mtlkit anew."""
+    """Tries mutants in forks of this process, which has imported only third parties. Each fork imports mtlkit."""
 
     def __init__(self) -> None:
         self.watch = Watch()
 
     def start(self, mutant: Mutant, tests: list[str], seconds: float, folder: Path) -> int:
-        """Starts a fork that runs the tests on the mutant; gives its process id."""
+        """Starts a fork that runs the tests on the mutant. Returns its process id."""
         child = os.fork()
         if child:
             return child
@@ -436,7 +435,7 @@ class Forks:
 
 
 class Server(Forks):
-    """The same in forks of a process that has collected the tests: a plugin of pytest that replaces the code of
+    """Tries mutants in forks of a process that has collected the tests: a pytest plug-in that replaces the code of
     functions. A mutant costs a fork and the tests' own time."""
 
     def __init__(self, run: Callable[["Forks"], None], file: str) -> None:
@@ -472,19 +471,19 @@ class Server(Forks):
 
 
 def replaced(mutant: Mutant) -> list[tuple[CodeType, CodeType]]:
-    """The code of all functions of the file, without the fault and with it."""
+    """Returns the code of all functions of the file, without the fault and with it."""
     path = ROOT / mutant.file
     return list(zip(*(functions_of(path, source) for source in (path.read_bytes(), mutant.source())), strict=True))
 
 
 def can_replace(mutant: Mutant) -> bool:
-    """Whether a living function can get the changed code: not where the last `super()` or outer variable is gone."""
+    """Returns whether a function can get the changed code: not if its last `super()` or outer variable is gone."""
     same = all(len(before.co_freevars) == len(after.co_freevars) for before, after in replaced(mutant))
     return not mutant.imported and same
 
 
 def functions_of(path: Path, source: bytes) -> Iterator[CodeType]:
-    """The code of all functions that stand in no other one, in order."""
+    """Yields the code of all functions that are not inside another one, in order."""
     waiting = [compile(source, path, "exec")]
     while waiting:
         code = waiting.pop()
@@ -532,7 +531,7 @@ def run(forks: Forks, mutants: list[Mutant], selection: Selection, jobs: int, bu
 
 
 def state(child: int, late: bool) -> str:
-    """How a fork ended, or nothing while it runs."""
+    """Returns how a fork ended, or an empty text while it runs."""
     pid, code = os.waitpid(child, os.WNOHANG)
     if not pid and not late:
         return ""
@@ -551,9 +550,9 @@ def state(child: int, late: bool) -> str:
 
 
 def estimate(files: Sequence[tuple[int, int, int]]) -> tuple[float, float]:
-    """The share of caught mutants and half its 95 % interval, from (mutants, tried, caught) of every file.
+    """Returns the share of caught mutants and half its 95 % interval, from (mutants, tried, caught) of every file.
 
-    Each file is a stratum that counts by its mutants. A share of 1 in a sample is not certain: its spread is that of
+    Each file is a stratum that counts by its mutants. A share of 1 in a sample is not certain, so its spread is that of
     (caught + 1) / (tried + 2).
     """
     whole = sum(every for every, _, _ in files)
@@ -617,7 +616,7 @@ def table_files() -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="*", help="only the mutants of these files; patterns are allowed")
-    parser.add_argument("--sample", type=int, help="so many mutants, of each file its share")
+    parser.add_argument("--sample", type=int, help="number of mutants, with a share of each file")
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--budget", type=float, default=10.0, help="seconds of tests that a mutant may survive")
@@ -659,7 +658,7 @@ def results_so_far() -> dict[str, dict]:
 
 
 def run_file(file: str, mutants: list[Mutant], selection: Selection, jobs: int, budget: float) -> None:
-    """Tries the mutants of one file: those inside of functions by a server, the others each from the start."""
+    """Tries the mutants of one file: those inside functions by a server, and each other one from the start."""
     inside = [mutant for mutant in mutants if can_replace(mutant)]
     tests = {test.partition("::")[0] for mutant in inside for test in selection.tests(mutant, budget)}
     if tests:

@@ -1,10 +1,10 @@
-"""Runs the tests as older and newer processors would compute: rounding differs with the length of vectors.
+"""Runs the tests with the arithmetic of older and newer processors, because rounding depends on the vector length.
 
     python tools/portable.py                       # the whole suite, once per instruction set
     python tools/portable.py tests/test_space.py   # with these arguments for pytest
 
-torch's own kernels, oneDNN, MKL and OpenBLAS (numpy and scipy) each have a variable that bounds the instructions they
-use. A set that this processor lacks is left out with a word.
+torch's own kernels, oneDNN, MKL and OpenBLAS (numpy and scipy) each have a variable that limits the instructions they
+use. The program leaves out a set that this processor lacks, and prints this.
 """
 
 import os

@@ -1,14 +1,14 @@
-"""Builds what a release consists of, and uses it as a stranger would: installed, outside of this folder.
+"""Builds the files of a release and uses them like a new user: installed, and outside this folder.
 
     python tools/release_check.py      # or: make release-check
 
-It builds the sdist from the last commit, and the wheel from the sdist, so that a file which the sdist lacks is missed
-here. Each check prints one line. The first one that fails ends the program with exit status 1. When all pass, the two
-files are in dist/.
+It builds the sdist from the last commit, and the wheel from the sdist, so a file that the sdist lacks is noticed here.
+Each check prints one line. The first one that fails ends the program with exit status 1. When all pass, the two files
+are in dist/.
 
-The environment that the wheel is installed into sees the packages of the environment that runs this program, through a
-.pth file: a second copy of torch would take minutes and gigabytes and show nothing about mtlkit. The mtlkit that is
-installed there for development stays out of reach, because Python does not read the .pth files of such folders.
+The wheel is installed into a new environment. A .pth file gives it the packages of the environment that runs this
+program: a second copy of torch would take minutes and gigabytes and show nothing about mtlkit. The mtlkit that is
+installed there for development is not visible, because Python does not read the .pth files of such folders.
 """
 
 import os
@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def check_versions() -> str:
-    """The version that pyproject.toml, CITATION.cff and CHANGELOG.md agree on."""
+    """Returns the version in pyproject.toml, CITATION.cff and CHANGELOG.md. Stops if they differ."""
     version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     log = re.search(r"^## \[(\d.*?)\] - (\S+)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
@@ -62,7 +62,7 @@ def check_versions() -> str:
 
 
 def check_commit(version: str) -> None:
-    """That everything is committed, and that a tag of the commit is the version's."""
+    """Checks that everything is committed, and that the commit's tag, if it has one, is that of the version."""
     changes = run("git", "status", "--porcelain", folder=ROOT)
     commit = run("git", "rev-parse", "--short", "HEAD", folder=ROOT).strip()
     expect(not changes, f"commit {commit} has all files", f"these files are not committed:\n{changes}")
@@ -74,7 +74,7 @@ def check_commit(version: str) -> None:
 
 
 def build(folder: Path) -> tuple[Path, Path]:
-    """The sdist of the last commit, and the wheel that is built from the sdist."""
+    """Builds the sdist from the last commit, and the wheel from the sdist."""
     source = folder / "source"
     run("git", "archive", "--output", str(folder / "source.tar"), "HEAD", folder=ROOT)
     with tarfile.open(folder / "source.tar") as archive:
@@ -86,7 +86,7 @@ def build(folder: Path) -> tuple[Path, Path]:
 
 
 def check_contents(sdist: Path, wheel: Path) -> None:
-    """That the wheel has the whole package and nothing else, and that the sdist has what people look for."""
+    """Checks that the wheel has the whole package and nothing else, and that the sdist has the usual files."""
     folders = {"mtlkit": "mtlkit"} | {name: f"mtlkit/{name}" for name in ("balancers", "tasks", "configs")}
     wanted = {
         f"{package}/{file.relative_to(ROOT / folder)}"
@@ -109,7 +109,7 @@ def check_contents(sdist: Path, wheel: Path) -> None:
 
 
 def install(wheel: Path, environment: Path, version: str) -> Path:
-    """Installs the wheel into a new environment; returns the command mtlkit there."""
+    """Installs the wheel into a new environment. Returns the command mtlkit there."""
     venv.create(environment, with_pip=True)
     python = environment / "bin" / "python"
     run(str(python), "-m", "pip", "install", "--quiet", "--no-deps", str(wheel), folder=environment)
@@ -161,7 +161,7 @@ def use(mtlkit: Path, folder: Path) -> None:
 
 
 def balancer_of_the_page() -> tuple[str, str]:
-    """The name of the balancer in CONTRIBUTING.md, which is that of its module, and its file."""
+    """Returns the name of the balancer in CONTRIBUTING.md, which is also that of its module, and its file."""
     page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     for name, text in re.findall(r"```python\n# (\w+)\.py\n(.*?)```", page, re.DOTALL):
         if f'@BALANCERS.register("{name}")' in text:
@@ -170,7 +170,7 @@ def balancer_of_the_page() -> tuple[str, str]:
 
 
 def run(*words: str, folder: Path) -> str:
-    """The output of a command that runs in `folder`; where it fails, the program ends with what the command said."""
+    """Returns the output of a command that runs in `folder`. If it fails, the program prints it and ends."""
     environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONHOME")}
     done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True)
     if done.returncode != 0:

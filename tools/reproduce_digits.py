@@ -2,18 +2,19 @@ r"""RotoGrad's first version on the digits, in a reduced protocol: trains every 
 
     python tools/reproduce_digits.py --root DATA --out runs/digits --write docs/digits.md
 
-DATA holds MNIST's files. Runs are ordinary mtlkit runs of the experiment `digits`, `--jobs` at a time. Started again,
-the command takes up what is finished and goes on with what is not; after a change of the code, use a new --out.
+DATA holds MNIST's files. Runs are ordinary mtlkit runs of the experiment `digits`, `--jobs` at a time. If it is started
+again, the command uses finished runs and continues the others. After a change of the code, use a new --out.
 
     python tools/reproduce_digits.py --root DATA --out runs/digits --methods rotograd "rotograd scale_only" \
         --keep uniform cosreg "single task"
 
-runs some methods, and takes the rows of others from the finished runs in --out, whatever their balancers' options: for
-methods that a change of the code does not touch. The page names the rows that were kept, with the days of their runs.
+runs some methods, and takes the rows of others from the finished runs in --out, whatever the options of their
+balancers. Use it for methods that a change of the code does not affect. The page names the rows that were kept, with
+the days of their runs.
 
 Every method, the single-task runs included, is tried with each rate of --rates on the first seed. The rate with the
-lowest mean over tasks of (validation error / the constant prediction's error) is taken for the other seeds. The error
-is the mean squared error, or the share of wrong digits. All figures are those of the last checkpoint.
+lowest mean over tasks of (validation error / the constant prediction's error) is used for the other seeds. The error is
+the mean squared error, or the share of wrong digits. All figures are those of the last checkpoint.
 """
 
 import argparse
@@ -94,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     trials = [job for job in jobs.values() if job.seed == first]
 
     def repeats(outcomes: Outcomes) -> list[Job]:
-        """The runs with the chosen rate and the other seeds, of the methods of these trials."""
+        """Returns the runs with the chosen rate and the other seeds, for the methods of these trials."""
         table = Table(outcomes, args.rates, [first])
         return [jobs[method, table.chosen[method], seed] for method in table.methods for seed in others]
 
@@ -131,9 +132,10 @@ def make_job(args: argparse.Namespace, method: str, words: Sequence[str], rate: 
 
 
 def check(job: Job, kept: bool = False) -> None:
-    """Composes the run's configuration; refuses a folder that holds another run.
+    """Composes the run's configuration. Raises an error for a folder that holds another run.
 
-    Of a run that is kept, only what makes figures comparable must agree, as far as both know it: data, model, trainer.
+    For a run that is kept, only data, model and trainer must agree, as far as both have them: they make figures
+    comparable.
     """
     config = Experiment.compose("digits", job.words).config.to_dict()
     if (job.folder / "config.yaml").exists():
@@ -149,7 +151,7 @@ def check(job: Job, kept: bool = False) -> None:
 
 
 def run_all(pool: ProcessPoolExecutor, jobs: Sequence[Job]) -> Outcomes:
-    """The outcomes of all jobs, of which those without one are run."""
+    """Returns the outcomes of all jobs, and first runs those that have none."""
     missing = [job for job in jobs if not (job.folder / "outcome.json").exists()]
     futures = {pool.submit(run, job): job for job in missing}
     for number, future in enumerate(as_completed(futures), 1):
@@ -159,7 +161,7 @@ def run_all(pool: ProcessPoolExecutor, jobs: Sequence[Job]) -> Outcomes:
 
 
 def finished(jobs: Sequence[Job]) -> Outcomes:
-    """The outcomes of jobs that were run."""
+    """Returns the outcomes of jobs that are finished."""
     for job in jobs:
         if not (job.folder / "outcome.json").exists():
             raise ValueError(
@@ -174,7 +176,7 @@ def begin_process() -> None:
 
 
 def run(job: Job) -> float:
-    """Trains, or goes on; writes the run's outcome.json and returns the seconds that it took."""
+    """Trains or continues a run, writes its outcome.json and returns the seconds that it took."""
     from mtlkit.run.inference import evaluate_run
 
     started = time.perf_counter()
@@ -193,7 +195,7 @@ def run(job: Job) -> float:
 
 
 def noise(records: Sequence[dict[str, Any]]) -> float:
-    """How restless training is: the standard deviation of log(loss) in its last third, a mean over tasks."""
+    """Returns how unstable training is: the standard deviation of log(loss) in its last third, a mean over tasks."""
     train = [record for record in records if record["split"] == "train"]
     last = train[-max(2, len(train) // 3) :]
     tasks = [task for task in FIGURES if f"loss/{task}" in last[-1]]

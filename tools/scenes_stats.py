@@ -1,4 +1,4 @@
-"""What the rendered rooms are like: class shares beside NYUv2's, attributes, depth, and the time to render them.
+"""Prints statistics of the rendered rooms: class shares beside NYUv2's, attributes, depth, and the time to render.
 
 python tools/scenes_stats.py [--size 64 48] [--limit 400] [--picture sheet.png]
 """

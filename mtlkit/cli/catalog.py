@@ -51,8 +51,8 @@ def markdown(names: Iterable[str]) -> str:
 def row(name: str) -> list[str]:
     """Returns the cells of a balancer's row.
 
-    >>> row("uniform")[:5]
-    ['`uniform`', 'The plain sum of the losses (equal weighting, linear scalarisation).', 'losses', '–', 'plain']
+    >>> row("uniform")[:4]
+    ['`uniform`', 'Minimises the plain sum of the losses (equal weighting, linear scalarisation).', 'losses', '–']
     """
     cls = BALANCERS.get(name)
     cells = [
@@ -93,7 +93,7 @@ def decoders_in_words(cls: type[Balancer]) -> str:
 def options_in_words(cls: type[Balancer]) -> str:
     """Returns the method's own options and defaults, as on the command line, or a dash if there are none."""
     own = {key: option.default for key, option in options_of(cls).items() if key not in ("tasks", "space")}
-    if cls.__init__ is Balancer.__init__:  # its learning rates would be for a state that it does not have
+    if cls.__init__ is Balancer.__init__:  # its learning rates have no effect: there is no state to learn
         own = {}
     return (
         ", ".join(f"`{key}={value if isinstance(value, str) else json.dumps(value)}`" for key, value in own.items())

@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any, cast
 from mtlkit.config.schema import Config
 from mtlkit.splits import SPLITS, Split
 
-if TYPE_CHECKING:  # it imports torch, which the parser of the words does without
+if TYPE_CHECKING:  # it imports torch, which the command-line parser does not need
     from mtlkit.data.dataset import BadSampleError, Dataset
 
 
 def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
-    """Adds `show` and `prepare`; `add(name, command, text)` makes a parser of a command."""
-    sub = add("show", show_command, "Tell what was found: layout, samples, size, share of valid labels, class shares.")
+    """Adds `show` and `prepare`. `add(name, command, text)` returns the parser of a command."""
+    sub = add("show", show_command, "Show what was found: layout, samples, size, share of valid labels, class shares.")
     _add_words(sub)
     sub.add_argument("--samples", metavar="N", type=int, default=200, help="look at N samples per split (0: all; 200)")
-    sub = add("prepare", prepare_command, "Turn the data into mtlkit's fast format, resumably; training reads both.")
+    sub = add("prepare", prepare_command, "Write the data in mtlkit's fast format, which training reads, too.")
     _add_words(sub)
-    sub.add_argument("--out", metavar="DIR", type=Path, required=True, help="the folder to write, or to go on with")
-    text = "those to prepare (default: all; train and test where data.validation=test)"
+    sub.add_argument("--out", metavar="DIR", type=Path, required=True, help="the folder to write, or to continue")
+    text = "splits to prepare (default: all; with data.validation=test: train and test)"
     sub.add_argument("--splits", nargs="+", choices=SPLITS, help=text)
     sub.add_argument("--workers", metavar="N", type=int, default=0, help="reading processes")
 
@@ -51,7 +51,7 @@ def show_command(arguments: argparse.Namespace, result: Any) -> None:
 
 
 def _show_split(config: Config, split: Split, dataset: Dataset, count: int, everywhere: Sequence[str]) -> list[Any]:
-    """Prints what is in one split and returns its ranges; notes that hold for all splits have been printed."""
+    """Prints the content of one split and returns its ranges. Notes for all splits were printed before."""
     from mtlkit.data.ranges import Gathered, in_words
     from mtlkit.data.summary import look_at, spread, summarise, summary_in_words
     from mtlkit.run.build import build_samples
@@ -66,21 +66,21 @@ def _show_split(config: Config, split: Split, dataset: Dataset, count: int, ever
     lines = [*summary_in_words(targets, shown=None), *in_words(gathered.ranges())]
     lines += [note for note in dataset.notes if note not in everywhere]
     if errors:
-        what = f"{len(errors)} of the samples looked at could not be read and were left out, e.g."
+        what = f"{len(errors)} of these samples could not be read and were left out, for example"
         lines.append(f"{what} {errors[0]}")
     _print(f"{split}: {len(samples)} samples of {width} x {height}{seen}", *(f"  {line}" for line in lines))
     return gathered.ranges()
 
 
 def _wanted(config: Config) -> list[Split]:
-    """The splits that an experiment uses: without val where test data selects, as then all else may train."""
+    """Returns the splits that an experiment uses. If test data selects, val is not used, as it may be training data."""
     return [cast(Split, split) for split in SPLITS if split != "val" or config.data.validation == "val"]
 
 
 def _splits(config: Config, result: Any) -> list[tuple[Split, Dataset]]:
-    """The splits of the data, of which there must be one; what is wrong with the others is told.
+    """Returns the splits of the data and prints the problems of the others. Raises an error if there is none.
 
-    Without test data all else can be done, training included, so that this is no failure unless test data selects.
+    Without test data, everything else works, also training. So missing test data is an error only if they select.
     """
     from mtlkit.run.build import build_dataset
 
@@ -106,14 +106,14 @@ def _splits(config: Config, result: Any) -> list[tuple[Split, Dataset]]:
 
 
 def prepare_command(arguments: argparse.Namespace, result: Any) -> None:
-    """Writes the fast format, or goes on with it."""
+    """Writes the fast format, or continues an interrupted writing."""
     from mtlkit.config.composition import compose
     from mtlkit.data.prepare import prepare_dataset
     from mtlkit.run.build import build_dataset
 
     config = compose(arguments.experiment, arguments.overrides)
     if config.data.concat:
-        raise ValueError("data.concat names several data sets: prepare each on its own, then name its folder as root.")
+        raise ValueError("data.concat names several data sets: prepare each one alone, then give its folder as root.")
     (part,) = config.data.sets
     datasets = {split: build_dataset(config, split) for split in arguments.splits or _wanted(config)}
     source = {"name": part.name, **part.options}

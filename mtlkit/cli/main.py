@@ -1,9 +1,8 @@
 """The command `mtlkit`.
 
-Exit status: 0; 2, with one message on stderr, for a mistake of the user's and where the processes that load data run
-out of memory or die; 3 for a run stopped by a loss that is not finite or by a balancer's problem that cannot be solved;
-130 after Ctrl-C; 1, with a traceback, for anything else.
-`MTLKIT_DEBUG=1` shows every traceback.
+Exit status: 0 for success. 2, with one message on stderr, for a mistake of the user, and if a process that loads data
+dies or has no memory. 3 for a run that stopped because a loss is not finite or a balancer's problem cannot be solved.
+130 after Ctrl-C. 1, with a traceback, for any other error. `MTLKIT_DEBUG=1` shows every traceback.
 """
 
 import argparse
@@ -27,20 +26,20 @@ from mtlkit.errors import StepError
 from mtlkit.run_folder import CONFIG, LOG, check_run
 from mtlkit.splits import SPLITS
 
-# Torch takes a second to import, and training imports more that is slow. `--help` and a mistake in the words must be
-# answered at once: a command imports what it needs inside of its function, after it has checked what it can.
+# Torch takes a second to import, and training imports other slow modules. `--help` and a mistake in the words must get
+# an answer at once. So a command imports modules inside its function, after it has checked all that it can.
 USER_ERRORS = (ValueError, LookupError, OSError)
-PACKAGE = Path(__file__).parents[1]  # mtlkit itself, all of its rooms
-BUGS = (KeyError, IndexError)  # LookupErrors of a wrong program, not of a wrong word
-FILES = {"experiments": experiments, "presets": presets}  # the other lists are those of registries
+PACKAGE = Path(__file__).parents[1]  # mtlkit itself, with all its packages
+BUGS = (KeyError, IndexError)  # LookupErrors that come from a fault in the program, not from a wrong word
+FILES = {"experiments": experiments, "presets": presets}  # the other lists come from registries
 LISTS = ("balancers", "tasks", "datasets", "kinds", "encoders", "decoders", *FILES)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command of the words `argv` (None: of the process) and returns the exit status."""
+    """Runs the command in the words `argv` (None: those of the process) and returns the exit status."""
     arguments = _parse(argv)
     if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # a lab's plug-ins need no installation
+        sys.path.append(os.getcwd())  # so that the plug-ins of a lab need no installation
     result = Outcome()
     try:
         with result.watch(), warnings_in_words():
@@ -53,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def warnings_in_words() -> Iterator[None]:
-    """Shows mtlkit's own warnings as a sentence, without the line of code that gave them."""
+    """Shows mtlkit's own warnings as a sentence, without the line of code that raised them."""
     shown = warnings.showwarning
 
     def show(message: Warning | str, category: type[Warning], filename: str, *more: Any, **named: Any) -> None:
@@ -87,11 +86,11 @@ class Outcome:
 
 
 def train_command(arguments: argparse.Namespace, result: Outcome) -> None:
-    """One run; or with `--multirun` one after the other. A job that fails does not stop those after it."""
+    """Trains one run or, with `--multirun`, several in a row. If one fails, the next ones still run."""
     from mtlkit.config.composition import compose, sweep
 
     jobs = sweep(arguments.experiment, arguments.overrides) if arguments.multirun else [arguments.overrides]
-    configs = [compose(arguments.experiment, job) for job in jobs]  # all are checked before the first
+    configs = [compose(arguments.experiment, job) for job in jobs]  # all are checked before the first one starts
 
     from mtlkit.run.console import Console
     from mtlkit.run.experiment import Experiment
@@ -109,12 +108,12 @@ def train_command(arguments: argparse.Namespace, result: Outcome) -> None:
             except RuntimeError as error:
                 if isinstance(error, StepError) or loading_trouble(error):
                     raise
-                traceback.print_exc()  # such as a GPU's memory being too small for this job
+                traceback.print_exc()  # for example, the GPU's memory is too small for this job
                 result.status = result.status or 1
 
 
 def _summarise(run: Path) -> None:
-    """The last words of a run: its figures beside the untrained start and constant predictions."""
+    """Prints the figures of a run beside those of the untrained start and of constant predictions."""
     from rich.console import Console
 
     from mtlkit.report import summary_table
@@ -143,7 +142,7 @@ def predict_command(arguments: argparse.Namespace, result: Outcome) -> None:
 
 
 def report_command(arguments: argparse.Namespace, result: Outcome) -> None:
-    """Writes report.html anew."""
+    """Writes report.html again."""
     check_run(arguments.run, LOG, CONFIG)
     from mtlkit.report import write_report
 
@@ -151,7 +150,7 @@ def report_command(arguments: argparse.Namespace, result: Outcome) -> None:
 
 
 def explain_command(arguments: argparse.Namespace, result: Outcome) -> None:
-    """Prints which tasks conflicted and what the balancer made of their gradients."""
+    """Prints which tasks conflicted and what the balancer did with their gradients."""
     check_run(arguments.run, LOG, CONFIG)
     from rich.console import Console
 
@@ -163,7 +162,7 @@ def explain_command(arguments: argparse.Namespace, result: Outcome) -> None:
 
 
 def list_command(arguments: argparse.Namespace, result: Outcome) -> None:
-    """Prints what there is of a kind, with a line on each; balancers and presets also as a page of Markdown."""
+    """Prints all names of a kind, one per line with a description; balancers and presets also as a Markdown page."""
     kind = arguments.kind
     if arguments.markdown:
         from mtlkit.cli.pages import page
@@ -174,7 +173,7 @@ def list_command(arguments: argparse.Namespace, result: Outcome) -> None:
     width = max(map(len, known), default=0)
     _print(f"{name:<{width}}  {line}".rstrip() for name, line in known.items())
     if kind == "encoders":
-        _print(["", "model.encoder takes the name of any timm model, too: timm.list_models() has them."])
+        _print(["", "model.encoder also takes the name of any timm model: timm.list_models() lists them."])
 
 
 def _print(lines: Iterable[str]) -> None:
@@ -184,12 +183,12 @@ def _print(lines: Iterable[str]) -> None:
 
 
 def _complain(message: str, everywhere: bool = False) -> None:
-    if everywhere or _is_main():  # trouble that the main process need not have
+    if everywhere or _is_main():  # problems that the main process may not have
         sys.stderr.write(f"mtlkit: {message}\n")
 
 
 def _is_main() -> bool:
-    """Whether this is the process that speaks; launchers number them in RANK, before anything is initialised."""
+    """Returns whether this process prints. Launchers set RANK before anything is initialised."""
     return os.environ.get("RANK", "0") == "0"
 
 
@@ -212,31 +211,31 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     sub = add("train", train_command, "Train as an experiment's configuration says.")
     sub.add_argument("experiment", metavar="EXPERIMENT", help="a name (mtlkit list experiments) or a YAML file")
     sub.add_argument("overrides", metavar="key=value", nargs="*", help="overrides, as in Hydra: trainer.lr=0.01")
-    sub.add_argument("--resume", action="store_true", help="go on with the run in output_dir, exactly")
+    sub.add_argument("--resume", action="store_true", help="continue the run in output_dir, exactly")
     sub.add_argument(
-        "-m", "--multirun", action="store_true", help="one run for every combination of key=a,b; folders in output_dir"
+        "-m", "--multirun", action="store_true", help="one run per combination of key=a,b; folders in output_dir"
     )
     sub = add("evaluate", evaluate_command, "Print losses and metrics of a run.")
     _add_run(sub)
-    sub.add_argument("--split", choices=SPLITS, help="the one it validated on by default")
+    sub.add_argument("--split", choices=SPLITS, help="default: the split that it validated on")
     sub = add("predict", predict_command, "Write predictions for image files, as arrays and pictures.")
     _add_run(sub)
     sub.add_argument("images", metavar="IMAGE", type=Path, nargs="+", help="image files")
-    sub.add_argument("--out", metavar="DIR", type=Path, required=True, help="gets a folder for every image")
-    sub = add("report", report_command, "Write a run's report.html anew.")
+    sub.add_argument("--out", metavar="DIR", type=Path, required=True, help="gets one folder per image")
+    sub = add("report", report_command, "Write a run's report.html again.")
     sub.add_argument("run", metavar="RUN", type=Path, help="a run's folder")
-    sub = add("explain", explain_command, "Tell which tasks of a run conflicted and what the balancer did about it.")
+    sub = add("explain", explain_command, "Show which tasks of a run conflicted and what the balancer did about it.")
     sub.add_argument("run", metavar="RUN", type=Path, help="a run's folder")
     text = "Look at a data set, or prepare it for fast loading."
     data = parser.add_command(commands, "data", text)
     cli_data.add_commands(partial(add, above=(data, data.add_subparsers(required=True, metavar="COMMAND"))))
-    sub = add("list", list_command, "List what there is, with a line on each.")
+    sub = add("list", list_command, "List what you can choose, one per line with a description.")
     sub.add_argument("kind", metavar="KIND", choices=LISTS, help=", ".join(LISTS))
-    sub.add_argument("--markdown", action="store_true", help="balancers and presets as a page of docs/")
+    sub.add_argument("--markdown", action="store_true", help="as the page of docs/: balancers and presets")
 
     words = list(sys.argv[1:] if argv is None else argv)
     arguments, rest = parser.parse_known_args(words)
-    # argparse leaves over what follows an option: mtlkit train scenes --multirun seed=0,1
+    # argparse does not parse words after an option: mtlkit train scenes --multirun seed=0,1
     unknown = [word for word in rest if word.startswith("-") or not hasattr(arguments, "overrides")]
     if unknown:
         arguments.parser.refuse(unknown, words, settings=hasattr(arguments, "overrides"))
@@ -247,4 +246,4 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", type=Path, help="a run's folder")
-    parser.add_argument("--checkpoint", choices=("best", "last"), help="the one of its results by default")
+    parser.add_argument("--checkpoint", choices=("best", "last"), help="default: the one of its results")

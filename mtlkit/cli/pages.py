@@ -8,5 +8,5 @@ def page(kind: str) -> str:
     """Returns the page of a kind. Raises `ValueError` for a kind without one."""
     pages = {"balancers": lambda: catalog.markdown(BALANCERS.names()), "presets": preset_page.markdown}
     if kind not in pages:
-        raise ValueError(f"--markdown is there for {' and '.join(pages)} only, not for {kind}.")
+        raise ValueError(f"--markdown works only for {' and '.join(pages)}, not for {kind}.")
     return pages[kind]()

@@ -1,4 +1,4 @@
-"""The parser of the command line's words: argparse's, with messages that say what to write."""
+"""The parser of the command line: argparse's, with messages that say what to write."""
 
 import argparse
 import difflib
@@ -23,15 +23,15 @@ examples:
   mtlkit data prepare nyuv2 data.root=/data/nyuv2 --out /fast/nyuv2
   mtlkit list balancers
 """
-REQUIRED = "the following arguments are required: "  #: argparse's words for what is missing
+REQUIRED = "the following arguments are required: "  #: argparse's words for missing arguments
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser of a command, or of one below it. A mistake is one message on stderr and the exit status 2."""
+    """A parser of a command or a subcommand. For a mistake, it prints one message on stderr and exits with status 2."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         self.flags: list[str] = []
-        self.helps: dict[str, str] = {}  #: of what may be missing, by the names that argparse's messages use
+        self.helps: dict[str, str] = {}  #: the help of required arguments, by the names in argparse's messages
         super().__init__(*args, **options)
 
     def add_argument(self, *args: Any, **options: Any) -> argparse.Action:
@@ -42,7 +42,7 @@ class Parser(argparse.ArgumentParser):
         return action
 
     def add_command(self, commands: Any, name: str, text: str) -> "Parser":
-        """A parser below this one; `commands` is what `add_subparsers` gave."""
+        """Returns a parser below this one. `commands` is the result of `add_subparsers`."""
         self.helps["COMMAND"] = ", ".join([*commands.choices, name])
         return cast("Parser", commands.add_parser(name, help=text, description=text, allow_abbrev=False))
 
@@ -58,7 +58,7 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message}\n{self.prog} --help says more.\n")
 
     def refuse(self, unknown: Sequence[str], words: Sequence[str], settings: bool) -> NoReturn:
-        """The error for unknown ones among the words; `settings`: whether the command takes key=value."""
+        """Prints an error for unknown words and exits. `settings` says whether the command takes key=value."""
         self.error(" ".join(self._advice(word, words, settings) for word in unknown))
 
     def _advice(self, word: str, words: Sequence[str], settings: bool) -> str:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, replace
-from inspect import Parameter
 from typing import Any, cast
 
 from mtlkit.config.keys import meant
@@ -10,7 +9,8 @@ from mtlkit.config.plugins import import_plugins
 from mtlkit.config.schema import BalancerConfig, Config, DataConfig, PresetConfig, TaskConfig, TrainerConfig
 from mtlkit.config.sections import SECTIONS, all_keys, defaults, named, options, section_at
 from mtlkit.network import ENCODERS
-from mtlkit.registry import options_of
+from mtlkit.options import check_together
+from mtlkit.task import own_decoder
 from mtlkit.typed import Source, to_dataclass
 
 
@@ -58,18 +58,17 @@ def _task(name: str, values: Any, source: Source) -> TaskConfig:
         raise source.error(f"task.{name}", "a task's name must be a Python identifier")
     type_name = named(values, section := SECTIONS[("task", "*")])
     if type_name in section.registry.names():
-        own = options_of(section.registry.get(type_name)).get("decoder")
-        values = _with_decoder(values, None if own is None or own.default is Parameter.empty else own.default)
+        values = _with_decoder(values, own_decoder(section.registry.get(type_name)))
     task = cast(TaskConfig, _section(values, path, source))
     decoder = {"name": task.decoder} if isinstance(task.decoder, str) else task.decoder
     _section(decoder, (*path, "decoder"), source)
     return replace(task, decoder=decoder["name"] if decoder.keys() == {"name"} else decoder)
 
 
-def _with_decoder(values: Mapping[str, Any], own: str | Mapping[str, Any] | None) -> dict[str, Any]:
+def _with_decoder(values: Mapping[str, Any], own: str | Mapping[str, Any]) -> dict[str, Any]:
     """Adds the default decoder if the task names none. `decoder: {OPTION: value}` sets options of the default."""
     given = values.get("decoder", {})
-    if own is None or not isinstance(given, Mapping) or "name" in given:
+    if not isinstance(given, Mapping) or "name" in given:
         return dict(values)
     return {**values, "decoder": {**({"name": own} if isinstance(own, str) else own), **given}}
 
@@ -98,9 +97,10 @@ def _section(values: Any, path: tuple[str, ...], source: Source, tasks: Sequence
         kind = "neither an encoder nor a timm model" if registry is ENCODERS else f"no {registry.kind}"
         raise source.error(f"{key}.{naming}", f"{kind} is called {name!r}", section.suggest(name))
     if name in registry.names():
-        return to_dataclass(
-            section.schema, values, key, source, options(registry, name), f"{registry.kind} {name!r}", tasks
-        )
+        owner = f"{registry.kind} {name!r}"
+        checked = to_dataclass(section.schema, values, key, source, options(registry, name), owner, tasks)
+        check_together(registry.get(name), checked.options, key, source)
+        return checked
     taken = {option: p for option, p in options(ENCODERS, "timm").items() if option != "architecture"}
     return to_dataclass(section.schema, values, key, source, taken, f"encoder {name!r}")
 
@@ -116,6 +116,12 @@ def _impossible_data(config: Config) -> list[tuple[str, str]]:
             bool(data.concat and single),
             "belongs to a single data set, but data.concat names several; give it to one of them, or leave out one of "
             "the two (~data.concat or ~data.name)",
+        ),
+        (
+            "data.drop_last",
+            bool(data.concat) and not data.drop_last,
+            "it belongs to a single data set: with data.concat, a pass through one of the sets may end within a batch, "
+            "and nothing is left over. Leave it out",
         ),
         ("data.mixing", data.mixing != "proportional" and not data.concat, "is about data.concat, which is not set"),
         (
@@ -178,6 +184,17 @@ def _impossible(config: Config) -> list[tuple[str, str]]:
             "trainer.clip_encoder",
             trainer.clip_encoder is not None and trainer.clip_norm is not None,
             f"it does not go with trainer.clip_norm={trainer.clip_norm}; set one of the two to null",
+        ),
+        (
+            "trainer.normalize_again",
+            trainer.normalize_again is not None and trainer.normalize_again < max(1, trainer.normalize_losses),
+            f"{trainer.normalize_again} comes before the end of the first trainer.normalize_losses="
+            f"{trainer.normalize_losses} steps",
+        ),
+        (
+            "trainer.normalize_again",
+            trainer.normalize_again is not None and not trainer.normalize_losses,
+            "it needs trainer.normalize_losses=1 or more: the number of steps whose mean is taken",
         ),
         (
             "trainer.monitor",

@@ -55,6 +55,8 @@ def compose(experiment: str, overrides: Sequence[str] = ()) -> Config:
         LookupError, FileNotFoundError: the experiment does not exist.
         ModuleNotFoundError, or any error that a plug-in raises: a plug-in cannot be imported.
     """
+    # Hydra parses words and finds files. It does not compose the values: its merge would keep the options of a class
+    # that was replaced, and would not know which file or word each value came from.
     with _hydra(experiment, overrides) as (loader, name, words):
         draft = Draft(partial(_find, loader), partial(_files, loader))
         _put_files(draft, loader, experiment)
@@ -62,16 +64,19 @@ def compose(experiment: str, overrides: Sequence[str] = ()) -> Config:
             put_word(draft, word)
         left_out = put_preset(draft, experiment)
         source = draft.source(f"experiment {experiment!r}")
+        # References such as ${data.size} are resolved last, when all words have been put.
         try:
             node = OmegaConf.create(draft.values)
             values = cast(dict[str, Any], OmegaConf.to_container(node, resolve=True, throw_on_missing=True))
         except OmegaConfBaseException as error:
             raise source.error(error.full_key or "", str(error).partition("\n")[0]) from None
     values["experiment"] = name
+    # The default folder has the balancer and the seed in its name, so that runs to be compared do not collide.
     if values.get("output_dir") is None:
         balancer = values["balancer"].get("name") if isinstance(values.get("balancer"), dict) else ""
         values["output_dir"] = f"runs/{name}_{balancer}_{values.get('seed', 0)}"
     config = check_config(values, source)
+    # A warning and no error: experiments share trainer settings, and a word may switch off what another one needs.
     for key, why in unused(config.trainer):
         warn(f"trainer.{key} (in {source.of(f'trainer.{key}')}) has no effect: {why}.", stacklevel=2)
     if remark := unlike_published(config, left_out):
@@ -93,6 +98,7 @@ def sweep(experiment: str, overrides: Sequence[str]) -> list[list[str]]:
                 if override.is_sweep_override():
                     raise ValueError(f"{override.input_line}: a sweep has one output_dir; its jobs get folders in it.")
                 base = str(override.value())
+        # The folder of a job is made of its own words, so two jobs can never share one.
         parsed = [override for override in parsed if override.key_or_group != "output_dir"]
         swept = {override.get_key_element() for override in parsed if override.is_sweep_override()}
         jobs = BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]
@@ -113,14 +119,18 @@ def _hydra(experiment: str, overrides: Sequence[str]) -> Iterator[tuple[ConfigLo
     """
     with hydra.initialize_config_module(CONFIGS, version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
+        # Hydra's exceptions and messages name files of its store that the user has never seen. None of them may pass.
         try:
             words = OverridesParser.create(loader).parse_overrides(list(overrides))
+            # The user's own file goes into Hydra's store, so that it may have a defaults list wherever it lies.
             own = _own(loader, experiment)
             ConfigStore.instance().store(FILE, own, group="experiment", package="_global_", provider=experiment)
-            import_plugins(own.get("plugins", []), Source(experiment))  # plug-ins register names that the rest may use
+            # Plug-ins first: the words and the file may use names that they register.
+            import_plugins(own.get("plugins", []), Source(experiment))
             for word in words:
                 if word.key_or_group == "plugins" and not word.is_delete():
                     import_plugins(word.value(), Source(place_of(word)))
+            # After the plug-ins, whose balancers belong to the group, too: `balancer=glob(*)` must find them.
             # Hydra's store outlives this call, and the registry may have lost a name since the last one.
             ConfigStore.instance().repo.pop("balancer", None)
             for balancer in BALANCERS.names():
@@ -168,7 +178,9 @@ def _own(loader: ConfigLoader, experiment: str) -> dict[str, Any]:
 
 def _put_files(draft: Draft, loader: ConfigLoader, experiment: str) -> None:
     """Adds the files of the experiment to the draft, in the order of Hydra's defaults lists."""
+    # The balancer that every experiment starts with is no choice of the user's. `START` marks it, see there.
     first = next(entry["balancer"] for entry in _load(loader, "config")[1]["defaults"] if "balancer" in entry)
+    # Hydra's own order: later files win, and `_self_` decides where a file stands among its defaults.
     for default in loader.compute_defaults_list("config", [f"experiment={FILE}"], RunMode.RUN).defaults:
         path = default.config_path or ""
         if path and not path.startswith("hydra"):

@@ -44,6 +44,8 @@ class Draft:
         Text at a section, such as `balancer: NAME`, is a choice. With `add`, the present tasks stay.
         Raises `ValueError` for a choice that does not exist.
         """
+        # `put` interprets choices, and `_put` sets values as they are. A value of a file may be a choice, too, so the
+        # two call each other.
         if not path:
             for key, item in value.items():
                 self.put((key,), item, place)
@@ -77,11 +79,13 @@ class Draft:
 
     def _put(self, path: KeyPath, value: Any, place: str) -> None:
         section, around = section_at(path), section_at(path[:-1])
+        # `encoder: lenet` is short for `encoder: {name: lenet}`. After this line there is only the long form.
         if section and isinstance(value, str):
             value = {section.naming: value}
         if isinstance(value, list) and (inner := section_at((*path, 0))):
             value = [{inner.naming: item} if isinstance(item, str) else item for item in value]
         container, key = self._container(path, place)
+        # Before the new name is written: only now it can be compared with the previous one.
         if around and key == around.naming and isinstance(value, str):
             self._make_way(container, path[:-1], around, value)
         if isinstance(value, Mapping):
@@ -91,9 +95,11 @@ class Draft:
             for name in sorted(value, key=lambda name: section is None or name != section.naming):  # name first
                 self.put((*path, name), value[name], place)
             return
+        # Other lists are replaced, but plug-ins add up: a word must not take away the modules that the experiment
+        # needs.
         if path == ("plugins",) and isinstance(value, list) and isinstance(container[key], list):
             value = [*container[key], *(module for module in value if module not in container[key])]
-        self._forget(path)
+        self._forget(path)  # the keys below it are gone with the old value, so a message must not name their places
         container[key] = value
         self.places[path] = place
 
@@ -116,6 +122,7 @@ class Draft:
 
     def _make_way(self, values: dict[str, Any], path: KeyPath, section: Section, name: str) -> None:
         """Removes the options of the previous class if the section now names another class."""
+        # Classes are compared, not names: two timm models are of one class, so its options stay.
         before = values.get(section.naming)
         if self.places.get((*path, section.naming)) == START:
             return
@@ -134,8 +141,10 @@ class Draft:
             self._put((group,), {section.naming: name}, place)
             return
         origin, path, values = file
+        # Values of the previous file go, and values that the user set stay: the place of each value tells them apart.
         chosen = [path for path, place in self.places.items() if place.startswith(f"configs/{group}/")]
         for known in chosen:
+            # Mappings stay, because the user's values may be in them; the name is overwritten below.
             if known[1:] != (section.naming,) and not isinstance(self._at(known), dict):
                 self.remove(known, place)
         self._put(path, values, origin)
@@ -145,6 +154,7 @@ class Draft:
         """Keeps exactly these tasks: tasks that exist already, or tasks of configs/task/NAME.yaml."""
         there = self.values.get("task")
         before: dict[str, Any] = there if isinstance(there, dict) else {}
+        # A new mapping, so that the tasks get the order of the names: reports list them in this order.
         tasks, new = dict(before) if add else {}, []
         for name in names:
             file = None if name in before else self._find("task", name)
@@ -165,6 +175,7 @@ class Draft:
         self.places[("task",)] = place
         if not tasks:
             del self.values["task"]  # the later check reports that it is missing
+        # Only now, because `_put` writes into `self.values`, which must have all the tasks already.
         for task, settings, origin in new:
             self._put(("task", task), settings, origin)
 

@@ -50,6 +50,7 @@ class DataConfig:
     validation: Literal["val", "test"] = "val"  #: the split for selection; test needs `protocol: published`
     on_error: Literal["raise", "skip"] = "raise"  #: what to do with a sample that cannot be read
     batch_size: Count  #: the total over all processes and micro-batches
+    drop_last: bool = True  #: false: the samples left over at the end of an epoch become a smaller batch
     eval_batch_size: Count | None = None  #: null: batch_size
     workers: Natural = 0  #: the number of loading processes per training process
     augment: bool = False
@@ -144,6 +145,7 @@ class TrainerConfig:
     decoder_gradients: Literal["published", "plain", "weighted"] = "published"  #: whether the balancer's weights reach
     #: the decoders: as in the paper of each method, never, or always
     normalize_losses: Natural = 0  #: divides each loss by its mean over this many first steps
+    normalize_again: Count | None = None  #: from this step on by its mean over so many steps from there; null: never
     selection: Literal["best", "last", "last10"] = "best"  #: the results: of the best evaluation, of the
     #: last one, or the mean of the last ten, as in tables on NYUv2
 

@@ -1,10 +1,10 @@
 """Blocks of a prepared data set: consecutive samples in one file that is mapped into memory.
 
-A block is a safetensors file with a tensor `image` and one `target.NAME` for each target, the samples along the first
-axis. Where not all samples have the target there is a boolean `present.target.NAME` (N,), and the target's tensor holds
-only those that do. `camera` (N, 4) float64 is there where the cameras differ within a split, NaN for an unknown one.
-Values are stored in the smallest type that gives them back bit for bit; `dtypes` in the file's metadata is JSON with
-the types that they come back in.
+A block is a safetensors file with a tensor `image` and one tensor `target.NAME` per target. The samples are along the
+first axis. If some samples lack the target, there is a boolean `present.target.NAME` (N,), and the target's tensor has
+only the samples that have it. If the cameras differ within a split, there is `camera` (N, 4) float64, with NaN for an
+unknown camera. Values are stored in the smallest type from which they can be restored bit for bit. `dtypes` in the
+file's metadata is JSON with the types of the restored values.
 """
 
 import hashlib
@@ -21,13 +21,13 @@ from torch import Tensor
 from mtlkit.data.dataset import BadSampleError
 from mtlkit.typed import Count
 
-AGAIN = "Run prepare again with the same settings and folder: whole blocks are kept, the others are made again."
+AGAIN = "Run prepare again with the same settings and folder: it keeps whole blocks and makes the others again."
 NARROWER = {torch.int64: (torch.int8, torch.int16, torch.int32), torch.float32: (torch.int8, torch.uint8)}
 
 
 @dataclass(frozen=True)
 class Block:
-    """What a manifest says of a block, with the names of the source's samples in its range that were left out."""
+    """A manifest's entry for a block, with the names of the source's samples in its range that were left out."""
 
     file: str
     count: Count
@@ -37,13 +37,13 @@ class Block:
 
 
 class OpenBlock(NamedTuple):
-    """A block's tensors, mapped (no file stays open), and the types that its values come back in."""
+    """A block's tensors, mapped into memory (no file stays open), and the types of the restored values."""
 
     tensors: dict[str, Tensor]
     dtypes: dict[str, torch.dtype]
 
     def value(self, name: str, row: int) -> Tensor | None:
-        """A row of a tensor, as a new tensor; None where the sample has no such value."""
+        """Returns a row of a tensor as a new tensor, or None if the sample has no such value."""
         if name not in self.tensors:
             return None
         if (present := self.tensors.get(f"present.{name}")) is not None:
@@ -54,7 +54,7 @@ class OpenBlock(NamedTuple):
 
 
 def open_block(path: Path, block: Block) -> OpenBlock:
-    """Maps a block's file. Raises `BadSampleError` for one that is missing or not what the manifest says."""
+    """Maps a block's file. Raises `BadSampleError` if it is missing or differs from the manifest."""
     try:
         if (size := path.stat().st_size) != block.bytes:
             raise ValueError(f"it has {size} bytes, expected {block.bytes}")
@@ -71,7 +71,7 @@ def open_block(path: Path, block: Block) -> OpenBlock:
 
 
 def is_whole(path: Path, block: Block) -> bool:
-    """Whether a block's file is there as it was written, by its SHA-256."""
+    """Returns whether a block's file exists as it was written, by its SHA-256."""
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest() == block.sha256
@@ -80,29 +80,29 @@ def is_whole(path: Path, block: Block) -> bool:
 
 
 def block_file(split: str, number: int) -> str:
-    """The name of a split's block."""
+    """Returns the file name of a split's block."""
     return f"{split}/{number:06}.safetensors"
 
 
 def narrow(values: Tensor) -> Tensor:
-    """The values in the smallest type from which `widen` gives them back bit for bit; else as they are.
+    """Returns the values in the smallest type from which `widen` restores them bit for bit, or unchanged.
 
-    Int64 becomes int8, int16 or int32. Float32 becomes int8 where all values are integers from 0 to 127 or NaN, which
-    becomes -1, and uint8 where all are k / 255.
+    Int64 becomes int8, int16 or int32. Float32 becomes int8 if all values are integers from 0 to 127 or NaN, which
+    becomes -1. It becomes uint8 if all values are k / 255.
 
     >>> narrow(torch.tensor([1.0, float("nan")])), narrow(torch.tensor([0.0, 0.2])), narrow(torch.tensor([-1, 300]))
     (tensor([ 1, -1], dtype=torch.int8), tensor([ 0, 51], dtype=torch.uint8), tensor([ -1, 300], dtype=torch.int16))
     """
     for dtype in NARROWER.get(values.dtype, ()):
         if _converted(values.reshape(-1)[:256], dtype) is None:
-            continue  # the first values rule it out
+            continue  # the first values already exclude this type
         if (small := _converted(values, dtype)) is not None:
             return small
     return values
 
 
 def widen(stored: Tensor, dtype: torch.dtype) -> Tensor:
-    """New values of the type `dtype` from what `narrow` made of them."""
+    """Returns new values of the type `dtype`, restored from the result of `narrow`."""
     if stored.dtype == dtype:
         return stored.clone()
     values = stored.to(dtype)
@@ -112,9 +112,9 @@ def widen(stored: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _converted(values: Tensor, dtype: torch.dtype) -> Tensor | None:
-    """The values in a smaller type, None where it does not give them back."""
+    """Returns the values in a smaller type, or None if they cannot be restored from it."""
     scaled = values
-    if values.dtype == torch.float32:  # kept in range: beyond it, the result of a conversion is undefined
+    if values.dtype == torch.float32:  # kept in range, because a conversion of larger values is undefined
         low, high, scale = (0, 255, 255) if dtype == torch.uint8 else (-1, 127, 1)
         scaled = (values * scale).round().nan_to_num(-1).clamp(low, high)
     small = scaled.to(dtype)

@@ -9,13 +9,13 @@ from mtlkit.registry import suggest
 
 
 class Concat(Dataset):
-    """Data sets one behind the other. A sample has the targets that its own set has; all images must have one size.
+    """Joins data sets one after the other. A sample has the targets of its own set; all images must have one size.
 
-    `targets` chooses, for each set, which of its targets are taken and what they are called here: {own name: name}.
-    Two sets may share a target, if it is the same: one type, the same classes.
+    `targets` chooses, for each set, which of its targets are used and their new names: {own name: name}. Two sets may
+    share a target if it is the same: one type and the same classes.
 
-    Raises `LookupError` for a target that a set has not, and `ValueError` for a set without any and for two sets that
-    mean different things by one name.
+    Raises `LookupError` for a target that a set does not have. Raises `ValueError` for a set without targets, and if
+    two sets use one name for different targets.
     """
 
     def __init__(
@@ -68,13 +68,13 @@ class Concat(Dataset):
         return self.sets[i].camera_of(own)
 
     def part_of(self, index: int) -> str:
-        """The data set's name, with a number where the name occurs twice."""
+        """Returns the data set's name, with a number if the name occurs twice."""
         i, _ = self._place(index)
         before = self.names[: i + 1].count(self.names[i])
         return self.names[i] if self.names.count(self.names[i]) == 1 else f"{self.names[i]} ({before})"
 
     def probes(self) -> Sequence[int]:
-        """The first sample of every set."""
+        """Returns the first sample of every set."""
         return [end - length for end, length in zip(self._ends, self.lengths, strict=True)]
 
     def _place(self, index: int) -> tuple[int, int]:

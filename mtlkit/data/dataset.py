@@ -3,11 +3,12 @@
 import errno
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, TypedDict
+from typing import Any, ClassVar, TypedDict
 
 from torch import Tensor
 
 from mtlkit.contract import check_hooks
+from mtlkit.options import NoOptions, check_options_class, make_options
 from mtlkit.registry import Registry, suggest
 from mtlkit.splits import SPLITS, Split
 from mtlkit.target import Camera, Target
@@ -49,33 +50,52 @@ class BadSampleError(ValueError):
 
 
 class Dataset(ABC):
-    """Samples by index, before augmentation. Same options, same samples, on every machine.
+    """Samples by index, before augmentation. The same options give the same samples, on every machine.
 
-    A subclass takes at least `root`, `split`, `size` ((width, height) or None for its own) and `limit` (at most
-    so many samples, the first ones, or None); one that reads no files leaves out `root`, and `data.root` is then
-    refused. It checks what it can without reading all files before any work starts, and raises `ValueError` or
-    `FileNotFoundError` with what is missing, where it is to be had and what to do. For a sample that turns out to be
-    damaged when it is asked for, it raises `BadSampleError`, or any `ValueError`, `EOFError` or `OSError` of a file,
-    to which the loader adds the sample's `label`.
+    The constructor of a subclass takes at least `root`, `split`, `size` ((width, height), or None for the size of the
+    files) and `limit` (uses at most this many samples, the first ones; None: all). A data set that reads no files has
+    no `root`, and a configuration with `data.root` is then an error. Further options are the fields of a dataclass
+    `Options` inside the class. The constructor hands them on, and `self.options` is then an instance of it:
 
-    `val` is never taken from the published test data: a data set without validation data of its own holds out a part
-    of its training data, by scene or patient, and `train` is then the rest (`mtlkit.data.splits`).
+        @dataclass(frozen=True)
+        class Options:
+            holdout: ShareBelowOne = 0.1  # of mtlkit.typed
+
+        def __init__(self, root, split="train", size=None, limit=None, **options):
+            super().__init__(**options)
+
+    mtlkit checks every value by the annotation of its field. What depends on several options is checked in the
+    `__post_init__` of the dataclass, which raises `mtlkit.typed.OptionError`.
+
+    Before any work starts, the constructor checks what it can check without reading all files. It raises `ValueError`
+    or `FileNotFoundError`, and the message says what is missing, where to get it and what to do. `__getitem__` raises
+    `BadSampleError` for a damaged sample, or any `ValueError`, `EOFError` or `OSError` of a file. The loader then adds
+    the `label` of the sample.
+
+    `val` is never taken from the published test data. A data set without validation data of its own holds out a part of
+    its training data, by scene or patient. The split `train` is then the rest (`mtlkit.data.splits`).
     """
 
     targets: Mapping[str, Target]
     #: The camera, where it is known and the same for all samples; zooming in on normals needs it.
     camera: Camera | None = None
-    #: The terms of use, in a sentence or two; told once when a run begins.
+    #: The terms of use, in a sentence or two. A run prints them once, when it begins.
     licence: str = ""
     #: What was recognised on the disk, as sentences: the layout, conventions that were found, what was left out.
     notes: Sequence[str] = ()
-    #: Which files of these samples (not of other splits) are not there, in a sentence or two; empty where all are. Work
-    #: does not begin then, unless data.on_error=skip. Reading such a sample raises `BadSampleError`.
+    #: Which files of these samples (not of other splits) are missing, in a sentence or two; empty if none is. If some
+    #: are, work begins only with data.on_error=skip. Reading such a sample raises `BadSampleError`.
     missing: str = ""
+    Options: ClassVar[type[Any]] = NoOptions
+    options: Any
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         check_hooks(cls, [Dataset])
+        check_options_class(cls)
+
+    def __init__(self, **options: Any) -> None:
+        self.options = make_options(type(self), options, "data")
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -140,5 +160,5 @@ def check_request(name: str, split: str, size: Sequence[int] | None, limit: int 
         raise ValueError(f"The data set {name!r} has no split {split!r}. {suggest(str(split), SPLITS)}")
     if size is not None and (len(size) != 2 or not all(isinstance(side, int) and side >= 1 for side in size)):
         raise ValueError(f"data.size must be [width, height], whole numbers of at least 1, got {list(size)}.")
-    if limit is not None and limit < 1:
-        raise ValueError(f"The number of samples must be at least 1, got {limit}.")
+    if limit is not None and (not isinstance(limit, int) or limit < 1):
+        raise ValueError(f"The number of samples must be a whole number of at least 1, got {limit}.")

@@ -1,4 +1,4 @@
-"""Making the blocks of a prepared data set from the samples of another one."""
+"""Makes the blocks of a prepared data set from the samples of another data set."""
 
 import hashlib
 import json
@@ -22,7 +22,7 @@ UNKNOWN = (math.nan,) * 4
 
 
 class Row(NamedTuple):
-    """A sample as it is stored, with the types that it comes back in; arrays, since they pass between processes."""
+    """A sample as it is stored, with the types of the restored values. It has arrays, to pass between processes."""
 
     arrays: dict[str, np.ndarray]
     dtypes: dict[str, str]
@@ -31,7 +31,7 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class BlockMaker:
-    """Makes a split's blocks. What is in one depends on the samples from its first on, and on nothing else."""
+    """Makes a split's blocks. The content of a block depends only on the samples from its first one on."""
 
     samples: Samples
     split: str
@@ -40,7 +40,7 @@ class BlockMaker:
     advance: Callable[[int], None]  #: called with the number of samples that are done
 
     def blocks(self, start: int, number: int) -> Iterator[tuple[Block, bytes]]:
-        """Block `number`, whose first sample is sample `start` of the split, and those after it, with their files.
+        """Yields block `number`, which begins with sample `start` of the split, and all later ones, with their files.
 
         Raises `BadSampleError` for a sample that cannot be read, unless `samples.skip`, and what the data set raises.
         """
@@ -52,7 +52,7 @@ class BlockMaker:
                 self._may_skip(row)
                 skipped.append(self.samples.dataset.label(index))
             else:
-                if size >= self.block_bytes:  # a block ends only here, so that it has what was left out behind it
+                if size >= self.block_bytes:  # only here, so that it lists what was left out after it
                     yield self._block(number, rows, skipped)
                     rows, skipped, size, number = [], [], 0, number + 1
                 rows.append(row)
@@ -68,7 +68,7 @@ class BlockMaker:
             sampler=range(start, len(self.samples)),
             num_workers=self.workers,
             collate_fn=_as_it_is,
-            generator=torch.Generator(),  # not torch's global one, from which the start would draw
+            generator=torch.Generator(),  # otherwise the start would draw from torch's global one
         )
 
     def _may_skip(self, error: ValueError) -> None:
@@ -76,8 +76,8 @@ class BlockMaker:
             raise error
         if not self.samples.skip:
             raise BadSampleError(
-                f"{error} Preparing has stopped; what is done stays. Repair the file, leave out what cannot be read "
-                "with data.on_error=skip, or bring images to one size with data.size, and run prepare again."
+                f"{error} Preparing has stopped; finished blocks stay. Repair the file, leave out such samples "
+                "with data.on_error=skip, or resize images to one size with data.size. Then run prepare again."
             )
 
     def _block(self, number: int, rows: Sequence[Row], skipped: Sequence[str]) -> tuple[Block, bytes]:
@@ -98,14 +98,14 @@ class _Rows(TorchDataset["Row | ValueError"]):
             sample = self.samples.checked(index)
             camera = plain_camera(self.samples.dataset.camera_of(index))
         except ValueError as error:
-            return error  # as it is: raised in a worker, its message would be a traceback
+            return error  # returned: raised in a worker, its message would be a traceback
         values = {"image": sample["image"]} | {f"target.{name}": value for name, value in sample["targets"].items()}
         dtypes = {name: str(value.dtype).removeprefix("torch.") for name, value in values.items()}
         return Row({name: narrow(value).numpy() for name, value in values.items()}, dtypes, camera)
 
 
 def plain_camera(camera: Camera | None) -> Camera | None:
-    """The camera as Python's floats."""
+    """Returns the camera as Python's floats."""
     if camera is None:
         return None
     a, b, c, d = map(float, camera)
@@ -117,7 +117,7 @@ def _as_it_is(row: Any) -> Any:
 
 
 def _encode(rows: Sequence[Row], camera: Camera | None) -> bytes:
-    """The file of a block. `camera` is the one that need not be said."""
+    """Returns the content of a block's file. A `camera` that all samples of the split share is not stored in it."""
     tensors: dict[str, Tensor] = {}
     dtypes: dict[str, str] = {}
     for row in rows:
@@ -130,7 +130,7 @@ def _encode(rows: Sequence[Row], camera: Camera | None) -> bytes:
     if any(row.camera != camera for row in rows):
         tensors["camera"] = torch.tensor([row.camera or UNKNOWN for row in rows], dtype=torch.float64)
         dtypes["camera"] = "float64"
-    # A single entry: safetensors writes several in random order, and equal samples are to give equal files.
+    # Only one entry: safetensors writes several entries in random order, but equal samples must give equal files.
     return save(tensors, {"dtypes": json.dumps(dtypes, sort_keys=True)})
 
 

@@ -1,4 +1,4 @@
-"""Reading the files of a data set: what is damaged is named, and nothing is taken for what it is not."""
+"""Reads the files of a data set. Errors name damaged files, and no file is accepted as something that it is not."""
 
 import os
 import re
@@ -14,15 +14,15 @@ from torch import Tensor
 
 from mtlkit.data.dataset import BadSampleError
 
-#: What NumPy lets out beside ValueError where the header of an .npy file is damaged.
+#: What NumPy raises besides ValueError if the header of an .npy file is damaged.
 BAD_HEADER = (SyntaxError, TokenError, TypeError, LookupError, OverflowError, MemoryError)
 
 
 def names_in(folder: Path, suffixes: str | tuple[str, ...] = "") -> list[str]:
-    """The names of a folder's files with one of the suffixes, in the order of the numbers in them (2 before 10).
+    """Returns the names of a folder's files with one of the suffixes, ordered by the numbers in them (2 before 10).
 
-    One look at the folder, however many files it has. Empty where there is no such folder; hidden files do not count.
-    Raises `FileNotFoundError` for a folder that cannot be listed, such as a link to itself.
+    It lists the folder once. Hidden files do not count. The result is empty if there is no such folder. Raises
+    `FileNotFoundError` for a folder that cannot be listed, such as a link to itself.
     """
     try:
         with os.scandir(folder) as entries:
@@ -37,12 +37,12 @@ def names_in(folder: Path, suffixes: str | tuple[str, ...] = "") -> list[str]:
 def _is_file(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_file()
-    except OSError:  # a link that leads nowhere, or to itself: reading it will say so, with its name
+    except OSError:  # a broken link: reading it will raise an error with its name
         return True
 
 
 def natural(name: str) -> list[tuple[bool, int, str]]:
-    """A key to sort names by, in the order of the numbers in them.
+    """Returns a key that sorts names in the order of the numbers in them.
 
     >>> sorted(["img_10", "img_9", "depth_11"], key=natural)
     ['depth_11', 'img_9', 'img_10']
@@ -52,7 +52,7 @@ def natural(name: str) -> list[tuple[bool, int, str]]:
 
 
 def lacking(folder: Path, names: Sequence[str], present: Collection[str], advice: str) -> str:
-    """What `Dataset.missing` says of a folder that lacks some of the files `names`; empty where it has all of them.
+    """Returns the text of `Dataset.missing` for a folder that lacks some of the files `names`; empty if it lacks none.
 
     >>> lacking(Path("depth"), ["1.png", "2.png"], {"1.png"}, "Unpack it again.")
     'depth lacks 1 of 2 files, the first 2.png. Unpack it again.'
@@ -62,7 +62,7 @@ def lacking(folder: Path, names: Sequence[str], present: Collection[str], advice
 
 
 def root_folder(root: str | os.PathLike[str] | None, name: str, holds: str) -> Path:
-    """The folder `data.root` of the data set `name`; raises with what it should hold where there is none."""
+    """Returns the folder `data.root` of the data set `name`. If there is none, the error says what it should hold."""
     if root is None:
         raise ValueError(f"data.root is not set: name the folder of the data set {name!r}, which holds {holds}.")
     path = Path(root).expanduser()
@@ -84,23 +84,23 @@ def root_folder(root: str | os.PathLike[str] | None, name: str, holds: str) -> P
 
 
 def first_that_exists(paths: Iterable[Path]) -> Path | None:
-    """The first of the paths at which there is something."""
+    """Returns the first of the paths that exists."""
     return next((path for path in paths if path.exists()), None)
 
 
 def read_array(path: Path, shape: Sequence[int | None] = ()) -> np.ndarray:
-    """The array of an .npy file; `shape`, if given, is what it must have, None standing for any length.
+    """Returns the array of an .npy file. If `shape` is given, the array must have it; None means any length.
 
-    Raises `BadSampleError` for a missing or damaged file, pickled objects, values that are no numbers and another
-    shape.
+    Raises `BadSampleError` for a missing or damaged file, for pickled objects, for values that are not numbers and for
+    another shape.
     """
     try:
-        with path.open("rb") as file:  # np.load would leave it open where it fails
+        with path.open("rb") as file:  # np.load would leave it open if it fails
             values = np.load(file, allow_pickle=False)
     except BAD_HEADER as error:
         raise unreadable(path, ValueError("its header is damaged or asks for too much memory")) from error
     except (OSError, ValueError, EOFError, BadZipFile) as error:
-        if "pickle" in str(error):  # NumPy's advice to allow it: what is in there could then run as code
+        if "pickle" in str(error):  # NumPy advises to allow it, but then the file could run code
             raise unreadable(path, ValueError("it holds no array of numbers")) from error
         raise unreadable(path, error) from error
     if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiub":
@@ -113,27 +113,27 @@ def read_array(path: Path, shape: Sequence[int | None] = ()) -> np.ndarray:
 
 
 def read_image_array(path: Path) -> np.ndarray:
-    """The image (H, W, 3) of an .npy file: uint8, or float32 in [0, 1], what resizing left 0.001 beyond being cut off.
+    """Returns the image (H, W, 3) of an .npy file: uint8, or float32 in [0, 1]. It clips up to 0.001 of overshoot.
 
-    Raises `BadSampleError` as `read_array` does, and for values out of range.
+    Raises `BadSampleError` as `read_array` does, and for values that are further out of range.
     """
     values = read_array(path, (None, None, 3))
     if values.dtype == np.uint8 or not values.size:
         return values
     low, high = float(values.min()), float(values.max())
-    if not (low >= -0.001 and high <= 1.001):  # NaN fails, too
+    if not (low >= -0.001 and high <= 1.001):  # this form also refuses NaN
         raise BadSampleError(f"{path} holds values from {low:g} to {high:g}, expected an image in [0, 1].")
     return values.clip(0, 1).astype(np.float32)
 
 
 def read_label_array(path: Path, shape: Sequence[int | None] = ()) -> np.ndarray:
-    """The labels of an .npy file, as `read_array`; in uint8, which has no -1 (ignored), 255 stands for it."""
+    """Returns the labels of an .npy file, as `read_array`. In uint8, which has no -1 (ignored), 255 means ignored."""
     values = read_array(path, shape)
     return np.where(values == 255, -1, values.astype(np.int64)) if values.dtype == np.uint8 else values
 
 
 def check_shape(path: Path, values: np.ndarray, shape: Sequence[int | None]) -> None:
-    """Raises `BadSampleError` unless the values from the file have the shape, None standing for any length."""
+    """Raises `BadSampleError` unless the values from the file have the shape. None means any length."""
     fits = len(shape) == values.ndim and all(n in (None, m) for n, m in zip(shape, values.shape, strict=True))
     if not fits:
         expected = ", ".join("any" if n is None else str(n) for n in shape)
@@ -141,7 +141,7 @@ def check_shape(path: Path, values: np.ndarray, shape: Sequence[int | None]) -> 
 
 
 def unreadable(path: Path, error: Exception) -> BadSampleError:
-    """The error for a file that cannot be read."""
+    """Returns the error for a file that cannot be read."""
     if isinstance(error, FileNotFoundError):
         return BadSampleError(f"{path} is missing.")
     empty = path.is_file() and path.stat().st_size == 0
@@ -150,10 +150,10 @@ def unreadable(path: Path, error: Exception) -> BadSampleError:
 
 
 def resize(values: np.ndarray, size: tuple[int, int] | None, *, exact: bool = False) -> np.ndarray:
-    """(H, W) or (H, W, C) values at `size` (width, height), None or their own leaving them as they are.
+    """Resizes (H, W) or (H, W, C) values to `size` (width, height). With None or their own size, they do not change.
 
-    Pictures are averaged over the area that a pixel covers, or interpolated where they grow. With `exact`, for
-    targets, every pixel takes the value at its centre, so that no value arises that was not measured.
+    A smaller picture is averaged over the area of each pixel, and a larger one is interpolated. With `exact`, for
+    targets, every pixel takes the value at its centre, so there is no value that was not measured.
     """
     if size is None or (values.shape[1], values.shape[0]) == tuple(size):
         return values
@@ -168,12 +168,12 @@ def resize(values: np.ndarray, size: tuple[int, int] | None, *, exact: bool = Fa
 
 
 def image_tensor(values: np.ndarray) -> Tensor:
-    """(H, W, 3) uint8, or floats in [0, 1] -> (3, H, W) float32 in [0, 1]."""
+    """Turns (H, W, 3) uint8, or floats in [0, 1], into (3, H, W) float32 in [0, 1]."""
     image = torch.from_numpy(np.ascontiguousarray(values)).permute(2, 0, 1)
     return image / 255 if image.dtype == torch.uint8 else image.float().contiguous()
 
 
 def map_tensor(values: np.ndarray) -> Tensor:
-    """(H, W) -> (1, H, W), (H, W, C) -> (C, H, W), as float32."""
+    """Turns (H, W) into (1, H, W), or (H, W, C) into (C, H, W), as float32."""
     tensor = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
     return tensor[None] if tensor.ndim == 2 else tensor.permute(2, 0, 1).contiguous()

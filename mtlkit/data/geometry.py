@@ -1,28 +1,28 @@
-"""Geometry of a pinhole camera's pictures."""
+"""The geometry of pictures of a pinhole camera."""
 
 import cv2
 import numpy as np
 
 from mtlkit.data.dataset import Camera
 
-#: How far the points of a window may lie from its plane (root mean square), in halves of its width. At a smaller bound
-#: noise leaves more holes; at this one an undetected jump in depth turns a normal by up to about 50 degrees.
+#: The largest distance of a window's points from its plane (root mean square), in halves of its width. With a smaller
+#: bound, noise makes more holes. With this bound, an undetected jump in depth turns a normal by up to about 50 degrees.
 ROUGHEST = 0.4
 
 
 def normals_from_depth(depth: np.ndarray, camera: Camera, reach: int | None = None) -> np.ndarray:
-    """The normals (H, W, 3) of the surfaces in a depth map (H, W) in metres, 0 or not finite where unknown.
+    """Returns the normals (H, W, 3) of the surfaces in a depth map (H, W) in metres, 0 or not finite where unknown.
 
-    Float32, of unit length, x right, y down, z forward, facing the camera; (0, 0, 0) where there is none: where depth
-    is missing within `reach` pixels in x or y (beyond the border, too), and where the points within are far from a
+    They are float32, of unit length, with x right, y down, z forward, and face the camera. A pixel has (0, 0, 0) if
+    depth is missing within `reach` pixels in x or y (also beyond the border), or if the points within are far from a
     plane, as across a jump in depth or at an acute edge. Obtuse edges are rounded.
 
     `camera` is (f_x / width, f_y / height, c_x / width, c_y / height), with pixel i's centre at i + 1/2. `reach` is a
-    hundredth of the width by default: the differences of neighbouring pixels would be mostly the sensor's noise.
+    hundredth of the width by default, because differences of neighbouring pixels would be mostly sensor noise.
 
-    A plane's inverse depth 1 / Z is linear in the directions u = X / Z and v = Y / Z of the rays. The normal is
-    -(a, b, c) / |.|, with a and b the least-squares slopes of 1 / Z over the window and c its value at u = v = 0:
-    exact for a plane.
+    A plane's inverse depth 1 / Z is linear in the directions u = X / Z and v = Y / Z of the rays. The normal is -(a, b,
+    c) / |.|, where a and b are the least-squares slopes of 1 / Z over the window, and c is its value at u = v = 0. This
+    is exact for a plane.
 
     >>> wall = np.full((5, 6), 2.0)
     >>> normals = normals_from_depth(wall, (1.0, 1.2, 0.5, 0.5))
@@ -54,5 +54,5 @@ def normals_from_depth(depth: np.ndarray, camera: Camera, reach: int | None = No
 
 
 def _filter(values: np.ndarray, row: np.ndarray, column: np.ndarray) -> np.ndarray:
-    """The correlation with a separable window; beyond the border there is 0."""
+    """Returns the correlation with a separable window. Beyond the border, values count as 0."""
     return cv2.sepFilter2D(values, cv2.CV_64F, row, column, borderType=cv2.BORDER_CONSTANT)

@@ -1,4 +1,4 @@
-"""The manifest of a prepared data set: what it is, and which files belong to it."""
+"""The manifest of a prepared data set: it describes the data set and lists its files."""
 
 import json
 import os
@@ -18,7 +18,7 @@ MANIFEST, FORMAT, VERSION = "manifest.json", "mtlkit prepared data set", 1
 
 @dataclass(frozen=True)
 class Part:
-    """A split: the size (width, height) of its images, the camera where all share one, and its blocks."""
+    """A split: the size (width, height) of its images, the camera if all images share one, and its blocks."""
 
     size: tuple[Count, Count]
     camera: Camera | None
@@ -28,7 +28,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that blocks depend on: the source (its name, its options), its samples by split, and the blocks' size."""
+    """All that blocks depend on: the source (name, options), its samples by split, and the size of blocks."""
 
     source: dict[str, Any]
     samples: dict[str, Count]
@@ -37,7 +37,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a prepared data set is."""
+    """The description of a prepared data set."""
 
     recipe: Recipe
     targets: dict[str, Target]
@@ -48,7 +48,7 @@ class Manifest:
 
 
 def is_prepared(root: str | os.PathLike[str]) -> bool:
-    """Whether a folder or URL holds a prepared data set, of whatever version."""
+    """Returns whether a folder or URL holds a prepared data set, of any version."""
     try:
         return FORMAT.encode() in read_bytes(root, MANIFEST)
     except (FileNotFoundError, NotADirectoryError):
@@ -56,22 +56,22 @@ def is_prepared(root: str | os.PathLike[str]) -> bool:
 
 
 def read_manifest(root: str | os.PathLike[str]) -> Manifest:
-    """The manifest of a folder or URL.
+    """Returns the manifest of a folder or URL.
 
-    Raises `FileNotFoundError` where there is none and `ValueError` for a damaged one and for another version.
+    Raises `FileNotFoundError` if there is none, and `ValueError` for a damaged manifest or another version.
     """
     try:
         data = read_bytes(root, MANIFEST)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise FileNotFoundError(
-            f"{root} is no prepared data set: there is no {MANIFEST}, which is written when preparing has ended. "
+            f"{root} is not a prepared data set: there is no {MANIFEST}, which is written when preparing has ended. "
             f"If it was interrupted: {AGAIN}"
         ) from error
     return parse(data, f"{root}/{MANIFEST}")
 
 
 def parse(data: bytes, where: str) -> Manifest:
-    """A manifest from its file, checked strictly; `where` is what messages call it. Raises `ValueError`."""
+    """Reads a manifest from its file and checks it strictly. Messages call it `where`. Raises `ValueError`."""
     values = parse_header(data, where)
     source = Source(where)
     manifest = to_dataclass(Manifest, values, "manifest", source)
@@ -86,13 +86,13 @@ def parse(data: bytes, where: str) -> Manifest:
 
 
 def parse_header(data: bytes, where: str) -> dict[str, Any]:
-    """A JSON object of this format and version, without saying so. Raises `ValueError` for anything else."""
+    """Reads a JSON object of this format and version, and removes these two keys. Raises `ValueError` otherwise."""
     try:
         values = json.loads(data)
     except ValueError as error:
         raise ValueError(f"{where} is damaged: {error}. Prepare the data set again, into another folder.") from error
     if not isinstance(values, dict) or values.pop("format", None) != FORMAT:
-        raise ValueError(f"{where} is not of a prepared data set.")
+        raise ValueError(f"{where} does not belong to a prepared data set.")
     if (version := values.pop("version", None)) != VERSION:
         raise ValueError(
             f"{where} is of version {version!r} of the format, and this mtlkit reads version {VERSION}. Use the mtlkit "
@@ -116,13 +116,13 @@ def _part(split: str, raw: Any, source: Source) -> Part:
 
 
 def damaged(root: str | os.PathLike[str]) -> list[str]:
-    """The blocks of a prepared folder that are missing or not as they were written, by their SHA-256."""
+    """Returns the blocks of a prepared folder that are missing or differ from what was written, by their SHA-256."""
     blocks = [block for part in read_manifest(root).splits.values() for block in part.blocks]
     return [block.file for block in blocks if not is_whole(Path(root) / block.file, block)]
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") -> Iterator[str]:
-    """What differs between two mappings of JSON values, in words."""
+    """Yields the differences between two mappings of JSON values, in words."""
     for key in sorted({*old, *new}):
         one, other = old.get(key), new.get(key)
         if isinstance(one, Mapping) and isinstance(other, Mapping):
@@ -132,12 +132,12 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") 
 
 
 def is_remote(root: str | os.PathLike[str]) -> bool:
-    """Whether it is a URL for fsspec, not a folder."""
+    """Returns whether it is a URL for fsspec and not a folder."""
     return "://" in str(root)
 
 
 def read_bytes(root: str | os.PathLike[str], name: str) -> bytes:
-    """A file below a folder or URL. Raises `OSError`, and `ValueError` for a kind of URL that cannot be read here."""
+    """Reads a file in a folder or URL. Raises `OSError`, or `ValueError` for a kind of URL that cannot be read here."""
     if not is_remote(root):
         return (Path(root).expanduser() / name).read_bytes()
     import fsspec  # type: ignore[import-untyped]  # slow, and rarely needed

@@ -1,4 +1,4 @@
-"""Which samples make the batch of every step: a function of the seed and the step alone."""
+"""The samples of the batch of every step: they depend only on the seed and the step."""
 
 import heapq
 import math
@@ -11,44 +11,50 @@ from torch.utils.data import Sampler
 
 from mtlkit.seeding import seed_of
 
-Key = tuple[int, int]  # (pass, index): a sample as that pass through its data set augments it
+Key = tuple[int, int]  # (pass, index): the pass through the data set decides how the sample is augmented
 
 
 class Order(ABC):
-    """Batches of keys, without end. `steps_per_epoch` says how many make an epoch."""
+    """Batches of keys, without end. An epoch has `steps_per_epoch` batches.
 
-    def __init__(self, length: int, batch_size: int) -> None:
+    `smallest` is the number of samples in the smallest batch: `batch_size`, or that of the last batch of an epoch.
+    """
+
+    def __init__(self, length: int, batch_size: int, drop_last: bool = True) -> None:
         if length < batch_size:
             raise ValueError(
                 f"The training split has {length} samples, fewer than data.batch_size={batch_size}. "
                 "Use a smaller batch or more samples."
             )
+        left_over = 0 if drop_last else length % batch_size
         self.batch_size = batch_size
-        self.steps_per_epoch = length // batch_size
+        self.steps_per_epoch = length // batch_size + (left_over > 0)
+        self.smallest = left_over or batch_size
 
     @abstractmethod
     def batches(self, start_step: int = 0) -> Iterator[list[Key]]:
-        """The batches of the steps from `start_step` on."""
+        """Yields the batches of the steps from `start_step` on."""
 
 
 class Shuffled(Order):
-    """One data set, in a new order every epoch.
+    """One data set, in a new order in every epoch.
 
-    An epoch is a permutation of the data set that depends on (seed, epoch) alone; step t takes the next
-    `batch_size` of it. The samples that are left over at the end of an epoch are dropped.
+    An epoch is a permutation of the data set that depends only on (seed, epoch). Each step takes its next `batch_size`
+    samples. The samples that are left over at the end of an epoch are dropped, or become a smaller batch.
 
-    Raises `ValueError` where there are fewer samples than `batch_size`.
+    Raises `ValueError` if there are fewer samples than `batch_size`.
 
     >>> whole, later = Shuffled(10, 4, seed=0).batches(), Shuffled(10, 4, seed=0).batches(start_step=1)
     >>> [next(whole) for _ in range(3)][1:] == [next(later) for _ in range(2)]
     True
     """
 
-    def __init__(self, length: int, batch_size: int, seed: int) -> None:
-        super().__init__(length, batch_size)
+    def __init__(self, length: int, batch_size: int, seed: int, drop_last: bool = True) -> None:
+        super().__init__(length, batch_size, drop_last)
         self.length, self.seed = length, seed
 
     def batches(self, start_step: int = 0) -> Iterator[list[Key]]:
+        # A resume computes its place instead of walking there: no sample before it is read.
         epoch, step = divmod(start_step, self.steps_per_epoch)
         while True:
             order = _permutation(self.length, self.seed, epoch)
@@ -59,15 +65,15 @@ class Shuffled(Order):
 
 
 class Mixed(Order):
-    """Several data sets, joined one behind the other, of which every batch takes given shares.
+    """Several data sets, joined one after the other. Every batch takes given shares of them.
 
-    Sample k (k = 0, 1, ...) of a set with share p is due at (k + 1/2) / p, and samples come in the order of being
-    due, the earlier set first where two are due at once (the divisor method of Webster and Sainte-Laguë). So every
-    stretch of the order, a batch or a micro-batch, holds the sets in their shares, rounded. A set is walked through in
-    a new permutation every time, which depends on (seed, set, pass) alone; a pass may end within a batch. An epoch
-    has as many steps as batches of `batch_size` fit into all sets together, however often each of them is seen.
+    Sample k (k = 0, 1, ...) of a set with share p is due at (k + 1/2) / p. Samples come in the order in which they are
+    due. If two are due at once, the earlier set comes first (the divisor method of Webster and Sainte-Laguë). So every
+    part of the order, a batch or a micro-batch, contains the sets in their shares, rounded. Each pass through a set has
+    a new permutation, which depends only on (seed, set, pass). A pass may end within a batch. An epoch has as many
+    steps as batches of `batch_size` fit into all sets together, no matter how often each set is seen.
 
-    `shares` are positive and need not sum to 1. Raises `ValueError` where there are fewer samples than `batch_size`.
+    `shares` are positive; their sum need not be 1. Raises `ValueError` if there are fewer samples than `batch_size`.
 
     >>> order = Mixed([6, 2], [3, 1], batch_size=4, seed=0)
     >>> [sum(index < 6 for _, index in batch) for _, batch in zip(range(5), order.batches())]
@@ -79,10 +85,12 @@ class Mixed(Order):
         assert min(shares) > 0
         super().__init__(sum(lengths), batch_size)
         self.lengths, self.seed = list(lengths), seed
+        # `fsum` rounds once, so the shares do not depend on the order in which the sets are listed.
         self.shares = [share / math.fsum(shares) for share in shares]
         self.starts = [sum(lengths[:i]) for i in range(len(lengths))]
 
     def batches(self, start_step: int = 0) -> Iterator[list[Key]]:
+        # The state at any step is known without the steps before: a resume costs as much as a start.
         taken = self._taken(start_step * self.batch_size)
         due = [(self._due(i, k), i) for i, k in enumerate(taken)]
         heapq.heapify(due)
@@ -100,8 +108,9 @@ class Mixed(Order):
         return (k + 0.5) / self.shares[i]
 
     def _taken(self, count: int) -> list[int]:
-        """How many of the first `count` samples are of each set."""
-        # Webster's numbers are nearer to share * count than there are sets; from below, the next due are added.
+        """Returns how many of the first `count` samples come from each set."""
+        # Webster's numbers differ from share * count by less than the number of sets. So the count starts that much
+        # lower, and the samples that are due next are added.
         taken = [max(0, math.floor(share * count) - len(self.shares)) for share in self.shares]
         while sum(taken) < count:
             i = min(range(len(taken)), key=lambda i: (self._due(i, taken[i]), i))
@@ -109,23 +118,23 @@ class Mixed(Order):
         return taken
 
     def _walk(self, i: int, k: int) -> Iterator[Key]:
-        """The keys of set i from its sample k on."""
+        """Yields the keys of set i from its sample k on."""
         number, position = divmod(k, self.lengths[i])
         while True:
-            order = _permutation(self.lengths[i], self.seed, i, number, 0)  # three: no epoch, no sample has that path
+            order = _permutation(self.lengths[i], self.seed, i, number, 0)  # three: unlike an epoch or a sample
             for index in order[position:].tolist():
                 yield number, self.starts[i] + index
             number, position = number + 1, 0
 
 
 class StepSampler(Sampler[list[Key]]):
-    """This rank's samples of one optimizer step after the other, without end.
+    """Yields this rank's samples of one optimizer step after the other, without end.
 
-    A step's samples are laid out as `accumulation` micro-batches x `world` ranks x b samples; a rank gets its b
-    samples of every micro-batch, one micro-batch after the other, so that the ranks together compute the same
-    micro-batches on any number of processes. The order's batch size is the total over all of them.
+    The samples of a step are arranged as `accumulation` micro-batches x `world` ranks x b samples. A rank gets its b
+    samples of every micro-batch, one micro-batch after the other. So the ranks together compute the same micro-batches
+    on any number of processes. The batch size of the order is the total over all micro-batches and ranks.
 
-    Raises `ValueError` where that is no multiple of world * accumulation.
+    Raises `ValueError` if it, or the size of a smaller last batch, is not a multiple of world * accumulation.
 
     >>> order = Shuffled(10, batch_size=8, seed=0)
     >>> whole = next(iter(StepSampler(order)))
@@ -143,15 +152,22 @@ class StepSampler(Sampler[list[Key]]):
             raise ValueError(
                 f"data.batch_size={size} is the total over all processes and must be a positive multiple of "
                 f"processes x trainer.accumulation = {world} x {accumulation} = {share}. "
-                f"The nearest that would do: {sizes}."
+                f"The nearest possible sizes: {sizes}."
+            )
+        if order.smallest % share:
+            raise ValueError(
+                f"With data.drop_last=false, the last batch of an epoch has {order.smallest} samples, and these do not "
+                f"divide into processes x trainer.accumulation = {world} x {accumulation} = {share} equal parts. Take "
+                f"data.drop_last=true, another data.batch_size or another data.train_size."
             )
         self.order = order
         self.rank, self.world, self.accumulation, self.start_step = rank, world, accumulation, start_step
 
     def __iter__(self) -> Iterator[list[Key]]:
-        each = self.order.batch_size // (self.world * self.accumulation)
-        firsts = range(self.rank * each, self.order.batch_size, self.world * each)
+        # Neighbours in a micro-batch go to one rank, because `half_of` numbers the samples rank by rank.
         for batch in self.order.batches(self.start_step):
+            each = len(batch) // (self.world * self.accumulation)
+            firsts = range(self.rank * each, len(batch), self.world * each)
             yield [key for first in firsts for key in batch[first : first + each]]
 
 

@@ -1,4 +1,4 @@
-"""Reading pictures: the one place where files become pixels, for every data set, for predictions and for reports."""
+"""Reads pictures. Only here do files become pixels, for every data set, for predictions and for reports."""
 
 import os
 import struct
@@ -11,7 +11,7 @@ from PIL import ExifTags, Image
 from mtlkit.data.dataset import BadSampleError
 from mtlkit.data.files import unreadable
 
-#: What Pillow raises, by one format or another, for a file or for EXIF data that it cannot read.
+#: What Pillow raises for a file, or for EXIF data, that it cannot read. It depends on the format.
 UNREADABLE = (
     *(OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, EOFError, RuntimeError),
     struct.error,
@@ -22,7 +22,7 @@ COLOURS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 LOSSY = ("JPEG", "MPO", "WEBP", "GIF", "AVIF")
 LOSSY_TIFF = ("jpeg", "tiff_jpeg", "webp")
 BITS, PHOTOMETRIC = 258, 262  # tags of a TIFF
-#: What turns pixels upright, by EXIF's number for the orientation.
+#: How to turn pixels upright, by EXIF's number for the orientation.
 UPRIGHT: Mapping[int, Callable[[np.ndarray], np.ndarray]] = {
     2: lambda pixels: pixels[:, ::-1],
     3: lambda pixels: pixels[::-1, ::-1],
@@ -35,7 +35,7 @@ UPRIGHT: Mapping[int, Callable[[np.ndarray], np.ndarray]] = {
 
 
 def read_picture(path: Path, bounds: tuple[float, float] | None = None) -> np.ndarray:
-    """A picture in any of PIL's formats as (H, W, 3), upright: uint8, or float32 in [0, 1] where it has more bits.
+    """Reads a picture in any of PIL's formats as (H, W, 3), upright: uint8, or float32 in [0, 1] if it has more bits.
 
     | mode                 | what becomes of it                                                                    |
     |----------------------|---------------------------------------------------------------------------------------|
@@ -50,14 +50,14 @@ def read_picture(path: Path, bounds: tuple[float, float] | None = None) -> np.nd
     | any other I, and F   | an error without `bounds`, as nothing in the file says which values are black and white |
     | any other            | an error                                                                              |
 
-    A grey TIFF in which 0 is white is inverted. Of several frames, the first is read. All eight orientations of EXIF
-    are turned upright; EXIF data that cannot be parsed give none, as in every viewer.
+    A grey TIFF in which 0 is white is inverted. If there are several frames, the first is read. All eight orientations
+    of EXIF are turned upright. EXIF data that cannot be parsed have no effect, as in every viewer.
 
     Args:
-        bounds: the values of black and white in a picture of the modes I;16, I and F; others have their own.
+        bounds: the values of black and white in a picture of the modes I;16, I and F. Other modes have fixed values.
 
-    Raises `BadSampleError`, naming the file, for one that is missing, empty, damaged, of an unknown range or out of
-    `bounds`, and for one with more pixels than the limit. That is Pillow's, 178,956,970, or the number in the
+    Raises `BadSampleError`, which names the file, if it is missing, empty, damaged, of an unknown range or out of
+    `bounds`, or if it has more pixels than the limit. The limit is Pillow's, 178,956,970, or the number in the
     environment variable MTLKIT_MAX_PIXELS.
     """
     file, orientation = _open(path)
@@ -65,17 +65,17 @@ def read_picture(path: Path, bounds: tuple[float, float] | None = None) -> np.nd
 
 
 def read_exact(path: Path, channels: int = 1, *, lossy: bool = False) -> np.ndarray:
-    """A picture of numbers, not colours: (H, W) or, with 3 channels, (H, W, 3), in the file's own depth.
+    """Reads a picture of numbers, not colours: (H, W) or, with 3 channels, (H, W, 3), in the file's own depth.
 
-    Nothing is converted: of a palette these are the indices. A label map that carries an orientation is turned upright
-    like an image; one without is taken to be drawn on the upright image, as annotation tools show it.
+    It converts nothing: for a palette, it returns the indices. A label map with an orientation is turned upright like
+    an image. A label map without one counts as drawn on the upright image, as annotation tools show it.
 
     Args:
         channels: 1 for labels and depth, 3 for vectors, such as normals.
-        lossy: JPEG and the like are accepted, whose values are not those that were saved.
+        lossy: accept JPEG and similar formats, whose values differ from those that were saved.
 
-    Raises `BadSampleError` as `read_picture`, also for a lossy file under whatever name, for another number of
-    channels, and for vectors in a picture with an orientation, as it says nothing of what their axes then are.
+    Raises `BadSampleError` as `read_picture` does, and also for a lossy file of any name, for another number of
+    channels, and for vectors in a picture with an orientation, because the direction of their axes is then not known.
     """
     file, orientation = _open(path)
     compression = file.info.get("compression") if file.format == "TIFF" else None
@@ -91,20 +91,20 @@ def read_exact(path: Path, channels: int = 1, *, lossy: bool = False) -> np.ndar
             "the picture is not known. Save it upright and without that tag."
         )
     if (values.ndim == 3 and values.shape[2] == channels) or (values.ndim == 2 and channels == 1):
-        values = values.astype(values.dtype.newbyteorder("="), copy=False)  # torch has one order of bytes
+        values = values.astype(values.dtype.newbyteorder("="), copy=False)  # torch has only one byte order
         return np.ascontiguousarray(_upright(values, orientation))
     raise BadSampleError(f"{path} holds {values.shape} values, expected {channels} per pixel.")
 
 
 def picture_size(path: Path) -> tuple[int, int]:
-    """(width, height) of the upright picture, from its header. Raises `BadSampleError`."""
+    """Returns (width, height) of the upright picture, from its header. Raises `BadSampleError`."""
     file, orientation = _open(path, pixels=False)
     width, height = file.size
     return (height, width) if orientation >= 5 else (width, height)
 
 
 def _open(path: Path, *, pixels: bool = True) -> tuple[Image.Image, int]:
-    """The picture, with its pixels or the header alone, and its orientation; what Pillow raises names the file."""
+    """Opens the picture, with its pixels or only its header. Returns it and its orientation. Errors name the file."""
     limit = _limit()
     if limit is not None:
         Image.MAX_IMAGE_PIXELS = None  # the user has set another limit: the one below
@@ -112,9 +112,9 @@ def _open(path: Path, *, pixels: bool = True) -> tuple[Image.Image, int]:
         with Image.open(path) as file:
             if limit is not None and file.width * file.height > limit:
                 raise Image.DecompressionBombError(f"{file.width} x {file.height} pixels exceed the limit of {limit}")
-            if pixels or file.format == "TIFF":  # of which Pillow turns the size with the pixels
+            if pixels or file.format == "TIFF":  # Pillow turns its size together with the pixels
                 file.load()
-            orientation = _orientation(file)  # behind the pixels of some PNGs, and gone where Pillow has turned them
+            orientation = _orientation(file)  # some PNGs have it after the pixels; 1 if Pillow has turned them
     except TOO_LARGE as error:
         raise BadSampleError(
             f"{path} is too large: {str(error).rstrip('.')}. Make it smaller or, if you trust it and have the memory, "
@@ -137,7 +137,7 @@ def _limit() -> int | None:
 
 
 def _orientation(file: Image.Image) -> int:
-    """EXIF's number, 1 to 8; 1, upright, where there is none."""
+    """Returns EXIF's number, 1 to 8, or 1 (upright) if there is none."""
     try:
         found = file.getexif().get(ExifTags.Base.Orientation, 1)
     except UNREADABLE:
@@ -150,7 +150,7 @@ def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def _colours(file: Image.Image, path: Path, bounds: tuple[float, float] | None) -> np.ndarray:
-    """(H, W, 3), not yet upright."""
+    """Returns (H, W, 3), not yet upright."""
     if file.mode in ("I", "F") or file.mode.startswith("I;16"):
         return _grey(file, path, bounds)
     if file.mode not in COLOURS:
@@ -163,7 +163,7 @@ def _colours(file: Image.Image, path: Path, bounds: tuple[float, float] | None) 
 
 
 def _on_white(pixels: np.ndarray) -> np.ndarray:
-    """(H, W, 4) -> (H, W, 3): the colours as far as they are opaque, and white behind them; rounded to the nearest."""
+    """Turns (H, W, 4) into (H, W, 3): mixes the colours with white by their opacity, rounded to the nearest."""
     colours, opacity = pixels[..., :3], pixels[..., 3:].astype(np.uint16)
     if opacity.min() == 255:
         return colours
@@ -171,7 +171,7 @@ def _on_white(pixels: np.ndarray) -> np.ndarray:
 
 
 def _grey(file: Image.Image, path: Path, bounds: tuple[float, float] | None) -> np.ndarray:
-    """(H, W, 3) float32 in [0, 1] of a picture with more than 8 bits."""
+    """Returns (H, W, 3) float32 in [0, 1] for a picture with more than 8 bits."""
     black, white = _range(file, path) if bounds is None else bounds
     if not black < white:
         raise ValueError(f"The bounds of a picture are its values of black and white, ascending; got {bounds}.")
@@ -189,7 +189,7 @@ def _grey(file: Image.Image, path: Path, bounds: tuple[float, float] | None) -> 
 
 
 def _range(file: Image.Image, path: Path) -> tuple[float, float]:
-    """The values of black and white that the file's format fixes."""
+    """Returns the values of black and white that the file's format fixes."""
     if file.mode.startswith("I;16"):
         return 0, 2 ** _tag(file, BITS, 16) - 1
     if file.mode == "I" and file.format in ("PNG", "PPM"):
@@ -201,6 +201,6 @@ def _range(file: Image.Image, path: Path) -> tuple[float, float]:
 
 
 def _tag(file: Image.Image, tag: int, default: int) -> int:
-    """The first value of a TIFF's tag."""
+    """Returns the first value of a TIFF's tag."""
     value = getattr(file, "tag_v2", {}).get(tag, default)
     return int(value[0] if isinstance(value, tuple) else value)

@@ -1,8 +1,8 @@
-"""Preparing a data set: its samples, written once in the format of `mtlkit.data.prepared`.
+"""Prepares a data set: writes its samples once in the format of `mtlkit.data.prepared`.
 
-While it is being prepared, a folder holds `progress.jsonl` in place of a manifest: the settings, then a line for each
-block that is there. Files are written under a temporary name and renamed. So preparing can be interrupted anywhere and
-started again, and the blocks are those that it would have written without the interruption.
+During this time, the folder holds `progress.jsonl` instead of a manifest: the settings, then one line per finished
+block. Files are written under a temporary name and renamed. So preparing can be interrupted anywhere and started again,
+and the blocks are the same as without the interruption.
 """
 
 import datetime
@@ -45,21 +45,21 @@ def prepare_dataset(
     progress: bool = True,
     on_error: Literal["raise", "skip"] = "raise",
 ) -> Path:
-    """Writes the samples of `splits` into the folder `out`, from where `Prepared` gives them back bit for bit.
+    """Writes the samples of `splits` into the folder `out`. `Prepared` returns them from there bit for bit.
 
-    Started again after an interruption it goes on. A finished folder is checked, and nothing but damaged blocks is
-    written again.
+    After an interruption, it continues when it is started again. If the folder is finished, it checks the blocks and
+    writes only damaged ones again.
 
     Args:
-        source: what the samples depend on, as JSON values: `name` (the data set's), its options, versions, ...
+        source: all that the samples depend on, as JSON values: `name` (of the data set), its options, versions, ...
         block_bytes: a block ends with the sample that reaches this size.
-        workers: processes that read the source; the files are the same for any number.
-        progress: tells on standard error how far it is.
-        on_error: `skip` leaves samples out that cannot be read, and records them.
+        workers: the number of processes that read the source. The files are the same for any number.
+        progress: show on standard error how far it is.
+        on_error: `skip` leaves out samples that cannot be read, and records them.
 
     Returns `out`. Raises `BadSampleError` for a sample that cannot be read or whose image has another size than the
-    first one's, `ValueError` for settings that the folder was not begun with, for a folder with other files in it and
-    while another process prepares there, and `OSError` where it cannot be written.
+    first one. Raises `ValueError` for a folder that was begun with other settings, that has other files in it, or in
+    which another process prepares. Raises `OSError` if the folder cannot be written.
     """
     out = Path(out).expanduser()
     recipe = _recipe(splits, source, block_bytes)
@@ -119,8 +119,8 @@ def _refuse_other(out: Path, there: Mapping[str, Any], recipe: Recipe) -> None:
 
 @contextmanager
 def _locked(out: Path) -> Iterator[IO[bytes]]:
-    """The file of progress, open and locked for this process, in a folder that is ours."""
-    import fcntl  # not everywhere, and only preparing needs it
+    """Opens the progress file, in a folder that is ours, and locks it for this process."""
+    import fcntl  # not available on every system; only preparing needs it
 
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -131,7 +131,7 @@ def _locked(out: Path) -> Iterator[IO[bytes]]:
     except OSError as error:
         raise _unwritable(out, error) from error
     with journal:
-        try:  # workers do not inherit this lock, so it ends with the process however that ends
+        try:  # workers do not inherit it, so it always ends with this process
             fcntl.lockf(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError) as error:
             raise ValueError(f"Another process prepares a data set in {out}. Wait until it has ended.") from error
@@ -139,9 +139,9 @@ def _locked(out: Path) -> Iterator[IO[bytes]]:
 
 
 def _begun(journal: IO[bytes], out: Path, recipe: Recipe) -> dict[str, list[Block]]:
-    """The blocks of an interrupted preparation by split, none of a new one, whose file of progress begins here."""
+    """Returns the finished blocks by split. For a new folder there are none, and the progress file begins here."""
     journal.seek(0)
-    lines = journal.read().split(b"\n")[:-1]  # a last line without its end was torn
+    lines = journal.read().split(b"\n")[:-1]  # a last line without its end is incomplete
     journal.truncate(sum(len(line) + 1 for line in lines))
     done: dict[str, list[Block]] = {split: [] for split in recipe.samples}
     if not lines:
@@ -166,7 +166,7 @@ def _blocks_of(finished: Manifest) -> dict[str, list[Block]]:
 def _append(journal: IO[bytes], values: Mapping[str, Any]) -> None:
     line = json.dumps(values).encode() + b"\n"
     try:
-        if journal.write(line) < len(line):  # the disk filled up within the line
+        if journal.write(line) < len(line):  # the disk became full within the line
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         os.fsync(journal.fileno())
     except OSError as error:
@@ -182,7 +182,7 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _repair(out: Path, maker: BlockMaker, blocks: Iterable[Block]) -> int:
-    """Makes those of a split's first blocks again that are missing or damaged; returns the first sample after them."""
+    """Makes missing or damaged blocks of a split again. Returns the number of the first sample after its blocks."""
     start = 0
     for number, block in enumerate(blocks):
         if not is_whole(out / block.file, block):
@@ -202,12 +202,12 @@ def _samples_of(block: Block) -> int:
 
 
 def _unwritable(path: Path, error: OSError) -> OSError:
-    return OSError(f"{path} cannot be written: {error.strerror or error}. When that is mended: {AGAIN}")
+    return OSError(f"{path} cannot be written: {error.strerror or error}. After you have repaired this: {AGAIN}")
 
 
 @contextmanager
 def _bar(console: Console, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal, one line elsewhere; gives what is to be called with the number of samples just done."""
+    """Shows a bar on a terminal, or one line elsewhere. Yields a function that takes the number of new samples."""
     shown = console.is_terminal and not console.quiet
     if not shown:
         console.print(f"Preparing {total} samples ...")
@@ -232,5 +232,5 @@ def _manifest(samples: Mapping[Split, Samples], recipe: Recipe, done: Mapping[st
     found = Manifest(recipe, dict(first.targets), splits, first.licence, versions, date)
     values = {"format": manifests.FORMAT, "version": manifests.VERSION, **asdict(found)}
     data = json.dumps(values, indent=1).encode() + b"\n"
-    manifests.parse(data, str(out / MANIFEST))  # what cannot be read must not be written
+    manifests.parse(data, str(out / MANIFEST))  # so that no manifest is written that cannot be read
     return data

@@ -1,9 +1,9 @@
-"""Data sets in the fast format: large blocks of ready samples that are mapped into memory.
+"""Data sets in the fast format: large blocks of finished samples that are mapped into memory.
 
 A prepared data set is a folder, or the same files behind a URL:
 
-    manifest.json                 # what it is and which files belong to it (`mtlkit.data.manifest`); written last
-    train/000000.safetensors      # consecutive samples, about 64 MB a block (`mtlkit.data.blocks`)
+    manifest.json                 # describes the data set and lists its files (`mtlkit.data.manifest`); written last
+    train/000000.safetensors      # consecutive samples, about 64 MB per block (`mtlkit.data.blocks`)
     val/000000.safetensors
 
 `mtlkit.data.prepare` writes it.
@@ -16,6 +16,7 @@ import os
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -29,25 +30,34 @@ from mtlkit.data.manifest import read_manifest as read_manifest
 from mtlkit.files import write_whole
 from mtlkit.registry import options_of, suggest
 
-OPEN = 256  # blocks that a process keeps mapped; they hold no files open
-COMMON = ("root", "split", "size", "limit")  # options that `source` need not agree on
+OPEN = 256  # the number of blocks that a process keeps mapped; this keeps no files open
+COMMON = ("root", "split", "size", "limit")  # options that may differ from `source`
 
 
 @DATASETS.register("prepared")
 class Prepared(Dataset):
-    """A prepared data set: the samples of the one that it was made from, bit for bit, and much faster.
+    """A prepared data set: it returns the samples of its source, bit for bit, and much faster.
 
-    `root` is the folder that `mtlkit.data.prepare.prepare_dataset` wrote, or a URL of its files for fsspec (`s3://bucket/nyuv2`
-    with s3fs installed; credentials and endpoints come from fsspec's configuration). Of a URL, every block is fetched
-    once, checked and kept in the folder `cache` (null: ~/.cache/mtlkit/prepared).
+    `root` is the folder that `mtlkit.data.prepare.prepare_dataset` wrote, or a URL of its files for fsspec
+    (`s3://bucket/nyuv2` with s3fs installed; credentials and endpoints come from fsspec's configuration). For a URL,
+    every block is fetched once, checked and kept in the folder `cache` (null: ~/.cache/mtlkit/prepared).
 
-    `size` must be the one that was prepared, or None. `source`, where given, is the name and the options of the data
-    set that this must have been prepared from.
+    `size` must be the prepared size, or None. `source`, if given, is the name and the options of the data set from
+    which this one must have been prepared.
 
-    Raises `FileNotFoundError` for what is missing and `ValueError` for a damaged manifest, blocks of other sizes than
-    it says and settings that do not fit. Checksums are looked at when a block is fetched and by `damaged`. What else
-    turns out to be damaged raises `BadSampleError` when a sample of it is read.
+    Raises `FileNotFoundError` for missing files, and `ValueError` for a damaged manifest, for blocks of other sizes
+    than it says and for settings that do not fit. Checksums are checked when a block is fetched, and by `damaged`.
+    Other damage raises `BadSampleError` when a sample of the block is read.
     """
+
+    @dataclass(frozen=True)
+    class Options:
+        """The options of the data set."""
+
+        cache: str | None = None  #: the folder for blocks of a URL; null: ~/.cache/mtlkit/prepared
+        source: Mapping[str, Any] | None = None  #: the data set that this must have been prepared from
+
+    options: Options
 
     def __init__(
         self,
@@ -55,9 +65,9 @@ class Prepared(Dataset):
         split: str = "train",
         size: tuple[int, int] | None = None,
         limit: int | None = None,
-        cache: str | None = None,
-        source: Mapping[str, Any] | None = None,
+        **options: Any,
     ) -> None:
+        super().__init__(**options)
         self._remote = root is not None and is_remote(root)
         folder = Path() if self._remote else files.root_folder(root, "prepared", f"{MANIFEST} and blocks of samples")
         self._root = str(root) if self._remote else str(folder)
@@ -72,11 +82,11 @@ class Prepared(Dataset):
                 f"data.root={root} was prepared at size {list(part.size)}, got data.size={list(size)}. Leave data.size "
                 f"out, or prepare {name} at that size into another folder."
             )
-        if source is not None:
-            _check_source(self._root, manifest.recipe.source, source)
+        if self.options.source is not None:
+            _check_source(self._root, manifest.recipe.source, self.options.source)
         if not self._remote:
             _check_files(folder / split, part.blocks)
-        home = cache or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "mtlkit" / "prepared"
+        home = self.options.cache or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "mtlkit" / "prepared"
         self._cache = Path(home).expanduser()
         self._blocks = part.blocks
         self._ends = list(accumulate(block.count for block in part.blocks))
@@ -100,7 +110,7 @@ class Prepared(Dataset):
         return {"image": image, "targets": {name: value for name, value in found if value is not None}}
 
     def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"_opened": OrderedDict()}  # maps are not to be copied
+        return vars(self) | {"_opened": OrderedDict()}  # maps must not be copied
 
     def label(self, index: int) -> str:
         block, row = self._place(index)
@@ -132,7 +142,7 @@ class Prepared(Dataset):
 
 
 def _check_files(folder: Path, blocks: Sequence[Block]) -> None:
-    """Looks at the sizes of all blocks, in one look at the folder."""
+    """Checks the sizes of all blocks. It lists the folder only once."""
     sizes: dict[str, int] = {}
     if folder.is_dir():
         with os.scandir(folder) as entries:
@@ -146,7 +156,7 @@ def _check_files(folder: Path, blocks: Sequence[Block]) -> None:
 
 
 def _check_source(root: str, recorded: Mapping[str, Any], given: Mapping[str, Any]) -> None:
-    """Refuses a data set that was prepared from another one or with other options; defaults count as given."""
+    """Raises `ValueError` for a data set that was prepared from another one or with other options. Defaults count."""
     defaults: dict[str, Any] = {}
     if (name := given.get("name")) in DATASETS.names():
         options = options_of(DATASETS.get(str(name)))
@@ -161,18 +171,18 @@ def _check_source(root: str, recorded: Mapping[str, Any], given: Mapping[str, An
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values as they come back from a manifest."""
+    """Returns the values as a manifest would return them."""
     plain: dict[str, Any] = json.loads(json.dumps(dict(values), default=str))
     return plain
 
 
 def _fetched(root: str, block: Block, cache: Path) -> Path:
-    """The local copy of a block, named by its checksum; fetched if it is not there, by one process at a time.
+    """Returns the local copy of a block, named by its checksum. If there is none, one process at a time fetches it.
 
     fsspec's own caches write under the final name, so that another process may see half a file
     (github.com/fsspec/filesystem_spec/issues/639).
     """
-    import fcntl  # not everywhere; only remote data needs it
+    import fcntl  # not available on every system; only remote data needs it
 
     path = cache / f"{block.sha256}.safetensors"
     if path.exists():
@@ -180,11 +190,11 @@ def _fetched(root: str, block: Block, cache: Path) -> Path:
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with open(cache / ".lock", "w") as lock:
-            fcntl.lockf(lock, fcntl.LOCK_EX, 1, int(block.sha256[:7], 16))  # a byte of the file for each block
+            fcntl.lockf(lock, fcntl.LOCK_EX, 1, int(block.sha256[:7], 16))  # one byte of the file per block
             if not path.exists():
                 write_whole(path, _download(root, block))
     except OSError as error:
-        raise ConnectionError(  # an OSError that is no fault of the sample's
+        raise ConnectionError(  # an OSError that the sample is not the cause of
             f"{block.file} could not be fetched into {cache}, for which data.cache can name another folder: {error}"
         ) from error
     return path

@@ -1,4 +1,4 @@
-"""Where the numbers of targets lie, by split: median, 1 % and 99 %, and what looks wrong about them."""
+"""The ranges of the numbers of targets, by split: median, 1 % and 99 %, and what looks wrong in them."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,21 +11,21 @@ from torch import Tensor
 
 from mtlkit.target import Kind, Target, kinds_of
 
-A_SAMPLE = 4096  #: at most about so many numbers of a sample's target count, evenly spread
-ENOUGH = 20  #: of so many numbers a median is compared with others
-FACTOR = 10.0  #: by which the numbers of two splits or data sets must not differ
+A_SAMPLE = 4096  #: about so many numbers of a sample's target are used at most, evenly spread
+ENOUGH = 20  #: a median of fewer numbers is not compared
+FACTOR = 10.0  #: the numbers of two splits or data sets must not differ by it
 
 
 @dataclass(frozen=True)
 class Range:
-    """Where the numbers of a target lie in a split.
+    """The range of the numbers of a target in a split.
 
     Attributes:
-        part: which numbers of the target, such as one output of a regression; empty: all.
-        where: the split, and the data set where several are joined: "train", "val, nyuv2".
+        part: the part of the target, such as one output of a regression (empty: all numbers).
+        where: the split, and the data set if several are joined: "train", "val, nyuv2".
         low, median, high: the quantiles at 1 %, 50 % and 99 %, in `unit`.
         size: the median of the numbers' sizes, without their signs; this is compared.
-        count: so many numbers were looked at.
+        count: the number of numbers that were used.
     """
 
     target: str
@@ -58,7 +58,7 @@ class Gathered:
         self._kinds = kinds_of(self.targets)
 
     def add(self, sample: Mapping[str, Tensor], data_set: str = "") -> None:
-        """A sample's targets, those that it has; `data_set` names its data set where several are joined."""
+        """Adds the targets that a sample has. `data_set` names its data set if several are joined."""
         for name, value in sample.items():
             for part, numbers in self._kinds[name].numbers(value).items():
                 if len(numbers):
@@ -66,7 +66,7 @@ class Gathered:
                     self._found.setdefault((name, part, data_set), []).append(few)
 
     def ranges(self) -> list[Range]:
-        """The ranges, in the order of the targets."""
+        """Returns the ranges, in the order of the targets."""
         found = []
         for (name, part, data_set), arrays in self._found.items():
             numbers = np.concatenate(arrays)
@@ -80,7 +80,7 @@ class Gathered:
 
 
 def in_words(ranges: Sequence[Range]) -> list[str]:
-    """One line for each target and part, with all its splits.
+    """Returns one line per target and part, with all its splits.
 
     >>> in_words([Range("depth", "", "train", "m", 0.5, 2.0, 9.5, 2.0, 100)])
     ['depth in m: train median 2 (1 %: 0.5, 99 %: 9.5)']
@@ -93,7 +93,7 @@ def in_words(ranges: Sequence[Range]) -> list[str]:
 
 
 def suspicions(targets: Mapping[str, Target], ranges: Sequence[Range]) -> list[str]:
-    """A sentence for each median that is not plausible, and for splits or data sets whose sizes differ tenfold.
+    """Returns one sentence per median that is not plausible, and per target whose sizes differ tenfold between splits.
 
     >>> suspicions({"d": Target("depth")}, [Range("d", "", "train", "m", 1100, 1500, 1900, 1500, 100)])[0][:53]
     'd: the median in train is 1500 m, expected 0.05 to 10'
@@ -109,12 +109,12 @@ def suspicions(targets: Mapping[str, Target], ranges: Sequence[Range]) -> list[s
 
 
 def as_record(ranges: Iterable[Range]) -> list[dict[str, Any]]:
-    """The ranges for the log."""
+    """Returns the ranges for the log."""
     return [asdict(one) for one in ranges]
 
 
 def from_record(record: Iterable[Mapping[str, Any]]) -> list[Range]:
-    """The ranges of a log."""
+    """Returns the ranges of a log."""
     return [Range(**values) for values in record]
 
 
@@ -128,7 +128,7 @@ def _implausible(one: Range, kind: Kind) -> str:
 
 
 def _different(group: Sequence[Range]) -> str:
-    """The two of a target's splits and data sets that differ most, where they differ too much."""
+    """Returns a sentence about the two splits or data sets that differ most, if they differ too much."""
     pairs = [(max(a.size, b.size) / min(a.size, b.size), a, b) for a, b in combinations(group, 2)]
     pairs = [pair for pair in pairs if pair[0] >= FACTOR]
     if not pairs:

@@ -1,4 +1,4 @@
-"""Validation data that is carved from training data without leaks."""
+"""Takes validation data out of training data without leaks."""
 
 from collections.abc import Hashable, Sequence
 
@@ -6,14 +6,14 @@ import numpy as np
 
 Indices = np.ndarray  # int64, ascending
 
-SEED = 0  #: of the draws below: a split belongs to the data, not to a run
+SEED = 0  #: the seed of the draws below is fixed, because a split belongs to the data and not to a run
 
 
 def hold_out_groups(groups: Sequence[Hashable], share: float) -> tuple[Indices, Indices]:
-    """Indices of (training, validation) samples such that no group, a scene or a patient, is in both.
+    """Returns the indices of (training, validation) samples. No group (a scene, a patient) is in both.
 
-    Whole groups are drawn, in an order that depends on the groups alone, until validation has `share` of the samples
-    or just more. A share of 0 leaves validation empty.
+    Whole groups are drawn, in an order that depends only on the groups, until validation has `share` of the samples or
+    just more. With a share of 0, validation is empty.
 
     Raises `ValueError` for a share that is not in [0, 1) or that takes every group.
 
@@ -33,16 +33,16 @@ def hold_out_groups(groups: Sequence[Hashable], share: float) -> tuple[Indices, 
     if held.all():
         raise ValueError(
             f"holdout={share:g} leaves nothing to train on: the {len(numbers)} samples are of {len(names)} groups "
-            "(scenes or patients), of which none may be split. Use a smaller share or more samples."
+            "(scenes or patients), and no group may be split. Use a smaller share or more samples."
         )
     return np.flatnonzero(~held), np.flatnonzero(held)
 
 
 def hold_out_blocks(count: int, share: float, block: int = 20, gap: int = 5) -> tuple[Indices, Indices]:
-    """The same for samples in the order they were taken, of which it is not known where a scene ends.
+    """Does the same for samples in the order in which they were taken, if it is not known where a scene ends.
 
-    Blocks of about `block` neighbours are held out, evenly spread; the `gap` samples on both sides of a block, which
-    may show its first or last scene, are in neither part.
+    Blocks of about `block` neighbours are held out, evenly spread. The `gap` samples on both sides of a block may show
+    its first or last scene, so they are in neither part.
 
     >>> [len(part) for part in hold_out_blocks(795, share=0.12)]
     [650, 95]

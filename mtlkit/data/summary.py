@@ -1,4 +1,4 @@
-"""What is in a data set: how much of each target is valid, and how often each class occurs."""
+"""The content of a data set: how much of each target is valid, and how often each class occurs."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -11,11 +11,11 @@ from mtlkit.data.loader import Samples
 from mtlkit.data.ranges import Gathered, from_record, in_words
 from mtlkit.target import Kind, Target, kinds_of
 
-SHOWN = 8  #: classes named in a line
+SHOWN = 8  #: the number of classes that a line names
 
 
 def spread(length: int, count: int) -> list[int]:
-    """At most `count` indices, evenly spread over a data set.
+    """Returns at most `count` indices, evenly spread over a data set.
 
     >>> spread(10, 4), spread(3, 9)
     ([0, 2, 5, 7], [0, 1, 2])
@@ -27,9 +27,9 @@ def spread(length: int, count: int) -> list[int]:
 def look_at(
     samples: Samples, indices: Sequence[int], errors: list[BadSampleError], ranges: Gathered | None = None
 ) -> Iterator[dict[str, Tensor]]:
-    """The targets of some samples. Their numbers are added to `ranges`.
+    """Yields the targets of some samples and adds their numbers to `ranges`.
 
-    Samples that data.on_error=skip leaves out are missing; what is wrong with them is appended to `errors`.
+    It leaves out the samples that data.on_error=skip leaves out, and appends their errors to `errors`.
     """
     for index in indices:
         try:
@@ -45,9 +45,9 @@ def look_at(
 
 
 def summarise(targets: Mapping[str, Target], samples: Iterable[Mapping[str, Tensor]]) -> dict[str, dict[str, Any]]:
-    """By target: `type`, `valid`, the share of its elements (pixels, labels) that is valid, and `classes`, by name.
+    """Returns for each target its `type`, `valid` (the share of valid elements: pixels, labels) and `classes`, by name.
 
-    `classes` are shares of the valid elements for segmentation and classification, and the share of positives for
+    `classes` are shares of the valid elements for segmentation and classification, and shares of positives for
     multilabel. A sample without the target counts as invalid.
 
     >>> summarise({"left": Target("classification", ("a", "b"))}, [{"left": torch.tensor(n)} for n in (1, 1, 0, -1)])
@@ -91,12 +91,12 @@ class _Counts:
 
 
 def _rounded(share: float) -> float:
-    """Three digits, and no share that is not 0 becomes it."""
+    """Rounds to three digits. A share above 0 does not become 0."""
     return float(f"{share:.3g}")
 
 
 def summary_in_words(found: Mapping[str, Mapping[str, Any]], shown: int | None = SHOWN) -> list[str]:
-    """The summary in lines, one a target, with the `shown` most frequent classes (None: all).
+    """Returns the summary as one line per target, with the `shown` most frequent classes (None: all).
 
     >>> summary_in_words({"left": {"type": "classification", "valid": 0.75, "classes": {"a": 0.333, "b": 0.667}}})
     ['left: classification, 75 % valid; b 66.7 %, a 33.3 %']
@@ -114,7 +114,7 @@ def summary_in_words(found: Mapping[str, Mapping[str, Any]], shown: int | None =
 
 
 def facts_in_words(facts: Mapping[str, Any]) -> list[str]:
-    """A log's record on the data (`data` of a record of the split `info`) as sentences, one per line."""
+    """Returns the data record of a log (`data` in a record of the split `info`) as one sentence per line."""
     counts = " and ".join(f"{count} {split}" for split, count in facts["samples"].items())
     width, height = facts["size"]
     seen = f"; shares are those in {facts['looked_at']} samples"

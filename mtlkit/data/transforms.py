@@ -1,4 +1,4 @@
-"""Augmentation that changes every target the way it changes the image, through albumentations."""
+"""Augmentation by albumentations that changes every target in the same way as the image."""
 
 import os
 import random
@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else the import asks PyPI for the newest version
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # without this, the import asks PyPI for the newest version
 
 import albumentations as A
 import cv2
@@ -24,22 +24,21 @@ class Augment:
 
     `targets`: the data set's targets by name. Their kinds know how their values change (`mtlkit.target.Kind.move`).
     `flip`: the probability of a horizontal mirror. It negates n_x. Labels that tell left from right must not be
-    flipped.
-    `scale`: the factors s >= 1 to choose from. A crop of (W / s, H / s) at a random place is enlarged to (W, H),
-    the image bilinearly, every dense target to its nearest pixel, so that no value arises that was not measured.
-    `colour`: strength c of the jitter of brightness, contrast and saturation, each by a factor from [1 - c, 1 + c].
-    `compat`: "mtan" zooms as the code behind most published tables does: normals are not turned, and inverse depth is
-    divided by s, not multiplied. (There normals are interpolated, too, which shortens them at edges; here they keep
-    their length, since every dense target takes its nearest pixel.)
+    flipped. `scale`: the factors s >= 1 to choose from. A crop of (W / s, H / s) at a random place is enlarged to (W,
+    H), the image bilinearly, and every dense target by its nearest pixel, so there is no value that was not measured.
+    `colour`: the strength c of random brightness, contrast and saturation, each a factor from [1 - c, 1 + c]. `compat`:
+    "mtan" zooms as the code behind most published tables does: normals are not turned, and inverse depth is divided by
+    s, not multiplied. (That code also interpolates normals, which makes them shorter at edges. Here they keep their
+    length, because every dense target takes its nearest pixel.)
 
     A call takes the sample's camera (f_x / width, f_y / height, c_x / width, c_y / height), with pixel i's centre at
     i + 1/2; zooming in on normals needs it.
 
-    Geometry: a zoomed sample is what the *same* camera sees of a deformed scene. With r = (t_x, t_y, 1) the ray that
-    the zoom moves to the principal point, a point (X, Y, Z) moves to (X - t_x Z, Y - t_y Z, Z / s), the only map that
-    gives the zoomed pixels and divides depth by s. The normals become n' = (n_x, n_y, s n.r) / |.|, which is exact for
-    every surface. (Leaving n as it is would be right for a camera of focal length s f.) A mirrored sample is what
-    the mirrored camera sees, whose c_x is width - c_x.
+    Geometry: a zoomed sample is what the *same* camera sees of a deformed scene. Let r = (t_x, t_y, 1) be the ray that
+    the zoom moves to the principal point. A point (X, Y, Z) moves to (X - t_x Z, Y - t_y Z, Z / s). This is the only
+    map that gives the zoomed pixels and divides depth by s. The normals become n' = (n_x, n_y, s n.r) / |.|, which is
+    exact for every surface. (Leaving n as it is would be right for a camera of focal length s f.) A mirrored sample is
+    what the mirrored camera sees, whose c_x is width - c_x.
 
     Raises `ValueError` for options out of range and, when called, for a missing camera, and `LookupError` for a kind
     that is not registered.
@@ -70,17 +69,17 @@ class Augment:
         self._pipeline = A.Compose(steps, is_check_shapes=False)
 
     def __call__(self, sample: Sample, seed: int, camera: Camera | None = None) -> Sample:
-        """A new sample; the same sample and `seed` (>= 0) give the same one everywhere. The input is not changed."""
+        """Returns a new sample, always the same for a sample and `seed` (>= 0). The input does not change."""
         if camera is None and (turned := self.turned.intersection(sample["targets"])):
             raise ValueError(
                 f"Zooming (data.augmentation.scale={self.scale}) turns the values of {turned.pop()!r} by an angle "
-                "that depends on the camera, of which the data set says nothing: give its class the attribute camera = "
+                "that depends on the camera, which the data set does not give: give its class the attribute camera = "
                 "(f_x / width, f_y / height, c_x / width, c_y / height), or set data.augmentation.scale=[1]."
             )
-        # One generator for all steps: Compose's own set_random_seed would give each step the same draws.
+        # One generator for all steps. Compose's own set_random_seed would give each step the same draws.
         self._pipeline.set_random_state(np.random.default_rng(seed), random.Random(seed))
         present = {_KEY + n: sample["targets"][n].numpy() for n in self.moved if n in sample["targets"]}
-        # Contiguous, else every step copies it; OpenCV interleaves three times as fast as torch.
+        # Contiguous, because otherwise every step copies it. OpenCV interleaves three times as fast as torch.
         pixels = cv2.merge(list(sample["image"].numpy()))
         out = self._pipeline(image=pixels, camera=camera, **present)
         image = torch.empty(sample["image"].shape)
@@ -96,7 +95,7 @@ class _Move(A.DualTransform):
     """Enlarges a crop, then mirrors: `apply` moves the image's pixels, and every target's kind moves its values."""
 
     def __init__(self, kinds: Mapping[str, Kind], scales: list[float], flip: float, compat: str | None) -> None:
-        self.kinds = kinds  # before the parent asks for `targets`
+        self.kinds = kinds  # before the parent's constructor, which asks for `targets`
         super().__init__(p=1)
         self.scales, self.flip, self.compat = scales, flip, compat
 
@@ -110,7 +109,7 @@ class _Move(A.DualTransform):
         return ["camera"]
 
     def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
-        """The crop's size is a share 1 / scale of the image's; its `corner` is (left, top) as shares of it."""
+        """Draws the motion. The crop has 1 / scale of the image's size; its `corner` is (left, top) as shares of it."""
         scale = self.py_random.choice(self.scales)
         corner = np.array([self.py_random.uniform(0, 1 - 1 / scale) for _ in range(2)])
         ray = None
@@ -128,7 +127,7 @@ class _Move(A.DualTransform):
         # New pixel i, with its centre at i + 1/2, comes from corner + (i + 1/2) / scale, less 1/2 as an index.
         x, y = corner * (width, height) + 0.5 / scale - 0.5
         step = 1 / scale
-        if motion.mirrored:  # from where the pixel width - 1 - i would come
+        if motion.mirrored:  # pixel i then comes from where pixel width - 1 - i would come
             x, step = x + (width - 1) / scale, -step
         back = np.array([[step, 0, x], [0, 1 / scale, y]])
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
@@ -139,7 +138,7 @@ class _Move(A.DualTransform):
 
 
 def _check(flip: Any, scale: Any, colour: Any, compat: Any) -> None:
-    """Refuses options out of range."""
+    """Raises `ValueError` for options out of range."""
     for option, value, fine, expected in (
         ("flip", flip, _numbers([flip], 0, 1), "a probability in [0, 1]"),
         ("scale", scale, _numbers(scale, 1, 1e3), "a list of factors >= 1 such as [1.0, 1.2, 1.5] (it only zooms in)"),
@@ -151,7 +150,7 @@ def _check(flip: Any, scale: Any, colour: Any, compat: Any) -> None:
 
 
 def _numbers(values: Any, low: float, high: float) -> bool:
-    """Whether `values` is a sequence, not empty, of numbers from `low` to `high`."""
+    """Returns whether `values` is a sequence of at least one number, all from `low` to `high`."""
     if isinstance(values, str) or not hasattr(values, "__len__") or not len(values):
         return False
     return all(isinstance(v, int | float) and not isinstance(v, bool) and low <= v <= high for v in values)

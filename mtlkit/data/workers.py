@@ -1,4 +1,4 @@
-"""What to tell a user when the processes that load data (`data.workers`) cannot go on."""
+"""Messages for the user when the processes that load data (`data.workers`) cannot continue."""
 
 import errno
 import re
@@ -15,7 +15,7 @@ FEWER = (
 
 
 def own_words(error: BaseException) -> str:
-    """The error's own words; torch wraps those of a loading process in its traceback."""
+    """Returns the error's own words, without the traceback that torch puts around an error of a loading process."""
     text = str(error)
     if "in DataLoader worker process" not in text:
         return text
@@ -23,10 +23,10 @@ def own_words(error: BaseException) -> str:
 
 
 def loading_trouble(error: BaseException) -> str | None:
-    """What happened and what to do, for the errors of memory and of dead loading processes; None for any other one.
+    """Returns what happened and what to do, for errors of memory and of dead loading processes; None for other errors.
 
-    Torch raises a `RuntimeError` in the main process, wherever that is at the time: its words are all there is to tell
-    by. `data.workers=0` shows an error of a data set that ends its process.
+    Torch raises a `RuntimeError` in the main process, at any place. Only its words say what it is. `data.workers=0`
+    shows an error of a data set that ends its process.
 
     >>> loading_trouble(RuntimeError("mat1 and mat2 shapes cannot be multiplied")) is None
     True

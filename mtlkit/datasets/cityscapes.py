@@ -2,7 +2,9 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,7 +23,8 @@ from mtlkit.data.files import (
     resize,
     root_folder,
 )
-from mtlkit.data.splits import check_share, hold_out_blocks
+from mtlkit.data.splits import hold_out_blocks
+from mtlkit.typed import ShareBelowOne
 
 COUNTS = {"train": 2975, "val": 500}
 SIZES = {(128, 256): "small archive (cityscapes2.zip)", (256, 512): "large archive (cityscapes.zip)"}
@@ -66,19 +69,26 @@ class Cityscapes(Dataset):
         "frames must not be passed on."
     )
 
+    @dataclass(frozen=True)
+    class Options:
+        """The options of the data set."""
+
+        classes: Literal[2, 7, 19] = 7
+        holdout: ShareBelowOne = 0.1  #: the share of the training frames that becomes "val"
+
+    options: Options
+
     def __init__(
         self,
         root: str | Path | None,
         split: str = "train",
         size: Sequence[int] | None = None,
         limit: int | None = None,
-        classes: int = 7,
-        holdout: float = 0.1,
+        **options: Any,
     ) -> None:
+        super().__init__(**options)
         check_request("cityscapes", split, size, limit)
-        if classes not in CLASSES:
-            raise ValueError(f"The data set 'cityscapes' has 7, 19 or 2 classes, got data.classes={classes!r}.")
-        check_share(holdout)
+        classes, holdout = self.options.classes, self.options.holdout
         published = "val" if split == "test" else "train"
         self.folder = _find(root_folder(root, "cityscapes", f"{HOLDS}, from {SOURCE}")) / published
         self._label = _label_folder(self.folder, classes)

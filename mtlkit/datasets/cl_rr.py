@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from mtlkit.data.dataset import DATASETS, Dataset, Sample, Target
 from mtlkit.datasets.mnist import DIGITS, LICENCE
-from mtlkit.datasets.multimnist import overlapping_digits
+from mtlkit.datasets.multimnist import PairOptions, overlapping_digits
 
 
 @DATASETS.register("cl_rr")
@@ -33,16 +34,19 @@ class CLRR(Dataset):
         "reconstruct": Target("reconstruction", ("grey",)),
     }
 
+    Options = PairOptions
+    options: PairOptions
+
     def __init__(
         self,
         root: str | Path | None,
         split: str = "train",
         size: tuple[int, int] | None = None,
         limit: int | None = None,
-        dataset_seed: int = 0,
-        download: bool = False,
+        **options: Any,
     ) -> None:
-        images, labels, right = overlapping_digits("cl_rr", root, split, size, limit, dataset_seed, download)
+        super().__init__(**options)
+        images, labels, right = overlapping_digits("cl_rr", root, split, size, limit, self.options)
         self._images, self._right = torch.from_numpy(images), torch.from_numpy(right)
         self._left = torch.from_numpy(labels[:, 0])
 

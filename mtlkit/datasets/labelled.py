@@ -7,26 +7,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mtlkit.data.dataset import Dataset, Sample, Target, check_request
+from mtlkit.data.dataset import Dataset, Sample, Target
 from mtlkit.data.files import image_tensor, resize
 from mtlkit.data.pictures import read_picture
-from mtlkit.option_checks import check_option
 
 Labels = bytes  # the labels of one picture: 0 or 1 per label
 
 
 class LabelledPictures(Dataset):
-    """Pictures that all have the same labels. Groups of labels become the targets, of type multilabel.
+    """Pictures that all have the same labels. Groups of labels become the targets, of type multilabel."""
 
-    Args:
-        paths: the picture files.
-        rows: the labels of each picture, one value for each of `names`.
-        names: the names of the labels.
-        groups: the label names of each target.
-        size: (width, height) of the images. None: the size of the pictures.
-    """
-
-    def __init__(
+    def _hold(
         self,
         paths: Sequence[str],
         rows: Iterable[Labels],
@@ -34,6 +25,15 @@ class LabelledPictures(Dataset):
         groups: Mapping[str, tuple[str, ...]],
         size: tuple[int, int] | None,
     ) -> None:
+        """Sets the samples. The constructor of a subclass calls it.
+
+        Args:
+            paths: the picture files.
+            rows: the labels of each picture, one value for each of `names`.
+            names: the names of the labels.
+            groups: the label names of each target.
+            size: (width, height) of the images. None: the size of the pictures.
+        """
         self.targets = {target: Target("multilabel", group) for target, group in groups.items()}
         self._columns = {target: [names.index(name) for name in group] for target, group in groups.items()}
         self._paths, self._size = paths, size
@@ -50,14 +50,6 @@ class LabelledPictures(Dataset):
 
     def label(self, index: int) -> str:
         return self._paths[index]
-
-
-def check_labelled(
-    dataset: str, split: str, size: Sequence[int] | None, limit: int | None, tasks: str, groups: Collection[str]
-) -> None:
-    """Raises `ValueError` for options that `dataset` does not allow. `groups` are the allowed values of `tasks`."""
-    check_request(dataset, split, size, limit)
-    check_option(f"data set {dataset!r}", "tasks", tasks, groups)
 
 
 def read_rows(path: Path) -> Iterator[list[str]]:

@@ -1,6 +1,8 @@
 """MultiDigitMNIST: two digits side by side. Each pair of classes is in one split only."""
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -8,7 +10,7 @@ import torch
 from mtlkit.data.dataset import DATASETS, Dataset, Sample, Target, check_request
 from mtlkit.data.files import resize
 from mtlkit.datasets.mnist import LICENCE, SIZE, read_digits
-from mtlkit.registry import suggest
+from mtlkit.typed import Count
 
 SEED = 123
 SIDE = 64
@@ -48,28 +50,33 @@ class MultiDigitMNIST(Dataset):
 
     licence = LICENCE
 
+    @dataclass(frozen=True)
+    class Options:
+        """The options of the data set."""
+
+        classes: Literal["parity", "all"] = "parity"
+        per_class: Count = 1000  #: the number of pictures of each pair
+        download: bool = False  #: downloads missing files
+
+    options: Options
+
     def __init__(
         self,
         root: str | Path | None,
         split: str = "train",
         size: tuple[int, int] | None = None,
         limit: int | None = None,
-        classes: str = "parity",
-        per_class: int = 1000,
-        download: bool = False,
+        **options: Any,
     ) -> None:
+        super().__init__(**options)
         check_request("multidigitmnist", split, size, limit)
-        if classes not in CLASSES:
-            known = suggest(str(classes), CLASSES)
-            raise ValueError(f"The data set 'multidigitmnist' has no classes {classes!r}. {known}")
-        if per_class < 1:
-            raise ValueError(f"per_class, the pictures of a pair, must be at least 1, got {per_class}.")
-        parts = [read_digits(root, file, download) for file in ("train", "t10k")]
+        per_class = self.options.per_class
+        parts = [read_digits(root, file, self.options.download) for file in ("train", "t10k")]
         self._digits, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
         missing = set(range(10)) - set(labels.tolist())
         if missing:
             raise ValueError(f"MNIST's files in {root} hold no {min(missing)}, of which pictures are to be made.")
-        left, right = CLASSES[classes]
+        left, right = CLASSES[self.options.classes]
         self.targets = {
             "left": Target("classification", tuple(map(str, left))),
             "right": Target("classification", tuple(map(str, right))),

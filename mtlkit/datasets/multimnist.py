@@ -1,16 +1,27 @@
 """Multi-MNIST: two overlapping digits, five tasks."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from mtlkit.data.dataset import DATASETS, SPLITS, Dataset, Sample, Target, check_request
 from mtlkit.datasets.mnist import DIGITS, LICENCE, SIZE, read_digits
+from mtlkit.typed import Natural
 
 DIGIT = Target("classification", DIGITS)
 SUM, DENSITY = Target("regression", ("sum",)), Target("regression", ("density",))
+
+
+@dataclass(frozen=True)
+class PairOptions:
+    """The options of `overlapping_digits`."""
+
+    dataset_seed: Natural = 0  #: draws the pairs
+    download: bool = False  #: downloads missing files
 
 
 @DATASETS.register("multimnist")
@@ -49,20 +60,27 @@ class MultiMNIST(Dataset):
         "density": DENSITY,
     }
 
+    @dataclass(frozen=True)
+    class Options(PairOptions):
+        """The options of the data set."""
+
+        parity: bool = False  #: the tasks of RotoGrad's later version
+
+    options: Options
+
     def __init__(
         self,
         root: str | Path | None,
         split: str = "train",
         size: tuple[int, int] | None = None,
         limit: int | None = None,
-        dataset_seed: int = 0,
-        download: bool = False,
-        parity: bool = False,
+        **options: Any,
     ) -> None:
-        images, pairs, _ = overlapping_digits("multimnist", root, split, size, limit, dataset_seed, download)
+        super().__init__(**options)
+        images, pairs, _ = overlapping_digits("multimnist", root, split, size, limit, self.options)
         density = (images > 127).mean(axis=(1, 2)) * 100
         values = [pairs.sum(1), pairs.prod(1), density]
-        if parity:
+        if self.options.parity:
             odd = Target("multilabel", ("odd",))
             self.targets = {"left": DIGIT, "right": DIGIT, "parity": odd, "sum": SUM, "density": DENSITY}
             values = [pairs.prod(1) % 2, pairs.sum(1), density]
@@ -85,8 +103,7 @@ def overlapping_digits(
     split: str,
     size: tuple[int, int] | None,
     limit: int | None,
-    dataset_seed: int,
-    download: bool,
+    options: PairOptions,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Makes the pictures of `MultiMNIST` for the data set `name`. Arguments and errors are those of the class.
 
@@ -96,15 +113,13 @@ def overlapping_digits(
     check_request(name, split, None, limit)
     if size is not None and tuple(size) != SIZE:
         raise ValueError(f"The data set {name!r} comes in size {list(SIZE)} only, got {list(size)}.")
-    if dataset_seed < 0:
-        raise ValueError(f"dataset_seed must not be negative, got {dataset_seed}.")
-    digits, labels = read_digits(root, "t10k" if split == "test" else "train", download)
+    digits, labels = read_digits(root, "t10k" if split == "test" else "train", options.download)
     if split != "test":
         kept = len(digits) - len(digits) // 6
         part = slice(kept) if split == "train" else slice(kept, None)
         digits, labels = digits[part], labels[part]
     # The recipe depends on the order of SPLITS.
-    random = np.random.Generator(np.random.PCG64([dataset_seed, SPLITS.index(split)]))
+    random = np.random.Generator(np.random.PCG64([options.dataset_seed, SPLITS.index(split)]))
     partners = random.integers(len(digits), size=len(digits))[:limit]
     pairs = np.stack([labels[:limit], labels[partners]], axis=1).astype(np.int64)
     right = digits[partners]

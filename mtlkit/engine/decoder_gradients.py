@@ -1,4 +1,4 @@
-"""What the decoders get: the gradients of their own losses, or those times the balancer's weights."""
+"""The decoders' gradients: those of their own losses, or those times the balancer's weights."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,11 +14,11 @@ GIVEN = ("plain", "weighted")
 
 
 class DecoderGradients:
-    """Weighs the decoders' gradients of every micro-batch, or leaves them as they are.
+    """Multiplies the decoders' gradients of every micro-batch by the weights, or leaves them as they are.
 
-    Some methods know their weights only inside the backward pass, when that has left the decoders already. So the
-    decoders' gradients are multiplied by the weights after the backward pass of each micro-batch. The gradients of
-    earlier micro-batches of the same step have weights of their own. They are kept aside meanwhile.
+    Some methods know their weights only inside the backward pass, after it has left the decoders. So the decoders'
+    gradients are multiplied by the weights after the backward pass of each micro-batch. The gradients of earlier
+    micro-batches of the same step have weights of their own. They are kept aside meanwhile.
 
     Several processes sum their gradients. The weights must come after that sum, and each micro-batch has its own. So
     with weights the sum is made after every micro-batch, and not only after the last one (`held_back`).
@@ -26,13 +26,13 @@ class DecoderGradients:
     Args:
         setting: `plain`, `weighted`, or `published` for what the balancer's class declares (`Balancer.decoders`).
         balancer: the method of the run.
-        accelerator: the launcher's.
+        accelerator: the accelerator of the run.
 
     Raises:
-        ValueError: the launcher keeps gradients to itself, so that they cannot be weighed.
+        ValueError: the launcher does not show the gradients, so they cannot be weighed.
 
     Attributes:
-        given: `plain` or `weighted`: what the decoders get in this run.
+        given: `plain` or `weighted`, what the decoders get in this run.
     """
 
     def __init__(self, setting: str, balancer: Balancer, accelerator: Accelerator) -> None:
@@ -40,17 +40,19 @@ class DecoderGradients:
         self.given = balancer.decoders if setting == "published" else setting
         self.method = type(balancer).__name__
         check_choice(f"{self.method}.decoders", self.given, GIVEN)
+        # With a double backward there is no tap: the objective's derivatives reach the decoders by themselves, so they
+        # must not be multiplied a second time.
         self.by_objective = "create_graph" in balancer.needs
         self._weighs = self.given == "weighted" and not self.by_objective
         launcher = accelerator.distributed_type.value
         if self._weighs and launcher == "DEEPSPEED":
             raise ValueError(
-                f"{self.method}: {self}, but {launcher} keeps the gradients to itself, and nobody can weigh them. "
+                f"{self.method}: {self}, but {launcher} does not show the gradients, so they cannot be weighed. "
                 f"Take trainer.decoder_gradients=plain, or launch with DDP or FSDP."
             )
 
     def held_back(self, model: nn.Module) -> list[nn.Module]:
-        """The modules whose sum over processes may wait for the last micro-batch of a step."""
+        """Returns the modules whose sum over processes may wait for the last micro-batch of a step."""
         return [] if self._weighs else [model]
 
     def __str__(self) -> str:
@@ -63,22 +65,23 @@ class DecoderGradients:
 
     @contextmanager
     def weighed(self, step: Step, decoders: nn.ModuleDict) -> Iterator[None]:
-        """Around the backward pass of a micro-batch.
+        """Holds the backward pass of a micro-batch, and weighs the decoders' gradients after it.
 
-        Raises `ValueError` where the method cannot give the decoders what they are to get.
+        Raises `ValueError` if the method cannot give the decoders what they should get.
         """
         if not self._weighs:
             yield
             self._check_objective(step)
             return
         # Now `grad` is empty, so that the backward pass leaves this micro-batch's gradient alone in it.
+        # Earlier micro-batches have weights of their own. Without this, the new weights would multiply their sum, too.
         aside = [(parameter, parameter.grad) for parameter in decoders.parameters()]
         for parameter, _ in aside:
             parameter.grad = None
         yield
         if step.finite:  # else there are no weights, and the step will not be made
             self._weigh(step, decoders)
-        # Then what earlier micro-batches left is added again, with the weights that it got at its time.
+        # Then the gradients of earlier micro-batches are added again, which got their weights at their time.
         for parameter, gradient in aside:
             if gradient is not None:
                 parameter.grad = gradient if parameter.grad is None else gradient.add_(parameter.grad)
@@ -87,17 +90,19 @@ class DecoderGradients:
         weights = step.weights if step.decoder_weights is None else step.decoder_weights
         if step.tasks and weights is None:
             raise ValueError(
-                f"trainer.decoder_gradients={self.setting}: {self.method} combines gradients without weights, so that "
+                f"trainer.decoder_gradients={self.setting}: {self.method} combines gradients without weights, so "
                 f"there are none for the decoders. Take trainer.decoder_gradients=plain, or let its `combine` set "
                 f"`step.decoder_weights`."
             )
+        # In place, so that no second set of gradients takes memory. Absent tasks have zero gradients and need no
+        # weight.
         for task, weight in zip(step.tasks, () if weights is None else weights, strict=True):
             for parameter in decoders[task].parameters():
                 if parameter.grad is not None:
                     parameter.grad.mul_(weight)
 
     def _check_objective(self, step: Step) -> None:
-        """A differentiated objective hands its derivatives to the decoders: they are weighted, whatever was asked."""
+        """Raises `ValueError` where the objective weighs the decoders' gradients although `plain` was chosen."""
         if not self.by_objective or self.given == "weighted" or step.coefficients is None:
             return
         if bool((step.coefficients != 1).any()):

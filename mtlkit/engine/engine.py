@@ -44,8 +44,8 @@ class Engine:
     and the balancer move to the accelerator's device.
 
     Attributes:
-        step: how many optimizer steps are done.
-        monitor: which evaluation is the best so far.
+        step: the number of optimizer steps that are done.
+        monitor: knows which evaluation is the best so far.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Engine:
         steps_per_epoch: int,
         seed: int = 0,
     ) -> None:
-        distributed.check_whole_parameters(accelerator, balancer.space, balancer.needs)
+        distributed.check_whole_parameters(accelerator, balancer.space, balancer.needs)  # before anything moves
         optim.check_clipping(config, accelerator)
         self.decoder_gradients = DecoderGradients(config.decoder_gradients, balancer, accelerator)
         self.accelerator = accelerator
@@ -75,39 +75,41 @@ class Engine:
         model.to(dtype)
         self.balancer = balancer.to(accelerator.device, dtype)
         distributed.broadcast_state(self.balancer)
+        # Only the model's optimizer is prepared: two of them would share one loss scaler, and each would update its
+        # scale.
         self.balancer_optimizer = optim.balancer_optimizer(balancer)
         self.model, self.optimizer = accelerator.prepare(model, optim.model_optimizer(model, config))
-        self.network: MultiTaskModel = accelerator.unwrap_model(self.model)
+        self.network: MultiTaskModel = accelerator.unwrap_model(self.model)  # for all that must not start DDP's hooks
         self.predictor = Predictor(self.network, self.tasks, balancer, accelerator, dtype)
         self.prepare = self.predictor.inputs
 
         self.step = 0
         self.monitor = Monitor(self.tasks, config.monitor)
-        self.first_losses = FirstLosses(config.normalize_losses)
+        self.first_losses = FirstLosses(config.normalize_losses, config.normalize_again)
         self.left_out = LeftOut()
         self._turns = Turns(seed, accelerator.device)
         self._seen: set[str] = set()  # the tasks that had a label since the last optimizer step
-        self._window: Window = defaultdict(list)
+        self._window: Window = defaultdict(list)  # what the micro-batches since then noted for the balancer
 
     # -- the run ----------------------------------------------------------------------------------------------
 
     def fit(self, batches: Iterable[Batch], evaluate: Callable[[], Record], save: Callable[[bool], None]) -> None:
-        """Trains until `total_steps`, or until `early_stopping` evaluations brought no gain.
+        """Trains until `total_steps`, or until `early_stopping` evaluations in a row brought no gain.
 
         Args:
-            batches: from the current step on; each holds this process's samples of one optimizer step.
-            evaluate: gives the validation record of the present model, on all processes.
-            save: writes a checkpoint; told whether the model is the best so far.
+            batches: start at the current step; each one holds this process's samples of one optimizer step.
+            evaluate: returns the validation record of the present model, on all processes.
+            save: writes a checkpoint; its argument says whether the model is the best so far.
         """
-        if self.monitor.initial is None:
+        if self.monitor.initial is None:  # not after a resume: the untrained model is gone then
             self.note_evaluation(evaluate())
             save(False)
         started, since = time.perf_counter(), self.step
-        if not self._finished():  # as a run that goes on may be, by its steps or by early stopping
+        if not self._finished():  # a run that is resumed may be finished already, by its steps or by early stopping
             for batch in batches:
                 steps = [self.train_step(part) for part in micro_batches(batch, self.config.accumulation)]
                 self.left_out.add(batch)
-                if self._logs(self.step):
+                if self._logs(self.step):  # the mean time since the last record: single steps vary
                     seconds, done = time.perf_counter() - started, self.step - since
                     left_out = self.left_out.report() if "error" in batch else {}
                     self.observer.step(self._training_record(steps) | {"step_time": seconds / done} | left_out)
@@ -120,7 +122,7 @@ class Engine:
                     return
 
     def start(self, facts: Record) -> None:
-        """Tells the observers that the run begins or goes on, and facts of it."""
+        """Tells the observers that the run begins or goes on, and some facts about it."""
         self.observer.start(self.total_steps, self.step)
         self.note(facts)
 
@@ -133,7 +135,7 @@ class Engine:
         self.observer.finish({"status": status})
 
     def note_evaluation(self, record: Record, split: str = "val") -> bool:
-        """Logs an evaluation; of the model's own, tells whether it is the best so far."""
+        """Logs an evaluation. Returns whether it is the best so far; only the split `val` can be."""
         record = {"step": self.step, "epoch": self.step // self.steps_per_epoch, "split": split} | record
         best = split == "val" and self.monitor.update(record)
         self.observer.evaluation(record | {"best": True} if best else record)
@@ -169,8 +171,8 @@ class Engine:
     # -- training ---------------------------------------------------------------------------------------------
 
     def train_step(self, batch: Batch) -> Step:
-        """Runs one micro-batch; with the last one of an accumulation window, the optimizers move."""
-        with self.accelerator.accumulate(*self.decoder_gradients.held_back(self.model)):
+        """Runs one micro-batch. With the last one of an accumulation window, the optimizers move."""
+        with self.accelerator.accumulate(*self.decoder_gradients.held_back(self.model)):  # decides when DDP sums
             step = Step(
                 self.balancer,
                 number=self.step,
@@ -179,12 +181,12 @@ class Engine:
                 accumulation=self.config.accumulation,
                 window=self._window,
             )
-            observe = self._logs(self.step + 1)
+            observe = self._logs(self.step + 1)  # the Gram matrix costs time, so the log has it only then
             one = Pass(self.balancer, self.network.encoder, step, first_losses=self.first_losses, observe=observe)
             image, targets = self.prepare(batch)
             self._turns.model(self.step)  # dropout draws the same numbers whatever the balancer drew before
             outputs, losses = self._forward(self.model, image, targets, partial(self._tap, one))
-            self._turns.balancer()
+            self._turns.balancer()  # and the balancer the same whatever dropout drew
             one.record(losses, outputs)
             if "indicators" in self.balancer.needs:
                 one.record_indicators({n: t.indicator(outputs[n], targets[n]) for n, t in self.tasks.items()})
@@ -209,38 +211,38 @@ class Engine:
         return outputs, {name: loss_of(task, outputs[name], targets[name]) for name, task in self.tasks.items()}
 
     def _update(self, one: Pass, again: Forward) -> None:
-        """Moves model and balancer once, from the gradients of the whole accumulation window.
+        """Moves model and balancer once, by the gradients of the whole accumulation window.
 
-        `one` is its last pass; `again` runs the same micro-batch forward through the model as it is then.
+        `one` is its last pass. `again` runs the same micro-batch forward through the model as it is at that time.
         """
         absent, self._seen = set(self.tasks) - self._seen, set()
         for name in absent:  # no label anywhere: not even momentum or weight decay may move the decoder
             self.network.decoders[name].zero_grad(set_to_none=True)
-        if len(absent) < len(self.tasks):
+        if len(absent) < len(self.tasks):  # else no label at all: weight decay alone must not move the encoder
             self._check_gradients(one.step)
-            for group in self.optimizer.param_groups:
+            for group in self.optimizer.param_groups:  # by hand: Accelerate's scheduler moves once per process
                 group["lr"] = group["initial_lr"] * self._rate_factor
             self.optimizer.step()
-            if not self.optimizer.step_was_skipped:
+            if not self.optimizer.step_was_skipped:  # by the loss scaler: then the balancer stays where it is, too
                 self._update_balancer(one, again, absent)
         self.optimizer.zero_grad()
         self.balancer.zero_grad()
-        self._window = defaultdict(list)
+        self._window = defaultdict(list)  # a new one, for a `Step` that somebody keeps still has the old one
         self.step += 1
 
     def _update_balancer(self, one: Pass, again: Forward, absent: set[str]) -> None:
         optim.complete_gradients(self.balancer, one.step, absent)
         if "second_forward" in self.balancer.needs and one.step.tasks:
             with torch.no_grad(), kept_buffers(self.network):
-                one.record_after(again()[1])
+                one.record_after(again()[1])  # a second look must not move batch-norm statistics a second time
         self.balancer.after_model(one.step)
         optim.move_balancer(self.balancer, self.balancer_optimizer, one.step)
         self.balancer.after_step(one.step)
 
     def _check_gradients(self, step: Step) -> None:
-        """Clips, and stops the run before a gradient that is not finite moves anything.
+        """Clips the gradient. Raises an error before a gradient that is not finite moves anything.
 
-        Under a loss scaler such a step is skipped and the scale lowered instead: there it is part of the method.
+        A loss scaler skips such a step and lowers its scale instead. This is a normal part of its work.
         """
         norm = optim.clip_gradients(self.accelerator, self.network, self.config)
         if self.accelerator.scaler is None and not bool(torch.isfinite(norm)):

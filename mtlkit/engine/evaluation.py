@@ -1,4 +1,4 @@
-"""Pooled metrics of a model, or of constant predictions, over a split."""
+"""Losses and metrics of a model, or of constant predictions, over all samples of a split."""
 
 import warnings
 from collections.abc import Iterable, Mapping
@@ -13,21 +13,24 @@ from mtlkit.engine.losses import loss_of
 from mtlkit.engine.predictor import Predictor
 from mtlkit.task import Task
 
-NAMED = 5  #: files that one record names
+NAMED = 5  #: the number of files that one record names
 
 
 @torch.no_grad()
 def evaluate_model(batches: Iterable[Any], predictor: Predictor) -> dict[str, Any]:
-    """Losses and metrics over all samples of all processes, each of which passes its own share, which may be empty.
+    """Returns losses and metrics over the samples of all processes. Each passes its own share, which may be empty.
 
     Returns:
-        `loss/<task>` and `<task>/<metric>`; None where no label was valid or the figure is not finite. And what
-        `LeftOut` reports.
+        `loss/<task>` and `<task>/<metric>`, with None where no label was valid or the figure is not finite, and the
+        report of `LeftOut`.
     """
     tasks = predictor.tasks
+    # Sums and counts, not a mean of batch means: batches differ in their numbers of valid elements, and the result must
+    # not depend on the batch size or the number of processes. Float64, as a split may have 1e9 valid pixels.
     metrics = {name: task.metrics().to(predictor.device) for name, task in tasks.items()}
     sums = {name: torch.zeros(2, dtype=torch.float64, device=predictor.device) for name in tasks}
     left_out = LeftOut()
+    # No collective of ours in the loop: processes may have different numbers of batches.
     for batch in batches:
         image, targets = predictor.inputs(batch)
         left_out.add(batch)
@@ -37,7 +40,7 @@ def evaluate_model(batches: Iterable[Any], predictor: Predictor) -> dict[str, An
             sums[name] += torch.stack([total.double(), count.double()])
             metrics[name].update(task.predict(outputs[name]), targets[name])
     found: dict[str, float | None] = {}
-    for name in tasks:
+    for name in tasks:  # all processes go through the same tasks in the same order, as collectives require
         total, count = sum_over_ranks(sums[name]).tolist()
         found[f"loss/{name}"] = _finite(total / count) if count else None
         found |= {f"{name}/{key}": value for key, value in _compute(metrics[name]).items()}
@@ -48,7 +51,7 @@ def evaluate_model(batches: Iterable[Any], predictor: Predictor) -> dict[str, An
 def evaluate_constants(
     batches: Iterable[Any], predictor: Predictor, constants: Mapping[str, Tensor]
 ) -> dict[str, float | None]:
-    """The metrics of constant predictions, over the samples that all processes pass."""
+    """Returns the metrics of constant predictions over the samples that all processes pass."""
     tasks, device = predictor.tasks, predictor.device
     metrics = {name: tasks[name].metrics().to(device) for name in constants}
     for batch in batches:
@@ -61,22 +64,23 @@ def evaluate_constants(
 
 
 def spread_constant(task: Task, constant: Tensor, target: Tensor) -> Tensor:
-    """The constant prediction (1, ...) for every sample of a batch's target, at the target's size."""
+    """Returns the constant prediction (1, ...) repeated for every sample of a target, at the target's size."""
     size = task.map_size(target)
     shape = constant.shape[1:] if size is None else (*constant.shape[1:-2], *size)
-    # Contiguous, as a model's predictions are: metrics of torchmetrics take a `view` of it.
+    # Contiguous, like a model's predictions: metrics of torchmetrics call `view` on it.
     return constant.expand(len(target), *shape).contiguous()
 
 
 def _compute(metrics: MetricCollection) -> dict[str, float | None]:
-    """The figures over all processes, of which one that has few samples may have seen none."""
+    """Returns the figures over all processes."""
+    # A process without samples never called `update`. That is no mistake: `compute` adds up all processes.
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The ``compute`` method of metric .* was called before the ``update``")
         return {name: _finite(float(value)) for name, value in metrics.compute().items()}
 
 
 def directions(tasks: Mapping[str, Task]) -> dict[str, bool | None]:
-    """`<task>/<metric>` -> whether higher is better (None: neither)."""
+    """Returns for each `<task>/<metric>` whether higher is better (None: neither)."""
     return {
         f"{name}/{key}": metric.higher_is_better
         for name, task in tasks.items()
@@ -85,7 +89,7 @@ def directions(tasks: Mapping[str, Task]) -> dict[str, bool | None]:
 
 
 def units(tasks: Mapping[str, Task]) -> dict[str, str]:
-    """`<task>/<metric>` -> the metric's unit, of those that have one: `metric.unit`, a text such as "m"."""
+    """Returns the unit of each `<task>/<metric>` that has one: `metric.unit`, a text such as "m"."""
     return {
         f"{name}/{key}": unit
         for name, task in tasks.items()
@@ -95,13 +99,13 @@ def units(tasks: Mapping[str, Task]) -> dict[str, str]:
 
 
 def output_sizes(tasks: Mapping[str, Task], targets: Mapping[str, Tensor]) -> dict[str, tuple[int, int]]:
-    """(H, W) of every target that is a map."""
+    """Returns the (H, W) of every target that is a map."""
     sizes = {name: tasks[name].map_size(target) for name, target in targets.items()}
     return {name: size for name, size in sizes.items() if size is not None}
 
 
 class LeftOut:
-    """Counts the samples that `data.on_error: skip` left out, over all processes, and names each once.
+    """Counts the samples of all processes that `data.on_error: skip` left out, and names each one once.
 
     >>> left_out = LeftOut()
     >>> left_out.add({"error": ["", "a.png is damaged", ""]})
@@ -114,11 +118,11 @@ class LeftOut:
         self._named: set[str] = set()
 
     def add(self, batch: Mapping[str, Any]) -> None:
-        """Takes note of a batch of `mtlkit.data.loader.Loaded` samples."""
+        """Notes the errors in a batch of `mtlkit.data.loader.Loaded` samples."""
         self._new += filter(None, batch.get("error", ()))
 
     def report(self) -> dict[str, Any]:
-        """What is new since the last report, for the log: nothing without such samples. All processes call it."""
+        """Returns what is new since the last report, for the log (empty: nothing). All processes must call it."""
         new = [message for messages in gather(self._new) for message in cast(list[str], messages)]
         self._new = []
         if not new:

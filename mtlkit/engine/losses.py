@@ -1,4 +1,4 @@
-"""The losses of a step: global means whose gradients are this process's share."""
+"""The losses of a step: means over all processes, whose gradients are this process's share."""
 
 from __future__ import annotations
 
@@ -18,11 +18,16 @@ Losses = Mapping[str, tuple[Tensor, Tensor]]  # task -> (sum, count) on this pro
 
 
 class NonFiniteError(StepError):
-    """A loss or a gradient is not finite: going on would ruin the model. Raised before the optimizer moves."""
+    """A loss or a gradient is not finite, so a step would ruin the model. It is raised before the optimizer moves."""
 
 
 def loss_of(task: Task, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """`task.loss(output, target)`; raises `ValueError` for anything but two scalars of which the sum has a gradient."""
+    """Returns `task.loss(output, target)`. Raises `ValueError` unless it is two scalars, the first with a gradient.
+
+    The gradient is needed only in training, and only if there is a valid label.
+    """
+    # Checked in every step: a plug-in's loss may fail only for some batches, and a sum of the wrong shape would
+    # broadcast into a wrong number without a word.
     found: Any = task.loss(output, target)
     what = f"{type(task).__name__}.loss of task {task.name!r} must return (sum over the valid elements, their number)"
     if not isinstance(found, tuple | list) or len(found) != 2:
@@ -41,7 +46,7 @@ def loss_of(task: Task, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]
 def gradient_error(
     norm: float, number: int, tasks: Sequence[str], weights: Tensor | None, method: str
 ) -> NonFiniteError:
-    """The error for a gradient that is not finite though the losses are; it names the balancer that is at fault."""
+    """Returns the error for a gradient that is not finite although the losses are. It names a faulty balancer."""
     what = f"The gradient is {norm} at step {number}, although the losses of {', '.join(tasks)} are finite"
     if weights is not None and not bool(torch.isfinite(weights).all()):
         what += f": {method} gave the weights {', '.join(f'{w:g}' for w in weights.tolist())}"
@@ -49,26 +54,31 @@ def gradient_error(
 
 
 class FirstLosses:
-    """What each loss is divided by: its mean over the first `steps` optimizer steps (0: nothing, 1 as it stands).
+    """Divides each loss by its mean over the first `steps` optimizer steps (0: losses are not divided).
 
-    Until then the mean so far serves, so that with `steps=1` every normalised loss starts at exactly 1.
+    During these steps, a loss is divided by its mean so far. With `steps=1`, every normalised loss starts at exactly 1.
+    From the step `again` on, the divisor is the mean over `steps` steps from there (None: it is never taken anew).
 
-    >>> first = FirstLosses(steps=1)
-    >>> first.scale("depth", 4.0, number=0), first.scale("depth", 2.0, number=1)
-    (4.0, 4.0)
+    >>> first = FirstLosses(steps=1, again=20)
+    >>> [first.scale("depth", loss, number) for loss, number in ((4.0, 0), (3.0, 1), (2.0, 20), (1.0, 21))]
+    [4.0, 4.0, 2.0, 2.0]
     """
 
-    def __init__(self, steps: int = 0) -> None:
+    def __init__(self, steps: int = 0, again: int | None = None) -> None:
         self.steps = steps
-        self.sums: dict[str, list[float]] = {}  # name -> [sum, number]
+        self.again = again
+        self.sums: dict[str, list[float]] = {}  # name, or name@again from that step on -> [sum, number]
 
     def scale(self, name: str, loss: float, number: int) -> float:
         if self.steps == 0:
             return 1.0
-        if number < self.steps or name not in self.sums:  # a task may first appear later
-            total, count = self.sums.get(name, [0.0, 0])
-            self.sums[name] = [total + loss, count + 1]
-        total, count = self.sums[name]
+        start, key = 0, name
+        if self.again is not None and number >= self.again:
+            start, key = self.again, f"{name}@{self.again}"
+        if number < start + self.steps or key not in self.sums:  # a task may first appear later
+            total, count = self.sums.get(key, [0.0, 0])
+            self.sums[key] = [total + loss, count + 1]
+        total, count = self.sums[key]
         return total / count if total > 0 else 1.0
 
 
@@ -97,28 +107,28 @@ class LossMeans:
         for name, (total, count) in totals_of(losses).items():
             # `count` is that of all processes, `local_count` that of this one: it may have none of the labels.
             mine, local_count = losses[name]
-            if local_count == 0:  # the decoder must run backwards on every process, but with no gradient
+            if local_count == 0:  # a decoder without a gradient would leave DDP's sum waiting on the other processes
                 mine = no_loss(outputs[name])[0]
-            if count == 0:
+            if count == 0:  # no label anywhere: the balancer must not see this task, but DDP must see its decoder
                 self.anchors.append(mine)
                 continue
             mean = total / count
-            if not math.isfinite(mean):
+            if not math.isfinite(mean):  # a global mean, so that all processes stop together and none waits for ever
                 raise NonFiniteError(
                     f"The loss of task {name!r} is {mean} at step {number}; the model was left as it was before "
                     f"this step. A lower learning rate, trainer.clip_norm or a look at the data may help."
                 )
             self.raw[name] = mean
             scale = first_losses.scale(name, mean, number)
-            # The value is the global mean. The gradient is that of `local`, this process's samples: DDP takes the mean
-            # over processes of such gradients, so the factor world_size makes it a sum.
+            # The value is the global mean. The gradient is that of `local`, this process's samples. DDP takes the mean
+            # of such gradients over processes, so the factor world_size makes it a sum.
             local = mine * (world_size() / (count * scale))
             self._scales.append(scale)
             self.means.append(of_all_ranks(mean / scale, local))
         self.tasks = tuple(self.raw)
 
     def after(self, losses: Losses) -> list[float]:
-        """The means of the same batch's losses when the model has moved."""
+        """Returns the mean losses of the same batch after the model has moved."""
         totals = totals_of(losses)
         for name in self.tasks:
             if not math.isfinite(totals[name][0]):
@@ -129,16 +139,17 @@ class LossMeans:
         return [totals[n][0] / totals[n][1] / scale for n, scale in zip(self.tasks, self._scales, strict=True)]
 
     def indicators(self, pairs: Mapping[str, tuple[Tensor, Tensor] | None]) -> list[float]:
-        """The means of the tasks' indicators; exp(-loss) stands for that of a task that has none."""
+        """Returns the mean indicators of the tasks; a task without an indicator gets exp(-loss)."""
         totals = totals_of({name: pair for name, pair in pairs.items() if pair is not None})
         means = {name: total / count for name, (total, count) in totals.items() if count > 0}
         return [means.get(name, math.exp(-max(loss, 0.0))) for name, loss in self.raw.items()]
 
 
 def totals_of(pairs: Losses) -> dict[str, tuple[float, float]]:
-    """The (sum, count) of every task over all processes, in one collective."""
+    """Returns the (sum, count) of every task over all processes, by one collective operation."""
     if not pairs:
         return {}
+    # One collective of 2K numbers, and one wait for the device. Float64, or a count above 2^24 pixels would be rounded.
     table = [torch.stack([total.detach().double(), count.double()]) for total, count in pairs.values()]
     rows = sum_over_ranks(torch.stack(table)).tolist()
     return {name: (total, count) for name, (total, count) in zip(pairs, rows, strict=True)}

@@ -22,8 +22,8 @@ BATCH_NORM_MODES = ("local", "sync", "frozen")
 class MultiTaskModel(nn.Module):
     """A shared encoder and a decoder for every task.
 
-    `encoder` and `decoders` (a `ModuleDict` by task name) are its only children. The balancer stands between them
-    through the `share` of `forward` and only there, so that a plain call costs nothing of it.
+    `encoder` and `decoders` (a `ModuleDict` by task name) are its only children. The balancer stands between them only
+    through the `share` of `forward`. A plain call runs nothing of it.
 
     >>> from mtlkit.network import DECODERS
     >>> encoder = build_encoder("test_resnet", image_size=(64, 48), pretrained=False)
@@ -34,7 +34,7 @@ class MultiTaskModel(nn.Module):
 
     def __init__(self, encoder: Encoder, decoders: Mapping[str, Decoder]) -> None:
         super().__init__()
-        for name in decoders:
+        for name in decoders:  # torch's own error would not say that a task must be renamed
             if hasattr(nn.ModuleDict, name):
                 raise ValueError(f"A task cannot be called {name!r}: torch's ModuleDict needs that name. Rename it.")
         self.encoder = encoder
@@ -43,7 +43,7 @@ class MultiTaskModel(nn.Module):
 
     @property
     def encoder_info(self) -> EncoderInfo:
-        """The encoder's `info`, with the number of parameters that the tasks share."""
+        """The encoder's `info` with the number of parameters that the tasks share."""
         return replace(self.encoder.info, parameters=sum(p.numel() for p in shared_parameters(self.encoder)))
 
     def forward(
@@ -52,17 +52,22 @@ class MultiTaskModel(nn.Module):
         share: Callable[[Features], Mapping[str, Features]] | None = None,
         sizes: Mapping[str, tuple[int, int]] | None = None,
     ) -> dict[str, Tensor]:
-        """The outputs of all tasks for the image (B, 3, H, W) in [0, 1].
+        """Returns the outputs of all tasks for the image (B, 3, H, W) in [0, 1].
 
-        `share` hands every task its own features; without it all get the encoder's. It sees no guides: these go to
-        the decoders that are guided. A dense output is resized (bilinear) to the task's entry in `sizes`,
-        (height, width), or else to the image's size.
+        `share` gives every task its own features; without it, all tasks get the encoder's. It does not see the guides:
+        they go to the decoders that are guided. A dense output is resized (bilinear) to the task's entry in `sizes`,
+        (height, width), or otherwise to the size of the image.
         """
+        # Encoder, balancer and decoders run in one forward call of one module. DDP, FSDP and DeepSpeed prepare the sums
+        # of gradients there; a decoder that is called outside would keep its gradients on its own process without a
+        # word.
         features = self.encoder(image)
         levels = len(features) - self.encoder.info.guides
+        # Detached: a gradient through a guide would reach the encoder without passing the balancer.
         features, guides = features[:levels], [guide.detach() for guide in features[levels:]]
         shared = {} if share is None else share(features)
         outputs = {}
+        # Every decoder runs, also for a task without labels: otherwise processes would have different graphs.
         for name, decoder in self.decoders.items():
             given = features if share is None else shared[name]
             output = decoder(given, guides) if decoder.guided else decoder(given)
@@ -74,7 +79,7 @@ class MultiTaskModel(nn.Module):
         return outputs
 
     def train(self, mode: bool = True) -> "MultiTaskModel":
-        """As usual, but frozen BatchNorm layers stay in eval mode, whoever calls `train`."""
+        """Sets the mode as usual, but frozen BatchNorm layers stay in eval mode, whoever calls `train`."""
         super().train(mode)
         if self.frozen_batch_norm:
             for module in self.modules():
@@ -85,7 +90,7 @@ class MultiTaskModel(nn.Module):
 
 @contextmanager
 def kept_buffers(model: nn.Module) -> Iterator[None]:
-    """Whatever the block does to buffers such as batch-norm statistics is undone at its end."""
+    """Restores buffers such as batch-norm statistics at the end of the block."""
     kept = [(buffer, buffer.clone()) for buffer in model.buffers()]
     try:
         yield
@@ -95,7 +100,7 @@ def kept_buffers(model: nn.Module) -> Iterator[None]:
 
 
 def set_batch_norm(model: MultiTaskModel, mode: str) -> None:
-    """How all BatchNorm layers of the model, the decoders' included, take their statistics in training.
+    """Sets how all BatchNorm layers of the model, also of the decoders, take their statistics in training.
 
     `local`: from the process's part of the batch. `sync`: from the whole batch over all processes (CUDA only).
     `frozen`: always the running ones, which never change; scale and shift stay trainable. Raises `ValueError`
@@ -111,15 +116,15 @@ def set_batch_norm(model: MultiTaskModel, mode: str) -> None:
             )
         convert_sync_batchnorm(model)  # timm's: torch's own would drop the activation inside timm's BatchNormAct2d
     model.frozen_batch_norm = mode == "frozen"
-    model.train(model.training)
+    model.train(model.training)  # applies the mode now, as nobody has to call `train` before the first step
 
 
 def build_encoder(
     name: str, *, image_size: tuple[int, int], pretrained: bool | str | Path = False, **options: Any
 ) -> Encoder:
-    """The encoder of that name, or the timm architecture, for images of `image_size` (width, height).
+    """Builds the encoder of that name, or the timm architecture, for images of `image_size` (width, height).
 
-    `pretrained` is true, false or a weight file. It and `image_size` are passed on to encoders that take them.
+    `pretrained` is true, false or a weight file. Encoders that have the options `pretrained` and `image_size` get them.
     Raises `LookupError` for an unknown name and `ValueError` for an unknown option, an image size that the encoder
     cannot take and for `pretrained` where the encoder has no such option.
 
@@ -129,7 +134,7 @@ def build_encoder(
     Traceback (most recent call last):
     LookupError: No encoder and no timm architecture is called 'lenett'. Did you mean 'lenet' or ...
     """
-    if name not in ENCODERS.names():
+    if name not in ENCODERS.names():  # our own names come first, so that a new timm version cannot change them
         name, options = "timm", {"architecture": name, **options}
     known = options_of(ENCODERS.get(name))
     if "image_size" in known:
@@ -141,5 +146,5 @@ def build_encoder(
             f"The encoder {name!r} takes no pretrained weights: set pretrained to false, not {pretrained}."
         )
     encoder = ENCODERS.build(name, **options)
-    encoder.check_size(*image_size)
+    encoder.check_size(*image_size)  # now, and not as a shape error deep in a layer in the first step
     return encoder

@@ -1,4 +1,4 @@
-"""Which evaluation of a run is the best."""
+"""Decides which evaluation of a run is the best."""
 
 from collections.abc import Mapping
 from statistics import fmean
@@ -10,21 +10,21 @@ from mtlkit.task import Task
 
 
 class Monitor:
-    """Decides which evaluation is the best, and counts those without gain.
+    """Decides which evaluation is the best, and counts the evaluations since then.
 
-    Without a key, what counts is the mean over tasks of validation loss over that of the untrained model, so that no
-    task counts more because its loss is in larger units. A key names a metric, `<task>/<metric>`, whose direction
-    the metric knows; `*/<metric>` is its mean over the tasks that have it.
+    Without a key, it compares the mean over tasks of the validation loss divided by that of the untrained model. So no
+    task counts more because its loss is in larger units. A key names a metric, `<task>/<metric>`, whose direction the
+    metric knows; `*/<metric>` is its mean over the tasks that have it.
 
-    The first evaluation, of the untrained model, decides for the whole run which tasks are averaged: those that have
-    a value there. An evaluation without a value for one of them cannot be compared: it is never the best. Until there
-    is a best one, no evaluation counts as one without gain. `remark` says all this where it happens.
+    The first evaluation, of the untrained model, decides for the whole run which tasks are averaged: those that have a
+    value there. An evaluation without a value for one of them cannot be compared, so it is never the best. Evaluations
+    without gain are counted only after there is a best one. `remark` says when one of these cases happens.
 
     Attributes:
-        best: the value of the best evaluation, lower being better; None until there is one.
-        without_gain: evaluations since the best one.
-        initial: the first evaluation's values of the figures that count; None before it.
-        remark: what a reader must know of the last evaluation, in a sentence; mostly empty.
+        best: the value of the best evaluation (lower is better); None until there is one.
+        without_gain: the number of evaluations since the best one.
+        initial: the values of the first evaluation for the figures that count; None before it.
+        remark: what a reader must know about the last evaluation, in a sentence; usually empty.
 
     Raises `ValueError` for an unknown key, and for a metric without a direction.
 
@@ -41,10 +41,11 @@ class Monitor:
         self.keys = [name for name in known if key in (name, f"*/{name.partition('/')[2]}")]
         if key is not None and not self.keys:
             raise ValueError(f"trainer.monitor: no metric is {key!r}. {suggest(key, known)}")
+        # A mean over metrics of opposite directions would have no direction, so that is refused, too.
         ways = {known[name] for name in self.keys}
         if len(ways) > 1 or None in ways:
             raise ValueError(
-                f"trainer.monitor={key}: of {', '.join(self.keys)} it is not known whether higher or lower is better "
+                f"trainer.monitor={key}: for {', '.join(self.keys)} it is not known whether higher or lower is better "
                 f"(`higher_is_better` of the metric). Monitor another metric."
             )
         self.sign = -1.0 if True in ways else 1.0
@@ -54,12 +55,14 @@ class Monitor:
         self.remark = ""
 
     def update(self, record: Mapping[str, Any]) -> bool:
-        """Whether this evaluation is the best so far; the first one, of the untrained model, is not."""
+        """Returns whether this evaluation is the best so far. The first one, of the untrained model, never is."""
         self.remark = ""
         if self.initial is None:
             self._begin(record)
             return False
         value = self._value(record)
+        # Strictly below: of equal evaluations the earlier one is kept, and a metric that stands still counts as no
+        # gain.
         if value is not None and (self.best is None or value < self.best):
             self.best, self.without_gain = value, 0
             return True
@@ -68,13 +71,14 @@ class Monitor:
         return False
 
     def forget(self) -> None:
-        """The best evaluation is lost: the next one that has a value takes its place."""
+        """Forgets the best evaluation, whose checkpoint is lost. The next evaluation with a value takes its place."""
         self.best, self.without_gain = None, 0
 
     def _begin(self, record: Mapping[str, Any]) -> None:
         keys = self.keys or [key for key in record if key.startswith("loss/")]
+        # The tasks are chosen once: a mean over other tasks than before would jump, and look like a gain or a loss.
         self.initial = {key: record[key] for key in keys if record.get(key) is not None}
-        if not self.keys:  # a ratio to nothing, or to a negative number, says nothing of progress
+        if not self.keys:  # a ratio to 0 or to a negative number does not show progress
             self.initial = {key: loss for key, loss in self.initial.items() if loss > 0}
         left_out = [key for key in keys if key not in self.initial]
         why = "no value (no valid label, or not finite)" if self.keys else "no value above 0 (or no valid label)"
@@ -87,11 +91,11 @@ class Monitor:
         elif left_out:
             self.remark = (
                 f"{self.name}: {', '.join(left_out)} has {why} at the first evaluation, and is left out for the whole "
-                f"run. What counts is the mean over {', '.join(self.initial)}."
+                f"run. The mean over {', '.join(self.initial)} counts."
             )
 
     def _value(self, record: Mapping[str, Any]) -> float | None:
-        """The figure that is compared; None where it has no value."""
+        """Returns the figure that is compared; None where it has no value."""
         assert self.initial is not None
         members = [key for key in self.keys if key in self.initial] or self.keys or list(self.initial)
         missing = [key for key in members if record.get(key) is None]

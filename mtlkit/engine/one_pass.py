@@ -17,17 +17,17 @@ from mtlkit.task import no_loss
 
 
 class Pass:
-    """The machinery of a step: it fills in what the balancer sees of it, and calls the balancer's hooks in turn.
+    """Runs one step: it sets what the balancer sees of the step and calls the hooks of the balancer in order.
 
-    Called in this order: `tap` (in the forward pass, between encoder and decoders), `record`, `backward`, and, where
-    the balancer needs it, `record_after` once the model has moved.
+    The order of calls is `tap` (in the forward pass, between encoder and decoders), `record` and `backward`. Where the
+    balancer needs it, `record_indicators` comes before `backward`, and `record_after` after the model has moved.
 
     Args:
         balancer: the method.
-        encoder: what the tasks share.
-        step: what the balancer gets to see.
-        first_losses: what the losses are divided by.
-        observe: work out the Gram matrix for the log even where the balancer does not need it.
+        encoder: the part of the model that the tasks share.
+        step: the object that the balancer sees.
+        first_losses: the values by which the losses are divided.
+        observe: compute the Gram matrix for the log even where the balancer does not need it.
     """
 
     def __init__(
@@ -49,14 +49,15 @@ class Pass:
         self._space: Space
         self._losses: LossMeans
 
-    # The tap runs in the middle of a model that users may compile; torch.compile must not look into it.
+    # The tap runs in the middle of a model that users may compile. torch.compile must not trace it: it calls Python
+    # code of the balancer from inside the backward pass.
     @torch.compiler.disable
     def tap(self, features: Features) -> dict[str, Features]:
-        """The shared features as each task's decoder gets them; their gradients come together in `combine`."""
+        """Returns the shared features as each task's decoder gets them. Their gradients meet in `combine`."""
         own, names, n = self._balancer, self._balancer.tasks, len(features)
         self._space = SPACES[own.space](features, self._encoder, "second_batch" in own.needs)
         self.step.gradients = self._space
-        # A node of ours has no second derivative. A method that needs one reads the gradients before the backward pass.
+        # The tap has no second derivative. A method that needs one reads the gradients before the backward pass.
         if self._create_graph or not torch.is_grad_enabled():
             aliases = [level.view_as(level) for _ in names for level in features]
         else:
@@ -65,7 +66,7 @@ class Pass:
         return {name: contract.check_adapted(own, name, own.adapter(name, a), a) for name, a in self._aliases.items()}
 
     def record(self, losses: Losses, outputs: Mapping[str, Tensor]) -> None:
-        """Takes this process's (sum, count) of every task and makes global means of them."""
+        """Takes this process's (sum, count) of every task and computes the means over all processes."""
         self._losses = LossMeans(losses, outputs, self._first_losses, self.step.number)
         # From here on a task without any valid label does not exist for the balancer.
         self.step.tasks, self.step.raw_losses = self._losses.tasks, self._losses.raw
@@ -79,7 +80,7 @@ class Pass:
         self._tell("indicators", self._losses.indicators(indicators))
 
     def record_after(self, losses: Losses) -> None:
-        """Takes the losses of the same batch once more, when the model has moved."""
+        """Takes the losses of the same batch once more, after the model has moved."""
         self._tell("losses_after", self._losses.after(losses))
 
     def backward(self, backward: Callable[[Tensor], None]) -> None:
@@ -97,7 +98,8 @@ class Pass:
             raise
         if self._create_graph:
             self.step.weights = self.step.coefficients
-        # Whoever keeps the step keeps its numbers, not the graph.
+        # A caller may keep the step, as `Engine.fit` does. It then keeps the numbers, but not the graph with its
+        # memory.
         self._space.release()
         if self._space.known_gram is not None:
             self.step.found["gram"] = self._space.known_gram
@@ -110,28 +112,30 @@ class Pass:
         self.step.seed = seed
 
     def _receive_coefficients(self, gradient: Tensor) -> Tensor:
-        """The objective's derivatives by the losses arrive; returns what each loss hands on to its decoder.
+        """Takes the objective's derivatives by the losses. Returns the gradient with which each loss goes on.
 
-        Every decoder gets the gradient of its own loss, as if the objective were the plain sum. The derivatives
-        become factors of what goes on into the encoder, in `_combine`, and, where asked for, of the decoders'
-        gradients afterwards (`DecoderGradients`). With a double backward there is no tap to do so: they go on.
+        Every decoder gets the gradient of its own loss, as if the objective were the plain sum. `_combine` multiplies
+        the encoder's gradient by the derivatives, and `DecoderGradients` afterwards those of the decoders, if it was
+        asked to. With a double backward there is no tap that could do this, so the derivatives go on at once.
         """
         self.step.coefficients = gradient.detach() / self.step.seed
         return gradient if self._create_graph else self.step.seed.expand_as(gradient)
 
     def _combine(self, rows: list[Row]) -> list[Tensor | None]:
-        """The K task gradients arrive at the tap; returns the gradient of each thing that it stands on."""
+        """Takes the K task gradients from the tap. Returns a gradient for each of the tap's inputs."""
         step, space, names = self.step, self._space, self._balancer.tasks
-        if not step.tasks:  # the graph runs backward all the same, as DDP waits for it
+        if not step.tasks:  # the backward pass goes on, because DDP waits for it
             return [None] * len(space.inputs)
         assert step.coefficients is not None
         # The tap has a row for each task of the run, in the balancer's order; absent tasks are left out.
         space.receive([rows[names.index(task)] for task in step.tasks], step.seed)
         with torch.no_grad():
             if self._observe:
+                # The Gram matrix is equal on all processes, so they decide alike. With a check of its own gradients,
+                # one process could stop while the others wait for it.
                 step.finite = bool(torch.isfinite(space.gram()).all())
             combined: Tensor | Features = step.losses.new_ones(len(step.tasks))
-            if step.finite:  # else the step will not be made: the run stops, or the loss scale gets smaller
+            if step.finite:  # else the step is not made: the run stops, or the loss scaler lowers its scale
                 combined = self._balancer.combine(step)
             if isinstance(combined, Tensor):
                 weights = contract.check_weights(self._balancer, combined, step.losses, step.tasks, "combine")

@@ -19,27 +19,28 @@ from mtlkit.step import Step
 
 
 def model_optimizer(model: MultiTaskModel, config: TrainerConfig) -> Optimizer:
-    """The model's optimizer, with one parameter group for the encoder and one for the decoders."""
+    """Returns the model's optimizer, with one parameter group for the encoder and one for the decoders."""
+    # Two groups of one optimizer, and not two optimizers: each prepared optimizer would update the loss scale.
     groups: list[dict[str, Any]] = [
         {"name": "encoder", "params": list(model.encoder.parameters()), "lr": config.encoder_lr or config.lr},
         {"name": "decoders", "params": list(model.decoders.parameters()), "lr": config.lr},
     ]
     for group in groups:
-        group["initial_lr"] = group["lr"]  # which the schedule's factor is of
+        group["initial_lr"] = group["lr"]  # the schedule multiplies this one, so that no rounding adds up
     if config.optimizer == "sgd":
         return SGD(groups, momentum=config.momentum, weight_decay=config.weight_decay)
     return {"adam": Adam, "adamw": AdamW}[config.optimizer](groups, weight_decay=config.weight_decay)
 
 
 def balancer_optimizer(balancer: Balancer) -> torch.optim.Adam | None:
-    """The optimizer of the balancer's own parameters, None where there are none."""
+    """Returns the optimizer of the balancer's own parameters, or None where there are none."""
     parameters = [p for p in balancer.parameters() if p.requires_grad]
     # Adam's usual eps of 1e-8 would make small losses learn more slowly than large ones.
     return Adam(parameters, lr=balancer.lr, eps=1e-16) if parameters else None
 
 
 def check_clipping(config: TrainerConfig, accelerator: Accelerator) -> None:
-    """Raises `ValueError` where the launcher cannot clip a part of the gradient."""
+    """Raises `ValueError` if the launcher cannot clip a part of the gradient."""
     launcher = accelerator.distributed_type.value
     if config.clip_encoder is not None and launcher == "DEEPSPEED":
         raise ValueError(
@@ -54,6 +55,7 @@ def clip_gradients(accelerator: Accelerator, model: MultiTaskModel, config: Trai
     Returns the length of the whole gradient: before `clip_norm` scales it down, after `clip_encoder` does. If any
     gradient is not finite, the length is not finite either.
     """
+    # The accelerator clips, for it must divide by the loss scale first, and under FSDP add up the shards.
     if config.clip_encoder is not None:
         accelerator.clip_grad_norm_([p for p in model.encoder.parameters() if p.grad is not None], config.clip_encoder)
     parameters = [p for p in model.parameters() if p.grad is not None]
@@ -63,11 +65,13 @@ def clip_gradients(accelerator: Accelerator, model: MultiTaskModel, config: Trai
 
 
 def complete_gradients(balancer: Balancer, step: Step, absent: Iterable[str]) -> None:
-    """Makes what the balancer's parameters gathered in this process the gradients of the whole optimizer step.
+    """Makes the gradients of the balancer's parameters those of the whole optimizer step.
 
-    The backward pass leaves them too large by the loss scale. What belongs to absent tasks must not move at all.
+    It takes their mean over processes and divides by the loss scale, by which the backward pass leaves them too large.
+    Absent tasks get no gradient.
     """
     average_gradients(balancer.parameters())
+    # None and not zero: with a zero gradient, Adam would still move the state by its momentum.
     for task in absent:
         task_state(balancer, task).zero_grad(set_to_none=True)
     for parameter in balancer.parameters():
@@ -77,30 +81,32 @@ def complete_gradients(balancer: Balancer, step: Step, absent: Iterable[str]) ->
 
 @torch.no_grad()
 def move_balancer(balancer: Balancer, optimizer: torch.optim.Adam | None, step: Step) -> None:
-    """Moves learned parameters by the optimizer, and kept states by what the step's micro-batches gave for them."""
+    """Moves learned parameters by the optimizer, and kept states by the values from the step's micro-batches."""
     if optimizer is not None:
-        for group in optimizer.param_groups:
+        for group in optimizer.param_groups:  # `step.rate` has the decay and the schedule in it
             group["lr"] = step.rate
         optimizer.step()
     for part in balancer.modules():
         if isinstance(part, Kept):
             part.settle(step.noted(part))
+    # `Step.add_change` leaves changes of a kept state in its `.grad`, so that they go through the same sum over
+    # processes and micro-batches as gradients do. They are the change itself, so they are added and not stepped along.
     for state in balancer.parameters():
         if not state.requires_grad and state.grad is not None:
             state.add_(state.grad)
 
 
 def in_steps(config: TrainerConfig, steps_per_epoch: int) -> TrainerConfig:
-    """The same schedule, with the length of its intervals in steps."""
+    """Returns the same schedule with the lengths of its intervals in steps."""
     if config.step_size_epochs is None:
         return config
     return replace(config, step_size=config.step_size_epochs * steps_per_epoch)
 
 
 def rate_factor(config: TrainerConfig, step: int, total: int) -> float:
-    """What the learning rates are multiplied by at optimizer step `step` of `total`, whatever the number of processes.
+    """Returns the factor of the learning rates at optimizer step `step` of `total`, for any number of processes.
 
-    A linear warm-up over `warmup_steps`, then with p = the share of the remaining steps that is done:
+    It grows linearly over `warmup_steps`. After that, let p be the share of the remaining steps that is done:
     `constant` 1; `cosine` (1 + cos(pi p)) / 2; `poly` (1 - p)^power; `step` gamma^floor(step / step_size).
 
     >>> config = TrainerConfig(max_steps=100, schedule="cosine", warmup_steps=10)
@@ -108,7 +114,7 @@ def rate_factor(config: TrainerConfig, step: int, total: int) -> float:
     [0.1, 1.0, 0.5, 0.0]
     """
     if step < config.warmup_steps:
-        return (step + 1) / config.warmup_steps
+        return (step + 1) / config.warmup_steps  # step + 1, or the first step would move nothing
     progress = (step - config.warmup_steps) / max(total - config.warmup_steps, 1)
     if config.schedule == "cosine":
         return (1 + math.cos(math.pi * progress)) / 2
@@ -127,6 +133,6 @@ def balancer_rate(balancer: Balancer, config: TrainerConfig, step: int, total: i
 
 
 def total_steps(config: TrainerConfig, steps_per_epoch: int) -> int:
-    """Where training ends: at `max_steps` or after `max_epochs`, whichever comes first."""
+    """Returns the step at which training ends: `max_steps` or the end of `max_epochs`, whichever comes first."""
     ends = (config.max_steps, None if config.max_epochs is None else config.max_epochs * steps_per_epoch)
     return min(end for end in ends if end is not None)

@@ -1,4 +1,4 @@
-"""A model in use: batches prepared, outputs and predictions, in the precision of its run."""
+"""A model in use: it prepares batches and computes outputs and predictions, in the precision of its run."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,14 +16,14 @@ from mtlkit.task import Task
 
 @final
 class Predictor:
-    """A model in use. All that is measured, drawn or predicted of it comes from here, so it is always the same number.
+    """Computes all outputs and predictions of a model, so that every place that uses them has the same numbers.
 
-    The engine has one for its evaluations and pictures; `mtlkit evaluate` and `mtlkit predict` make one of a run's
+    The engine has one for its evaluations and pictures. `mtlkit evaluate` and `mtlkit predict` make one from a run's
     folder. The model runs in evaluation mode, through the balancer's adapters, under the accelerator's autocast.
 
     Args:
-        accelerator: made for the run's `trainer.precision`. The model and the balancer are on its device already.
-        dtype: of parameters and inputs: float64 for `fp64`, otherwise float32.
+        accelerator: has the run's `trainer.precision`. The model and the balancer are already on its device.
+        dtype: the type of parameters and inputs: float64 for `fp64`, otherwise float32.
     """
 
     def __init__(
@@ -42,38 +42,41 @@ class Predictor:
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The device of the model."""
         return self.accelerator.device
 
     def image(self, image: Tensor) -> Tensor:
-        """An image (..., 3, H, W) in [0, 1] on the device, in the run's precision."""
+        """Returns an image (..., 3, H, W) in [0, 1] on the device, in the run's precision."""
         return image.to(self.device, self.dtype)
 
     def inputs(self, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Image and the tasks' targets on the device, in the run's precision. Training prepares its batches so, too."""
+        """Returns image and targets on the device, in the run's precision. Training uses this for its batches, too."""
         targets = {name: batch["targets"][name].to(self.device) for name in self.tasks}
+        # Class numbers stay whole numbers: cross-entropy and embeddings take no others.
         converted = {name: t.to(self.dtype) if t.is_floating_point() else t for name, t in targets.items()}
         return self.image(batch["image"]), converted
 
     @torch.no_grad()
     def outputs(self, image: Tensor, sizes: Mapping[str, tuple[int, int]]) -> dict[str, Tensor]:
-        """What the decoders give for prepared images (B, 3, H, W), in float32 or float64.
+        """Returns the decoders' outputs for prepared images (B, 3, H, W), in float32 or float64.
 
-        `sizes` are (height, width) by task, of the maps that are wanted; the image's where a task is not in it.
+        `sizes` gives (height, width) for tasks whose output is a map. A task that is not in it gets the image's size.
         """
+        # The bare model and not the wrapped one: an evaluation must not wait for other processes in DDP's forward pass.
+        # The adapters belong to the model: decoders were trained on what they hand on.
         with self._evaluating(), self.accelerator.autocast():
             outputs = self.model(image, self.balancer.adapt, sizes)
-        converted: dict[str, Tensor] = convert_to_fp32(outputs)
+        converted: dict[str, Tensor] = convert_to_fp32(outputs)  # sums of a metric in float16 overflow at 65504
         return converted
 
     def predictions(self, image: Tensor, sizes: Mapping[str, tuple[int, int]]) -> dict[str, Tensor]:
-        """What a user gets for prepared images: class numbers, metres, unit normals, probabilities; see `Task`."""
+        """Returns predictions for prepared images: class numbers, metres, unit normals, probabilities; see `Task`."""
         outputs = self.outputs(image, sizes)
         return {name: task.predict(outputs[name]) for name, task in self.tasks.items()}
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
-        training = self.model.training
+        training = self.model.training  # it may be off already, as in `mtlkit predict`
         self.model.eval()
         try:
             yield
@@ -82,5 +85,5 @@ class Predictor:
 
 
 def dtype_of(precision: str) -> torch.dtype:
-    """The type of parameters and inputs for a `trainer.precision`; the mixed ones keep both in float32."""
+    """Returns the type of parameters and inputs for a `trainer.precision`; mixed precisions keep both in float32."""
     return torch.float64 if precision == "fp64" else torch.float32

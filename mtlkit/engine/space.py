@@ -16,25 +16,25 @@ from mtlkit.step import TaskGradients
 
 
 def shared_parameters(encoder: Encoder) -> list[Tensor]:
-    """What the tasks share, in the order of `Step.jacobian`'s columns."""
+    """Returns the parameters that the tasks share, in the order of `Step.jacobian`'s columns."""
     return [parameter for parameter in encoder.parameters() if parameter.requires_grad]
 
 
 class Space(TaskGradients):
-    """The K task gradients of one backward pass: what a balancer reads of them, and how it makes one of them.
+    """Holds the K task gradients of one backward pass. A balancer reads them here, and here they become one gradient.
 
-    The gradients come to be known in one of two ways. `receive` takes them when they arrive at the tap. Or, for a
-    method that differentiates them once more, `differentiate` says how to work them out before the backward pass.
-    `release` lets go of both; the Gram matrix stays.
+    The gradients become known in one of two ways. `receive` takes them when they arrive at the tap. For a method that
+    differentiates them once more, `differentiate` says how to compute them before the backward pass. `release` frees
+    both; the Gram matrix stays.
 
     Attributes:
         levels: the shared features, one tensor per level.
-        inputs: what the tap stands on: it hands out aliases of the first ones, one tensor per level, and returns a
-            gradient for each of them.
+        inputs: the inputs of the tap. It gives out aliases of the first ones, one per level, and returns a gradient for
+            each input.
         rows: the gradients at the features as they arrive, one row per present task; `unit` times too large.
         seed: the factor that the backward pass started with. A gradient arrives `seed` times too large.
         unit: the same, times the number of processes: each process's losses carry that factor, as DDP averages.
-        known_gram: the Gram matrix, if anybody has asked for it.
+        known_gram: the Gram matrix, if it was computed already.
     """
 
     def __init__(self, levels: Features, encoder: Encoder, halves: bool) -> None:
@@ -53,11 +53,11 @@ class Space(TaskGradients):
 
     # A method with a double backward reads the gradients before the backward pass, so there is no tap to receive them.
     def differentiate(self, means: Sequence[Tensor], aliases: Sequence[Features]) -> None:
-        """From now on the gradients are the derivatives of the mean losses by each task's own features."""
+        """Makes the gradients the derivatives of the mean losses by each task's own features."""
         self._graph = list(zip(means, aliases, strict=True))
 
     def release(self) -> None:
-        """Lets go of the gradients and of the graph, which hold much memory."""
+        """Frees the gradients and the graph, which hold much memory."""
         self.levels, self.inputs, self.rows, self._graph = [], [], [], []
         self.known_gram = None if self.known_gram is None else self.known_gram.detach()
 
@@ -89,27 +89,27 @@ class Space(TaskGradients):
 
     @abstractmethod
     def _gram_of_rows(self) -> Tensor:
-        """The Gram matrix of the gradients that arrived."""
+        """Returns the Gram matrix of the gradients that arrived."""
 
     def _gram_with_graph(self, graph: Sequence[tuple[Tensor, Features]]) -> Tensor:
-        """The same before the backward pass, differentiable."""
+        """Returns the Gram matrix before the backward pass, with a graph, so that it can be differentiated."""
         raise AssertionError("no method with a double backward works in the space `parameters`")
 
     @abstractmethod
     def weighted(self, weights: Tensor) -> list[Tensor | None]:
-        """The gradient for each input that these weights of the tasks make."""
+        """Returns the gradient for each input, for these weights of the tasks."""
 
     @abstractmethod
     def given(self, gradient: Features) -> list[Tensor | None]:
-        """The gradient for each input that the balancer worked out itself."""
+        """Returns the gradient for each input, for a gradient that the balancer computed itself."""
 
     @abstractmethod
     def products(self, gradient: Features) -> Tensor:
-        """(k + 1,) inner products of such a gradient with the tasks' ones and with itself, over all processes."""
+        """Returns its (k + 1,) inner products with the tasks' gradients and with itself, over all processes."""
 
 
 class FeatureSpace(Space):
-    """The gradients at the features. Samples differ between processes, so the Gram matrices of all processes add up."""
+    """The gradients at the features. Each process has other samples, so the Gram matrices of the processes add up."""
 
     def _gram_of_rows(self) -> Tensor:
         rows = contract.known(self.rows, "gram", "`combine`")
@@ -117,7 +117,7 @@ class FeatureSpace(Space):
         return sum_over_ranks(gram_of(rows)) / self.unit.double() ** 2
 
     def weighted(self, weights: Tensor) -> list[Tensor | None]:
-        # The rows keep their factor `unit`: the encoder's own backward pass, DDP and the scaler expect it.
+        # The rows keep their factor `unit`: the encoder's own backward pass, DDP and the loss scaler expect it.
         return [weighted_sum(level, weights) for level in zip(*self.rows, strict=True)]
 
     def given(self, gradient: Features) -> list[Tensor | None]:
@@ -157,10 +157,9 @@ class LastLayerSpace(FeatureSpace):
 class ParameterSpace(Space):
     """The gradients over the shared parameters, by one encoder backward pass per task (two where halves are needed).
 
-    They are summed over processes before anything is compared: gradients of parameters, unlike those of features,
-    overlap between processes. The tap stands on the parameters themselves and gives each its gradient, so the
-    encoder's own backward pass never runs.
-
+    They are summed over processes before they are compared: all processes have the same parameters, unlike features, so
+    inner products of the parts do not add up. The parameters themselves are inputs of the tap, which gives each one its
+    gradient. So the encoder's own backward pass never runs.
     """
 
     def __init__(self, levels: Features, encoder: Encoder, halves: bool) -> None:
@@ -224,7 +223,7 @@ class ParameterSpace(Space):
         return contract.known(self._total, name, "`combine`")
 
     def _handed_out(self, flat: Tensor) -> list[Tensor | None]:
-        """Each parameter's part: equal on all processes, so their mean is the same."""
+        """Returns each parameter's part. It is equal on all processes, so DDP's mean does not change it."""
         parts = flat.split([parameter.numel() for parameter in self.parameters])
         shaped = [part.view_as(parameter) for part, parameter in zip(parts, self.parameters, strict=True)]
         return [*(None for _ in self.levels), *shaped]
@@ -238,7 +237,7 @@ SPACES: dict[str, type[Space]] = {
 
 
 def half_of(row: Row, half: int) -> Row:
-    """The gradients of the even (0) or odd (1) samples, counted over all processes; zeros for the others."""
+    """Returns the gradients of the even (0) or odd (1) samples, counted over all processes; zeros for the others."""
     found: Row = []
     for g in row:
         if g is not None:

@@ -19,10 +19,10 @@ Combine = Callable[[list[Row]], list[Tensor | None]]
 
 
 class Tap(Function):
-    """K aliases of the features forward; backward, one call with all K gradients, which become one.
+    """Gives K aliases of the features in the forward pass. In the backward pass, makes one gradient of the K gradients.
 
-    `inputs` are the features or, for a step that compares gradients over the shared parameters, the cut-off
-    features and those parameters: the combined gradient goes to whatever the tap stands on.
+    `inputs` are the features. For a step that compares gradients over the shared parameters, they are the detached
+    features and those parameters. The combined gradient goes to these inputs.
     """
 
     @staticmethod
@@ -38,7 +38,7 @@ class Tap(Function):
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         n = ctx.levels
         combined = ctx.combine([list(gradients[k * n : (k + 1) * n]) for k in range(ctx.copies)])
-        # A level that no decoder uses still gives its parameters a (zero) gradient, as DDP expects of all of them.
+        # The parameters of a level that no decoder uses get a zero gradient: DDP expects a gradient for all parameters.
         return (
             None,  # autograd wants one entry per argument of `forward`; the first three are no tensors
             None,
@@ -51,9 +51,9 @@ class Tap(Function):
 
 
 class Coefficients(Function):
-    """The K losses as one vector; backward it hands over the objective's derivatives by the losses.
+    """Stacks the K losses. In the backward pass, it hands over the objective's derivatives by the losses.
 
-    `receive` gets them (k,) and returns the gradient that each loss, and so its decoder, goes on with (k,).
+    `receive` gets them (k,) and returns the gradients (k,) with which the losses, and so the decoders, go on.
     """
 
     @staticmethod
@@ -67,10 +67,15 @@ class Coefficients(Function):
 
 
 class Seed(Function):
-    """The objective; backward it hands over the factor that arrives: the loss scale over the accumulation steps."""
+    """Returns the objective. In the backward pass, it hands over the factor that arrives.
+
+    This factor is the loss scale divided by the number of accumulation steps.
+    """
 
     @staticmethod
     def forward(ctx: Any, receive: Callable[[Tensor], None], objective: Tensor) -> Tensor:
+        # Accelerate, the loss scaler and DeepSpeed multiply the objective where we cannot see it. Here the product
+        # arrives.
         ctx.receive = receive
         return objective.view_as(objective)
 

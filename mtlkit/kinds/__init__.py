@@ -1,4 +1,4 @@
-"""The kinds of target that come with mtlkit, one per file; importing this package registers them."""
+"""The kinds of target that come with mtlkit, one per file. Importing this package registers them."""
 
 from mtlkit.kinds.classification import Classification
 from mtlkit.kinds.depth import Depth

@@ -1,4 +1,4 @@
-"""The distance of every pixel, and what all kinds share that are one positive number per pixel."""
+"""The distance of every pixel, and the common base of kinds with one positive number per pixel."""
 
 import math
 
@@ -28,16 +28,17 @@ class Positive(DenseKind):
 class Depth(Positive):
     """Depth in metres: float32 (1, H, W), finite and >= 0, 0 invalid.
 
-    The user is warned of a median below 5 cm or above 100 m: rooms have a few metres, streets a few tens of metres.
+    The user gets a warning for a median below 5 cm or above 100 m. Rooms have a few metres, streets a few tens of
+    metres.
     """
 
     unit = "m"
     plausible = (0.05, 100)
     advice = (
-        "Depth is in metres here: numbers that large are probably millimetres (divide them by 1000) or centimetres, "
-        "and numbers that small kilometres or shares of a range."
+        "Depth is in metres here: such large numbers are probably millimetres (divide them by 1000) or centimetres, "
+        "and such small numbers are kilometres or shares of a range."
     )
 
     def zoom(self, values: np.ndarray, motion: Motion) -> np.ndarray:
-        """What looks `scale` times larger to the same camera is `scale` times nearer."""
+        """Divides the depth by `scale`: what looks `scale` times larger to the same camera is `scale` times nearer."""
         return values / values.dtype.type(motion.scale)

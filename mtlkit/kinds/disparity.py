@@ -12,6 +12,6 @@ class Disparity(Positive):
     """Inverse depth in the data set's own unit: float32 (1, H, W), finite and >= 0, 0 invalid."""
 
     def zoom(self, values: np.ndarray, motion: Motion) -> np.ndarray:
-        """The inverse depth of what is `scale` times nearer; `compat: mtan` divides, as the code of tables does."""
+        """Multiplies by `scale`, as the scene is nearer. `compat: mtan` divides, like the code of published tables."""
         scale = values.dtype.type(motion.scale)
         return values / scale if motion.compat == "mtan" else values * scale

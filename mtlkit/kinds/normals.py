@@ -15,13 +15,13 @@ LONGEST, SHORTEST = 1.05, 0.95  # of a unit normal: 8 bits per component give 0.
 class Normals(DenseKind):
     """Unit normals of surfaces: float32 (3, H, W), x right, y down, z forward, facing the camera, (0, 0, 0) invalid.
 
-    Each has a length from 0.95 to 1.05, or 0. The summary of a data set tells the component z, which is negative where
+    Each has a length from 0.95 to 1.05, or 0. The summary of a data set shows the component z, which is negative where
     a surface faces the camera.
     """
 
     unknown = 0
     plausible = (-1.05, 0.2)
-    advice = "Normals face the camera, with x to the right, y down and z forward: turn the signs of y and z."
+    advice = "Normals face the camera, with x to the right, y down and z forward: change the signs of y and z."
 
     def shape(self, height: int, width: int) -> tuple[int, ...]:
         return 3, height, width
@@ -36,7 +36,7 @@ class Normals(DenseKind):
     def problem(self, value: Tensor) -> str:
         squares = value.square().sum(0)
         fine = ((squares >= SHORTEST**2) & (squares <= LONGEST**2)) | (squares == 0)
-        if fine.all():  # what is not finite is not fine
+        if fine.all():  # a normal that is not finite is not fine
             return ""
         found = found_values(squares[~fine].sqrt())
         lengths = f"length {SHORTEST} to {LONGEST}"
@@ -54,13 +54,13 @@ class Normals(DenseKind):
         return compat != "mtan"
 
     def flip(self, values: np.ndarray) -> np.ndarray:
-        """The mirrored camera sees -x where the camera saw x."""
+        """Negates x, because the mirrored camera sees -x where the camera saw x."""
         return np.stack([-values[0], values[1], values[2]])
 
     def zoom(self, values: np.ndarray, motion: Motion) -> np.ndarray:
-        """The normals after the depth axis was shrunk by `scale` and sheared so that `ray` became the optical axis.
+        """Returns the normals of a scene whose depth was shrunk by `scale` and sheared, so that `ray` is its new axis.
 
-        With `compat: mtan` they stay as they are, as in the code behind most tables.
+        With `compat: mtan` they do not change, as in the code of most published tables.
         """
         if motion.compat == "mtan":
             return values

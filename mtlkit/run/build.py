@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -90,7 +90,7 @@ def build_order(config: Config, dataset: Dataset) -> Order:
     """Returns the order in which training reads the samples."""
     data = config.data
     if not isinstance(dataset, Concat):
-        return Shuffled(len(dataset), data.batch_size, config.seed)
+        return Shuffled(len(dataset), data.batch_size, config.seed, data.drop_last)
     if data.mixing == "weights":
         shares = [part.weight or 0.0 for part in data.concat]
     else:
@@ -107,6 +107,15 @@ def build_samples(config: Config, dataset: Dataset, *, augment: bool = False) ->
 
         augmentation = Augment(dataset.targets, **vars(data.augmentation))
     return Samples(dataset, augmentation, config.seed, target_size=data.target_size, skip=data.on_error == "skip")
+
+
+def build_balancer(config: Config) -> Balancer:
+    """Returns the balancer. Raises `ValueError` for an option that it does not allow.
+
+    It sets the seed of all random numbers. Only `config.seed` decides what the constructor draws.
+    """
+    set_seed(seed_of(config.seed, CONSTRUCTOR) % 2**32)
+    return BALANCERS.build(config.balancer.name, tasks=tuple(config.task), **config.balancer.options)
 
 
 def build_parts(
@@ -136,15 +145,14 @@ def build_parts(
         tasks[name] = TASKS.build(task.type, name, classes, decoder=task.decoder, **task.options)
         tasks[name].kind = kinds[name]
         _check_format(tasks[name], task.type, targets[name].type, size)
-    set_seed(seed_of(config.seed, CONSTRUCTOR) % 2**32)
-    balancer = BALANCERS.build(config.balancer.name, tasks=tuple(tasks), **config.balancer.options)
+    balancer = build_balancer(config)
     if pretrained is None:
         pretrained = config.model.pretrained
     set_seed(config.seed)
     encoder = build_encoder(config.model.encoder, image_size=size, pretrained=pretrained, **config.model.options)
     model = MultiTaskModel(encoder, {name: task.decoder(encoder.info) for name, task in tasks.items()})
     set_batch_norm(model, config.model.batch_norm)
-    balancer.setup(tasks, model.encoder_info)
+    balancer.setup(tasks, replace(model.encoder_info, image=size))
     return Parts(tasks, model, balancer)
 
 

@@ -26,22 +26,26 @@ def save_checkpoint(engine: Engine, folder: Path) -> None:
     All processes must call it. It writes the folder under a temporary name and then replaces the old folder. If the
     process is killed, a complete checkpoint therefore remains. Raises `OSError` if the folder cannot be written.
     """
-    if not engine.accelerator.is_main_process:
+    if not engine.accelerator.is_main_process:  # all processes have the same state, so one writes it
         return
     temporary, old = folder.with_name(folder.name + ".tmp"), folder.with_name(folder.name + ".old")
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
+        # Weights in safetensors, which holds no code and other programs can read; the step in its header, so that a
+        # resume need not load a whole file to see it.
         step = {"step": str(engine.step)}
         balancer = {name: value.contiguous() for name, value in engine.balancer.state_dict().items()}
         _with_usual_mode(temporary / WEIGHTS, lambda path: save_model(engine.network, str(path), metadata=step))
         _with_usual_mode(temporary / BALANCER, lambda path: save_file(balancer, path))
         torch.save(_state_of(engine), temporary / TRAINING)
+        # A folder cannot be renamed onto another one. So the old one steps aside first, and `_present` looks for it
+        # there if the process dies between the two renamings.
         if folder.exists():
             shutil.rmtree(old, ignore_errors=True)
             folder.rename(old)
         temporary.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)  # only after the new one is in its place
     except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors do not raise OSError
         shutil.rmtree(temporary, ignore_errors=True)
         raise OSError(f"Could not write the checkpoint {folder}: {error}. An older one is intact.") from error
@@ -86,10 +90,10 @@ def steps(run: Path) -> dict[str, int | None]:
 
 def load_checkpoint(engine: Engine, folder: Path) -> None:
     """Restores the saved state in a new engine. Training then continues as if it had never stopped."""
-    load_weights(engine.network, engine.balancer, folder)
+    load_weights(engine.network, engine.balancer, folder)  # first: its message tells a wrong config.yaml
     try:
         state = torch.load(folder / TRAINING, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:  # torch advises to allow it: what is in there could then run as code
+    except pickle.UnpicklingError as error:  # never `weights_only=False`, as torch advises: the file could run code
         raise ValueError(f"{folder / TRAINING} is damaged, or holds what mtlkit did not write.") from error
     except (RuntimeError, EOFError, OSError) as error:
         raise ValueError(f"{folder / TRAINING} is damaged: {error}") from error
@@ -133,6 +137,8 @@ def _with_usual_mode(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def _state_of(engine: Engine) -> dict[str, Any]:
+    # No random state: all random numbers are functions of the seed and the step (`mtlkit.seeding`), so a run may also
+    # resume on another number of workers.
     scaler, own = engine.accelerator.scaler, engine.balancer_optimizer
     return {
         "optimizer": engine.optimizer.state_dict(),
@@ -150,7 +156,7 @@ def _restore(engine: Engine, state: dict[str, Any]) -> None:
         engine.balancer_optimizer.load_state_dict(state["balancer_optimizer"])
     if engine.accelerator.scaler is not None:
         engine.accelerator.scaler.load_state_dict(state["scaler"])
-    engine.first_losses.sums = state["first_losses"]
+    engine.first_losses.sums = state["first_losses"]  # or the losses would be divided by those of a trained model
     engine.step = state["step"]
     for name in MONITOR:
         setattr(engine.monitor, name, state["monitor"][name])

@@ -50,6 +50,8 @@ class _Claim:
 
     def take(self) -> None:
         """Writes the claim under another name first. Renames it only if there is no claim or a dead process's claim."""
+        # Written whole first and then linked to its name: another process never sees a claim with half its text. The
+        # token tells our claim from a later one of a process with the same number.
         token = uuid.uuid4().hex
         text, own = json.dumps(_me() | {"token": token}), self.folder / f"{CLAIM}.{token}.tmp"
         try:
@@ -112,7 +114,7 @@ class _Claim:
 
     def release(self) -> None:
         """Removes the claim. Removes the folder, too, if this run created it and it is empty."""
-        if not self.text:
+        if not self.text:  # this process owns no claim: it is not the main one, or taking it failed
             return
         with contextlib.suppress(FileNotFoundError):
             if self.path.read_text() == self.text:  # somebody may have removed our claim and started another run
@@ -124,6 +126,7 @@ class _Claim:
 
 def _create(path: Path, own: Path) -> bool:
     """Creates `path` with the content of `own`. Returns False if the file exists already."""
+    # A hard link is made only if the name is free, in one step, on network file systems, too.
     try:
         os.link(own, path)
     except FileExistsError:

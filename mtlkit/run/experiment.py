@@ -1,4 +1,4 @@
-"""A run trains a model as its configuration says and writes a folder."""
+"""Runs an experiment: trains a model as its configuration says and writes a folder."""
 
 import datetime
 import importlib.metadata
@@ -21,6 +21,7 @@ from mtlkit.report import save_pictures, write_report
 from mtlkit.run import checkpoint
 from mtlkit.run.build import (
     Parts,
+    build_balancer,
     build_dataset,
     build_order,
     build_parts,
@@ -32,7 +33,7 @@ from mtlkit.run.claim import claimed
 from mtlkit.run.drawing import draw
 from mtlkit.run.first_look import FirstLook
 from mtlkit.run.start import Start, open_run
-from mtlkit.run.trial_pass import check_normalisation
+from mtlkit.run.trial_pass import check_halves, check_normalisation
 from mtlkit.run_folder import CONFIG, DATA, LOG
 
 BEST_LOST = "The checkpoint 'best' was lost: the best evaluation from here on takes its place."
@@ -71,17 +72,20 @@ class Experiment:
             FileNotFoundError: there is no run to resume, or a part of it is missing.
             NonFiniteError: a loss or a gradient is not finite. The checkpoints are intact.
         """
-        distributed.start()
+        distributed.start()  # before the claim, which only the main process takes
         with claimed(self.folder):
+            # One process reads the folder and all go by its answer: two that look at different times could disagree.
             start = distributed.main_decides(lambda: open_run(self.config, self._words, resume))
-            self.config = start.config
+            self.config = start.config  # that of the folder, if the run goes on
             self._run(start, observers)
         return self.folder
 
     def _run(self, start: Start, observers: Iterable[Observer]) -> None:
         config = self.config
+        # This order matters. The device comes first, then the seeds, and then the parts that draw their start values.
         accelerator = make_accelerator(config.trainer)
         make_deterministic(config)
+        build_balancer(config)  # only to find a wrong option before the data sets are opened, which can take long
         with distributed.main_first():  # the main process may fill a cache, which the other processes then use
             training, validation = (
                 build_samples(config, build_dataset(config, split), augment=split == "train")
@@ -91,7 +95,9 @@ class Experiment:
         parts = build_parts(config, dataset.targets, size, notes=dataset.notes)
         order = build_order(config, dataset)
         rank, world = distributed.rank(), distributed.world_size()
-        check_normalisation(parts, config, size, device=accelerator.device, processes=world)
+        # Before the engine wraps the model: a trial pass through DDP would wait for gradients.
+        check_normalisation(parts, config, size, device=accelerator.device, processes=world, batch_size=order.smallest)
+        check_halves(parts.balancer, config, order.smallest)
         shared = {"workers": config.data.workers, "rank": rank, "world": world}
         engine = Engine(
             parts.model,
@@ -102,6 +108,7 @@ class Experiment:
             steps_per_epoch=order.steps_per_epoch,
             seed=config.seed,
         )
+        # The engine is built as for a new run and then gets the saved state, so both start through the same code.
         best_lost = False
         if start.begun:
             checkpoint.load_checkpoint(engine, checkpoint.find_checkpoint(self.folder, "last"))
@@ -113,7 +120,8 @@ class Experiment:
                 )
             if engine.monitor.best is not None and not start.has_best:
                 best_lost = True
-                engine.monitor.forget()
+                engine.monitor.forget()  # or no later model would be saved as `best` before it beats one that is gone
+        # Only now: the checkpoint says at which step the batches go on.
         batches = train_loader(
             training, order, accumulation=config.trainer.accumulation, start_step=engine.step, **shared
         )
@@ -121,12 +129,13 @@ class Experiment:
 
         if accelerator.is_main_process:
             self._write_description(dataset, size)  # also on a resume, because the length of the run may have changed
+            # Records after the checkpoint are dropped, for these steps are made again.
             log = JsonLines(self.folder / LOG, engine.step if start.begun else None)
             engine.observer = Observers([log, *observers])
-        status = "stopped"
+        status = "stopped"  # unless the last line of the block is reached
         try:
             engine.start(self._facts(parts, engine))
-            for incident in start.incidents:
+            for incident in start.incidents:  # found before there was a log
                 engine.note({"incident": incident})
             if best_lost:
                 engine.note({"best_lost": True, "incident": BEST_LOST})
@@ -138,14 +147,17 @@ class Experiment:
                 constants = look.constants(parts.tasks)
                 engine.note_evaluation(evaluate_constants(checks, engine.predictor, constants), "val_constant")
             engine.fit(batches, lambda: evaluate_engine(engine, checks), self._saver(engine))
+            # The pictures and the model after `run` are those of the checkpoint that the results are taken from.
             distributed.main_decides(lambda: self._load_results(engine))
             status = "finished"
         finally:
             engine.finish(status)
+        # After `finish`: a report that cannot be drawn does not make a finished run a stopped one.
         distributed.main_decides(lambda: self._show(engine, validation))
 
     def _saver(self, engine: Engine) -> Callable[[bool], None]:
         def save(best: bool) -> None:
+            # `best` first: if the process dies in between, the run resumes from the older `last` and comes here again.
             if best:
                 checkpoint.save_checkpoint(engine, self.folder / "checkpoints" / "best")
             checkpoint.save_checkpoint(engine, self.folder / "checkpoints" / "last")
@@ -188,5 +200,6 @@ class Experiment:
 
 def evaluate_engine(engine: Engine, batches: Iterable[object]) -> Record:
     """Returns the losses and metrics of the engine's current model."""
+    # One model for all processes: `batch_norm: local` leaves statistics of its own on each.
     distributed.average_buffers(engine.network)
     return evaluate_model(batches, engine.predictor)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from statistics import fmean, median, stdev
 from typing import Literal
 
-from mtlkit.option_checks import check_option
+from mtlkit.option_checks import check_choice
 from mtlkit.registry import suggest
 from mtlkit.study.measured import BySeed, Figures, Measured, figures_of
 
@@ -123,7 +123,7 @@ class DeltaM:
             ("better", self.better, ("positive", "negative")),
             ("seeds", self.seeds, ("ratios", "means")),
         ):
-            check_option("definition of delta-m", option, value, known)
+            check_choice(f"The option {option!r} of delta-m", value, known)
         tasks = {key.split("/")[0] for key in self.higher_is_better}
         if unknown := set(self.without) - tasks:
             raise LookupError(f"DeltaM: there is no task {min(unknown)!r}. {suggest(min(unknown), tasks)}")

@@ -1,4 +1,4 @@
-"""Checks for the plug-ins of others."""
+"""Checks that plug-in authors run on their own classes."""
 
 from mtlkit.testing.datasets import check_dataset
 from mtlkit.testing.kit import check_balancer

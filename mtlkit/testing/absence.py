@@ -48,22 +48,23 @@ def no_labels(method: Method) -> None:
 def comes_and_goes(method: Method) -> None:
     _rows_stay(method)
     erased = _remembered(method) - _remembered(method, absent=("a",))
-    assert not erased, f"{', '.join(sorted(erased))}: forgotten in a step that task a has no part in"
+    assert not erased, f"{', '.join(sorted(erased))}: forgotten in a step without task a"
     _always_away(method)
 
 
 def _rows_stay(method: Method) -> None:
-    """Which names the tasks have does not matter while one is away, if it does not while all are present.
+    """Checks that the names of the tasks have no effect while one is absent, if they have none while all are present.
 
-    What a method keeps by position is then found out: the task that is away is the first by name, or the last.
+    This finds state that a method keeps by position: the absent task is the first by name in one run, and the last in
+    the other.
     """
-    if not differing(*_by_two_names(method), tolerance=1e-9):  # else random numbers or options belong to the names
+    if not differing(*_by_two_names(method), tolerance=1e-9):  # else random numbers or options depend on the names
         one, two = _by_two_names(method, absent=("a",))
-        assert_same(one, two, "when the first task by name was away, from when the last one was", tolerance=1e-9)
+        assert_same(one, two, "between runs without the first and without the last task by name", tolerance=1e-9)
 
 
 def _by_two_names(method: Method, absent: tuple[str, ...] = ()) -> tuple[State, State]:
-    """Two states of the model and of what belongs to tasks; in the second run, names were given in reverse."""
+    """Returns two states of the model and of all that belongs to tasks. The second run has the names in reverse."""
     engine, renamed = make_engine(method), make_engine(method, TASKS[::-1], scales=SCALES[::-1])
     renamed.network.load_state_dict(with_other_names(engine.network.state_dict()))
     renamed.balancer.load_state_dict(with_other_names(engine.balancer.state_dict()))
@@ -77,13 +78,13 @@ def _by_two_names(method: Method, absent: tuple[str, ...] = ()) -> tuple[State, 
 
 
 def _remembered(method: Method, absent: tuple[str, ...] = ()) -> set[str]:
-    """What of the balancer's state, apart from that of `absent`, depends on the batches before the last one."""
+    """Returns the parts of the balancer's state, except that of `absent`, that depend on batches before the last."""
     states: list[State] = []
     for first in (0, 10):
         engine, start = make_engine(method), make_engine(method)
         for number in (first, first + 1):
             engine.train_step(make_batch(number))
-        engine.network.load_state_dict(start.network.state_dict())  # what differs now is the balancer's
+        engine.network.load_state_dict(start.network.state_dict())  # so that only the balancers differ now
         engine.optimizer.load_state_dict(start.optimizer.state_dict())
         engine.train_step(make_batch(2, absent=absent))
         states.append(engine.balancer.state_dict())
@@ -92,7 +93,10 @@ def _remembered(method: Method, absent: tuple[str, ...] = ()) -> set[str]:
 
 
 def _always_away(method: Method) -> None:
-    """A task without any label is as good as none, where state belongs to tasks and random numbers play no part."""
+    """Checks that training with a task that never has labels equals training without it.
+
+    It needs a method whose state belongs to tasks and that draws no random numbers.
+    """
     engine, smaller = make_engine(method), make_engine(method, ("a", "b"))
     start, others = engine.balancer.state_dict(), smaller.balancer.state_dict()
     comparable = others.keys() == start.keys() - of_task(start, "c").keys() and "seed" not in others
@@ -103,4 +107,4 @@ def _always_away(method: Method) -> None:
                 e.train_step(make_batch(number, absent=("c",)))
         state = state_of(engine)
         expected = {key: value for key, value in state.items() if key not in of_task(state, "c")}
-        assert_same(expected, state_of(smaller), "beside a task without any label, from when there is none", 1e-9)
+        assert_same(expected, state_of(smaller), "between runs with and without a task without labels", 1e-9)

@@ -1,7 +1,6 @@
-"""What the kit for tasks tries a task on: random outputs, and targets of the kind that it learns."""
+"""The inputs with which the kit tries a task: random outputs, and targets of the kind that it learns."""
 
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +17,7 @@ HEIGHT, WIDTH, SAMPLES = 6, 8, 6
 
 @dataclass(frozen=True)
 class Case:
-    """A task with random outputs and targets of its kind, of which a part is unknown."""
+    """A task with random outputs and targets of its kind. A part of the targets is unknown."""
 
     task: Task
     kind: Kind
@@ -27,14 +26,14 @@ class Case:
 
     @property
     def unknown(self) -> Tensor:
-        """A batch without any label."""
+        """Returns a batch without any label."""
         return self.kind.invalid(HEIGHT, WIDTH).expand_as(self.target).clone()
 
     def rows(self, start: int, end: int) -> tuple[Tensor, Tensor]:
         return self.output[start:end], self.target[start:end]
 
     def loss(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(sum, count, gradient at the output)."""
+        """Returns (sum, count, gradient at the output)."""
         output = output.clone().requires_grad_()
         total, count = loss_of(self.task, output, target)
         gradient = torch.zeros_like(output)
@@ -45,30 +44,19 @@ class Case:
 
 
 def make_case(name: str, options: Mapping[str, Any]) -> Case:
-    """Raises `ValueError` or `LookupError` for a task, a kind or an option that there is not."""
-    task = _build(name, options)
+    """Builds a case. Raises `ValueError` or `LookupError` for an unknown task, kind or option."""
+    classes = () if TASKS.get(name).named is False else CLASSES
+    task = TASKS.build(name, "checked", **{"classes": classes} | dict(options))
     kind = task.own_kind()
     if kind is None:
         raise ValueError(
-            f"{type(task).__name__} does not say which kind of target it is made for. Write learns = 'depth', or "
+            f"{type(task).__name__} does not say which kind of target it learns. Write learns = 'depth', or "
             f"another name of `mtlkit list kinds`, in the class."
         )
     task.kind, draw = kind, torch.Generator().manual_seed(0)
     target = torch.stack([kind.example(HEIGHT, WIDTH, draw) for _ in range(SAMPLES)])
     for value in target:
         if problem := kind.problem(value):
-            raise ValueError(f"{type(kind).__name__}.example gives a value that does not {problem}: override it.")
+            raise ValueError(f"{type(kind).__name__}.example returns a value that does not {problem}: override it.")
     size = task.map_size(target) or ((HEIGHT, WIDTH) if task.dense else ())
     return Case(task, kind, torch.randn(SAMPLES, task.out_channels, *size, generator=draw), target)
-
-
-def _build(name: str, options: Mapping[str, Any]) -> Task:
-    if "classes" in options:
-        return TASKS.build(name, "checked", **options)
-    classes = CLASSES
-    with suppress(TypeError):  # an option without a default
-        try:
-            TASKS.build(name, "checked", classes)
-        except ValueError:
-            classes = ()  # it refuses names
-    return TASKS.build(name, "checked", classes, **options)

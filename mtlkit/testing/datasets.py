@@ -1,4 +1,4 @@
-"""The contract of a data set, as checks that strangers can run on theirs."""
+"""The contract of a data set, as checks that authors run on their own data sets."""
 
 import hashlib
 import pickle
@@ -14,12 +14,12 @@ from mtlkit.data.summary import spread
 from mtlkit.registry import options_of, suggest
 from mtlkit.testing.promises import chosen, difference, keep
 
-LOOKED_AT = 20  #: samples of each split that are read
+LOOKED_AT = 20  #: the number of samples that are read of each split
 
 
 @dataclass(frozen=True)
 class Case:
-    """A data set's splits, and how to build one of them anew."""
+    """The splits of a data set, and a function that builds one of them again."""
 
     build: Callable[..., Dataset]
     splits: Mapping[Split, Dataset]
@@ -28,12 +28,12 @@ class Case:
 def check_dataset(
     name: str, *, root: str | None = None, splits: Sequence[str] = SPLITS, only: Sequence[str] = (), **options: Any
 ) -> None:
-    """Reads some samples of each split and checks what every data set promises.
+    """Reads some samples of each split and checks the promises of every data set.
 
     - `samples_fit`: a sample has an image (3, H, W) float32 in [0, 1] and targets of their kinds' format and range. It
-      may lack any of them, and has none that the data set does not declare.
+      may lack any target, but it has none that the data set does not declare.
     - `same_targets`: all splits declare the same targets.
-    - `same_again`: an index gives the same tensors when it is asked for again, and from a new instance.
+    - `same_again`: an index gives the same tensors a second time, and from a new instance.
     - `indices_end`: an index beyond the last one raises `IndexError`; -1, if it is taken, is the last sample.
     - `pickles`: a copy in another process has the same samples, so that `data.workers` can load them.
     - `splits_apart`: no image is in two splits.
@@ -43,12 +43,12 @@ def check_dataset(
 
     Args:
         root: the folder, for a data set that reads files.
-        splits: those to check.
-        only: the promises to check; all of them where it is empty.
-        options: of the data set, `size` among them.
+        splits: the splits to check.
+        only: the promises to check (empty: all of them).
+        options: the options of the data set, also `size`.
 
-    Raises `AssertionError` with the name of the broken promise. Raises `LookupError` or `ValueError` for a data set, an
-    option, a split or a promise that there is not, and what the data set raises where its files are not there.
+    Raises `AssertionError` with the name of the broken promise. Raises `LookupError` or `ValueError` for an unknown
+    data set, option, split or promise, and what the data set raises if its files are missing.
 
     >>> check_dataset("nyuv2", root="/data/nyuv2", size=(384, 288))  # doctest: +SKIP
     """
@@ -79,7 +79,7 @@ def samples_fit(case: Case) -> None:
             given, whole = samples.checked(index)["targets"], samples[0, index]["targets"]
             assert whole.keys() == dataset.targets.keys()
             for name in whole.keys() - given.keys():
-                assert not samples.kinds[name].valid(whole[name]).any(), f"the kind of {name!r} has a label for nobody"
+                assert not samples.kinds[name].valid(whole[name]).any(), f"the kind of {name!r} has no unknown value"
 
 
 def same_targets(case: Case) -> None:
@@ -107,7 +107,7 @@ def indices_end(case: Case) -> None:
         except IndexError:
             pass
         else:
-            raise AssertionError(f"{split} has {length} samples, and gives one for the index {length} as well")
+            raise AssertionError(f"{split} has {length} samples, but it also returns one for the index {length}")
         try:
             last = dataset[-1]
         except IndexError:

@@ -1,4 +1,4 @@
-"""The contract of a balancer, as checks that strangers can run on theirs."""
+"""The contract of a balancer, as checks that authors run on their own balancers."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,37 +31,37 @@ from mtlkit.testing.toys import (
 
 #: Scales of the tasks' losses with which plain summing harms one of them.
 CONFLICTING = (1.0, 10.0, 0.3)
-#: How far two directions of float64 gradients must be apart to be two: far above what rounding makes (1e-14), far below
-#: what the slowest method does in eight steps (7e-4).
+#: The smallest difference between two directions of float64 gradients that counts. It is far above rounding (1e-14) and
+#: far below the difference that the slowest method makes in eight steps (7e-4).
 DIFFERENT = 1e-7
 
 
 def check_balancer(name: str, *, only: Sequence[str] = (), **options: Any) -> None:
-    """Trains small problems by the balancer and checks what every balancer promises.
+    """Trains small problems by the balancer and checks the promises of every balancer.
 
     - `one_task`: it trains a single task.
-    - `finite`: model and state stay finite for gradients from 1e-10 to 1e10, mixed too, and for zero.
-    - `absent_task`: a task without labels stands still, the balancer's state under its name included.
+    - `finite`: model and state stay finite for gradients from 1e-10 to 1e10, also mixed, and for zero.
+    - `absent_task`: a task without labels does not move, and neither does the balancer's state under its name.
     - `no_labels`: a batch without any label sends nothing into the encoder and moves nothing at all.
     - `permutation`: the order of the tasks does not matter.
-    - `accumulation`: two equal micro-batches make the step of one.
-    - `comes_and_goes`: a task that is away neither shifts nor erases what belongs to the others.
-    - `differs_from_uniform`: three tasks in conflict make another gradient than by plain summing, a common factor
-      apart, or the same, where it says so (`equals_uniform`).
-    - `pareto`: two quadratic tasks of one point come to where no step helps both (unless `seeks_pareto` is false).
+    - `accumulation`: two equal micro-batches give the same step as one.
+    - `comes_and_goes`: an absent task neither moves nor erases the state of the others.
+    - `differs_from_uniform`: for three tasks in conflict, the gradient differs from that of plain summing by more than
+      a common factor, or it is the same if the balancer says so (`equals_uniform`).
+    - `pareto`: two quadratic tasks of one point end where no step helps both (unless `seeks_pareto` is false).
     - `resume`: two steps, and two more in a fresh process with the saved state, equal four steps bit for bit.
-    - `two_ranks`: two processes train as one does on the joined batches, labels that one of them lacks included.
+    - `two_ranks`: two processes train as one process does on the joined batches, also if one of them lacks labels.
 
-    Without `space` among the options, all of them in each of the class's spaces. The tasks are called a, b and c, and
-    some checks have fewer: options may name only a. The last two checks load the file that defines the class in other
-    processes: what it should not do there belongs under `if __name__ == "__main__":` (a call of this function returns
-    at once).
+    Without the option `space`, it checks all promises in each of the class's spaces. The tasks are called a, b and c,
+    and some checks have fewer of them, so options may name only a. The last two checks load the file that defines the
+    class in other processes. Put what must not run there under `if __name__ == "__main__":` (a call of this function
+    returns at once there).
 
     Args:
-        only: the promises to check, while you work on one of them; all of them where it is empty.
+        only: the promises to check, while you work on one of them (empty: all of them).
 
-    Raises `AssertionError` with the name of the broken promise, and `LookupError` or `ValueError` for a balancer, an
-    option or a promise that there is not.
+    Raises `AssertionError` with the name of the broken promise, and `LookupError` or `ValueError` for an unknown
+    balancer, option or promise.
 
     >>> check_balancer("gradnorm", alpha=0.5, only=("one_task", "permutation"))
     """
@@ -86,7 +86,7 @@ def finite(method: Method) -> None:
     for scales in ((1e-10, 1.0, 1e10), (1e-10,) * 3, (1e10,) * 3):
         trains_to_finite(method, scales, "fp32")
     for scales in ((0.0, 1.0, 1.0), (0.0, 0.0, 1.0), (0.0,) * 3):
-        trains_to_finite(method, scales, "fp64")  # where a length that is kept off zero by the tiniest number will do
+        trains_to_finite(method, scales, "fp64")  # float64: the smallest number that keeps a length off zero is enough
 
 
 def trains_to_finite(method: Method, scales: tuple[float, ...], precision: Literal["fp32", "fp64"]) -> None:
@@ -108,7 +108,7 @@ def accumulation(method: Method) -> None:
     double = make_engine(method, accumulation=2)
     for _ in range(2):
         double.train_step(make_batch(0))
-    single = make_engine(method)  # only now: Accelerate keeps the number of micro-batches for the whole process
+    single = make_engine(method)  # only now: Accelerate has one number of micro-batches for the whole process
     single.train_step(make_batch(0))
     assert single.step == double.step == 1
     assert_same(state_of(single), state_of(double), "with two equal micro-batches", tolerance=1e-9)
@@ -117,13 +117,13 @@ def accumulation(method: Method) -> None:
 def differs_from_uniform(method: Method) -> None:
     engine, plain = (make_engine(build, scales=CONFLICTING, steps_per_epoch=2) for build in (method, Balancer))
     difference = 0.0
-    for number in range(8):  # four epochs: some methods begin late
+    for number in range(8):  # four epochs, because some methods begin late
         plain.network.load_state_dict(engine.network.state_dict())
         one, two = (_direction(e, make_batch(number)) for e in (engine, plain))
         difference = max(difference, float((one - two).norm()))
-    found = f"of three tasks in conflict it makes an encoder's gradient that differs by {difference:.1e} of its length"
+    found = f"for three tasks in conflict its encoder gradient differs by {difference:.1e} of its length"
     if engine.balancer.equals_uniform:
-        assert difference < DIFFERENT, f"{found} from that of plain summing, which `equals_uniform = True` denies"
+        assert difference < DIFFERENT, f"{found} from that of plain summing, although it says `equals_uniform = True`"
     else:
         assert difference > DIFFERENT, (
             f"{found}, up to a common factor, from that of plain summing: it is the same method. Write "
@@ -132,7 +132,7 @@ def differs_from_uniform(method: Method) -> None:
 
 
 def _direction(engine: Engine, batch: dict[str, Any]) -> Tensor:
-    """The encoder's gradient in a step, at length one; zero where there is none."""
+    """Returns the encoder's gradient in a step, scaled to the length 1; zero if there is none."""
     found: dict[str, Tensor] = {}
     parameters = dict(engine.network.encoder.named_parameters())
     hooks = [
@@ -156,7 +156,7 @@ def pareto(method: Method) -> None:
     end = stationarity(engine, batch)
     assert end < 0.1 * start, (
         f"two parabolas end where a step could still help both: the shortest convex combination of their gradients "
-        f"is {end:.2g} long, {start:.2g} at the start"
+        f"has the length {end:.2g}, and {start:.2g} at the start"
     )
 
 
@@ -176,7 +176,7 @@ PROMISES: tuple[Callable[[Method], None], ...] = (
 
 
 def _methods(name: str, options: Mapping[str, Any]) -> list[Method]:
-    """The method in each space that it is to be checked in; raises for a name or an option that there is not."""
+    """Returns the method in each space to check. Raises `LookupError` or `ValueError` for an unknown name or option."""
     BALANCERS.build(name, tasks=TASKS, **options)
     cls = BALANCERS.get(name)
     if "space" in options or "space" not in options_of(cls) or len(cls.spaces) == 1:
@@ -186,7 +186,7 @@ def _methods(name: str, options: Mapping[str, Any]) -> list[Method]:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Sums come out bit for bit the same in all processes only with the same number of threads."""
+    """Sets one thread: only with the same number of threads are sums equal bit for bit in all processes."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

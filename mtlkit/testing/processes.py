@@ -1,4 +1,4 @@
-"""The promises of a balancer that take fresh processes, each of which loads the balancer's class anew."""
+"""The promises of a balancer that need fresh processes. Each process loads the balancer's class again."""
 
 import faulthandler
 import importlib
@@ -28,9 +28,9 @@ from mtlkit.registry import ENTRY_POINTS
 from mtlkit.run import checkpoint
 from mtlkit.testing.toys import Method, State, assert_same, make_batch, make_engine, state_of, train_steps
 
-TIMEOUT = 120  # seconds after which a process that hangs ends itself
+TIMEOUT = 120  # a process that hangs ends itself after so many seconds
 
-in_child = False  #: whether this process was started here
+in_child = False  #: whether this process was started by this module
 
 Call = tuple[Callable[..., None], tuple[Any, ...]]
 Caught = list[tuple[str, type[Warning], str, int]]
@@ -76,7 +76,7 @@ def _train_rank(method: Method, folder: str, rank: int) -> None:
 
 
 def _train_share(method: Method, rank: int = 0, world: int = 1) -> State:
-    """The state after training on this process's part of each batch, with and without micro-batches."""
+    """Returns the state after training on this process's part of each batch, with and without micro-batches."""
     found: State = {}
     batches = [
         make_batch(0),
@@ -103,9 +103,9 @@ def _train_share(method: Method, rank: int = 0, world: int = 1) -> State:
 
 @dataclass(frozen=True)
 class Origin:
-    """Where another process finds the class of a registered balancer.
+    """The place where another process finds the class of a registered balancer.
 
-    Raises `AssertionError` for a class that only this process can know.
+    Raises `AssertionError` for a class that only this process knows.
     """
 
     name: str
@@ -126,7 +126,7 @@ class Origin:
         return cls(name, found.__module__, str(file), found.__qualname__)
 
     def load(self) -> None:
-        """Enters the class into this process's registry."""
+        """Registers the class in this process."""
         if self.name not in BALANCERS.names():
             BALANCERS.register(self.name)(attrgetter(self.qualname)(self._module()))
 
@@ -145,10 +145,10 @@ class Origin:
 
 
 def run(name: str, *calls: Call) -> None:
-    """Runs every call in its own fresh process, all at the same time, where the balancer `name` is registered.
+    """Runs every call in its own fresh process, in which the balancer `name` is registered, all at the same time.
 
-    Raises `AssertionError` with the traceback of a call that fails or hangs or whose process dies; the other processes
-    are then ended. Warnings that the calls cause are issued here again, for this process's filters to decide on.
+    Raises `AssertionError` with the traceback of a call that fails, hangs or whose process dies. Then it ends the other
+    processes. It repeats warnings of the calls in this process, so that this process's filters apply to them.
     """
     origin = Origin.of(name)
     with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(len(calls), mp_context=_context()) as pool:
@@ -159,14 +159,14 @@ def run(name: str, *calls: Call) -> None:
         wait(futures)
         if any(future.exception() for future in futures):
             texts = [output.read_text() for output in outputs if output.exists()]
-            raise AssertionError("in a fresh process: " + ("\n".join(filter(None, texts)) or "it died without a word"))
+            raise AssertionError("in a fresh process: " + ("\n".join(filter(None, texts)) or "it died silently"))
     for future in futures:
         for text, category, file, line in future.result():
             warnings.warn_explicit(text, category, file, line)
 
 
 def _context() -> Any:
-    """Processes are forked from a server that has imported all that is slow to import, and nothing of the caller's."""
+    """Returns a context that forks processes from a server. It has imported slow modules, but none of the caller's."""
     context = multiprocessing.get_context("forkserver")
     plugins = [point.module for point in entry_points(group=ENTRY_POINTS)]
     context.set_forkserver_preload(["mtlkit.testing", *plugins])
@@ -175,9 +175,9 @@ def _context() -> Any:
 
 @contextmanager
 def _main_hidden() -> Iterator[None]:
-    """Keeps multiprocessing from running the caller's program in the new processes.
+    """Prevents multiprocessing from running the caller's program in the new processes.
 
-    They need it only where the balancer's class is in it; then `Origin.load` does it.
+    They need it only if it contains the balancer's class. Then `Origin.load` runs it.
     """
     main = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")
@@ -200,7 +200,7 @@ def _run(origin: Origin, output: str, seconds: int, function: Callable[..., None
             function(*args)
             finished = True
         finally:
-            if not finished:  # whoever waits for this process must not go on waiting
+            if not finished:  # nobody should go on waiting for this process
                 traceback.print_exc(file=file)
                 file.flush()
                 os._exit(1)
@@ -210,5 +210,5 @@ def _run(origin: Origin, output: str, seconds: int, function: Callable[..., None
 
 
 def _built_in(category: type[Warning]) -> type[Warning]:
-    """The nearest class that every process knows."""
+    """Returns the nearest base class that every process knows."""
     return next(parent for parent in category.__mro__ if parent.__module__ == "builtins")

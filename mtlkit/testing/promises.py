@@ -1,4 +1,4 @@
-"""What the three kits share: the choice of promises, and the name of the one that is broken."""
+"""The common part of the three kits: the choice of promises, and the name of a broken promise."""
 
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -13,7 +13,7 @@ Promise = Callable[[T], None]
 
 
 def chosen(promises: Sequence[Promise[T]], only: Sequence[str]) -> list[Promise[T]]:
-    """The promises called `only`, or all of them where there is no such word; raises `ValueError` for another word."""
+    """Returns the promises named in `only` (empty: all of them). Raises `ValueError` for an unknown name."""
     if isinstance(only, str):
         raise ValueError(f"`only` is a list of promises, such as ({only!r},), got {only!r}.")
     known = {promise.__name__: promise for promise in promises}
@@ -24,7 +24,7 @@ def chosen(promises: Sequence[Promise[T]], only: Sequence[str]) -> list[Promise[
 
 
 def keep(name: str, promises: Sequence[Promise[T]], subject: T, where: str = "") -> None:
-    """Checks the promises on their subject; raises `AssertionError` with the name of the first that is broken."""
+    """Checks the promises on their subject. Raises `AssertionError` with the name of the first broken promise."""
     for promise in promises:
         try:
             promise(subject)
@@ -34,7 +34,7 @@ def keep(name: str, promises: Sequence[Promise[T]], subject: T, where: str = "")
 
 
 def difference(one: Tensor, two: Tensor) -> float:
-    """The largest difference between two tensors of one shape, with NaN equal to NaN; infinite for other shapes.
+    """Returns the largest difference between two tensors. NaN equals NaN, and different shapes give infinity.
 
     >>> difference(torch.tensor([1.0, torch.nan]), torch.tensor([1.5, torch.nan]))
     0.5

@@ -1,4 +1,4 @@
-"""The contract of a task, as checks that strangers can run on theirs."""
+"""The contract of a task, as checks that authors run on their own tasks."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,33 +12,34 @@ from mtlkit.engine.evaluation import spread_constant
 from mtlkit.testing.cases import HEIGHT, SAMPLES, WIDTH, Case, make_case
 from mtlkit.testing.promises import assert_close, chosen, keep
 
-SUM = 1e-9  #: relative, of sums of about a thousand numbers in float64, times a thousand
-FIGURE = 1e-5  #: of metrics, which may add in float32
+SUM = 1e-9  #: relative error of sums of about a thousand numbers in float64, times a thousand
+FIGURE = 1e-5  #: relative error of metrics, which may add in float32
 
 
 def check_task(name: str, *, only: Sequence[str] = (), **options: Any) -> None:
-    """Tries the task on random outputs and targets and checks what every task promises.
+    """Tries the task on random outputs and targets and checks the promises of every task.
 
     - `loss_is_a_sum`: the loss is (sum, count), two scalars, and the sum has a gradient.
     - `parts_add_up`: the sums and counts of parts of a batch add up to those of the batch.
-    - `nothing_valid`: a batch without labels has the loss (0, 0) and no gradient, infinite or NaN least of all.
+    - `nothing_valid`: a batch without labels has the loss (0, 0) and a gradient of zero, not infinite and not NaN.
     - `unknown_elements`: outputs where the target is unknown change neither the loss nor the other gradients.
     - `half_precision`: outputs in bfloat16 are summed in float32.
     - `extreme_outputs`: loss and gradient are finite for outputs of 0, of 1e-30 and of 1e3.
     - `prediction`: `predict` gives one prediction per sample; `picture` draws it and its target, (H, W, 3) uint8.
-    - `constant`: the constant broadcasts to the form of a prediction, and the metrics score it.
-    - `metrics_pool`: two halves of a split give the figures of the whole; a batch without labels changes none, and
-      alone it gives NaN; each metric says by `higher_is_better` which figures are good, or None.
-    - `indicator`: a number of right elements among those that are known, without a gradient, adding up; or None.
+    - `constant`: the constant broadcasts to the shape of a prediction, and the metrics accept it.
+    - `metrics_pool`: two halves of a split give the figures of the whole. A batch without labels changes no figure, and
+      alone it gives NaN. Each metric has `higher_is_better`: True, False, or None for neither.
+    - `indicator`: it is None, or the number of right elements and the number of known ones. It has no gradient, and
+      parts of a batch add up.
 
-    The targets are the examples of the kind that the task `learns` (`Kind.example`). Without `classes` among the
-    options there are three, a, b and c, or none for a task that refuses any.
+    The targets are examples of the kind that the task `learns` (`Kind.example`). Without the option `classes`, there
+    are the three classes a, b and c, or none for a task that declares `named = False`.
 
     Args:
-        only: the promises to check; all of them where it is empty.
+        only: the promises to check (empty: all of them).
 
-    Raises `AssertionError` with the name of the broken promise. Raises `LookupError` or `ValueError` for a task, a
-    kind, an option or a promise that there is not.
+    Raises `AssertionError` with the name of the broken promise. Raises `LookupError` or `ValueError` for an unknown
+    task, kind, option or promise.
 
     >>> check_task("depth", loss="berhu")
     """
@@ -70,7 +71,7 @@ def nothing_valid(case: Case) -> None:
 
 
 def unknown_elements(case: Case) -> None:
-    """Samples without a label, pixels without one, and, where the output has the target's form, single numbers."""
+    """Checks unknown samples, unknown pixels and, where the output has the target's shape, unknown single numbers."""
     target = case.target.clone()
     target[0] = case.kind.invalid(HEIGHT, WIDTH)
     valid, output = case.kind.valid(target), case.output
@@ -92,7 +93,7 @@ def half_precision(case: Case) -> None:
     half = case.output.bfloat16()
     (total, count, _), (expected, _, _) = case.loss(half, case.target), case.loss(half.float(), case.target)
     assert total.dtype == torch.float32, f"the sum is {total.dtype}: write output.float() before summing"
-    assert count.dtype != torch.bfloat16, "the count is bfloat16, which cannot tell 256 from 257"
+    assert count.dtype != torch.bfloat16, "the count is bfloat16, which cannot distinguish 256 from 257"
     what = f"the sum for outputs in bfloat16 is {float(total):g}, for the same numbers in float32 {float(expected):g}"
     assert_close(total, expected, what, FIGURE)
 
@@ -183,7 +184,7 @@ def _check_directions(metrics: MetricCollection) -> None:
         assert told, (
             f"{type(metric).__name__} ({key!r}) does not say `higher_is_better`: True, False, or None for neither"
         )
-        assert isinstance(getattr(metric, "unit", ""), str), f"the unit of {key!r} is no text"
+        assert isinstance(getattr(metric, "unit", ""), str), f"the unit of {key!r} is not a text"
 
 
 def _figures(case: Case, batches: Sequence[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""The small problems of the contract kit, and how its checks look at an engine's state."""
+"""The small problems of the contract kit, and its functions that look at an engine's state."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ from mtlkit.task import Task
 from mtlkit.testing.promises import difference
 
 TASKS = ("a", "b", "c")
-SCALES = (1.0, 3.0, 0.3)  # of their losses
+SCALES = (1.0, 3.0, 0.3)  # of the tasks' losses
 PARABOLA_STEPS = 150
 
 Build = Callable[[tuple[str, ...]], Balancer]
@@ -101,7 +101,7 @@ def make_engine(
     accumulation: int = 1,
     steps_per_epoch: int = 10,
 ) -> Engine:
-    """An engine on the three tasks, on the CPU, always with the same start."""
+    """Returns an engine for the three tasks, on the CPU. It always starts with the same values."""
     torch.manual_seed(0)
     encoder, decoders = _Encoder(), {task: _Decoder() for task in TASKS}
     model = MultiTaskModel(encoder, {task: decoders[task] for task in tasks})
@@ -111,9 +111,9 @@ def make_engine(
 
 
 def make_batch(number: int, absent: tuple[str, ...] = (), absent_late: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Eight samples, the same for the same number, without labels of the `absent` tasks.
+    """Returns eight samples without labels of the `absent` tasks. A number always gives the same samples.
 
-    The second four have none of `absent_late`, and a few labels are missing always.
+    The last four have no labels of `absent_late`, and a few labels are always missing.
     """
     generator = torch.Generator().manual_seed(number)
     image = torch.rand(8, 3, 2, 2, generator=generator)
@@ -126,7 +126,7 @@ def make_batch(number: int, absent: tuple[str, ...] = (), absent_late: tuple[str
 
 
 def train_steps(engine: Engine, steps: int) -> None:
-    """Trains on the batches that follow."""
+    """Trains on the next batches."""
     for _ in range(steps):
         engine.train_step(make_batch(engine.step))
 
@@ -135,7 +135,7 @@ def train_steps(engine: Engine, steps: int) -> None:
 
 
 class _Point(Encoder):
-    """The same features whatever the image: a point to be moved, as the weight of a layer with the input 1."""
+    """Returns the same features for every image: a point to be moved, as the weight of a layer with the input 1."""
 
     def __init__(self, start: Tensor) -> None:
         super().__init__()
@@ -173,7 +173,7 @@ GOALS = {"a": torch.tensor([1.0, 2.0, 0.0, -1.0]), "b": torch.tensor([-1.0, 0.5,
 
 
 def make_parabola(build: Build, start: Tensor) -> tuple[Engine, dict[str, Any]]:
-    """Tasks |(x - goal) map|^2 of one shared point x, and the batch to train on."""
+    """Returns an engine for tasks |(x - goal) map|^2 of one shared point x, and the batch to train on."""
     torch.manual_seed(0)
     encoder = _Point(start)
     model = MultiTaskModel(encoder, {task: _Map(MAPS[task]) for task in MAPS})
@@ -184,7 +184,7 @@ def make_parabola(build: Build, start: Tensor) -> tuple[Engine, dict[str, Any]]:
 
 
 def stationarity(engine: Engine, batch: dict[str, Any]) -> float:
-    """The length of the shortest convex combination of the two tasks' gradients at the point; 0 on the Pareto set."""
+    """Returns the length of the shortest convex combination of the two tasks' gradients; 0 on the Pareto set."""
     image, targets = engine.prepare(batch)
     point = engine.network.encoder(image)
     gradients = []
@@ -204,7 +204,7 @@ def _engine(
 ) -> Engine:
     balancer = build(tuple(task.name for task in tasks))
     balancer.setup({task.name: task for task in tasks}, model.encoder_info)
-    AcceleratorState._reset_state(reset_partial_state=True)  # an engine of the caller's may have been on a GPU
+    AcceleratorState._reset_state(reset_partial_state=True)  # an earlier engine of the caller may have been on a GPU
     accelerator = Accelerator(
         cpu=True, gradient_accumulation_steps=config.accumulation, step_scheduler_with_optimizer=False
     )
@@ -212,18 +212,18 @@ def _engine(
 
 
 def state_of(engine: Engine) -> State:
-    """Copies of all parameters and buffers, of the model and of the balancer."""
+    """Returns copies of all parameters and buffers of the model and the balancer."""
     found = {f"model.{key}": value.clone() for key, value in engine.network.state_dict().items()}
     return found | {f"balancer.{key}": value.clone() for key, value in engine.balancer.state_dict().items()}
 
 
 def of_task(state: State, task: str) -> State:
-    """The part of a state that bears the task's name."""
+    """Returns the part of a state that has the task's name."""
     return {key: value for key, value in state.items() if task in key.split(".")}
 
 
 def with_other_names(values: State) -> State:
-    """The same where every task has the name at the mirrored place of `TASKS`."""
+    """Returns the state with every task's name replaced by the name at the mirrored place of `TASKS`."""
     other = dict(zip(TASKS, TASKS[::-1], strict=True))
     return {".".join(other.get(part, part) for part in key.split(".")): value for key, value in values.items()}
 
@@ -234,7 +234,7 @@ def assert_finite(engine: Engine, when: str = "") -> None:
 
 
 def differing(one: State, two: State, tolerance: float = 0.0) -> list[str]:
-    """The keys under which two states are not the same."""
+    """Returns the keys under which two states differ."""
     found = one.keys() ^ two.keys()
     for key in one.keys() & two.keys():
         a, b = one[key], two[key]

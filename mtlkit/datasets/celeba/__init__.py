@@ -1,13 +1,14 @@
 """CelebA: faces with 40 attributes."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from mtlkit.data.dataset import DATASETS, SPLITS
+from mtlkit.data.dataset import DATASETS, SPLITS, check_request
 from mtlkit.data.files import names_in, root_folder
 from mtlkit.datasets.celeba.lists import ATTRIBUTES, PAGE, read_attributes, read_partition
-from mtlkit.datasets.labelled import LabelledPictures, check_labelled, check_same, missing_pictures
+from mtlkit.datasets.labelled import LabelledPictures, check_same, missing_pictures
 
 __all__ = ["ATTRIBUTES", "GROUPS", "CelebA"]
 
@@ -71,15 +72,24 @@ class CelebA(LabelledPictures):
 
     licence = f"CelebA is for non-commercial research only, and its pictures must not be passed on (see {PAGE})."
 
+    @dataclass(frozen=True)
+    class Options:
+        """The options of the data set."""
+
+        tasks: Literal["attributes", "each", "regions"] = "attributes"
+
+    options: Options
+
     def __init__(
         self,
         root: str | Path | None,
         split: str = "train",
         size: tuple[int, int] | None = None,
         limit: int | None = None,
-        tasks: Literal["attributes", "each", "regions"] = "attributes",
+        **options: Any,
     ) -> None:
-        check_labelled("celeba", split, size, limit, tasks, GROUPS)
+        super().__init__(**options)
+        check_request("celeba", split, size, limit)
         path = root_folder(root, "celeba", f"{HOLDS}, from {PAGE}")
         found = {part: _find(path, part) for part in PLACES}
         list_path, partition_path, folder = (places[0] for places in found.values())
@@ -91,7 +101,7 @@ class CelebA(LabelledPictures):
             raise ValueError(f"{partition_path} puts no picture into the split {split!r}.")
         present = {name: files[stem] for name in names if (stem := _stem(name)) in files}
         paths = [f"{folder}/{present.get(name, name)}" for name in names]
-        super().__init__(paths, [labels[name] for name in names], ATTRIBUTES, GROUPS[tasks], size)
+        self._hold(paths, [labels[name] for name in names], ATTRIBUTES, GROUPS[self.options.tasks], size)
         self.missing = missing_pictures(names, present, str(folder), f"img_align_celeba.zip on {PAGE}")
         self.notes = [
             *(f"CelebA's {part} is {places[0]}." for part, places in found.items()),

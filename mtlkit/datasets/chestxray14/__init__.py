@@ -1,15 +1,16 @@
 """ChestX-ray14: chest X-rays with 14 findings."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from mtlkit.data.dataset import DATASETS
+from mtlkit.data.dataset import DATASETS, check_request
 from mtlkit.data.files import names_in, root_folder
-from mtlkit.data.splits import check_share, hold_out_groups
-from mtlkit.datasets.chestxray14.lists import FINDINGS, LISTS, PAGES, read_lists
-from mtlkit.datasets.labelled import LabelledPictures, check_labelled, missing_pictures
-from mtlkit.option_checks import check_option
+from mtlkit.data.splits import hold_out_groups
+from mtlkit.datasets.chestxray14.lists import FINDINGS, PAGES, read_lists
+from mtlkit.datasets.labelled import LabelledPictures, missing_pictures
+from mtlkit.typed import Bound, OptionError, ShareBelowOne
 
 __all__ = ["FINDINGS", "GROUPS", "ChestXray14"]
 
@@ -60,20 +61,41 @@ class ChestXray14(LabelledPictures):
         f"({PAGES['official']}) and a citation of Wang et al., CVPR 2017."
     )
 
+    @dataclass(frozen=True)
+    class Options:
+        """The options of the data set."""
+
+        tasks: Literal["findings", "each"] = "findings"
+        split_lists: Literal["official", "chexnet"] = "official"
+        holdout: ShareBelowOne = HOLDOUT  #: of `split_lists: official`
+        share: Annotated[float, Bound(0, 1, open=True)] = 1.0  #: of the training data, by patient
+
+        def __post_init__(self) -> None:
+            if self.split_lists == "chexnet" and self.holdout != HOLDOUT:
+                raise OptionError(
+                    "holdout",
+                    f"{self.holdout:g} has no effect with split_lists: chexnet, which has a list of validation data",
+                    "Leave it out.",
+                )
+
+    options: Options
+
     def __init__(
         self,
         root: str | Path | None,
         split: str = "train",
         size: tuple[int, int] | None = None,
         limit: int | None = None,
-        tasks: Literal["findings", "each"] = "findings",
-        split_lists: Literal["official", "chexnet"] = "official",
-        holdout: float = HOLDOUT,
-        share: float = 1.0,
+        **options: Any,
     ) -> None:
-        check_labelled("chestxray14", split, size, limit, tasks, GROUPS)
-        check_option("data set 'chestxray14'", "split_lists", split_lists, LISTS)
-        _check_shares(split, split_lists, holdout, share)
+        super().__init__(**options)
+        check_request("chestxray14", split, size, limit)
+        split_lists, holdout = self.options.split_lists, self.options.holdout
+        if split_lists == "official" and split == "val" and holdout == 0:
+            raise ValueError(
+                "The official lists of ChestX-ray14 have no validation data, and data.holdout=0 holds out none. Set "
+                f"data.holdout, {HOLDOUT:g} by default, to a share of the training data."
+            )
         path = root_folder(root, "chestxray14", f"{HOLDS}, from {PAGES['official']}")
         listed = read_lists(path, split_lists)
         names = listed.parts["train" if split_lists == "official" and split == "val" else split]
@@ -81,31 +103,15 @@ class ChestXray14(LabelledPictures):
             kept, held = hold_out_groups([listed.patients[name] for name in names], holdout)
             names = [names[i] for i in (held if split == "val" else kept)]
         if split == "train":
-            names = _draw(names, listed.patients, share)
+            names = _draw(names, listed.patients, self.options.share)
         names = names[:limit]
         folders = _find_pictures(path)
         paths = [f"{folders.get(name, path / 'images')}/{name}" for name in names]
-        super().__init__(paths, [listed.labels[name] for name in names], FINDINGS, GROUPS[tasks], size)
+        self._hold(paths, [listed.labels[name] for name in names], FINDINGS, GROUPS[self.options.tasks], size)
         where = f"{path / 'images'}, nor in images_*/images or images_* beside it"
         source = f"the archives images_001.tar.gz to images_012.tar.gz on {PAGES['official']}"
         self.missing = missing_pictures(names, folders, where, source)
         self.notes = [*listed.notes, *filter(None, [self.missing])]
-
-
-def _check_shares(split: str, split_lists: str, holdout: float, share: float) -> None:
-    check_share(holdout)
-    if not 0 < share <= 1:
-        raise ValueError(f"share must be a share of the training data in (0, 1], got {share!r}.")
-    if split_lists == "chexnet" and holdout != HOLDOUT:
-        raise ValueError(
-            f"data.holdout={holdout:g} has no effect with data.split_lists=chexnet, which has a list of validation "
-            "data. Leave it out."
-        )
-    if split_lists == "official" and split == "val" and holdout == 0:
-        raise ValueError(
-            "The official lists of ChestX-ray14 have no validation data, and data.holdout=0 holds out none. Set "
-            f"data.holdout, {HOLDOUT:g} by default, to a share of the training data."
-        )
 
 
 def _draw(names: list[str], patients: Mapping[str, str], share: float) -> list[str]:

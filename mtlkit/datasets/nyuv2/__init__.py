@@ -1,6 +1,7 @@
 """NYU Depth V2 in the forms in which it is distributed."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,12 +10,12 @@ import torch
 
 from mtlkit.data.dataset import DATASETS, BadSampleError, Dataset, Sample, Target, check_request
 from mtlkit.data.files import image_tensor, map_tensor, resize
-from mtlkit.data.splits import check_share
 from mtlkit.datasets.nyuv2.classes import CLASSES_13, CLASSES_40, TO_13
 from mtlkit.datasets.nyuv2.form import EIGEN, GUPTA, WHOLE
 from mtlkit.datasets.nyuv2.normals import find_convention, parse, turn
 from mtlkit.datasets.nyuv2.recognise import open_form, recognise
-from mtlkit.datasets.nyuv2.sources import FILE, FORMS
+from mtlkit.datasets.nyuv2.sources import FILE
+from mtlkit.typed import OptionError, ShareBelowOne
 
 CROPS = {"eigen": EIGEN, "gupta": GUPTA, None: WHOLE}
 DEPTHS = {"filled": "depths", "raw": "rawDepths"}
@@ -59,29 +60,42 @@ class NYUv2(Dataset):
         "Do not pass its frames on."
     )
 
+    @dataclass(frozen=True)
+    class Options:
+        """The options of the data set."""
+
+        classes: Literal[13, 14, 40] = 13
+        crop: Literal["eigen", "gupta"] | None = "eigen"  #: of the official form
+        depth: Literal["filled", "raw"] = "filled"  #: of the official form
+        normals: str | None = None  #: of the official form: a folder, or "depth"
+        convention: str = "auto"  #: which axis each stored channel of the normals holds
+        holdout: ShareBelowOne = 0.12  #: the share of the training frames that becomes "val"
+        form: Literal["official", "mtan", "astmt"] | None = None  #: the only form to accept
+
+        def __post_init__(self) -> None:
+            if self.convention != "auto":
+                try:
+                    parse(self.convention)
+                except ValueError as error:
+                    raise OptionError("convention", str(error)) from None
+
+    options: Options
+
     def __init__(
         self,
         root: str | Path | None,
         split: str = "train",
         size: tuple[int, int] | None = None,
         limit: int | None = None,
-        classes: Literal[13, 14, 40] = 13,
-        crop: Literal["eigen", "gupta"] | None = "eigen",
-        depth: Literal["filled", "raw"] = "filled",
-        normals: str | None = None,
-        convention: str = "auto",
-        holdout: float = 0.12,
-        form: Literal["official", "mtan", "astmt"] | None = None,
+        **options: Any,
     ) -> None:
+        super().__init__(**options)
         check_request("nyuv2", split, size, limit)
-        _check(classes, crop, depth, form)
-        check_share(holdout)
-        if convention != "auto":
-            parse(convention)
-        kind, path = recognise(root, form)
+        kind, path = recognise(root, self.options.form)
         if kind != "official":
-            _check_folders(path, crop, depth, normals)
-        frames = self._form = open_form(kind, path, CROPS[crop], DEPTHS[depth], normals)
+            _check_folders(path, self.options)
+        crop, depth, classes = CROPS[self.options.crop], DEPTHS[self.options.depth], self.options.classes
+        frames = self._form = open_form(kind, path, crop, depth, self.options.normals)
         if (counts := (len(frames.train), len(frames.test))) != (795, 654):
             frames.notes.append(
                 f"{counts[0]} training and {counts[1]} test frames; the published data has 795 and 654."
@@ -96,10 +110,10 @@ class NYUv2(Dataset):
             frames.notes.append("The 40 classes are joined to 13; data.classes=40 keeps them.")
         ids = np.array([0, *TO_13]) if joined else np.arange(frames.classes + 1)
         self._ids = ids if classes == 14 else ids - 1  # indexed by label + 1
-        self._keys = self._part(split, holdout)[:limit]
+        self._keys = self._part(split, self.options.holdout)[:limit]
         self.missing = frames.missing(self._keys)
         self._size = size
-        self._convention = self._find_convention(convention)
+        self._convention = self._find_convention(self.options.convention)
         self.camera = frames.camera
         self.notes = (*frames.notes, *filter(None, [self.missing]))
         self.targets = {
@@ -164,22 +178,10 @@ class NYUv2(Dataset):
         return convention
 
 
-def _check(classes: Any, crop: Any, depth: Any, form: Any) -> None:
-    """Raises `ValueError` for options out of range."""
-    if classes not in CLASSES:
-        raise ValueError(f"data.classes must be 13, 14 or 40, got {classes!r}.")
-    if crop not in CROPS:
-        raise ValueError(f"data.crop must be eigen, gupta or null, got {crop!r}.")
-    if depth not in DEPTHS:
-        raise ValueError(f"data.depth must be filled or raw, got {depth!r}.")
-    if form not in (None, *FORMS):
-        raise ValueError(f"data.form must be {', '.join(FORMS)} or null, got {form!r}.")
-
-
-def _check_folders(path: Path, crop: str | None, depth: str, normals: str | None) -> None:
+def _check_folders(path: Path, options: NYUv2.Options) -> None:
     """Raises `ValueError` for options that folders do not support."""
-    official = {"crop": crop != "eigen", "depth": depth == "raw", "normals": normals is not None}
-    if given := [f"data.{option}" for option, differs in official.items() if differs]:
+    official, default = ("crop", "depth", "normals"), NYUv2.Options()
+    if given := [f"data.{name}" for name in official if getattr(options, name) != getattr(default, name)]:
         raise ValueError(
             f"{' and '.join(given)}: for {FILE} only. The folders in data.root={path} come cropped, with normals and "
             "with one kind of depth. Leave it out."

@@ -71,8 +71,8 @@ def parse(convention: str) -> tuple[list[int], list[int]]:
     """
     if convention not in CONVENTIONS:
         raise ValueError(
-            f"data.convention={convention} must be 'auto' or name the axis that each stored channel holds, with a "
-            "minus where it points the other way: xyz is x right, y down, z forward; zyx, x-y-z, ... are others."
+            "expected 'auto' or the axis that each stored channel holds, with a minus if it points the other way, "
+            f"found {convention!r}; xyz is x right, y down, z forward, and zyx, x-y-z, ... are others"
         )
     parts = re.findall("-?[xyz]", convention)
     return [AXES.index(part[-1]) for part in parts], [-1 if part[0] == "-" else 1 for part in parts]

@@ -2,19 +2,20 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 
-from mtlkit.data.dataset import DATASETS, Dataset, Sample, Target
+from mtlkit.data.dataset import DATASETS, Dataset, Sample, Target, check_request
 from mtlkit.datasets.scenes import cache
 from mtlkit.datasets.scenes.attributes import ATTRIBUTES
 from mtlkit.datasets.scenes.camera import intrinsics
 from mtlkit.datasets.scenes.render import CONTROLS, SPLITS, Frame, Knobs, render_frame, stream
 from mtlkit.datasets.scenes.things import CLASSES
-from mtlkit.registry import suggest
+from mtlkit.typed import Bound
 
 __all__ = ["ATTRIBUTES", "CLASSES", "Frame", "Knobs", "Scenes", "intrinsics", "render_frame"]
 
@@ -30,6 +31,7 @@ CONTROL_TARGETS = {
     "duplicate": Target("segmentation", CLASSES),
 }
 UNITS = {"m": 1.0, "dm": 10.0}
+SMALLEST = 16  # pixels, of a width or a height
 
 
 @DATASETS.register("scenes")
@@ -49,9 +51,18 @@ class Scenes(Dataset):
     "opposite" (normals turned by 180 degrees about the optical axis, so that x and y are negated), "duplicate" (the
     segmentation a second time).
 
-    Raises `ValueError` for options out of range and for a cache folder that cannot be written, and `LookupError` for an
-    unknown split, unit or control.
+    Raises `ValueError` for options out of range and for a cache folder that cannot be written.
     """
+
+    @dataclass(frozen=True)
+    class Options(Knobs):
+        """The options of the data set."""
+
+        dataset_seed: Annotated[int, Bound(0, 2**64 - 1)] = 0
+        depth_unit: Literal["m", "dm"] = "m"
+        controls: tuple[Literal["noise", "opposite", "duplicate"], ...] = ()
+
+    options: Options
 
     def __init__(
         self,
@@ -59,35 +70,23 @@ class Scenes(Dataset):
         split: str = "train",
         size: Sequence[int] | None = (64, 48),
         limit: int | None = None,
-        dataset_seed: int = 0,
-        cue_p: float = Knobs.cue_p,
-        decoy_p: float = Knobs.decoy_p,
-        scale_jitter: float = Knobs.scale_jitter,
-        light_jitter: float = Knobs.light_jitter,
-        sensor: bool = Knobs.sensor,
-        border: bool = Knobs.border,
-        depth_unit: str = "m",
-        controls: Sequence[str] = (),
+        **options: Any,
     ) -> None:
-        knobs = Knobs(cue_p, decoy_p, scale_jitter, light_jitter, sensor, border)
-        _known("split", [split], SPLITS)
-        _known("depth_unit", [depth_unit], UNITS)
-        controls = [controls] if isinstance(controls, str) else list(controls)
-        _known("control", controls, CONTROL_TARGETS)
-        size = tuple(size if size is not None else (64, 48))
-        if len(size) != 2 or not all(_whole(side, 16) for side in size):
-            raise ValueError(f"scenes: size must be [width, height], whole numbers of 16 or more, got {list(size)}.")
-        if limit is not None and not _whole(limit, 1):
-            raise ValueError(f"scenes: the number of frames must be a whole number of 1 or more, got {limit!r}.")
-        if not _whole(dataset_seed, 0) or dataset_seed >= 2**64:
-            raise ValueError(f"scenes: dataset_seed must be a whole number from 0 to 2^64 - 1, got {dataset_seed!r}.")
-        self.targets = TARGETS | {name: CONTROL_TARGETS[name] for name in controls}
-        self.settings = cache.Settings(
-            split, (size[0], size[1]), min(limit or SPLITS[split], SPLITS[split]), dataset_seed, knobs
-        )
+        super().__init__(**options)
+        check_request("scenes", split, size, limit)
+        width, height = size if size is not None else (64, 48)
+        if min(width, height) < SMALLEST:
+            raise ValueError(
+                f"data.size must be [width, height], whole numbers of at least {SMALLEST} for scenes, got "
+                f"{[width, height]}."
+            )
+        knobs = Knobs(**{field.name: getattr(self.options, field.name) for field in fields(Knobs)})
+        count = min(limit or SPLITS[split], SPLITS[split])
+        self.targets = TARGETS | {name: CONTROL_TARGETS[name] for name in self.options.controls}
+        self.settings = cache.Settings(split, (width, height), count, self.options.dataset_seed, knobs)
         fx, fy, cx, cy = self.intrinsics()
-        self.camera = (fx / size[0], fy / size[1], cx / size[0], cy / size[1])
-        self.unit = UNITS[depth_unit]
+        self.camera = (fx / width, fy / height, cx / width, cy / height)
+        self.unit = UNITS[self.options.depth_unit]
         self.folder = cache.cached(_root(root), self.settings)
         self._arrays = cache.load_arrays(self.folder)
         if root is not None:  # many users expect here the folder of data to read
@@ -131,13 +130,3 @@ def _root(root: str | os.PathLike[str] | None) -> Path:
     if root is not None:
         return Path(root).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "mtlkit" / "scenes"
-
-
-def _whole(value: object, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
-def _known(what: str, names: Sequence[str], known: Sequence[str] | dict[str, Any]) -> None:
-    for name in names:
-        if name not in known:
-            raise LookupError(f"scenes: no {what} is called {name!r}. {suggest(str(name), known)}")

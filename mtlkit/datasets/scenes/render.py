@@ -1,7 +1,7 @@
 """Renders one frame of the rooms from its number."""
 
-from dataclasses import dataclass, fields
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import TypeVar, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from mtlkit.datasets.scenes.geometry import Array, Ints, rotate, surface, trace
 from mtlkit.datasets.scenes.grammar import Scene, build_scene
 from mtlkit.datasets.scenes.sensor import Maps, corrupt
 from mtlkit.datasets.scenes.view import place_camera
+from mtlkit.typed import MisfitError, OptionError, Share, annotation_in_words, convert
 
 VERSION = 1  # of the frames: increase it with every change of what is rendered, so that no old cache is used
 SPLITS = {"train": 800, "val": 200, "test": 650}
@@ -36,23 +37,21 @@ class Knobs:
     border: a white frame without labels, as in NYUv2's pictures.
     """
 
-    cue_p: float = 0.6
-    decoy_p: float = 0.25
-    scale_jitter: float = 0.5
-    light_jitter: float = 0.7
+    cue_p: Share = 0.6
+    decoy_p: Share = 0.25
+    scale_jitter: Share = 0.5
+    light_jitter: Share = 0.7
     sensor: bool = False
     border: bool = True
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.type is bool:
-                if not isinstance(value, bool):
-                    raise ValueError(f"scenes: {field.name} must be true or false, got {value!r}.")
-            elif isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-                raise ValueError(f"scenes: {field.name} must be a number between 0 and 1, got {value!r}.")
-            else:
-                object.__setattr__(self, field.name, float(value))  # so that 1 and 1.0 give the same frames
+        for name, annotation in get_type_hints(Knobs, include_extras=True).items():
+            value = getattr(self, name)
+            try:
+                object.__setattr__(self, name, convert(value, annotation))  # so that 1 and 1.0 give the same frames
+            except MisfitError:
+                words = annotation_in_words(annotation)
+                raise OptionError(name, f"expected {words}, found {value!r}") from None
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,9 @@
 """SUN RGB-D: rooms from four depth sensors, with segmentation, depth and normals computed from depth."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -10,7 +12,6 @@ from mtlkit.data.dataset import DATASETS, BadSampleError, Camera, Dataset, Sampl
 from mtlkit.data.files import image_tensor, map_tensor, resize, root_folder
 from mtlkit.data.geometry import normals_from_depth
 from mtlkit.data.pictures import picture_size, read_picture
-from mtlkit.data.splits import check_share
 from mtlkit.datasets.nyuv2.classes import CLASSES_13, CLASSES_40, TO_13
 from mtlkit.datasets.sunrgbd.index import PAGE, Frame, find_frames, images_folder, missing_frames
 from mtlkit.datasets.sunrgbd.scenes import GAP, hold_out
@@ -23,7 +24,7 @@ from mtlkit.datasets.sunrgbd.values import (
     read_label,
     read_raw_depth,
 )
-from mtlkit.option_checks import check_option
+from mtlkit.typed import ShareBelowOne
 
 COUNTS = {"train": 5285, "test": 5050}  #: the number of frames in the published splits
 CLASSES = {"segmentation": CLASSES_13, "segmentation_37": CLASSES_40[:37]}  #: the classes of each target
@@ -59,28 +60,33 @@ class SunRGBD(Dataset):
 
     licence = "SUN RGB-D is for research. Its frames from NYUv2, B3DO and SUN3D keep their own terms; cite these, too."
 
+    @dataclass(frozen=True)
+    class Options:
+        """The options of the data set."""
+
+        depth: Literal["refined", "raw"] = "refined"
+        normals: Literal["depth"] | None = None  #: depth: computed from depth
+        holdout: ShareBelowOne = 0.1  #: the share of the training frames that becomes "val"
+
+    options: Options
+
     def __init__(
         self,
         root: str | Path | None,
         split: str = "train",
         size: Sequence[int] | None = None,
         limit: int | None = None,
-        depth: str = "refined",
-        normals: str | None = None,
-        holdout: float = 0.1,
+        **options: Any,
     ) -> None:
+        super().__init__(**options)
         check_request("sunrgbd", split, size, limit)
-        check_option("data set 'sunrgbd'", "depth", depth, DEPTHS)
-        if normals not in (None, "depth"):
-            raise ValueError(f"data.normals must be null or 'depth' (computed from depth), got {normals!r}.")
-        check_share(holdout)
         folder = root_folder(root, "sunrgbd", f"SUNRGBD and SUNRGBDtoolbox, from {PAGE}")
         published = "test" if split == "test" else "train"
         self.images = images_folder(folder)
         frames, self._ids, source = find_frames(folder, self.images, published)
-        self._depth, self._normals = DEPTHS[depth], normals is not None
+        self._depth, self._normals = DEPTHS[self.options.depth], self.options.normals is not None
         self.notes: list[str] = []
-        self._frames = (frames if split == "test" else self._held_out(frames, split, holdout))[:limit]
+        self._frames = (frames if split == "test" else self._held_out(frames, split, self.options.holdout))[:limit]
         self.missing = " ".join(filter(None, [missing_frames(self.images, self._frames), *self._missing_parts()]))
         self.coding = coding_of([self.images / frame.folder / self._depth for frame in _spread(self._frames, 8)])
         self._tables = _tables(self._ids)

@@ -6,7 +6,8 @@ from torch.nn import functional as F
 from torchmetrics import MetricCollection
 
 from mtlkit import TASKS, Task
-from mtlkit.metrics import Pooled, at_least_float32
+from mtlkit.gradients import at_least_float32
+from mtlkit.metrics import Pooled
 
 
 @TASKS.register("ordinal")
