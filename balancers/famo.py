@@ -35,7 +35,7 @@ class FAMO(LossBalancer):
 
     Differs from the published experiments: on NYUv2, CelebA and QM9 the authors' scripts have `gamma=0.001`; the
     default is that of famo.py and of the script for Cityscapes. The authors' Adam for xi has a constant rate, which
-    `trainer.balancer_schedule=constant` gives. `preset=famo` sets all this. famo.py also clips the gradient of the
+    `trainer.balancer_schedule=constant` gives. The preset famo sets all this. famo.py also clips the gradient of the
     encoder at the norm 1 (`trainer.clip_encoder=1`). The code of the experiments (methods/weight_methods.py) clips for
     FAMO before the backward pass, where it has no effect.
 
