@@ -61,6 +61,7 @@ class Engine:
         seed: int = 0,
     ) -> None:
         distributed.check_whole_parameters(accelerator, balancer.space, balancer.needs)  # before anything moves
+        optim.check_clipping(config, accelerator)
         self.decoder_gradients = DecoderGradients(config.decoder_gradients, balancer, accelerator)
         self.accelerator = accelerator
         self.config = optim.in_steps(config, steps_per_epoch)
@@ -178,7 +179,7 @@ class Engine:
                 self.balancer,
                 number=self.step,
                 epoch=self.step // self.steps_per_epoch,
-                rate=self.balancer.lr * self.balancer.lr_decay**self.step * self._rate_factor,
+                rate=optim.balancer_rate(self.balancer, self.config, self.step, self.total_steps),
                 accumulation=self.config.accumulation,
                 window=self._window,
             )
@@ -245,6 +246,6 @@ class Engine:
 
         A loss scaler skips such a step and lowers its scale instead. This is a normal part of its work.
         """
-        norm = optim.clip_gradients(self.accelerator, self.network, self.config.clip_norm)
+        norm = optim.clip_gradients(self.accelerator, self.network, self.config)
         if self.accelerator.scaler is None and not bool(torch.isfinite(norm)):
             raise gradient_error(float(norm), self.step, step.tasks, step.weights, type(self.balancer).__name__)
