@@ -89,8 +89,8 @@ def predict_files(run: Path, images: Sequence[Path], out: Path, name: str | None
     """Writes `out/<image>/<task>.npy` and `<task>.png` for every image and task. Returns one folder per image.
 
     The image is resized to the size of the run. Predicted maps have the image's own size. The arrays hold predictions
-    as
-    the tasks define them: class numbers (H, W), metres (1, H, W), unit normals (3, H, W), probabilities (C,).
+    as the tasks define them: class numbers (H, W), metres (1, H, W), unit normals (3, H, W), probabilities (C,). They
+    are the numbers that the metrics measure: a depth is not clipped and may be 0 or less.
 
     Raises:
         ValueError: a file is no image, or two images have the same name.
