@@ -83,7 +83,7 @@ class Engine:
         self.prepare = self.predictor.inputs
 
         self.step = 0
-        self.monitor = Monitor(self.tasks, config.monitor)
+        self.monitor = Monitor(self.tasks, config.monitor, config.baseline)
         self.first_losses = FirstLosses(config.normalize_losses, config.normalize_again)
         self.left_out = LeftOut()
         self._turns = Turns(seed, accelerator.device)
