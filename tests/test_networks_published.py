@@ -419,7 +419,7 @@ def test_celeba_cnn_with_the_statistics_of_the_batch():
     assert [*encoder.buffers()] == []
     assert [name for name, _ in encoder.named_parameters()] == [name for name, _ in plain.named_parameters()]
     assert not torch.equal(plain.eval()(images)[0], encoder(images)[0])
-    with pytest.raises(ValueError, match="batch_statistics=true .* here is only one image"):
+    with pytest.raises(ValueError, match=r"batch_statistics=true .* here is only one image"):
         encoder(images[:1])
 
 

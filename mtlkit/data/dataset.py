@@ -83,7 +83,8 @@ class Dataset(ABC):
     licence: str = ""
     #: What was recognised on the disk, as sentences: the layout, conventions that were found, what was left out.
     notes: Sequence[str] = ()
-    #: How its pictures get the size `data.size`, an option of `mtlkit.data.files.resize`; `mtlkit predict` does the same.
+    #: How its pictures get the size `data.size`: the option `how` of `mtlkit.data.files.resize`. `mtlkit predict` does
+    #: the same.
     resizing: Literal["area", "torchvision"] = "area"
     #: Which files of these samples (not of other splits) are missing, in a sentence or two; empty if none is. If some
     #: are, work begins only with data.on_error=skip. Reading such a sample raises `BadSampleError`.
