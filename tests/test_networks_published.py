@@ -409,6 +409,22 @@ def test_celeba_cnn():
         build_encoder("celeba_cnn", image_size=(64, 7))
 
 
+def test_celeba_cnn_with_the_statistics_of_the_batch():
+    """As a network that never left training mode, whose running statistics no one reads."""
+    torch.manual_seed(0)
+    plain = CelebACNN().train()
+    torch.manual_seed(0)
+    encoder = CelebACNN(batch_statistics=True).eval()
+    images = torch.rand(6, 3, 16, 16)
+    for start in (0, 3):  # the same again after another batch
+        assert torch.equal(encoder(images[start : start + 3])[0], plain(images[start : start + 3])[0])
+    assert [*encoder.buffers()] == []
+    assert [name for name, _ in encoder.named_parameters()] == [name for name, _ in plain.named_parameters()]
+    assert not torch.equal(plain.eval()(images)[0], encoder(images)[0])
+    with pytest.raises(ValueError, match=r"batch_statistics=true .* here is only one image"):
+        encoder(images[:1])
+
+
 # -- training -----------------------------------------------------------------------------------------------------
 
 

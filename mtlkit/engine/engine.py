@@ -76,8 +76,7 @@ class Engine:
         model.to(dtype)
         self.balancer = balancer.to(accelerator.device, dtype)
         distributed.broadcast_state(self.balancer)
-        # Only the model's optimizer is prepared: two of them would share one loss scaler, and each would update its
-        # scale.
+        # Only the model's optimizer is prepared: two would share one loss scaler, and each would update its scale.
         self.balancer_optimizer = optim.balancer_optimizer(balancer)
         self.model, self.optimizer = accelerator.prepare(model, optim.model_optimizer(model, config))
         self.network: MultiTaskModel = accelerator.unwrap_model(self.model)  # for all that must not start DDP's hooks
@@ -86,7 +85,7 @@ class Engine:
         self.prepare = self.predictor.inputs
 
         self.step = 0
-        self.monitor = Monitor(self.tasks, config.monitor)
+        self.monitor = Monitor(self.tasks, config.monitor, config.baseline)
         self.first_losses = FirstLosses(config.normalize_losses, config.normalize_again)
         self.left_out = LeftOut()
         self._turns = Turns(seed, accelerator.device)
