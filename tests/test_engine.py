@@ -319,6 +319,37 @@ def test_a_metric_without_a_direction_cannot_be_monitored(toys):
         toys.make_engine(monitor="segmentation/classes_present")
 
 
+def test_the_best_delta_m_against_single_task_runs(toys):
+    """Two figures of one task and one of another, of both directions: the mean over tasks, by hand."""
+    baseline = {"depth/rel": 0.2, "depth/delta1": 0.5, "segmentation/miou": 0.4}
+    monitor = toys.make_engine(baseline=baseline).monitor
+    rows = [(0.9, 0.1, 0.1), (0.2, 0.5, 0.4), (0.1, 0.5, 0.35), (0.3, 0.75, 0.45)]
+    # The losses in percent: the baseline itself, 0; (-50 + 0) / 2 and 12.5; (50 - 50) / 2 and -12.5.
+    expected = [None, 0, (-0.25 + 0.125) / 2, (0 - 0.125) / 2]
+    found = []
+    for row in rows:
+        monitor.update({"loss/depth": 1.0, **dict(zip(baseline, row, strict=True))})
+        found.append(monitor.best)
+    assert found[0] is None
+    assert found[1:] == pytest.approx([0, expected[2], min(expected[2], expected[3])])
+    assert not monitor.update({"depth/rel": 0.1, "depth/delta1": 0.9, "segmentation/miou": None})
+    assert "segmentation/miou has no value at this evaluation, so delta-m against trainer.baseline" in monitor.remark
+
+
+@pytest.mark.parametrize(
+    ("baseline", "message"),
+    [
+        ({"depth/relative": 0.2}, r"trainer\.baseline: no metric is 'depth/relative'\. Did you mean 'depth/rel'"),
+        ({"*/miou": 0.2}, r"trainer\.baseline: no metric is '\*/miou'"),
+        ({"depth/rel": 0.0}, "depth/rel is 0, and no gain is relative to that"),
+        ({"segmentation/classes_present": 13.0}, "classes_present it is not known whether higher or lower"),
+    ],
+)
+def test_a_baseline_that_cannot_be_compared_with(toys, baseline, message):
+    with pytest.raises(ValueError, match=message):
+        toys.make_engine(baseline=baseline)
+
+
 def test_losses_divided_by_their_first_value(toys):
     engine = toys.make_engine("uncertainty", normalize_losses=1, optimizer="sgd", momentum=0.0)
     seen = []

@@ -202,6 +202,21 @@ def _impossible(config: Config) -> list[tuple[str, str]]:
             f"expected <task>/<metric> with a task of {', '.join(config.task)}, or */<metric>, found "
             f"{trainer.monitor!r}",
         ),
+        (
+            "trainer.baseline",
+            trainer.baseline is not None and trainer.monitor is not None,
+            f"it does not go with trainer.monitor={trainer.monitor}: each of them says which evaluation is the best",
+        ),
+        (
+            "trainer.baseline",
+            other := [key for key in trainer.baseline or () if key.partition("/")[0] not in config.task],
+            f"expected <task>/<metric> with a task of {', '.join(config.task)}, found {', '.join(map(repr, other))}",
+        ),
+        (
+            "trainer.baseline",
+            trainer.baseline == {},
+            "it is empty; give the figure of each task's single-task run, or null",
+        ),
     )
     return [(key, why) for key, wrong, why in rules if wrong]
 

@@ -142,6 +142,8 @@ class TrainerConfig:
     early_stopping: Count | None = None  #: ends the training after this many evaluations without improvement
     monitor: str | None = None  #: what `best` means: <task>/<metric>, or */<metric>, the mean over tasks;
     #: null: the mean of loss / untrained loss
+    baseline: dict[str, float] | None = None  #: figures of single-task runs, by <task>/<metric>: with them, `best` is
+    #: the evaluation with the best delta-m, the mean over tasks of the relative gain
     decoder_gradients: Literal["published", "plain", "weighted"] = "published"  #: whether the balancer's weights reach
     #: the decoders: as in the paper of each method, never, or always
     normalize_losses: Natural = 0  #: divides each loss by its mean over this many first steps

@@ -178,7 +178,8 @@ class Experiment:
 
     def _write_description(self, dataset: Dataset, size: tuple[int, int]) -> None:
         targets = {name: {"type": target.type, "classes": target.classes} for name, target in dataset.targets.items()}
-        write_whole(self.folder / DATA, json.dumps({"size": size, "targets": targets}, indent=1).encode())
+        description = {"size": size, "resizing": dataset.resizing, "targets": targets}
+        write_whole(self.folder / DATA, json.dumps(description, indent=1).encode())
         self.config.save(self.folder / CONFIG)
 
     def _facts(self, parts: Parts, engine: Engine) -> Record:
