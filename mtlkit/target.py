@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from mtlkit.contract import check_hooks
 from mtlkit.registry import Registry, suggest
@@ -34,7 +35,7 @@ class Motion:
 
     The crop has 1 / `scale` of the image's width and height. `corner` is its (left, top), as shares of the image's.
     `ray` is the viewing ray (t_x, t_y, 1) that becomes the optical axis, or None if the camera is not known. `compat`
-    is the augmentation's option of that name.
+    is the augmentation's option of that name. With `mtan`, `corner` lies between whole pixels.
     """
 
     size: tuple[int, int]
@@ -43,6 +44,24 @@ class Motion:
     ray: np.ndarray | None
     mirrored: bool
     compat: str | None = None
+
+    def sources(self, axis: int) -> np.ndarray:
+        """Returns, for the columns (axis 0) or rows (axis 1), the pixels that the enlarged pixels take values from."""
+        size, start = self.size[axis], self.corner[axis] * self.size[axis]
+        if self.compat == "mtan":
+            # As torch's interpolation `nearest` computes it, in float32: the pixel to the left of the centre, or above.
+            part = int(size / self.scale)
+            places = np.arange(size, dtype=np.float32) * np.float32(part / size)
+            return round(start) + np.minimum(places.astype(np.intp), part - 1)
+        return (start + (np.arange(size) + 0.5) / self.scale).astype(np.intp)  # those that contain the centres
+
+    def interpolated(self, values: np.ndarray) -> np.ndarray:
+        """Returns the enlarged crop of (C, H, W), interpolated as with `compat: mtan`: corners lie on corners."""
+        width, height = self.size
+        left, top = (round(share * size) for share, size in zip(self.corner, self.size, strict=True))
+        part = values[:, top : top + int(height / self.scale), left : left + int(width / self.scale)]
+        crop = torch.from_numpy(np.ascontiguousarray(part))[None]
+        return F.interpolate(crop, size=(height, width), mode="bilinear", align_corners=True)[0].numpy()
 
 
 class Kind(ABC):
@@ -175,11 +194,7 @@ class DenseKind(Kind):
 
     def move(self, values: np.ndarray, motion: Motion) -> np.ndarray:
         if motion.scale != 1:
-            left, top = motion.corner
-            rows, columns = (  # the pixels that contain the centres of the enlarged pixels
-                (start * n + (np.arange(n) + 0.5) / motion.scale).astype(np.intp)
-                for start, n in zip((top, left), values.shape[-2:], strict=True)
-            )
+            columns, rows = motion.sources(0), motion.sources(1)
             values = self.zoom(values.take(rows, axis=-2).take(columns, axis=-1), motion)
         return self.flip(values[..., ::-1]) if motion.mirrored else values
 

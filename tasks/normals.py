@@ -35,9 +35,11 @@ class Normals(Task):
     Metrics, over all valid pixels of the split: `mean` and `median` of the angle between prediction and target in
     degrees, lower is better. `within_11`, `within_22` and `within_30` are the fractions of angles below 11.25, 22.5 and
     30 degrees, higher is better. With `compat: mtan`, each figure is the mean over the batches of an evaluation, as in
-    most published tables on NYUv2. `median` is then the mean of the batches' medians. One difference is left: that code
-    does not scale targets to unit length, in the loss and in the metrics, so a shorter target gives a larger angle.
-    Data sets have unit normals here, and `mtlkit data show` says how many of MTAN's own have another length.
+    most published tables on NYUv2. `median` is then the mean of the batches' medians. And in the loss, b is the target
+    as it is, valid where the sum of its components is not 0: the augmentation of that code makes normals shorter, and
+    they then count less. One difference is left. In the metrics, that code does not scale targets to unit length, so a
+    shorter target gives a larger angle. Data sets have unit normals here, and `mtlkit data show` says how many of
+    MTAN's own have another length.
 
     `compat: cosreg` adds the mean of 1 - |cos| of CosReg (arXiv 1912.06844), lower is better, in two encodings.
     `abs_cos_unit` is that of the normals themselves. `abs_cos_01` is that of (n + 1) / 2, which most likely gave its
@@ -70,10 +72,12 @@ class Normals(Task):
 
     def loss(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         check_shapes(f"task {self.name!r}", ("output", output, MAP, "float"), ("target", target, MAP, "float"))
-        valid = target.square().sum(1, keepdim=True) > 0.25
+        published = self.options.compat == "mtan"
+        valid = target.sum(1, keepdim=True) != 0 if published else target.square().sum(1, keepdim=True) > 0.25
         output = torch.where(valid, at_least_float32(output), 0)
         a = output * (output.square().sum(1, keepdim=True) + 1e-6).rsqrt()
-        b = F.normalize(torch.where(valid, target, 0), dim=1)
+        b = torch.where(valid, target, 0)
+        b = b if published else F.normalize(b, dim=1)
         if self.options.loss == "cosine":
             losses = 1 - (a * b).sum(1, keepdim=True)
         else:

@@ -529,3 +529,13 @@ def test_indicators_count_valid_elements_only(kind):
     assert task.indicator(output, torch.full_like(target, invalid)) == (0, 0)
     if kind in ("depth", "normals"):
         assert task.indicator(output, torch.where(valid, target, torch.nan)) == (right, count)
+
+
+def test_normals_as_published_count_as_much_as_they_are_long() -> None:
+    """By hand: a target of half the length gives 1 - 0.5 a.b; only a sum of components of 0 is invalid."""
+    target = torch.tensor([[0.0, 0.0, -1.0], [0.0, 0.0, -0.5], [0.3, 0.0, -0.3], [0.0, 0.0, 0.0]]).T.view(1, 3, 1, 4)
+    output = torch.tensor([0.0, 0.0, -1e4]).view(1, 3, 1, 1).expand(1, 3, 1, 4)
+    total, count = TASKS.build("normals", "n", compat="mtan").loss(output, target)
+    assert (float(total), int(count)) == (pytest.approx(0 + 0.5), 2)
+    total, count = TASKS.build("normals", "n").loss(output, target)
+    assert (float(total), int(count)) == (pytest.approx(0, abs=1e-6), 1)  # 0.5 is no longer than half

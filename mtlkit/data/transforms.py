@@ -27,9 +27,10 @@ class Augment:
     flipped. `scale`: the factors s >= 1 to choose from. A crop of (W / s, H / s) at a random place is enlarged to (W,
     H), the image bilinearly, and every dense target by its nearest pixel, so there is no value that was not measured.
     `colour`: the strength c of random brightness, contrast and saturation, each a factor from [1 - c, 1 + c]. `compat`:
-    "mtan" zooms as the code behind most published tables does: normals are not turned, and inverse depth is divided by
-    s, not multiplied. (That code also interpolates normals, which makes them shorter at edges. Here they keep their
-    length, because every dense target takes its nearest pixel.)
+    "mtan" zooms as the code behind most published tables does, number by number: the crop lies between whole pixels,
+    and its corners become the corners of the picture. Dense targets take the pixel to the left and above. Normals are
+    not turned but interpolated like the image, which makes them shorter at edges. Inverse depth is divided by s, not
+    multiplied.
 
     A call takes the sample's camera (f_x / width, f_y / height, c_x / width, c_y / height), with pixel i's centre at
     i + 1/2; zooming in on normals needs it.
@@ -111,19 +112,25 @@ class _Move(A.DualTransform):
     def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
         """Draws the motion. The crop has 1 / scale of the image's size; its `corner` is (left, top) as shares of it."""
         scale = self.py_random.choice(self.scales)
-        corner = np.array([self.py_random.uniform(0, 1 - 1 / scale) for _ in range(2)])
+        height, width = data["image"].shape[:2]
+        if self.compat == "mtan":
+            corner = np.array([self.py_random.randint(0, n - int(n / scale)) / n for n in (width, height)])
+        else:
+            corner = np.array([self.py_random.uniform(0, 1 - 1 / scale) for _ in range(2)])
         ray = None
         if (camera := data["camera"]) is not None:
             focal, centre = np.array(camera[:2]), np.array(camera[2:])
             ray = np.array([*((corner + centre / scale - centre) / focal), 1.0])
         mirrored = self.py_random.random() < self.flip
-        height, width = data["image"].shape[:2]
         return {"motion": Motion((width, height), scale, corner, ray, mirrored, self.compat)}
 
     def apply(self, img: Values, motion: Motion, **params: Any) -> Values:
         scale, corner, (width, height) = motion.scale, motion.corner, motion.size
         if scale == 1:
             return cv2.flip(img, 1) if motion.mirrored else img
+        if motion.compat == "mtan":
+            enlarged = np.ascontiguousarray(motion.interpolated(img.transpose(2, 0, 1)).transpose(1, 2, 0))
+            return cv2.flip(enlarged, 1) if motion.mirrored else enlarged
         # New pixel i, with its centre at i + 1/2, comes from corner + (i + 1/2) / scale, less 1/2 as an index.
         x, y = corner * (width, height) + 0.5 / scale - 0.5
         step = 1 / scale

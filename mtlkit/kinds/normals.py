@@ -57,13 +57,15 @@ class Normals(DenseKind):
         """Negates x, because the mirrored camera sees -x where the camera saw x."""
         return np.stack([-values[0], values[1], values[2]])
 
-    def zoom(self, values: np.ndarray, motion: Motion) -> np.ndarray:
-        """Returns the normals of a scene whose depth was shrunk by `scale` and sheared, so that `ray` is its new axis.
+    def move(self, values: np.ndarray, motion: Motion) -> np.ndarray:
+        """Returns the normals after the image has moved. With `compat: mtan` they are interpolated, as is the image."""
+        if motion.compat != "mtan" or motion.scale == 1:
+            return super().move(values, motion)
+        enlarged = motion.interpolated(values)
+        return self.flip(enlarged[..., ::-1]) if motion.mirrored else enlarged
 
-        With `compat: mtan` they do not change, as in the code of most published tables.
-        """
-        if motion.compat == "mtan":
-            return values
+    def zoom(self, values: np.ndarray, motion: Motion) -> np.ndarray:
+        """Returns the normals of a scene whose depth was shrunk by `scale` and sheared; `ray` is its new axis."""
         assert motion.ray is not None
         x, y, z = values
         ray = (motion.scale * motion.ray).astype(values.dtype)
