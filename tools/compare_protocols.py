@@ -12,6 +12,8 @@ is 1 if something else differs, or if a known difference no longer exists.
 """
 
 import argparse
+import contextlib
+import io
 import subprocess
 import sys
 import warnings
@@ -51,7 +53,7 @@ PROTOCOLS: dict[str, type[Protocol]] = {
 WITHOUT_CODE = {
     "celeba_rotograd": "RotoGrad's code for CelebA was never published.",
     "multimnist_parity": "RotoGrad's code for Multi-MNIST was never published.",
-    "multimnist_rotograd": "RotoGrad's code for Multi-MNIST was never published. `multimnist_original` compares pictures.",
+    "multimnist_rotograd": "RotoGrad's code for Multi-MNIST was never published. `multimnist_original` has more.",
     "nyuv2_cosreg": "CosReg's code was never published.",
     "sunrgbd": "CosReg's code was never published.",
 }
@@ -81,7 +83,8 @@ def compare(protocol: Protocol) -> list[Row]:
     for item, function in items.items():
         torch.manual_seed(0)
         try:
-            found = function()
+            with contextlib.redirect_stdout(io.StringIO()):  # public code prints as it goes
+                found = function()
         except NotThereError as error:
             rows.append(Row(item, "not compared", why=f"{error}"))
             continue
@@ -114,10 +117,10 @@ def page(found: dict[Protocol, list[Row]], command: str) -> str:
     lines = [
         "# Published protocols and public code",
         "",
-        "This page is the output of `tools/compare_protocols.py`. The tool takes classes and functions out of clones of",
-        "the public repositories and compares them in a run with what mtlkit builds from its configuration. Networks get",
-        "the same weights and images. Everything is computed in float64, except where the public code itself takes",
-        "float32. Balancers are not compared here: `mtlkit list presets` and the tests are about them.",
+        "This page is the output of `tools/compare_protocols.py`. The tool takes classes and functions out of clones",
+        "of the public repositories. It compares them in a run with what mtlkit builds from its configuration. Both",
+        "networks get the same weights and images. Everything is computed in float64, except where the public code",
+        "takes float32. Balancers are not part of it.",
         "",
         f"Run on {date.today()} with mtlkit {mtlkit.__version__}{own_commit()}, torch {torch.__version__}:",
         "",

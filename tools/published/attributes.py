@@ -15,6 +15,7 @@ from mtlkit.datasets.celeba import GROUPS
 from mtlkit.datasets.chestxray14 import FINDINGS
 
 from .base import EXACT, SINGLE, ByTask, Found, Protocol, close
+from .clones import NotThereError
 
 
 class Attributes(Protocol):
@@ -134,7 +135,7 @@ class ChestXray14(Attributes):
 
     def theirs_of(self, image: Tensor) -> Tensor:
         words = self.clone.arguments("ChexnetTrainer.py", "Normalize")
-        mean, deviation = (torch.tensor(words[i], dtype=image.dtype).view(3, 1, 1) for i in (0, 1))
+        mean, deviation = (torch.tensor(words[i]).to(image).view(3, 1, 1) for i in (0, 1))
         return (image - mean) / deviation
 
     def copy(self, ours: Sequence[nn.Module], theirs: Sequence[nn.Module]) -> None:
@@ -143,8 +144,16 @@ class ChestXray14(Attributes):
         for number, head in enumerate(ours[len(shared) :]):
             head.load_state_dict({name: value[number : number + 1] for name, value in last.state_dict().items()})
 
-    def start(self) -> Found:
-        return Found(True, "ImageNet's weights on both sides")
+    def items(self) -> dict[str, Callable[[], Found]]:
+        found = super().items()
+        found["start of the weights"] = self.from_torchvision
+        return {**found, "metric AUROC": self.auroc}
+
+    def from_torchvision(self) -> Found:
+        return self.weights(self.clone.calls("DensenetModels.py", "densenet121"))
+
+    def auroc(self) -> Found:
+        raise NotThereError("that code takes AUROC from scikit-learn, under a name that scikit-learn no longer has")
 
     def settings(self) -> dict[str, Any]:
         words = self.clone.arguments("ChexnetTrainer.py", "Adam")

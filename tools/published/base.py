@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
+import timm
 import torch
 from torch import Tensor, nn
 
@@ -129,7 +130,7 @@ class Protocol(ABC):
         """Returns the public settings: lr, weight_decay, batch_size, epochs and drop_last."""
 
     def part(self, name: str) -> int:
-        """Returns 0 for a layer of the public network that tasks share, and otherwise the number of its task, from 1."""
+        """Returns 0 for a layer of the public network that tasks share, otherwise the number of its task, from 1."""
         return 0
 
     def as_theirs(self, task: str, output: Tensor) -> Tensor:
@@ -227,6 +228,13 @@ class Protocol(ABC):
                 worst = max(worst, ratio) if count >= 100 else worst
         text = f"standard deviations of {len(here)} tensors, largest ratio {worst:.2f} from 100 numbers on"
         return Found(not wrong, text + f", {wrong} by more than chance" * bool(wrong))
+
+    def weights(self, torchvision: bool) -> Found:
+        """Compares the source of pretrained weights by name. `torchvision`: the public code takes torchvision's first."""
+        name, _, tag = self.config.model.encoder.partition(".")
+        tag = tag or timm.models.get_pretrained_cfg(name).tag
+        same = bool(self.config.model.pretrained) and torchvision and tag == "tv_in1k"  # timm's name for these
+        return Found(same, f"{name}.{tag} here, {'torchvision' if torchvision else 'other'} weights there")
 
     def evaluation(self) -> Found:
         return self._pass(training=False)

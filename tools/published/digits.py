@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
+from unittest import mock
 
 import numpy as np
 import torch
@@ -14,7 +15,6 @@ from torch import Tensor, nn
 
 from mtlkit.data.dataset import DATASETS, Target
 from mtlkit.datasets.mnist import read_digits
-from mtlkit.datasets.multimnist import _overlay
 
 from .base import EXACT, SINGLE, ByTask, Found, Protocol, close, layers_of
 from .clones import NotThereError
@@ -30,6 +30,11 @@ def write_digits(folder: Path, test: int) -> tuple[np.ndarray, np.ndarray]:
             head = np.array([0x0800 + values.ndim, *values.shape], dtype=">u4").tobytes()
             (folder / f"{file}-{name}-ubyte").write_bytes(head + values.tobytes())
     return images, labels
+
+
+def partners(count: int) -> np.ndarray:
+    """Returns the right digit of each test picture, by the recipe in the docstring of the data set `multimnist`."""
+    return np.random.Generator(np.random.PCG64([0, 2])).integers(count, size=count)
 
 
 class CLRR(Protocol):
@@ -140,10 +145,14 @@ class CLRR(Protocol):
     def pictures(self) -> Found:
         with tempfile.TemporaryDirectory() as folder:
             digits, _ = write_digits(Path(folder), 10_000)  # that code refuses another number
-            right = np.random.default_rng(1).permutation(10_000)
             make = self.clone.get(f"{self.folder}/loaders/multi_mnist_loader.py", "create_multimnist_images")
-            theirs = make(f"{folder}/t10k-images-idx3-ubyte", "test", right.tolist())[3]
-        return close([(_overlay(digits, digits[right]), theirs)], 0)
+            _, left, right, both, *_ = make(f"{folder}/t10k-images-idx3-ubyte", "test", partners(10_000).tolist())
+            assert torch.equal(left, torch.from_numpy(digits).double())
+            ours = DATASETS.build("cl_rr", root=folder, split="test")
+            samples = [ours[i] for i in range(0, 10_000, 50)]
+        pictures = torch.stack([sample["image"][0] for sample in samples]) * 255
+        targets = torch.stack([sample["targets"]["reconstruct"][0] for sample in samples]) * 255
+        return close([(pictures.round(), both[::50]), (targets.round(), right[::50])], 0)
 
 
 class WithoutMask(nn.Module):
@@ -164,7 +173,7 @@ class MultiMNISTOriginal(Protocol):
     repository, commit = "isl-org/MultiObjectiveOptimization", "bf5bbb3"
     size = (28, 28)
     reasons: ClassVar[Mapping[str, str]] = {
-        "start of the weights": "This project chose He's start, without which many units of the reduced LeNet are dead.",
+        "start of the weights": "This project chose He's start: many units of the reduced LeNet are dead without it.",
     }
 
     @property
@@ -194,7 +203,7 @@ class MultiMNISTOriginal(Protocol):
 
     def theirs_of(self, image: Tensor) -> Tensor:
         words = self.clone.arguments("multi_task/loaders/multi_mnist_loader.py", "Normalize")
-        return (image[:, :1] - words[0]) / words[1]
+        return (image[:, :1] - words[0][0]) / words[1][0]
 
     def settings(self) -> dict[str, Any]:
         raise NotThereError(f"the protocol of {self.experiment} has no public code")
@@ -202,12 +211,15 @@ class MultiMNISTOriginal(Protocol):
     def pictures(self) -> Found:
         file = "multi_task/loaders/multi_mnist_loader.py"
         with tempfile.TemporaryDirectory() as folder:
-            digits, _ = write_digits(Path(folder), 100)
+            write_digits(Path(folder), 100)
             module = self.clone.module(file)
             module.m = _Resize  # type: ignore[attr-defined]  # scipy has lost it
-            np.random.seed(0)
-            _, theirs, right = self.clone.get(file, "read_image_file")(f"{folder}/t10k-images-idx3-ubyte")
-        return close([(_overlay(digits, digits[right]), theirs)], 0)
+            drawn = iter(partners(100).tolist())
+            with mock.patch.object(np.random, "permutation", lambda _: np.array([next(drawn)])):
+                theirs = self.clone.get(file, "read_image_file")(f"{folder}/t10k-images-idx3-ubyte")[1]
+            ours = DATASETS.build("multimnist", root=folder, split="test")
+            pictures = torch.stack([ours[i]["image"][0] for i in range(100)]) * 255
+        return close([(pictures.round(), theirs)], 0)
 
 
 class _Resize:

@@ -25,11 +25,11 @@ def random_targets(classes: int, lengths: bool = False) -> tuple[dict[str, Tenso
     outputs = {
         "segmentation": torch.randn(batch, classes, rows, columns, dtype=torch.float64),
         "depth": torch.randn(batch, 1, rows, columns, dtype=torch.float64),  # half of them below 0
-        "normals": torch.randn(batch, 3, rows, columns, dtype=torch.float64),
     }
     labels = torch.arange(batch * rows * columns).view(GRID) % (classes + 1) - 1  # every class, and -1
     depth = torch.rand(batch, 1, rows, columns, dtype=torch.float64) + 0.1
     normals = F.normalize(torch.randn(batch, 3, rows, columns, dtype=torch.float64), dim=1)
+    outputs["normals"] = normals + 0.3 * torch.randn_like(normals)
     if lengths:
         normals[:, :, ::3] *= 0.8
     invalid = torch.rand(batch, 1, rows, columns) < 0.3
@@ -39,8 +39,8 @@ def random_targets(classes: int, lengths: bool = False) -> tuple[dict[str, Tenso
 
 ZOOM = (
     "The public code enlarges images and normals with the corners of the crop in the corners of the picture "
-    "(`align_corners=True`), so its pixels lie up to half a pixel elsewhere. Here a pixel's centre comes from the place "
-    "that the crop has in the picture."
+    "(`align_corners=True`), so its pixels lie up to half a pixel elsewhere. Here the edges of both agree. "
+    "And its crops start at whole pixels, those here start anywhere."
 )
 NEAREST = (
     "The public code takes the value to the left and above (`floor(i / s)`); here a pixel takes the value of the pixel "
@@ -51,15 +51,15 @@ MOVED = (
     "and next to invalid pixels. Here every value was measured."
 )
 LENGTHS = (
-    "The public code takes target vectors as they are, so one of length 0.8 counts 0.8 times. Here the target has length "
-    "1. `mtlkit data show` prints the share of such vectors."
+    "The public code takes target vectors as they are, so one of length 0.8 counts 0.8 times. Here every target is "
+    "scaled to length 1."
 )
 ANGLES = (
     "The public code takes the arccosine of a product with the vector as it is. Here the angle is that of directions."
 )
 ABSENT = (
-    "The public code divides 0 by 0 for a class that neither targets nor predictions have, and its mean is NaN. Here the "
-    "mean is over the other classes. In the published data every class occurs."
+    "For a class that neither targets nor predictions have, the public code divides 0 by 0, and its mean is NaN. Here "
+    "the mean is over the other classes. In the published test data every class occurs."
 )
 
 
@@ -283,11 +283,16 @@ class CityscapesMTAN(HarnessOfCAGrad):
     folder, base = "experiments/cityscapes", "cagrad_cityscapes"
     augmentation = "experiments/cityscapes/data.py"
     samples, classes, tasks = 2975, 7, ("segmentation", "depth")
+    reasons: ClassVar[Mapping[str, str]] = {key: why for key, why in Maps.reasons.items() if "normals" not in key}
 
 
 class NYUv2Rotograd(HarnessOfCAGrad):
     experiment = "nyuv2_rotograd"
     repository, commit = "AvivNavon/rotograd-mtl", "85bcf8f"
+    reasons: ClassVar[Mapping[str, str]] = {
+        **Maps.reasons,
+        "start of the weights": "The heads start as torch starts them there, and as MTAN's code starts them here.",
+    }
     folder, base = "nyuv2", "cagrad_nyuv2"
     augmentation = "nyuv2/data.py"
     samples = 795
@@ -336,7 +341,12 @@ class NYUv2LibMTL(Maps):
     }
 
     def items(self) -> dict[str, Callable[[], Found]]:
-        return {**super().items(), "forward pass with resizing": self.resized}
+        more = {"ImageNet's weights": self.from_torchvision, "forward pass with resizing": self.resized}
+        return {**super().items(), **more}
+
+    def from_torchvision(self) -> Found:
+        where = self.clone.get("LibMTL/model/resnet.py", "model_urls")["resnet50"]
+        return self.weights(where.startswith("https://download.pytorch.org/"))
 
     def network(self) -> nn.Module:
         encoder = self.clone.get("LibMTL/model/resnet_dilated.py", "resnet_dilated")("resnet50", pretrained=False)
