@@ -5,7 +5,8 @@
 PATH is a folder with clones of the public repositories, each under its own name, such as PATH/nash-mtl. What has no
 clone there is "not compared". The tool takes single classes and functions out of the clones and compares them in a run
 with what mtlkit builds from its own configuration: parameters, outputs with the same weights, losses, metrics, an
-augmented sample, learning rates and options. It needs no data and no weights.
+augmented sample, learning rates and options. It needs neither data nor weights. It runs code of the clones, so take
+repositories that you trust.
 
 Each item is "same", "differs" or "not compared". A known difference has its reason in tools/published. The exit status
 is 1 if something else differs, or if a known difference no longer exists.
@@ -120,7 +121,8 @@ def page(found: dict[Protocol, list[Row]], command: str) -> str:
         "This page is the output of `tools/compare_protocols.py`. The tool takes classes and functions out of clones",
         "of the public repositories. It compares them in a run with what mtlkit builds from its configuration. Both",
         "networks get the same weights and images. Everything is computed in float64, except where the public code",
-        "takes float32. Balancers are not part of it.",
+        "takes float32. Three things are not part of it: balancers (see [presets](presets.md)), the selection of an",
+        "epoch, and the files of the data.",
         "",
         f"Run on {date.today()} with mtlkit {mtlkit.__version__}{own_commit()}, torch {torch.__version__}:",
         "",

@@ -126,7 +126,7 @@ class ChestXray14(Attributes):
     reasons: ClassVar[Mapping[str, str]] = {
         "shapes of the parameters": "One linear layer with 14 outputs there, 14 layers with one output here.",
         "options of the optimizer": "The paper CheXNet, which this experiment follows, has 1e-3 and no weight decay.",
-        "learning rates": "As above; and that code divides the rate when the loss stops falling, with a patience of 5.",
+        "learning rates": "That code divides the rate when the validation loss stops falling; here at fixed epochs.",
         "batches and epochs": "This project chose 10 epochs, as for 20 % of the data; that code keeps the last batch.",
     }
 

@@ -45,7 +45,7 @@ def close(pairs: Iterable[tuple[Any, Any]], tolerance: float) -> Found:
             return Found(False, f"shapes {tuple(a.shape)} here, {tuple(b.shape)} there")
         scale = b.abs().max().clamp_min(1e-12)
         largest = max(largest, float(((a - b).abs().max() / scale).nan_to_num(torch.inf)))
-    return Found(largest <= tolerance, f"largest relative difference {largest:.1e}")
+    return Found(largest <= tolerance, f"largest relative difference {largest:.1e}" if largest else "no difference")
 
 
 def equal(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Found:
@@ -180,11 +180,13 @@ class Protocol(ABC):
         return layers_of(self.ours, image, part), layers_of(self.theirs, self.theirs_of(image), self.part)
 
     @cached_property
-    def deviations(self) -> tuple[list[Tensor], list[Tensor]]:
-        """The standard deviation of each parameter at the start, on both sides."""
-        ours, theirs = self.layers
-        both = [[p.detach() for layer in side for p in layer.parameters(recurse=False)] for side in (ours, theirs)]
-        return [p.std() for p in both[0] if p.numel() > 1], [p.std() for p in both[1] if p.numel() > 1]
+    def deviations(self) -> tuple[list[tuple[int, float]], list[tuple[int, float]]]:
+        """How many numbers each parameter has, and their standard deviation at the start, on both sides."""
+        ours, theirs = (
+            [(p.numel(), float(p.std(correction=0))) for layer in side for p in layer.parameters(recurse=False)]
+            for side in self.layers
+        )
+        return ours, theirs
 
     @cached_property
     def same_weights(self) -> None:
@@ -214,23 +216,22 @@ class Protocol(ABC):
         return Found(here == there, f"{len(here)} tensors here, {len(there)} there")
 
     def start(self) -> Found:
-        ours, theirs = self.layers
-        here, there = self.deviations
-        if len(here) != len(there):
-            raise MismatchError(f"{len(ours)} layers here, {len(theirs)} there")
-        counts = [p.numel() for layer in ours for p in layer.parameters(recurse=False) if p.numel() > 1]
-        worst, wrong = 1.0, 0
-        for a, b, count in zip(here, there, counts, strict=True):
-            if max(a, b) > 0:
-                ratio = float(torch.maximum(a, b) / torch.minimum(a, b))
-                # The deviation of n random numbers is known to 1 / sqrt(2 n); five times this, of two, is no chance.
-                wrong += ratio > 1 + 5 / count**0.5
-                worst = max(worst, ratio) if count >= 100 else worst
-        text = f"standard deviations of {len(here)} tensors, largest ratio {worst:.2f} from 100 numbers on"
-        return Found(not wrong, text + f", {wrong} by more than chance" * bool(wrong))
+        ours, theirs = self.deviations
+        if [count for count, _ in ours] != [count for count, _ in theirs]:
+            raise MismatchError(f"{len(ours)} parameters here, {len(theirs)} there")
+        largest, wrong = 1.0, 0
+        for (count, a), (_, b) in zip(ours, theirs, strict=True):
+            if min(a, b) == 0:
+                wrong += max(a, b) > 0
+            elif count >= 50:  # the deviations of fewer numbers differ by chance
+                ratio = max(a, b) / min(a, b)
+                largest = max(largest, ratio)
+                wrong += ratio > 1 + 5 / count**0.5  # five times the standard deviation of the ratio
+        text = f"standard deviations of {len(ours)} tensors, largest ratio {largest:.2f}"
+        return Found(not wrong, f"{text}, {wrong} by more than chance" if wrong else text)
 
     def weights(self, torchvision: bool) -> Found:
-        """Compares the source of pretrained weights by name. `torchvision`: the public code takes torchvision's first."""
+        """Compares pretrained weights by their names. `torchvision`: the public code takes torchvision's."""
         name, _, tag = self.config.model.encoder.partition(".")
         tag = tag or timm.models.get_pretrained_cfg(name).tag
         same = bool(self.config.model.pretrained) and torchvision and tag == "tv_in1k"  # timm's name for these
@@ -268,9 +269,9 @@ class Protocol(ABC):
 
     def optimizer(self) -> Found:
         ours, theirs = self._optimizers()
-        keys = ("lr", "betas", "eps", "weight_decay", "amsgrad", "decoupled_weight_decay")
-        expected = {key: theirs.param_groups[0][key] for key in keys}
-        found = [equal(group, expected) for group in ours.param_groups]
+        keys = ("lr", "betas", "eps", "weight_decay", "amsgrad")
+        expected = {"optimizer": "Adam", **{key: theirs.param_groups[0][key] for key in keys}}
+        found = [equal({"optimizer": type(ours).__name__, **group}, expected) for group in ours.param_groups]
         return next((one for one in found if not one.same), found[0])
 
     def rates(self) -> Found:

@@ -215,7 +215,7 @@ class MultiMNISTOriginal(Protocol):
             module = self.clone.module(file)
             module.m = _Resize  # type: ignore[attr-defined]  # scipy has lost it
             drawn = iter(partners(100).tolist())
-            with mock.patch.object(np.random, "permutation", lambda _: np.array([next(drawn)])):
+            with mock.patch.object(np.random, "permutation", side_effect=lambda _: np.array([next(drawn)])):
                 theirs = self.clone.get(file, "read_image_file")(f"{folder}/t10k-images-idx3-ubyte")[1]
             ours = DATASETS.build("multimnist", root=folder, split="test")
             pictures = torch.stack([ours[i]["image"][0] for i in range(100)]) * 255
