@@ -40,7 +40,7 @@ def close(pairs: Iterable[tuple[Any, Any]], tolerance: float) -> Found:
     """Compares numbers or tensors. The figure is the largest difference, relative to the largest number of a pair."""
     largest = 0.0
     for ours, theirs in pairs:
-        a, b = (torch.as_tensor(value).detach().double() for value in (ours, theirs))
+        a, b = (torch.as_tensor(value, dtype=torch.float64).detach() for value in (ours, theirs))
         if a.shape != b.shape:
             return Found(False, f"shapes {tuple(a.shape)} here, {tuple(b.shape)} there")
         scale = b.abs().max().clamp_min(1e-12)
@@ -183,7 +183,11 @@ class Protocol(ABC):
     def deviations(self) -> tuple[list[tuple[int, float]], list[tuple[int, float]]]:
         """How many numbers each parameter has, and their standard deviation at the start, on both sides."""
         ours, theirs = (
-            [(p.numel(), float(p.std(correction=0))) for layer in side for p in layer.parameters(recurse=False)]
+            [
+                (p.numel(), float(p.detach().std(correction=0)))
+                for layer in side
+                for p in layer.parameters(recurse=False)
+            ]
             for side in self.layers
         )
         return ours, theirs

@@ -342,7 +342,21 @@ class NYUv2LibMTL(Maps):
 
     def items(self) -> dict[str, Callable[[], Found]]:
         more = {"ImageNet's weights": self.from_torchvision, "forward pass with resizing": self.resized}
-        return {**super().items(), **more}
+        return {**super().items(), **more, "delta-m": self.delta}
+
+    def delta(self) -> Found:
+        figures = [np.linspace(0.3, 0.9, count) for count in (2, 2, 5)]
+        higher = [np.array([1, 1]), np.array([0, 0]), np.array([0, 0, 1, 1, 1])]
+        base = dict(zip(self.tasks, figures, strict=True))
+        new = {task: values * (1.1 + 0.1 * i) for i, (task, values) in enumerate(base.items())}
+        weight = dict(zip(self.tasks, higher, strict=True))
+        theirs = self.clone.get("LibMTL/utils.py", "count_improvement")(base, new, weight)
+
+        def named(values: Mapping[str, np.ndarray]) -> dict[str, float]:
+            return {f"{task}/{i}": float(value) for task, row in values.items() for i, value in enumerate(row)}
+
+        ours = DeltaM({key: bool(up) for key, up in named(weight).items()})({0: named(new)}, {0: named(base)})
+        return close([(ours.value, 100 * theirs)], EXACT)
 
     def from_torchvision(self) -> Found:
         where = self.clone.get("LibMTL/model/resnet.py", "model_urls")["resnet50"]
