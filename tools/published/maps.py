@@ -59,7 +59,7 @@ ANGLES = (
 )
 ABSENT = (
     "For a class that neither targets nor predictions have, the public code divides 0 by 0, and its mean is NaN. Here "
-    "the mean is over the other classes. In the published test data every class occurs."
+    "the mean is over the other classes."
 )
 
 
