@@ -52,6 +52,8 @@ mutants: $(STAMP)
 docs: $(STAMP)
 	$(BIN)/mtlkit list balancers --markdown > docs/balancers.md.new
 	mv docs/balancers.md.new docs/balancers.md
+	$(BIN)/mtlkit list presets --markdown > docs/presets.md.new
+	mv docs/presets.md.new docs/presets.md
 
 # Longer proofs; docs/proofs.md has their results.
 proofs: $(STAMP)

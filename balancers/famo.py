@@ -34,8 +34,10 @@ class FAMO(LossBalancer):
     parameters.
 
     Differs from the published experiments: on NYUv2, CelebA and QM9 the authors' scripts have `gamma=0.001`; the
-    default is the one in famo.py and in the script for Cityscapes. Their code also clips the norm of the gradient over
-    the encoder at 1. `trainer.clip_norm=1` clips that of encoder and decoders together, which is stricter.
+    default is that of famo.py and of the script for Cityscapes. The authors' Adam for xi has a constant rate, which
+    `trainer.balancer_schedule=constant` gives. The preset famo sets all this. famo.py also clips the gradient of the
+    encoder at the norm 1 (`trainer.clip_encoder=1`). The code of the experiments (methods/weight_methods.py) clips for
+    FAMO before the backward pass, where it has no effect.
 
     Args:
         gamma: how strongly xi is pulled to 0, the weight decay of its Adam.

@@ -27,15 +27,18 @@ class GradDrop(Balancer):
     Source: Chen et al., Just Pick a Sign: Optimizing Deep Multitask Models with Gradient Sign Dropout, NeurIPS 2020,
     arXiv 2010.06808, with f(P) = P and one leak for all tasks.
 
+    `space: parameters` is the form of the tables since CAGrad (Cranial-XIX/CAGrad, nyuv2/utils.py): a position is an
+    entry of the shared parameters, and G_k is the gradient of L_k there.
+
     Decoders: plain. The method is a layer in front of them.
 
     Defaults: those of the paper, no leak, and of the authors' layer (tensorflow/lingvo, lingvo/core/graddrop.py), with
     one difference. By default, that layer also multiplies the result by its own length divided by the length of the
-    plain sum. The paper does not say whether its experiments did this, and mtlkit does not offer it. The tables since
-    CAGrad drop signs of the gradients over the shared parameters instead.
+    plain sum. The paper does not say whether its experiments did this, and mtlkit does not offer it.
 
     Args:
         leak: the share of a dropped gradient that still passes, from 0 to 1 (1: plain summing).
+        space: `features` or `parameters`.
 
     Raises:
         ValueError: `leak` is not in [0, 1].
@@ -48,23 +51,29 @@ class GradDrop(Balancer):
     """
 
     seed: Tensor
+    spaces = ("features", "parameters")
 
-    def __init__(self, tasks: Sequence[str], *, leak: float = 0.0) -> None:
-        super().__init__(tasks)
+    def __init__(self, tasks: Sequence[str], *, leak: float = 0.0, space: str = "features") -> None:
+        super().__init__(tasks, space=space)
         check_number("balancer.leak", leak, "[0, 1]")
         self.leak = leak
         self.equals_uniform = leak == 1
         self.register_buffer("seed", torch.randint(2**31, ()))
 
     def combine(self, step: "Step") -> Features:
-        rows, random = step.local_gradients, generator(self.seed, step.number)
+        random = generator(self.seed, step.number)
+        if self.space == "parameters":
+            gradients = step.jacobian
+            draws = torch.rand(gradients.shape[1], generator=random)  # float32: there may be many millions
+            return [(self.factors(gradients, draws.to(gradients.device)) * gradients).sum(dim=0)]
+        rows = step.local_gradients
         combined = []
         for level, z in enumerate(step.local_features):
-            gradients = [torch.zeros_like(z) if row[level] is None else row[level] for row in rows]
-            sums = step.sum_over_ranks(torch.stack([(z.sign() * g).sum(dim=0) for g in gradients]))
+            own = [torch.zeros_like(z) if row[level] is None else row[level] for row in rows]
+            sums = step.sum_over_ranks(torch.stack([(z.sign() * g).sum(dim=0) for g in own]))
             draws = torch.rand(z.shape[1:], generator=random, dtype=torch.float64)
             factors = self.factors(sums, draws.to(z.device))
-            combined.append(sum(f * g for f, g in zip(factors, gradients, strict=True)))
+            combined.append(sum(f * g for f, g in zip(factors, own, strict=True)))
         return combined
 
     def factors(self, sums: Tensor, draws: Tensor) -> Tensor:

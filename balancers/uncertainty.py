@@ -29,15 +29,15 @@ class Uncertainty(Balancer):
 
     Decoders: weighted. The paper minimises this objective in all parameters.
 
-    Differs from the published experiments: the code behind most published tables (AvivNavon/nash-mtl) takes the
-    Gaussian likelihood for all tasks, which `likelihood=gaussian` gives; its rate and start are the defaults here.
-    CAGrad's code and LibMTL also start elsewhere and train the s_k at the model's rate, which `initial=-0.5` and
-    `lr=1e-4` give. The paper does not name the rate of the s_k; 0.025 is the rate of the GradNorm paper and of
-    nash-mtl.
+    Differs from the published experiments: the code behind most published tables takes the Gaussian likelihood for all
+    tasks, which `likelihood=gaussian` gives. Some of it also starts the s_k elsewhere and trains them at the model's
+    rate. The presets have the values of each code base (docs/presets.md). The paper does not name the rate of the s_k;
+    0.025 is the rate of the GradNorm paper and of AvivNavon/nash-mtl.
 
     Args:
         likelihood: `by_task`, or `gaussian` for all tasks.
         initial: the value at which every s_k starts.
+        weight_decay: pulls every s_k to 0. Adam gets the gradient plus this number times s_k.
         lr, lr_decay: the learning rate of the s_k, and its decay.
 
     >>> import torch
@@ -55,12 +55,15 @@ class Uncertainty(Balancer):
         *,
         likelihood: str = "by_task",
         initial: float = 0.0,
+        weight_decay: float = 0.0,
         lr: float = 0.025,
         lr_decay: float = 1.0,
     ) -> None:
         check_choice("balancer.likelihood", likelihood, ("by_task", "gaussian"))
         check_number("balancer.initial", initial, "(-inf, inf)")
+        check_number("balancer.weight_decay", weight_decay, "[0, inf)")
         super().__init__(tasks, lr=lr, lr_decay=lr_decay)
+        self.weight_decay = weight_decay
         self.gaussian = likelihood == "gaussian"
         self.log_variance = per_task(tasks, torch.tensor(float(initial)), learned=True)
         self.factors = dict.fromkeys(tasks, 1.0)
@@ -72,3 +75,8 @@ class Uncertainty(Balancer):
         s = stack(self.log_variance, step.tasks)
         factors = s.new_tensor([self.factors[task] for task in step.tasks])
         return (factors * torch.exp(-s) * step.losses + s / 2).sum()
+
+    def after_model(self, step: "Step") -> None:
+        for s in self.log_variance.values():
+            if s.grad is not None:
+                s.grad.add_(s.detach(), alpha=self.weight_decay)

@@ -47,9 +47,9 @@ class Balancer(nn.Module, ABC):
     step.
 
     The balancer's own Adam trains its parameters. The rate is `lr`, times `lr_decay` to the number of steps, times the
-    factor of the model's schedule. The gradients are those that autograd leaves in `.grad` or that `combine` adds with
-    `step.add_gradient`. Everything in a `Step` is equal on all processes unless its name starts with `local_`. So every
-    process takes the same decisions.
+    factor of the model's schedule (without it if `trainer.balancer_schedule` is `constant`). The gradients are those
+    that autograd leaves in `.grad`, or that `combine` adds with `step.add_gradient`. Everything in a `Step` is equal on
+    all processes unless its name starts with `local_`. So every process takes the same decisions.
 
     Args:
         tasks: the names of all tasks.

@@ -19,8 +19,8 @@ class EncoderInfo:
     `channels[i]` is the number of channels of level i, and `strides[i]` is the factor by which it is smaller than the
     image. The stride 0 means a vector (B, C) without positions. `guides` is the number of other tensors that the
     encoder returns, such as the positions of pooled maxima: no gradient passes through them, and no balancer sees them.
-    `parameters` is the number of trainable numbers that the tasks share, and `image` is (width, height) of the images,
-    None where it is not known. Only a balancer's `setup` gets these two.
+    `parameters` is the number of trainable numbers that the tasks share up to the features, and `image` is (width,
+    height) of the images, None where it is not known. Only a balancer's `setup` gets these two.
     """
 
     channels: tuple[int, ...]
@@ -49,9 +49,20 @@ class Encoder(nn.Module, ABC):
 
     It normalises the image itself. `info` describes the result. Guides, which most encoders do not have, come after the
     levels. `last_layer` is the module whose `weight` the balancer space `last_layer` compares gradients of.
+
+    `late` is a module that the tasks share *behind* the features, or None, as in most encoders. The encoder owns its
+    parameters and buffers, but `forward` does not use it: decoders that declare `late` are called with it. In training,
+    every task gets its own alias of these parameters. Its gradient therefore arrives alone, like that of the features.
+    The balancer's weights hold for these gradients, too. The balancer does not see them: they are no part of the Gram
+    matrix and of the space `parameters`. If a method gives no weights, they are summed.
     """
 
     info: EncoderInfo
+    late: nn.Module | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.late = None  # not in the class, where it would hide the module that a subclass assigns
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -73,11 +84,14 @@ class Decoder(nn.Module, ABC):
 
     The constructor takes `(info: EncoderInfo, out_channels: int, **options)` and raises `ValueError` if the features do
     not fit. `dense` says whether the result is a map; the model resizes maps to the target. A decoder that is `guided`
-    also gets the encoder's guides: `decoder(features, guides)`.
+    also gets the encoder's guides: `decoder(features, guides)`. A decoder that declares `late` gets the encoder's late
+    module as its last argument: `decoder(features, late)`. It may call this module and its parts several times, and
+    must not keep it.
     """
 
     dense: ClassVar[bool]
     guided: ClassVar[bool] = False
+    late: ClassVar[bool] = False
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)

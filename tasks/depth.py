@@ -16,14 +16,14 @@ from mtlkit.task import TASKS, Task
 from mtlkit.typed import Positive, Share
 
 MAP = ("B", 1, "H", "W")
-SMALLEST = 1e-6  # The smallest prediction: not 0, which means "no depth"
 
 
 @TASKS.register("depth")
 class Depth(Task):
     """One positive number per pixel: depth, or disparity in any unit.
 
-    Target: float32 (B, 1, H, W), > 0, 0 invalid. Output: (B, 1, H, W). Prediction: in the target's unit, >= 1e-6.
+    Target: float32 (B, 1, H, W), > 0, 0 invalid. Output: (B, 1, H, W). Prediction: the output in the target's unit, not
+    clipped. Nothing keeps a prediction above 0, except with `loss: silog`.
 
     Losses. Here e = output - target at a valid pixel. The output is the depth. Only for `silog` it is its logarithm.
 
@@ -38,9 +38,11 @@ class Depth(Task):
 
     Metrics, over all valid pixels of the split: `abs`, mean |e|, and `rmse`, both in the target's unit, and `rel`, mean
     |e| / target, a fraction. For these three, lower is better. `delta1` is the fraction with max(p / t, t / p) < 1.25.
-    Higher is better, and it is the indicator. With `compat: mtan`, each figure is the mean over the batches of an
-    evaluation, as in most published tables on NYUv2 and Cityscapes (with `data.eval_batch_size` 2 and 8). Constant: the
-    median depth, optimal for `abs`. Pictures: the colours "turbo" from 0 to `max_depth`, and black where invalid.
+    Higher is better, and it is the indicator. All of them measure the prediction as it is, also below 0, as the
+    published code does. On disparity, where most targets are close to 0, a prediction that is clipped at 0 has about
+    half the `rel`. With `compat: mtan`, each figure is the mean over the batches of an evaluation, as in most published
+    tables on NYUv2 and Cityscapes (with `data.eval_batch_size` 2 and 8). Constant: the median depth, optimal for `abs`.
+    Pictures: the colours "turbo" from 0 to `max_depth`, its first colour below 0, and black at 0, which means invalid.
 
     >>> task = Depth("depth", loss="berhu", berhu_threshold=1)
     >>> total, count = task.loss(torch.tensor([[[[2.0, 5.0, 7.0]]]]), torch.tensor([[[[1.5, 2.0, 0.0]]]]))
@@ -100,7 +102,7 @@ class Depth(Task):
 
     def predict(self, output: Tensor) -> Tensor:
         output = at_least_float32(output)
-        return (output.exp() if self.options.loss == "silog" else output).clamp_min(SMALLEST)
+        return output.exp() if self.options.loss == "silog" else output  # not clipped, which would flatter `rel`
 
     def metrics(self) -> MetricCollection:
         metrics: dict[str, Metric] = {
@@ -120,7 +122,7 @@ class Depth(Task):
     def picture(self, value: Tensor) -> np.ndarray:
         depth = value[0].float().cpu().numpy()
         colours = matplotlib.colormaps["turbo"](depth / self.options.max_depth, bytes=True)[..., :3]
-        return np.where(depth[..., None] > 0, colours, np.uint8(0))
+        return np.where(depth[..., None] != 0, colours, np.uint8(0))
 
 
 def _or_half(value: float | None) -> float:

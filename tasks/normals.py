@@ -35,12 +35,17 @@ class Normals(Task):
     Metrics, over all valid pixels of the split: `mean` and `median` of the angle between prediction and target in
     degrees, lower is better. `within_11`, `within_22` and `within_30` are the fractions of angles below 11.25, 22.5 and
     30 degrees, higher is better. With `compat: mtan`, each figure is the mean over the batches of an evaluation, as in
-    most published tables on NYUv2. `median` is then the mean of the batches' medians. `compat: cosreg` adds the mean of
-    1 - |cos| of CosReg (arXiv 1912.06844), lower is better, in two encodings. `abs_cos_unit` is that of the normals
-    themselves. `abs_cos_01` is that of (n + 1) / 2, which most likely gave its published figures. A wrong sign does not
-    change |cos|. Indicator: `within_30`, because early in training hardly any angle is below 11.25 degrees. Constant:
-    the mean direction, optimal for `cosine` and `mse`. Pictures: red is right, green is up, blue is towards the camera,
-    and black is invalid.
+    most published tables on NYUv2. `median` is then the mean of the batches' medians. One difference is left: that code
+    does not scale targets to unit length, in the loss and in the metrics, so a shorter target gives a larger angle.
+    Data sets have unit normals here, and `mtlkit data show` says how many of MTAN's own have another length.
+
+    `compat: cosreg` adds the mean of 1 - |cos| of CosReg (arXiv 1912.06844), lower is better, in two encodings.
+    `abs_cos_unit` is that of the normals themselves. `abs_cos_01` is that of (n + 1) / 2, which most likely gave its
+    published figures. A wrong sign does not change |cos|.
+
+    Indicator: `within_30`, because early in training hardly any angle is below 11.25 degrees. Constant: the mean
+    direction, optimal for `cosine` and `mse`. Pictures: red is right, green is up, blue is towards the camera, and
+    black is invalid.
 
     >>> task = Normals("normals")
     >>> up = torch.tensor([0.0, -1.0, 0.0]).view(1, 3, 1, 1)

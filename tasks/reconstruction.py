@@ -11,7 +11,7 @@ from torchmetrics import MetricCollection
 from mtlkit.gradients import at_least_float32
 from mtlkit.metrics import Pooled, check_shapes, collect
 from mtlkit.task import TASKS, Task
-from mtlkit.typed import Positive
+from mtlkit.typed import Positive, Share
 
 MAP = ("B", "C", "H", "W")
 
@@ -20,11 +20,14 @@ MAP = ("B", "C", "H", "W")
 class Reconstruction(Task):
     """A picture of C channels, named by `classes`.
 
-    Target: float32 (B, C, H, W) in [0, 1], NaN unknown. Output and prediction: (B, C, H, W), not clipped.
+    Target: float32 (B, C, H, W) in [0, 1], NaN unknown. Output: standardised pictures (B, C, H, W). Prediction:
+    output * `deviation` + `mean`, not clipped. By default both are the same: `mean` is 0 and `deviation` is 1.
 
-    Losses, over known values (a value is one channel of a pixel), with e = (output - target) / `deviation`: `mse` is
-    e², and `l1` is |e|. With the standard deviation of the pictures' values (0.3081 for MNIST), the loss is that of
-    standardised pictures.
+    Losses, over known values (a value is one channel of a pixel), with e = output - (target - `mean`) / `deviation`:
+    `mse` is e², and `l1` is |e|. The two options are those of the pictures' values (0.1307 and 0.3081 for MNIST). They
+    change what a new decoder predicts (`mean`, not black), how far one step moves the prediction, and the weight of the
+    task in a plain sum. Up to version 0.2, the output was the prediction and e was (output - target) / `deviation`.
+    That is the same loss of the same prediction, but a new decoder then has another prediction and larger gradients.
 
     Metrics, over all known values of the split: `mse` and `mae`, lower is better; and `psnr` in dB, -10 log10 of the
     pooled `mse`, higher is better. Some papers give the mean of the PSNRs of single pictures, which is larger.
@@ -42,7 +45,8 @@ class Reconstruction(Task):
         """The options of the task."""
 
         loss: Literal["mse", "l1"] = "mse"
-        deviation: Positive = 1.0  #: of the pictures' values; errors are divided by it
+        mean: Share = 0.0  #: of the pictures' values; the prediction for an output of 0
+        deviation: Positive = 1.0  #: of the pictures' values; the prediction changes by it if the output changes by 1
 
     dense = True
     learns = "reconstruction"
@@ -58,12 +62,13 @@ class Reconstruction(Task):
         axes = ("B", self.out_channels, "H", "W")
         check_shapes(f"task {self.name!r}", ("output", output, axes, "float"), ("target", target, axes, "float"))
         known = ~target.isnan()
-        error = torch.where(known, at_least_float32(output) - target, 0) / self.options.deviation
+        standardised = (target - self.options.mean) / self.options.deviation
+        error = torch.where(known, at_least_float32(output) - standardised, 0)
         losses = error.abs() if self.options.loss == "l1" else error.square()
         return losses.sum(), known.sum(dtype=losses.dtype)
 
     def predict(self, output: Tensor) -> Tensor:
-        return at_least_float32(output)
+        return at_least_float32(output) * self.options.deviation + self.options.mean
 
     def metrics(self) -> MetricCollection:
         return collect({"mse": MeanSquaredError(), "mae": MeanAbsoluteError(), "psnr": PSNR()})

@@ -30,9 +30,9 @@ VARIANTS = {
 CASES = {
     "plain": {},
     "accumulation": {"accumulation": 2},
-    "missing_on_a_rank": {},
+    "missing_on_a_rank": {"clip_encoder": 0.05},
     "missing_everywhere": {},
-    "sharded": {"accumulation": 2},
+    "sharded": {"accumulation": 2, "clip_encoder": 0.05},
     "weighted_decoders": {"decoder_gradients": "weighted", "clip_norm": 0.05, "accumulation": 2},
 }
 

@@ -89,7 +89,7 @@ def test_the_command_writes_the_page(capsys):
 
 def test_other_kinds_have_no_page(capsys):
     assert main(["list", "tasks", "--markdown"]) == 2
-    assert "--markdown works only for balancers, not for tasks" in capsys.readouterr().err
+    assert "--markdown works only for balancers and presets, not for tasks" in capsys.readouterr().err
 
 
 class Plain(Balancer):

@@ -15,8 +15,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from mtlkit import DATASETS, TASKS
+from mtlkit.data.concat import Concat
 from mtlkit.data.dataset import BadSampleError
 from mtlkit.data.loader import Samples
+from mtlkit.data.prepare import prepare_dataset
+from mtlkit.data.prepared import Prepared
 from mtlkit.datasets.celeba import ATTRIBUTES, GROUPS, CelebA
 
 SPLITS = ("train", "val", "test")
@@ -40,6 +43,32 @@ def shown(image: Tensor, picture: int) -> None:
     assert image.dtype == torch.float32
     assert image.shape == (3, 218, 178)
     assert (image - expected).abs().mean() < 0.02
+
+
+def test_pictures_resized_as_torchvision_does(root: Path) -> None:
+    """The tensors of FAMO's code: torchvision's `Resize` and `ToTensor` on the picture that PIL reads."""
+    from torchvision.transforms import Compose, Resize, ToTensor
+
+    texture = np.random.default_rng(0).integers(0, 256, (218, 178, 3), dtype=np.uint8)
+    path = root / "Img" / "img_align_celeba" / layout.NAMES[0]
+    Image.fromarray(texture).save(path, quality=95)
+    for size in ((64, 64), (48, 200), (200, 300)):  # smaller, both, larger: (width, height)
+        with Image.open(path) as picture:
+            expected = Compose([Resize(size[::-1]), ToTensor()])(picture.convert("RGB"))
+        assert torch.equal(CelebA(root, size=size, resize="torchvision")[0]["image"], expected)
+        assert not torch.equal(CelebA(root, size=size)[0]["image"], expected)
+    whole = CelebA(root, size=(178, 218), resize="torchvision")[0]["image"]
+    assert torch.equal(whole, CelebA(root)[0]["image"])
+
+
+def test_predict_resizes_as_the_data_set_did(tmp_path: Path) -> None:
+    """The run's description says how, also for a joined and for a prepared data set."""
+    root = layout.original(tmp_path / "celeba")
+    ways = {how: CelebA(root, size=(64, 64), resize=how) for how in ("area", "torchvision")}
+    assert {how: data.resizing for how, data in ways.items()} == {how: how for how in ways}
+    assert Concat([ways["torchvision"]] * 2, ["a", "b"], [None, None]).resizing == "torchvision"
+    prepare_dataset({"train": ways["torchvision"]}, tmp_path / "fast", {"name": "celeba", "resize": "torchvision"})
+    assert Prepared(tmp_path / "fast").resizing == "torchvision"
 
 
 @pytest.mark.parametrize("write", LAYOUTS, ids=lambda write: write.__name__)

@@ -135,7 +135,7 @@ def test_wrong_words_are_a_users_mistake(words: list[str], capsys: pytest.Captur
 
 ADVICE = {
     "train": "EXPERIMENT is missing: a name (mtlkit list experiments) or a YAML file. For example: mtlkit train ",
-    "list": "KIND is missing: balancers, tasks, datasets, kinds, encoders, decoders, experiments. ",
+    "list": "KIND is missing: balancers, tasks, datasets, kinds, encoders, decoders, experiments, presets. ",
     "predict": "RUN is missing: a run's folder; IMAGE is missing: image files; --out is missing: ",
     "data": "COMMAND is missing: show, prepare. For example: mtlkit data show ",
     "data show": "EXPERIMENT is missing: ",

@@ -66,6 +66,28 @@ def test_means_of_batch_values(kind: str, by_hand) -> None:
     assert {k: m.higher_is_better for k, m in metrics.items()} == {k: m.higher_is_better for k, m in pooled.items()}
 
 
+@pytest.mark.parametrize("compat", ["mtan", None])
+@pytest.mark.parametrize("sigma", [0.002, 0.010])
+def test_inverse_depth_is_measured_without_clipping(sigma: float, compat: str | None) -> None:
+    """`rel` of noisy inverse depth is that of the published code, which does not clip predictions at 0.
+
+    The targets are like Cityscapes' disparities / 65535, with many far pixels: between 1 and 32257, their logarithms
+    uniform. The reference is the mean of |noise| / target in NumPy, and sigma sqrt(2 / pi) mean(1 / target) by theory.
+    """
+    random = np.random.default_rng(0)
+    target = np.exp(random.uniform(0, np.log(32257), (8, 1, 100, 100))) / 65535
+    noise = sigma * random.standard_normal(target.shape)
+    clipped = np.abs(np.maximum(target + noise, 1e-6) - target) / target
+    task = TASKS.build("depth", "t", compat=compat)
+    metrics = task.metrics()
+    metrics.update(task.predict(torch.from_numpy(target + noise)), torch.from_numpy(target))
+    found = float(metrics.compute()["rel"])
+    assert found == pytest.approx(float(np.mean(np.abs(noise) / target)), rel=1e-9)  # float64 on both sides
+    # 80,000 pixels, of which about a tenth decide: a few percent of chance.
+    assert found == pytest.approx(sigma * np.sqrt(2 / np.pi) * float(np.mean(1 / target)), rel=0.05)
+    assert 0.45 * found < clipped.mean() < 0.6 * found  # half of the noise is below 0, and clipping removes most of it
+
+
 def test_the_parts_of_two_processes_add_up() -> None:
     parts = batches(1)
     whole, *halves = (BatchMean(TASKS.build("depth", "t").metrics()["abs"]) for _ in range(3))

@@ -258,6 +258,12 @@ REFUSED = {
     "uneven parts": ("trainer.accumulation=3", "data.batch_size: 256 samples do not divide .*accumulation=3"),
     "step without size": ("trainer.schedule=step", "trainer.step_size: .* needs either it"),
     "weights of strangers": ("trainer.monitor=lft/accuracy", "trainer.monitor: .*left, right.*found 'lft/accuracy'"),
+    "baseline of strangers": (
+        "trainer.baseline={left/accuracy: 0.9, sun/mse: 2}",
+        "trainer.baseline: expected <task>/<metric> with a task of left, .* found 'sun/mse'",
+    ),
+    "empty baseline": ("trainer.baseline={}", "trainer.baseline: it is empty"),
+    "baseline without figures": ("trainer.baseline={left/accuracy: high}", "trainer.baseline: expected a mapping of"),
     "metric without name": ("trainer.monitor=left", "trainer.monitor: expected <task>/<metric>"),
     "no weights": ("model.pretrained=true", "model.pretrained: encoder 'lenet' takes no pretrained weights"),
     "no folder": ("output_dir=''", "output_dir: .* is empty"),
@@ -294,6 +300,10 @@ def test_refused_before_any_work_with_one_message(override: str, message: str):
         (
             ["trainer.warmup_steps=10", "trainer.max_steps=10"],
             "trainer.warmup_steps: 10 is not less than .*max_steps=10",
+        ),
+        (
+            ["trainer.monitor=left/accuracy", "trainer.baseline={left/accuracy: 0.9}"],
+            "trainer.baseline: it does not go with trainer.monitor=left/accuracy",
         ),
         (
             ["trainer.normalize_losses=3", "trainer.normalize_again=2"],

@@ -120,6 +120,24 @@ def test_graddrop_passes_one_sign_at_every_position(toys, leak):
             torch.testing.assert_close(seen[f"decoders.{task}.{name}"], g)
 
 
+@pytest.mark.parametrize("leak", [0.0, 0.25])
+def test_graddrop_over_parameters_passes_one_sign_at_every_entry(toys, leak):
+    """As CAGrad's code has it: P = (1 + sum of the gradients / sum of their absolute values) / 2 at every entry."""
+    engine, batch = toys.make_engine("graddrop", options={"leak": leak, "space": "parameters"}), toys.make_batch()
+    rows, _ = jacobian(engine, batch)
+    draws = torch.rand(rows.shape[1], generator=generator(engine.balancer.seed, 0)).tolist()
+    combined, dropped = [], 0
+    for entries, draw in zip(rows.T.tolist(), draws, strict=True):
+        total = sum(abs(g) for g in entries)
+        positive = draw < (1 + sum(entries) / total) / 2
+        keeps = [(g > 0) == positive for g in entries]
+        dropped += keeps.count(False)
+        combined.append(sum(g if keep else leak * g for g, keep in zip(entries, keeps, strict=True)))
+    assert dropped > 100
+    _, seen = step_of(engine, batch)
+    torch.testing.assert_close(encoder_gradient(seen), torch.tensor(combined, dtype=torch.float64))
+
+
 def test_graddrop_draws_signs_in_proportion_and_anew_in_every_step():
     balancer = BALANCERS.build("graddrop", tasks=("a", "b", "c"))
     sums = torch.tensor([3.0, -1.0, 1.0], dtype=torch.float64)[:, None].expand(3, 1000)

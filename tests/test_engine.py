@@ -1,6 +1,7 @@
 """The engine: windows, schedules, missing labels, and what stops a run."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from mtlkit import BALANCERS
 from mtlkit.balancer import Balancer
 from mtlkit.config.schema import TrainerConfig
 from mtlkit.engine.losses import NonFiniteError
-from mtlkit.engine.optim import rate_factor
+from mtlkit.engine.optim import check_clipping, clip_gradients, rate_factor
 from mtlkit.engine.scalars import scalars_of
 from mtlkit.log import Observer
 from mtlkit.state import per_task
@@ -167,6 +168,63 @@ def test_clipping_bounds_the_update(toys):
     assert moved.norm().item() == pytest.approx(1e-3, rel=SINGLE_SUM)
 
 
+def moves(engine, batch):
+    """What one step changes: of the encoder's parameters, and of the decoders'."""
+    before = parameters(engine)
+    engine.train_step(batch)
+    moved = {name: (before[name] - value).flatten() for name, value in parameters(engine).items()}
+    return [torch.cat([m for name, m in moved.items() if name.startswith(part)]) for part in ("encoder", "decoders")]
+
+
+def test_clipping_the_encoder_bounds_its_update_alone(toys):
+    sgd, batch = {"optimizer": "sgd", "momentum": 0.0, "lr": 1.0}, toys.make_batch()
+    encoder, decoders = moves(toys.make_engine(**sgd), batch)
+    clipped, beside = moves(toys.make_engine(clip_encoder=1e-3, **sgd), batch)
+    # As above: the length + 1e-6 is what is divided by.
+    expected = encoder * 1e-3 / (encoder.norm() + 1e-6)
+    torch.testing.assert_close(clipped, expected, rtol=SINGLE_SUM, atol=1e-12)
+    assert torch.equal(beside, decoders)
+    for found, plain in zip(moves(toys.make_engine(clip_encoder=1e3, **sgd), batch), (encoder, decoders), strict=True):
+        assert torch.equal(found, plain)  # what is shorter stays as it is
+
+
+@pytest.mark.parametrize("part", ["encoder", "decoders"])
+def test_clipping_the_encoder_hides_no_gradient_that_is_not_finite(toys, part):
+    engine = toys.make_engine(clip_encoder=1e-3)
+    for parameter in engine.network.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    next(getattr(engine.network, part).parameters()).grad[0] = math.inf
+    assert not torch.isfinite(clip_gradients(engine.accelerator, engine.network, engine.config))
+
+
+def test_clipping_the_encoder_is_refused_where_the_launcher_clips_for_itself():
+    launcher = SimpleNamespace(distributed_type=SimpleNamespace(value="DEEPSPEED"))
+    check_clipping(TrainerConfig(max_steps=1), launcher)
+    with pytest.raises(ValueError, match=r"trainer\.clip_encoder: DEEPSPEED keeps .*clip_encoder=null, or launch"):
+        check_clipping(TrainerConfig(max_steps=1, clip_encoder=1.0), launcher)
+
+
+@pytest.mark.parametrize(
+    ("balancer_schedule", "expected"), [("follow", [0.1, 0.18, 0.081]), ("constant", [0.2, 0.18, 0.162])]
+)
+def test_the_balancers_rate_follows_the_schedule_or_not(toys, balancer_schedule, expected):
+    engine = toys.make_engine(
+        "famo",
+        options={"lr": 0.2, "lr_decay": 0.9},
+        schedule="step",
+        step_size=2,
+        gamma=0.5,
+        warmup_steps=2,
+        balancer_schedule=balancer_schedule,
+    )
+    rates = []
+    for number in range(3):
+        rates.append(engine.train_step(toys.make_batch(number)).rate)
+        assert engine.balancer_optimizer.param_groups[0]["lr"] == rates[-1]
+    assert rates == pytest.approx(expected)
+    assert engine.optimizer.param_groups[0]["lr"] == pytest.approx(0.5 * 1e-2)  # the model's follows in both cases
+
+
 def test_encoder_and_decoders_have_their_own_rates(toys):
     engine = toys.make_engine(encoder_lr=1e-12, lr=1e-2)
     before = parameters(engine)
@@ -261,6 +319,37 @@ def test_a_metric_without_a_direction_cannot_be_monitored(toys):
         toys.make_engine(monitor="segmentation/classes_present")
 
 
+def test_the_best_delta_m_against_single_task_runs(toys):
+    """Two figures of one task and one of another, of both directions: the mean over tasks, by hand."""
+    baseline = {"depth/rel": 0.2, "depth/delta1": 0.5, "segmentation/miou": 0.4}
+    monitor = toys.make_engine(baseline=baseline).monitor
+    rows = [(0.9, 0.1, 0.1), (0.2, 0.5, 0.4), (0.1, 0.5, 0.35), (0.3, 0.75, 0.45)]
+    # The losses in percent: the baseline itself, 0; (-50 + 0) / 2 and 12.5; (50 - 50) / 2 and -12.5.
+    expected = [None, 0, (-0.25 + 0.125) / 2, (0 - 0.125) / 2]
+    found = []
+    for row in rows:
+        monitor.update({"loss/depth": 1.0, **dict(zip(baseline, row, strict=True))})
+        found.append(monitor.best)
+    assert found[0] is None
+    assert found[1:] == pytest.approx([0, expected[2], min(expected[2], expected[3])])
+    assert not monitor.update({"depth/rel": 0.1, "depth/delta1": 0.9, "segmentation/miou": None})
+    assert "segmentation/miou has no value at this evaluation, so delta-m against trainer.baseline" in monitor.remark
+
+
+@pytest.mark.parametrize(
+    ("baseline", "message"),
+    [
+        ({"depth/relative": 0.2}, r"trainer\.baseline: no metric is 'depth/relative'\. Did you mean 'depth/rel'"),
+        ({"*/miou": 0.2}, r"trainer\.baseline: no metric is '\*/miou'"),
+        ({"depth/rel": 0.0}, "depth/rel is 0, and no gain is relative to that"),
+        ({"segmentation/classes_present": 13.0}, "classes_present it is not known whether higher or lower"),
+    ],
+)
+def test_a_baseline_that_cannot_be_compared_with(toys, baseline, message):
+    with pytest.raises(ValueError, match=message):
+        toys.make_engine(baseline=baseline)
+
+
 def test_losses_divided_by_their_first_value(toys):
     engine = toys.make_engine("uncertainty", normalize_losses=1, optimizer="sgd", momentum=0.0)
     seen = []
@@ -298,11 +387,13 @@ def test_bf16_trains_and_keeps_weights_in_float32(toys, name):
     assert all(not torch.equal(before[name], value) for name, value in parameters(engine).items())
 
 
-def test_a_loss_scaler_changes_nothing_but_skips_overflows(toys):
+@pytest.mark.parametrize("clip", [{}, {"clip_norm": 1e-2}, {"clip_encoder": 1e-2}], ids=str)
+def test_a_loss_scaler_changes_nothing_but_skips_overflows(toys, clip):
     """The fp16 scaler, on the CPU in float32, does not change the numbers, and a skipped step moves nothing."""
-    plain, scaled = (toys.make_engine("rotograd", precision="fp32") for _ in range(2))
+    plain, scaled = (toys.make_engine("rotograd", precision="fp32", **clip) for _ in range(2))
     scaler = scaled.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=2)
     scaled.optimizer = AcceleratedOptimizer(scaled.optimizer.optimizer, device_placement=False, scaler=scaler)
+    scaled.accelerator.unscale_gradients = lambda: scaler.unscale_(scaled.optimizer.optimizer)  # as with fp16
     for i in range(4):
         plain.train_step(toys.make_batch(i))
         scaled.train_step(toys.make_batch(i))

@@ -247,6 +247,34 @@ def test_predict_sees_pictures_as_training_does(finished, tmp_path, monkeypatch)
     assert np.load(folders[1] / "depth.npy").shape == (1, 48, 64)
 
 
+def test_predict_resizes_as_the_run_describes(finished, tmp_path, monkeypatch):
+    """As the data set did: for CelebA with `resize: torchvision`, the numbers of torchvision's `Resize`."""
+    from torchvision.transforms import Compose, Resize, ToTensor
+
+    from mtlkit.engine.model import MultiTaskModel
+
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    description = json.loads((run / "data.json").read_text())
+    assert description["resizing"] == "area"
+    (run / "data.json").write_text(json.dumps(description | {"resizing": "torchvision"}))
+    seen, original = [], MultiTaskModel.forward
+    monkeypatch.setattr(
+        MultiTaskModel, "forward", lambda self, image, *rest: seen.append(image) or original(self, image, *rest)
+    )
+    ramp = np.random.default_rng(0).integers(0, 2**16, (40, 50)).astype(np.uint16)
+    Image.fromarray(ramp).save(tmp_path / "grey.png")
+    photo = Image.fromarray(np.random.default_rng(1).integers(0, 256, (40, 50, 3)).astype(np.uint8))
+    photo.save(tmp_path / "photo.png")
+    inference.predict_files(run, [tmp_path / "photo.png", tmp_path / "grey.png"], tmp_path / "out")
+    assert torch.equal(seen[0][0], Compose([Resize((32, 32)), ToTensor()])(photo))
+    exact = Image.fromarray(ramp.astype(np.float32) / 65_535).resize((32, 32), Image.Resampling.BILINEAR)
+    torch.testing.assert_close(seen[1][0, 0], torch.from_numpy(np.array(exact)), rtol=0, atol=SINGLE)
+    (run / "data.json").write_text(json.dumps(description | {"resizing": "bilinear"}))
+    with pytest.raises(ValueError, match=r"data\.json is damaged: resizing cannot be 'bilinear'"):
+        inference.load_run(run)
+
+
 def test_predict_refuses_what_is_no_image_before_any_work(finished, tmp_path):
     good, bad = tmp_path / "good.png", tmp_path / "bad.png"
     Image.new("RGB", (8, 8)).save(good)

@@ -242,6 +242,25 @@ def test_all_micro_batches_of_a_step_have_one_draw(toys):
     torch.testing.assert_close(steps[2].weights, engine.balancer.draw(1))
 
 
+# -- uncertainty -----------------------------------------------------------------------------------------------------
+
+
+def test_uncertainty_decays_as_an_adam_that_has_the_noise_levels_among_its_weights(toys):
+    decay, options = 0.3, {"likelihood": "gaussian", "initial": -0.5, "lr": 1e-2}
+    engine = toys.make_engine("uncertainty", options=options | {"weight_decay": decay})
+    logs = torch.full((3,), -0.5, dtype=torch.float64, requires_grad=True)
+    adam = torch.optim.Adam([logs], lr=1e-2, eps=1e-16, weight_decay=decay)
+    for number in range(5):
+        batch = toys.make_batch(number)
+        *_, losses = plain_forward(engine, batch)
+        adam.zero_grad()
+        (0.5 * torch.exp(-logs) * losses.detach() + logs / 2).sum().backward()
+        adam.step()
+        engine.train_step(batch)
+        found = torch.stack([engine.balancer.log_variance[task] for task in engine.tasks])
+        torch.testing.assert_close(found, logs, rtol=NETWORK, atol=0)
+
+
 # -- dwa -----------------------------------------------------------------------------------------------------------
 
 
@@ -284,6 +303,28 @@ def test_dwa_keeps_the_means_of_a_task_that_is_absent_for_an_epoch():
     torch.testing.assert_close(balancer.weights(4, ("b", "a")), 2 * ratios.flip(0).softmax(0))
     assert balancer.weights(4, ("b",)).tolist() == [1]
     assert torch.equal(balancer.weights(4), balancer.weights(4))  # asking changes nothing
+
+
+def test_dwa_by_windows_is_the_rule_of_nash_mtls_code(toys):
+    n, temperature = 3, 0.5
+    engine = toys.make_engine("dwa", options={"temperature": temperature, "window": n})
+    steps = [engine.train_step(toys.make_batch(number)) for number in range(10)]
+    costs = [[1.0] * (2 * n) for _ in NAMES]  # first in, first out
+    for number, step in enumerate(steps):
+        costs = [[*old[1:], loss] for old, loss in zip(costs, step.raw_losses.values(), strict=True)]
+        ratios = [sum(row[n:]) / sum(row[:n]) if number > n else 1.0 for row in costs]
+        exp = [math.exp(ratio / temperature) for ratio in ratios]
+        assert step.weights.tolist() == pytest.approx([3 * e / sum(exp) for e in exp], rel=NETWORK)
+        assert (max(exp) > 1.01 * min(exp)) == (number > n)
+
+
+def test_dwa_by_windows_counts_a_tasks_own_steps():
+    balancer = build("dwa", temperature=1.0, window=1)
+    for tasks, losses in ((("a", "b"), (4.0, 2.0)), (("a",), (2.0,)), (("a",), (1.0,))):
+        balancer.after_step(fake_step(tasks, losses))
+    # a: the losses 1 and then 3; b has had one step, and its second ratio still is 1.
+    expected = 2 * torch.tensor([3.0, 1.0], dtype=torch.float64).softmax(0)
+    torch.testing.assert_close(balancer.weights_by_window(torch.tensor([3.0, 8.0])), expected)
 
 
 @pytest.mark.parametrize("losses", [(0.0, 1.0), (0.0, 0.0), (1e-300, 1e300)], ids=str)

@@ -21,6 +21,7 @@ from mtlkit.run.build import make_accelerator
 
 SLIM = [4, 6, 8, 10, 12]  # five different widths: a stage in the wrong place fails
 VGG = EncoderInfo((512,), (32,), guides=5)
+OUTPUTS = {"segmentation": 13, "depth": 1, "normals": 3}  # of NYUv2's tasks in the published network
 
 
 def count(module):
@@ -80,17 +81,18 @@ def test_segnet_with_a_head_has_the_published_number_of_parameters():
     assert count(encoder) + count(head) == 24_981_069
 
 
-def test_mtan_is_as_large_as_published_once_the_tasks_share_their_convolutions():
-    """The paper's table says 1.77 times a single-task network for three tasks."""
+def test_mtan_has_the_published_number_of_parameters():
+    """That of SegNetMtan in AvivNavon/nash-mtl; the paper's table says 1.77 times a single-task network."""
+    config = compose("nyuv2_mtan")
     with torch.device("meta"):
-        encoder = SegNetEncoder("all")
-        decoders = [MTANDecoder(encoder.info, outputs) for outputs in (13, 1, 3)]
-    everything = count(encoder) + sum(map(count, decoders))
-    convolutions = count(decoders[0].down) + count(decoders[0].up)
+        encoder = build_encoder(config.model.encoder, image_size=(384, 288), **config.model.options)
+        decoders = [DECODERS.build(config.task[t].decoder, encoder.info, n) for t, n in OUTPUTS.items()]
+        model = MultiTaskModel(encoder, dict(zip(OUTPUTS, decoders, strict=True)))
+    assert count(model) == 44_229_073
+    assert round(count(model) / 24_981_069, 2) == 1.77
     masks = count(decoders[0].down_masks) + count(decoders[0].up_masks)
-    assert (everything, convolutions, masks) == (64_669_393, 10_220_160, 2_984_576)  # as the docstring says
-    assert everything - 2 * convolutions == 44_229_073
-    assert round((everything - 2 * convolutions) / 24_981_069, 2) == 1.77
+    # As the docstring says; the first is what a balancer compares, with SegNet's single-task number less its head.
+    assert (model.encoder_info.parameters, count(encoder.late), masks) == (24_943_296, 10_220_160, 2_984_576)
 
 
 @pytest.mark.parametrize("size", [(32, 64), (96, 32)])
@@ -125,7 +127,7 @@ def test_segnets_levels_are_the_maps_of_its_layers_in_order():
 def test_segnets_last_map_is_that_of_its_last_layer():
     image = torch.rand(2, 3, 32, 32)
     whole, last = SegNetEncoder("all", channels=SLIM).eval(), SegNetEncoder("last", channels=SLIM).eval()
-    last.load_state_dict(whole.state_dict())
+    last.load_state_dict({name: value for name, value in whole.state_dict().items() if not name.startswith("late.")})
     (before,) = last(image)
     assert torch.equal(whole(image)[3], before)
     assert last.last_layer is last.up[0].rest[0][0]
@@ -155,22 +157,22 @@ def test_mtan_is_its_formula():
     """Every stage equals the paper's equations. It is compared in training, where BatchNorm keeps values large."""
     torch.manual_seed(0)
     encoder = SegNetEncoder("all", channels=SLIM)
-    decoder = MTANDecoder(encoder.info, 2)
+    decoder, late = MTANDecoder(encoder.info, 2), encoder.late
     maps = encoder(torch.rand(2, 3, 64, 64))
     passed = None
     for stage in range(5):
         first, last = maps[4 * stage : 4 * stage + 2]
         mask = decoder.down_masks[stage](first if passed is None else torch.cat([first, passed], 1))
         assert 0 < mask.min() < mask.max() < 1
-        passed = F.max_pool2d(decoder.down[stage](mask * last), 2)
+        passed = F.max_pool2d(late.down[stage](mask * last), 2)
     for stage in (4, 3, 2, 1, 0):
         unpooled, up = maps[4 * stage + 2 : 4 * stage + 4]
         size = [2 * side for side in passed.shape[2:]]
         doubled = F.interpolate(passed, size=size, mode="bilinear", align_corners=True)
-        passed = decoder.up_masks[stage](torch.cat([unpooled, decoder.up[stage](doubled)], 1)) * up
+        passed = decoder.up_masks[stage](torch.cat([unpooled, late.up[stage](doubled)], 1)) * up
     three, one = decoder.head
     expected = F.conv2d(F.conv2d(passed, three.weight, three.bias, padding=1), one.weight, one.bias)
-    output = decoder(maps)
+    output = decoder(maps, late)
     assert output.shape == (2, 2, 64, 64)
     assert expected.std() > 0.1
     torch.testing.assert_close(output, expected)
@@ -405,6 +407,22 @@ def test_celeba_cnn():
     assert CelebACNN().eval()(torch.rand(1, 3, 8, 9))[0].shape == (1, 512)
     with pytest.raises(ValueError, match="images of 8x8 and more, got 64x7"):
         build_encoder("celeba_cnn", image_size=(64, 7))
+
+
+def test_celeba_cnn_with_the_statistics_of_the_batch():
+    """As a network that never left training mode, whose running statistics no one reads."""
+    torch.manual_seed(0)
+    plain = CelebACNN().train()
+    torch.manual_seed(0)
+    encoder = CelebACNN(batch_statistics=True).eval()
+    images = torch.rand(6, 3, 16, 16)
+    for start in (0, 3):  # the same again after another batch
+        assert torch.equal(encoder(images[start : start + 3])[0], plain(images[start : start + 3])[0])
+    assert [*encoder.buffers()] == []
+    assert [name for name, _ in encoder.named_parameters()] == [name for name, _ in plain.named_parameters()]
+    assert not torch.equal(plain.eval()(images)[0], encoder(images)[0])
+    with pytest.raises(ValueError, match=r"batch_statistics=true .* here is only one image"):
+        encoder(images[:1])
 
 
 # -- training -----------------------------------------------------------------------------------------------------

@@ -132,6 +132,30 @@ def test_a_normal_whose_channels_sum_to_zero_is_valid(mtan: Path) -> None:
     assert normals[:, 21, 30].tolist() == normals[:, 22, 30].tolist() == [0, 0, 0]
 
 
+def test_mtan_says_how_many_normals_are_not_of_unit_length(mtan: Path) -> None:
+    """MTAN's code does not scale them, so its angles are larger there. The share is counted by hand, in one split."""
+    assert "All normals in 6 frames are of unit length (up to 1 %)." in NYUv2(mtan, holdout=0).notes
+    lengths = []
+    for i in range(0, 12, 2):  # every second of the twelve: the most, evenly spread, that are at most eight
+        path = mtan / "train" / "normal" / f"{i}.npy"
+        values = np.load(path)
+        values[5] *= 0.97  # as between two pixels of a curved surface
+        values[6] *= 0.4  # as at an edge
+        values[7] *= 0.995
+        np.save(path, values)
+        lengths.append(np.linalg.norm(values, axis=-1)[values.any(-1)])
+    found = np.concatenate(lengths)
+    odd, short = (100 * np.mean(part) for part in (np.abs(found - 1) > 0.01, found < 0.5))
+    (note,) = [note for note in NYUv2(mtan, holdout=0).notes if "unit length" in note]
+    assert note.startswith(f"{odd:.3g} % of the normals in 6 frames are not of unit length (up to 1 %).")
+    assert f"those of at most 0.5 ({short:.3g} %) are left out" in note
+    assert short < odd < 10
+    assert "All normals in 6 frames" in notes(NYUv2(mtan, "test"))  # of eleven, every second
+    normals = NYUv2(mtan, holdout=0)[0]["targets"]["normals"]
+    torch.testing.assert_close(normals[:, 5, 10].norm(), torch.tensor(1.0))
+    assert not normals[:, 6].any()
+
+
 def test_mtan_has_thirteen_classes_and_no_other_options(mtan: Path) -> None:
     with pytest.raises(ValueError, match=r"data\.classes=40: the labels of this form have 13 classes only"):
         NYUv2(mtan, classes=40)

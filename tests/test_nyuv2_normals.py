@@ -311,7 +311,7 @@ def test_the_convention_is_kept_until_the_files_change(mtan: Path, cache: Path, 
     assert json.loads(file.read_text())[0][1] == "xyz"
     calls = []
     monkeypatch.setattr(module, "rank", lambda pairs: calls.append(1) or rank(pairs))
-    assert NYUv2(mtan, "test").notes[-1] == first.notes[-1]
+    assert NYUv2(mtan, "test").notes[-2] == first.notes[-2]  # the last one is about the lengths in this split
     assert not calls
     rewrite(mtan, lambda n, i: -n)
     assert convention(NYUv2(mtan, holdout=0)) == "-x-y-z"

@@ -13,7 +13,7 @@ from mtlkit.registry import options_of
 OURS = [name for name in BALANCERS.names() if BALANCERS.get(name).__module__.startswith("mtlkit.")]
 COMMON = {"lr": "[0, inf)", "lr_decay": "(0, 1]"}
 WHOLE = {"adversarial": {"ramp_epochs": 0, "hidden": 1}, "excess_mtl": {"warmup_steps": 1}, "nash": {"update_every": 1}}
-WHOLE |= {"rotograd": {"burn_in": 0}, "sdmgrad": {"iterations": 1}, "stch": {"warmup_epochs": 0}}
+WHOLE |= {"dwa": {"window": 1}, "rotograd": {"burn_in": 0}, "sdmgrad": {"iterations": 1}, "stch": {"warmup_epochs": 0}}
 RANGES = {
     "adversarial": {"alpha": "[0, inf)"},
     "cagrad": {"c": "[0, inf)"},
@@ -33,7 +33,7 @@ RANGES = {
     "rotograd_procrustes": {"alpha": "[0, inf)", "weight_lr": "[0, inf)", "lr": "(0, 1]"},
     "sdmgrad": {"lam": "[0, inf)", "beta": "(0, inf)", "momentum": "[0, 1)", "max_norm": "(0, inf)"},
     "stch": {"mu": "(0, inf)"},
-    "uncertainty": {"initial": "(-inf, inf)"},
+    "uncertainty": {"initial": "(-inf, inf)", "weight_decay": "[0, inf)"},
 }
 CHOICES = {
     "cagrad": {"rescale": "sqrt"},

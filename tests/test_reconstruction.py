@@ -206,14 +206,18 @@ def test_a_diverged_prediction_has_a_picture(channels, garbage):
     assert picture.shape == (4, 5, 3)
 
 
-def test_the_loss_of_standardised_pictures():
-    task, output, target = make()
+@pytest.mark.parametrize(("loss", "function"), [("mse", F.mse_loss), ("l1", F.l1_loss)])
+def test_the_output_is_a_standardised_picture(loss, function):
+    _, output, target = make(unknown=0)
     mean, deviation = 0.1307, 0.3081
-    plain, standardised = (t.loss(output, target) for t in (task, build(deviation=deviation)))
-    scaled = task.loss((output - mean) / deviation, (target - mean) / deviation)
-    torch.testing.assert_close(standardised, scaled)
-    # 1 / 0.3081^2, four digits by hand.
-    assert float(standardised[0] / plain[0]) == pytest.approx(10.53, abs=0.01)
+    task = build(loss=loss, mean=mean, deviation=deviation)
+    total, count = task.loss(output, target)
+    torch.testing.assert_close(total / count, function(output, (target - mean) / deviation))
+    torch.testing.assert_close(task.predict(output), output * deviation + mean)
+    # The same loss as the error of the prediction, divided by the deviation.
+    error = (task.predict(output) - target).abs() / deviation
+    torch.testing.assert_close(total, (error if loss == "l1" else error.square()).sum(), rtol=SINGLE_SUM, atol=0)
+    assert task.constant(target).equal(build().constant(target))  # a constant is a prediction, not an output
 
 
 # Errors
@@ -236,6 +240,7 @@ def test_wrong_shapes_are_refused():
         ({"classes": ("red", "red")}, "has 'red' more than once"),
         ({"lss": "mse"}, "no option 'lss'. Did you mean 'loss'"),
         ({"deviation": 0}, r"task\.t\.deviation: expected a number > 0, found 0"),
+        ({"mean": 1.5}, r"task\.t\.mean: expected a number >= 0 and <= 1, found 1\.5"),
     ],
 )
 def test_options_are_checked(options, message):

@@ -225,11 +225,15 @@ def test_predictions_have_the_form_of_their_target():
     assert task.predict(torch.zeros(1, 3, 1, 1)).flatten().tolist() == [0, 0, -1]
 
 
-def test_predicted_depth_is_positive_and_undoes_the_logarithm():
+def test_predicted_depth_is_the_output_and_undoes_the_logarithm():
     output = torch.tensor([-1.0, 0, 2.5]).view(1, 1, 1, 3)
-    assert build("depth").predict(output).flatten()[2] == 2.5
-    assert (build("depth").predict(output) > 0).all()
+    assert torch.equal(build("depth").predict(output), output)  # not clipped at 0, which would flatter the figures
     torch.testing.assert_close(build("depth", loss="silog").predict(output), output.exp())
+
+
+def test_a_depth_below_0_has_the_first_colour_and_only_0_is_black():
+    below, nothing, first = build("depth").picture(torch.tensor([[[-1.0, 0, 1e-6]]]))[0].tolist()
+    assert below == first != nothing == [0, 0, 0]
 
 
 # Constants

@@ -62,25 +62,70 @@ class ToyVector(Decoder):
         return self.out(features[1].mean(dim=(2, 3)))
 
 
-def make_tasks():
+class ToyLate(nn.Module):
+    """What tasks share behind the features: `mix` is used twice by each, and `unused` by none."""
+
+    def __init__(self, batch_norm: bool) -> None:
+        super().__init__()
+        self.mix = nn.Conv2d(4, 4, 3, padding=1)
+        self.norm = nn.BatchNorm2d(4) if batch_norm else nn.Identity()
+        self.last = nn.ModuleList([nn.Conv2d(4, 4, 1)])
+        self.unused = nn.Linear(2, 2)
+
+
+@ENCODERS.register("toy_late")
+class ToyLateEncoder(ToyEncoder):
+    """The same pyramid, and a late module."""
+
+    def __init__(self, batch_norm: bool = False) -> None:
+        super().__init__()
+        self.late = ToyLate(batch_norm)
+
+
+@DECODERS.register("toy_late_map")
+class ToyLateMap(ToyMap):
+    """A mask of the task's own before the late layers, and a `ToyMap` behind them."""
+
+    late = True
+
+    def __init__(self, info: EncoderInfo, out_channels: int) -> None:
+        super().__init__(info, out_channels)
+        self.mask = nn.Conv2d(info.channels[0], info.channels[0], 1)
+
+    def forward(self, features, late):
+        x = torch.sigmoid(self.mask(features[0])) * features[0]
+        x = torch.tanh(late.norm(late.mix(x)))
+        return super().forward([late.last[0](late.mix(x)), features[1]])
+
+
+def make_tasks(late=False):
+    """Without `late`, or with two tasks that use the late module and one that does not."""
+    maps = "toy_late_map" if late else "toy_map"
     return {
-        "segmentation": TASKS.build("segmentation", "segmentation", ("a", "b", "c"), decoder="toy_map"),
-        "depth": TASKS.build("depth", "depth", (), decoder="toy_map"),
+        "segmentation": TASKS.build("segmentation", "segmentation", ("a", "b", "c"), decoder=maps),
+        "depth": TASKS.build("depth", "depth", (), decoder=maps),
         "attributes": TASKS.build("multilabel", "attributes", ("p", "q"), decoder="toy_vector"),
     }
 
 
-def make_engine(balancer="uniform", *, options=None, steps=100, precision="fp64", sharded=False, **trainer):
-    """Returns an engine with fixed start values. `sharded`: FSDP2, by torch, as Accelerate has it only for GPUs."""
+def make_engine(
+    balancer="uniform", *, options=None, steps=100, precision="fp64", sharded=False, encoder=None, ddp=None, **trainer
+):
+    """Returns an engine with fixed start values.
+
+    `sharded`: FSDP2, by torch, as Accelerate has it only for GPUs. `encoder` makes another one than `ToyEncoder`.
+    `ddp`: options of DDP.
+    """
     torch.manual_seed(0)
-    tasks = make_tasks()
-    encoder = ToyEncoder()
+    encoder = (encoder or ToyEncoder)()
+    tasks = make_tasks(late=encoder.late is not None)
     model = MultiTaskModel(encoder, {name: task.decoder(encoder.info) for name, task in tasks.items()})
     if isinstance(balancer, str):
         balancer = BALANCERS.build(balancer, tasks=tuple(tasks), **(options or {}))
     balancer.setup(tasks, model.encoder_info)
     config = TrainerConfig(max_steps=steps, precision=precision, **({"lr": 1e-2} | trainer))
     accelerator = make_accelerator(config)
+    accelerator.ddp_handler = ddp
     if sharded:
         model.double()
         for part in (model.encoder, *model.decoders.values(), model):

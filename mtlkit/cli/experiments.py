@@ -1,15 +1,35 @@
-"""The experiments that come with mtlkit."""
+"""The experiments and the presets that come with mtlkit."""
 
 import importlib.resources
+from itertools import takewhile
 
 
 def experiments() -> dict[str, str]:
     """Returns the experiments that come with mtlkit, each with the first comment of its file."""
-    folder = importlib.resources.files("mtlkit.configs") / "experiment"
+    return _files("experiment")
+
+
+def presets() -> dict[str, str]:
+    """Returns the presets that come with mtlkit, each with the first comment of its file."""
+    return _files("balancer_preset")
+
+
+def preset_comments() -> dict[str, str]:
+    """Returns the presets that come with mtlkit, each with the whole comment at the start of its file."""
+    return {name: "\n".join(lines).strip() for name, lines in _comments("balancer_preset").items()}
+
+
+def _files(group: str) -> dict[str, str]:
+    lines = _comments(group).items()
+    return {name: next((line for line in found if line and line[0] != "@"), "") for name, found in lines}
+
+
+def _comments(group: str) -> dict[str, list[str]]:
+    """Returns the lines of the comment at the start of each file of a group."""
+    folder = importlib.resources.files("mtlkit.configs") / group
     files = sorted((file for file in folder.iterdir() if file.name.endswith(".yaml")), key=lambda file: file.name)
-    return {file.name.removesuffix(".yaml"): _first_comment(file.read_text(encoding="utf-8")) for file in files}
-
-
-def _first_comment(text: str) -> str:
-    comments = (line.removeprefix("#").strip() for line in text.splitlines() if line.startswith("#"))
-    return next((comment for comment in comments if comment and not comment.startswith("@package")), "")
+    texts = {file.name.removesuffix(".yaml"): file.read_text(encoding="utf-8").splitlines() for file in files}
+    return {
+        name: [line.removeprefix("#").strip() for line in takewhile(lambda line: line.startswith("#"), lines)]
+        for name, lines in texts.items()
+    }

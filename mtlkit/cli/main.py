@@ -19,7 +19,7 @@ from typing import Any
 
 import mtlkit
 from mtlkit.cli import data as cli_data
-from mtlkit.cli.experiments import experiments
+from mtlkit.cli.experiments import experiments, presets
 from mtlkit.cli.parser import EXAMPLES, Parser
 from mtlkit.data.workers import loading_trouble, own_words
 from mtlkit.errors import StepError
@@ -31,7 +31,8 @@ from mtlkit.splits import SPLITS
 USER_ERRORS = (ValueError, LookupError, OSError)
 PACKAGE = Path(__file__).parents[1]  # mtlkit itself, with all its packages
 BUGS = (KeyError, IndexError)  # LookupErrors that come from a fault in the program, not from a wrong word
-LISTS = ("balancers", "tasks", "datasets", "kinds", "encoders", "decoders", "experiments")
+FILES = {"experiments": experiments, "presets": presets}  # the other lists come from registries
+LISTS = ("balancers", "tasks", "datasets", "kinds", "encoders", "decoders", *FILES)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -161,18 +162,17 @@ def explain_command(arguments: argparse.Namespace, result: Outcome) -> None:
 
 
 def list_command(arguments: argparse.Namespace, result: Outcome) -> None:
-    """Prints all plug-ins of a kind, one per line with a description; balancers also as a Markdown page."""
+    """Prints all names of a kind, one per line with a description; balancers and presets also as a Markdown page."""
+    kind = arguments.kind
     if arguments.markdown:
-        if arguments.kind != "balancers":
-            raise ValueError(f"--markdown works only for balancers, not for {arguments.kind}.")
-        from mtlkit.cli import catalog
+        from mtlkit.cli.pages import page
 
-        _print([catalog.markdown(mtlkit.BALANCERS.names()).rstrip("\n")])
+        _print([page(kind).rstrip("\n")])
         return
-    known = experiments() if arguments.kind == "experiments" else getattr(mtlkit, arguments.kind.upper()).described()
+    known = FILES[kind]() if kind in FILES else getattr(mtlkit, kind.upper()).described()
     width = max(map(len, known), default=0)
     _print(f"{name:<{width}}  {line}".rstrip() for name, line in known.items())
-    if arguments.kind == "encoders":
+    if kind == "encoders":
         _print(["", "model.encoder also takes the name of any timm model: timm.list_models() lists them."])
 
 
@@ -231,7 +231,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     cli_data.add_commands(partial(add, above=(data, data.add_subparsers(required=True, metavar="COMMAND"))))
     sub = add("list", list_command, "List what you can choose, one per line with a description.")
     sub.add_argument("kind", metavar="KIND", choices=LISTS, help=", ".join(LISTS))
-    sub.add_argument("--markdown", action="store_true", help="as docs/balancers.md, with all that the docstrings say")
+    sub.add_argument("--markdown", action="store_true", help="as the page of docs/: balancers and presets")
 
     words = list(sys.argv[1:] if argv is None else argv)
     arguments, rest = parser.parse_known_args(words)

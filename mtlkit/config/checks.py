@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from mtlkit.config.keys import meant
 from mtlkit.config.plugins import import_plugins
-from mtlkit.config.schema import BalancerConfig, Config, DataConfig, TaskConfig, TrainerConfig
+from mtlkit.config.schema import BalancerConfig, Config, DataConfig, PresetConfig, TaskConfig, TrainerConfig
 from mtlkit.config.sections import SECTIONS, all_keys, defaults, named, options, section_at
 from mtlkit.network import ENCODERS
 from mtlkit.options import check_together
@@ -27,6 +27,8 @@ def check_config(values: Mapping[str, Any], source: Source) -> Config:
         sections["data"] = _data(values["data"], source)
     if "model" in values:
         sections["model"] = _section(values["model"], ("model",), source)
+    if values.get("preset") is not None:
+        sections["preset"] = to_dataclass(PresetConfig, values["preset"], "preset", source)
     sections["trainer"] = to_dataclass(TrainerConfig, values.get("trainer", {}), "trainer", source)
     if isinstance(tasks := values.get("task"), Mapping):
         sections["task"] = {str(name): _task(str(name), task, source) for name, task in tasks.items()}
@@ -179,6 +181,11 @@ def _impossible(config: Config) -> list[tuple[str, str]]:
             "trainer.schedule=step needs either it or trainer.step_size_epochs",
         ),
         (
+            "trainer.clip_encoder",
+            trainer.clip_encoder is not None and trainer.clip_norm is not None,
+            f"it does not go with trainer.clip_norm={trainer.clip_norm}; set one of the two to null",
+        ),
+        (
             "trainer.normalize_again",
             trainer.normalize_again is not None and trainer.normalize_again < max(1, trainer.normalize_losses),
             f"{trainer.normalize_again} comes before the end of the first trainer.normalize_losses="
@@ -194,6 +201,21 @@ def _impossible(config: Config) -> list[tuple[str, str]]:
             trainer.monitor is not None and (monitored not in (*config.task, "*") or not metric),
             f"expected <task>/<metric> with a task of {', '.join(config.task)}, or */<metric>, found "
             f"{trainer.monitor!r}",
+        ),
+        (
+            "trainer.baseline",
+            trainer.baseline is not None and trainer.monitor is not None,
+            f"it does not go with trainer.monitor={trainer.monitor}: each of them says which evaluation is the best",
+        ),
+        (
+            "trainer.baseline",
+            other := [key for key in trainer.baseline or () if key.partition("/")[0] not in config.task],
+            f"expected <task>/<metric> with a task of {', '.join(config.task)}, found {', '.join(map(repr, other))}",
+        ),
+        (
+            "trainer.baseline",
+            trainer.baseline == {},
+            "it is empty; give the figure of each task's single-task run, or null",
         ),
     )
     return [(key, why) for key, wrong, why in rules if wrong]

@@ -9,7 +9,6 @@ from typing import Any, cast
 from warnings import warn
 
 import hydra
-import yaml  # type: ignore[import-untyped]
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_store import ConfigStore
@@ -26,7 +25,9 @@ from mtlkit.config.checks import check_config, unused
 from mtlkit.config.draft import START, Draft
 from mtlkit.config.overrides import names_a_class, place_of, put_word
 from mtlkit.config.plugins import import_plugins
+from mtlkit.config.presets import put_preset, unlike_published
 from mtlkit.config.schema import Config
+from mtlkit.config.yaml_files import read_mapping
 from mtlkit.registry import suggest
 from mtlkit.run_folder import CONFIG
 from mtlkit.typed import Source
@@ -39,7 +40,7 @@ FILE = "_file"  #: the name of the user's own YAML file in Hydra's store
 
 def read_config(path: Path) -> Config:
     """Reads the configuration in a run's config.yaml. Raises `FileNotFoundError`, or `ValueError` for a broken file."""
-    return check_config(_read(path), Source(str(path)))
+    return check_config(read_mapping(path), Source(str(path)))
 
 
 def compose(experiment: str, overrides: Sequence[str] = ()) -> Config:
@@ -61,6 +62,7 @@ def compose(experiment: str, overrides: Sequence[str] = ()) -> Config:
         _put_files(draft, loader, experiment)
         for word in sorted(words, key=lambda word: not names_a_class(word)):  # the order of the words does not matter
             put_word(draft, word)
+        left_out = put_preset(draft, experiment)
         source = draft.source(f"experiment {experiment!r}")
         # References such as ${data.size} are resolved last, when all words have been put.
         try:
@@ -77,6 +79,8 @@ def compose(experiment: str, overrides: Sequence[str] = ()) -> Config:
     # A warning and no error: experiments share trainer settings, and a word may switch off what another one needs.
     for key, why in unused(config.trainer):
         warn(f"trainer.{key} (in {source.of(f'trainer.{key}')}) has no effect: {why}.", stacklevel=2)
+    if remark := unlike_published(config, left_out):
+        warn(remark, stacklevel=2)
     return config
 
 
@@ -153,7 +157,7 @@ def _own(loader: ConfigLoader, experiment: str) -> dict[str, Any]:
     """Returns the content of the user's own file. For the name of an experiment, the file builds on that experiment."""
     path = Path(experiment)
     if path.suffix in (".yaml", ".yml"):
-        values = _read(path)
+        values = read_mapping(path)
         for entry in values.get("defaults") or ():
             if isinstance(entry, dict) and any(isinstance(choice, dict) for choice in entry.values()):
                 raise ValueError(
@@ -170,21 +174,6 @@ def _own(loader: ConfigLoader, experiment: str) -> dict[str, Any]:
     for file in (path / CONFIG, Path(f"{experiment}.yaml")):
         hint = f"Did you mean the file {file}?" if file.is_file() else hint
     raise LookupError(f"No experiment is called {experiment!r}. {hint}")
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """Reads a YAML file that contains a mapping."""
-    if not path.is_file():
-        beside = sorted(file.name for file in path.parent.glob("*.y*ml"))
-        hint = suggest(path.name, beside) if beside else "mtlkit list experiments names those that need no file."
-        raise FileNotFoundError(f"There is no file {path}. {hint}")
-    try:
-        values = OmegaConf.to_container(OmegaConf.load(path))
-    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid YAML: {error}") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{path}: expected a mapping of keys, found {type(values).__name__}.")
-    return cast(dict[str, Any], values)
 
 
 def _put_files(draft: Draft, loader: ConfigLoader, experiment: str) -> None:

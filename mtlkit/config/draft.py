@@ -56,6 +56,15 @@ class Draft:
         else:
             self._put(path, value, place)
 
+    def put_default(self, path: KeyPath, value: Any, place: str, stays: Callable[[str], bool]) -> None:
+        """Sets a value, except where the present one stays because of the place that it came from."""
+        kept = path in self.places and stays(self.places[path])
+        if isinstance(value, Mapping) and not (kept and not isinstance(self._at(path), Mapping)):
+            for key, item in value.items():
+                self.put_default((*path, key), item, place, stays)
+        elif not kept:
+            self.put(path, value, place)
+
     def remove(self, path: KeyPath, place: str) -> None:
         """Removes a key. Raises `ValueError` if it does not exist."""
         container: Any = self.values

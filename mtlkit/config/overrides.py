@@ -10,6 +10,8 @@ from mtlkit.config.draft import GROUPS, Draft
 from mtlkit.config.keys import meant
 from mtlkit.config.sections import all_keys, section_at
 
+WORD = "the override "  #: how the places of words begin
+
 
 def put_word(draft: Draft, word: Override) -> None:
     """Applies one word of the command line to the draft. `key=`, `+key=` and `++key=` mean the same."""
@@ -52,7 +54,7 @@ def _path(word: Override) -> tuple[str, ...]:
 
 def place_of(word: Override) -> str:
     """Returns the name that messages use for the place of a word's value."""
-    return f"the override {word.input_line!r}"
+    return f"{WORD}{word.input_line!r}"
 
 
 def names_a_class(word: Override) -> bool:

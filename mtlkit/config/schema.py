@@ -105,6 +105,14 @@ class BalancerConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PresetConfig:
+    """The preset of this configuration, whose values it contains. In an experiment, `preset: NAME` puts them there."""
+
+    name: str  #: a file of configs/balancer_preset, or the path of a user's own
+    method: str  #: the balancer that its values are for
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainerConfig:
     """The settings of training. A step is one update of the parameters, from one batch of `data.batch_size`."""
 
@@ -122,15 +130,20 @@ class TrainerConfig:
     weight_decay: NonNegative = 0.0
     momentum: Share = 0.9  #: for sgd
     clip_norm: Positive | None = None  #: the largest allowed norm of all gradients together
+    clip_encoder: Positive | None = None  #: the same for the encoder's combined gradient alone; not with clip_norm
     schedule: Literal["constant", "cosine", "poly", "step"] = "constant"
     warmup_steps: Natural = 0  #: the number of steps in which the learning rate grows linearly from 0
     step_size: Count | None = None  #: for `schedule: step`: the learning rate times gamma after so many steps
     step_size_epochs: Count | None = None  #: the same, in epochs
     gamma: Share = 0.1
     power: Positive = 0.9  #: for `schedule: poly`: lr * (1 - step / steps) ** power
+    balancer_schedule: Literal["follow", "constant"] = "follow"  #: whether warmup_steps and schedule are also for the
+    #: balancer's own learning rate, or for the model's alone
     early_stopping: Count | None = None  #: ends the training after this many evaluations without improvement
     monitor: str | None = None  #: what `best` means: <task>/<metric>, or */<metric>, the mean over tasks;
     #: null: the mean of loss / untrained loss
+    baseline: dict[str, float] | None = None  #: figures of single-task runs, by <task>/<metric>: with them, `best` is
+    #: the evaluation with the best delta-m, the mean over tasks of the relative gain
     decoder_gradients: Literal["published", "plain", "weighted"] = "published"  #: whether the balancer's weights reach
     #: the decoders: as in the paper of each method, never, or always
     normalize_losses: Natural = 0  #: divides each loss by its mean over this many first steps
@@ -149,6 +162,7 @@ class Config:
     deterministic: bool = False  #: raises an error for operations that are not deterministic on this device
     plugins: tuple[str, ...] = ()  #: modules to import first; they register the names that other keys use
     protocol: Literal["strict", "published"] = "strict"  #: published: selection on test data is allowed
+    preset: PresetConfig | None = None  #: what a published code base does with the balancer; docs/presets.md
     data: DataConfig
     model: ModelConfig
     task: dict[str, Any]  #: the tasks by name, each a TaskConfig

@@ -40,6 +40,8 @@ class Concat(Dataset):
                         f"{part.targets[own]}. Rename one of them: targets: {{{own}: another_name}}."
                     )
         self.targets = {new: target for new, (target, _) in found.items()}
+        ways = {part.resizing for part in self.sets}
+        self.resizing = ways.pop() if len(ways) == 1 else "area"
         self.lengths = [len(part) for part in self.sets]
         self._ends = list(accumulate(self.lengths))
         self.licence = " ".join(dict.fromkeys(part.licence for part in self.sets if part.licence))

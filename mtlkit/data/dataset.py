@@ -3,7 +3,7 @@
 import errno
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, TypedDict
+from typing import Any, ClassVar, Literal, TypedDict
 
 from torch import Tensor
 
@@ -83,6 +83,9 @@ class Dataset(ABC):
     licence: str = ""
     #: What was recognised on the disk, as sentences: the layout, conventions that were found, what was left out.
     notes: Sequence[str] = ()
+    #: How its pictures get the size `data.size`: the option `how` of `mtlkit.data.files.resize`. `mtlkit predict` does
+    #: the same.
+    resizing: Literal["area", "torchvision"] = "area"
     #: Which files of these samples (not of other splits) are missing, in a sentence or two; empty if none is. If some
     #: are, work begins only with data.on_error=skip. Reading such a sample raises `BadSampleError`.
     missing: str = ""

@@ -5,11 +5,13 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from tokenize import TokenError
+from typing import Literal
 from zipfile import BadZipFile
 
 import cv2
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from mtlkit.data.dataset import BadSampleError
@@ -149,11 +151,19 @@ def unreadable(path: Path, error: Exception) -> BadSampleError:
     return BadSampleError(f"{path} is damaged or not what its name says: {what}")
 
 
-def resize(values: np.ndarray, size: tuple[int, int] | None, *, exact: bool = False) -> np.ndarray:
+def resize(
+    values: np.ndarray,
+    size: tuple[int, int] | None,
+    *,
+    exact: bool = False,
+    how: Literal["area", "torchvision"] = "area",
+) -> np.ndarray:
     """Resizes (H, W) or (H, W, C) values to `size` (width, height). With None or their own size, they do not change.
 
-    A smaller picture is averaged over the area of each pixel, and a larger one is interpolated. With `exact`, for
-    targets, every pixel takes the value at its centre, so there is no value that was not measured.
+    A smaller picture is averaged over the area of each pixel, and a larger one is interpolated. With the `how`
+    "torchvision", a picture of 8 bits gets the bytes that torchvision's `Resize` makes of it: those of Pillow's
+    bilinear filter, which is twice as wide as a pixel of a smaller picture. With `exact`, for targets, every pixel
+    takes the value at its centre, so there is no value that was not measured.
     """
     if size is None or (values.shape[1], values.shape[0]) == tuple(size):
         return values
@@ -163,8 +173,20 @@ def resize(values: np.ndarray, size: tuple[int, int] | None, *, exact: bool = Fa
             ((np.arange(n) + 0.5) * m / n).astype(np.intp) for n, m in zip((height, width), values.shape, strict=False)
         )
         return values[rows[:, None], columns]
+    if how == "torchvision":
+        return _resize_by_pillow(values, (width, height))
     smaller = width <= values.shape[1] and height <= values.shape[0]
     return cv2.resize(values, (width, height), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
+
+
+def _resize_by_pillow(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resizes a picture (H, W, 3), uint8 or float32, by Pillow's bilinear filter."""
+    if values.dtype == np.uint8:
+        return np.array(Image.fromarray(values).resize(size, Image.Resampling.BILINEAR))
+    channels = [
+        Image.fromarray(channel).resize(size, Image.Resampling.BILINEAR) for channel in np.moveaxis(values, 2, 0)
+    ]
+    return np.stack([np.asarray(channel) for channel in channels], axis=2)
 
 
 def image_tensor(values: np.ndarray) -> Tensor:

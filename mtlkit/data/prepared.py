@@ -93,6 +93,7 @@ class Prepared(Dataset):
         self._count = min(self._ends[-1], limit or self._ends[-1])
         self._opened: OrderedDict[int, OpenBlock] = OrderedDict()
         self.targets, self.licence, self.camera = manifest.targets, manifest.licence, part.camera
+        self.resizing = manifest.recipe.source.get("resize", "area")
         self.notes = [f"Prepared from {name} on {manifest.date}.", *part.notes]
         if skipped := [label for block in part.blocks for label in block.skipped]:
             names = ", ".join(skipped[:5]) + ", ..." * (len(skipped) > 5)

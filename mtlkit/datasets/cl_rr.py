@@ -22,8 +22,8 @@ class CLRR(Dataset):
     Sample: image (3, 28, 28), grey. `classify` is the class of the left digit. `reconstruct` (1, 28, 28) in [0, 1] is
     the right digit as in MNIST. It is complete where the left digit hides it, and it is larger than in the picture,
     where it has 28/36 of its size. Therefore no augmentation may move pixels. The paper's targets are standardised,
-    (x - 0.1307) / 0.3081. Their mean squared error, and with it the weight of the task in a plain sum, is 1 / 0.3081² =
-    10.53 times the error of these targets.
+    (x - 0.1307) / 0.3081. The options `mean` and `deviation` of the task reconstruction do the same. The mean squared
+    error, and with it the weight of the task in a plain sum, is then 1 / 0.3081² = 10.53 times that of these targets.
 
     `root`, `download`, `size` and errors are as in `multimnist`.
     """

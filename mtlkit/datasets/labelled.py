@@ -43,7 +43,7 @@ class LabelledPictures(Dataset):
         return len(self._paths)
 
     def __getitem__(self, index: int) -> Sample:
-        image = image_tensor(resize(read_picture(Path(self._paths[index])), self._size))
+        image = image_tensor(resize(read_picture(Path(self._paths[index])), self._size, how=self.resizing))
         labels = self._labels[index].astype(np.float32)
         targets = {target: torch.from_numpy(labels[columns]) for target, columns in self._columns.items()}
         return {"image": image, "targets": targets}

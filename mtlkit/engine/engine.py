@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 
 from mtlkit import distributed
 from mtlkit.balancer import Balancer
 from mtlkit.config.schema import TrainerConfig
 from mtlkit.data.loader import micro_batches
-from mtlkit.engine import optim
+from mtlkit.engine import optim, shared
 from mtlkit.engine.decoder_gradients import DecoderGradients
 from mtlkit.engine.evaluation import LeftOut, output_sizes
 from mtlkit.engine.losses import FirstLosses, Losses, gradient_error, loss_of
@@ -34,6 +34,7 @@ Batch = dict[str, Any]
 Record = dict[str, Any]
 Tensors = dict[str, Tensor]
 Share = Callable[[Features], Mapping[str, Features]]
+Model = Callable[..., Tensors]
 Forward = Callable[[], tuple[Tensors, Losses]]
 
 
@@ -60,6 +61,7 @@ class Engine:
         seed: int = 0,
     ) -> None:
         distributed.check_whole_parameters(accelerator, balancer.space, balancer.needs)  # before anything moves
+        optim.check_clipping(config, accelerator)
         self.decoder_gradients = DecoderGradients(config.decoder_gradients, balancer, accelerator)
         self.accelerator = accelerator
         self.config = optim.in_steps(config, steps_per_epoch)
@@ -74,16 +76,16 @@ class Engine:
         model.to(dtype)
         self.balancer = balancer.to(accelerator.device, dtype)
         distributed.broadcast_state(self.balancer)
-        # Only the model's optimizer is prepared: two of them would share one loss scaler, and each would update its
-        # scale.
+        # Only the model's optimizer is prepared: two would share one loss scaler, and each would update its scale.
         self.balancer_optimizer = optim.balancer_optimizer(balancer)
         self.model, self.optimizer = accelerator.prepare(model, optim.model_optimizer(model, config))
         self.network: MultiTaskModel = accelerator.unwrap_model(self.model)  # for all that must not start DDP's hooks
+        shared.set_up_late(self.network.encoder, balancer, accelerator)
         self.predictor = Predictor(self.network, self.tasks, balancer, accelerator, dtype)
         self.prepare = self.predictor.inputs
 
         self.step = 0
-        self.monitor = Monitor(self.tasks, config.monitor)
+        self.monitor = Monitor(self.tasks, config.monitor, config.baseline)
         self.first_losses = FirstLosses(config.normalize_losses, config.normalize_again)
         self.left_out = LeftOut()
         self._turns = Turns(seed, accelerator.device)
@@ -176,7 +178,7 @@ class Engine:
                 self.balancer,
                 number=self.step,
                 epoch=self.step // self.steps_per_epoch,
-                rate=self.balancer.lr * self.balancer.lr_decay**self.step * self._rate_factor,
+                rate=optim.balancer_rate(self.balancer, self.config, self.step, self.total_steps),
                 accumulation=self.config.accumulation,
                 window=self._window,
             )
@@ -184,7 +186,7 @@ class Engine:
             one = Pass(self.balancer, self.network.encoder, step, first_losses=self.first_losses, observe=observe)
             image, targets = self.prepare(batch)
             self._turns.model(self.step)  # dropout draws the same numbers whatever the balancer drew before
-            outputs, losses = self._forward(self.model, image, targets, partial(self._tap, one))
+            outputs, losses = self._forward(partial(self.model, late=one.late), image, targets, partial(self._tap, one))
             self._turns.balancer()  # and the balancer the same whatever dropout drew
             one.record(losses, outputs)
             if "indicators" in self.balancer.needs:
@@ -205,7 +207,7 @@ class Engine:
         with self._turns.adapters():
             return one.tap(features)
 
-    def _forward(self, model: nn.Module, image: Tensor, targets: Tensors, share: Share) -> tuple[Tensors, Losses]:
+    def _forward(self, model: Model, image: Tensor, targets: Tensors, share: Share) -> tuple[Tensors, Losses]:
         outputs = model(image, share, output_sizes(self.tasks, targets))
         return outputs, {name: loss_of(task, outputs[name], targets[name]) for name, task in self.tasks.items()}
 
@@ -243,6 +245,6 @@ class Engine:
 
         A loss scaler skips such a step and lowers its scale instead. This is a normal part of its work.
         """
-        norm = optim.clip_gradients(self.accelerator, self.network, self.config.clip_norm)
+        norm = optim.clip_gradients(self.accelerator, self.network, self.config)
         if self.accelerator.scaler is None and not bool(torch.isfinite(norm)):
             raise gradient_error(float(norm), self.step, step.tasks, step.weights, type(self.balancer).__name__)

@@ -22,7 +22,10 @@ class NonFiniteError(StepError):
 
 
 def loss_of(task: Task, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns `task.loss(output, target)`. Raises `ValueError` unless it is two scalars whose first has a gradient."""
+    """Returns `task.loss(output, target)`. Raises `ValueError` unless it is two scalars, the first with a gradient.
+
+    The gradient is needed only in training, and only if there is a valid label.
+    """
     # Checked in every step: a plug-in's loss may fail only for some batches, and a sum of the wrong shape would
     # broadcast into a wrong number without a word.
     found: Any = task.loss(output, target)

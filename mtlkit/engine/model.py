@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mtlkit.engine.space import shared_parameters
+from mtlkit.engine.shared import call_with_late, check_late, shared_parameters
 from mtlkit.network import ENCODERS, Decoder, Encoder, EncoderInfo, Features
 from mtlkit.registry import options_of, suggest
 
@@ -37,13 +37,14 @@ class MultiTaskModel(nn.Module):
         for name in decoders:  # torch's own error would not say that a task must be renamed
             if hasattr(nn.ModuleDict, name):
                 raise ValueError(f"A task cannot be called {name!r}: torch's ModuleDict needs that name. Rename it.")
+        check_late(encoder, decoders)
         self.encoder = encoder
         self.decoders = nn.ModuleDict(decoders)
         self.frozen_batch_norm = False  #: set by `set_batch_norm`
 
     @property
     def encoder_info(self) -> EncoderInfo:
-        """The encoder's `info` with the number of parameters that the tasks share."""
+        """The encoder's `info` with the number of parameters that the tasks share up to the features."""
         return replace(self.encoder.info, parameters=sum(p.numel() for p in shared_parameters(self.encoder)))
 
     def forward(
@@ -51,12 +52,14 @@ class MultiTaskModel(nn.Module):
         image: Tensor,
         share: Callable[[Features], Mapping[str, Features]] | None = None,
         sizes: Mapping[str, tuple[int, int]] | None = None,
+        late: Callable[[str], Mapping[str, Tensor]] | None = None,
     ) -> dict[str, Tensor]:
         """Returns the outputs of all tasks for the image (B, 3, H, W) in [0, 1].
 
         `share` gives every task its own features; without it, all tasks get the encoder's. It does not see the guides:
-        they go to the decoders that are guided. A dense output is resized (bilinear) to the task's entry in `sizes`,
-        (height, width), or otherwise to the size of the image.
+        they go to the decoders that are guided. `late` is called after it and gives every task its own parameters of
+        the encoder's late module. Without it, or where it gives none, all tasks get the module's. A dense output is
+        resized (bilinear) to the task's entry in `sizes`, (height, width), or otherwise to the size of the image.
         """
         # Encoder, balancer and decoders run in one forward call of one module. DDP, FSDP and DeepSpeed prepare the sums
         # of gradients there; a decoder that is called outside would keep its gradients on its own process without a
@@ -70,7 +73,13 @@ class MultiTaskModel(nn.Module):
         # Every decoder runs, also for a task without labels: otherwise processes would have different graphs.
         for name, decoder in self.decoders.items():
             given = features if share is None else shared[name]
-            output = decoder(given, guides) if decoder.guided else decoder(given)
+            arguments: tuple[Any, ...] = (given, guides) if decoder.guided else (given,)
+            if decoder.late:
+                own = {} if late is None else late(name)
+                assert isinstance(self.encoder.late, nn.Module)
+                output = call_with_late(decoder, arguments, self.encoder.late, own)
+            else:
+                output = decoder(*arguments)
             if decoder.dense:
                 size = tuple((sizes or {}).get(name, image.shape[-2:]))
                 if output.shape[-2:] != size:

@@ -14,7 +14,8 @@ class Monitor:
 
     Without a key, it compares the mean over tasks of the validation loss divided by that of the untrained model. So no
     task counts more because its loss is in larger units. A key names a metric, `<task>/<metric>`, whose direction the
-    metric knows; `*/<metric>` is its mean over the tasks that have it.
+    metric knows; `*/<metric>` is its mean over the tasks that have it. With a baseline, the figures of single-task runs
+    by `<task>/<metric>`, it compares delta-m: the mean over tasks of the mean relative gain of their metrics.
 
     The first evaluation, of the untrained model, decides for the whole run which tasks are averaged: those that have a
     value there. An evaluation without a value for one of them cannot be compared, so it is never the best. Evaluations
@@ -26,7 +27,7 @@ class Monitor:
         initial: the values of the first evaluation for the figures that count; None before it.
         remark: what a reader must know about the last evaluation, in a sentence; usually empty.
 
-    Raises `ValueError` for an unknown key, and for a metric without a direction.
+    Raises `ValueError` for an unknown key, for a metric without a direction, and for a baseline of 0.
 
     >>> monitor = Monitor({}, None)
     >>> monitor.update({"loss/depth": 2.0}), monitor.update({"loss/depth": 1.0}), monitor.update({"loss/depth": 1.5})
@@ -35,20 +36,28 @@ class Monitor:
     (0.5, 1)
     """
 
-    def __init__(self, tasks: Mapping[str, Task], key: str | None) -> None:
+    def __init__(self, tasks: Mapping[str, Task], key: str | None, baseline: Mapping[str, float] | None = None) -> None:
         known = directions(tasks)
+        self.baseline = dict(baseline or {})
         self.name = f"trainer.monitor={key}" if key else "the mean of loss / untrained loss"
-        self.keys = [name for name in known if key in (name, f"*/{name.partition('/')[2]}")]
-        if key is not None and not self.keys:
-            raise ValueError(f"trainer.monitor: no metric is {key!r}. {suggest(key, known)}")
+        option, wanted = "trainer.monitor", [key] if key is not None else []
+        if self.baseline:
+            assert key is None
+            self.name, option, wanted = "delta-m against trainer.baseline", "trainer.baseline", list(self.baseline)
+        self.keys = [name for name in known if {name, f"*/{name.partition('/')[2]}"} & set(wanted)]
+        for one in wanted:
+            if one not in self.keys and (self.baseline or not self.keys):
+                raise ValueError(f"{option}: no metric is {one!r}. {suggest(one, known)}")
         # A mean over metrics of opposite directions would have no direction, so that is refused, too.
         ways = {known[name] for name in self.keys}
-        if len(ways) > 1 or None in ways:
+        if None in ways or (len(ways) > 1 and not self.baseline):
             raise ValueError(
-                f"trainer.monitor={key}: for {', '.join(self.keys)} it is not known whether higher or lower is better "
-                f"(`higher_is_better` of the metric). Monitor another metric."
+                f"{option}={key or self.baseline}: for {', '.join(self.keys)} it is not known whether higher or lower "
+                "is better (`higher_is_better` of the metric). Monitor another metric."
             )
-        self.sign = -1.0 if True in ways else 1.0
+        if zero := [name for name, value in self.baseline.items() if value == 0]:
+            raise ValueError(f"trainer.baseline: {zero[0]} is 0, and no gain is relative to that. Leave it out.")
+        self.signs = {name: -1.0 if known[name] else 1.0 for name in self.keys}
         self.best: float | None = None
         self.without_gain = 0
         self.initial: dict[str, float] | None = None
@@ -106,6 +115,12 @@ class Monitor:
                     "best."
                 )
             return None
+        if self.baseline:
+            losses: dict[str, list[float]] = {}
+            for key in members:
+                change = self.signs[key] * (record[key] - self.baseline[key]) / abs(self.baseline[key])
+                losses.setdefault(key.partition("/")[0], []).append(change)
+            return fmean(map(fmean, losses.values()))
         if self.keys:
-            return self.sign * fmean(record[key] for key in members)
+            return fmean(self.signs[key] * record[key] for key in members)
         return fmean(record[key] / self.initial[key] for key in members)

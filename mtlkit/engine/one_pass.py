@@ -8,9 +8,10 @@ from torch import Tensor
 from mtlkit import contract
 from mtlkit.balancer import Balancer
 from mtlkit.engine.losses import FirstLosses, Losses, LossMeans
+from mtlkit.engine.shared import late_parameters
 from mtlkit.engine.space import SPACES, Space
 from mtlkit.engine.tap import Coefficients, Seed, Tap
-from mtlkit.gradients import Row
+from mtlkit.gradients import Row, weighted_sum
 from mtlkit.network import Encoder, Features
 from mtlkit.step import Step
 from mtlkit.task import no_loss
@@ -19,8 +20,8 @@ from mtlkit.task import no_loss
 class Pass:
     """Runs one step: it sets what the balancer sees of the step and calls the hooks of the balancer in order.
 
-    The order of calls is `tap` (in the forward pass, between encoder and decoders), `record`, `backward` and, where the
-    balancer needs it, `record_after`, after the model has moved.
+    The order of calls is `tap` (in the forward pass, between encoder and decoders), `record` and `backward`. Where the
+    balancer needs it, `record_indicators` comes before `backward`, and `record_after` after the model has moved.
 
     Args:
         balancer: the method.
@@ -46,6 +47,7 @@ class Pass:
         self._observe = observe or "gram" in balancer.needs
         self._create_graph = "create_graph" in balancer.needs
         self._aliases: dict[str, Features] = {}
+        self._late: dict[str, dict[str, Tensor]] = {}
         self._space: Space
         self._losses: LossMeans
 
@@ -58,12 +60,21 @@ class Pass:
         self._space = SPACES[own.space](features, self._encoder, "second_batch" in own.needs)
         self.step.gradients = self._space
         # The tap has no second derivative. A method that needs one reads the gradients before the backward pass.
+        # Without the tap, autograd adds up the late gradients by itself, and the late module stays as it is.
+        late = late_parameters(self._encoder)
         if self._create_graph or not torch.is_grad_enabled():
-            aliases = [level.view_as(level) for _ in names for level in features]
+            late, aliases = {}, [level.view_as(level) for _ in names for level in features]
         else:
-            aliases = list(Tap.apply(self._combine, len(names), n, *self._space.inputs))
-        self._aliases = {name: aliases[k * n : (k + 1) * n] for k, name in enumerate(names)}
+            aliases = list(Tap.apply(self._combine, len(names), len(late) + n, *late.values(), *self._space.inputs))
+        size = len(late) + n
+        for k, name in enumerate(names):
+            row = aliases[k * size : (k + 1) * size]
+            self._late[name], self._aliases[name] = dict(zip(late, row[: len(late)], strict=True)), row[len(late) :]
         return {name: contract.check_adapted(own, name, own.adapter(name, a), a) for name, a in self._aliases.items()}
+
+    def late(self, task: str) -> Mapping[str, Tensor]:
+        """The late parameters as that task's decoder gets them, by name; nothing where they stay as they are."""
+        return self._late[task]
 
     def record(self, losses: Losses, outputs: Mapping[str, Tensor]) -> None:
         """Takes this process's (sum, count) of every task and computes the means over all processes."""
@@ -86,7 +97,8 @@ class Pass:
     def backward(self, backward: Callable[[Tensor], None]) -> None:
         """Runs the one backward pass; raises `ValueError` where a needed double backward does not exist."""
         # Parts that get no gradient otherwise: DDP waits for one of every parameter.
-        total = self._losses.anchors + [no_loss(level)[0] for level in self._space.levels if self._create_graph]
+        shared = [*self._space.levels, *late_parameters(self._encoder).values()]
+        total = self._losses.anchors + [no_loss(part)[0] for part in shared if self._create_graph]
         try:
             if self.step.tasks:
                 objective = self._balancer.objective(self.step)
@@ -103,7 +115,7 @@ class Pass:
         self._space.release()
         if self._space.known_gram is not None:
             self.step.found["gram"] = self._space.known_gram
-        self._aliases, self._losses.means, self._losses.anchors = {}, [], []
+        self._aliases, self._late, self._losses.means, self._losses.anchors = {}, {}, [], []
         self.step.losses = self.step.losses.detach()
 
     # -- what the autograd nodes call, in this order ----------------------------------------------------------
@@ -122,13 +134,19 @@ class Pass:
         return gradient if self._create_graph else self.step.seed.expand_as(gradient)
 
     def _combine(self, rows: list[Row]) -> list[Tensor | None]:
-        """Takes the K task gradients from the tap. Returns a gradient for each of the tap's inputs."""
+        """Takes the K task gradients from the tap. Returns a gradient for each of the tap's inputs.
+
+        A row starts with the late gradients. They get the weights of the others, or they are summed. The space does not
+        see them: they are no gradients of features, and they have no even and odd samples.
+        """
         step, space, names = self.step, self._space, self._balancer.tasks
+        late = len(rows[0]) - len(space.levels)
         if not step.tasks:  # the backward pass goes on, because DDP waits for it
-            return [None] * len(space.inputs)
+            return [None] * (late + len(space.inputs))
         assert step.coefficients is not None
         # The tap has a row for each task of the run, in the balancer's order; absent tasks are left out.
-        space.receive([rows[names.index(task)] for task in step.tasks], step.seed)
+        rows = [rows[names.index(task)] for task in step.tasks]
+        space.receive([row[late:] for row in rows], step.seed)
         with torch.no_grad():
             if self._observe:
                 # The Gram matrix is equal on all processes, so they decide alike. With a check of its own gradients,
@@ -147,7 +165,8 @@ class Pass:
                     step.found["products"] = space.products(combined)
                 result = space.given(combined)
         space.rows = []  # frees the K gradients before the encoder's backward pass begins
-        return result
+        factors = step.coefficients if step.weights is None else step.weights
+        return [weighted_sum(part, factors) for part in zip(*(row[:late] for row in rows), strict=True)] + result
 
     def _tell(self, name: str, values: list[float]) -> None:
         self.step.found[name] = self.step.losses.detach().new_tensor(values)

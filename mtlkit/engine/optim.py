@@ -39,12 +39,28 @@ def balancer_optimizer(balancer: Balancer) -> torch.optim.Adam | None:
     return Adam(parameters, lr=balancer.lr, eps=1e-16) if parameters else None
 
 
-def clip_gradients(accelerator: Accelerator, model: nn.Module, most: float | None) -> Tensor:
-    """Returns the length of the model's whole gradient, and scales the gradient down to `most` (None: does not)."""
+def check_clipping(config: TrainerConfig, accelerator: Accelerator) -> None:
+    """Raises `ValueError` if the launcher cannot clip a part of the gradient."""
+    launcher = accelerator.distributed_type.value
+    if config.clip_encoder is not None and launcher == "DEEPSPEED":
+        raise ValueError(
+            f"trainer.clip_encoder: {launcher} keeps the gradients to itself and clips only all of them together. Set "
+            f"trainer.clip_encoder=null, or launch with DDP or FSDP."
+        )
+
+
+def clip_gradients(accelerator: Accelerator, model: MultiTaskModel, config: TrainerConfig) -> Tensor:
+    """Clips the encoder's gradient, the whole one, or nothing.
+
+    Returns the length of the whole gradient: before `clip_norm` scales it down, after `clip_encoder` does. If any
+    gradient is not finite, the length is not finite either.
+    """
     # The accelerator clips, for it must divide by the loss scale first, and under FSDP add up the shards.
+    if config.clip_encoder is not None:
+        accelerator.clip_grad_norm_([p for p in model.encoder.parameters() if p.grad is not None], config.clip_encoder)
     parameters = [p for p in model.parameters() if p.grad is not None]
-    if most is not None:
-        return accelerator.clip_grad_norm_(parameters, most)
+    if config.clip_norm is not None:
+        return accelerator.clip_grad_norm_(parameters, config.clip_norm)
     return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
 
 
@@ -108,6 +124,12 @@ def rate_factor(config: TrainerConfig, step: int, total: int) -> float:
         assert config.step_size is not None
         return config.gamma ** (step // config.step_size)
     return 1.0
+
+
+def balancer_rate(balancer: Balancer, config: TrainerConfig, step: int, total: int) -> float:
+    """Returns the learning rate of the balancer's own parameters at optimizer step `step` of `total`."""
+    factor = rate_factor(config, step, total) if config.balancer_schedule == "follow" else 1.0
+    return balancer.lr * balancer.lr_decay**step * factor
 
 
 def total_steps(config: TrainerConfig, steps_per_epoch: int) -> int:

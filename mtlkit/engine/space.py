@@ -10,14 +10,10 @@ from torch import Tensor
 
 from mtlkit import contract
 from mtlkit.distributed import add_over_ranks, of_all_ranks, rank, sum_over_ranks, world_size
+from mtlkit.engine.shared import shared_parameters
 from mtlkit.gradients import Row, at_least_float32, gradients_of, gram_of, inner_products, pull_back, weighted_sum
 from mtlkit.network import Encoder, Features
 from mtlkit.step import TaskGradients
-
-
-def shared_parameters(encoder: Encoder) -> list[Tensor]:
-    """Returns the parameters that the tasks share, in the order of `Step.jacobian`'s columns."""
-    return [parameter for parameter in encoder.parameters() if parameter.requires_grad]
 
 
 class Space(TaskGradients):

@@ -21,22 +21,23 @@ Combine = Callable[[list[Row]], list[Tensor | None]]
 class Tap(Function):
     """Gives K aliases of the features in the forward pass. In the backward pass, makes one gradient of the K gradients.
 
-    `inputs` are the features. For a step that compares gradients over the shared parameters, they are the detached
-    features and those parameters. The combined gradient goes to these inputs.
+    The first `aliased` of the `inputs` get the aliases: the encoder's late parameters, if it has any, and the features.
+    For a step that compares gradients over the shared parameters, the features are detached, and those parameters
+    follow. The combined gradient goes to these inputs.
     """
 
     @staticmethod
-    def forward(ctx: Any, combine: Combine, copies: int, levels: int, *inputs: Tensor) -> tuple[Tensor, ...]:
-        ctx.combine, ctx.copies, ctx.levels = combine, copies, levels
+    def forward(ctx: Any, combine: Combine, copies: int, aliased: int, *inputs: Tensor) -> tuple[Tensor, ...]:
+        ctx.combine, ctx.copies, ctx.aliased = combine, copies, aliased
         # Autograd would fill in zeros for an alias that no decoder used. None says so, and costs no memory.
         ctx.set_materialize_grads(False)
         ctx.like = [(x.shape, x.dtype, x.device) for x in inputs]
         # Aliases, not copies: the same memory under K names, so that each decoder's gradient arrives apart.
-        return tuple(level.view_as(level) for _ in range(copies) for level in inputs[:levels])
+        return tuple(x.view_as(x) for _ in range(copies) for x in inputs[:aliased])
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        n = ctx.levels
+        n = ctx.aliased
         combined = ctx.combine([list(gradients[k * n : (k + 1) * n]) for k in range(ctx.copies)])
         # The parameters of a level that no decoder uses get a zero gradient: DDP expects a gradient for all parameters.
         return (

@@ -1,6 +1,7 @@
 """The convolutional network of the CelebA experiments."""
 
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from mtlkit.network import ENCODERS, Encoder, EncoderInfo, Features
 from mtlkit.networks.segnet import conv_block
@@ -16,6 +17,12 @@ class CelebACNN(Encoder):
     Training therefore needs two images per process. In that code, each of the 40 attributes has a linear head (the
     decoder `linear`).
 
+    Args:
+        batch_statistics: the batch norms use the statistics of the present batch in evaluations, too, and keep no
+            running ones. The single-task runs of that code are evaluated like this, because its `trainer_one_task.py`
+            never calls `eval()`. Their figures are what every published delta-m on CelebA is relative to. They depend
+            on `data.eval_batch_size` and on the order of the images, and a single image has no prediction.
+
     The input is an image (B, 3, H, W) in [0, 1], used as it is. That code uses 64x64, and at least 8x8 is needed. The
     output is one level, a vector (B, 512), stride 0.
 
@@ -27,7 +34,7 @@ class CelebACNN(Encoder):
     5176640
     """
 
-    def __init__(self) -> None:
+    def __init__(self, batch_statistics: bool = False) -> None:
         super().__init__()
         self.info = EncoderInfo((512,), (0,))
         self.convolutions = nn.Sequential(
@@ -43,12 +50,22 @@ class CelebACNN(Encoder):
             conv_block(512, 512, bias=False),
         )
         self.linear = nn.Sequential(_linear(512), _linear(512))
+        self.batch_statistics = batch_statistics
+        for module in self.modules() if batch_statistics else ():
+            if isinstance(module, _BatchNorm):  # without running statistics, it uses those of the batch in any mode
+                module.track_running_stats = False
+                module.running_mean = module.running_var = module.num_batches_tracked = None
 
     @property
     def last_layer(self) -> nn.Module:
         return self.get_submodule("linear.1.0")
 
     def forward(self, image: Tensor) -> Features:
+        if self.batch_statistics and len(image) == 1:
+            raise ValueError(
+                "The encoder 'celeba_cnn' with batch_statistics=true normalises over the images of a batch, and here "
+                "is only one image. Use larger batches (data.eval_batch_size), or batch_statistics=false to predict."
+            )
         return [self.linear(self.convolutions(image).mean(dim=(2, 3)))]
 
     def check_size(self, width: int, height: int) -> None:

@@ -1,11 +1,13 @@
 """The LeNet of the Multi-MNIST experiments."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mtlkit.network import ENCODERS, Encoder, EncoderInfo, Features
+from mtlkit.option_checks import check_choice
 
 MEAN, STD = 0.1307, 0.3081  # of MNIST's training images
 
@@ -21,6 +23,11 @@ class LeNet(Encoder):
             it 4 * 4 * 8 = 128 inputs), so the encoder takes no other size.
         dropout: the probability of a zero among the outputs of the second convolution, before the pooling. CL_RR (Gama
             and Grassi, arXiv 2505.10347) uses it at this place, in a full-size network.
+        start: how the weights are drawn. "he": normal with the variance 2 / inputs (He et al., arXiv 1502.01852), and
+            biases of 0. "default": as torch draws them, uniform within 1 / sqrt(inputs), weights and biases alike,
+            which is a sixth of that variance. With it many of the 25 units of the reduced network are dead from the
+            start, so "he" is the default here. Published code mostly has torch's start, for instance that of CL_RR.
+            The start also sets the sizes of the tasks' gradients at the features, against each other.
 
     The input is an image (B, 3, H, W) in [0, 1], a grey image with three equal channels. The encoder averages the
     channels. The output is one level, a vector (B, features) after a ReLU, stride 0. The 25 features are those of the
@@ -40,8 +47,10 @@ class LeNet(Encoder):
         features: int = 25,
         image_size: tuple[int, int] = (28, 28),
         dropout: float = 0.0,
+        start: Literal["he", "default"] = "he",
     ) -> None:
         super().__init__()
+        check_choice("The option 'start' of the encoder 'lenet'", start, ("he", "default"))
         if len(channels) != 2 or min(*channels, features) < 1:
             raise ValueError(
                 f"LeNet needs two channel numbers and a feature number, all positive: "
@@ -57,7 +66,7 @@ class LeNet(Encoder):
         self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(flat, features)
         self.info = EncoderInfo((features,), (0,))
-        for layer in (self.conv1, self.conv2, self.linear):  # torch's own start leaves many of the units dead
+        for layer in (self.conv1, self.conv2, self.linear) if start == "he" else ():
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             nn.init.zeros_(layer.get_parameter("bias"))
 

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from mtlkit.network import DECODERS, Decoder, EncoderInfo, Features
 from mtlkit.networks.light import features_in_words
-from mtlkit.networks.segnet import all_maps, conv_block, two_convolutions, xavier
+from mtlkit.networks.segnet import AttentionConvolutions, all_maps, two_convolutions, xavier
 
 
 def _attention(inputs: int, outputs: int) -> nn.Sequential:
@@ -34,12 +34,15 @@ class MTANDecoder(Decoder):
     (bilinear) and convolved. Joined with the unpooled map, it gives the mask for the last map of the stage. The head is
     a 3x3 and a 1x1 convolution.
 
-    In the authors' code, the tasks share the 3x3 convolutions between the modules, although the inputs of these
-    convolutions depend on each task's own masks. Here every task owns these convolutions, so that all shared parameters
-    are in the encoder. For NYUv2's three tasks this gives 64,669,393 parameters instead of 44,229,073: 24,943,296 in
-    the encoder, and per task 10,220,160 in these convolutions, 2,984,576 in masks and about 37,000 in the head.
+    As in the authors' code, the tasks share the 3x3 convolutions between the modules, although the inputs of these
+    convolutions depend on each task's own masks. They are the late module of the encoder. In training, each task in
+    turn moves the running statistics of their BatchNorm layers, and evaluation uses these for all tasks. For NYUv2's
+    three tasks this gives 44,229,073 parameters: 24,943,296 in SegNet, 10,220,160 in the late module, and per task
+    2,984,576 in masks and about 37,000 in the head.
+
     The code of Nash-MTL and FAMO counts everything except the heads as shared parameters. CAGrad's code also excludes
-    the masks. Here a balancer sees only the parameters of SegNet.
+    the masks. Here a balancer compares the gradients of SegNet alone, and its weights hold for the late module, too. A
+    mask gets what the decoders get.
 
     Needs the encoder `segnet` with `levels: all`, and raises `ValueError` for other features. The output has the
     resolution of the image.
@@ -48,11 +51,12 @@ class MTANDecoder(Decoder):
     >>> from mtlkit.networks import SegNetEncoder
     >>> encoder = SegNetEncoder("all", channels=[4, 8, 8, 8, 8])
     >>> decoder = MTANDecoder(encoder.info, out_channels=13)
-    >>> tuple(decoder(encoder(torch.rand(2, 3, 32, 64))).shape)
+    >>> tuple(decoder(encoder(torch.rand(2, 3, 32, 64)), encoder.late).shape)
     (2, 13, 32, 64)
     """
 
     dense: ClassVar[bool] = True
+    late: ClassVar[bool] = True
 
     def __init__(self, info: EncoderInfo, out_channels: int) -> None:
         super().__init__()
@@ -64,24 +68,20 @@ class MTANDecoder(Decoder):
                 f"but the encoder gives {features_in_words(info)}."
             )
         self.down_masks, self.up_masks = nn.ModuleList(), nn.ModuleList()
-        self.down, self.up = nn.ModuleList(), nn.ModuleList()
-        above, below = (channels[0], *channels[:-1]), (*channels[1:], channels[-1])
-        for stage, (finer, own, coarser) in enumerate(zip(above, channels, below, strict=True)):
+        for stage, (finer, own) in enumerate(zip((channels[0], *channels[:-1]), channels, strict=True)):
             self.down_masks.append(_attention(2 * own if stage else own, own))
-            self.down.append(conv_block(own, coarser))
-            self.up.append(conv_block(own, finer))
             self.up_masks.append(_attention(own + finer, finer))
         self.head = two_convolutions(channels[0], out_channels)
         xavier(self)
 
-    def forward(self, features: Features) -> Tensor:
+    def forward(self, features: Features, late: AttentionConvolutions) -> Tensor:  # type: ignore[override]  # `late`
         stages = [features[i : i + 4] for i in range(0, len(features), 4)]
         passed: Features = []
-        for (first, last, *_), mask, convolve in zip(stages, self.down_masks, self.down, strict=True):
+        for (first, last, *_), mask, convolve in zip(stages, self.down_masks, late.down, strict=True):
             seen = mask(torch.cat([first, *passed], dim=1)) * last
             passed = [F.max_pool2d(convolve(seen), 2)]
         (x,) = passed
-        way_up = zip(reversed(stages), reversed(self.up_masks), reversed(self.up), strict=True)
+        way_up = zip(reversed(stages), reversed(self.up_masks), reversed(late.up), strict=True)
         for (*_, unpooled, last), mask, convolve in way_up:
             x = convolve(F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True))
             x = mask(torch.cat([unpooled, x], dim=1)) * last

@@ -81,6 +81,20 @@ class _Stage(nn.Module):
         return first, self.rest(first)
 
 
+class AttentionConvolutions(nn.Module):
+    """The 3x3 convolutions between MTAN's attention modules, which all tasks share behind masks of their own.
+
+    There is one for each stage on the way down, to the width of the stage below, and one for each stage on the way up,
+    to the width of the stage above.
+    """
+
+    def __init__(self, channels: Sequence[int]) -> None:
+        super().__init__()
+        above, below = (channels[0], *channels[:-1]), (*channels[1:], channels[-1])
+        self.down = nn.ModuleList(map(conv_block, channels, below))
+        self.up = nn.ModuleList(map(conv_block, channels, above))
+
+
 @ENCODERS.register("segnet")
 class SegNetEncoder(Encoder):
     """The shared SegNet of MTAN's experiments: VGG-16's convolutions, then unpooling back to the size of the image.
@@ -95,7 +109,7 @@ class SegNetEncoder(Encoder):
         levels: `last` shares the last map, for plain heads (the decoder `head`): one level (B, 64, H, W).
             `all` shares the 20 maps that the decoder `mtan` reads. At each of the strides 1, 2, 4, 8 and 16 these are
             the maps after the first convolution down, after the last one down, after unpooling, and after the last one
-            up.
+            up. With them, `late` holds the convolutions that the attention modules of all tasks share.
         channels: the five widths. MTAN's "wide" network has [64, 128, 256, 512, 1024].
 
     The input is an image (B, 3, H, W) in [0, 1], used as it is. Its sides must be multiples of 32.
@@ -106,6 +120,8 @@ class SegNetEncoder(Encoder):
     [(2, 64, 32, 64)]
     >>> sum(p.numel() for p in encoder.parameters())
     24943296
+    >>> sum(p.numel() for p in SegNetEncoder("all").late.parameters())
+    10220160
     >>> SegNetEncoder("all", channels=[2, 3, 4, 5, 6]).info.channels
     (2, 2, 2, 2, 3, 3, 3, 2, 4, 4, 4, 3, 5, 5, 5, 4, 6, 6, 6, 5)
     """
@@ -121,6 +137,8 @@ class SegNetEncoder(Encoder):
         for inputs, own, outputs, count in zip((3, *channels[:-1]), channels, finer, CONVOLUTIONS, strict=True):
             self.down.append(_Stage(inputs, own, count))
             self.up.append(_Stage(own, outputs, count))
+        if levels == "all":
+            self.late = AttentionConvolutions(channels)
         xavier(self)
         self.levels = levels
         self.info = EncoderInfo((channels[0],), (1,)) if levels == "last" else all_maps(channels)

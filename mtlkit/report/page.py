@@ -90,7 +90,7 @@ def write_report(run: Path) -> Path:
 def _header(history: History) -> str:
     config, info = history.config, history.info
     named = {key: _name(config.get(key)) for key in ("experiment", "balancer", "seed", "data")}
-    named["protocol"] = str(history.info.get("protocol", ""))
+    named |= {key: str(info.get(key) or "") for key in ("protocol", "preset")}
     named["encoder"] = _name((config.get("model") or {}).get("encoder"))
     total = info.get("total_steps")
     named["steps"] = f"{history.last_step} of {total}" if total else str(history.last_step)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mtlkit import distributed
 from mtlkit.config.composition import compose
+from mtlkit.config.presets import unlike_published
 from mtlkit.config.schema import Config
 from mtlkit.data.dataset import Dataset
 from mtlkit.data.loader import Samples, eval_loader, train_loader
@@ -139,6 +140,8 @@ class Experiment:
             if best_lost:
                 engine.note({"best_lost": True, "incident": BEST_LOST})
             if not start.begun:
+                if remark := unlike_published(config):
+                    engine.note({"incident": remark})
                 look = FirstLook(training, validation, config.data.validation)
                 engine.note(look.record())
                 constants = look.constants(parts.tasks)
@@ -175,7 +178,8 @@ class Experiment:
 
     def _write_description(self, dataset: Dataset, size: tuple[int, int]) -> None:
         targets = {name: {"type": target.type, "classes": target.classes} for name, target in dataset.targets.items()}
-        write_whole(self.folder / DATA, json.dumps({"size": size, "targets": targets}, indent=1).encode())
+        description = {"size": size, "resizing": dataset.resizing, "targets": targets}
+        write_whole(self.folder / DATA, json.dumps(description, indent=1).encode())
         self.config.save(self.folder / CONFIG)
 
     def _facts(self, parts: Parts, engine: Engine) -> Record:
@@ -188,6 +192,7 @@ class Experiment:
             "higher_is_better": directions(parts.tasks),
             "units": units(parts.tasks),
             "protocol": self.config.protocol,
+            "preset": self.config.preset.name if self.config.preset else None,
             "validation": self.config.data.validation,
             "selection": self.config.trainer.selection,
             "decoders": str(engine.decoder_gradients),

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 from warnings import warn
 
 import numpy as np
@@ -18,6 +19,7 @@ from mtlkit.data.loader import eval_loader
 from mtlkit.data.pictures import read_picture
 from mtlkit.engine.evaluation import evaluate_model as evaluate_model
 from mtlkit.engine.predictor import Predictor, dtype_of
+from mtlkit.option_checks import check_choice
 from mtlkit.run import checkpoint
 from mtlkit.run.build import build_dataset, build_parts, build_samples, make_accelerator
 from mtlkit.run_folder import CONFIG, DATA, check_run
@@ -38,7 +40,7 @@ def load_run(run: Path, name: str | None = None) -> tuple[Config, Predictor, tup
         folder, remark = checkpoint.of_results(run, config.trainer)
         if remark:
             warn(remark, stacklevel=3)
-    targets, size = _description(run)
+    targets, size, _ = _description(run)
     parts = build_parts(config, targets, size, pretrained=False)
     accelerator, dtype = make_accelerator(config.trainer), dtype_of(config.trainer.precision)
     parts.model.to(accelerator.device, dtype)
@@ -47,8 +49,8 @@ def load_run(run: Path, name: str | None = None) -> tuple[Config, Predictor, tup
     return config, Predictor(parts.model, parts.tasks, parts.balancer, accelerator, dtype), size
 
 
-def _description(run: Path) -> tuple[dict[str, Target], tuple[int, int]]:
-    """Returns the targets and the image size of the training."""
+def _description(run: Path) -> tuple[dict[str, Target], tuple[int, int], Any]:
+    """Returns the targets and the image size of the training, and how its pictures got that size."""
     path = run / DATA
     if not path.exists():
         raise FileNotFoundError(
@@ -57,10 +59,12 @@ def _description(run: Path) -> tuple[dict[str, Target], tuple[int, int]]:
     try:
         described = json.loads(path.read_text())
         width, height = described["size"]
+        resizing = described.get("resizing", "area")  # runs up to version 0.2 have only this way
+        check_choice("resizing", resizing, ("area", "torchvision"))
         targets = {key: Target(value["type"], tuple(value["classes"])) for key, value in described["targets"].items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
-    return targets, (width, height)
+    return targets, (width, height), resizing
 
 
 def evaluate_run(run: Path, split: Split | None = None, name: str | None = None) -> dict[str, float | None]:
@@ -89,8 +93,8 @@ def predict_files(run: Path, images: Sequence[Path], out: Path, name: str | None
     """Writes `out/<image>/<task>.npy` and `<task>.png` for every image and task. Returns one folder per image.
 
     The image is resized to the size of the run. Predicted maps have the image's own size. The arrays hold predictions
-    as
-    the tasks define them: class numbers (H, W), metres (1, H, W), unit normals (3, H, W), probabilities (C,).
+    as the tasks define them: class numbers (H, W), metres (1, H, W), unit normals (3, H, W), probabilities (C,). They
+    are the numbers that the metrics measure: a depth is not clipped and may be 0 or less.
 
     Raises:
         ValueError: a file is no image, or two images have the same name.
@@ -107,9 +111,10 @@ def predict_files(run: Path, images: Sequence[Path], out: Path, name: str | None
     for image in images:  # check all images before any work; they need not fit into memory together
         _open(image)
     _, predictor, size = load_run(run, name)
+    *_, how = _description(run)
     for image, folder in zip(images, folders, strict=True):
         picture = _open(image)
-        pixels = predictor.image(image_tensor(resize(picture, size))[None])  # in the same way as data sets do
+        pixels = predictor.image(image_tensor(resize(picture, size, how=how))[None])  # in the same way as data sets do
         sizes = {key: picture.shape[:2] for key in predictor.tasks}
         predictions = predictor.predictions(pixels, sizes)
         temporary = folder.with_name(f".{folder.name}.tmp")

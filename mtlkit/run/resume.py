@@ -8,6 +8,7 @@ from typing import Any
 from mtlkit.config.checks import check_config
 from mtlkit.config.composition import read_config
 from mtlkit.config.overrides import keys_of
+from mtlkit.config.presets import preset_keys
 from mtlkit.config.schema import Config
 from mtlkit.run_folder import CONFIG
 from mtlkit.typed import Source
@@ -48,6 +49,8 @@ def resumed(config: Config, words: Sequence[str] | None = None, *, anew: bool = 
         raise FileNotFoundError(f"There is no run in {folder} to resume: it has no {CONFIG}.")
     old, new = (dict(_flat(c.to_dict())) for c in (read_config(folder / CONFIG), config))
     named = None if words is None else keys_of(words)
+    if anew and named is not None and config.preset and named & {"preset", "balancer", "balancer.name"}:
+        named |= {"preset.name", "preset.method", *preset_keys(config)}
     exchanged: set[str] = set()  # sections that now name another class; all their options belong to that class
     # Keys that choose a class come first, because the other differences follow from them.
     for key in sorted(old.keys() | new.keys(), key=lambda key: (not key.endswith((".name", ".encoder", ".type")), key)):

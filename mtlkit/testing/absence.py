@@ -60,7 +60,7 @@ def _rows_stay(method: Method) -> None:
     """
     if not differing(*_by_two_names(method), tolerance=1e-9):  # else random numbers or options depend on the names
         one, two = _by_two_names(method, absent=("a",))
-        assert_same(one, two, "when the first task by name is absent, from when the last one is", tolerance=1e-9)
+        assert_same(one, two, "between runs without the first and without the last task by name", tolerance=1e-9)
 
 
 def _by_two_names(method: Method, absent: tuple[str, ...] = ()) -> tuple[State, State]:
@@ -107,4 +107,4 @@ def _always_away(method: Method) -> None:
                 e.train_step(make_batch(number, absent=("c",)))
         state = state_of(engine)
         expected = {key: value for key, value in state.items() if key not in of_task(state, "c")}
-        assert_same(expected, state_of(smaller), "with a task that never has labels, from without that task", 1e-9)
+        assert_same(expected, state_of(smaller), "between runs with and without a task without labels", 1e-9)

@@ -62,6 +62,9 @@ class CelebA(LabelledPictures):
     - "regions": nine regions of the face (Hand and Chellappa, AAAI 2017, arXiv 1604.07360).
 
     Sample: image (3, 218, 178), or of `size` (width, height), in most papers (64, 64); targets float32 (C,) in {0, 1}.
+    `resize` says how it gets that size: "area" averages over the area of each new pixel. "torchvision" gives the bytes
+    of torchvision's `Resize`, which published code uses. It mixes each pixel with its neighbours, so its pictures are a
+    little softer.
 
     Raises `FileNotFoundError` for missing lists and folders. Raises `ValueError` for lists that are damaged or do not
     agree, and for options out of range. Raises `BadSampleError` for a damaged picture when it is read.
@@ -77,6 +80,7 @@ class CelebA(LabelledPictures):
         """The options of the data set."""
 
         tasks: Literal["attributes", "each", "regions"] = "attributes"
+        resize: Literal["area", "torchvision"] = "area"  #: how pictures get the size `data.size`
 
     options: Options
 
@@ -90,6 +94,7 @@ class CelebA(LabelledPictures):
     ) -> None:
         super().__init__(**options)
         check_request("celeba", split, size, limit)
+        self.resizing = self.options.resize
         path = root_folder(root, "celeba", f"{HOLDS}, from {PAGE}")
         found = {part: _find(path, part) for part in PLACES}
         list_path, partition_path, folder = (places[0] for places in found.values())

@@ -115,7 +115,7 @@ class NYUv2(Dataset):
         self._size = size
         self._convention = self._find_convention(self.options.convention)
         self.camera = frames.camera
-        self.notes = (*frames.notes, *filter(None, [self.missing]))
+        self.notes = (*frames.notes, *frames.remarks(self._keys), *filter(None, [self.missing]))
         self.targets = {
             "segmentation": Target("segmentation", CLASSES[classes]),
             "depth": Target("depth"),

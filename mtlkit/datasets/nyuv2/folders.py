@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -29,9 +30,10 @@ from mtlkit.datasets.nyuv2.form import (
     read_mat,
     whole_numbers,
 )
-from mtlkit.datasets.nyuv2.normals import decode
+from mtlkit.datasets.nyuv2.normals import decode, lengths_in_words
 from mtlkit.datasets.nyuv2.sources import ASTMT, MTAN
 
+LOOKED_AT = 8  #: at most so many frames of a split, to say how long MTAN's normals are
 PARTS = ("image", "label", "depth", "normal")
 AGAIN = f"The download or unpacking of MTAN's archive is not complete; it is to be had from {MTAN}."
 
@@ -91,7 +93,18 @@ class Mtan(Form[tuple[str, str]]):
         return metres(path, read_array(path))
 
     def normals(self, key: tuple[str, str]) -> np.ndarray:
-        return decode(read_array(self._file("normal", key), (None, None, 3)))
+        return decode(self._stored_normals(key))
+
+    def _stored_normals(self, key: tuple[str, str]) -> np.ndarray:
+        return read_array(self._file("normal", key), (None, None, 3))
+
+    def remarks(self, keys: Sequence[tuple[str, str]]) -> list[str]:
+        """Returns how many normals are not of unit length, in a few frames that are evenly spread."""
+        found = []
+        for key in keys[:: -(-len(keys) // LOOKED_AT)]:
+            with suppress(BadSampleError):  # raised again when that sample is read
+                found.append(self._stored_normals(key))
+        return [lengths_in_words(found)] if found else []
 
     def normals_file(self, key: tuple[str, str]) -> Path:
         return self._file("normal", key)

@@ -73,6 +73,10 @@ class Form(ABC, Generic[Key]):
         """Returns the text of `Dataset.missing` for these frames."""
         return ""
 
+    def remarks(self, keys: Sequence[Key]) -> list[str]:
+        """Returns further notes, on these frames."""
+        return []
+
     def reference(self, key: Key) -> np.ndarray:
         """Returns normals computed from depth, in our frame of axes. Stored normals must be similar to them."""
         depth = self.depth(key)

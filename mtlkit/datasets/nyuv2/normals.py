@@ -20,6 +20,7 @@ CONVENTIONS = tuple(
     for axes in itertools.permutations(AXES)
     for signs in itertools.product(("", "-"), repeat=3)
 )
+SHORT = 0.5  # a vector that is not longer means "none"
 PROBES = 20  # the number of training frames that are used to find the convention
 LEAST, MARGIN = 0.7, 0.2  # the mean cosine with normals from depth, and its distance to the second best
 
@@ -36,17 +37,40 @@ def decode(values: np.ndarray) -> np.ndarray:
     >>> decode(np.array([[[0.5, 0.5, 0.0], [0.5, 0.5, 0.5]]])).tolist()
     [[[0.0, 0.0, -1.0], [0.0, 0.0, 0.0]]]
     """
-    if values.dtype.kind in "iu":
-        vectors = values.astype(np.float32) / np.float32(127.5) - 1
-    else:
-        vectors = values.astype(np.float32)
-        if _is_image(vectors):
-            vectors = 2 * vectors - 1
+    vectors = _vectors(values)
     length = _length(vectors)
-    known = np.isfinite(length) & (length > 0.5)
+    known = np.isfinite(length) & (length > SHORT)
     vectors = vectors / np.where(known, length, 1)[..., None]
     vectors[~known] = 0
     return vectors
+
+
+def lengths_in_words(frames: Sequence[np.ndarray]) -> str:
+    """Returns how many of the vectors in the stored values of frames are not of unit length, in a sentence or three.
+
+    >>> frame = np.array([[[0.0, 0.0, -1.0], [0.0, 0.6, -0.6], [0.0, 0.0, -0.4], [0.0, 0.0, 0.0]]])
+    >>> lengths_in_words([frame])[:71]
+    '66.7 % of the normals in 1 frame are not of unit length (up to 1 %). He'
+    """
+    lengths = np.concatenate([_length(_vectors(values)).ravel() for values in frames])
+    lengths = lengths[lengths > 0]
+    where = "1 frame" if len(frames) == 1 else f"{len(frames)} frames"
+    odd, short = (100 * part.sum() / max(len(lengths), 1) for part in (np.abs(lengths - 1) > 0.01, lengths <= SHORT))
+    if not odd:
+        return f"All normals in {where} are of unit length (up to 1 %)."
+    return (
+        f"{odd:.3g} % of the normals in {where} are not of unit length (up to 1 %). Here they are scaled to it, and "
+        f"those of at most {SHORT} ({short:.3g} %) are left out. MTAN's code uses them as they are, also in its "
+        "metrics, where a shorter normal gives a larger angle."
+    )
+
+
+def _vectors(values: np.ndarray) -> np.ndarray:
+    """Returns the stored vectors with their own lengths, float32."""
+    if values.dtype.kind in "iu":
+        return values.astype(np.float32) / np.float32(127.5) - 1
+    vectors = values.astype(np.float32)
+    return 2 * vectors - 1 if _is_image(vectors) else vectors
 
 
 def _is_image(vectors: np.ndarray) -> bool:
