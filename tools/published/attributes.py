@@ -54,14 +54,15 @@ class CelebAFAMO(Attributes):
     groups = GROUPS["each"]
     reasons: ClassVar[Mapping[str, str]] = {
         "single-task runs": (
-            "The public single-task runs never leave training mode, so their batch norms use the test batches. The "
-            "published delta-m therefore has other single-task figures than `mtlkit train` gives."
+            "The public single-task runs never leave training mode, so their batch norms use the test batches. "
+            "`model.batch_statistics=true` does the same here."
         ),
     }
 
     def items(self) -> dict[str, Callable[[], Found]]:
         return {
             **super().items(),
+            "parameters that balancers compare": self.shared_part,
             "metric F1": self.f1,
             "image of 64 x 64": self.resized,
             "single-task runs": self.mode,
@@ -84,6 +85,9 @@ class CelebAFAMO(Attributes):
             "epochs": options["n_epochs"],
             "drop_last": self.clone.arguments(trainer, "DataLoader").get("drop_last", False),
         }
+
+    def shared_part(self) -> Found:
+        return self.shared(self.theirs.network.shared_parameters())
 
     def f1(self) -> Found:
         batches = [(torch.rand(40, 50, 1), (torch.rand(40, 50, 1) < 0.4).float()) for _ in range(2)]

@@ -241,6 +241,11 @@ class Protocol(ABC):
         same = bool(self.config.model.pretrained) and torchvision and tag == "tv_in1k"  # timm's name for these
         return Found(same, f"{name}.{tag} here, {'torchvision' if torchvision else 'other'} weights there")
 
+    def shared(self, theirs: Iterable[nn.Parameter]) -> Found:
+        """Compares the number of parameters whose gradients balancers compare, with `balancer.space=parameters`."""
+        here, there = self.parts.model.encoder_info.parameters, sum(p.numel() for p in theirs)
+        return Found(here == there, f"{here:,}" if here == there else f"{here:,} here, {there:,} there")
+
     def evaluation(self) -> Found:
         return self._pass(training=False)
 

@@ -44,9 +44,6 @@ class CLRR(Protocol):
     samples = 50_000
     tasks = ("classify", "reconstruct")
     folder = "supervised_experiments"
-    reasons: ClassVar[Mapping[str, str]] = {
-        "batches and epochs": "That code also trains on the last batch of 80 of the 50,000 pictures.",
-    }
 
     @property
     def targets(self) -> dict[str, Target]:

@@ -215,7 +215,14 @@ class HarnessOfCAGrad(Maps):
     base: ClassVar[str]  #: the name of its single-task figures in PUBLISHED
 
     def items(self) -> dict[str, Callable[[], Found]]:
-        return {**super().items(), "delta-m and its single-task figures": self.delta}
+        return {
+            **super().items(),
+            "parameters that balancers compare": self.shared_part,
+            "delta-m and its single-task figures": self.delta,
+        }
+
+    def shared_part(self) -> Found:
+        return self.shared(self.theirs.network.shared_parameters())
 
     def network(self) -> nn.Module:
         return ByTask(self.tasks, self.clone.get(f"{self.folder}/models.py", "SegNetMtan")())
@@ -269,10 +276,18 @@ class HarnessOfCAGrad(Maps):
         return close([(ours.value, theirs)], EXACT)
 
 
+MASKS = (
+    "That code takes everything but the heads: SegNet, the shared attention convolutions and the masks of all tasks. "
+    "Here balancers compare the gradients of SegNet; the attention convolutions get the same weights, and the masks "
+    "belong to the decoders."
+)
+
+
 class NYUv2MTAN(HarnessOfCAGrad):
     experiment = "nyuv2_mtan"
     repository, commit = "AvivNavon/nash-mtl", "cce1840"
     folder, base = "experiments/nyuv2", "cagrad_nyuv2"
+    reasons: ClassVar[Mapping[str, str]] = {**Maps.reasons, "parameters that balancers compare": MASKS}
     augmentation = "experiments/nyuv2/data.py"
     samples = 795
 
@@ -283,7 +298,10 @@ class CityscapesMTAN(HarnessOfCAGrad):
     folder, base = "experiments/cityscapes", "cagrad_cityscapes"
     augmentation = "experiments/cityscapes/data.py"
     samples, classes, tasks = 2975, 7, ("segmentation", "depth")
-    reasons: ClassVar[Mapping[str, str]] = {key: why for key, why in Maps.reasons.items() if "normals" not in key}
+    reasons: ClassVar[Mapping[str, str]] = {
+        **{key: why for key, why in Maps.reasons.items() if "normals" not in key},
+        "parameters that balancers compare": MASKS,
+    }
 
 
 class NYUv2Rotograd(HarnessOfCAGrad):
@@ -299,7 +317,8 @@ class NYUv2Rotograd(HarnessOfCAGrad):
 
     def items(self) -> dict[str, Callable[[], Found]]:
         found = super().items()
-        del found["delta-m and its single-task figures"]  # that code has none
+        for name in ("parameters that balancers compare", "delta-m and its single-task figures"):
+            del found[name]  # that code has none
         return {**found, "rotations": self.rotations}
 
     def network(self) -> nn.Module:
