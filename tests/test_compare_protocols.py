@@ -57,7 +57,7 @@ def test_a_path_that_does_not_exist_is_an_error(tool, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("name", "answer"), [("cl_r", "Did you mean 'cl_rr'"), ("sunrgbd", "CosReg's code was never published")]
+    ("name", "answer"), [("cl_r", "Did you mean 'cl_rr'"), ("sunrgbd", "No public code of CosReg is known")]
 )
 def test_an_experiment_without_a_comparison_is_refused(tool, tmp_path, capsys, name, answer):
     with pytest.raises(SystemExit):

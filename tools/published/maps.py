@@ -47,8 +47,8 @@ NEAREST = (
     "in which its centre lies."
 )
 MOVED = (
-    "As for labels; and the public code interpolates normals between pixels, which makes them shorter than 1 at edges "
-    "and next to invalid pixels. Here every value was measured."
+    "The public code interpolates normals between pixels, which makes them shorter than 1 at edges and next to invalid "
+    "pixels. Here a pixel takes the value of the pixel in which its centre lies."
 )
 LENGTHS = (
     "The public code takes target vectors as they are, so one of length 0.8 counts 0.8 times. Here every target is "
@@ -126,13 +126,14 @@ class Maps(Protocol):
             found.update(self.parts.tasks[task].predict(output), target)
         theirs = self.figures_of(task, [(self.as_theirs(task, output), target) for output, target in pairs])
         ours = {name: float(value) for name, value in found.compute().items()}
-        if task != "normals":
-            compared = close([(ours[name], value) for name, value in theirs.items()], SINGLE)
-        else:
-            compared = close([(ours[n], v) for n, v in theirs.items() if n.startswith("within")], SINGLE)
-            largest = max(abs(ours[n] - theirs[n]) for n in ("mean", "median"))
-            compared = Found(compared.same and largest <= BIN, f"{compared.figures}, of mean and median {largest:.1e}°")
-        return Found(compared.same, f"{', '.join(theirs)}: {compared.figures}")
+        angles = [name for name in theirs if name in ("mean", "median")]  # these have degrees
+        compared = close([(ours[name], value) for name, value in theirs.items() if name not in angles], SINGLE)
+        figures = f"{', '.join(name for name in theirs if name not in angles)}: {compared.figures}"
+        if not angles:
+            return Found(compared.same, figures)
+        largest = max(abs(ours[name] - theirs[name]) for name in angles)
+        same = compared.same and largest <= BIN
+        return Found(same, f"{figures}; {', '.join(angles)}: largest difference {largest:.5f}°")
 
     def absent(self) -> Found:
         outputs, targets = random_targets(self.classes)
