@@ -33,6 +33,7 @@ def test_the_pages_commands_run(page: Path, capsys: pytest.CaptureFixture):
     assert read_config(runs / "rotograd" / "config.yaml").balancer.options["burn_in"] == 2
     assert list(read_config(runs / "area" / "config.yaml").task) == ["area"]
     assert len(list((runs / "sweep").glob("*/config.yaml"))) == 2
+    assert read_config(runs / "preset" / "config.yaml").balancer.options["weight_decay"] == 1e-5
     mine, again, other = (read_config(runs / name / "config.yaml") for name in ("mine", "again", "uniform"))
     assert (mine.task["area"].decoder, mine.task["flags"].decoder) == ("conv", "linear")
     assert mine.trainer.max_epochs == 3  # resumed with
@@ -51,7 +52,9 @@ def test_the_pages_other_files_compose_as_it_says(page: Path):
     balancers += [files.pop(name).balancer for name in ("short", "mapping", "list")]
     assert balancers == [balancers[0]] * 8
     assert balancers[0].name == "rotograd"
-    assert sorted(files) == ["parts", "rooms"]
+    assert sorted(files) == ["parts", "preset", "rooms"]
+    assert (files["preset"].balancer.options["c"], files["preset"].balancer.options["rescale"]) == (0.3, "c2")
+    assert files["preset"].trainer.clip_encoder == 1.0
     assert files["rooms"].model.encoder == "resnet34"
     assert files["rooms"].model.options == compose("scenes").model.options
     assert files["rooms"].task["depth"].options == {"loss": "l1"}

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from mtlkit import BALANCERS, DECODERS, TASKS, Encoder, EncoderInfo, distributed
+from mtlkit import BALANCERS, DECODERS, TASKS, Decoder, Encoder, EncoderInfo, distributed
 from mtlkit.balancers.rotograd import turn
 from mtlkit.config.schema import TrainerConfig
 from mtlkit.engine.engine import Engine
@@ -467,10 +467,10 @@ class MapEncoder(VectorEncoder):
         return [self.layers(image).unflatten(1, (-1, 2, 2))]
 
 
-class FlatHead(nn.Module):
+class FlatHead(Decoder):
     """A decoder of vectors on flattened maps."""
 
-    dense, guided = False, False
+    dense = False
 
     def __init__(self, decoder):
         super().__init__()

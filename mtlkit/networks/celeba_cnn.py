@@ -64,7 +64,8 @@ class CelebACNN(Encoder):
         if self.batch_statistics and len(image) == 1:
             raise ValueError(
                 "The encoder 'celeba_cnn' with batch_statistics=true normalises over the images of a batch, and here "
-                "is only one image. Use larger batches (data.eval_batch_size), or batch_statistics=false to predict."
+                "is only one image. In training, change data.batch_size or data.eval_batch_size, so that no last batch "
+                "has one sample. Such a run cannot predict for a single file."
             )
         return [self.linear(self.convolutions(image).mean(dim=(2, 3)))]
 

@@ -1,7 +1,7 @@
 """Draws pictures of the predictions of a model."""
 
 import numpy as np
-from torch import Tensor
+import torch
 
 from mtlkit.data.loader import Samples
 from mtlkit.data.summary import spread
@@ -13,18 +13,16 @@ PICTURES = 4  #: the number of validation samples to draw, evenly spread
 
 def draw(predictor: Predictor, samples: Samples) -> list[list[tuple[str, np.ndarray]]]:
     """Draws the image, the targets and the predictions of a few validation samples."""
+    chosen = [samples[0, index] for index in spread(len(samples), PICTURES)]
+    # As one batch, like an evaluation: some networks normalise over the images of a batch.
+    batch = {name: torch.stack([one["targets"][name] for one in chosen]) for name in predictor.tasks}
+    image, targets = predictor.inputs({"image": torch.stack([one["image"] for one in chosen]), "targets": batch})
+    predictions = predictor.predictions(image, output_sizes(predictor.tasks, targets))
     rows = []
-    for index in spread(len(samples), PICTURES):
-        sample = samples[0, index]
-        image, targets = predictor.inputs({"image": sample["image"][None], "targets": _batched(sample["targets"])})
-        predictions = predictor.predictions(image, output_sizes(predictor.tasks, targets))
+    for i, sample in enumerate(chosen):
         row: list[tuple[str, np.ndarray]] = [("image", (sample["image"].permute(1, 2, 0) * 255).byte().numpy())]
         for name, task in predictor.tasks.items():
-            row.append((f"{name}_target", task.picture(targets[name][0].cpu())))
-            row.append((f"{name}_prediction", task.picture(predictions[name][0].cpu())))
+            row.append((f"{name}_target", task.picture(targets[name][i].cpu())))
+            row.append((f"{name}_prediction", task.picture(predictions[name][i].cpu())))
         rows.append(row)
     return rows
-
-
-def _batched(targets: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: target[None] for name, target in targets.items()}
