@@ -1,0 +1,1 @@
+"""What tools/compare_protocols.py compares."""
