@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from mtlkit.network import DECODERS, ENCODERS, Decoder, Encoder, EncoderInfo, Features
 from mtlkit.networks.light import check_maps, features_in_words
+from mtlkit.option_checks import check_choice
 from mtlkit.registry import suggest
 
 CHANNELS = (64, 128, 256, 512, 512)  # widths of the five stages of VGG-16
@@ -170,8 +171,9 @@ class HeadDecoder(Decoder):
     """A 3x3 convolution and a 1x1 convolution on a single map, without normalisation or activation.
 
     This is the task's part of the "split" SegNet in MTAN's experiments (arXiv 1803.10704) and in RotoGrad's experiments
-    on NYUv2 (arXiv 2103.02631). The output has the resolution of the map. Raises `ValueError` unless the features are
-    one map.
+    on NYUv2 (arXiv 2103.02631). The output has the resolution of the map. `start` is Xavier's distribution, as in
+    MTAN's code, or torch's own (`default`), as in the public code of RotoGrad on NYUv2. Raises `ValueError` unless the
+    features are one map, and for another start.
 
     >>> import torch
     >>> tuple(HeadDecoder(EncoderInfo((64,), (1,)), out_channels=13)([torch.rand(2, 64, 8, 8)]).shape)
@@ -180,16 +182,18 @@ class HeadDecoder(Decoder):
 
     dense: ClassVar[bool] = True
 
-    def __init__(self, info: EncoderInfo, out_channels: int) -> None:
+    def __init__(self, info: EncoderInfo, out_channels: int, start: Literal["xavier", "default"] = "xavier") -> None:
         super().__init__()
         check_maps("head", info)
+        check_choice("head.start", start, ("xavier", "default"))
         if len(info.strides) != 1:
             raise ValueError(
                 f"The decoder 'head' needs a single map, but the encoder gives {features_in_words(info)}. "
                 "Share one level (model.levels), or take the decoder 'conv'."
             )
         self.convolutions = two_convolutions(info.channels[0], out_channels)
-        xavier(self)
+        if start == "xavier":
+            xavier(self)
 
     def forward(self, features: Features) -> Tensor:
         return self.convolutions(features[0])

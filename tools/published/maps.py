@@ -37,19 +37,6 @@ def random_targets(classes: int, lengths: bool = False) -> tuple[dict[str, Tenso
     return outputs, {"segmentation": labels, **targets}
 
 
-ZOOM = (
-    "The public code enlarges images and normals with the corners of the crop in the corners of the picture "
-    "(`align_corners=True`), so its pixels lie up to half a pixel elsewhere. Here the edges of both agree. "
-    "And its crops start at whole pixels, those here start anywhere."
-)
-NEAREST = (
-    "The public code takes the value to the left and above (`floor(i / s)`); here a pixel takes the value of the pixel "
-    "in which its centre lies."
-)
-MOVED = (
-    "The public code interpolates normals between pixels, which makes them shorter than 1 at edges and next to invalid "
-    "pixels. Here a pixel takes the value of the pixel in which its centre lies."
-)
 LENGTHS = (
     "The public code takes target vectors as they are, so one of length 0.8 counts 0.8 times. Here every target is "
     "scaled to length 1."
@@ -70,13 +57,8 @@ class Maps(Protocol):
     tasks: ClassVar[tuple[str, ...]] = ("segmentation", "depth", "normals")
     augmentation: ClassVar[str] = ""  #: the file of RandomScaleCrop
     reasons: ClassVar[Mapping[str, str]] = {
-        "loss of normals shorter than 1": LENGTHS,
         "metrics of normals shorter than 1": ANGLES,
         "mean IoU without a class": ABSENT,
-        "augmentation: image": ZOOM,
-        "augmentation: segmentation": NEAREST,
-        "augmentation: depth": NEAREST,
-        "augmentation: normals": MOVED,
     }
 
     @property
@@ -308,10 +290,6 @@ class CityscapesMTAN(HarnessOfCAGrad):
 class NYUv2Rotograd(HarnessOfCAGrad):
     experiment = "nyuv2_rotograd"
     repository, commit = "AvivNavon/rotograd-mtl", "85bcf8f"
-    reasons: ClassVar[Mapping[str, str]] = {
-        **Maps.reasons,
-        "start of the weights": "The heads start as torch starts them there, and as MTAN's code starts them here.",
-    }
     folder, base = "nyuv2", "cagrad_nyuv2"
     augmentation = "nyuv2/data.py"
     samples = 795
@@ -355,8 +333,8 @@ class NYUv2LibMTL(Maps):
     repository, commit = "median-research-group/LibMTL", "4336804"
     samples = 795
     reasons: ClassVar[Mapping[str, str]] = {
-        key: Maps.reasons[key] for key in Maps.reasons if "augmentation" not in key
-    } | {
+        **Maps.reasons,
+        "loss of normals shorter than 1": LENGTHS,
         "forward pass with resizing": "LibMTL resizes outputs with the corners in the corners (`align_corners=True`).",
     }
 
