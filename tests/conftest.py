@@ -21,6 +21,14 @@ TESTS = Path(__file__).parent
 SHARED = TESTS.parent.parent / "shared"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skips the tests of a balancer whose package, an extra, is not installed."""
+    if importlib.util.find_spec("torchjd") is None:
+        for item in items:
+            if "torchjd" in item.name.partition("[")[2]:
+                item.add_marker(pytest.mark.skip(reason="TorchJD is not installed (pip install 'mtlkit[dev]')"))
+
+
 @pytest.fixture(autouse=True)
 def _deterministic_threads():
     torch.set_num_threads(1)

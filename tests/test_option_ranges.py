@@ -1,6 +1,5 @@
 """The number options of every balancer: both ends of each range, and what lies outside."""
 
-import importlib.util
 import math
 import re
 
@@ -50,8 +49,6 @@ UNBOUNDED = {"level", "dim"}  # checked against the encoder, in `setup`
 
 @pytest.fixture(params=OURS)
 def name(request) -> str:
-    if request.param == "torchjd" and importlib.util.find_spec("torchjd") is None:
-        pytest.skip("torchjd is not installed")
     return request.param
 
 

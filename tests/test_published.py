@@ -1,6 +1,5 @@
 """Compares what each method gives the decoders, and its defaults, with its paper and its authors' code."""
 
-import importlib.util
 import inspect
 import re
 from dataclasses import fields
@@ -106,8 +105,6 @@ ELSEWHERE = [("cosreg", {}), ("moco", {"published": True})]
 
 @pytest.fixture(params=OURS)
 def name(request) -> str:
-    if request.param == "torchjd" and importlib.util.find_spec("torchjd") is None:
-        pytest.skip("torchjd is not installed")
     return request.param
 
 
