@@ -197,11 +197,13 @@ def test_halves_are_compared_over_parameters_only(toys):
         ("after_step", "local_features", "combine"),
     ],
 )
-def test_what_is_read_at_the_wrong_time(toys, hook, name, where):
+@pytest.mark.parametrize("space", ["features", "parameters"])
+def test_what_is_read_at_the_wrong_time(toys, hook, name, where, space):
     needs = frozenset({"gram", "second_forward"})
-    cls = type("Reader", (Balancer,), {"needs": needs, hook: lambda self, step: getattr(step, name)})
+    known = {"needs": needs, "spaces": ("features", "parameters"), hook: lambda self, step: getattr(step, name)}
+    cls = type("Reader", (Balancer,), known)
     with pytest.raises(ValueError, match=f"{name}.* is not known here. Read it in `{where}`"):
-        toys.make_engine(cls(toys.TASK_NAMES)).train_step(toys.make_batch())
+        toys.make_engine(cls(toys.TASK_NAMES, space=space)).train_step(toys.make_batch())
 
 
 def test_decoders_and_tasks_say_what_they_are(toys, monkeypatch):

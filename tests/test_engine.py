@@ -9,7 +9,7 @@ from accelerate.optimizer import AcceleratedOptimizer
 from tolerances import NETWORK, ROUNDING, SINGLE_SUM
 from torch import nn
 
-from mtlkit import BALANCERS
+from mtlkit import BALANCERS, distributed
 from mtlkit.balancer import Balancer
 from mtlkit.config.schema import TrainerConfig
 from mtlkit.engine.losses import NonFiniteError
@@ -410,3 +410,89 @@ def test_a_loss_scaler_changes_nothing_but_skips_overflows(toys, clip):
     assert scaled.accelerator.scaler.get_scale() == scale / 2
     torch.testing.assert_close(parameters(scaled), before, rtol=0, atol=0)
     assert all(torch.equal(scaled.balancer.state_dict()[k], v) for k, v in state.items())
+
+
+def test_records_say_where_they_are_from_and_what_was_left_out(toys):
+    """10 steps are an epoch. A sample of the second batch could not be read."""
+    engine = toys.make_engine(steps=12, log_every=2, eval_every=12)
+    fine, damaged = ({"error": texts} | toys.make_batch() for texts in ([""] * 8, ["", "b.png is damaged", *[""] * 6]))
+    memory, _ = fit(engine, [2.0, 1.0], batches=iter([fine, damaged, *[fine] * 10]))
+    assert [(r["split"], r["step"], r["epoch"]) for r in memory.evaluations] == [("val", 0, 0), ("val", 12, 1)]
+    where = [("train", 1, 0), *(("train", step, 0) for step in (2, 4, 6, 8, 10)), ("train", 12, 1)]
+    assert [(r["split"], r["step"], r["epoch"]) for r in memory.steps] == where
+    assert [r.get("left_out", 0) for r in memory.steps] == [0, 1, 0, 0, 0, 0, 0]
+    assert memory.steps[1]["incident"] == "1 sample left out: b.png is damaged"
+
+
+def test_epochs_are_counted_in_steps(toys):
+    engine = toys.make_engine(steps=None, max_epochs=4, schedule="step", step_size_epochs=2)
+    assert (engine.total_steps, engine.config.step_size) == (40, 20)
+
+
+def test_the_balancer_begins_alike_on_all_processes(toys, monkeypatch):
+    sent = []
+    monkeypatch.setattr(distributed, "broadcast_state", sent.append)
+    engine = toys.make_engine("gradnorm")
+    assert sent == [engine.balancer]
+
+
+def test_outputs_have_the_size_of_their_targets(toys):
+    batch = toys.make_batch()
+    batch["targets"]["depth"] = batch["targets"]["depth"][..., ::2, ::2].contiguous()
+    step = toys.make_engine().train_step(batch)
+    assert step.tasks == toys.TASK_NAMES
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+def test_the_optimizer_has_the_weight_decay(toys, optimizer):
+    engine = toys.make_engine(optimizer=optimizer, weight_decay=0.25)
+    assert [group["weight_decay"] for group in engine.optimizer.param_groups] == [0.25, 0.25]
+
+
+def test_a_level_that_a_task_does_not_use_has_no_gradient_for_it(toys):
+    """Not zeros, which would take as much memory as the level. `attributes` uses the deeper level only."""
+    seen = {}
+
+    class Reader(Balancer):
+        def combine(self, step):
+            rows = zip(step.tasks, step.local_gradients, strict=True)
+            seen.update({task: [level is None for level in row] for task, row in rows})
+            return super().combine(step)
+
+    toys.make_engine(Reader(toys.TASK_NAMES)).train_step(toys.make_batch())
+    assert seen == {"attributes": [True, False], "depth": [False, False], "segmentation": [False, False]}
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.0**10])
+def test_halves_of_a_batch_have_products_of_their_true_size(toys, scale):
+    """Whatever the loss scale is. By plain autograd: the products of the gradients on even and on odd samples."""
+    seen = []
+
+    class Reader(Balancer):
+        needs, spaces = frozenset({"second_batch"}), ("parameters",)
+
+        def combine(self, step):
+            seen.append(step.cross_gram)
+            return super().combine(step)
+
+    engine, batch = toys.make_engine(Reader(toys.TASK_NAMES, space="parameters")), toys.make_batch()
+    image, targets = engine.prepare(batch)
+    halves = []
+    for half in (0, 1):
+        own = (torch.arange(8) % 2 == half).double().view(8, 1, 1, 1)  # the other samples get no gradient
+
+        def share(levels, own=own):
+            cut = [x * own + (x * (1 - own)).detach() for x in levels]
+            return dict.fromkeys(engine.tasks, cut)
+
+        outputs, rows = engine.network(image, share), []
+        for name, task in engine.tasks.items():
+            total, count = task.loss(outputs[name], targets[name])
+            shared = list(engine.network.encoder.parameters())
+            found = torch.autograd.grad(2 * total / count, shared, retain_graph=True)
+            rows.append(torch.cat([g.flatten() for g in found]))
+        halves.append(torch.stack(rows))
+    backward = engine.accelerator.backward
+    engine.accelerator.backward = lambda loss: backward(loss * scale)
+    engine.train_step(batch)
+    torch.testing.assert_close(seen[0], halves[0] @ halves[1].T, rtol=NETWORK, atol=0)
