@@ -89,6 +89,7 @@ trainer: {max_steps: 1}
 """
 
 
+@pytest.mark.filterwarnings("ignore:protocol=published, but preset=null")  # an experiment of one's own
 @pytest.mark.parametrize("way", ["empty", "value", "file", "lookup"])
 def test_show_says_that_there_is_no_test_data(
     way: str, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
@@ -214,6 +215,7 @@ def test_what_a_run_finds_is_told_and_kept(digits: Path, tmp_path: Path, capsys:
         assert "50 train and 10 val samples of 28 x 28" in (tmp_path / name / "report.html").read_text()
 
 
+@pytest.mark.filterwarnings("ignore:protocol=published, but preset=null")
 def test_selecting_on_test_data_must_be_asked_for_and_is_said(
     digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
