@@ -7,6 +7,7 @@ from mtlkit.balancer import Balancer, GramBalancer, LossBalancer
 from mtlkit.data.dataset import Dataset
 from mtlkit.engine.evaluation import evaluate_model
 from mtlkit.engine.losses import NonFiniteError
+from mtlkit.engine.space import SPACES
 from mtlkit.network import Decoder, Encoder
 from mtlkit.registry import check_options
 from mtlkit.target import DenseKind, Kind
@@ -197,10 +198,10 @@ def test_halves_are_compared_over_parameters_only(toys):
         ("after_step", "local_features", "combine"),
     ],
 )
-@pytest.mark.parametrize("space", ["features", "parameters"])
+@pytest.mark.parametrize("space", ["features", "last_layer", "parameters"])
 def test_what_is_read_at_the_wrong_time(toys, hook, name, where, space):
     needs = frozenset({"gram", "second_forward"})
-    known = {"needs": needs, "spaces": ("features", "parameters"), hook: lambda self, step: getattr(step, name)}
+    known = {"needs": needs, "spaces": tuple(SPACES), hook: lambda self, step: getattr(step, name)}
     cls = type("Reader", (Balancer,), known)
     with pytest.raises(ValueError, match=f"{name}.* is not known here. Read it in `{where}`"):
         toys.make_engine(cls(toys.TASK_NAMES, space=space)).train_step(toys.make_batch())

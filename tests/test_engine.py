@@ -496,3 +496,29 @@ def test_halves_of_a_batch_have_products_of_their_true_size(toys, scale):
     engine.accelerator.backward = lambda loss: backward(loss * scale)
     engine.train_step(batch)
     torch.testing.assert_close(seen[0], halves[0] @ halves[1].T, rtol=NETWORK, atol=0)
+
+
+def test_the_second_forward_pass_goes_through_the_balancers_adapters(toys):
+    """With a rate of 0 the model does not move: the losses afterwards are those before."""
+    seen = []
+
+    class Scaled(Balancer):
+        needs = frozenset({"second_forward"})
+
+        def adapter(self, task, features):
+            return [2 * level for level in features]
+
+        def after_model(self, step):
+            seen.append((step.losses_after, step.losses))
+
+    toys.make_engine(Scaled(toys.TASK_NAMES), lr=1e-300).train_step(toys.make_batch())
+    ((after, before),) = seen
+    torch.testing.assert_close(after, before, rtol=ROUNDING, atol=0)
+
+
+def test_the_end_of_a_run_is_told(toys):
+    told = []
+    engine = toys.make_engine()
+    engine.observer = SimpleNamespace(finish=told.append)
+    engine.finish("stopped")
+    assert told == [{"status": "stopped"}]
