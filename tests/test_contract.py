@@ -189,6 +189,13 @@ def test_halves_are_compared_over_parameters_only(toys):
         toys.make_engine(cls(toys.TASK_NAMES)).train_step(toys.make_batch())
 
 
+def test_halves_are_not_known_before_the_backward_pass(toys):
+    known = {"needs": frozenset({"second_batch"}), "spaces": ("parameters",)}
+    cls = type("Reader", (Balancer,), {**known, "objective": lambda self, step: step.cross_gram})
+    with pytest.raises(ValueError, match=r"cross_gram.* is not known here. Read it in `combine`"):
+        toys.make_engine(cls(toys.TASK_NAMES, space="parameters")).train_step(toys.make_batch())
+
+
 @pytest.mark.parametrize(
     ("hook", "name", "where"),
     [

@@ -516,9 +516,18 @@ def test_the_second_forward_pass_goes_through_the_balancers_adapters(toys):
     torch.testing.assert_close(after, before, rtol=ROUNDING, atol=0)
 
 
-def test_the_end_of_a_run_is_told(toys):
+def test_beginning_and_end_of_a_run_are_told(toys):
     told = []
-    engine = toys.make_engine()
-    engine.observer = SimpleNamespace(finish=told.append)
+    engine = toys.make_engine(steps=7, normalize_losses=2, normalize_again=5)
+    engine.observer = SimpleNamespace(start=lambda *a: told.append(a), note=told.append, finish=told.append)
+    engine.step = 3
+    engine.start({"seed": 4})
     engine.finish("stopped")
-    assert told == [{"status": "stopped"}]
+    assert told == [(7, 3), {"step": 3, "split": "info", "seed": 4}, {"status": "stopped"}]
+    assert (engine.first_losses.steps, engine.first_losses.again) == (2, 5)
+
+
+def test_the_log_has_the_balancers_own_rate(toys):
+    engine = toys.make_engine("gradnorm", options={"lr": 0.25}, steps=1)
+    memory, _ = fit(engine, [2.0, 1.0], batches=iter([toys.make_batch()]))
+    assert memory.steps[0]["lr/balancer"] == 0.25

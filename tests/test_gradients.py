@@ -39,7 +39,7 @@ def test_a_level_that_no_task_uses_does_not_count():
     assert gram_of([[None, g, None], [g, None, None]]).tolist() == [[5.0, 0.0], [0.0, 5.0]]
 
 
-@pytest.mark.parametrize("weight", [3 * 2.0**150, -5 * 2.0**-151])
+@pytest.mark.parametrize("weight", [3 * 2.0**150, 3 * 2.0**149, -5 * 2.0**-151, -5 * 2.0**-150])
 def test_a_weight_out_of_range_times_a_gradient_that_brings_it_back(weight):
     gradient = torch.tensor([1.0, -2.0]) * 2.0 ** (-120 if abs(weight) > 1 else 120)
     weights = torch.tensor([weight, weight], dtype=torch.float64)
