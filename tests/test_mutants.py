@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 pytest.importorskip("mutmut")
 TOOLS = Path(__file__).parents[1] / "tools"
@@ -120,3 +121,16 @@ def test_a_fault_that_is_noticed_and_one_that_is_not(tmp_path):
         ("return c * b if c else 7 → return c * b if c else 8", "survived"),
     }
     assert "| mtlkit/code.py | 8 | 8 | 5 | 1 | 2 | 75.0 % |" in done.stdout
+
+
+def test_the_file_of_tests_and_reasons_names_what_there_is() -> None:
+    root = Path(__file__).parents[1]
+    told = yaml.safe_load((root / "tools" / "mutants.yaml").read_text(encoding="utf-8"))
+    assert told.keys() == {"tests", "on_import", "last", "equivalent"}
+    for part in ("tests", "on_import", "last"):
+        for pattern, tests in told[part].items():
+            assert pattern == "*" or list(root.glob(pattern)), pattern
+            assert all((root / test.partition("::")[0]).is_file() for test in tests), pattern
+    for pattern, reasons in told["equivalent"].items():
+        assert (root / pattern).is_file(), pattern
+        assert all(reason["why"] and reason["changes"] for reason in reasons), pattern
