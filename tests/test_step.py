@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from tolerances import NETWORK, SMALL
+from tolerances import NETWORK, ROUNDING, SMALL
 
 from mtlkit.balancer import Balancer, GramBalancer
+from mtlkit.step import Step
 
 
 class Elementwise(Balancer):
@@ -92,3 +93,34 @@ def test_a_common_scale_of_the_losses_scales_the_gram_matrix_and_nothing_else(to
         weights = step.weights
     torch.testing.assert_close(grams[0], grams[1], rtol=NETWORK, atol=0)
     assert torch.isfinite(weights).all()
+
+
+def test_a_step_outside_of_a_pass_names_what_it_does_not_know():
+    class Reader(Balancer):
+        needs = frozenset({"indicators"})
+
+    step = Step(Reader(("a",)))
+    with pytest.raises(ValueError, match=r"indicators.* is not known here. Read it in `objective`"):
+        _ = step.indicators
+    with pytest.raises(ValueError, match=r"local_gradients.* is not known here. Read it in `combine`"):
+        _ = step.local_gradients
+    step.note("key", 1)
+    assert (step.noted("key"), step.noted("other")) == ([1], [])
+
+
+@pytest.mark.parametrize("space", ["features", "last_layer", "parameters"])
+def test_the_gram_matrix_does_not_depend_on_the_loss_scale(toys, space):
+    class Reader(Balancer):
+        needs, spaces = frozenset({"gram"}), ("features", "last_layer", "parameters")
+
+        def combine(self, step):
+            seen.append(step.gram)
+            return super().combine(step)
+
+    seen = []
+    for scale in (1.0, 2.0**10):
+        engine = toys.make_engine(Reader(toys.TASK_NAMES, space=space))
+        backward = engine.accelerator.backward
+        engine.accelerator.backward = lambda loss, backward=backward, scale=scale: backward(loss * scale)
+        engine.train_step(toys.make_batch())
+    torch.testing.assert_close(seen[1], seen[0], rtol=ROUNDING, atol=0)
