@@ -76,15 +76,7 @@ class CelebAFAMO(Attributes):
         return 1 + int(words[2]) if words[1] == "out_layer" else 0
 
     def settings(self) -> dict[str, Any]:
-        trainer = "experiments/celeba/trainer.py"
-        options = self.clone.options("experiments/utils.py", trainer)
-        return {
-            "lr": options["lr"],
-            "weight_decay": self.clone.arguments(trainer, "Adam").get("weight_decay", 0),
-            "batch_size": options["batch_size"],
-            "epochs": options["n_epochs"],
-            "drop_last": self.clone.arguments(trainer, "DataLoader").get("drop_last", False),
-        }
+        return self.harness_settings("experiments/celeba/trainer.py")
 
     def shared_part(self) -> Found:
         return self.shared(self.theirs.network.shared_parameters())

@@ -129,6 +129,17 @@ class Protocol(ABC):
     def settings(self) -> dict[str, Any]:
         """Returns the public settings: lr, weight_decay, batch_size, epochs and drop_last."""
 
+    def harness_settings(self, trainer: str) -> dict[str, Any]:
+        """Returns the settings of the harness that CAGrad's code began, with the file `trainer` of an experiment."""
+        options = self.clone.options("experiments/utils.py", trainer)
+        return {
+            "lr": options["lr"],
+            "weight_decay": self.clone.arguments(trainer, "Adam").get("weight_decay", 0),
+            "batch_size": options["batch_size"],
+            "epochs": options["n_epochs"],
+            "drop_last": self.clone.arguments(trainer, "DataLoader").get("drop_last", False),
+        }
+
     def part(self, name: str) -> int:
         """Returns 0 for a layer of the public network that tasks share, otherwise the number of its task, from 1."""
         return 0

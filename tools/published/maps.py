@@ -217,15 +217,7 @@ class HarnessOfCAGrad(Maps):
         return int(words[0].removeprefix("pred_task")) if words[0].startswith("pred_task") else 0
 
     def settings(self) -> dict[str, Any]:
-        trainer = f"{self.folder}/trainer.py"
-        options = self.clone.options("experiments/utils.py", trainer)
-        return {
-            "lr": options["lr"],
-            "weight_decay": self.clone.arguments(trainer, "Adam").get("weight_decay", 0),
-            "batch_size": options["batch_size"],
-            "epochs": options["n_epochs"],
-            "drop_last": self.clone.arguments(trainer, "DataLoader").get("drop_last", False),
-        }
+        return self.harness_settings(f"{self.folder}/trainer.py")
 
     def scheduler(self, optimizer: torch.optim.Optimizer) -> Any:
         words = self.clone.arguments(f"{self.folder}/trainer.py", "StepLR")
