@@ -49,6 +49,8 @@ class Task(ABC):
     named: ClassVar[bool | None] = None
     #: A name in `DECODERS`, or {name: NAME, option: value}. None: `conv` for a dense task, `linear` for another.
     default_decoder: ClassVar[Mapping[str, Any] | str | None] = None
+    #: The options that list one number per class. mtlkit checks how many there are; None is fine.
+    per_class: ClassVar[tuple[str, ...]] = ()
     Options: ClassVar[type[Any]] = NoOptions
     options: Any
 
@@ -74,6 +76,7 @@ class Task(ABC):
         self.classes = tuple(classes)
         self._check_names()
         self.options = make_options(type(self), options, f"task.{name}")
+        self._check_per_class()
         self.kind: Kind | None = None  #: of the data set's target that it learns; None outside of a run
         decoder = decoder or own_decoder(type(self))
         self.decoder_config = {"name": decoder} if isinstance(decoder, str) else dict(decoder)
@@ -87,6 +90,15 @@ class Task(ABC):
             )
         if twice := sorted({name for name in self.classes if self.classes.count(name) > 1}):
             raise ValueError(f"The task {self.name!r} has {', '.join(map(repr, twice))} more than once in `classes`.")
+
+    def _check_per_class(self) -> None:
+        for option in self.per_class:
+            numbers = getattr(self.options, option)
+            if numbers is not None and len(numbers) != len(self.classes):
+                raise ValueError(
+                    f"task.{self.name}.{option}: expected {len(self.classes)} numbers, one for each of "
+                    f"{', '.join(self.classes)}, found {list(numbers)}."
+                )
 
     def decoder(self, info: EncoderInfo) -> Decoder:
         """The task's network on features as `info` describes them; raises `ValueError` for one that does not fit."""

@@ -1,7 +1,7 @@
 """One class per image, and the cross-entropy that segmentation uses, too."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from mtlkit.metrics import Accuracy, ClassesPresent, MacroF1, check_shapes, coll
 from mtlkit.task import TASKS, Task
 from mtlkit.typed import Positive, ShareBelowOne
 
-from .multilabel import bars, check_one_per_class
+from .multilabel import bars
 
 ClassWeight = Annotated[Positive, "To leave a class out, mark it unknown."]
 
@@ -49,12 +49,9 @@ class Classification(Task):
     learns = "classification"
     regression = False
     named = True
+    per_class = ("class_weights",)
     Options = CrossEntropyOptions
     options: CrossEntropyOptions
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        check_one_per_class(self, "class_weights", self.options.class_weights)
 
     @property
     def out_channels(self) -> int:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -61,11 +61,8 @@ class Multilabel(Task):
     learns = "multilabel"
     regression = False
     named = True
+    per_class = ("positive_weights",)
     options: Options
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        check_one_per_class(self, "positive_weights", self.options.positive_weights)
 
     @property
     def out_channels(self) -> int:
@@ -191,16 +188,6 @@ class AUROC(Scores):
 
 def _mean(values: list[Tensor]) -> Tensor:
     return torch.stack(values).mean() if values else torch.tensor(torch.nan)
-
-
-def check_one_per_class(task: Task, option: str, weights: Sequence[float] | None) -> None:
-    """Raises `ValueError` unless an option of a task lists one weight per class, or is None."""
-    classes = len(task.classes)
-    if weights is not None and len(weights) != classes:
-        raise ValueError(
-            f"task.{task.name}.{option}: expected {classes} numbers, one for each of {', '.join(task.classes)}, found "
-            f"{list(weights)}."
-        )
 
 
 def bars(names: Sequence[str], values: Tensor, lengths: Tensor | None = None) -> np.ndarray:

@@ -1,7 +1,5 @@
 """One class per pixel."""
 
-from typing import Any
-
 import matplotlib
 import numpy as np
 from torch import Tensor
@@ -11,7 +9,6 @@ from mtlkit.metrics import Accuracy, ClassesPresent, MeanIoU, check_shapes, coll
 from mtlkit.task import TASKS, Task
 
 from .classification import CrossEntropyOptions, cross_entropy, label_counts, right_labels
-from .multilabel import check_one_per_class
 
 
 @TASKS.register("segmentation")
@@ -41,12 +38,9 @@ class Segmentation(Task):
     learns = "segmentation"
     regression = False
     named = True
+    per_class = ("class_weights",)
     Options = CrossEntropyOptions
     options: CrossEntropyOptions
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        check_one_per_class(self, "class_weights", self.options.class_weights)
 
     @property
     def out_channels(self) -> int:
