@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # the same names as in `_HOMES`, for type checkers and editors
     from mtlkit.balancer import BALANCERS, Balancer, GramBalancer, LossBalancer
     from mtlkit.data.dataset import DATASETS, Dataset
+    from mtlkit.loop.balanced import Balanced
     from mtlkit.network import DECODERS, ENCODERS, Decoder, Encoder, EncoderInfo
     from mtlkit.run.experiment import Experiment
     from mtlkit.step import Step
@@ -26,6 +27,7 @@ __all__ = [
     "ENCODERS",
     "KINDS",
     "TASKS",
+    "Balanced",
     "Balancer",
     "Dataset",
     "Decoder",
@@ -45,6 +47,7 @@ __all__ = [
 _HOMES = {
     "mtlkit.balancer": ("BALANCERS", "Balancer", "GramBalancer", "LossBalancer"),
     "mtlkit.data.dataset": ("DATASETS", "Dataset"),
+    "mtlkit.loop.balanced": ("Balanced",),
     "mtlkit.network": ("DECODERS", "ENCODERS", "Decoder", "Encoder", "EncoderInfo"),
     "mtlkit.run.experiment": ("Experiment",),
     "mtlkit.step": ("Step",),

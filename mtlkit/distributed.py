@@ -68,6 +68,36 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
             parameter.grad.copy_(sum_over_ranks(parameter.grad) / world_size())
 
 
+def average_local_gradients(parameters: Iterable[Tensor]) -> None:
+    """Replaces each `.grad` by its mean over processes, unless a wrapper such as DDP did it already.
+
+    Whether it did shows in the gradients: then they are equal on all processes. Gradients of which each process holds
+    a part are left as they are.
+
+    Raises:
+        ValueError: the processes have gradients of different parameters. All processes raise it.
+    """
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    if world_size() == 1 or any(type(g) is not Tensor for g in gradients):
+        return
+    # A few numbers per process tell whether anything differs. Float64, or the sums would depend on more than the
+    # gradients.
+    facts = torch.zeros(4, dtype=torch.float64, device=gradients[0].device if gradients else None)
+    for i, gradient in enumerate(gradients, start=1):
+        exact = gradient.detach().double()
+        facts += torch.stack([exact.sum(), exact.abs().sum(), exact.new_tensor(i * exact.numel()), exact.new_tensor(1)])
+    table = join_over_ranks(facts[None])
+    if bool((table[:, 2:] != table[0, 2:]).any()):
+        raise ValueError(
+            "The processes ran different heads in this step. This method gives each head its own weight, so all "
+            "processes must run the same heads: give a task without labels the loss (sum, 0), or pass heads={...} to "
+            "mtlkit.Balanced."
+        )
+    if bool((table != table[0]).any()):
+        for gradient in gradients:
+            gradient.copy_(sum_over_ranks(gradient) / world_size())
+
+
 def average_buffers(module: nn.Module) -> None:
     """Replaces floating-point buffers by their mean over processes, in place.
 

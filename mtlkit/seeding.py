@@ -3,13 +3,12 @@
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import Enum
 
 import numpy as np
 import torch
 
 from mtlkit.distributed import rank
-
-MODEL, ADAPTERS, BALANCER = range(3)
 
 
 def seed_of(seed: int, *path: int) -> int:
@@ -27,8 +26,32 @@ def seed_all(seed: int, device: torch.device) -> None:
         torch.manual_seed(seed)
 
 
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seeds all generators for the block. After it, they go on as if nothing had happened."""
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        seed_all(seed, device)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
+
+
+class Turn(Enum):
+    """Who draws random numbers: the model (for dropout), or one of the balancer's hooks."""
+
+    MODEL = 0
+    ADAPTER = 1
+    OBJECTIVE = 2
+    COMBINE = 3
+    AFTER_MODEL = 4
+    AFTER_STEP = 5
+
+
 class Turns:
-    """Sets a new seed each time the turn to draw changes between the model (for dropout) and the balancer.
+    """Gives the model and each hook of the balancer random numbers of their own.
 
     The numbers depend only on the seed, the step, the micro-batch and the turn. So a balancer may draw any number of
     them, anywhere: the runs of all balancers have the same dropout, and a resumed run continues with the numbers that
@@ -36,36 +59,34 @@ class Turns:
     numbers are the same on all processes, because its decisions must be the same.
 
     >>> def dropout(drawn):
-    ...     turns = Turns(0, torch.device("cpu"))
-    ...     turns.model(step=3)
-    ...     with turns.adapters():
+    ...     turns, cpu = Turns(0), torch.device("cpu")
+    ...     turns.next(step=3)
+    ...     turns.model(cpu)
+    ...     with turns.hook(Turn.ADAPTER, cpu):
     ...         torch.rand(drawn)
     ...     return torch.rand(2)
     >>> torch.equal(dropout(drawn=0), dropout(drawn=10))
     True
     """
 
-    def __init__(self, seed: int, device: torch.device) -> None:
-        self.seed, self.device = seed, device
-        self._step, self._part = -1, 0
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self._step, self._part = 0, -1  # so that the first step may be number 0
 
-    def model(self, step: int) -> None:
-        """Is called when the forward pass of a step's next micro-batch begins."""
+    def next(self, step: int) -> None:
+        """Is called when a step's next micro-batch begins."""
         self._part = self._part + 1 if step == self._step else 0
         self._step = step
-        self._begin(MODEL, rank())
 
-    def balancer(self) -> None:
-        """Is called when the forward pass is over."""
-        self._begin(BALANCER, 0)
+    def model(self, device: torch.device) -> None:
+        """Seeds all generators for the forward pass of the model."""
+        seed_all(self._seed_of(Turn.MODEL, rank()), device)
 
     @contextmanager
-    def adapters(self) -> Iterator[None]:
-        """Holds the balancer's part of the forward pass. After it, the model draws as if nothing had happened."""
-        devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
-            self._begin(ADAPTERS, 0)
+    def hook(self, turn: Turn, device: torch.device) -> Iterator[None]:
+        """Holds a hook of the balancer. After it, everybody else draws as if nothing had happened."""
+        with seeded(self._seed_of(turn, 0), device):
             yield
 
-    def _begin(self, turn: int, process: int) -> None:
-        seed_all(seed_of(self.seed, self._step, self._part, turn, process), self.device)
+    def _seed_of(self, turn: Turn, process: int) -> int:
+        return seed_of(self.seed, self._step, self._part, turn.value, process)

@@ -14,7 +14,20 @@ from mtlkit.gradients import Row
 from mtlkit.network import Features
 from mtlkit.state import Kept
 
-Window = defaultdict[Hashable, list[Any]]  # what the micro-batches of an optimizer step keep for its end
+
+class Window:
+    """What the micro-batches of one optimizer step keep for its end.
+
+    Attributes:
+        notes: the values that the balancer noted, under their keys.
+        seeds: the factors that the backward passes started with, in order.
+        tasks: the tasks that had a label in any of the micro-batches.
+    """
+
+    def __init__(self) -> None:
+        self.notes: defaultdict[Hashable, list[Any]] = defaultdict(list)
+        self.seeds: list[Tensor] = []
+        self.tasks: set[str] = set()
 
 
 class TaskGradients(ABC):
@@ -48,7 +61,7 @@ class Step:
     """Holds the values of one micro-batch. They are equal on all processes unless the name starts with `local_`.
 
     Attributes:
-        number, epoch: the number of optimizer steps and epochs before this one.
+        number: the number of optimizer steps before this one.
         rate: the balancer's learning rate in this step.
         tasks: the names of the tasks with at least one valid label on any process. The entries of all values below are
             in this order.
@@ -60,6 +73,7 @@ class Step:
             `weights`).
         finite: whether the task gradients are finite; if not, `combine` was not called.
         extras: other scalars for the log, by name. A balancer may add some.
+        window: what all micro-batches of this optimizer step keep.
 
     A balancer reads more values from the properties below. Each exists only if the balancer declares that it needs it,
     and only at a certain time. Otherwise, reading it raises a `ValueError` that says what to write.
@@ -70,13 +84,11 @@ class Step:
         balancer: contract.Declares,
         *,
         number: int = 0,
-        epoch: int = 0,
+        epoch: int | None = 0,
         rate: float = 0.0,
-        accumulation: int = 1,
         window: Window | None = None,
     ) -> None:
         self.number = number
-        self.epoch = epoch
         self.rate = rate
         self.tasks: tuple[str, ...] = ()
         self.losses = torch.empty(0)
@@ -89,16 +101,26 @@ class Step:
         # The engine sets these as soon as they are known.
         self.gradients: TaskGradients | None = None
         self.seed = torch.ones(())  # the backward pass begins with it: loss scale / accumulation steps
+        self.window = Window() if window is None else window
         # By name: `losses_after` and `indicators` for the properties below; for the log `gram`, if it is known, and
         # `products`, the inner products of the balancer's own gradient with those of the tasks and with itself.
         self.found: dict[str, Tensor] = {}
         self._balancer = balancer
-        self._accumulation = accumulation
-        self._window = defaultdict(list) if window is None else window
+        self._epoch = epoch
 
     # The values below are properties and not attributes, because they cost collectives or backward passes. Each is
     # computed when it is first read. The declaration in `needs` is checked first: a method that works by luck, because
     # the log happened to ask for the Gram matrix in this step, would fail in the next one.
+
+    @property
+    def epoch(self) -> int:
+        """The number of epochs before this one."""
+        if self._epoch is None:
+            raise ValueError(
+                f"{type(self._balancer).__name__} reads the number of the epoch, which this training loop did not "
+                f"tell. Pass steps_per_epoch=N to mtlkit.Balanced, where N counts optimizer steps."
+            )
+        return self._epoch
 
     @property
     def gram(self) -> Tensor:
@@ -148,8 +170,12 @@ class Step:
 
     @property
     def scale(self) -> Tensor:
-        """The loss scale of mixed precision, by which gradients of the balancer's parameters are too large."""
-        return self.seed * self._accumulation
+        """The factor by which the gradients of the balancer's parameters are larger than their mean.
+
+        The mean is over the micro-batches. The factor is the loss scale of mixed precision, times the number of
+        micro-batches where the caller did not divide by it.
+        """
+        return torch.stack(self.window.seeds).sum() if self.window.seeds else self.seed
 
     def add_gradient(self, parameter: Tensor, gradient: Tensor) -> None:
         """Adds to the gradient of one of the balancer's parameters, on the scale of the backward pass."""
@@ -176,15 +202,15 @@ class Step:
                 f"needs {expected}: one entry per axis for each of {', '.join(self.tasks)}."
             )
         # With the names: another micro-batch of this step may have other tasks.
-        self._window[state].append((self.tasks, values))
+        self.window.notes[state].append((self.tasks, values))
 
     def note(self, key: Hashable, value: Any) -> None:
         """Keeps a value for the end of the optimizer step. `noted` returns those of all its micro-batches."""
-        self._window[key].append(value)
+        self.window.notes[key].append(value)
 
     def noted(self, key: Hashable) -> list[Any]:
         """Returns what this step's micro-batches have noted so far, in order. A skipped step keeps nothing."""
-        return self._window[key]
+        return self.window.notes[key]
 
     def sum_over_ranks(self, tensor: Tensor) -> Tensor:
         """Returns the sum over processes of a `local_` value."""

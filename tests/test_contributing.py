@@ -6,7 +6,6 @@ import inspect
 import math
 import runpy
 import shlex
-from collections import defaultdict
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -90,8 +89,7 @@ def test_the_balancer(walk: Path) -> None:
     grams = torch.tensor([[[1.0, 0.0], [0.0, 3.0]], [[5.0, 0.0], [0.0, 3.0]]], dtype=torch.float64)
     # At right angles w_k is proportional to 1 / A_kk: A is diag(1, 3), then diag(0.75 + 1.25, 3).
     for number, expected in enumerate(([3 / 4, 1 / 4], [3 / 5, 2 / 5])):
-        window = defaultdict(list)
-        step = Step(method, number=number, window=window)
+        step = Step(method, number=number)
         step.tasks, step.gradients = ("a", "b"), SimpleNamespace(gram=lambda number=number: grams[number])
         assert method.combine(step).tolist() == pytest.approx(expected, rel=ROUNDING)
         method.average.settle(step.noted(method.average))

@@ -1,7 +1,6 @@
 """The decoders' gradients: their own, or these times the balancer's weights, for three settings."""
 
 import copy
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -174,11 +173,10 @@ def test_what_a_strangers_method_gives_if_it_says_nothing(base, given):
 
 
 def test_a_launcher_that_does_not_show_gradients_is_refused():
-    launcher = SimpleNamespace(distributed_type=SimpleNamespace(value="DEEPSPEED"))
-    DecoderGradients("published", BALANCERS.build("uniform", tasks=("a", "b")), launcher)
-    DecoderGradients("plain", BALANCERS.build("uncertainty", tasks=("a", "b")), launcher)
+    DecoderGradients("published", BALANCERS.build("uniform", tasks=("a", "b")), "DEEPSPEED")
+    DecoderGradients("plain", BALANCERS.build("uncertainty", tasks=("a", "b")), "DEEPSPEED")
     with pytest.raises(ValueError, match=r"Uncertainty: each decoder gets .* times the weight.*DEEPSPEED does not"):
-        DecoderGradients("published", BALANCERS.build("uncertainty", tasks=("a", "b")), launcher)
+        DecoderGradients("published", BALANCERS.build("uncertainty", tasks=("a", "b")), "DEEPSPEED")
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from mtlkit.engine.losses import NonFiniteError
 from mtlkit.engine.optim import check_clipping, clip_gradients, rate_factor
 from mtlkit.engine.scalars import scalars_of
 from mtlkit.log import Observer
+from mtlkit.seeding import Turns
 from mtlkit.state import per_task
 from mtlkit.step import Step
 
@@ -367,7 +368,9 @@ def test_a_tapped_forward_pass_changes_no_output_and_evaluation_makes_no_tap(toy
     engine = toys.make_engine()
     image, _ = engine.prepare(toys.make_batch())
     plain = engine.network(image)
-    one = one_pass.Pass(engine.balancer, engine.network.encoder, Step(engine.balancer))
+    turns = Turns(0)
+    turns.next(0)
+    one = one_pass.Pass(engine.balancer, engine.network.encoder, Step(engine.balancer), turns=turns)
     tapped = engine.network(image, one.tap)
     for name in plain:
         assert torch.equal(plain[name], tapped[name])

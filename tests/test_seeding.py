@@ -17,7 +17,7 @@ from mtlkit.data.loader import train_loader
 from mtlkit.log import read_log
 from mtlkit.run.build import build_dataset, build_order, build_parts, build_samples
 from mtlkit.run.experiment import Experiment
-from mtlkit.seeding import Turns
+from mtlkit.seeding import Turn, Turns
 
 WORDS = [
     "data.size=[32,32]",
@@ -165,17 +165,34 @@ def test_a_resumed_run_goes_on_with_the_numbers_that_it_would_have_had(cache, tm
 def test_dropout_differs_between_steps_micro_batches_and_processes_and_the_balancers_numbers_do_not(monkeypatch):
     def numbers(seed, steps, process):
         monkeypatch.setattr("mtlkit.seeding.rank", lambda: process)
-        turns, found = Turns(seed, torch.device("cpu")), []
+        turns, cpu, found = Turns(seed), torch.device("cpu"), []
         for step in steps:
-            turns.model(step)
-            with turns.adapters():
-                adapters = float(torch.rand(()))
-            model = float(torch.rand(()))
-            turns.balancer()
-            found.append((model, adapters, float(torch.rand(()))))
+            turns.next(step)
+            turns.model(cpu)
+            drawn = []
+            for turn in (Turn.ADAPTER, Turn.COMBINE):
+                with turns.hook(turn, cpu):
+                    drawn.append(float(torch.rand(())))
+            found.append((float(torch.rand(())), *drawn))
         return list(zip(*found, strict=True))
 
     one, two = numbers(0, (0, 0, 1), process=0), numbers(0, (0, 0, 1), process=1)
     assert one[1:] == two[1:]  # the balancer's decisions are the same on all processes
     assert len({*one[0], *two[0], *one[1], *one[2]}) == 12
     assert not set(numbers(1, (0, 0, 1), process=0)[0]) & set(one[0])
+
+
+def test_a_hook_leaves_everybody_elses_random_numbers_alone():
+    def draw():
+        return float(torch.rand(())), float(np.random.rand()), random.random()
+
+    turns, cpu = Turns(0), torch.device("cpu")
+    turns.next(0)
+    turns.model(cpu)
+    expected = [draw() for _ in range(2)]
+    turns.model(cpu)
+    first = draw()
+    with turns.hook(Turn.COMBINE, cpu):
+        inside = draw()
+    assert [first, draw()] == expected
+    assert inside not in expected

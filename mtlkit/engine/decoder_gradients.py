@@ -1,16 +1,16 @@
 """The decoders' gradients: those of their own losses, or those times the balancer's weights."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 
 from mtlkit.balancer import Balancer
 from mtlkit.option_checks import check_choice
 from mtlkit.step import Step
 
 GIVEN = ("plain", "weighted")
+Parameters = Mapping[str, Sequence[Tensor]]
 
 
 class DecoderGradients:
@@ -26,16 +26,17 @@ class DecoderGradients:
     Args:
         setting: `plain`, `weighted`, or `published` for what the balancer's class declares (`Balancer.decoders`).
         balancer: the method of the run.
-        accelerator: the accelerator of the run.
+        launcher: Accelerate's name for how the processes share the work.
 
     Raises:
         ValueError: the launcher does not show the gradients, so they cannot be weighed.
 
     Attributes:
         given: `plain` or `weighted`, what the decoders get in this run.
+        weighs: whether gradients are multiplied after the backward pass.
     """
 
-    def __init__(self, setting: str, balancer: Balancer, accelerator: Accelerator) -> None:
+    def __init__(self, setting: str, balancer: Balancer, launcher: str = "") -> None:
         self.setting = setting
         self.given = balancer.decoders if setting == "published" else setting
         self.method = type(balancer).__name__
@@ -43,9 +44,8 @@ class DecoderGradients:
         # With a double backward there is no tap: the objective's derivatives reach the decoders by themselves, so they
         # must not be multiplied a second time.
         self.by_objective = "create_graph" in balancer.needs
-        self._weighs = self.given == "weighted" and not self.by_objective
-        launcher = accelerator.distributed_type.value
-        if self._weighs and launcher == "DEEPSPEED":
+        self.weighs = self.given == "weighted" and not self.by_objective
+        if self.weighs and launcher == "DEEPSPEED":
             raise ValueError(
                 f"{self.method}: {self}, but {launcher} does not show the gradients, so they cannot be weighed. "
                 f"Take trainer.decoder_gradients=plain, or launch with DDP or FSDP."
@@ -53,7 +53,7 @@ class DecoderGradients:
 
     def held_back(self, model: nn.Module) -> list[nn.Module]:
         """Returns the modules whose sum over processes may wait for the last micro-batch of a step."""
-        return [] if self._weighs else [model]
+        return [] if self.weighs else [model]
 
     def __str__(self) -> str:
         what = {
@@ -64,29 +64,31 @@ class DecoderGradients:
         return f"each decoder gets {what} ({why}trainer.decoder_gradients={self.setting})"
 
     @contextmanager
-    def weighed(self, step: Step, decoders: nn.ModuleDict) -> Iterator[None]:
+    def weighed(self, step: Step, parameters: Parameters) -> Iterator[None]:
         """Holds the backward pass of a micro-batch, and weighs the decoders' gradients after it.
+
+        `parameters` are those of each task's decoder. No parameter may belong to two tasks.
 
         Raises `ValueError` if the method cannot give the decoders what they should get.
         """
-        if not self._weighs:
+        if not self.weighs:
             yield
             self._check_objective(step)
             return
         # Now `grad` is empty, so that the backward pass leaves this micro-batch's gradient alone in it.
         # Earlier micro-batches have weights of their own. Without this, the new weights would multiply their sum, too.
-        aside = [(parameter, parameter.grad) for parameter in decoders.parameters()]
+        aside = [(parameter, parameter.grad) for own in parameters.values() for parameter in own]
         for parameter, _ in aside:
             parameter.grad = None
         yield
         if step.finite:  # else there are no weights, and the step will not be made
-            self._weigh(step, decoders)
+            self._weigh(step, parameters)
         # Then the gradients of earlier micro-batches are added again, which got their weights at their time.
         for parameter, gradient in aside:
             if gradient is not None:
                 parameter.grad = gradient if parameter.grad is None else gradient.add_(parameter.grad)
 
-    def _weigh(self, step: Step, decoders: nn.ModuleDict) -> None:
+    def _weigh(self, step: Step, parameters: Parameters) -> None:
         weights = step.weights if step.decoder_weights is None else step.decoder_weights
         if step.tasks and weights is None:
             raise ValueError(
@@ -97,7 +99,7 @@ class DecoderGradients:
         # In place, so that no second set of gradients takes memory. Absent tasks have zero gradients and need no
         # weight.
         for task, weight in zip(step.tasks, () if weights is None else weights, strict=True):
-            for parameter in decoders[task].parameters():
+            for parameter in parameters[task]:
                 if parameter.grad is not None:
                     parameter.grad.mul_(weight)
 

@@ -1,14 +1,13 @@
 """The training engine. It knows tasks and balancers only by their contracts."""
 
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 
 from mtlkit import distributed
 from mtlkit.balancer import Balancer
@@ -62,7 +61,9 @@ class Engine:
     ) -> None:
         distributed.check_whole_parameters(accelerator, balancer.space, balancer.needs)  # before anything moves
         optim.check_clipping(config, accelerator)
-        self.decoder_gradients = DecoderGradients(config.decoder_gradients, balancer, accelerator)
+        self.decoder_gradients = DecoderGradients(
+            config.decoder_gradients, balancer, accelerator.distributed_type.value
+        )
         self.accelerator = accelerator
         self.config = optim.in_steps(config, steps_per_epoch)
         self.tasks = {task.name: task for task in tasks}
@@ -88,9 +89,8 @@ class Engine:
         self.monitor = Monitor(self.tasks, config.monitor, config.baseline)
         self.first_losses = FirstLosses(config.normalize_losses, config.normalize_again)
         self.left_out = LeftOut()
-        self._turns = Turns(seed, accelerator.device)
-        self._seen: set[str] = set()  # the tasks that had a label since the last optimizer step
-        self._window: Window = defaultdict(list)  # what the micro-batches since then noted for the balancer
+        self._turns = Turns(seed)
+        self._window = Window()  # of the micro-batches since the last optimizer step
 
     # -- the run ----------------------------------------------------------------------------------------------
 
@@ -179,33 +179,36 @@ class Engine:
                 number=self.step,
                 epoch=self.step // self.steps_per_epoch,
                 rate=optim.balancer_rate(self.balancer, self.config, self.step, self.total_steps),
-                accumulation=self.config.accumulation,
                 window=self._window,
             )
-            observe = self._logs(self.step + 1)  # the Gram matrix costs time, so the log has it only then
-            one = Pass(self.balancer, self.network.encoder, step, first_losses=self.first_losses, observe=observe)
+            one = Pass(
+                self.balancer,
+                self.network.encoder,
+                step,
+                turns=self._turns,
+                first_losses=self.first_losses,
+                observe=self._logs(self.step + 1),  # the Gram matrix costs time, so the log has it only then
+            )
             image, targets = self.prepare(batch)
-            self._turns.model(self.step)  # dropout draws the same numbers whatever the balancer drew before
-            outputs, losses = self._forward(partial(self.model, late=one.late), image, targets, partial(self._tap, one))
-            self._turns.balancer()  # and the balancer the same whatever dropout drew
+            self._turns.next(self.step)
+            self._turns.model(self.accelerator.device)  # dropout draws the same whatever the balancer drew before
+            outputs, losses = self._forward(partial(self.model, late=one.late), image, targets, one.tap)
             one.record(losses, outputs)
             if "indicators" in self.balancer.needs:
                 one.record_indicators({n: t.indicator(outputs[n], targets[n]) for n, t in self.tasks.items()})
 
             # The only backward pass. When it reaches the features, the tap hands the K task gradients to
             # `balancer.combine` and lets one gradient through to the encoder.
-            with self.decoder_gradients.weighed(step, self.network.decoders):
+            with self.decoder_gradients.weighed(step, self._decoders):
                 one.backward(self.accelerator.backward)
 
-            self._seen.update(step.tasks)
             if self.accelerator.sync_gradients:
                 self._update(one, partial(self._forward, self.network, image, targets, self.balancer.adapt))
         return step
 
-    @torch.compiler.disable
-    def _tap(self, one: Pass, features: Features) -> Mapping[str, Features]:
-        with self._turns.adapters():
-            return one.tap(features)
+    @property
+    def _decoders(self) -> dict[str, list[nn.Parameter]]:
+        return {name: list(decoder.parameters()) for name, decoder in self.network.decoders.items()}
 
     def _forward(self, model: Model, image: Tensor, targets: Tensors, share: Share) -> tuple[Tensors, Losses]:
         outputs = model(image, share, output_sizes(self.tasks, targets))
@@ -216,7 +219,7 @@ class Engine:
 
         `one` is its last pass. `again` runs the same micro-batch forward through the model as it is at that time.
         """
-        absent, self._seen = set(self.tasks) - self._seen, set()
+        absent = set(self.tasks) - self._window.tasks
         for name in absent:  # no label anywhere: not even momentum or weight decay may move the decoder
             self.network.decoders[name].zero_grad(set_to_none=True)
         if len(absent) < len(self.tasks):  # else no label at all: weight decay alone must not move the encoder
@@ -225,20 +228,15 @@ class Engine:
                 group["lr"] = group["initial_lr"] * self._rate_factor
             self.optimizer.step()
             if not self.optimizer.step_was_skipped:  # by the loss scaler: then the balancer stays where it is, too
-                self._update_balancer(one, again, absent)
+                one.update_balancer(self.balancer_optimizer, partial(self._look_again, again))
         self.optimizer.zero_grad()
         self.balancer.zero_grad()
-        self._window = defaultdict(list)  # a new one, for a `Step` that somebody keeps still has the old one
+        self._window = Window()  # a new one, for a `Step` that somebody keeps still has the old one
         self.step += 1
 
-    def _update_balancer(self, one: Pass, again: Forward, absent: set[str]) -> None:
-        optim.complete_gradients(self.balancer, one.step, absent)
-        if "second_forward" in self.balancer.needs and one.step.tasks:
-            with torch.no_grad(), kept_buffers(self.network):
-                one.record_after(again()[1])  # a second look must not move batch-norm statistics a second time
-        self.balancer.after_model(one.step)
-        optim.move_balancer(self.balancer, self.balancer_optimizer, one.step)
-        self.balancer.after_step(one.step)
+    def _look_again(self, again: Forward) -> Losses:
+        with kept_buffers(self.network):  # a second look must not move batch-norm statistics a second time
+            return again()[1]
 
     def _check_gradients(self, step: Step) -> None:
         """Clips the gradient. Raises an error before a gradient that is not finite moves anything.

@@ -1,18 +1,21 @@
 """One forward and one backward pass of a micro-batch: where the balancer's hooks are called."""
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor
 
 from mtlkit import contract
 from mtlkit.balancer import Balancer
+from mtlkit.engine import optim
 from mtlkit.engine.losses import FirstLosses, Losses, LossMeans
-from mtlkit.engine.shared import late_parameters
+from mtlkit.engine.shared import Shared, late_parameters
 from mtlkit.engine.space import SPACES, Space
 from mtlkit.engine.tap import Coefficients, Seed, Tap
 from mtlkit.gradients import Row, weighted_sum
-from mtlkit.network import Encoder, Features
+from mtlkit.network import Features
+from mtlkit.seeding import Turn, Turns
 from mtlkit.step import Step
 from mtlkit.task import no_loss
 
@@ -20,13 +23,16 @@ from mtlkit.task import no_loss
 class Pass:
     """Runs one step: it sets what the balancer sees of the step and calls the hooks of the balancer in order.
 
-    The order of calls is `tap` (in the forward pass, between encoder and decoders), `record` and `backward`. Where the
-    balancer needs it, `record_indicators` comes before `backward`, and `record_after` after the model has moved.
+    The order of calls is `tap` (in the forward pass, between encoder and decoders), `record`, `objective`, the
+    backward pass of the objective, `end`, and `update_balancer` once the model has moved. Where the balancer needs it,
+    `record_indicators` comes before `objective`. The engine calls `backward`, which is the three in the middle. In
+    somebody else's loop, somebody else runs the backward pass, and `end` is called when it is over.
 
     Args:
         balancer: the method.
         encoder: the part of the model that the tasks share.
         step: the object that the balancer sees.
+        turns: gives the balancer's hooks random numbers of their own.
         first_losses: the values by which the losses are divided.
         observe: compute the Gram matrix for the log even where the balancer does not need it.
     """
@@ -34,22 +40,25 @@ class Pass:
     def __init__(
         self,
         balancer: Balancer,
-        encoder: Encoder,
+        encoder: Shared,
         step: Step,
         *,
+        turns: Turns,
         first_losses: FirstLosses | None = None,
         observe: bool = False,
     ) -> None:
         self.step = step
         self._balancer = balancer
         self._encoder = encoder
+        self._turns = turns
         self._first_losses = first_losses or FirstLosses()
         self._observe = observe or "gram" in balancer.needs
         self._create_graph = "create_graph" in balancer.needs
-        self._aliases: dict[str, Features] = {}
+        self.aliases: dict[str, Features] = {}
         self._late: dict[str, dict[str, Tensor]] = {}
         self._space: Space
         self._losses: LossMeans
+        self._device = torch.device("cpu")
 
     # The tap runs in the middle of a model that users may compile. torch.compile must not trace it: it calls Python
     # code of the balancer from inside the backward pass.
@@ -58,7 +67,7 @@ class Pass:
         """Returns the shared features as each task's decoder gets them. Their gradients meet in `combine`."""
         own, names, n = self._balancer, self._balancer.tasks, len(features)
         self._space = SPACES[own.space](features, self._encoder, "second_batch" in own.needs)
-        self.step.gradients = self._space
+        self.step.gradients, self._device = self._space, features[0].device
         # The tap has no second derivative. A method that needs one reads the gradients before the backward pass.
         # Without the tap, autograd adds up the late gradients by itself, and the late module stays as it is.
         late = late_parameters(self._encoder)
@@ -69,8 +78,9 @@ class Pass:
         size = len(late) + n
         for k, name in enumerate(names):
             row = aliases[k * size : (k + 1) * size]
-            self._late[name], self._aliases[name] = dict(zip(late, row[: len(late)], strict=True)), row[len(late) :]
-        return {name: contract.check_adapted(own, name, own.adapter(name, a), a) for name, a in self._aliases.items()}
+            self._late[name], self.aliases[name] = dict(zip(late, row[: len(late)], strict=True)), row[len(late) :]
+        with self._hook(Turn.ADAPTER):
+            return {n: contract.check_adapted(own, n, own.adapter(n, a), a) for n, a in self.aliases.items()}
 
     def late(self, task: str) -> Mapping[str, Tensor]:
         """The late parameters as that task's decoder gets them, by name; nothing where they stay as they are."""
@@ -81,33 +91,40 @@ class Pass:
         self._losses = LossMeans(losses, outputs, self._first_losses, self.step.number)
         # From here on a task without any valid label does not exist for the balancer.
         self.step.tasks, self.step.raw_losses = self._losses.tasks, self._losses.raw
+        self.step.window.tasks.update(self.step.tasks)
         if self.step.tasks:
             self.step.losses = Coefficients.apply(self._receive_coefficients, *self._losses.means)
         if self._create_graph:
-            self._space.differentiate(self._losses.means, [self._aliases[task] for task in self.step.tasks])
+            self._space.differentiate(self._losses.means, [self.aliases[task] for task in self.step.tasks])
 
     def record_indicators(self, indicators: Mapping[str, tuple[Tensor, Tensor] | None]) -> None:
         """Takes this process's (sum, count) of every task's indicator."""
         self._tell("indicators", self._losses.indicators(indicators))
 
-    def record_after(self, losses: Losses) -> None:
-        """Takes the losses of the same batch once more, after the model has moved."""
-        self._tell("losses_after", self._losses.after(losses))
-
-    def backward(self, backward: Callable[[Tensor], None]) -> None:
-        """Runs the one backward pass; raises `ValueError` where a needed double backward does not exist."""
+    def objective(self) -> Tensor:
+        """Returns the scalar whose backward pass is the step's only one."""
         # Parts that get no gradient otherwise: DDP waits for one of every parameter.
         shared = [*self._space.levels, *late_parameters(self._encoder).values()]
         total = self._losses.anchors + [no_loss(part)[0] for part in shared if self._create_graph]
-        try:
-            if self.step.tasks:
+        if self.step.tasks:
+            with self._hook(Turn.OBJECTIVE):
                 objective = self._balancer.objective(self.step)
-                total.append(contract.check_objective(self._balancer, objective, self.step.losses))
-            backward(Seed.apply(self._receive_seed, sum(total[1:], total[0])))
+            total.append(contract.check_objective(self._balancer, objective, self.step.losses))
+        scalar: Tensor = Seed.apply(self._receive_seed, sum(total[1:], total[0]))
+        return scalar
+
+    def backward(self, backward: Callable[[Tensor], None]) -> None:
+        """Runs the one backward pass; raises `ValueError` where a needed double backward does not exist."""
+        try:
+            backward(self.objective())
         except RuntimeError as error:  # torch has no error class of its own for this
             if self._create_graph and ("is not implemented" in str(error) or "differentiate twice" in str(error)):
                 raise contract.no_double_backward(self._balancer, error) from error
             raise
+        self.end()
+
+    def end(self) -> None:
+        """Frees what only the backward pass needed."""
         if self._create_graph:
             self.step.weights = self.step.coefficients
         # A caller may keep the step, as `Engine.fit` does. It then keeps the numbers, but not the graph with its
@@ -115,13 +132,35 @@ class Pass:
         self._space.release()
         if self._space.known_gram is not None:
             self.step.found["gram"] = self._space.known_gram
-        self._aliases, self._late, self._losses.means, self._losses.anchors = {}, {}, [], []
+        self.aliases, self._late, self._losses.means, self._losses.anchors = {}, {}, [], []
         self.step.losses = self.step.losses.detach()
+
+    def update_balancer(
+        self,
+        optimizer: torch.optim.Optimizer | None,
+        again: Callable[[], Losses],
+    ) -> None:
+        """Moves the balancer once, after the model has moved by the gradients of the whole accumulation window.
+
+        This pass is the last one of the window. `optimizer` moves the balancer's own parameters. `again` returns the
+        losses of the same micro-batch with the model as it is now.
+        """
+        own, step = self._balancer, self.step
+        optim.complete_gradients(own, step)
+        if "second_forward" in own.needs and step.tasks:
+            with torch.no_grad():
+                self._tell("losses_after", self._losses.after(again()))
+        with self._hook(Turn.AFTER_MODEL):
+            own.after_model(step)
+        optim.move_balancer(own, optimizer, step)
+        with self._hook(Turn.AFTER_STEP):
+            own.after_step(step)
 
     # -- what the autograd nodes call, in this order ----------------------------------------------------------
 
     def _receive_seed(self, seed: Tensor) -> None:
         self.step.seed = seed
+        self.step.window.seeds.append(seed)
 
     def _receive_coefficients(self, gradient: Tensor) -> Tensor:
         """Takes the objective's derivatives by the losses. Returns the gradient with which each loss goes on.
@@ -154,7 +193,8 @@ class Pass:
                 step.finite = bool(torch.isfinite(space.gram()).all())
             combined: Tensor | Features = step.losses.new_ones(len(step.tasks))
             if step.finite:  # else the step is not made: the run stops, or the loss scaler lowers its scale
-                combined = self._balancer.combine(step)
+                with self._hook(Turn.COMBINE):
+                    combined = self._balancer.combine(step)
             if isinstance(combined, Tensor):
                 weights = contract.check_weights(self._balancer, combined, step.losses, step.tasks, "combine")
                 step.weights = step.coefficients * weights
@@ -170,3 +210,6 @@ class Pass:
 
     def _tell(self, name: str, values: list[float]) -> None:
         self.step.found[name] = self.step.losses.detach().new_tensor(values)
+
+    def _hook(self, turn: Turn) -> AbstractContextManager[None]:
+        return self._turns.hook(turn, self._device)

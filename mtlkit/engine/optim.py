@@ -1,7 +1,6 @@
 """The optimizers of a run and their learning-rate schedule."""
 
 import math
-from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -32,7 +31,7 @@ def model_optimizer(model: MultiTaskModel, config: TrainerConfig) -> Optimizer:
     return {"adam": Adam, "adamw": AdamW}[config.optimizer](groups, weight_decay=config.weight_decay)
 
 
-def balancer_optimizer(balancer: Balancer) -> torch.optim.Adam | None:
+def balancer_optimizer(balancer: Balancer) -> Adam | None:
     """Returns the optimizer of the balancer's own parameters, or None where there are none."""
     parameters = [p for p in balancer.parameters() if p.requires_grad]
     # Adam's usual eps of 1e-8 would make small losses learn more slowly than large ones.
@@ -64,15 +63,15 @@ def clip_gradients(accelerator: Accelerator, model: MultiTaskModel, config: Trai
     return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
 
 
-def complete_gradients(balancer: Balancer, step: Step, absent: Iterable[str]) -> None:
+def complete_gradients(balancer: Balancer, step: Step) -> None:
     """Makes the gradients of the balancer's parameters those of the whole optimizer step.
 
     It takes their mean over processes and divides by the loss scale, by which the backward pass leaves them too large.
-    Absent tasks get no gradient.
+    Tasks that had no label in the whole step get no gradient.
     """
     average_gradients(balancer.parameters())
     # None and not zero: with a zero gradient, Adam would still move the state by its momentum.
-    for task in absent:
+    for task in set(balancer.tasks) - step.window.tasks:
         task_state(balancer, task).zero_grad(set_to_none=True)
     for parameter in balancer.parameters():
         if parameter.grad is not None:
@@ -80,7 +79,7 @@ def complete_gradients(balancer: Balancer, step: Step, absent: Iterable[str]) ->
 
 
 @torch.no_grad()
-def move_balancer(balancer: Balancer, optimizer: torch.optim.Adam | None, step: Step) -> None:
+def move_balancer(balancer: Balancer, optimizer: Optimizer | None, step: Step) -> None:
     """Moves learned parameters by the optimizer, and kept states by the values from the step's micro-batches."""
     if optimizer is not None:
         for group in optimizer.param_groups:  # `step.rate` has the decay and the schedule in it

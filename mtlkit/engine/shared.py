@@ -1,7 +1,7 @@
 """What the tasks share: the parameters up to the features, and behind these those of the encoder's late module."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 from accelerate import Accelerator
 from torch import Tensor, nn
@@ -13,13 +13,25 @@ from mtlkit.contract import described
 from mtlkit.network import Decoder, Encoder
 
 
-def shared_parameters(encoder: Encoder) -> list[Tensor]:
+class Shared(Protocol):
+    """What a step needs to know of an encoder. An `Encoder` is one."""
+
+    @property
+    def late(self) -> nn.Module | None: ...
+
+    @property
+    def last_layer(self) -> nn.Module: ...
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+
+
+def shared_parameters(encoder: Shared) -> list[Tensor]:
     """What the tasks share up to the features, in the order of `Step.jacobian`'s columns; no late parameters."""
     late = {id(parameter) for parameter in late_parameters(encoder).values()}
     return [p for p in encoder.parameters() if p.requires_grad and id(p) not in late]
 
 
-def late_parameters(encoder: Encoder) -> dict[str, Tensor]:
+def late_parameters(encoder: Shared) -> dict[str, Tensor]:
     """The trainable parameters of the encoder's late module by name; nothing where there is no such module."""
     if encoder.late is None:
         return {}

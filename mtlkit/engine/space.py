@@ -10,9 +10,9 @@ from torch import Tensor
 
 from mtlkit import contract
 from mtlkit.distributed import add_over_ranks, of_all_ranks, rank, sum_over_ranks, world_size
-from mtlkit.engine.shared import shared_parameters
+from mtlkit.engine.shared import Shared, shared_parameters
 from mtlkit.gradients import Row, at_least_float32, gradients_of, gram_of, inner_products, pull_back, weighted_sum
-from mtlkit.network import Encoder, Features
+from mtlkit.network import Features
 from mtlkit.step import TaskGradients
 
 
@@ -33,7 +33,7 @@ class Space(TaskGradients):
         known_gram: the Gram matrix, if it was computed already.
     """
 
-    def __init__(self, levels: Features, encoder: Encoder, halves: bool) -> None:
+    def __init__(self, levels: Features, encoder: Shared, halves: bool) -> None:
         self.levels = levels
         self.encoder = encoder
         self.halves = halves
@@ -158,7 +158,7 @@ class ParameterSpace(Space):
     gradient. So the encoder's own backward pass never runs.
     """
 
-    def __init__(self, levels: Features, encoder: Encoder, halves: bool) -> None:
+    def __init__(self, levels: Features, encoder: Shared, halves: bool) -> None:
         super().__init__(levels, encoder, halves)
         self.parameters = shared_parameters(encoder)
         if not self.parameters:

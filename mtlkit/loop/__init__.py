@@ -1,0 +1,1 @@
+"""Balancing inside somebody else's training loop."""
