@@ -49,8 +49,8 @@ def parameters_of_heads(
         weighs: whether the heads' gradients will be multiplied by weights.
 
     Raises:
-        ValueError: a loss has no gradient, does not depend on the features of its task, depends on those of another task or on the
-            features themselves, or the parameters that `weighs` needs cannot be told apart.
+        ValueError: a loss has no gradient, does not depend on the features of its task, or depends on those of another
+            task or on the shared features themselves; or the parameters that `weighs` needs cannot be told apart.
     """
     stops: dict[Place, str] = {}
     for name, levels in aliases.items():
