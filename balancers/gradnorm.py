@@ -72,7 +72,7 @@ class GradNorm(Balancer):
     def combine(self, step: "Step") -> Tensor:
         losses = step.losses.detach().double()
         refuse_negative_losses(losses, step.tasks)
-        initial = first_losses(self.initial_loss, losses, step.tasks)
+        initial = self._first_losses(step, losses)
         known = initial > 0
         if known.any():
             tasks, norms = tuple(compress(step.tasks, known)), step.norms[known]
@@ -82,8 +82,19 @@ class GradNorm(Balancer):
                 step.add_gradient(self.weight[task], value)
         return torch.ones_like(step.losses)
 
+    def _first_losses(self, step: "Step", losses: Tensor) -> Tensor:
+        """Returns each task's first loss that was not 0, (k,) float64; 0 where there was none yet."""
+        for task, loss in zip(step.tasks, losses, strict=True):
+            if self.initial_loss[task] == 0 and loss != 0:
+                step.note(task, loss)  # is kept after the step only, which may yet be skipped
+        firsts = [(step.noted(task) or [self.initial_loss[task]])[0] for task in step.tasks]
+        return torch.stack([first.to(losses) for first in firsts])
+
     @torch.no_grad()
     def after_step(self, step: "Step") -> None:
+        for task in self.tasks:
+            if noted := step.noted(task):
+                self.initial_loss[task].copy_(noted[0])
         moved = [task for task in self.tasks if self.weight[task].grad is not None]
         if moved:  # the weights of absent tasks do not change, and neither does the sum of all weights
             weights = stack(self.weight, moved).clamp_min(1e-3)  # Adam's step may cross zero

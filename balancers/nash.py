@@ -10,7 +10,7 @@ from mtlkit.balancer import BALANCERS, GramBalancer
 from mtlkit.gram import any_order, check_max_norm, limited
 from mtlkit.option_checks import check_whole_number
 from mtlkit.solvers import alpha_fair
-from mtlkit.state import per_task, stack
+from mtlkit.state import per_task
 
 if TYPE_CHECKING:
     from mtlkit.step import Step
@@ -71,10 +71,17 @@ class Nash(GramBalancer):
         return alpha_fair(gram, alpha=1.0)
 
     def combine(self, step: "Step") -> Tensor:
-        weights = stack(self.weight, step.tasks)
+        # Those of an earlier micro-batch of this step, or else of an earlier step.
+        weights = torch.stack([(step.noted(task) or [self.weight[task]])[-1] for task in step.tasks])
         if step.number % self.update_every == 0 or (weights < 0).any():
             weights = self.bargain(step.gram)
             for task, weight in zip(step.tasks, weights, strict=True):
-                self.weight[task].copy_(weight)
+                step.note(task, weight.to(self.weight[task].dtype))  # kept after the step, which may yet be skipped
         step.decoder_weights = weights.to(step.gram)
         return limited(step.decoder_weights, step.gram, self.max_norm)
+
+    @torch.no_grad()
+    def after_step(self, step: "Step") -> None:
+        for task in self.tasks:
+            if noted := step.noted(task):
+                self.weight[task].copy_(noted[-1])

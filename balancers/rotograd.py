@@ -21,7 +21,7 @@ from mtlkit.rotations import (
     skew,
     small_rotation,
 )
-from mtlkit.state import per_task, stack
+from mtlkit.state import per_task
 from mtlkit.task import Task
 
 if TYPE_CHECKING:
@@ -161,22 +161,24 @@ class RotoGrad(Balancer):
 
     def combine(self, step: "Step") -> Tensor:
         norms = step.norms
-        self._note_lengths(step, norms)
+        firsts = self._first_lengths(step, norms)
         if self.rotate:
             self._note_directions(step, norms)
         if not self.scale:
             return torch.ones_like(norms)
-        ratios = norms * inverse(stack(self.initial_norm, step.tasks).double())
+        ratios = norms * inverse(firsts.double())
         alpha = ratios * inverse(ratios.sum())
         return (alpha * norms).sum() * inverse(norms)
 
-    def _note_lengths(self, step: "Step", norms: Tensor) -> None:
-        settles = step.number >= self.burn_in
+    def _first_lengths(self, step: "Step", norms: Tensor) -> Tensor:
+        """Returns the tasks' |G_k^0|, (k,). One that is new is kept after the step only, which may yet be skipped."""
+        settles, found = step.number >= self.burn_in, []
         for task, norm in zip(step.tasks, norms, strict=True):
-            initial, settled = self.initial_norm[task], self.settled[task]
-            if initial == 0 or (settles and not settled):
-                initial.copy_(norm)
-                settled.fill_(settles)
+            initial, noted = self.initial_norm[task], step.noted(("length", task))
+            if not any(noted) and (initial == 0 or (settles and not self.settled[task])):
+                step.note(("length", task), norm.to(initial.dtype))
+            found.append(next((length for length in noted if length), initial))
+        return torch.stack(found)
 
     def _note_directions(self, step: "Step", norms: Tensor) -> None:
         if all(row[self.level] is None for row in step.local_gradients):  # no present task uses this level
@@ -213,6 +215,10 @@ class RotoGrad(Balancer):
 
     @torch.no_grad()
     def after_step(self, step: "Step") -> None:
+        for task, initial in self.initial_norm.items():
+            if noted := step.noted(("length", task)):
+                initial.copy_(noted[-1])
+                self.settled[task].fill_(step.number >= self.burn_in)
         for task, generator in self.generator.items():  # `adam`
             turned = self.base[task] @ torch.linalg.matrix_exp(skew(generator))
             self.rotation[task].copy_(nearest_rotation(turned))

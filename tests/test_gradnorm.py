@@ -17,7 +17,9 @@ def gradients(balancer, norms, losses):
     step.tasks, step.losses = balancer.tasks, torch.tensor(losses, dtype=torch.float64)
     step.gradients = SimpleNamespace(gram=lambda: torch.diag(torch.tensor(norms, dtype=torch.float64) ** 2))
     assert balancer.combine(step).tolist() == [1.0] * len(norms)
-    return [None if weight.grad is None else weight.grad.item() for weight in balancer.weight.values()]
+    found = [None if weight.grad is None else weight.grad.item() for weight in balancer.weight.values()]
+    balancer.after_step(step)
+    return found
 
 
 @pytest.mark.parametrize(("alpha", "signs"), [(0.0, (1, -1)), (0.2, (1, 1)), (1.5, (-1, 1))])

@@ -302,7 +302,7 @@ def test_adams_rotations_are_rotations(size):
     balancer = BALANCERS.build("rotograd", tasks=("a",), update="adam", start="random")
     balancer.setup({}, EncoderInfo((64,), (0,)))
     balancer.generator["a"].data.normal_(std=size, generator=torch.Generator().manual_seed(0))
-    balancer.after_step(SimpleNamespace(number=0, rate=1e-3))
+    balancer.after_step(Step(balancer, rate=1e-3))
     assert_rotation(balancer.rotation["a"])
     assert (balancer.rotation["a"] - balancer.base["a"]).abs().max() > 1e-3  # it did move
 
@@ -388,15 +388,15 @@ def test_a_level_that_no_present_task_uses_stands_still(toys):
     assert all(torch.equal(before[name], rotation) for name, rotation in engine.balancer.rotation.items())
 
 
-def lengths_step(number, norms, tasks=("a", "b")):
-    return SimpleNamespace(number=number, tasks=tasks, norms=torch.tensor(norms, dtype=torch.float64))
-
-
 def weights_after(burn_in, *steps):
     """Returns the weights of the last step, with `scale_only`. Each step is a dictionary of norms."""
     balancer = BALANCERS.build("rotograd", tasks=("a", "b"), scale_only=True, burn_in=burn_in)
     for number, norms in enumerate(steps):
-        weights = balancer.combine(lengths_step(number, list(norms.values()), tuple(norms)))
+        step = Step(balancer, number=number)
+        gram = torch.tensor(list(norms.values()), dtype=torch.float64).square().diag()
+        step.tasks, step.gradients = tuple(norms), SimpleNamespace(gram=lambda gram=gram: gram)
+        weights = balancer.combine(step)
+        balancer.after_step(step)
     return weights.tolist()
 
 

@@ -161,6 +161,18 @@ class Rows(Even):
         self.rows[self.row(step)] = (self.rows[self.row(step)] + step.norms.to(self.rows.dtype)) / 2
 
 
+class Early(GramBalancer):
+    """Moves its state in `combine`, when nobody knows yet whether the step is made."""
+
+    def __init__(self, tasks):
+        super().__init__(tasks)
+        self.register_buffer("total", torch.zeros(()))
+
+    def weights(self, gram):
+        self.total += gram.trace()
+        return 1 / (1 + gram.diagonal())
+
+
 class Shifted(Rows):
     """Counts the present tasks only."""
 
@@ -300,6 +312,7 @@ class Talkative(Even):
         (Ageing, "absent_task", r"balancer\.age\.b differs by up to 2\.0e\+00 after steps without labels of its task"),
         (Centred, "no_labels", r"balancer\.centre differs by up to \S+ without labels"),
         (Pushy, "no_labels", r"a gradient of up to \S+ reached the encoder"),
+        (Early, "skipped_step", r"balancer\.total differs by up to \S+ in a step that was skipped"),
         (Partial, "permutation", r"differs by up to \S+ in another order"),
         (Hasty, "accumulation", r"differs by up to \S+ with two equal micro-batches"),
         (Shifted, "comes_and_goes", r"differs by up to \S+ between runs without the first and"),

@@ -1,4 +1,6 @@
-"""The promises of a balancer about labels that are missing."""
+"""The promises of a balancer about labels that are missing, and about steps that are not made."""
+
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -43,6 +45,30 @@ def no_labels(method: Method) -> None:
     largest = max((float(g.abs().max()) for g in reached), default=0.0)
     assert largest == 0, f"a gradient of up to {largest:.1e} reached the encoder without labels"
     assert_same(before, state_of(engine), "without labels")
+
+
+def skipped_step(method: Method) -> None:
+    engine = make_engine(method)
+    for before_it in (0, 2):  # the first step, and a later one
+        train_steps(engine, before_it)
+        before, optimizer = state_of(engine), engine.optimizer
+        engine.optimizer = cast(Any, _Skipping(optimizer))
+        engine.train_step(make_batch(5))
+        engine.optimizer = optimizer
+        assert_same(
+            before, state_of(engine), "in a step that was skipped: only `after_model` and `after_step` may move it"
+        )
+
+
+class _Skipping:
+    """An optimizer whose step a loss scaler skips, because a gradient overflowed."""
+
+    step_was_skipped = True
+
+    def __init__(self, optimizer: Any) -> None:
+        self.param_groups, self.zero_grad = optimizer.param_groups, optimizer.zero_grad
+
+    def step(self) -> None: ...
 
 
 def comes_and_goes(method: Method) -> None:

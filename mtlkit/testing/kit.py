@@ -11,7 +11,7 @@ from mtlkit.balancer import BALANCERS, Balancer
 from mtlkit.engine.engine import Engine
 from mtlkit.registry import options_of
 from mtlkit.testing import processes as testing_processes
-from mtlkit.testing.absence import absent_task, comes_and_goes, no_labels
+from mtlkit.testing.absence import absent_task, comes_and_goes, no_labels, skipped_step
 from mtlkit.testing.processes import resume, two_ranks
 from mtlkit.testing.promises import chosen, keep
 from mtlkit.testing.toys import (
@@ -43,6 +43,7 @@ def check_balancer(name: str, *, only: Sequence[str] = (), **options: Any) -> No
     - `finite`: model and state stay finite for gradients from 1e-10 to 1e10, also mixed, and for zero.
     - `absent_task`: a task without labels does not move, and neither does the balancer's state under its name.
     - `no_labels`: a batch without any label sends nothing into the encoder and moves nothing at all.
+    - `skipped_step`: a step that a loss scaler skips moves nothing.
     - `permutation`: the order of the tasks does not matter.
     - `accumulation`: two equal micro-batches give the same step as one.
     - `comes_and_goes`: an absent task neither moves nor erases the state of the others.
@@ -165,6 +166,7 @@ PROMISES: tuple[Callable[[Method], None], ...] = (
     finite,
     absent_task,
     no_labels,
+    skipped_step,
     permutation,
     accumulation,
     comes_and_goes,
