@@ -210,7 +210,7 @@ def test_what_a_run_finds_is_told_and_kept(digits: Path, tmp_path: Path, capsys:
     for name in ("a", "b"):
         assert main(["train", *words, f"output_dir={tmp_path / name}"]) == 0
     out = capsys.readouterr().out
-    assert out.count("50 train and 10 val samples of 28 x 28") == 1  # once, not once per run
+    assert out.count("50 train and 10 val samples of 28 x 28") == 1  # printed once, not once per run
     for name in ("a", "b"):
         assert "50 train and 10 val samples of 28 x 28" in (tmp_path / name / "report.html").read_text()
 

@@ -117,7 +117,7 @@ def pictures(walk: Path) -> Path:
 def test_the_data_sets_samples(pictures: Path) -> None:
     train = photos()
     assert (len(train), len(photos(split="val")), len(photos(limit=3))) == (8, 4, 3)
-    assert "weather" not in train[0]["targets"]  # an empty cell
+    assert "weather" not in train[0]["targets"]  # its cell in the table is empty
     image, targets = train[7].values()
     assert (image.shape, image.dtype, image.max().item()) == ((3, 48, 64), torch.float32, pytest.approx(250 / 255))
     assert (targets["weather"].item(), targets["cars"].tolist()) == (1, [3.0])  # rain, because 7 % 3 = 1

@@ -510,7 +510,7 @@ def test_adversarial_tells_only_the_present_tasks_apart(toys):
     engine = toys.make_engine("adversarial")
     batch = toys.make_batch()
     step = engine.train_step(toys.without(toys.without(batch, "segmentation"), "attributes"))
-    assert step.extras["cross_entropy"].item() == 0  # there is no other task to confuse a single one with
+    assert step.extras["cross_entropy"].item() == 0  # there is only one task, so nothing to tell apart
     engine = toys.make_engine("adversarial")
     _, _, levels, losses = textbook(engine, batch)
     depth = engine.tasks.pop("depth")

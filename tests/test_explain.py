@@ -134,7 +134,7 @@ class Weighted(Balancer):
 
 
 class Elementwise(Balancer):
-    """Does the same, but does not declare it."""
+    """Makes the same sum, but returns a gradient, so its weights are unknown."""
 
     needs = frozenset({"gram"})
 
@@ -263,7 +263,7 @@ def test_the_page_has_the_same_numbers(write, capsys):
     assert f'<td>the plain sum<td class="n">{found.cosine.mean():+.3f}' in page
     for task, column in zip(TASKS, found.alignment.T, strict=True):
         assert f'<td>{task}<td class="n">{column.mean():+.3f}' in page
-    assert page.count("<svg") == 3 + 2 + 3 + 1 + 2  # losses, weights and norms, pairs, deviations, the two sections'
+    assert page.count("<svg") == 3 + 2 + 3 + 1 + 2  # losses, weights and norms, pairs, deviations, the two sections
 
 
 def test_the_page_of_many_tasks_lists_the_worst_pairs(write):

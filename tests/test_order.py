@@ -115,7 +115,7 @@ def sets_of(order: Mixed, keys: list[tuple[int, int]]) -> list[int]:
 @pytest.mark.parametrize("shares", [[1, 1], [3, 1], [1, 2, 4], [0.9, 0.05, 0.05], [1, 1e-3], [math.pi, 1, math.e]])
 @pytest.mark.parametrize("batch", [1, 5, 8])
 def test_every_stretch_has_the_shares(shares: list[float], batch: int) -> None:
-    """In every part of the order, the number of samples from a set differs from its share by at most one per set."""
+    """In every part of the order, the samples of a set differ from its share by at most the number of sets."""
     order = Mixed([30] * len(shares), shares, batch, seed=1)
     sets = sets_of(order, [key for step in take(order.batches(), 400) for key in step])
     for i, share in enumerate(order.shares):

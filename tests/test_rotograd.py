@@ -176,7 +176,7 @@ def test_the_geodesic_direction_is_the_gradient_of_the_lie_parameters_at_zero():
     engine._update = lambda *_: None
     step = engine.train_step(batch)
     for name, norm in zip(step.tasks, step.norms, strict=True):
-        gradient = norm * (totals[name].T - totals[name]).tril(-1)  # each entry of S is one number
+        gradient = norm * (totals[name].T - totals[name]).tril(-1)  # only the entries of S below the diagonal are free
         torch.testing.assert_close(balancer.generator[name].grad, gradient, rtol=NETWORK, atol=ROUNDING)
 
 

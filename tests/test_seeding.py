@@ -1,4 +1,4 @@
-"""Only the seed decides initial weights, data and dropout, whatever random numbers a balancer draws, and wherever."""
+"""Only the seed decides initial weights, data and dropout, even if a balancer draws random numbers in every method."""
 
 import random
 from dataclasses import replace

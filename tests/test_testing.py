@@ -218,7 +218,7 @@ class Denying(Even):
 
 
 class Levelling(LossBalancer):
-    """Makes the losses equal, whatever it costs."""
+    """Makes the losses equal, even by negative weights."""
 
     def weights(self, losses, tasks=None):
         return 0.01 + (losses - losses.mean()) / losses.sum().clamp_min(1e-30)

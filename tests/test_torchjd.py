@@ -62,7 +62,7 @@ ORACLES = {
     # reg_eps is 1e-14 of the trace, and squared lengths are as small as 1e-8 of it.
     "upgrad": ({}, lambda: aggregation.UPGrad(projector=PROJECTOR), 1e-6, set()),
     "dual_projection": ({}, lambda: aggregation.DualProj(projector=PROJECTOR), 1e-6, set()),
-    # Clarabel stops at a duality gap of 1e-8, which is the square of an error in the gradient.
+    # Clarabel stops at a duality gap of 1e-8, which is the square of the error in the gradient.
     "cagrad": ({"c": 0.5}, lambda: aggregation.CAGrad(c=0.5, norm_eps=0), 3e-4, set()),
     # scipy's least_squares stops at 1e-8.
     "fairgrad": ({"alpha": 2.0}, lambda: aggregation.FairGrad(alpha=2.0, max_iters=10**4), 1e-6, set()),
