@@ -22,7 +22,7 @@ SHARED = TESTS.parent.parent / "shared"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skips the tests of a balancer whose package, an extra, is not installed."""
+    """Skips the tests of a balancer if the optional package that it needs is not installed."""
     if importlib.util.find_spec("torchjd") is None:
         for item in items:
             if "torchjd" in item.name.partition("[")[2]:
@@ -45,7 +45,7 @@ def mnist() -> Path:
 
 @pytest.fixture(scope="session")
 def once(tmp_path_factory, request) -> Callable[[str, Callable[[Path], None]], Path]:
-    """`once(name, make)` returns a folder that `make(folder)` filled, in one of the processes that share the tests."""
+    """`once(name, make)` returns a folder that `make(folder)` has filled. Of all test processes, only one fills it."""
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if hasattr(request.config, "workerinput") else base
 
@@ -77,12 +77,12 @@ def toys():
 
 @pytest.fixture(autouse=True)
 def _registries(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Forgets what a test registers (an example in a docstring, a stranger's plug-in): no other test may meet it.
+    """Removes what a test registers, such as an example in a docstring or a plug-in, so that no other test sees it.
 
-    It forgets modules in temporary folders, too. The next test that imports such a module registers its classes anew.
+    It also forgets modules in temporary folders. The next test that imports such a module registers its classes again.
     """
     for registry in REGISTRIES:
-        registry.names()  # the installed plug-ins are loaded before, so that they stay
+        registry.names()  # loads the installed plug-ins first, so that they stay
     before = [dict(registry._classes) for registry in REGISTRIES]
     yield
     for registry, classes in zip(REGISTRIES, before, strict=True):

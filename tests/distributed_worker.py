@@ -42,7 +42,7 @@ def every_balancer():
     """Returns every registered balancer in every space in which it works."""
     for name in registry.names():
         if name == "torchjd" and importlib.util.find_spec(name) is None:
-            continue  # an extra, which is not installed
+            continue  # an optional package that is not installed
         spaces = registry.get(name).spaces
         if len(spaces) == 1:
             yield name, (name, {})
@@ -51,10 +51,10 @@ def every_balancer():
 
 
 BALANCERS = dict(every_balancer()) | VARIANTS
-OTHERS = [name for name in BALANCERS if name not in VARIANTS]  # in one order on all processes
+OTHERS = [name for name in BALANCERS if name not in VARIANTS]  # in the same order on all processes
 WHOLE = [case for case in CASES if case != "sharded"]
-#: FSDP2 keeps a part of the parameters on each process: no method that needs the encoder's whole ones, nor one that
-#: differentiates gradients, which takes the decoders' once more when FSDP has freed them.
+#: FSDP2 keeps only a part of the parameters on each process. So methods that need all parameters of the encoder are not
+#: here. Methods that differentiate gradients are not here either: they use the decoders after FSDP has freed them.
 SHARDED = [
     name
     for name, (balancer, options) in BALANCERS.items()

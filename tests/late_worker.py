@@ -1,4 +1,4 @@
-"""Trains the toy with a late module in every case and stores what came out; started in each of two processes.
+"""Trains the toy with a late module in every case and stores the results. It runs in each of two processes.
 
 RANK=0 WORLD_SIZE=2 ... python tests/late_worker.py OUT.pt
 """
@@ -34,7 +34,7 @@ CASES = {
     "static_graph": {"ddp": {"static_graph": True}},
     "sharded": {"accumulation": 2},
 }
-#: Without what cannot be: DDP's static graph with accumulation, and shards with a space that takes whole parameters.
+#: Some cases are impossible: DDP's static graph with accumulation, and shards with a space that needs all parameters.
 RUNS = [
     *((name, "missing_on_a_rank") for name in METHODS),
     *((name, "missing_everywhere") for name in ("cagrad", "graddrop", "cosreg")),
@@ -69,7 +69,7 @@ def run(toys, name, case):
 
 
 def refusal(toys):
-    """What the engine says of a late part that FSDP wraps by itself."""
+    """Returns the engine's message about a late part that FSDP wraps separately."""
 
     class Wrapped(toys.ToyLateEncoder):
         def __init__(self):

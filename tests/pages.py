@@ -1,4 +1,4 @@
-"""Takes files and commands out of the pages of the documentation, for tests."""
+"""Extracts files and commands from the pages of the documentation, for tests."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""House rules on which a reader can rely."""
+"""Rules for the structure of the code, on which a reader can rely."""
 
 import ast
 import inspect
@@ -34,7 +34,7 @@ def test_no_core_file_is_longer_than_250_lines(file):
     assert len(file.read_text().splitlines()) <= 250
 
 
-#: Rooms, the lowest first. A file imports from its own room and from lower ones, for type checking too.
+#: Rooms (packages), the lowest first. A file imports from its own room and from lower ones, also for type checking.
 ROOMS = ("top", "data", "config", "engine", "loop", "report", "run", "study", "testing", "cli")
 
 
@@ -67,7 +67,7 @@ def test_there_is_no_circle_of_imports():
     while free := [module for module, needed in waiting.items() if needed <= done]:
         done.update(free)
         waiting = {module: needed for module, needed in waiting.items() if module not in done}
-    assert not waiting, f"a circle runs through {', '.join(sorted(waiting))}"
+    assert not waiting, f"these modules import each other in a circle: {', '.join(sorted(waiting))}"
 
 
 def room(module):
@@ -77,7 +77,7 @@ def room(module):
 
 
 def test_rooms_import_downwards_only():
-    doors = {"mtlkit", "mtlkit.__main__"}  # which hand on what users need
+    doors = {"mtlkit", "mtlkit.__main__"}  # they only pass on what users need
     for module, needed in arrows().items():
         if room(module) in ROOMS and module not in doors:
             for other in needed - doors:
@@ -100,7 +100,7 @@ def test_balancers_and_tasks_do_not_know_each_other(folder, other):
 
 
 def test_the_engine_names_no_method_and_no_task():
-    names = {*mtlkit.BALANCERS.names(), *mtlkit.TASKS.names()} - {"config"}  # the engine's is its configuration
+    names = {*mtlkit.BALANCERS.names(), *mtlkit.TASKS.names()} - {"config"}  # there, it is the configuration
     for file in (*(ROOT / "engine").glob("*.py"), ROOT / "step.py", ROOT / "state.py", ROOT / "gradients.py"):
         tree = ast.parse(file.read_text())
         docs = {
@@ -148,7 +148,7 @@ def test_plugins_are_described():
             assert registry.describe(name), name
 
 
-SHARE = 1e-3  # smaller numbers after `<` are tolerances, larger ones shares and sizes
+SHARE = 1e-3  # numbers after `<` up to this size are tolerances; larger ones are shares and sizes
 
 
 def tolerances(file):

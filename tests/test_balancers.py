@@ -1,4 +1,4 @@
-"""Compares each balancer with its mathematics, computed again by plain autograd, with one backward pass per task."""
+"""Compares each balancer with its formulas, computed again by plain autograd, with one backward pass per task."""
 
 import copy
 import math
@@ -47,7 +47,7 @@ def textbook(engine, batch):
 
 
 def gradients_of_step(engine, batch):
-    """Returns the gradients of one step, which moves nothing."""
+    """Returns one step and its gradients. No parameter moves."""
     engine._update = lambda *_: None
     step = engine.train_step(batch)
     return step, {name: p.grad for name, p in engine.network.named_parameters()}
@@ -159,7 +159,7 @@ def test_gradnorm_equals_a_hand_worked_step(toys, space):
 
 def test_rotograd_scales_and_aligns_as_published(toys):
     engine = toys.make_engine("rotograd", options={"update": "adam"})
-    for base in engine.balancer.base.values():  # drawn in float32: a rotation to 1e-7 only
+    for base in engine.balancer.base.values():  # drawn in float32, so exact only to 1e-7
         base.data.copy_(torch.linalg.qr(base.data).Q * torch.linalg.qr(base.data).R.diagonal().sign())
     engine.train_step(toys.make_batch(0))
     balancer, batch = engine.balancer, toys.make_batch(1)
@@ -193,7 +193,7 @@ def test_rotograd_ablations(toys):
     engine = toys.make_engine("rotograd", options={"scale_only": True})
     assert not list(engine.balancer.rotation)
     step, _ = gradients_of_step(engine, batch)
-    assert (step.weights * step.norms).std() < 1e-9  # one length for all
+    assert (step.weights * step.norms).std() < 1e-9  # all tasks have one length
     with pytest.raises(ValueError, match="exclude each other"):
         BALANCERS.build("rotograd", tasks=("a",), rotate_only=True, scale_only=True)
 
@@ -204,7 +204,7 @@ def test_cosreg_gradient_equals_finite_differences(toys, space, scale_by_loss):
     engine = toys.make_engine("cosreg", options={"space": space, "alpha": 2.0, "scale_by_loss": scale_by_loss})
     batch = toys.make_batch()
     losses, _, _ = textbook(engine, batch)
-    alpha = 2.0 * (losses.mean().item() if scale_by_loss else 1.0)  # held constant
+    alpha = 2.0 * (losses.mean().item() if scale_by_loss else 1.0)  # constant in the derivative
 
     def value():
         losses, at_features, at_parameters = textbook(engine, batch)
@@ -218,7 +218,7 @@ def test_cosreg_gradient_equals_finite_differences(toys, space, scale_by_loss):
         return (losses.sum() + alpha / 6 * cosines.square().sum()).item()
 
     step, found = gradients_of_step(engine, batch)
-    assert step.extras["penalty"] > 1e-3  # there is something to differentiate
+    assert step.extras["penalty"] > 1e-3  # the penalty is not zero
     for name, parameter in engine.network.named_parameters():
         flat = parameter.data.view(-1)
         for i in (0, len(flat) // 2, len(flat) - 1):
@@ -228,7 +228,7 @@ def test_cosreg_gradient_equals_finite_differences(toys, space, scale_by_loss):
             flat[i] = old - h
             down = value()
             flat[i] = old
-            # A central difference with h = 1e-5 is off by h^2 = 1e-10 and by the rounding of the value over h, 1e-11.
+            # A central difference with h = 1e-5 has errors of h^2 = 1e-10 and of the rounding over h, 1e-11.
             assert found[name].view(-1)[i].item() == pytest.approx((up - down) / (2 * h), rel=1e-4, abs=SOLVED), name
 
 
@@ -310,7 +310,7 @@ def test_rotograd_resolves_opposite_labels_and_plain_summing_cannot(seed):
     label, inverse = train_opposites("rotograd", seed, lr=5e-3)
     assert min(label, inverse) > 0.95
     label, inverse = train_opposites("uniform", seed)
-    assert label + inverse == pytest.approx(1)  # each as right as the other is wrong
+    assert label + inverse == pytest.approx(1)  # one task is right where the other is wrong
 
 
 @pytest.mark.parametrize("name", BALANCERS.names())
@@ -320,7 +320,7 @@ def test_one_task_alone_trains_as_by_plain_summing(toys, name):
     engine, plain = toys.make_engine(name, options=options), toys.make_engine("uniform")
     step = engine.train_step(batch)
     assert step.tasks == ("depth",)
-    # A rotation changes the forward pass; the others weigh a single loss by something else than 1.
+    # A rotation changes the forward pass. The other methods here give a single loss a weight that is not 1.
     others = ("rotograd", "rotograd_procrustes", "uncertainty", "db_mtl", "dtp", "nash", "fairgrad", "cagrad", "stch")
     if name not in others:
         plain.train_step(batch)
@@ -331,7 +331,7 @@ class Keeps:
     """Replaces `combine` and keeps its results."""
 
     def __init__(self, combine) -> None:
-        self.combine, self.found = combine, None  # which methods with a double backward have none of
+        self.combine, self.found = combine, None  # stays None for methods with a double backward
 
     def __call__(self, step):
         self.found = self.combine(step)
@@ -342,7 +342,7 @@ class Keeps:
     ("name", "options"), [*((name, {}) for name in BALANCERS.names()), ("moco", {"published": True})], ids=str
 )
 def test_float32_gives_what_float64_gives(toys, name, options):
-    """Compares the first steps, in which no rounding has added up yet. No gradient becomes float64 on its way."""
+    """Compares the first steps, where rounding errors have not added up yet. No gradient becomes float64 on its way."""
     engines = [toys.make_engine(name, options=options, precision=precision) for precision in ("fp32", "fp64")]
     found = []
     for engine in engines:

@@ -26,9 +26,9 @@ from mtlkit.cli.main import main
 
 PAGE = Path(__file__).parents[1] / "docs" / "balancers.md"
 OURS = [name for name in BALANCERS.names() if BALANCERS.get(name).__module__.startswith("mtlkit.")]
-NO_PAPER = {"uniform", "fixed"}  # what people always did
-PACKAGES = {"torchjd": "torchjd"}  # balancers that need a package of their own
-A_FEW = 16  #: numbers per task that need no word on memory
+NO_PAPER = {"uniform", "fixed"}  # methods without a paper
+PACKAGES = {"torchjd": "torchjd"}  # balancers that need another package
+A_FEW = 16  #: a state of at most so many numbers per task needs no paragraph on memory
 
 
 @pytest.fixture(params=OURS)
@@ -70,7 +70,7 @@ def test_the_docstring_tells_what_the_page_needs(name):
 
 
 def numbers_a_task(cls: type[Balancer]) -> float:
-    """Returns the size of the state for wide features and many parameters."""
+    """Returns the size of the state per task, for wide features and many parameters."""
     balancer = cls(TASKS)
     balancer.setup({}, EncoderInfo(channels=(64,), strides=(8,), parameters=1000))
     return sum(value.numel() for value in balancer.state_dict().values()) / len(TASKS)
@@ -149,7 +149,7 @@ def test_the_default_space_is_first():
 
 
 def test_a_missing_package_is_no_error(monkeypatch):
-    """As `torchjd` is without TorchJD."""
+    """The balancer `torchjd` fails like this if TorchJD is not installed."""
 
     def refuse(self, tasks):
         raise ValueError("it needs a package")

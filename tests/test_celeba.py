@@ -1,4 +1,4 @@
-"""The data set celeba: layouts, targets, splits, and what is wrong with files."""
+"""The data set celeba: layouts, targets, splits, and the messages about damaged files."""
 
 import io
 import os
@@ -38,7 +38,7 @@ def labels_of(picture: int) -> list[float]:
 
 
 def shown(image: Tensor, picture: int) -> None:
-    """The image is the picture, the right way up and the right way round, but for what JPEG does."""
+    """Checks that the image is the picture, neither turned nor mirrored. JPEG changes the values a little."""
     expected = torch.from_numpy(layout.pixels(picture)).permute(2, 0, 1) / 255
     assert image.dtype == torch.float32
     assert image.shape == (3, 218, 178)
@@ -46,13 +46,13 @@ def shown(image: Tensor, picture: int) -> None:
 
 
 def test_pictures_resized_as_torchvision_does(root: Path) -> None:
-    """The tensors of FAMO's code: torchvision's `Resize` and `ToTensor` on the picture that PIL reads."""
+    """The tensors are those of FAMO's code: torchvision's `Resize` and `ToTensor` on the picture that PIL reads."""
     from torchvision.transforms import Compose, Resize, ToTensor
 
     texture = np.random.default_rng(0).integers(0, 256, (218, 178, 3), dtype=np.uint8)
     path = root / "Img" / "img_align_celeba" / layout.NAMES[0]
     Image.fromarray(texture).save(path, quality=95)
-    for size in ((64, 64), (48, 200), (200, 300)):  # smaller, both, larger: (width, height)
+    for size in ((64, 64), (48, 200), (200, 300)):  # (width, height): two smaller than the picture, and one larger
         with Image.open(path) as picture:
             expected = Compose([Resize(size[::-1]), ToTensor()])(picture.convert("RGB"))
         assert torch.equal(CelebA(root, size=size, resize="torchvision")[0]["image"], expected)
@@ -62,7 +62,7 @@ def test_pictures_resized_as_torchvision_does(root: Path) -> None:
 
 
 def test_predict_resizes_as_the_data_set_did(tmp_path: Path) -> None:
-    """The run's description says how, also for a joined and for a prepared data set."""
+    """Every data set says how it resizes, also a joined and a prepared one, so that `predict` can do the same."""
     root = layout.original(tmp_path / "celeba")
     ways = {how: CelebA(root, size=(64, 64), resize=how) for how in ("area", "torchvision")}
     assert {how: data.resizing for how, data in ways.items()} == {how: how for how in ways}
@@ -107,14 +107,14 @@ def test_the_groups_hold_every_attribute_once() -> None:
 @pytest.mark.parametrize("tasks", ["attributes", "each", "regions"])
 def test_targets_hold_the_labels_of_their_names_and_suit_the_task(tasks: str, root: Path) -> None:
     data = DATASETS.build("celeba", root=root, split="test", tasks=tasks)
-    sample = data[1]  # picture 6
+    sample = data[1]  # picture 6 of the layout
     assert list(sample["targets"]) == list(data.targets) == list(GROUPS[tasks])
     for name, target in data.targets.items():
         assert (target.type, target.classes) == ("multilabel", GROUPS[tasks][name])
         value = sample["targets"][name]
         assert value.dtype == torch.float32
         assert value.tolist() == [layout.label(6, layout.ATTRIBUTES.index(c)) for c in target.classes]
-        task = TASKS.build(target.type, name, target.classes, decoder="linear")  # raises for a name that cannot be
+        task = TASKS.build(target.type, name, target.classes, decoder="linear")  # raises if the name is not allowed
         assert not task.own_kind().problem(value)
 
 
@@ -186,7 +186,8 @@ def test_workers_read_what_the_main_process_reads(root: Path) -> None:
         assert torch.equal(batch["targets"]["eyes"][index], data[index]["targets"]["eyes"])
 
 
-def test_a_copy_through_pickle_is_the_same(root: Path) -> None:  # as a spawned worker gets it
+# A spawned worker gets such a copy.
+def test_a_copy_through_pickle_is_the_same(root: Path) -> None:
     data = CelebA(root)
     copy = pickle.loads(pickle.dumps(data))
     assert copy.label(3) == data.label(3)
@@ -385,7 +386,7 @@ def test_pictures_of_sixteen_bits_and_on_their_side(root: Path) -> None:
     names = [name for name, split in zip(layout.NAMES, layout.SPLITS, strict=True) if split == 0]
     Image.fromarray((np.arange(64 * 48, dtype=np.uint16) * 21).reshape(48, 64)).save(folder / names[0], format="png")
     exif, stored = Image.Exif(), np.zeros((64, 48, 3), np.uint8)
-    exif[0x0112], stored[:, 24:] = 6, 200  # bright on the right: at the bottom once it is turned
+    exif[0x0112], stored[:, 24:] = 6, 200  # bright on the right, so at the bottom after turning
     Image.fromarray(stored).save(folder / names[1], format="png", exif=exif)
     data = CelebA(root)
     assert float(data[0]["image"].double().mean()) == pytest.approx(21 * 3071 / 2 / 65_535, abs=1e-6)  # float32
@@ -399,7 +400,7 @@ def test_missing_pictures_are_counted_and_the_first_one_named(root: Path) -> Non
     folder = root / "Img" / "img_align_celeba"
     for i in (4, 2, 9):
         (folder / layout.NAMES[i]).unlink()
-    # Pictures 3, 5 and 10: of the splits test, val and train.
+    # Pictures 3, 5 and 10 are in the splits test, val and train.
     for split, count, limit, first in (("test", 3, 1, 3), ("val", 3, 2, 5), ("train", 6, 5, 10)):
         missing = CelebA(root, split).missing
         assert f"1 of the {count} pictures that the lists name are not in {folder}, the first of them 0000" in missing
@@ -407,7 +408,7 @@ def test_missing_pictures_are_counted_and_the_first_one_named(root: Path) -> Non
         assert "img_align_celeba.zip on http" in missing
         with pytest.raises(FileNotFoundError, match=r"To go on without these samples: data\.on_error=skip"):
             Samples(CelebA(root, split))
-        assert bool(CelebA(root, split, limit=limit).missing) == (split != "train")  # the tenth is the sixth of train
+        assert bool(CelebA(root, split, limit=limit).missing) == (split != "train")  # picture 10 is the sixth of train
     assert len(Samples(CelebA(root, "train", limit=5))) == 5
 
 
@@ -476,7 +477,7 @@ def test_truncated_and_vanished_pictures_are_named_when_they_are_read(root: Path
         path.write_bytes(content[:size])
         with pytest.raises(BadSampleError, match=r"000003\.jpg is damaged or not what its name says"):
             data[0]
-        shown(data[1]["image"], 6)  # the others are as before
+        shown(data[1]["image"], 6)  # the other pictures can still be read
     path.write_text("<html>not here</html>")
     with pytest.raises(BadSampleError, match=rf"{path} is damaged"):
         data[0]

@@ -1,4 +1,4 @@
-"""Matrices on the channels of one level, computed position by position."""
+"""Matrices on the channels of one level. The tests compute them position by position."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -41,7 +41,7 @@ def test_a_flattened_map_is_as_wide_as_all_its_numbers():
         width(info, 0, 361, flatten=True)
     with pytest.raises(ValueError, match=r"balancer\.flatten needs balancer\.dim: .* such as 1024"):
         width(info, 0, None, flatten=True)
-    assert width(EncoderInfo((8,), (0,)), 0, None, flatten=True) == 8  # a vector is flat
+    assert width(EncoderInfo((8,), (0,)), 0, None, flatten=True) == 8  # a vector is already flat
 
 
 def numbers(*shape):
@@ -62,9 +62,9 @@ def test_the_first_channels_are_mapped_at_every_position(channels, positions, of
             moved = [sum(matrix[i, j] * features[1][at][j] for j in range(3)) for i in range(3)]
             expected[at] = torch.stack(moved) + (0 if offset is None else offset)
     assert torch.equal(found[1], expected)
-    assert found[1].dtype == torch.float32  # the features', whatever the matrix is kept in
+    assert found[1].dtype == torch.float32  # the dtype of the features, not that of the matrix
     assert found[0] is features[0]
-    assert torch.equal(features[1], numbers(2, channels, *positions))  # left as it was
+    assert torch.equal(features[1], numbers(2, channels, *positions))  # the input does not change
 
 
 def test_vectors_have_one_row_per_sample_and_position():
@@ -87,7 +87,7 @@ def test_the_first_numbers_of_a_flattened_sample_are_mapped(d):
 
 def test_unit_gradients_are_divided_by_the_whole_length_and_zero_where_a_task_does_not_reach():
     level = numbers(2, 3, 2, 2)
-    norms = torch.tensor([4.0, 2.0, 0.0], dtype=torch.float64)  # those over all levels
+    norms = torch.tensor([4.0, 2.0, 0.0], dtype=torch.float64)  # the lengths over all levels
     rows = [[None, level], [level, None], [None, level * 0]]
     found = unit_gradients(SimpleNamespace(local_features=[level, level], local_gradients=rows, norms=norms), 1, 2)
     assert found.dtype == torch.float32

@@ -15,7 +15,7 @@ FILES = ["balancer.safetensors", "model.safetensors", "training.pt"]
 
 
 def trained(toys, steps=2, balancer="gradnorm"):
-    """Uses GradNorm, because it has its own optimizer."""
+    """Returns an engine after some steps. The default is GradNorm, because it has its own optimizer."""
     engine = toys.make_engine(balancer, normalize_losses=3)
     for number in range(steps):
         engine.train_step(toys.make_batch(number))
@@ -79,7 +79,7 @@ def test_only_the_main_process_writes(toys, tmp_path):
 
 
 def test_what_killed_processes_left_is_cleared_away(toys, tmp_path):
-    folder = tmp_path / "run" / "checkpoints" / "last"  # which nobody has made
+    folder = tmp_path / "run" / "checkpoints" / "last"  # does not exist yet
     engine = trained(toys, steps=1)
     checkpoint.save_checkpoint(engine, folder)
     for name in ("last.tmp", "last.old"):
@@ -115,7 +115,7 @@ def test_a_failed_write_keeps_the_older_checkpoint_and_leaves_nothing(toys, tmp_
     assert files_of(tmp_path) == ["last"]
     assert files_of(tmp_path / "last") == FILES
     (tmp_path / "file").touch()
-    with pytest.raises(OSError, match="Could not write the checkpoint"):  # not even its folder
+    with pytest.raises(OSError, match="Could not write the checkpoint"):  # even its folder cannot be made
         checkpoint.save_checkpoint(engine, tmp_path / "file" / "last")
 
 
@@ -142,8 +142,8 @@ BEST, LAST = "best/model.safetensors", "last/model.safetensors"
         ("best", (BEST, LAST), "best", False),
         ("best", (BEST,), "best", False),
         ("best", (LAST,), "last", True),
-        ("best", ("best/training.pt", LAST), "last", True),  # weights are what it takes
-        ("best", ("best.old/model.safetensors", LAST), "best.old", False),  # of a process killed while it saved
+        ("best", ("best/training.pt", LAST), "last", True),  # a checkpoint without weights does not count
+        ("best", ("best.old/model.safetensors", LAST), "best.old", False),  # from a process killed while it saved
         ("best", ("best.old/model.safetensors", BEST), "best", False),
         ("last", (BEST, LAST), "last", False),
         ("last10", (BEST, LAST), "last", False),
@@ -178,7 +178,7 @@ def test_a_checkpoint_whose_step_cannot_be_read_is_listed_without_it(toys, tmp_p
     checkpoint.save_checkpoint(trained(toys, steps=1), tmp_path / "checkpoints" / "best")
     put(tmp_path, LAST)
     assert checkpoint.steps(tmp_path) == {"best": 1, "last": None}
-    save_file({"w": torch.ones(1)}, tmp_path / "checkpoints" / LAST)  # which says nothing of steps
+    save_file({"w": torch.ones(1)}, tmp_path / "checkpoints" / LAST)  # this file does not say the step
     assert checkpoint.steps(tmp_path) == {"best": 1, "last": None}
     assert checkpoint.find_checkpoint(tmp_path, "last") == tmp_path / "checkpoints" / "last"
 

@@ -1,4 +1,4 @@
-"""The data set chestxray14: tables, lists, splits by patient, and what is wrong with files."""
+"""The data set chestxray14: tables, lists, splits by patient, and the messages about damaged files."""
 
 import pickle
 import re
@@ -51,7 +51,7 @@ def shown(image: Tensor, picture: int) -> None:
 
 
 def holds(data: ChestXray14) -> None:
-    """Every sample is its picture with the labels of its picture."""
+    """Checks that every sample has its own picture with the labels of that picture."""
     for index, picture in enumerate(pictures(data)):
         sample = data[index]
         shown(sample["image"], picture)
@@ -78,7 +78,7 @@ def test_the_pictures_may_lie_in_the_folders_of_their_archives(tmp_path: Path) -
 
 def test_the_pictures_may_lie_directly_in_the_folders_of_their_archives(tmp_path: Path) -> None:
     layout.archives(tmp_path)
-    for k in range(1, 12):  # not the last one
+    for k in range(1, 12):  # the last archive keeps its folder `images`
         folder = tmp_path / f"images_{k:03d}"
         for path in (folder / "images").iterdir():
             path.rename(folder / path.name)
@@ -123,7 +123,7 @@ def test_targets_hold_the_labels_of_their_names_and_suit_the_task(tasks: str, ro
         value = sample["targets"][name]
         assert value.dtype == torch.float32
         assert value.tolist() == [layout.label(picture, layout.FINDINGS.index(c)) for c in target.classes]
-        task = TASKS.build(target.type, name, target.classes, decoder="linear")  # raises for a name that cannot be
+        task = TASKS.build(target.type, name, target.classes, decoder="linear")  # raises if the name is not allowed
         assert not task.own_kind().problem(value)
 
 
@@ -137,7 +137,7 @@ def test_no_finding_is_all_zeros(root: Path) -> None:
 def test_grey_and_rgba_pictures_become_rgb(root: Path) -> None:
     whole = [ChestXray14(root, split) for split in SPLITS]
     kinds = {i % 7 == 3 for data in whole for i in pictures(data)}
-    assert kinds == {True, False}  # the fixtures have both, and `holds` looks at all
+    assert kinds == {True, False}  # both kinds are there, so `holds` checks both
     for data in whole:
         holds(data)
 
@@ -207,7 +207,7 @@ def test_a_share_below_one_patient_is_refused(root: Path) -> None:
 def test_size_is_width_and_height(root: Path) -> None:
     image = ChestXray14(root, "test", size=(16, 6))[0]["image"]
     assert image.shape == (3, 6, 16)
-    assert torch.allclose(image[:, 0, :4], torch.tensor(4 / 255))  # the dark corner, a sixth high, a quarter wide
+    assert torch.allclose(image[:, 0, :4], torch.tensor(4 / 255))  # dark corner: 1/6 of the height, 1/4 of the width
     assert torch.allclose(image[:, 1:], torch.tensor(120 / 255))
     assert torch.allclose(image[:, :, 4:], torch.tensor(120 / 255))
 
@@ -227,7 +227,7 @@ def test_changing_a_sample_leaves_the_data_set_alone(root: Path) -> None:
 
 def test_workers_and_copies_read_what_the_main_process_reads(root: Path) -> None:
     data = ChestXray14(root, "test")
-    holds(pickle.loads(pickle.dumps(data)))  # as a spawned worker gets it
+    holds(pickle.loads(pickle.dumps(data)))  # a spawned worker gets such a copy
     batch = next(iter(DataLoader(data, batch_size=5, num_workers=1, multiprocessing_context="fork")))
     for index in range(5):
         assert torch.equal(batch["image"][index], data[index]["image"])
@@ -245,7 +245,7 @@ def test_notes_say_what_was_read(chexnet: Path) -> None:
 
 
 def test_chexnets_labels_may_differ_from_the_table_in_a_few_pictures(tmp_path: Path, monkeypatch) -> None:
-    many = tuple(range(1, 201))  # 200 patients of one picture, of which the table has two with other labels
+    many = tuple(range(1, 201))  # 200 patients with one picture each; two have other labels in the table
     monkeypatch.setattr(layout, "PATIENTS", many)
     monkeypatch.setattr(layout, "NAMES", [f"{patient:08d}_000.png" for patient in many])
     monkeypatch.setattr(layout, "CHEXNET", {"train": many[:150], "val": many[150:180], "test": many[180:]})
@@ -270,7 +270,8 @@ def test_lists_in_another_order_of_findings_are_refused(chexnet: Path) -> None:
 @pytest.mark.parametrize("split", SPLITS)
 def test_a_patient_in_two_official_lists_is_refused(root: Path, split: str) -> None:
     names = [layout.NAMES[i] for i in layout.of([12])]
-    replace(root / "train_val_list.txt", f"{names[0]}\n", f"{layout.NAMES[4]}\n")  # patient 3, of the test list
+    # This picture is of patient 3, who is in the test list.
+    replace(root / "train_val_list.txt", f"{names[0]}\n", f"{layout.NAMES[4]}\n")
     replace(root / "test_list.txt", layout.NAMES[4], names[0])
     with pytest.raises(ValueError, match=r"1 patients have pictures in two lists, the first of them 3 in") as error:
         ChestXray14(root, split)
@@ -363,7 +364,7 @@ def test_official_lists_are_not_taken_for_chexnets(chexnet: Path) -> None:
     for path in (chexnet / "labels").iterdir():
         if path.name != "test_list.txt":
             path.rename(chexnet / path.name)
-    (chexnet / "labels" / "test_list.txt").unlink()  # leaves the official one, of the same name
+    (chexnet / "labels" / "test_list.txt").unlink()  # the official list has the same name, and it stays
     with pytest.raises(ValueError, match=r"test_list\.txt has the row .*none of the lists of data\.split_lists=chex"):
         ChestXray14(chexnet, split_lists="chexnet")
 
@@ -375,7 +376,7 @@ def test_a_table_that_is_cut_off_in_its_last_row_is_refused(tmp_path: Path, end:
     text = path.read_text().rstrip("\n")
     row = text.splitlines()[-1]
     path.write_text(text[:end])
-    if end == -1:  # a digit of the last cell is missing, which nothing needs
+    if end == -1:  # only a digit of the last cell is missing, and nothing reads that cell
         assert len(ChestXray14(tmp_path)) > 0
         return
     with pytest.raises(ValueError, match=rf"the row of '{LAST[: len(row) + end]}.*cells, expected 11.*only in part\?"):
@@ -482,7 +483,7 @@ def test_truncated_and_vanished_pictures_are_named_when_they_are_read(root: Path
     path = root / "images" / layout.NAMES[4]
     content = path.read_bytes()
     data = ChestXray14(root, "test")
-    for size in range(0, len(content) - 24, 5):  # the last bytes are check sums and an end mark
+    for size in range(0, len(content) - 24, 5):  # the last bytes are checksums and the end mark
         path.write_bytes(content[:size])
         with pytest.raises(BadSampleError, match=rf"{layout.NAMES[4]} is damaged or not what its name says"):
             data[0]

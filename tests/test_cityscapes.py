@@ -22,7 +22,7 @@ SIZE = (5, 3)
 
 @pytest.fixture(scope="module")
 def complete(tmp_path_factory) -> Path:
-    """Not to be changed."""
+    """The complete data set. Tests must not change it."""
     root = tmp_path_factory.mktemp("cityscapes")
     layout.write(root)
     return root
@@ -30,7 +30,7 @@ def complete(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A smaller one, with labels of 7 classes only, to be damaged."""
+    """A smaller data set, with labels of 7 classes only. Tests may damage it."""
     layout.write(tmp_path / "data", train=12, test=4, labels=("label_7",))
     return tmp_path / "data"
 
@@ -44,7 +44,7 @@ def numbers(data: Cityscapes) -> list[int]:
 
 
 def shrunk(values: np.ndarray) -> np.ndarray:
-    """At SIZE, every pixel from the one below its centre."""
+    """Returns the values at SIZE: each pixel is the source pixel below its centre."""
     rows = [(2 * y + 1) * 8 // (2 * SIZE[1]) for y in range(SIZE[1])]
     columns = [(2 * x + 1) * 12 // (2 * SIZE[0]) for x in range(SIZE[0])]
     return np.array([[values[y, x] for x in columns] for y in rows])
@@ -56,7 +56,7 @@ def test_every_sample_has_the_values_of_its_files(
     complete: Path, split: str, folder: str, count: int, classes: int
 ) -> None:
     data = whole(complete, split, classes=classes)
-    assert numbers(data) == list(range(count))  # 10 after 9
+    assert numbers(data) == list(range(count))  # sorted by number: 10 comes after 9
     assert data.targets["segmentation"].classes == CLASSES[classes]
     assert [len(names) for names in CLASSES.values()] == list(CLASSES)
     assert (data.targets["depth"].type, data.camera_of(0)) == ("disparity", None)
@@ -102,7 +102,7 @@ def test_labels_saved_as_bytes_have_255_for_what_is_ignored(tmp_path: Path) -> N
         np.save(tmp_path / "train" / name / f"{i}.npy", values.astype(np.uint8))
     assert (layout.label(0, "train", 7) == -1).any()
     assert np.array_equal(whole(tmp_path)[0]["targets"]["segmentation"], layout.label(0, "train", 7))
-    shutil.rmtree(tmp_path / "train" / "label_7")  # leaves the folder that does not tell its classes
+    shutil.rmtree(tmp_path / "train" / "label_7")  # only the folder that does not tell its number of classes is left
     assert np.array_equal(whole(tmp_path)[2]["targets"]["segmentation"], layout.label(2, "train", 7))
 
 

@@ -1,4 +1,4 @@
-"""The data set cl_rr: multimnist's pictures, with another pair of tasks."""
+"""The data set cl_rr: the pictures of multimnist, with two other tasks."""
 
 from pathlib import Path
 
@@ -90,12 +90,15 @@ def test_files_are_asked_for(tmp_path: Path) -> None:
 def test_real_mnist(mnist: Path) -> None:
     data = CLRR(mnist, "val", limit=2000)
     ink = torch.stack([data[i]["targets"]["reconstruct"] for i in range(2000)])
-    assert float(ink.mean()) == pytest.approx(0.1307, rel=0.02)  # MNIST's
+    assert float(ink.mean()) == pytest.approx(0.1307, rel=0.02)  # the mean of MNIST's pixels
     assert float(ink.max()) == 1
 
 
 def ratio(data: CLRR, *words: str) -> float:
-    """The length of the reconstruction's gradient at the features, in those of the classification; mean of 8 seeds."""
+    """Returns the length of the reconstruction's gradient at the features, divided by that of the classification.
+
+    The result is the mean over 8 seeds.
+    """
     found = []
     for seed in range(8):
         parts = build_parts(compose("cl_rr", [f"seed={seed}", *words]), data.targets, (28, 28))
@@ -113,10 +116,11 @@ def ratio(data: CLRR, *words: str) -> float:
 
 
 def test_the_first_gradients_are_as_unequal_as_in_the_source(mnist: Path) -> None:
-    """The ratio in the source's code is 0.074, the mean of 8 seeds. One seed varies by 16 %, so the mean by 6 %.
+    """In the source's code the ratio is 0.074, the mean over 8 seeds. It varies by 16 % between seeds.
 
-    Four times that, 25 %, are allowed. With another start, or with pixels for outputs, the ratio is several times more.
+    So the mean varies by 6 %. The test allows 25 %, which is about four times as much. With another start, or with
+    pixels as outputs, the ratio is several times larger.
     """
     data = CLRR(mnist, limit=4000)
-    assert ratio(data) == pytest.approx(0.074, rel=0.25)  # four standard errors, as above
+    assert ratio(data) == pytest.approx(0.074, rel=0.25)  # about four standard errors, as above
     assert ratio(data, "model.start=he") > 2 * 0.074

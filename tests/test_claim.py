@@ -1,4 +1,4 @@
-"""One folder, one run: which run may train in a folder, whatever happened to the run before."""
+"""Only one run may train in a folder. The tests show which one, whatever happened to earlier runs."""
 
 import errno
 import json
@@ -45,7 +45,7 @@ def process(code, *words):
 def wait_for(*paths):
     end = time.monotonic() + 120
     while not all(path.exists() for path in paths):
-        assert time.monotonic() < end, f"{paths} did not come"
+        assert time.monotonic() < end, f"{paths} did not appear"
         time.sleep(0.01)
 
 
@@ -80,7 +80,7 @@ def test_of_several_claimants_at_once_one_wins_also_the_claim_of_a_dead_process(
         assert owners <= {claimant.pid for claimant in claimants}
         (tmp_path / "end").touch()
         assert [claimant.wait(60) for claimant in claimants] == [0, 0, 0]
-        assert not list(tmp_path.glob(f"*/{CLAIM}*"))  # given up, and nothing temporary is left
+        assert not list(tmp_path.glob(f"*/{CLAIM}*"))  # all claims are given up, and no temporary file is left
     finally:
         for claimant in claimants:
             claimant.kill()
@@ -104,7 +104,7 @@ def test_the_same_process_cannot_have_a_folder_twice(tmp_path):
 
 
 def test_a_number_that_another_process_got_does_not_count(tmp_path, sleeper):
-    left_by(tmp_path, pid=sleeper.pid, born="1")  # lives, but was started at another time
+    left_by(tmp_path, pid=sleeper.pid, born="1")  # this process is alive, but started at another time
     with claimed(tmp_path):
         assert json.loads((tmp_path / CLAIM).read_text())["pid"] == os.getpid()
 
@@ -121,7 +121,7 @@ def test_a_killed_process_that_nobody_counted_yet_is_dead(tmp_path, sleeper):
 
 @pytest.mark.parametrize("elsewhere", [{"host": "another"}, {"pid_namespace": "pid:[1]"}])
 def test_of_another_host_or_container_nothing_is_assumed(tmp_path, elsewhere):
-    left_by(tmp_path, pid=2**22 + 1, born="1", **elsewhere)  # no such process here
+    left_by(tmp_path, pid=2**22 + 1, born="1", **elsewhere)  # there is no such process here
     with pytest.raises(FileExistsError, match=r"another machine or container.* remove .*\.claim"), claimed(tmp_path):
         pass
 
@@ -138,7 +138,7 @@ def test_a_claim_that_cannot_be_read_is_respected(tmp_path, text):
 def test_a_folder_is_given_up_however_the_run_ends(tmp_path, error):
     with pytest.raises(error), claimed(tmp_path / "a" / "b"):
         raise error
-    assert not (tmp_path / "a" / "b").exists()  # made for this run, which left nothing in it
+    assert not (tmp_path / "a" / "b").exists()  # the folder was made for this run, which left it empty
     (tmp_path / "c").mkdir()
     with pytest.raises(error), claimed(tmp_path / "c"):
         raise error

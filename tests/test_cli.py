@@ -194,7 +194,7 @@ def test_a_sweep_runs_every_job_in_its_own_folder(runs: SimpleNamespace, capsys:
 
 def test_a_failing_job_does_not_stop_the_others(runs: SimpleNamespace, capsys: pytest.CaptureFixture):
     runs.failures |= {JOBS[0]: NonFiniteError("nan"), JOBS[1]: RuntimeError("out of memory"), JOBS[3]: ValueError("no")}
-    assert main([*SWEEP, "--resume"]) == 3  # the first failure's
+    assert main([*SWEEP, "--resume"]) == 3  # the exit status of the first failure
     assert runs.done == [(job, True) for job in JOBS]
     error = capsys.readouterr().err
     assert f"mtlkit: runs/sweep/{JOBS[0]}: nan\n" in error
@@ -234,7 +234,7 @@ def test_list_names_what_can_be_used(capsys: pytest.CaptureFixture):
 
 @pytest.fixture
 def run_a(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The folder of a run, `runs/a`."""
+    """Makes the folder of a run, `runs/a`."""
     (tmp_path / "runs" / "a").mkdir(parents=True)
     (tmp_path / "runs" / "a" / "config.yaml").touch()
     monkeypatch.chdir(tmp_path)
@@ -282,7 +282,7 @@ def test_a_process_of_its_own_says_one_message_and_leaves_nothing(tmp_path: Path
     words = [sys.executable, "-P", "-B", "-m", "mtlkit", "train", "multimnist"]
     done = subprocess.run(
         [*words, "plugins=[my_lab]", "balancer=mine", "balancer.slop=1"],
-        cwd=tmp_path,  # which -P keeps off the path, so that the command must put it there
+        cwd=tmp_path,  # -P keeps this folder off the path, so the command must add it
         env=os.environ | {"OMP_NUM_THREADS": "1", "MTLKIT_DEBUG": ""},
         capture_output=True,
         text=True,

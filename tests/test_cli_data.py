@@ -1,4 +1,4 @@
-"""The commands for data: they show what was found, and write the fast format, on which the same words train."""
+"""The commands for data show what they find and write the fast format. The same words can then train on it."""
 
 import json
 from pathlib import Path
@@ -89,7 +89,7 @@ trainer: {max_steps: 1}
 """
 
 
-@pytest.mark.filterwarnings("ignore:protocol=published, but preset=null")  # an experiment of one's own
+@pytest.mark.filterwarnings("ignore:protocol=published, but preset=null")  # a user's own experiment
 @pytest.mark.parametrize("way", ["empty", "value", "file", "lookup"])
 def test_show_says_that_there_is_no_test_data(
     way: str, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
@@ -106,7 +106,7 @@ def test_show_says_that_there_is_no_test_data(
     assert "\ntrain: 4 samples of 8 x 8" in out
     assert "\nval: 4 samples of 8 x 8" in out
     assert error == ""
-    selecting = ["data.validation=test", "protocol=published"]  # then the run needs them
+    selecting = ["data.validation=test", "protocol=published"]  # the run now needs them
     assert main([*words, *selecting]) == 2
     assert f"mtlkit: test: {reason}" in capsys.readouterr().err
 
@@ -121,7 +121,7 @@ def test_missing_pictures_are_left_out_where_that_is_asked_for(tmp_path: Path, c
     out, error = capsys.readouterr()
     assert f"mtlkit: train: 1 of the 6 pictures that the lists name are not in {folder}, the first of them" in error
     assert "To go on without these samples: data.on_error=skip." in error
-    assert "\nval: 3 samples" in out  # the others are shown all the same
+    assert "\nval: 3 samples" in out  # the other splits are still shown
     assert main(["data", "show", *words, "data.on_error=skip"]) == 0
     out = capsys.readouterr().out
     assert f"  1 of the 6 pictures that the lists name are not in {folder}" in out
@@ -133,7 +133,7 @@ def test_missing_pictures_are_left_out_where_that_is_asked_for(tmp_path: Path, c
     assert main(["train", *words, *small, "data.on_error=skip", f"output_dir={run}"]) == 0
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     left_out = [record for record in lines if record["split"] == "train" and "left_out" in record]
-    assert [record["left_out"] for record in left_out] == [1]  # once in three steps of two samples
+    assert [record["left_out"] for record in left_out] == [1]  # three steps of two samples use it once
     assert left_out[0]["incident"] == f"1 sample left out: {folder / names[2]} is missing."
     assert main(["train", *words, *small, "data.train_size=2", f"output_dir={tmp_path / 'few'}"]) == 0
 
@@ -148,7 +148,7 @@ def test_show_leaves_out_what_training_leaves_out(tmp_path: Path, capsys: pytest
     assert main([*words, "data.on_error=skip"]) == 0
     out = capsys.readouterr().out
     assert f"  1 of these samples could not be read and were left out, for example {damaged} is damaged" in out
-    assert out.count("could not be read") == 1  # in one split
+    assert out.count("could not be read") == 1  # in one split only
     assert "  gender: multilabel, 100 % valid" in out
 
 
@@ -198,7 +198,7 @@ def test_training_on_the_prepared_data_is_training_on_the_source(
     assert logs[0] == logs[1]
     out = capsys.readouterr().out
     assert "Prepared from multimnist on " in out
-    assert out.count("Terms of use: ") == 2  # the data was told twice, since it was not the same
+    assert out.count("Terms of use: ") == 2  # printed twice, because the two runs read different data
     assert main(["train", "multimnist", f"data.root={fast}", f"output_dir={tmp_path / 'other'}"]) == 2
     assert "prepared with other settings: dataset_seed is 3 there and 0 now" in capsys.readouterr().err
     assert main(["data", "prepare", *words, "--out", str(fast)]) == 0
@@ -210,7 +210,7 @@ def test_what_a_run_finds_is_told_and_kept(digits: Path, tmp_path: Path, capsys:
     for name in ("a", "b"):
         assert main(["train", *words, f"output_dir={tmp_path / name}"]) == 0
     out = capsys.readouterr().out
-    assert out.count("50 train and 10 val samples of 28 x 28") == 1  # once, not once per run
+    assert out.count("50 train and 10 val samples of 28 x 28") == 1  # printed once, not once per run
     for name in ("a", "b"):
         assert "50 train and 10 val samples of 28 x 28" in (tmp_path / name / "report.html").read_text()
 

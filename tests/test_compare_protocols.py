@@ -1,4 +1,4 @@
-"""The comparison with public code, without the public code: small files of the tests' own stand for it."""
+"""The comparison with public code. Here, small files that the tests write replace the public code."""
 
 import importlib
 from pathlib import Path
@@ -28,7 +28,7 @@ def clones(tool):
 
 
 def write(folder: Path, **files: str) -> Path:
-    """Writes files of a clone; `__` in a name stands for a slash."""
+    """Writes files of a clone. `__` in a name stands for a slash."""
     for name, text in files.items():
         path = folder / (name.replace("__", "/") + ".py")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -137,13 +137,13 @@ def test_differences_are_relative_to_the_largest_number(base):
     assert base.close([(torch.tensor([10.0, 1.0]), torch.tensor([10.0, 2.0]))], 0.1).same
     assert not base.close([(torch.tensor([10.0, 1.0]), torch.tensor([10.0, 2.5]))], 0.1).same
     assert not base.close([(1.0, 1.0), (torch.nan, 1.0)], 0.1).same
-    assert not base.close([(torch.ones(2), torch.ones(1, 2))], 0.1).same  # would broadcast
+    assert not base.close([(torch.ones(2), torch.ones(1, 2))], 0.1).same  # these shapes would broadcast
     assert base.equal({"a": 1, "b": 2}, {"a": 1}) == base.Found(True, "a 1")
     assert base.equal({"a": 0.5, "b": 2}, {"a": 0.25, "b": 2}) == base.Found(False, "a 0.5 here, 0.25 there")
 
 
 class Net(torch.nn.Module):
-    """Calls its layers in another order than it names them, and one of them never."""
+    """Names its layers in another order than it calls them, and never calls one of them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -163,7 +163,7 @@ def test_layers_are_in_the_order_of_parts_and_of_their_first_call(base):
 
 def test_layers_that_do_not_pair_are_a_difference(tool, base, tmp_path):
     class Toy(base.Protocol):
-        """Two networks with other layers."""
+        """Two networks with different layers."""
 
         experiment = repository = "toy"
 

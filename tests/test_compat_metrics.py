@@ -1,4 +1,4 @@
-"""Metrics as old tables have them: means over batches, and CosReg's 1 - |cos|."""
+"""Metrics as in older papers: means over batches, and CosReg's 1 - |cos|."""
 
 import pickle
 
@@ -12,7 +12,10 @@ from mtlkit.task import TASKS
 
 
 def batches(channels: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Predictions and targets in batches of 2, 2 and 1, with very unequal numbers of valid pixels; one has none."""
+    """Returns predictions and targets in batches of 2, 2, 2 and 1.
+
+    The batches have very different shares of valid pixels. The third has none.
+    """
     g = torch.Generator().manual_seed(3)
     found = []
     for size, share in ((2, 0.9), (2, 0.1), (2, 0.0), (1, 0.5)):
@@ -57,10 +60,10 @@ def test_means_of_batch_values(kind: str, by_hand) -> None:
     assert len(valued) == 3
     expected = {key: np.mean([found[key] for found in valued]) for key in valued[0]}
     found = {key: float(value) for key, value in metrics.compute().items()}
-    # The median is known to half a bin of 0.001 degrees; the rest is float32.
+    # The median is exact to half a bin of 0.001 degrees. The other values are float32.
     assert found == pytest.approx(expected, abs=1e-3 if kind == "normals" else 1e-5)
     whole = {key: float(value) for key, value in pooled.compute().items()}
-    assert all(abs(whole[key] - found[key]) > 0.01 for key in found)  # the way of averaging matters here
+    assert all(abs(whole[key] - found[key]) > 0.01 for key in found)  # both ways to average give different results here
     assert {k: m.unit for k, m in metrics.items()} == {k: m.unit for k, m in pooled.items()}
     assert {m.unit for m in metrics.values()} == ({"", "°"} if kind == "normals" else {""})
     assert {k: m.higher_is_better for k, m in metrics.items()} == {k: m.higher_is_better for k, m in pooled.items()}
@@ -69,10 +72,10 @@ def test_means_of_batch_values(kind: str, by_hand) -> None:
 @pytest.mark.parametrize("compat", ["mtan", None])
 @pytest.mark.parametrize("sigma", [0.002, 0.010])
 def test_inverse_depth_is_measured_without_clipping(sigma: float, compat: str | None) -> None:
-    """`rel` of noisy inverse depth is that of the published code, which does not clip predictions at 0.
+    """`rel` of noisy inverse depth equals that of the published code, which does not clip predictions at 0.
 
-    The targets are like Cityscapes' disparities / 65535, with many far pixels: between 1 and 32257, their logarithms
-    uniform. The reference is the mean of |noise| / target in NumPy, and sigma sqrt(2 / pi) mean(1 / target) by theory.
+    The targets are like Cityscapes' disparities / 65535 with many far pixels: from 1 to 32257, with uniform logarithms.
+    The test compares with the mean of |noise| / target in NumPy, and with theory: sigma sqrt(2 / pi) mean(1 / target).
     """
     random = np.random.default_rng(0)
     target = np.exp(random.uniform(0, np.log(32257), (8, 1, 100, 100))) / 65535
@@ -83,7 +86,7 @@ def test_inverse_depth_is_measured_without_clipping(sigma: float, compat: str | 
     metrics.update(task.predict(torch.from_numpy(target + noise)), torch.from_numpy(target))
     found = float(metrics.compute()["rel"])
     assert found == pytest.approx(float(np.mean(np.abs(noise) / target)), rel=1e-9)  # float64 on both sides
-    # 80,000 pixels, of which about a tenth decide: a few percent of chance.
+    # About a tenth of the 80,000 pixels decide the mean, so it varies by a few percent.
     assert found == pytest.approx(sigma * np.sqrt(2 / np.pi) * float(np.mean(1 / target)), rel=0.05)
     assert 0.45 * found < clipped.mean() < 0.6 * found  # half of the noise is below 0, and clipping removes most of it
 
@@ -101,17 +104,17 @@ def test_the_parts_of_two_processes_add_up() -> None:
     assert whole._reductions["sums"] is not None
     assert float(pickle.loads(pickle.dumps(whole)).compute()) == float(whole.compute())
     empty = BatchMean(TASKS.build("depth", "t").metrics()["abs"])
-    empty.update(*parts[2])  # a batch without a valid pixel
+    empty.update(*parts[2])  # this batch has no valid pixel
     assert empty.compute().isnan()
 
 
 def test_a_batchs_value_is_that_of_one_process(monkeypatch) -> None:
-    """Only the sums over batches go through the processes, when all batches are done."""
+    """Processes exchange only the sums over batches, after the last batch."""
     one = BatchMean(TASKS.build("depth", "t").metrics()["abs"])
-    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)  # to exchange anything would fail here
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)  # any exchange would fail here
     one.update(torch.full((1, 1, 2, 2), 3.0), torch.full((1, 1, 2, 2), 1.0))
     assert one.sums.tolist() == [2.0, 1.0]
-    assert BatchMean(MeanMetric()).unit == ""  # torchmetrics' own metrics have none
+    assert BatchMean(MeanMetric()).unit == ""  # torchmetrics' own metrics have no unit
 
 
 def test_one_minus_the_absolute_cosine_in_both_encodings() -> None:
@@ -133,8 +136,8 @@ def test_one_minus_the_absolute_cosine_in_both_encodings() -> None:
     flipped = TASKS.build("normals", "t", compat="cosreg").metrics()
     column = torch.from_numpy(t.T.reshape(1, 3, 1, -1).copy())
     flipped.update(-column, column)
-    assert float(flipped.compute()["abs_cos_unit"]) == pytest.approx(0, abs=1e-12)  # it forgives a wrong sign
-    assert float(flipped.compute()["abs_cos_01"]) > 0.1  # this encoding does not
+    assert float(flipped.compute()["abs_cos_unit"]) == pytest.approx(0, abs=1e-12)  # the metric ignores the sign
+    assert float(flipped.compute()["abs_cos_01"]) > 0.1  # the metric does not ignore it in this encoding
 
 
 @pytest.mark.parametrize(("kind", "known"), [("depth", "mtan"), ("normals", "mtan, cosreg")])

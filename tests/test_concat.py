@@ -1,4 +1,4 @@
-"""Several data sets as one: their targets, their cameras, their names in messages, and training on their mixture."""
+"""Several data sets as one: their targets, cameras, names in messages, and training on their mixture."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ SIZES = {"train": {"rooms": 24, "faces": 8}, "val": {"rooms": 4, "faces": 3}}
 
 
 class Part(Dataset):
-    """A data set in which every pixel of sample i's image is i percent."""
+    """A data set whose image of sample i is 0.01 i plus random numbers from 0 to 0.5."""
 
     kind: ClassVar[str]
 
@@ -121,7 +121,7 @@ def test_targets_that_do_not_fit(targets: list, error: type, message: str) -> No
 
 @pytest.fixture
 def mixture(tmp_path: Path):
-    """Returns the overrides for a run on both sets. Other words may follow."""
+    """Writes an experiment on both data sets and returns its path."""
     path = tmp_path / "both.yaml"
     path.write_text(
         """
@@ -191,7 +191,7 @@ def test_what_cannot_go_together_is_refused(mixture: str, words: list[str], mess
 
 def test_zooming_needs_the_camera_of_the_sets_with_normals_only(mixture: str) -> None:
     config = compose(mixture, ["data.augment=true", "data.on_error=raise"])
-    build_samples(config, build_dataset(config, "train"), augment=True)  # depth and labels need none
+    build_samples(config, build_dataset(config, "train"), augment=True)  # zooming depth and labels needs no camera
 
 
 def test_a_resumed_run_may_find_its_sets_elsewhere_and_nothing_else(mixture: str, tmp_path: Path) -> None:
@@ -230,14 +230,14 @@ def test_a_run_on_both_and_its_resume_in_the_middle_of_a_pass(mixture: str, tmp_
     ]
     assert kept[0] == kept[1]
     seen = [r for r in kept[0] if "loss/attributes" in r]
-    assert len(seen) == 12  # two of four samples are of each set
-    # Every fourth pair of faces holds the damaged one: 12 steps are three passes of eight.
+    assert len(seen) == 12  # each batch of four has two samples of each set
+    # The 12 steps take 24 faces, so they go through the 8 faces three times. One of the 8 is damaged.
     assert sum(r.get("left_out", 0) for r in kept[0]) == 3
     incidents = [r["incident"] for r in records(whole) if "incident" in r]
     assert incidents == ["1 sample left out: faces/7.png is damaged."]
     facts = next(r["data"] for r in records(whole) if "data" in r)
     assert facts["samples"] == {"train": 32, "val": 7}
-    # Faces have no depth: 16 of 31 samples do; a few of their pixels have none.
+    # 16 of the 31 samples have depth: no face has it, and one room in three lacks it.
     assert facts["targets"]["depth"]["valid"] == pytest.approx(16 / 31, abs=0.01)
     assert "Faces are not." in facts["licence"]
     report = (whole / "report.html").read_text()
@@ -246,7 +246,7 @@ def test_a_run_on_both_and_its_resume_in_the_middle_of_a_pass(mixture: str, tmp_
 
 
 def test_ranges_tell_joined_sets_apart() -> None:
-    """Two sets of one name get numbers, and a message names the set with another unit."""
+    """Two sets with the same name get numbers, and a message names the set that has another unit."""
     joined = Concat(
         [Rooms(), Rooms(shift=1500.0), Faces()],
         ["rooms_", "rooms_", "faces_"],

@@ -23,7 +23,7 @@ EXPERIMENTS = sorted(
 
 @pytest.fixture
 def own(tmp_path: Path) -> Callable[[str], str]:
-    """Writes a user's own experiment, on top of multimnist's parts."""
+    """Returns a function that writes a user's own experiment, based on the parts of multimnist."""
 
     def write(text: str, parts: str = "[/data: multimnist, /model: lenet, /task: [left, sum], _self_]") -> str:
         path = tmp_path / "mine.yaml"
@@ -35,7 +35,7 @@ def own(tmp_path: Path) -> Callable[[str], str]:
 
 @pytest.fixture
 def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Writes modules of a stranger's."""
+    """Returns a function that writes a module of another author."""
     monkeypatch.syspath_prepend(tmp_path)
 
     def write(name: str, text: str) -> None:
@@ -120,11 +120,12 @@ def test_another_class_in_any_section_takes_no_option_along(own):
     assert composed("model: {channels: [5, 5]}", "model.encoder=strided").model.options == {}
     assert composed("model: {channels: [5, 5]}", "model=resnet18").model.options == {}
     assert composed("model: resnet18").model.encoder == "resnet18"
-    assert composed("model: test_resnet").model.encoder == "test_resnet"  # timm's, without a file
+    assert composed("model: test_resnet").model.encoder == "test_resnet"  # timm has it; it has no file of its own
     assert composed("model: {channels: [5, 5]}", "model=lenet_original").model.options["channels"] == [10, 20]
-    assert compose("scenes", ["model.encoder=resnet34"]).model.options == {"levels": [1, 2, 3]}  # timm makes both
+    assert compose("scenes", ["model.encoder=resnet34"]).model.options == {"levels": [1, 2, 3]}  # timm has both
     assert compose("scenes", ["model=segnet"]).model.options == {"levels": "all"}
-    assert compose("chestxray14", ["model=lenet"]).model == compose("multimnist").model  # nothing of densenet121's file
+    # Nothing from the file of densenet121 stays.
+    assert compose("chestxray14", ["model=lenet"]).model == compose("multimnist").model
 
     moved = composed("data: {dataset_seed: 3, root: /mnist}", "data.name=scenes").data
     assert (moved.root, moved.options, moved.batch_size) == (None, {}, 256)
@@ -462,7 +463,7 @@ def test_a_strangers_balancer_is_used_by_name(lab, own, place: str):
     else:
         config = compose(own("plugins: [my_lab]\ntrainer: {max_steps: 1}"), words)
     assert config.plugins == ("my_lab",)
-    assert config.balancer.options == {"must": 3, "slope": 0.5}  # `callback` is beyond YAML
+    assert config.balancer.options == {"must": 3, "slope": 0.5}  # `callback` has no form in YAML
     with pytest.raises(ValueError, match=r"balancer\.must: missing; balancer 'stranger' needs it"):
         compose("multimnist", ["plugins=[my_lab]", "balancer=stranger"])
 
@@ -520,7 +521,7 @@ def test_a_sweep_over_names_of_all_balancers_and_over_tasks(monkeypatch: pytest.
         ("x", Literal["x", "y"], "x"),
         (0, Annotated[float, Bound(0, 1, open_high=True)], 0.0),
         ("file", bool | str | Path, "file"),
-        (object, Parameter | None, object),  # what only the constructor can judge
+        (object, Parameter | None, object),  # only the constructor can judge this value
         ("x", "an unresolved annotation", "x"),
     ],
 )

@@ -68,7 +68,7 @@ def test_a_terminal_shows_the_newest_numbers():
     last = shown[shown.rindex("training") :]
     for text in ("10/20", "depth", "0.5123", "1.5", "0.25", "validation at step 10", "abs 0.3451"):
         assert text in last
-    assert "\x1b[?25h" in shown[shown.rindex("\x1b[?25l") :]  # the cursor is given back
+    assert "\x1b[?25h" in shown[shown.rindex("\x1b[?25l") :]  # the cursor is visible again
 
 
 @pytest.mark.parametrize("terminal", [False, True])
@@ -88,7 +88,7 @@ def test_the_time_left_counts_from_where_the_run_went_on(monkeypatch):
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     file = io.StringIO()
     console = Console(RichConsole(file=file, width=100))
-    now[0] = 100.0  # the data are read
+    now[0] = 100.0  # the time for reading the data
     console.start(1050, 1000)
     now[0] = 130.0
     console.step(TRAIN | {"step": 1010})

@@ -1,4 +1,4 @@
-"""A plug-in author's mistakes: each is a ValueError that names the class, what was expected and what to write."""
+"""Mistakes of plug-in authors: each raises a ValueError that names the class, what was expected and what to write."""
 
 import pytest
 import torch
@@ -267,7 +267,7 @@ class Learned(GramBalancer):
 
 @pytest.mark.parametrize("lr", [0.5, 0.125])
 def test_the_parameters_of_a_gram_method_learn_at_its_rate(toys, lr):
-    """The parameter moves by the learning rate, which is the length of Adam's first step."""
+    """The parameter moves by the learning rate, because that is the length of Adam's first step."""
     engine = toys.make_engine(Learned(toys.TASK_NAMES, lr=lr))
     engine.train_step(toys.make_batch())
     # Adam divides by the gradient's size plus 1e-8.

@@ -1,4 +1,4 @@
-"""The walks of CONTRIBUTING.md: tests write their files, run their commands and compare their numbers."""
+"""The examples of CONTRIBUTING.md: tests write their files, run their commands and compare their numbers."""
 
 import doctest
 import importlib
@@ -63,7 +63,7 @@ def test_the_pages_commands_run(walk: Path, capsys: pytest.CaptureFixture) -> No
         run(command)
     out = capsys.readouterr().out
     assert "train: 8 samples of 64 x 48" in out
-    assert "weather: classification, 87.5 % valid" in out  # seven of eight
+    assert "weather: classification, 87.5 % valid" in out  # seven of eight photos
     for name, metric in (("photos", "cars/mse"), ("count", "cars/mae")):
         (*_, last) = (record for record in read_log(walk / "runs" / name / "metrics.jsonl") if record["split"] == "val")
         assert (last["step"], math.isfinite(last[metric])) == (2, True)
@@ -84,10 +84,10 @@ def test_what_the_walks_register_is_listed(walk: Path, capsys: pytest.CaptureFix
 def test_the_balancer(walk: Path) -> None:
     cls = load("averaged_mgda").AveragedMGDA
     code = inspect.getsource(cls).replace(cls.__doc__, "").splitlines()
-    assert sum(bool(line.strip()) for line in code) <= 20  # that is all it takes
+    assert sum(bool(line.strip()) for line in code) <= 20  # a balancer is short
     method = mtlkit.BALANCERS.build("averaged_mgda", tasks=("a", "b"), rate=0.25)
     grams = torch.tensor([[[1.0, 0.0], [0.0, 3.0]], [[5.0, 0.0], [0.0, 3.0]]], dtype=torch.float64)
-    # At right angles w_k is proportional to 1 / A_kk: A is diag(1, 3), then diag(0.75 + 1.25, 3).
+    # For orthogonal gradients, w_k is proportional to 1 / A_kk. A is diag(1, 3), then diag(0.75 + 1.25, 3).
     for number, expected in enumerate(([3 / 4, 1 / 4], [3 / 5, 2 / 5])):
         step = Step(method, number=number)
         step.tasks, step.gradients = ("a", "b"), SimpleNamespace(gram=lambda number=number: grams[number])
@@ -115,10 +115,10 @@ def pictures(walk: Path) -> Path:
 def test_the_data_sets_samples(pictures: Path) -> None:
     train = photos()
     assert (len(train), len(photos(split="val")), len(photos(limit=3))) == (8, 4, 3)
-    assert "weather" not in train[0]["targets"]  # an empty cell
+    assert "weather" not in train[0]["targets"]  # its cell in the table is empty
     image, targets = train[7].values()
     assert (image.shape, image.dtype, image.max().item()) == ((3, 48, 64), torch.float32, pytest.approx(250 / 255))
-    assert (targets["weather"].item(), targets["cars"].tolist()) == (1, [3.0])  # rain, as 7 % 3 = 1
+    assert (targets["weather"].item(), targets["cars"].tolist()) == (1, [3.0])  # rain, because 7 % 3 = 1
     assert photos(size=(32, 16))[0]["image"].shape == (3, 16, 32)
     assert train.label(7) == str(Path("pictures", "7.png"))
 
@@ -153,7 +153,7 @@ def test_the_tasks_loss(walk: Path) -> None:
     assert total.item() == pytest.approx(1 + 2 - 4 + 4 * math.log(2), rel=SINGLE)
     assert number.item() == 3
     total.backward()
-    assert output.grad.flatten().tolist() == pytest.approx([1, 2 - 4, 0, 0], abs=SINGLE)  # by log m it is m - y
+    assert output.grad.flatten().tolist() == pytest.approx([1, 2 - 4, 0, 0], abs=SINGLE)  # by log m: m - y
     total, number = task.loss(output, counts([math.nan] * 4))
     assert (total.item(), number.item(), total.requires_grad) == (0, 0, True)
     with pytest.raises(ValueError, match=r"task 'cars' needs numbers of at least 0 \(NaN: unknown\), found -2"):

@@ -1,4 +1,4 @@
-"""The decoders' gradients: their own, or these times the balancer's weights, for three settings."""
+"""The decoders' gradients for three settings: those of their own loss, or these times the balancer's weights."""
 
 import copy
 
@@ -10,9 +10,9 @@ from mtlkit import BALANCERS
 from mtlkit.balancer import Balancer, GramBalancer, LossBalancer
 from mtlkit.engine.decoder_gradients import DecoderGradients
 
-# In float64, and with sums of a few hundred terms of size one: rounding is below 1e-13.
+# Sums of a few hundred float64 terms of size one have rounding errors below 1e-13.
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
-#: They work on the elements of the gradients, so that no task has one weight.
+#: These methods work on single elements of the gradients, so a task has no single weight.
 WITHOUT_WEIGHTS = ("graddrop", "moco")
 
 
@@ -118,7 +118,7 @@ def test_every_method_gives_the_decoders_what_it_says(toys, name, setting):
     weighted = setting == "weighted" or (setting == "published" and engine.balancer.decoders == "weighted")
     assert engine.decoder_gradients.given == ("weighted" if weighted else "plain")
     if differentiated:
-        return  # its penalty reaches the decoders, by its definition
+        return  # by definition, its penalty reaches the decoders
     weights = step.weights if step.decoder_weights is None else step.decoder_weights
     factors = weights.tolist() if weighted else [1.0] * len(step.tasks)
     expect(engine, {task: [f * g for g in own[task]] for task, f in zip(step.tasks, factors, strict=True)})
@@ -126,7 +126,7 @@ def test_every_method_gives_the_decoders_what_it_says(toys, name, setting):
 
 @pytest.mark.parametrize("balancer", ["uncertainty", "nash", LateWeights], ids=str)
 def test_every_micro_batch_has_weights_of_its_own(toys, balancer):
-    """The mean of the micro-batches' gradients, each times the weights of that micro-batch."""
+    """Decoders get the mean over the micro-batches of their gradients, each times the weights of its micro-batch."""
     batches = [toys.make_batch(0), toys.make_batch(1), toys.without(toys.make_batch(2), "depth")]
     made = balancer if isinstance(balancer, str) else balancer(toys.TASK_NAMES)
     engine = toys.make_engine(made, accumulation=3, decoder_gradients="weighted")
@@ -201,6 +201,6 @@ def test_the_line_of_the_log_says_what_decoders_get(toys, setting, words):
 
 @pytest.mark.parametrize(("setting", "waits"), [("plain", True), ("weighted", False)])
 def test_plain_gradients_are_summed_once_per_step(toys, setting, waits):
-    """Over processes. Weighted ones must be summed after every micro-batch, which costs as many sums."""
+    """Processes sum plain gradients once per step. They must sum weighted ones after every micro-batch."""
     engine = toys.make_engine("gradnorm", decoder_gradients=setting, accumulation=2)
     assert engine.decoder_gradients.held_back(engine.model) == ([engine.model] if waits else [])

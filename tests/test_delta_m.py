@@ -12,8 +12,8 @@ from mtlkit.study.delta_m import PUBLISHED, DeltaM, Published, figures_of
 BASE = PUBLISHED["cagrad_nyuv2"]
 NYUV2 = {key: key.startswith("segmentation") or "within" in key for key in BASE.figures}
 CITYSCAPES = {key: key.startswith("segmentation") for key in PUBLISHED["cagrad_cityscapes"].figures}
-# Means over 3 seeds in NTKMTL (NeurIPS 2025), table 1, the printed delta-m, and the mean over tasks that was worked out
-# from them elsewhere (a figure is printed to four digits; 0.06 covers that).
+# Figures of table 1 of NTKMTL (NeurIPS 2025), means over 3 seeds; its printed delta-m; and the mean over tasks, which
+# was computed from the figures elsewhere. A figure is printed to four digits; 0.06 covers that.
 NYUV2_ROWS = {
     "LS": (39.29, 65.33, 0.5493, 0.2263, 28.15, 23.96, 22.09, 47.50, 61.08, 5.59, -0.88),
     "UW": (36.87, 63.17, 0.5446, 0.2260, 27.04, 22.61, 23.54, 49.05, 63.65, 4.05, -0.91),
@@ -29,8 +29,8 @@ CITYSCAPES_ROWS = {
 }
 
 
-# As printed: fractions in percent. The first two stand in the code of CAGrad (utils.py of its NYUv2 and Cityscapes
-# folders), the third in the tables of Recon.
+# As printed: fractions are in percent. The first two are in the code of CAGrad (utils.py of its NYUv2 and Cityscapes
+# folders), the third is in the tables of Recon.
 SINGLE_TASK = {
     "cagrad_nyuv2": ("of CAGrad, Nash-MTL", (38.30, 63.76, 0.6754, 0.2780, 25.01, 19.21, 30.14, 57.20, 69.15)),
     "cagrad_cityscapes": ("of CAGrad, Nash-MTL", (74.01, 93.16, 0.0125, 27.77)),
@@ -177,7 +177,7 @@ def test_the_figures_of_runs(tmp_path: Path) -> None:
     result = DeltaM(found.higher_is_better)(found, found)
     assert result.value == 0
     assert result.definition.count("val figures of the best evaluation, of 2 runs") == 1
-    assert result.definition.count("val figures") == 1  # said once, although it holds for both sides
+    assert result.definition.count("val figures") == 1  # printed once, because it holds for both sides
     with pytest.raises(ValueError, match=r"again is a second run with 'a/error' of one seed"):
         figures_of([*runs, write_run(tmp_path / "again", 1, a_error=2.0)])
     with pytest.raises(FileNotFoundError, match="not the folder of a run"):

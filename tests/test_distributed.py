@@ -17,7 +17,7 @@ from tolerances import NETWORK
 
 
 def launch(world: int, *command: str) -> None:
-    """Starts the command in `world` processes that find each other by gloo."""
+    """Starts the command in `world` processes, which gloo connects."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -52,7 +52,7 @@ def results(once):
 def test_two_processes_equal_one(results, name, case, precision):
     one, two = (found[name, case, precision] for found in results)
     tolerance = 1e-9 if precision == "fp64" else 1e-5
-    assert two["spread"] == 0  # both processes hold the same
+    assert two["spread"] == 0  # both processes have equal values
     for kind in ("losses", "weights"):
         for a, b in zip(one[kind], two[kind], strict=True):
             assert a.keys() == b.keys()
@@ -73,7 +73,7 @@ SETS = """
 
 @pytest.mark.parametrize("several", [False, True], ids=["one_set", "two_sets"])
 def test_a_whole_run_on_two_processes_is_that_on_one(tmp_path, several):
-    """The whole way is equal: rendering, loading, augmentation, training, evaluation, checkpoints and log."""
+    """Every part is equal: rendering, loading, augmentation, training, evaluation, checkpoints and log."""
     experiment = tmp_path / "experiment.yaml"
     one = f"name: scenes\nroot: {tmp_path / 'cache'}\ntrain_size: 12\nval_size: 5\n"
     sets = f"concat: {SETS}mixing: uniform\n".replace("ROOT", str(tmp_path / "cache"))
@@ -85,7 +85,7 @@ def test_a_whole_run_on_two_processes_is_that_on_one(tmp_path, several):
         "data.size=[32,32]",
         "data.batch_size=4",
         "data.eval_batch_size=2",  # the processes get 3 and 2 samples
-        "task.depth.compat=mtan",  # means of batch values, of the same batches
+        "task.depth.compat=mtan",  # means of batch values need the same batches
         "data.augment=true",
         "model.encoder=test_resnet",
         "model.batch_norm=frozen",
@@ -105,7 +105,7 @@ def test_a_whole_run_on_two_processes_is_that_on_one(tmp_path, several):
     )
     assert [r["processes"] for r in (one[0], two[0])] == [1, 2]
     assert len(one) == len(two) > 8
-    assert {"loss/depth", "loss/normals"} <= one[4].keys()  # of the first step: both sets are in it
+    assert {"loss/depth", "loss/normals"} <= one[4].keys()  # both sets are in the first step
     for a, b in zip(one[1:], two[1:], strict=True):
         assert a.keys() == b.keys()
         for key in a.keys() - {"step_time"}:
@@ -114,7 +114,7 @@ def test_a_whole_run_on_two_processes_is_that_on_one(tmp_path, several):
 
 
 def test_cases_are_what_they_say(results):
-    """Some tasks are absent and some weights differ from 1, so the comparison is not empty."""
+    """Some tasks are absent and some weights differ from 1. Otherwise the comparison would prove little."""
     one = results[0]
     tasks = [set(found) for found in one["uniform", "missing_everywhere", "fp64"]["losses"]]
     assert tasks[0] == tasks[4] == {"segmentation", "attributes"}

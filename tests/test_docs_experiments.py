@@ -1,4 +1,4 @@
-"""The page docs/experiments.md: tests write its files, run its commands and compare its forms."""
+"""The page docs/experiments.md: tests write its files, run its commands, and compare its ways to write one thing."""
 
 import shlex
 from dataclasses import replace
@@ -36,7 +36,7 @@ def test_the_pages_commands_run(page: Path, capsys: pytest.CaptureFixture):
     assert read_config(runs / "preset" / "config.yaml").balancer.options["weight_decay"] == 1e-5
     mine, again, other = (read_config(runs / name / "config.yaml") for name in ("mine", "again", "uniform"))
     assert (mine.task["area"].decoder, mine.task["flags"].decoder) == ("conv", "linear")
-    assert mine.trainer.max_epochs == 3  # resumed with
+    assert mine.trainer.max_epochs == 3  # the value of the resumed run
     assert replace(again, output_dir="", trainer=mine.trainer) == replace(mine, output_dir="")
     assert replace(other, output_dir="", trainer=mine.trainer, balancer=mine.balancer) == replace(mine, output_dir="")
     assert other.balancer == compose("scenes").balancer

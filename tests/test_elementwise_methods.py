@@ -16,8 +16,8 @@ from mtlkit.run import checkpoint
 from mtlkit.state import stack
 from mtlkit.step import Step
 
-TRACKING = ("moco", "db_mtl", "excess_mtl")  # a state over all shared parameters
-WEIGHING = ("moco", "modo", "sdmgrad")  # weights on the simplex
+TRACKING = ("moco", "db_mtl", "excess_mtl")  # they have a state over all shared parameters
+WEIGHING = ("moco", "modo", "sdmgrad")  # they have weights on the simplex
 
 
 def textbook(engine, batch, rows=slice(None)):
@@ -49,7 +49,7 @@ def gradients(value, inputs, **options):
 
 
 def step_of(engine, batch):
-    """Runs one step. Returns the gradients of network and balancer from before anything moved."""
+    """Runs one step. Returns it, and the gradients of network and balancer before the update."""
     seen, update = {}, engine._update
 
     def look(*given):
@@ -78,7 +78,7 @@ def nearest_on_simplex(point):
 
 
 def given_step(balancer, losses, **rows):
-    """Returns a step of all tasks with these losses and these task gradients, under the name of their property."""
+    """Returns a step of all tasks with these losses. `rows` gives its task gradients, by their properties."""
     step = Step(balancer)
     step.tasks, step.losses = balancer.tasks, torch.tensor(losses, dtype=torch.float64)
     step.gradients = SimpleNamespace(**{name: lambda value=value: value for name, value in rows.items()})
@@ -100,7 +100,7 @@ def test_graddrop_passes_one_sign_at_every_position(toys, leak):
         for position in torch.cartesian_prod(*(torch.arange(size) for size in z.shape[1:])).tolist():
             at = (slice(None), *position)
             votes = [float((row[level][at] * z[at].detach().sign()).sum()) for row in rows]
-            share = sum(max(v, 0) for v in votes) / sum(abs(v) for v in votes)  # of the positive sign
+            share = sum(max(v, 0) for v in votes) / sum(abs(v) for v in votes)  # the share of positive votes
             positive = float(draws[tuple(position)]) < share
             for row, vote in zip(rows, votes, strict=True):
                 keep = vote == 0 or (vote > 0) == positive
@@ -111,7 +111,7 @@ def test_graddrop_passes_one_sign_at_every_position(toys, leak):
     expected = gradients(levels, network.encoder.parameters(), grad_outputs=combined)
     _, seen = step_of(engine, toys.make_batch())
     torch.testing.assert_close(encoder_gradient(seen), torch.cat([g.flatten() for g in expected]))
-    for k, task in enumerate(engine.tasks):  # decoders stay plain
+    for k, task in enumerate(engine.tasks):  # decoders get plain gradients
         for (name, _), g in zip(
             network.decoders[task].named_parameters(),
             gradients(losses[k], network.decoders[task].parameters()),
@@ -122,7 +122,7 @@ def test_graddrop_passes_one_sign_at_every_position(toys, leak):
 
 @pytest.mark.parametrize("leak", [0.0, 0.25])
 def test_graddrop_over_parameters_passes_one_sign_at_every_entry(toys, leak):
-    """As CAGrad's code has it: P = (1 + sum of the gradients / sum of their absolute values) / 2 at every entry."""
+    """As in CAGrad's code: P = (1 + sum of the gradients / sum of their absolute values) / 2 at every entry."""
     engine, batch = toys.make_engine("graddrop", options={"leak": leak, "space": "parameters"}), toys.make_batch()
     rows, _ = jacobian(engine, batch)
     draws = torch.rand(rows.shape[1], generator=generator(engine.balancer.seed, 0)).tolist()
@@ -146,7 +146,7 @@ def test_graddrop_draws_signs_in_proportion_and_anew_in_every_step():
     agreeing = balancer.factors(sums.abs(), torch.rand(1000))
     assert (agreeing == 1).all()
     assert (balancer.factors(sums * 0, torch.rand(1000)) == 1).all()
-    assert (balancer.factors(-sums.abs(), torch.zeros(1000)) == 1).all()  # the smallest draw: no positive sign either
+    assert (balancer.factors(-sums.abs(), torch.zeros(1000)) == 1).all()  # no positive sign, even with the least draw
     draws = [torch.rand(1000, generator=generator(balancer.seed, number)) for number in (0, 0, 1)]
     masks = [balancer.factors(sums, d) for d in draws]
     assert torch.equal(masks[0], masks[1])
@@ -235,7 +235,7 @@ def test_db_mtl_equals_its_formulas_over_three_steps(toys, decay):
         norms = average.norm(dim=1)
         step, seen = step_of(engine, toys.make_batch(number))
         torch.testing.assert_close(encoder_gradient(seen), norms.max() * sum(g / g.norm() for g in average))
-        torch.testing.assert_close(step.decoder_weights, 1 / losses)  # the gradients of the logarithms
+        torch.testing.assert_close(step.decoder_weights, 1 / losses)  # from the gradients of the logarithms
     torch.testing.assert_close(stack(engine.balancer.average, engine.tasks), average)
 
 
@@ -248,7 +248,7 @@ def test_db_mtl_names_a_negative_loss(toys):
 
 
 def test_db_mtl_by_hand_with_a_loss_of_zero():
-    """b's loss of 0 counts as learnt. a's average is half of (6, 8) / 2, and the longest."""
+    """b has a loss of 0 and counts as learnt. a's average is half of (6, 8) / 2. It is the longest."""
     balancer = BALANCERS.build("db_mtl", tasks=("a", "b"), beta=0.5).double()
     balancer.setup({}, EncoderInfo(channels=(1,), strides=(1,), parameters=2))
     step = given_step(balancer, [2.0, 0.0], jacobian=torch.tensor([[6.0, 8.0], [0.0, 1.0]], dtype=torch.float64))
@@ -397,7 +397,7 @@ def test_weights_from_two_halves_equal_their_formulas_over_three_steps(toys, nam
         batch = toys.make_batch(number)
         even, odd, whole = (jacobian(engine, batch, rows)[0] for rows in (slice(0, 8, 2), slice(1, 8, 2), slice(8)))
         mean = whole.square().sum(dim=1).mean()
-        even, odd = 2 * even, 2 * odd  # each an estimate of the whole
+        even, odd = 2 * even, 2 * odd  # each half estimates the whole
         if name == "modo":
             mean = mean if options.get("relative", True) else 1
             slope = even @ (w @ odd) / mean + options.get("rho", 0) * w
@@ -412,7 +412,7 @@ def test_weights_from_two_halves_equal_their_formulas_over_three_steps(toys, nam
                 w = nearest_on_simplex(w - 0.2 * velocity)
             expected = (w + 0.6 / 3) / 1.6 * (3 if "match_sum" in options else 1)
             if "max_norm" in options:
-                assert (expected @ whole).norm() > options["max_norm"]  # it is in force
+                assert (expected @ whole).norm() > options["max_norm"]  # the limit is active
                 expected = expected * options["max_norm"] / (expected @ whole).norm()
         step, seen = step_of(engine, batch)
         torch.testing.assert_close(step.weights, expected)
@@ -435,7 +435,7 @@ def test_without_noise_the_weights_reach_the_shortest_combination(name, options)
         )
         gram, weights = rows @ rows.T, torch.full((k,), 1 / k, dtype=torch.float64)
         balancer = BALANCERS.build(name, tasks=tuple("abcdef"[:k]), **options)
-        for _ in range(2000 if name != "sdmgrad" else 100):  # of 20 iterations
+        for _ in range(2000 if name != "sdmgrad" else 100):  # a step of SDMGrad has 20 iterations
             given = (weights, gram) if name == "moco" else (weights, gram, gram.diagonal().mean())
             weights = balancer.moved(*given)
         shortest = solvers.min_norm_point(gram)
@@ -446,7 +446,7 @@ def test_without_noise_the_weights_reach_the_shortest_combination(name, options)
 def test_sdmgrad_with_a_large_lambda_follows_the_mean_gradient(toys):
     engine = toys.make_engine("sdmgrad", options={"lam": 1e6})
     step = engine.train_step(toys.make_batch())
-    # With lambda 1e6 the gradients still move the weights by 1 / lambda or so.
+    # With lambda 1e6 the gradients still move the weights by about 1 / lambda.
     torch.testing.assert_close(step.weights, torch.full((3,), 1 / 3, dtype=torch.float64), rtol=1e-5, atol=0)
 
 
@@ -473,14 +473,14 @@ def cross_entropy_of(engine, levels, losses, level):
 def test_adversarial_gradients_equal_plain_double_backward(toys, level, ramp):
     engine = toys.make_engine("adversarial", options={"alpha": 0.7, "hidden": 5, "level": level, "ramp_epochs": ramp})
     alpha = 0.7 * (2 / (1 + math.exp(-10 / 3)) - 1) if ramp else 0.7  # the first epoch of three
-    batch = toys.without(toys.make_batch(), "attributes", slice(2, 5))  # some samples have no gradient of it
+    batch = toys.without(toys.make_batch(), "attributes", slice(2, 5))  # some samples have no gradient of this task
     network, _, levels, losses = textbook(engine, batch)
     entropy = cross_entropy_of(engine, levels, losses, level)
     expected = gradients(sum(losses) - alpha * entropy, network.parameters())
     learned = [n for n, _ in engine.balancer.named_parameters()]
     expected_learned = gradients(entropy, engine.balancer.parameters())
     penalty = gradients(entropy, network.encoder.parameters())
-    assert max(g.abs().max() for g in penalty) > 1e-3  # there is something to reverse
+    assert max(g.abs().max() for g in penalty) > 1e-3  # the penalty is not zero
     step, seen = step_of(engine, batch)
     for (name, _), gradient in zip(network.named_parameters(), expected, strict=True):
         torch.testing.assert_close(seen.get(name, 0 * gradient), gradient, rtol=SOLVED, atol=ROUNDING)
@@ -501,7 +501,7 @@ def test_adversarial_discriminator_learns_to_tell_gradients_and_the_model_to_hid
         engine = toys.make_engine("adversarial", options={"alpha": alpha, "lr": 1e-2}, steps=80, lr=3e-3)
         entropies = [engine.train_step(toys.make_batch()).extras["cross_entropy"].item() for _ in range(80)]
         last[alpha] = entropies[-1]
-        assert 0.9 < entropies[0] < 1.3  # log 3: it knows nothing yet
+        assert 0.9 < entropies[0] < 1.3  # log 3 = 1.1: it has learnt nothing yet
     assert last[0.0] < 0.5
     assert last[3.0] > last[0.0] + 0.1
 
@@ -510,7 +510,7 @@ def test_adversarial_tells_only_the_present_tasks_apart(toys):
     engine = toys.make_engine("adversarial")
     batch = toys.make_batch()
     step = engine.train_step(toys.without(toys.without(batch, "segmentation"), "attributes"))
-    assert step.extras["cross_entropy"].item() == 0  # a single task has nothing to be told from
+    assert step.extras["cross_entropy"].item() == 0  # there is only one task, so nothing to tell apart
     engine = toys.make_engine("adversarial")
     _, _, levels, losses = textbook(engine, batch)
     depth = engine.tasks.pop("depth")
@@ -544,7 +544,7 @@ def test_adversarial_names_a_level_that_there_is_not(toys):
 def test_adversarial_starts_its_outputs_as_torchs_linear_layers_start():
     balancer = BALANCERS.build("adversarial", tasks=("a", "b"), hidden=400)
     balancer.setup({}, EncoderInfo(channels=(6,), strides=(4,), parameters=1))
-    for task in ("a", "b"):  # evenly in [-1/sqrt(400), 1/sqrt(400)], of which 400 draws come near both ends
+    for task in ("a", "b"):  # uniform in [-1/sqrt(400), 1/sqrt(400)]; some of 400 draws are near each end
         drawn = balancer.output[task]
         assert 0.045 < drawn.max() <= 0.05
         assert -0.05 <= drawn.min() < -0.045

@@ -42,7 +42,7 @@ def break_gradient(module):
 
 
 class Memory(Observer):
-    """Keeps all that the engine tells it."""
+    """Keeps everything that the engine reports."""
 
     def __init__(self):
         self.steps, self.evaluations = [], []
@@ -62,11 +62,12 @@ def test_accumulation_is_the_mean_of_the_micro_batches(toys):
         before = parameters(single)
         single.train_step(batch)
         gradients.append({name: before[name] - value for name, value in parameters(single).items()})
-    engine = toys.make_engine(accumulation=2, optimizer="sgd", momentum=0.0)  # Accelerate's state is that of the last
+    # This engine is made last, because Accelerate keeps only the state of the last one.
+    engine = toys.make_engine(accumulation=2, optimizer="sgd", momentum=0.0)
     before = parameters(engine)
     engine.train_step(first)
     assert engine.step == 0
-    torch.testing.assert_close(parameters(engine), before, rtol=0, atol=0)  # the window is not over
+    torch.testing.assert_close(parameters(engine), before, rtol=0, atol=0)  # the window is not complete
     engine.train_step(second)
     assert engine.step == 1
     for name, value in parameters(engine).items():
@@ -76,7 +77,7 @@ def test_accumulation_is_the_mean_of_the_micro_batches(toys):
 
 @pytest.mark.parametrize("name", ["uniform", "uncertainty", "gradnorm", "rotograd", "cosreg"])
 def test_a_task_without_labels_stands_still(toys, name):
-    """Nothing moves its decoder or its state in the balancer, not even momentum or weight decay."""
+    """Its decoder and its state in the balancer do not change, also with momentum and weight decay."""
     engine = toys.make_engine(name, optimizer="adamw", weight_decay=0.1)
     for i in range(3):
         engine.train_step(toys.make_batch(i))
@@ -86,7 +87,7 @@ def test_a_task_without_labels_stands_still(toys, name):
     step = engine.train_step(toys.without(toys.make_batch(3), "depth"))
     assert step.tasks == ("segmentation", "attributes")
     torch.testing.assert_close(dict(engine.network.decoders["depth"].state_dict()), before, rtol=0, atol=0)
-    if name != "gradnorm":  # whose weights are scaled to the sum K together
+    if name != "gradnorm":  # GradNorm scales all weights together to the sum K
         assert all(torch.equal(engine.balancer.state_dict()[k], v) for k, v in state.items())
     assert not torch.equal(engine.network.encoder.first.weight, encoder)
 
@@ -125,7 +126,7 @@ def test_a_batch_without_any_label_moves_nothing(toys):
     assert engine.step == 2
     torch.testing.assert_close(parameters(engine), before, rtol=0, atol=0)
     assert all(torch.equal(engine.balancer.state_dict()[k], v) for k, v in state.items())
-    engine.train_step(toys.make_batch(2))  # and training goes on
+    engine.train_step(toys.make_batch(2))  # training continues
 
 
 def test_a_loss_that_is_not_finite_stops_before_anything_moves(toys):
@@ -170,7 +171,7 @@ def test_clipping_bounds_the_update(toys):
 
 
 def moves(engine, batch):
-    """What one step changes: of the encoder's parameters, and of the decoders'."""
+    """Returns how one step changes the parameters of the encoder, and those of the decoders."""
     before = parameters(engine)
     engine.train_step(batch)
     moved = {name: (before[name] - value).flatten() for name, value in parameters(engine).items()}
@@ -181,12 +182,12 @@ def test_clipping_the_encoder_bounds_its_update_alone(toys):
     sgd, batch = {"optimizer": "sgd", "momentum": 0.0, "lr": 1.0}, toys.make_batch()
     encoder, decoders = moves(toys.make_engine(**sgd), batch)
     clipped, beside = moves(toys.make_engine(clip_encoder=1e-3, **sgd), batch)
-    # As above: the length + 1e-6 is what is divided by.
+    # As above: it divides by the length + 1e-6.
     expected = encoder * 1e-3 / (encoder.norm() + 1e-6)
     torch.testing.assert_close(clipped, expected, rtol=SINGLE_SUM, atol=1e-12)
     assert torch.equal(beside, decoders)
     for found, plain in zip(moves(toys.make_engine(clip_encoder=1e3, **sgd), batch), (encoder, decoders), strict=True):
-        assert torch.equal(found, plain)  # what is shorter stays as it is
+        assert torch.equal(found, plain)  # a shorter update does not change
 
 
 @pytest.mark.parametrize("part", ["encoder", "decoders"])
@@ -223,7 +224,7 @@ def test_the_balancers_rate_follows_the_schedule_or_not(toys, balancer_schedule,
         rates.append(engine.train_step(toys.make_batch(number)).rate)
         assert engine.balancer_optimizer.param_groups[0]["lr"] == rates[-1]
     assert rates == pytest.approx(expected)
-    assert engine.optimizer.param_groups[0]["lr"] == pytest.approx(0.5 * 1e-2)  # the model's follows in both cases
+    assert engine.optimizer.param_groups[0]["lr"] == pytest.approx(0.5 * 1e-2)  # the model's rate follows in both cases
 
 
 def test_encoder_and_decoders_have_their_own_rates(toys):
@@ -255,7 +256,7 @@ def test_warm_up_is_linear():
 
 
 def fit(engine, losses, batches=None):
-    """Runs `fit` with given validation losses of one task. Returns what it saw and saved."""
+    """Runs `fit` with given validation losses of one task. Returns the observer and what was saved."""
     memory, saved, values = Memory(), [], iter(losses)
     engine.observer = memory
     toys_batches = batches or iter(lambda: engine.batch, None)
@@ -298,7 +299,7 @@ def test_fit_saves_between_evaluations_and_at_the_end(toys):
 
 
 def test_evaluation_every_so_many_epochs(toys):
-    engine = toys.make_engine(steps=45, eval_every_epochs=2)  # of ten steps
+    engine = toys.make_engine(steps=45, eval_every_epochs=2)  # an epoch has ten steps
     engine.batch = toys.make_batch()
     memory, _ = fit(engine, [2.0, 1.0, 0.5, 0.4])
     assert [record["step"] for record in memory.evaluations] == [0, 20, 40, 45]
@@ -321,11 +322,11 @@ def test_a_metric_without_a_direction_cannot_be_monitored(toys):
 
 
 def test_the_best_delta_m_against_single_task_runs(toys):
-    """Two figures of one task and one of another, of both directions: the mean over tasks, by hand."""
+    """Computed by hand: the mean over tasks for two figures of one task and one of another, in both directions."""
     baseline = {"depth/rel": 0.2, "depth/delta1": 0.5, "segmentation/miou": 0.4}
     monitor = toys.make_engine(baseline=baseline).monitor
     rows = [(0.9, 0.1, 0.1), (0.2, 0.5, 0.4), (0.1, 0.5, 0.35), (0.3, 0.75, 0.45)]
-    # The losses in percent: the baseline itself, 0; (-50 + 0) / 2 and 12.5; (50 - 50) / 2 and -12.5.
+    # The losses in percent: 0 for the baseline itself; (-50 + 0) / 2 and 12.5; (50 - 50) / 2 and -12.5.
     expected = [None, 0, (-0.25 + 0.125) / 2, (0 - 0.125) / 2]
     found = []
     for row in rows:
@@ -374,7 +375,7 @@ def test_a_tapped_forward_pass_changes_no_output_and_evaluation_makes_no_tap(toy
     tapped = engine.network(image, one.tap)
     for name in plain:
         assert torch.equal(plain[name], tapped[name])
-    monkeypatch.setattr(one_pass.Tap, "forward", None)  # would be called by a tap
+    monkeypatch.setattr(one_pass.Tap, "forward", None)  # a use of a tap would now fail
     engine.network.eval()
     engine.network(image, engine.balancer.adapt)
 
@@ -401,7 +402,7 @@ def test_a_loss_scaler_changes_nothing_but_skips_overflows(toys, clip):
         plain.train_step(toys.make_batch(i))
         scaled.train_step(toys.make_batch(i))
     for name, value in parameters(plain).items():
-        # A scale that is a power of two changes exponents only: exactly the same.
+        # A scale that is a power of two changes only exponents, so the results are exactly equal.
         torch.testing.assert_close(parameters(scaled)[name], value, rtol=0, atol=0)
     for name, value in plain.balancer.state_dict().items():
         torch.testing.assert_close(scaled.balancer.state_dict()[name], value, rtol=0, atol=0)
@@ -416,7 +417,7 @@ def test_a_loss_scaler_changes_nothing_but_skips_overflows(toys, clip):
 
 
 def test_records_say_where_they_are_from_and_what_was_left_out(toys):
-    """10 steps are an epoch. A sample of the second batch could not be read."""
+    """An epoch has 10 steps. One sample of the second batch cannot be read."""
     engine = toys.make_engine(steps=12, log_every=2, eval_every=12)
     fine, damaged = ({"error": texts} | toys.make_batch() for texts in ([""] * 8, ["", "b.png is damaged", *[""] * 6]))
     memory, _ = fit(engine, [2.0, 1.0], batches=iter([fine, damaged, *[fine] * 10]))
@@ -453,7 +454,7 @@ def test_the_optimizer_has_the_weight_decay(toys, optimizer):
 
 
 def test_a_level_that_a_task_does_not_use_has_no_gradient_for_it(toys):
-    """Not zeros, which would take as much memory as the level. `attributes` uses the deeper level only."""
+    """It is None, because zeros would take as much memory as the level. `attributes` uses only the deeper level."""
     seen = {}
 
     class Reader(Balancer):
@@ -468,7 +469,7 @@ def test_a_level_that_a_task_does_not_use_has_no_gradient_for_it(toys):
 
 @pytest.mark.parametrize("scale", [1.0, 2.0**10])
 def test_halves_of_a_batch_have_products_of_their_true_size(toys, scale):
-    """Whatever the loss scale is. By plain autograd: the products of the gradients on even and on odd samples."""
+    """The loss scale does not matter. Plain autograd gives the products of the gradients on even and on odd samples."""
     seen = []
 
     class Reader(Balancer):
@@ -502,7 +503,7 @@ def test_halves_of_a_batch_have_products_of_their_true_size(toys, scale):
 
 
 def test_the_second_forward_pass_goes_through_the_balancers_adapters(toys):
-    """With a rate of 0 the model does not move: the losses afterwards are those before."""
+    """With a rate of 0 the model does not move, so the losses after the step equal those before it."""
     seen = []
 
     class Scaled(Balancer):

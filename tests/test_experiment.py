@@ -1,4 +1,4 @@
-"""A run from the configuration to its folder: files, resume, evaluation, prediction, refusals."""
+"""A run from the configuration to its folder: files, resume, evaluation, prediction, and error messages."""
 
 import json
 import os
@@ -105,7 +105,7 @@ def test_two_steps_and_two_after_resume_equal_four(compose, balancer):
 
 
 def test_a_killed_run_resumes_to_the_same_end(compose, cache, tmp_path, finished):
-    """After a kill between two checkpoints, the steps since the last one are done again, and nothing is lost."""
+    """After a kill between two checkpoints, the run repeats the steps since the last one and loses nothing."""
     code = (
         "import os, sys; from mtlkit.engine import engine; from mtlkit.cli.main import main\n"
         "step = engine.Engine.train_step\n"
@@ -167,7 +167,7 @@ def test_a_resumed_run_must_be_the_same_experiment(compose, finished, tmp_path):
         compose("trainer.lr=0.5", "trainer.max_steps=8").run(resume=True)
     with pytest.raises(ValueError, match=r"task\.attributes\..*A resumed run goes on as it began"):
         compose("task=[depth]", "trainer.max_steps=8").run(resume=True)
-    run = compose("trainer.max_steps=6").run(resume=True)  # what the words do not name is as it was
+    run = compose("trainer.max_steps=6").run(resume=True)  # settings that the words do not name stay
     assert "name: rotograd" in (run / "config.yaml").read_text()
     assert "max_steps: 6" in (run / "config.yaml").read_text()
     assert [r["step"] for r in log.read_log(run / "metrics.jsonl") if r["split"] == "train"] == [1, 2, 3, 4, 5, 6]
@@ -215,7 +215,7 @@ def test_predict_writes_arrays_and_pictures_at_the_images_size(finished, tmp_pat
     assert np.load(folder / "segmentation.npy").shape == (40, 50)
     assert np.load(folder / "depth.npy").shape == (1, 40, 50)
     normals = np.load(folder / "normals.npy")
-    # The arrays are float16: 11 bits, 5e-4.
+    # The arrays are float16, with relative errors of up to 5e-4.
     np.testing.assert_allclose(np.linalg.norm(normals, axis=0), 1, atol=1e-3)
     assert np.load(folder / "attributes.npy").shape == (12,)
     with Image.open(folder / "depth.png") as picture:
@@ -225,7 +225,7 @@ def test_predict_writes_arrays_and_pictures_at_the_images_size(finished, tmp_pat
 
 
 def test_predict_sees_pictures_as_training_does(finished, tmp_path, monkeypatch):
-    """The model gets the right pixels of a grey picture of 16 bits and of a photo that is stored on its side."""
+    """The model gets the right pixels of a grey 16-bit picture and of a photo that is stored turned."""
     from mtlkit.engine.model import MultiTaskModel
 
     seen, original = [], MultiTaskModel.forward
@@ -235,7 +235,7 @@ def test_predict_sees_pictures_as_training_does(finished, tmp_path, monkeypatch)
     ramp = (np.arange(64 * 48, dtype=np.uint16) * 21).reshape(48, 64)
     Image.fromarray(ramp).save(tmp_path / "grey.png")
     photo, exif = np.zeros((64, 48, 3), np.uint8), Image.Exif()
-    photo[:, 24:] = 200  # bright on the right: at the bottom once it is turned
+    photo[:, 24:] = 200  # bright on the right, so at the bottom after turning
     exif[0x0112] = 6
     Image.fromarray(photo).save(tmp_path / "photo.png", exif=exif)
     folders = inference.predict_files(finished, [tmp_path / "grey.png", tmp_path / "photo.png"], tmp_path / "out")
@@ -248,7 +248,7 @@ def test_predict_sees_pictures_as_training_does(finished, tmp_path, monkeypatch)
 
 
 def test_predict_resizes_as_the_run_describes(finished, tmp_path, monkeypatch):
-    """As the data set did: for CelebA with `resize: torchvision`, the numbers of torchvision's `Resize`."""
+    """It resizes as the data set does. CelebA with `resize: torchvision` gets the numbers of torchvision's `Resize`."""
     from torchvision.transforms import Compose, Resize, ToTensor
 
     from mtlkit.engine.model import MultiTaskModel
@@ -347,7 +347,7 @@ def test_what_does_not_fit_is_refused_with_its_name(compose, words, message, tmp
     assert not (tmp_path / "run" / "config.yaml").exists()
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write to any folder")
 def test_an_unwritable_folder_is_refused(compose, tmp_path):
     (tmp_path / "run").mkdir(mode=0o500)
     with pytest.raises(OSError, match="output_dir"):

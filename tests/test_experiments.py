@@ -1,4 +1,4 @@
-"""Every experiment that comes with mtlkit: it composes, builds its own networks on small data and trains two steps."""
+"""Every experiment of mtlkit composes, builds its own networks on small data, and trains two steps."""
 
 import json
 from collections.abc import Callable
@@ -76,7 +76,7 @@ WHERE: dict[str, Callable[[Path], Words]] = {
     "scenes": rendered,
     "sunrgbd": sensors,
 }
-#: Networks that these tests make smaller than the protocol's, which are built in test_networks_published.py.
+#: Networks that are smaller here than in the protocol. test_networks_published.py builds them in full.
 SMALLER = {
     "nyuv2": ["model.encoder=resnet18", "model.output_stride=16"],
     "nyuv2_libmtl": ["model.encoder=resnet18", "model.output_stride=16"],
@@ -95,7 +95,8 @@ def test_every_experiment_is_here() -> None:
 @pytest.mark.parametrize("name", WHERE)
 @pytest.mark.filterwarnings("ignore:trainer.*has no effect")
 def test_trains_two_steps(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mtlkit.run.experiment.write_report", lambda run: None)  # seconds; test_report.py has its tests
+    # The report takes seconds, and test_report.py tests it.
+    monkeypatch.setattr("mtlkit.run.experiment.write_report", lambda run: None)
     words = WHERE[name](tmp_path / "data")
     words += SMALLER.get(name, [])
     words += ["trainer.max_steps=2", "trainer.log_every=1", "data.train_size=12", "data.val_size=4"]

@@ -1,4 +1,4 @@
-"""`mtlkit explain` and the report's sections on gradients: their numbers are compared with the gradients."""
+"""`mtlkit explain` and the report's sections on gradients. Tests compare their numbers with the gradients."""
 
 import json
 from collections.abc import Callable
@@ -24,7 +24,7 @@ Write = Callable[..., Path]
 
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
-    """Writes a run's folder with these records."""
+    """Returns a function that writes the folder of a run with these records."""
 
     def write(records: list[dict[str, Any]], config: str = "balancer: {name: mine}\n") -> Path:
         (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
@@ -102,7 +102,7 @@ def test_a_gradient_of_length_zero_has_no_cosine_and_no_conflict(write):
     assert known == {("a", "b"): 2, ("a", "c"): 2, ("b", "c"): 3}
     found = directions(history)
     assert np.isnan(found.alignment[1, 0])
-    np.testing.assert_allclose(found.cosine, 1)  # equal weights are the plain sum
+    np.testing.assert_allclose(found.cosine, 1)  # with equal weights, it is the plain sum
 
 
 def test_an_absent_task_has_no_part_in_the_step(write):
@@ -125,7 +125,7 @@ def test_gradients_that_cancel_have_no_direction(write):
 
 
 class Weighted(Balancer):
-    """Weights 1, 2, 3."""
+    """Returns the weights 1, 2, 3."""
 
     needs = frozenset({"gram"})
 
@@ -134,7 +134,7 @@ class Weighted(Balancer):
 
 
 class Elementwise(Balancer):
-    """Does the same, but does not declare it."""
+    """Makes the same sum, but returns a gradient, so its weights are unknown."""
 
     needs = frozenset({"gram"})
 
@@ -195,7 +195,7 @@ def test_without_weights_the_command_says_so(write, capsys):
     assert "elementwise: there are no weights, so no task has a share" in shown
     assert "a +0.500 +0.500 +0.500 +0.500 0 %" in shown
     assert "Shares" not in shown
-    logged = dict.fromkeys(logged, 0.0)  # the method dropped all of it
+    logged = dict.fromkeys(logged, 0.0)  # the method dropped every gradient
     assert "a – – – – –" in text(write([record(i, g, **logged) for i, g in enumerate(gradients)]), capsys)
     shown = text(write([record(i, g) for i, g in enumerate(gradients)]), capsys)
     assert "3 of 3 logged steps have values that are missing or not finite" in shown
@@ -263,7 +263,7 @@ def test_the_page_has_the_same_numbers(write, capsys):
     assert f'<td>the plain sum<td class="n">{found.cosine.mean():+.3f}' in page
     for task, column in zip(TASKS, found.alignment.T, strict=True):
         assert f'<td>{task}<td class="n">{column.mean():+.3f}' in page
-    assert page.count("<svg") == 3 + 2 + 3 + 1 + 2  # losses, weights and norms, pairs, deviations, the two sections'
+    assert page.count("<svg") == 3 + 2 + 3 + 1 + 2  # losses, weights and norms, pairs, deviations, the two sections
 
 
 def test_the_page_of_many_tasks_lists_the_worst_pairs(write):

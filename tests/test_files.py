@@ -32,7 +32,7 @@ def test_ten_thousand_files_are_listed_by_one_look(tmp_path: Path, monkeypatch) 
     looks = []
     scandir = os.scandir
     monkeypatch.setattr(os, "scandir", lambda path: looks.append(path) or scandir(path))
-    monkeypatch.setattr(os, "stat", lambda *args, **kwargs: pytest.fail("a look at every file"))
+    monkeypatch.setattr(os, "stat", lambda *args, **kwargs: pytest.fail("os.stat was called"))
     assert files.names_in(tmp_path, (".png", ".jpg")) == [f"{i}.png" for i in range(10_000)]
     assert looks == [tmp_path]
 
@@ -107,9 +107,9 @@ SHAPED = "{'descr': '<f8', 'fortran_order': False, 'shape': (%s), }"
 @pytest.mark.parametrize(
     "header",
     [
-        SHAPED % "999999999999, 99",  # more memory than there is
+        SHAPED % "999999999999, 99",  # needs more memory than there is
         SHAPED % "99999999999999999999999999, 9",
-        SHAPED[:50],  # cut off: the tokenizer's error
+        SHAPED[:50],  # cut off, so the tokenizer fails
         "{1: 2, 'a': 3}",
         "{[]: 2}",
         SHAPED.replace("'<f8'", "('<f8',)") % "2,",
@@ -144,7 +144,7 @@ def test_no_changed_byte_of_a_header_lets_another_error_out(tmp_path: Path, plac
         content[place] = value
         path.write_bytes(content)
         with contextlib.suppress(BadSampleError), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the parser
+            warnings.simplefilter("ignore")  # warnings of the parser
             files.read_array(path)
 
 

@@ -1,4 +1,4 @@
-"""A foreign package, built and installed, adds two kinds of target, one task for each, and a data set."""
+"""Builds and installs a foreign package that adds two kinds of target, one task for each, and a data set."""
 
 import json
 import os
@@ -76,7 +76,7 @@ print("== augmented", moved)
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
-    """The output of a fresh process that has the package installed, and the folder in which it worked."""
+    """Returns the output of a fresh process that has the package installed, and the folder in which it worked."""
     folder = tmp_path_factory.mktemp("lab")
     shutil.copytree(PACKAGE, folder / "source")
     site = folder / "site"

@@ -1,4 +1,4 @@
-"""Normals from depth."""
+"""Normals that are computed from depth."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ from tolerances import SINGLE, SINGLE_SUM
 
 from mtlkit.data.geometry import normals_from_depth
 
-CAMERA = (0.9, 1.3, 0.46, 0.57)  # pixels that are not square, a centre off the middle
+CAMERA = (0.9, 1.3, 0.46, 0.57)  # pixels are not square, and the principal point is not in the middle
 SHAPE = (30, 44)
 
 
@@ -29,7 +29,7 @@ def unit(vector) -> np.ndarray:
 
 
 def grown(mask: np.ndarray, reach: int) -> np.ndarray:
-    """Returns every pixel whose square window meets the mask or the border."""
+    """Returns a mask of the pixels whose square window touches the mask or the border."""
     padded = np.pad(mask, reach, constant_values=True)
     shifts = range(2 * reach + 1)
     height, width = mask.shape
@@ -104,7 +104,7 @@ def test_a_ball() -> None:
     angles = np.degrees(np.arccos((found * truth).sum(-1)[known].clip(-1, 1)))
     assert known.sum() > 0.8 * (depth > 0).sum()
     assert np.median(angles) < 0.5
-    assert angles.max() < 12  # at the silhouette, which is curved within the window
+    assert angles.max() < 12  # at the silhouette, where the surface is curved within the window
 
 
 def test_a_mirrored_camera_sees_mirrored_normals() -> None:

@@ -11,7 +11,7 @@ from mtlkit.step import Step
 
 
 def gradients(balancer, norms, losses):
-    """Returns the gradients of the weights in a step with these lengths and losses; None where there is none."""
+    """Returns the gradients of the weights in a step with these lengths and losses. A weight without one has None."""
     balancer.zero_grad()
     step = Step(balancer)
     step.tasks, step.losses = balancer.tasks, torch.tensor(losses, dtype=torch.float64)
@@ -24,7 +24,7 @@ def gradients(balancer, norms, losses):
 
 @pytest.mark.parametrize(("alpha", "signs"), [(0.0, (1, -1)), (0.2, (1, 1)), (1.5, (-1, 1))])
 def test_alpha_favours_the_slow_task(alpha, signs):
-    """By hand: lengths 1.2 and 1 have the mean 1.1; rates relative to their mean are 1.5 and 0.5.
+    """By hand: the mean of the lengths 1.2 and 1 is 1.1. Relative to their mean, the rates are 1.5 and 0.5.
 
     The targets are 1.1 and 1.1 for alpha 0, 1.193 and 0.958 for 0.2, 2.02 and 0.389 for 1.5.
     """
@@ -34,15 +34,15 @@ def test_alpha_favours_the_slow_task(alpha, signs):
 
 
 def test_a_task_whose_losses_have_been_0_so_far_is_left_out():
-    """By hand, alpha 1: the rates of a and b are 1/2 and 1, relative to their mean 2/3 and 4/3."""
+    """By hand with alpha 1: the rates of a and b are 1/2 and 1. Relative to their mean, they are 2/3 and 4/3."""
     balancer = BALANCERS.build("gradnorm", tasks=("a", "b", "c"), alpha=1.0)
     assert gradients(balancer, [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]) == [None, None, None]
     assert gradients(balancer, [1.0, 1.0, 0.0], [4.0, 1.0, 0.0]) == [0.0, 0.0, None]  # both are at their targets
     # The mean length is 1.5, the targets are 1 and 2.
     assert gradients(balancer, [2.0, 1.0, 0.0], [2.0, 1.0, 0.0]) == [2.0, -1.0, None]
-    # c's first loss, 5, is a rate of 1: mean rate 5/6, relative rates 0.6, 1.2 and 1.2, mean length 4/3.
+    # c's first loss of 5 gives a rate of 1: mean rate 5/6, relative rates 0.6, 1.2 and 1.2, mean length 4/3.
     assert gradients(balancer, [2.0, 1.0, 1.0], [2.0, 1.0, 5.0]) == [2.0, -1.0, -1.0]
-    # All losses are 0: no rate is NaN, and what has no gradient does not move.
+    # All losses are 0. No rate is NaN, and all gradients are 0.
     assert gradients(balancer, [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]) == [0.0, 0.0, 0.0]
 
 
@@ -71,7 +71,7 @@ def test_the_rate_is_lr_and_decays(toys):
     """While a gradient does not change, Adam's steps are lr times a sign: 0.1, then 0.05."""
     engine = toys.make_engine("gradnorm", options={"lr": 0.1, "lr_decay": 0.5}, lr=1e-12)
     balancer, seen = engine.balancer, [torch.ones(3, dtype=torch.float64)]
-    # Without the scaling after a step, which would hide the lengths of the moves.
+    # The scaling after a step is off, because it would hide how far the weights move.
     balancer.after_step = lambda step: seen.append(torch.stack([w.detach().clone() for w in balancer.weight.values()]))
     for _ in range(2):
         engine.train_step(toys.make_batch())

@@ -24,13 +24,13 @@ def stationary(k=20, d=10, of=20, seed=0):
     of = min(of, k)
     share = torch.rand(of, generator=g, dtype=torch.float64)
     rows[:of] -= share @ rows[:of] / share.sum()
-    if of < k:  # the others agree about a direction that the first do not know
+    if of < k:  # the others agree in a direction in which the first have no part
         rows[:of, -1], rows[of:, -1] = 0, rows[of:, -1].abs() + 0.1
     return rows
 
 
 def ring(k):
-    """Returns gradients at 120 degrees to their two neighbours. No number distinguishes them."""
+    """Returns gradients at 120 degrees to their two neighbours. All of them look the same."""
     i = torch.arange(k)
     gram = torch.eye(k, dtype=torch.float64)
     gram[i, (i + 1) % k] = gram[(i + 1) % k, i] = -0.5
@@ -75,11 +75,11 @@ def test_permuting_tasks_permutes_the_weights(name, options, kind):
     expected = balancer.weights(gram)
     for seed in range(2):
         order = torch.randperm(len(gram), generator=torch.Generator().manual_seed(seed))
-        # Methods that know their tasks by name, by random numbers or by a main task, get the names in that order.
+        # Some methods know their tasks by name, by random numbers or by a main task. They get the names in that order.
         permuted = BALANCERS.build(name, tasks=[names[i] for i in order], **options)
         permuted.load_state_dict(balancer.state_dict())
         found = permuted.weights(gram[order][:, order])
-        # 1e-12 of each weight; and the rounding of sums of numbers of size one where weights cancel to zero.
+        # 1e-12 of each weight. Where weights cancel to zero, the rounding of sums of numbers of size one.
         size = gram.diagonal()[order].clamp_min(1e-300).sqrt()
         rounding = 1e-15 if (size == size[0]).all() else 0.0
         torch.testing.assert_close(found, expected[order], rtol=ROUNDING, atol=rounding)
@@ -94,7 +94,7 @@ def test_the_order_is_that_of_the_numbers(kind):
     moved = gram[shuffled][:, shuffled]
     other, alike_other = own_order((moved + moved.T) / 2)
     assert torch.equal(alike_other, alike[shuffled])
-    if kind != "a ring of six and two of three":  # where a ring of three and one of six look the same
+    if kind != "a ring of six and two of three":  # here a ring of three and a ring of six look the same
         ours, theirs = gram[order][:, order], moved[other][:, other]
         assert torch.equal(ours + ours.T, theirs + theirs.T)
 

@@ -76,7 +76,8 @@ def test_zero_and_equal_gradients_and_single_tasks(name):
     with_zero = torch.cat([rows, rows[:1] * 0])
     changed = build(name, 5)
     alone = build(name, 4)
-    if name in ("pcgrad", "gradvac"):  # the random order goes by K names: compare two tasks, where there is but one
+    # Their random order depends on all K names. So this compares two tasks, which have only one order.
+    if name in ("pcgrad", "gradvac"):
         rows, with_zero = rows[:2], torch.cat([rows[:2], rows[:1] * 0])
         changed, alone = build(name, 3), build(name, 2)
     expected = alone.weights(rows @ rows.T) @ rows
@@ -93,14 +94,14 @@ def test_a_gram_matrix_of_other_tasks_is_refused(name):
 
 
 def operated(rows, i, order, targets=None):
-    """Returns the gradient g'_i after it has met the others in this order, on vectors; with `targets` as in GradVac."""
+    """Returns the vector g'_i after it has met the others in this order. `targets` are those of GradVac."""
     mine = rows[i].clone()
     for j in order:
         if targets is None:
             product = torch.dot(mine, rows[j])
             mine = mine - min(product, 0.0) / rows[j].square().sum() * rows[j]
         elif cosine(mine, rows[j]) < targets[i, j]:
-            # In the plane of both, towards g_j until the angle is the target's: the law of sines.
+            # The law of sines: in the plane of both, move towards g_j until the angle is that of the target.
             angle, wanted = torch.acos(cosine(mine, rows[j])), torch.acos(targets[i, j])
             mine = mine + mine.norm() * torch.sin(angle - wanted) / torch.sin(wanted) * rows[j] / rows[j].norm()
     return mine
@@ -127,7 +128,7 @@ def test_surgery_is_the_papers_under_some_order_and_orders_change_from_step_to_s
     found = torch.stack([balancer.weights(rows @ rows.T, None, number) @ rows for number in range(60)])
     distances = torch.cdist(found, possible)
     assert (distances.min(dim=1).values < SOLVED).all()
-    assert len(set(distances.argmin(dim=1).tolist())) == len(possible) == 8  # each of them turned up
+    assert len(set(distances.argmin(dim=1).tolist())) == len(possible) == 8  # each result occurred
     torch.testing.assert_close(balancer.weights(rows @ rows.T, None, 7) @ rows, found[7], rtol=0, atol=0)
 
 
@@ -199,15 +200,15 @@ def test_gradvac_finds_no_cosine_with_zero_and_of_what_was_cancelled():
     assert found[:, 2].isnan().all()
     third = torch.tensor([[100.0, 0.0], [-1.0, 1e-7], [0.6, 0.8]], dtype=torch.float64)
     cosines = torch.cat([met(third, number)[:2, 2] for number in range(20)])
-    assert set(cosines[~cosines.isnan()].mul(1e6).round().tolist()) == {6e5, -6e5}  # what a and b have with the third
-    assert cosines.isnan().any()  # where they met each other first
+    assert set(cosines[~cosines.isnan()].mul(1e6).round().tolist()) == {6e5, -6e5}  # cosines of a and b with the third
+    assert cosines.isnan().any()  # where a and b met each other first
 
 
 def test_gradvacs_targets_move_once_a_step_and_only_those_of_present_pairs(toys):
     beta = 0.25
     engine = toys.make_engine("gradvac", options={"beta": beta}, accumulation=2)
     balancer, names = engine.balancer, ["attributes", "depth", "segmentation"]
-    balancer.target.value.fill_(-1.0)  # nothing is below: g'_i stays g_i, and the cosines are those of the log
+    balancer.target.value.fill_(-1.0)  # none is below -1, so g'_i stays g_i, and the cosines are those of the log
     for number in range(2):
         before = balancer.target.value.clone()
         absent = "attributes" if number == 0 else "depth"
@@ -248,7 +249,7 @@ def test_imtl_g_in_the_limit_of_opposed_gradients():
     for tilt in (1e-3, 0.0):
         rows = torch.stack([e, -3 * e + tilt * f])
         weights = build("imtl_g", 2).weights(rows @ rows.T)
-        # The tilt of 1e-3 itself moves the weights by a part of its square, 1e-6.
+        # The tilt of 1e-3 moves the weights by about its square, 1e-6.
         torch.testing.assert_close(weights, torch.tensor([0.75, 0.25], dtype=torch.float64), rtol=1e-5, atol=0)
 
 
@@ -265,9 +266,9 @@ def test_imtl_g_with_dependent_gradients_is_equal_in_least_squares():
 def test_imtl_g_takes_two_gradients_for_one_that_hardly_differ():
     """If their angle of 1e-7 counted, the two would get weights of 1e7 and -1e7."""
     rows = torch.tensor([[1.0, 0.0, 0.0], [1.0, 1e-7, 0.0], [0.0, 0.5**0.5, 0.5**0.5]], dtype=torch.float64)
-    # As one, they are orthogonal to the third: two equal shares of 1/2.
+    # Taken as one, the two are orthogonal to the third. So both sides get 1/2.
     expected = torch.tensor([0.25, 0.25, 0.5], dtype=torch.float64)
-    torch.testing.assert_close(build("imtl_g", 3).weights(rows @ rows.T), expected, rtol=0, atol=SINGLE)  # 1e-7 itself
+    torch.testing.assert_close(build("imtl_g", 3).weights(rows @ rows.T), expected, rtol=0, atol=SINGLE)  # angle: 1e-7
 
 
 def test_imtl_g_without_any_gradient_weighs_all_alike():
@@ -292,7 +293,7 @@ def test_config_stands_still_between_opposed_gradients():
 
 
 def test_config_takes_gradients_that_rounding_hardly_tells_apart_for_one():
-    """By hand: x is 1/2, 1/2 and 1, |d|^2 is 2, and so the three lengths of 1 give weights of 3/2 x.
+    """By hand: x is 1/2, 1/2 and 1, and |d|^2 is 2. So the three lengths of 1 give the weights 3/2 x.
 
     The first two differ only by an eigenvalue of 5e-15. Its inverse would give weights of 1e7.
     """
@@ -337,7 +338,7 @@ def test_the_main_task_is_found_by_name_among_those_present():
     gram = torch.tensor([[1.0, -1.0], [-1.0, 2.0]], dtype=torch.float64)
     assert balancer.weights(gram, ("b", "c")).tolist() == [1, 0]
     assert balancer.weights(gram, ("c", "b")).tolist() == [0, 1]
-    assert balancer.weights(gram, ("a", "c")).tolist() == [1, 1]  # nobody to oppose
+    assert balancer.weights(gram, ("a", "c")).tolist() == [1, 1]  # the main task is absent
     assert BALANCERS.build("gradient_similarity", tasks=("z", "b", "c")).main == "b"
     with pytest.raises(ValueError, match=r"balancer\.main names the task 'dept'\. Did you mean 'depth'"):
         BALANCERS.build("gradient_similarity", tasks=("depth", "normals"), main="dept")
@@ -355,5 +356,5 @@ def test_gradient_similarity_in_training(toys):
 
 def test_a_task_without_gradient_keeps_its_weight_in_pcgrad():
     gram = torch.tensor([[1.0, -0.5, 0.0], [-0.5, 1.0, 0.0], [0.0, 0.0, 0.0]], dtype=torch.float64)
-    # The first two give each other <g_i, g_j> / |g_j|^2 = 0.5 of the other's gradient; nobody conflicts with zero.
+    # Each of the first two adds -<g_i, g_j> / |g_j|^2 = 0.5 of the other's gradient. No task conflicts with zero.
     assert build("pcgrad", 3).weights(gram).tolist() == [1.5, 1.5, 1.0]

@@ -34,17 +34,17 @@ def test_a_resumed_run_divides_by_the_first_losses_of_the_run(toys, tmp_path):
     one, two = (e.train_step(toys.make_batch(3)) for e in (whole, second))
     assert torch.equal(one.losses, two.losses)
     raw = float64(*one.raw_losses.values())
-    assert (one.losses - raw).abs().min() > 1e-3  # they are divided by something
+    assert (one.losses - raw).abs().min() > 1e-3  # the divisors are not 1
     for a, b in zip(whole.network.parameters(), second.network.parameters(), strict=True):
         assert torch.equal(a, b)
 
 
 def test_what_losses_are_divided_by():
-    assert FirstLosses().scale("a", 5.0, number=0) == 1  # by default they are not
+    assert FirstLosses().scale("a", 5.0, number=0) == 1  # by default, losses are not divided
     first = FirstLosses(steps=2)
     assert [first.scale("a", loss, number) for number, loss in enumerate((2.0, 4.0, 9.0))] == [2, 3, 3]
     assert first.scale("late", 7.0, number=5) == 7
-    assert first.scale("zero", 0.0, number=5) == 1  # there is no share of nothing
+    assert first.scale("zero", 0.0, number=5) == 1  # a loss of zero divides nothing
     again = FirstLosses(steps=2, again=5)
     losses = enumerate((2.0, 4.0, 9.0, 9.0, 9.0, 1.0, 2.0, 9.0))
     assert [again.scale("a", loss, number) for number, loss in losses] == [2, 3, 3, 3, 3, 1, 1.5, 1.5]
@@ -79,7 +79,7 @@ def test_neither_a_loss_scale_nor_accumulation_is_left_in_what_a_balancer_adds(t
     for number in range(accumulation):
         engine.train_step(toys.make_batch(number))
     assert engine.step == 1
-    # Powers of two and small whole numbers: exact.
+    # Powers of two and small whole numbers are exact.
     assert [float(number) for number in engine.balancer.number.values()] == [3.0] * 3
     assert engine.balancer.gradients == [5.0] * 3
 
@@ -194,7 +194,7 @@ def test_a_gradient_that_a_balancer_gives_counts_like_any_other_with_accumulatio
 
 @pytest.mark.parametrize("share", [1e-9, 0.1, 1 / 3, 0.7, 1e6])
 def test_a_loss_has_the_same_value_on_every_process(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """To the last bit, whatever this process's own part of it is: methods make weights of it on every process."""
+    """The value is equal to the last bit on all processes, because each process computes weights from it."""
     monkeypatch.setattr(losses, "world_size", lambda: 3)
     monkeypatch.setattr(losses, "sum_over_ranks", lambda table: torch.tensor([[0.7, 3.0]], dtype=torch.float64))
     mine = torch.tensor(share, dtype=torch.float64, requires_grad=True)
@@ -202,7 +202,7 @@ def test_a_loss_has_the_same_value_on_every_process(share: float, monkeypatch: p
     assert means.means[0].item() == 0.7 / 3
     means.means[0].backward()
     assert mine.grad is not None
-    assert mine.grad.item() == 1.0  # DDP divides by the 3 processes, so that the sum of shares over 3 labels remains
+    assert mine.grad.item() == 1.0  # 3 processes / 3 labels: DDP divides by the number of processes
 
 
 def test_one_label_in_the_world_is_enough_for_an_indicator() -> None:

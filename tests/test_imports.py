@@ -1,4 +1,4 @@
-"""A command imports only what it needs, so that help, lists and errors about words come at once.
+"""A command imports only what it needs, so that help, lists and errors about words come without delay.
 
 A fresh interpreter for each case would take many seconds. So one interpreter is started, and every case runs in a
 process that is forked from it. The cases that must work without torch come first. The others run after it has imported
@@ -20,8 +20,8 @@ HYDRA = ["hydra", "omegaconf"]
 ALL = ["torch", "numpy", *HEAVY, *HYDRA]
 METRICS = [package for package in HEAVY if package in (*TRAINING[:3], "albumentations", "torchjd")]
 
-#: Words of the command, its exit status, a part of what it prints, and the packages that it must not import. Those that
-#: must do without torch come first.
+#: Words of the command, its exit status, a part of what it prints, and the packages that it must not import. Cases
+#: that must not import torch come first.
 COMMANDS = [
     (["--help"], 0, "mtlkit list balancers", ALL),
     (["train", "--help"], 0, "--resume", ALL),
@@ -88,8 +88,8 @@ for function, words, base in cases:
 
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory):
-    """The answers of all cases: those of `COMMANDS` by their words, and `attributes`."""
-    names = [name for name in mtlkit.__all__ if name != "Experiment"]  # which imports all that training needs
+    """Returns the answers of all cases: those of `COMMANDS` by their words, and `attributes`."""
+    names = [name for name in mtlkit.__all__ if name != "Experiment"]  # it imports all that training needs
     cases = [
         ("attributes", names, ""),
         *(("case", words, "" if "torch" in never else "torch") for words, *_, never in COMMANDS),

@@ -1,4 +1,4 @@
-"""Kinds of target in runs: messages have ranges and units and name samples, and a foreign kind works."""
+"""Kinds of target in runs: messages show ranges and units and name samples, and kinds must be registered."""
 
 import json
 import re
@@ -30,7 +30,7 @@ task: {depth: {type: depth}, flags: {type: multilabel, decoder: linear}}
 
 
 class One(Dataset):
-    """Random pictures. `mode` spoils some of them."""
+    """Random pictures. `mode` says what is unusual about the targets."""
 
     def __init__(self, root=None, split="train", size=None, limit=None, mode="ok"):
         self.split, self.mode = split, mode
@@ -81,7 +81,7 @@ def info(run: Path) -> dict:
 
 
 def test_millimetres_are_told_wherever_one_looks(experiment: str, tmp_path: Path, capsys) -> None:
-    """Depths are uniform from 1 to 2 m. The median of 8 x 1536 of them is 1.5 within 0.02 (four standard errors)."""
+    """Depths are uniform from 1 to 2 m. The median of 8 x 1536 depths is 1.5 m +- 0.02 m (four standard errors)."""
     run, told = tmp_path / "run", "depth: the median in train is 1"
     assert main(["train", experiment, "data.mode=mm", f"output_dir={run}"]) == 0
     first, table = capsys.readouterr().out.split("train    1/2")
@@ -93,7 +93,7 @@ def test_millimetres_are_told_wherever_one_looks(experiment: str, tmp_path: Path
     ranges = [(one["target"], one["where"], one["unit"]) for one in facts["data"]["ranges"]]
     assert ranges == [("depth", "train", "m"), ("depth", "val", "m")]
     for one in facts["data"]["ranges"]:
-        # Four standard errors: see above.
+        # Four standard errors, as above.
         assert (one["low"], one["median"], one["high"]) == pytest.approx((1010, 1500, 1990), abs=20)
     assert facts["units"] == {"depth/abs": "m", "depth/rmse": "m"}
     page = (run / "report.html").read_text()
@@ -104,7 +104,7 @@ def test_millimetres_are_told_wherever_one_looks(experiment: str, tmp_path: Path
     assert main(["data", "show", experiment, "data.mode=mm"]) == 0
     shown = capsys.readouterr().out
     assert f"Warning: {told}" in shown
-    assert shown.count("  depth in m: ") == 3  # one a split
+    assert shown.count("  depth in m: ") == 3  # one per split
     assert main(["data", "show", experiment]) == 0
     assert "Warning" not in capsys.readouterr().out
     assert main(["data", "show", experiment, "data.mode=val_mm"]) == 0
@@ -129,18 +129,18 @@ def test_a_bad_sample_is_named_and_skipped_by_every_command(
     )
     for command in commands:
         assert main(command) == 2
-        split = "train: " if command[:2] == ["data", "show"] else ""  # which names each split and its trouble
+        split = "train: " if command[:2] == ["data", "show"] else ""  # `data show` names the split
         assert f"mtlkit: {split}{message}" in capsys.readouterr().err
 
     skip, run = "data.on_error=skip", tmp_path / "run"
     train = ["train", *words, skip, f"output_dir={run}", "data.workers=1"]
     assert main(train) == 0
     records = read_log(run / "metrics.jsonl")
-    assert sum(r.get("left_out", 0) for r in records if r["split"] == "train") == 1  # two steps see each sample once
+    assert sum(r.get("left_out", 0) for r in records if r["split"] == "train") == 1  # two steps use each sample once
     assert any(message in r.get("incident", "") for r in records)
     capsys.readouterr()
     with warnings.catch_warnings():
-        warnings.simplefilter("default")  # users see a warning; only these tests make it an error
+        warnings.simplefilter("default")  # users see a warning; only these tests turn warnings into errors
         assert main(["evaluate", str(run)]) == 0
     assert "mtlkit: warning: 1 sample left out" in capsys.readouterr().err
     assert main(["data", "show", *words, skip]) == 0
@@ -174,7 +174,7 @@ def test_labels_that_only_some_samples_know_give_the_constant() -> None:
     samples = Samples(Some())
     flags = TASKS.build("multilabel", "flags", ("p", "q"))
     constants = FirstLook(samples, samples, "val").constants({"flags": flags})
-    assert constants["flags"].tolist() == [[0.0, 1.0]]  # samples 0 and 4
+    assert constants["flags"].tolist() == [[0.0, 1.0]]  # only samples 0 and 4 have labels
 
 
 def test_a_task_refuses_a_target_that_it_cannot_learn(experiment: str, tmp_path: Path, capsys) -> None:
@@ -191,10 +191,10 @@ def test_a_task_refuses_a_target_that_it_cannot_learn(experiment: str, tmp_path:
     assert (
         "task.flags: a task of Multilabel learns targets that must hold 0, 1 or NaN (unknown), found 0.5"
     ) in capsys.readouterr().err
-    assert main([*train, "data.mode=bits"]) == 0  # of another kind, and in its range
+    assert main([*train, "data.mode=bits"]) == 0  # another kind, but its values are allowed
 
 
-# ---- a stranger's kind
+# ---- a kind from another package
 
 
 class Keypoints(Kind):
@@ -207,7 +207,7 @@ class Keypoints(Kind):
 
 
 class Pose(Task):
-    """Joints from 17 maps: the positions of their largest values."""
+    """Finds each of 17 joints at the largest value of its map."""
 
     dense = True
     regression = True
@@ -280,7 +280,7 @@ def people(tmp_path: Path, monkeypatch) -> str:
 
 
 def test_a_strangers_kind_must_be_registered(people: str, tmp_path: Path, capsys) -> None:
-    """The message names the kind; `test_foreign_kinds.py` shows that a registered one trains."""
+    """The message names the kind. `test_foreign_kinds.py` shows that a run works with a registered one."""
     assert main(["train", people, f"output_dir={tmp_path / 'run'}", "data.augment=true"]) == 2
     error = capsys.readouterr().err
     assert "The target 'joints' is of the kind 'keypoints', which is not registered." in error

@@ -1,4 +1,4 @@
-"""Parameters that the tasks share behind the features: their task gradients, their weights, and what owns them."""
+"""Late parameters, which tasks share after the features: their task gradients, their weights, and their owner."""
 
 import copy
 import re
@@ -36,9 +36,9 @@ def late_engine(toys, balancer="uniform", *, batch_norm=False, **options):
 
 
 def losses_of(engine, batch, network, copies=None):
-    """The tasks' mean losses, with the decoders called by hand on the one late module.
+    """Yields the tasks' mean losses. It calls the decoders itself, on the one late module.
 
-    `copies` are each task's own features; without them, all get the encoder's.
+    `copies` are each task's own features. Without them, all tasks get the encoder's features.
     """
     image, targets = engine.prepare(batch)
     levels = network.encoder(image)
@@ -59,7 +59,7 @@ def gradient_of(value, over):
 
 
 def late_rows(engine, batch):
-    """One row per task with labels: the gradient of its mean loss over the late parameters, by plain autograd."""
+    """Returns one row per task with labels: its gradient over the late parameters, by plain autograd."""
     network = copy.deepcopy(engine.network)
     losses = losses_of(engine, batch, network)
     return torch.stack([gradient_of(loss, network.encoder.late.parameters()) for loss in losses])
@@ -70,13 +70,13 @@ def late_gradient(engine):
 
 
 def train(engine, *batches):
-    """The steps, with the gradients left in place."""
+    """Runs the steps and leaves the gradients in place."""
     engine._update = lambda *_: None
     return [engine.train_step(batch) for batch in batches]
 
 
 class Halves(Balancer):
-    """Gives the encoder half of the sum, without weights; its objective weighs the losses."""
+    """Gives the encoder half of the sum, without weights. Its objective weighs the losses."""
 
     def objective(self, step):
         return (step.losses * step.losses.new_tensor([1.0, 2.0, 3.0])).sum()
@@ -87,7 +87,7 @@ class Halves(Balancer):
 
 
 class Penalised(Balancer):
-    """Plain summing and the squared length of the summed gradient at the features: takes a double backward."""
+    """Adds the squared length of the summed gradient at the features to plain summing. This needs a double backward."""
 
     needs = frozenset({"create_graph"})
 
@@ -106,7 +106,7 @@ def test_late_gradients_get_the_weights_of_the_others_or_are_summed(toys, name, 
     assert (rows.norm(dim=1) > 0).tolist() == [True, True, False]  # `attributes` does not use the late module
     (step,) = train(engine, batch)
     if "create_graph" in engine.balancer.needs:
-        # A penalty of the method's reaches them; `test_a_double_backward_reaches_the_late_parameters` says how.
+        # The method's penalty reaches them. See `test_a_double_backward_reaches_the_late_parameters`.
         assert torch.isfinite(late_gradient(engine)).all()
         return
     weights = torch.ones(3, dtype=torch.float64) if step.weights is None else step.weights.double()
@@ -123,7 +123,7 @@ def test_every_method_trains_a_late_encoder(toys, name, space):
     late = engine.network.encoder.late
     assert not torch.equal(late.mix.weight, before.mix.weight)
     assert all(torch.isfinite(value).all() for value in late.state_dict().values())
-    assert late.norm.num_batches_tracked == 4  # two tasks in two steps: a second look at the losses moves nothing
+    assert late.norm.num_batches_tracked == 4  # two tasks in two steps; reading the losses again changes nothing
 
 
 @pytest.mark.parametrize("space", ["features", "parameters"])
@@ -182,7 +182,7 @@ def test_what_decoders_get_changes_no_late_gradient(toys, setting):
 
 @pytest.mark.parametrize("setting", ["plain", "weighted"])
 def test_every_micro_batch_has_weights_of_its_own(toys, setting):
-    """The mean over the micro-batches, of which the second has no label of one task."""
+    """The result is the mean over the micro-batches. The second one has no label of one task."""
     engine = late_engine(toys, "imtl_g", accumulation=2, decoder_gradients=setting)
     batches = [toys.make_batch(0), toys.without(toys.make_batch(1), "depth")]
     rows = [late_rows(engine, batch) for batch in batches]
@@ -215,13 +215,13 @@ def test_the_loss_scale_of_fp16_leaves_the_late_parameters_where_they_would_be(t
 
 
 def test_mixed_precision_keeps_the_tasks_late_gradients_apart(toys):
-    """Autocast keeps a parameter's bfloat16 copy for the next use, which would be that of another task."""
+    """Autocast keeps a parameter's bfloat16 copy for its next use, which would be by another task."""
     engine, batch = late_engine(toys, "fixed", options={"weights": {"depth": 9.0}}, precision="bf16"), toys.make_batch()
     rows = late_rows(engine, batch)
     (step,) = train(engine, batch)
     assert step.weights.tolist() == [1.0, 9.0, 1.0]
     expected = step.weights @ rows
-    # Numbers of bfloat16 are right to 0.4 %, and a gradient passes through ten layers.
+    # Numbers in bfloat16 are exact to 0.4 %, and a gradient passes through ten layers.
     assert (late_gradient(engine) - expected).norm() < 0.04 * expected.norm()
 
 
@@ -261,7 +261,7 @@ def test_each_task_in_turn_moves_the_statistics_of_late_batch_norms(toys):
     network = copy.deepcopy(engine.network)
     levels = network.encoder(engine.prepare(batch)[0])
     mean, variance = torch.zeros(4, dtype=torch.float64), torch.ones(4, dtype=torch.float64)
-    for name in ("segmentation", "depth"):  # the order of the tasks
+    for name in ("segmentation", "depth"):  # in the order of the tasks
         mask = torch.sigmoid(network.decoders[name].mask(levels[0]))
         x = network.encoder.late.mix(mask * levels[0])
         mean = 0.9 * mean + 0.1 * x.mean((0, 2, 3))
@@ -271,7 +271,7 @@ def test_each_task_in_turn_moves_the_statistics_of_late_batch_norms(toys):
     torch.testing.assert_close(norm.running_mean, mean, **EXACT)
     torch.testing.assert_close(norm.running_var, variance, **EXACT)
 
-    # An evaluation normalises with them, the same for all tasks, and moves nothing.
+    # An evaluation normalises with these statistics for all tasks, and does not change them.
     found = evaluate_model([batch], engine.predictor)
     assert norm.num_batches_tracked == 2
     engine.network.eval()
@@ -321,7 +321,7 @@ def test_the_clip_counts_the_late_gradients_once(toys):
 
 
 class GuidedLate(Decoder):
-    """Called with features, guides and the late module, in this order."""
+    """Is called with features, guides and the late module, in this order."""
 
     dense, guided, late = False, True, True
 
@@ -334,7 +334,7 @@ class GuidedLate(Decoder):
 
 def test_a_decoder_may_be_called_with_guides_and_the_late_module(toys):
     class Guiding(toys.ToyLateEncoder):
-        """One vector as the level, one as the guide."""
+        """Returns one vector as the level and one as the guide."""
 
         def __init__(self):
             super().__init__()
@@ -372,7 +372,7 @@ def test_decoders_and_encoders_that_do_not_fit_are_refused(toys):
 
 def test_a_last_layer_behind_the_features_is_refused_at_set_up(toys):
     class Behind(toys.ToyLateEncoder):
-        """Takes a late layer for its last one."""
+        """Names a late layer as its last layer."""
 
         @property
         def last_layer(self):
@@ -413,10 +413,10 @@ def results(once):
 @pytest.mark.parametrize("key", RUNS, ids="-".join)
 def test_two_processes_equal_one(toys, results, key):
     one, two = run(toys, *key), results[key]
-    assert two["spread"] == 0  # both processes hold the same
+    assert two["spread"] == 0  # both processes have equal values
     assert two["losses"] == [pytest.approx(found, rel=NETWORK, abs=NETWORK) for found in one["losses"]]
     for name, value in one["state"].items():
-        # Adam's steps of small gradients make differences of roundings larger.
+        # For small gradients, Adam's steps make rounding differences larger.
         torch.testing.assert_close(
             two["state"][name], value, rtol=NETWORK, atol=NETWORK, msg=lambda m, n=name: f"{n}: {m}"
         )

@@ -1,4 +1,4 @@
-"""The loader: samples are checked and completed, and each step has the same ones for any number of processes."""
+"""The loader checks and completes samples, and each step has the same samples for any number of processes."""
 
 import errno
 import itertools
@@ -36,7 +36,7 @@ FORMATS = {
 
 
 class Toy(Dataset):
-    """Sample i is random, from the seed i, and its `number` is i. `change(index, sample)` may spoil it."""
+    """Sample i is random, from the seed i, and its `number` is i. `change(index, sample)` may change it."""
 
     camera = (1, 1, 0.5, 0.5)
 
@@ -184,7 +184,7 @@ INF, NAN = float("inf"), float("nan")
     ],
 )
 def test_numbers_out_of_range_are_named_and_can_be_skipped(name: str, value: tuple, message: str) -> None:
-    """Sample 2, neither the first nor a probe, is refused; so is the plain sample that `data show` reads."""
+    """Sample 2 is refused, although it is not the first one and not a probe. `data show` refuses it too."""
 
     def change(index: int, sample: Sample) -> None:
         sample["targets"]["distance"].clamp_(max=2)
@@ -205,7 +205,7 @@ def test_numbers_out_of_range_are_named_and_can_be_skipped(name: str, value: tup
 
 
 def test_unknown_labels_are_in_range() -> None:
-    """For every kind, the result of `invalid` has the right format, and no element is valid."""
+    """For every kind, the result of `invalid` has the right format, and none of its elements is valid."""
     targets = TARGETS | {"picture": Target("reconstruction", ("grey",)), "near": Target("disparity")}
     for name, kind in kinds_of(targets).items():
         value = kind.invalid(HEIGHT, WIDTH)
@@ -274,7 +274,7 @@ def test_each_epoch_and_sample_has_its_own_seed() -> None:
     for run_seed, order in ((0, keys), (0, keys[::-1]), (1, keys)):
         seeds: list[int] = []
         samples = Samples(Toy(), Record(), run_seed)
-        seeds.clear()  # that of the check at the start
+        seeds.clear()  # forget the seed of the check at the start
         for key in order:
             samples[key]
         runs.append(dict(zip(order, seeds, strict=True)))
@@ -359,7 +359,8 @@ def test_a_programs_errors_stay_what_they_are_and_name_the_sample(error: Excepti
         if index == 2:
             raise error
 
-    kind = RuntimeError if workers and isinstance(error, PeculiarError) else type(error)  # torch's rule
+    # PyTorch cannot build a PeculiarError again in the main process, so it raises a RuntimeError.
+    kind = RuntimeError if workers and isinstance(error, PeculiarError) else type(error)
     with pytest.raises(kind) as caught:
         take(loader.eval_loader(Samples(Toy(change=change), skip=skip), 1, workers=workers), 5)
     told = "".join(traceback.format_exception(caught.value)).replace("\\n", "\n")
@@ -376,7 +377,7 @@ def test_a_full_disk_is_no_fault_of_the_sample() -> None:
         take(loader.eval_loader(Samples(Toy(change=change), skip=True), 1), 5)
 
 
-# ---- what cannot be read
+# ---- samples that cannot be read
 
 
 def damage(*broken: int):
@@ -437,7 +438,7 @@ def test_targets_of_pixels_come_at_their_own_size() -> None:
     plain = Samples(Toy())[0, 1]
     small = Samples(Toy(), Augment(TARGETS, flip=1.0), target_size=(3, 2))[0, 1]
     assert small["image"].shape == plain["image"].shape
-    rows, columns = torch.tensor([[1], [3]]), torch.tensor([1, 3, 5])  # of 4 and 6, whose centres are nearest
+    rows, columns = torch.tensor([[1], [3]]), torch.tensor([1, 3, 5])  # of 4 and 6: those with the nearest centres
     assert torch.equal(small["targets"]["classes"], plain["targets"]["classes"].flip(-1)[rows, columns])
     assert small["targets"]["distance"].shape == (1, 2, 3)
     assert small["targets"]["surface"].shape == (3, 2, 3)

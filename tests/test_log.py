@@ -46,7 +46,7 @@ def test_what_is_logged_is_read_back(path):
     log.note({"step": 0, "split": "info", "versions": {"torch": "2"}})
     for record in RECORDS:
         (log.evaluation if record["split"] == "val" else log.step)(record)
-        assert read_log(path)[-1] == record  # visible at once
+        assert read_log(path)[-1] == record  # the line is in the file at once
     log.finish({"status": "finished"})
     assert read_log(path)[1:] == RECORDS
     assert len(path.read_text().splitlines()) == len(RECORDS) + 1

@@ -72,7 +72,7 @@ def some_depths_right(engine):
 
 
 def step_gradients(engine, batch):
-    """Returns the gradients of one step, which moves nothing."""
+    """Returns one step and its gradients. No parameter moves."""
     engine._update = lambda *_: None
     step = engine.train_step(batch)
     return step, {name: p.grad for name, p in engine.network.named_parameters()}
@@ -128,7 +128,7 @@ def test_encoder_and_decoders_descend_on_the_published_objective(toys, name, opt
     step, found = step_gradients(engine, batch)
     for key, gradient in zip(parameters, expected, strict=True):
         torch.testing.assert_close(found[key], gradient, rtol=SOLVED, atol=ROUNDING)
-    assert step.weights.std() > 1e-3  # it is not plain summing
+    assert step.weights.std() > 1e-3  # the weights differ
 
 
 @methods
@@ -217,11 +217,11 @@ def test_random_weights_are_a_softmax_of_normal_draws():
     drawn = torch.stack([balancer.draw(number) for number in range(4000)])
     torch.testing.assert_close(drawn.sum(1), torch.ones(4000, dtype=torch.float64))
     for i, j in ((0, 1), (1, 2)):
-        difference = (drawn[:, i] / drawn[:, j]).log()  # of two standard normal numbers
+        difference = (drawn[:, i] / drawn[:, j]).log()  # the difference of two standard normal numbers
         assert difference.mean().abs() < 0.1
-        # Of 4,000 draws: the variance is known to sqrt(2 / 4000) = 2.2 %, and this is four times that.
+        # The variance of 4,000 draws is exact to sqrt(2 / 4000) = 2.2 %. The tolerance is about four times that.
         assert difference.var().item() == pytest.approx(2, rel=0.1)
-        assert (difference.abs() < 0.9539).double().mean().item() == pytest.approx(0.5, abs=0.03)  # its quartiles
+        assert (difference.abs() < 0.9539).double().mean().item() == pytest.approx(0.5, abs=0.03)  # the quartiles
 
 
 def test_random_weights_belong_to_names_and_steps():
@@ -231,7 +231,7 @@ def test_random_weights_belong_to_names_and_steps():
     assert permuted.draw(3).tolist() == pytest.approx([c, a, b], rel=ROUNDING)
     assert balancer.draw(3, ("c", "a")).tolist() == pytest.approx([c / (a + c), a / (a + c)], rel=ROUNDING)
     assert balancer.draw(4)[0] != a
-    assert build("rlw", tasks=("a", "b", "c")).draw(3)[0] != a  # another run
+    assert build("rlw", tasks=("a", "b", "c")).draw(3)[0] != a  # another run has other draws
 
 
 def test_all_micro_batches_of_a_step_have_one_draw(toys):
@@ -302,14 +302,14 @@ def test_dwa_keeps_the_means_of_a_task_that_is_absent_for_an_epoch():
     torch.testing.assert_close(balancer.weights(4), 2 * ratios.softmax(0))
     torch.testing.assert_close(balancer.weights(4, ("b", "a")), 2 * ratios.flip(0).softmax(0))
     assert balancer.weights(4, ("b",)).tolist() == [1]
-    assert torch.equal(balancer.weights(4), balancer.weights(4))  # asking changes nothing
+    assert torch.equal(balancer.weights(4), balancer.weights(4))  # reading the weights changes nothing
 
 
 def test_dwa_by_windows_is_the_rule_of_nash_mtls_code(toys):
     n, temperature = 3, 0.5
     engine = toys.make_engine("dwa", options={"temperature": temperature, "window": n})
     steps = [engine.train_step(toys.make_batch(number)) for number in range(10)]
-    costs = [[1.0] * (2 * n) for _ in NAMES]  # first in, first out
+    costs = [[1.0] * (2 * n) for _ in NAMES]  # a queue: the oldest loss leaves first
     for number, step in enumerate(steps):
         costs = [[*old[1:], loss] for old, loss in zip(costs, step.raw_losses.values(), strict=True)]
         ratios = [sum(row[n:]) / sum(row[:n]) if number > n else 1.0 for row in costs]
@@ -322,7 +322,7 @@ def test_dwa_by_windows_counts_a_tasks_own_steps():
     balancer = build("dwa", temperature=1.0, window=1)
     for tasks, losses in ((("a", "b"), (4.0, 2.0)), (("a",), (2.0,)), (("a",), (1.0,))):
         balancer.after_step(fake_step(tasks, losses))
-    # a: the losses 1 and then 3; b has had one step, and its second ratio still is 1.
+    # a has the losses 1 and then 3. b has had only one step, so its ratio is still 1.
     expected = 2 * torch.tensor([3.0, 1.0], dtype=torch.float64).softmax(0)
     torch.testing.assert_close(balancer.weights_by_window(torch.tensor([3.0, 8.0])), expected)
 
@@ -333,7 +333,7 @@ def test_dwa_is_finite_for_losses_that_vanish(losses):
     for epoch, loss in enumerate(losses):
         balancer.after_step(fake_step(("a", "b"), (loss, 1.0), epoch))
     found = balancer.weights(2)
-    expected = [2, 0] if losses[0] else [1, 1]  # with nothing to divide by there is no ratio
+    expected = [2, 0] if losses[0] else [1, 1]  # a loss of 0 gives no ratio
     assert found.tolist() == pytest.approx(expected)
 
 
@@ -351,7 +351,7 @@ def test_imtl_l_moves_its_factors_down_their_gradient(toys):
 
 
 def test_imtl_l_brings_all_weighted_losses_to_one(toys):
-    engine, batch = toys.make_engine("imtl_l", lr=1e-12, steps=200), toys.make_batch()  # the network stands still
+    engine, batch = toys.make_engine("imtl_l", lr=1e-12, steps=200), toys.make_batch()  # the network does not move
     for _ in range(200):
         step = engine.train_step(batch)
     # Adam still moves a little after 200 steps.
@@ -368,7 +368,7 @@ def test_a_small_mu_sees_the_largest_weighted_loss_only():
     found = weights_of(balancer, fake_step(("a", "b", "c"), losses))
     assert found.tolist() == pytest.approx([0.4, 0, 0], abs=ROUNDING)
     assert balancer.scalarise(torch.tensor(losses), ("a", "b", "c")).item() == pytest.approx(0.8)
-    found = weights_of(balancer, fake_step(("b", "c"), losses[1:]))  # the shares of the tasks that are there
+    found = weights_of(balancer, fake_step(("b", "c"), losses[1:]))  # the shares of the present tasks
     assert found.tolist() == pytest.approx([0, 1 / 3], abs=ROUNDING)
 
 
@@ -392,7 +392,7 @@ def test_a_task_absent_in_the_nadir_epoch_has_its_nadir_from_its_next_one():
     torch.testing.assert_close(weights_of(balancer, mixed), torch.tensor([1 / 3, 1 / 5], dtype=torch.float64))
     for losses in ((3.0, 4.0), (3.0, 8.0)):
         balancer.after_step(fake_step(("a", "b"), losses, 1))
-    balancer.after_step(fake_step(("a", "b"), (9.0, 9.0), 2))  # counts for no nadir
+    balancer.after_step(fake_step(("a", "b"), (9.0, 9.0), 2))  # this step does not count for the nadir
     ratios = torch.tensor([3.0 / 2.0, 5.0 / 6.0], dtype=torch.float64)
     expected = 2 * ratios / ratios.sum() / torch.tensor([3.0, 5.0], dtype=torch.float64)
     torch.testing.assert_close(weights_of(balancer, fake_step(("a", "b"), (3.0, 5.0), 2)), expected)
@@ -427,7 +427,7 @@ def test_famo_gives_weight_to_the_task_that_falls_slowest():
     balancer.after_model(fake_step(("a", "b", "c"), (1.0, 1.0, 3.0), losses_after=losses_after))
     a, b, c = (balancer.xi[task].grad.item() for task in ("a", "b", "c"))
     assert a > 0 > b
-    assert b == pytest.approx(c)  # 0.9 both: the scale of a loss does not matter
+    assert b == pytest.approx(c)  # both are 0.9: the scale of a loss does not matter
 
 
 def test_famo_does_not_learn_from_a_loss_of_zero():
@@ -533,7 +533,7 @@ def test_d_grad_maps_features_and_learns_by_the_same_backward_pass(toys, level):
     _, found = step_gradients(engine, batch)
     found |= {name: parameter.grad for name, parameter in maps.items()}
     for name, gradient in zip(parameters, gradients, strict=True):
-        if gradient is None:  # level 0 is nothing to the attributes
+        if gradient is None:  # the attributes do not use level 0
             assert found[name] is None or not found[name].any()
         else:
             torch.testing.assert_close(found[name], gradient, rtol=NETWORK, atol=ROUNDING)

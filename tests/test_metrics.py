@@ -1,4 +1,4 @@
-"""The pooled metrics against brute force, in one piece and in parts; the checks that tasks share."""
+"""Pooled metrics compared with brute force, for all data at once and in parts. Also the checks that tasks share."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ PAIRS = ("segmentation", "depth", "normals", "multilabel", "classification", "re
 
 @pytest.fixture
 def make():
-    """type -> (task, prediction, target) with some invalid elements, 7 samples."""
+    """Returns a function from the type of a task to (task, prediction, target): 7 samples, some elements invalid."""
 
     def build(kind: str, seed: int = 0):
         g = torch.Generator().manual_seed(seed)
@@ -33,7 +33,7 @@ def make():
         if kind == "multilabel":
             target = (torch.rand(7, 4, generator=g) > 0.5).float()
             target[torch.rand(7, 4, generator=g) < 0.15] = torch.nan
-            # A coarse grid of scores, so that some are tied.
+            # A coarse grid of scores gives ties.
             return TASKS.build(kind, "t", classes=classes), torch.randint(0, 6, (7, 4), generator=g) / 5, target
         if kind == "classification":
             target = torch.randint(-1, 4, (7,), generator=g)
@@ -48,7 +48,7 @@ def make():
 def brute_confusion(prediction, target):
     prediction, target = prediction.numpy().ravel(), target.numpy().ravel()
     prediction, target = prediction[target >= 0], target[target >= 0]
-    present = np.union1d(target, prediction)  # a class that is predicted but nowhere true counts, with 0
+    present = np.union1d(target, prediction)  # a class that is predicted but never true counts with 0
     pairs = [(prediction == c, target == c) for c in present]
     return {
         "miou": np.mean([(p & t).sum() / (p | t).sum() for p, t in pairs]),
@@ -151,7 +151,7 @@ def test_states_merge_as_between_processes(make, kind):
 
 @pytest.mark.parametrize("kind", PAIRS)
 def test_a_first_batch_without_valid_elements_changes_nothing(make, kind):
-    """Torchmetrics' automatic compute groups would join metrics that are all zero so far."""
+    """Torchmetrics' automatic compute groups would merge metrics while all their sums are zero."""
     task, prediction, target = make(kind)
     invalid = {"segmentation": -1, "classification": -1, "depth": 0, "normals": 0}.get(kind, torch.nan)
     metrics = task.metrics()
@@ -176,7 +176,7 @@ def test_each_metric_has_a_direction_and_is_a_scalar(make, kind):
 
 @pytest.mark.parametrize("kind", PAIRS)
 def test_every_metric_sums_in_numbers_that_hold_a_split(make, kind):
-    """And in a table that has its shape from the start, for processes to exchange."""
+    """Sums are int64 or float64. Their shape is fixed from the start, so that processes can exchange them."""
     task, prediction, target = make(kind)
     pooled = {name: metric for name, metric in task.metrics().items() if isinstance(metric, Pooled)}
     assert pooled
@@ -197,7 +197,7 @@ def test_metrics_refuse_shapes_that_would_broadcast(make, kind):
 def test_a_class_that_is_nowhere_counts_neither_as_zero_nor_as_nan():
     target = torch.tensor([0, 0, 1, 1])
     seen = collect({"iou": MeanIoU(4), "f1": MacroF1(4), "present": ClassesPresent(4), "right": Accuracy(4)})
-    seen.update(torch.tensor([0, 2, 1, 1]), target)  # class 2 is predicted but in no target, class 3 is nowhere
+    seen.update(torch.tensor([0, 2, 1, 1]), target)  # class 2 is predicted but never true, class 3 is neither
     assert values(seen) == pytest.approx({"iou": (0.5 + 1) / 3, "f1": (2 / 3 + 1) / 3, "present": 3, "right": 0.75})
 
 
@@ -237,7 +237,7 @@ def test_angles_are_exact_near_their_ends(degrees):
     metrics.update(0.7 * a, b)
     found = values(metrics)
     assert found["mean"] == pytest.approx(degrees, abs=NETWORK)
-    # The median is that of a histogram with bins of 0.001 degrees: half a bin.
+    # The median comes from a histogram with bins of 0.001 degrees, so it is exact to half a bin.
     assert found["median"] == pytest.approx(degrees, abs=5.01e-4)
 
 
@@ -251,7 +251,7 @@ def test_r2_survives_a_large_mean_and_skips_a_constant_output():
 
 
 def test_sums_do_not_saturate():
-    """Float32 stops counting at 2^24."""
+    """A float32 sum of ones stops growing at 2^24."""
     metrics = collect({"accuracy": Accuracy(2)})
     metrics.update(torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64))
     metrics["accuracy"].sums[0, 0] = 2**24

@@ -1,4 +1,4 @@
-"""Missing files, in every data set with many files: an error before work starts, or they are skipped and counted."""
+"""Missing files in all data sets of many files: an error before work starts, or samples are skipped and counted."""
 
 from collections.abc import Callable
 from pathlib import Path

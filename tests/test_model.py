@@ -16,7 +16,7 @@ def build(encoder="test_resnet", decoders=(("seg", "conv"), ("depth", "unet"), (
 
 @pytest.fixture
 def registered():
-    """Registers an encoder."""
+    """Returns a function that registers an encoder."""
     return lambda cls: ENCODERS.register(cls.__name__.lower())(cls)
 
 
@@ -120,7 +120,7 @@ def test_guides_pass_by_the_balancer_and_carry_no_gradient():
     torch.testing.assert_close(plain["guided"], 4 * level)
     torch.testing.assert_close(outputs["plain"], plain["plain"])
     (gradient,) = torch.autograd.grad(plain["guided"].sum(), encoder.conv.bias)
-    torch.testing.assert_close(gradient, torch.full((4,), 2.0 * 16 * 16))  # of the level alone, not of the guide
+    torch.testing.assert_close(gradient, torch.full((4,), 2.0 * 16 * 16))  # of the level, not of the guide
 
 
 def test_without_share_nothing_but_encoder_and_decoders_runs():
@@ -163,7 +163,7 @@ def test_frozen_batch_norm_keeps_its_statistics_and_learns_its_scale():
     before, scale = statistics(model), model.encoder.net.bn1.weight.clone()
     assert before
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    for wrapped in (model, nn.Sequential(model)):  # train() comes through a wrapper such as DDP as well
+    for wrapped in (model, nn.Sequential(model)):  # a wrapper such as DDP also passes train() on
         wrapped.eval()
         wrapped.train()
         assert model.decoders["depth"].training

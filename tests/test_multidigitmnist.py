@@ -1,4 +1,4 @@
-"""The data set multidigitmnist: the generator's recipe, drawn number by number, and its published pairs."""
+"""The data set multidigitmnist: its pictures follow the generator's recipe, and its splits have the published pairs."""
 
 import hashlib
 import pickle
@@ -19,7 +19,7 @@ PARITY = {
     "val": "03 07 27 61",
     "test": "25 47 49 67 83",
 }
-SHA256 = {  # of all 1,000 pictures of a pair, as bytes
+SHA256 = {  # of the bytes of all 1,000 pictures of a pair
     ("train", "01"): "b904a30e5b83b79406103aeede1fc677c324e0b36bec339ec11afa8fdd13e1be",
     ("val", "03"): "a00e42492029b8d6e0890098f1433f35354f6233b4d08d6e3530b8bcf902a798",
     ("test", "25"): "0290bd5c9a6e20b787800a534f79b65a51761de0a31e213b022029cbd7198ec6",
@@ -33,7 +33,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def pair(data: MultiDigitMNIST, index: int) -> str:
-    """The digits of a sample by its labels, such as "49"."""
+    """Returns the two digits of a sample according to its labels, such as "49"."""
     return "".join(data.targets[name].classes[int(value)] for name, value in data[index]["targets"].items())
 
 
@@ -48,7 +48,7 @@ def picture(data: MultiDigitMNIST, index: int) -> np.ndarray:
 
 
 def drawn(digits: np.ndarray, labels: np.ndarray, per_class: int) -> dict[str, list[np.ndarray]]:
-    """The pictures of all 100 pairs in the order of the generator, one random number after the other."""
+    """Returns the pictures of all 100 pairs in the generator's order. Draws one random number at a time."""
     random = np.random.RandomState(123)
     order = list(np.arange(100))
     random.shuffle(order)
@@ -84,7 +84,7 @@ def test_samples_follow_the_recipe(tmp_path: Path, classes: str) -> None:
             assert (picture(data, i) == expected[name][i // count]).all()
         seen += pairs(data, 3)
     if classes == "all":
-        assert sorted(seen) == sorted(expected)  # each of the 100 pairs in one split
+        assert sorted(seen) == sorted(expected)  # each of the 100 pairs is in exactly one split
     else:
         assert sorted(seen) == sorted(f"{a}{b}" for a in "02468" for b in "13579")
 

@@ -1,4 +1,4 @@
-"""The data set multimnist: the recipe, the files, the errors."""
+"""The data set multimnist: how its samples are made, its files, and its errors."""
 
 import gzip
 from pathlib import Path
@@ -80,7 +80,7 @@ def test_parity_takes_the_place_of_the_product(root: Path) -> None:
         assert one["targets"] == other["targets"]
         found.add(odd)
     assert found == {False, True}
-    assert "product" in MultiMNIST(root).targets  # the class keeps its own
+    assert "product" in MultiMNIST(root).targets  # the option does not change the class's own targets
 
 
 def test_changing_a_sample_leaves_the_data_set_alone(root: Path) -> None:
@@ -117,7 +117,7 @@ def test_where_and_how_the_files_lie_makes_no_difference(
 def test_missing_files(tmp_path: Path) -> None:
     write(tmp_path / "MNIST" / "raw")
     (tmp_path / "MNIST" / "raw" / "t10k-labels-idx1-ubyte").unlink()
-    assert len(MultiMNIST(tmp_path, "val")) == 6  # the test files are not its business
+    assert len(MultiMNIST(tmp_path, "val")) == 6  # the split val does not need the test files
     with pytest.raises(FileNotFoundError, match=r"t10k-labels-idx1-ubyte.*data\.download=true") as error:
         MultiMNIST(tmp_path, "test")
     for folder in (tmp_path / "MNIST" / "raw", tmp_path / "raw", tmp_path):
@@ -195,10 +195,10 @@ def test_real_mnist_has_its_labels_and_statistics(mnist: Path) -> None:
     assert (len(data), len(MultiMNIST(mnist, "val")), len(MultiMNIST(mnist, "test"))) == (50_000, 10_000, 10_000)
     assert [int(data[i]["targets"]["left"]) for i in range(10)] == FIRST
     targets = [data[i]["targets"] for i in range(6_000)]
-    # Measured apart from this code on the whole file: mean, variance; the density in percent of 784 pixels.
+    # Mean and variance, measured without this code on the whole file. The density is in percent of 784 pixels.
     for name, mean, variance in (("sum", 9, 16.8), ("product", 19.9, 405), ("density", 14.85, 11.4)):
         values = torch.cat([target[name] for target in targets])
-        # Of 6,000 in 50,000: three standard errors and more.
+        # The test reads 6,000 of 50,000 samples. The tolerances are three standard errors or more.
         assert float(values.mean()) == pytest.approx(mean, rel=0.02), name
         assert float(values.var()) == pytest.approx(variance, rel=0.05), name
 

@@ -52,7 +52,7 @@ def found(mutants, folder, monkeypatch, source):
     (folder / "code.py").write_text(source)
     monkeypatch.setattr(mutants, "ROOT", folder)
     monkeypatch.setattr(mutants, "CACHE", folder / "cache")
-    assert mutants.mutants_of("code.py") == mutants.mutants_of("code.py")  # found, and found again
+    assert mutants.mutants_of("code.py") == mutants.mutants_of("code.py")  # the same mutants each time
     return mutants.mutants_of("code.py")
 
 
@@ -84,8 +84,8 @@ def test_a_key_stays_while_its_function_does(mutants, tmp_path, monkeypatch):
 
 
 def test_a_sample_is_weighed_by_file(mutants):
-    # By hand: 0.25 * 0.5 + 0.75 * 0.9 = 0.8. The first file is whole and has no spread; of the second it is
-    # 0.75^2 (10 / 12) (2 / 12) / 10 (1 - 10 / 300) = 0.0075521.
+    # By hand: 0.25 * 0.5 + 0.75 * 0.9 = 0.8. All of the first file was tested, so it has no variance. That of the
+    # second is 0.75^2 (10 / 12) (2 / 12) / 10 (1 - 10 / 300) = 0.0075521.
     share, half = mutants.estimate([(100, 100, 50), (300, 10, 9)])
     assert share == pytest.approx(0.8)
     assert half == pytest.approx(1.96 * 0.0075521**0.5, rel=1e-4)  # five digits by hand

@@ -1,4 +1,4 @@
-"""Encoders and decoders: resolutions, gradients, weights from files, refusals."""
+"""Encoders and decoders: resolutions, gradients, weights from files, and error messages."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ SUITED = [
     ("test_resnet", (64, 64), {"levels": [1, 3]}, ["conv", "unet", "deeplabv3plus", "segformer"]),
     ("test_convnext", (96, 72), {}, ["conv", "unet", "fpn", "deeplabv3plus", "segformer"]),
     ("test_efficientnet", (96, 72), {}, ["conv", "unet", "fpn", "deeplabv3plus", "segformer"]),
-    ("test_mambaout", (64, 64), {}, ["conv", "unet", "fpn", "deeplabv3plus", "segformer"]),  # NHWC inside
+    ("test_mambaout", (64, 64), {}, ["conv", "unet", "fpn", "deeplabv3plus", "segformer"]),  # uses NHWC internally
     ("test_vit", (96, 80), {}, ["conv", "segformer", "dpt"]),
     ("test_vit", (48, 64), {"levels": [-1]}, ["conv", "segformer", "dpt"]),
 ]
@@ -50,7 +50,7 @@ def test_decoder_gives_a_map_and_a_gradient_to_every_parameter(name, size, optio
     assert network.dense
     output = network(encode(encoder, size))
     assert output.shape[:2] == (2, 3)
-    # the map covers the image evenly: its sides are in the image's proportion, up to the rounding of the levels
+    # The map covers the whole image: its sides have the image's proportion, except for the rounding of the levels.
     stride = size[1] / output.shape[2]
     assert abs(output.shape[3] - size[0] / stride) <= 32 / stride + 1
     output.square().sum().backward()
@@ -157,12 +157,12 @@ def test_last_layer(name, options, last):
     names = [name for name, module in encoder.net.named_modules() if module is encoder.last_layer]
     assert len(names) == 1
     assert names[0].startswith(last)
-    # no layer runs behind it, and it moves the deepest level
+    # No layer runs after it, and it changes the deepest level.
     encoder.eval()
     image = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
         for p in encoder.parameters():
-            if p.ndim == 1:  # timm begins with residual branches that are scaled by nothing
+            if p.ndim == 1:  # timm scales some residual branches by 0 at the start
                 p.fill_(1)
         before = encoder(image)
         encoder.last_layer.weight.mul_(2)

@@ -1,4 +1,4 @@
-"""The networks of published protocols: sizes against the published layers, poolings and their places, training."""
+"""The networks of published protocols: their sizes and layers, pooling and its places, and training."""
 
 from itertools import pairwise
 
@@ -19,9 +19,9 @@ from mtlkit.networks import CelebACNN, MTANDecoder, SegNetDecoder, SegNetEncoder
 from mtlkit.networks.segnet import unpool
 from mtlkit.run.build import make_accelerator
 
-SLIM = [4, 6, 8, 10, 12]  # five different widths: a stage in the wrong place fails
+SLIM = [4, 6, 8, 10, 12]  # five different widths, so that a stage in the wrong place fails
 VGG = EncoderInfo((512,), (32,), guides=5)
-OUTPUTS = {"segmentation": 13, "depth": 1, "normals": 3}  # of NYUv2's tasks in the published network
+OUTPUTS = {"segmentation": 13, "depth": 1, "normals": 3}  # output channels of NYUv2's tasks in the published network
 
 
 def count(module):
@@ -45,7 +45,7 @@ def vgg():
 @pytest.mark.parametrize(
     ("name", "size", "channels", "stride"),
     [
-        ("nyuv2_libmtl", (128, 96), 2048, 8),  # a third of its size
+        ("nyuv2_libmtl", (128, 96), 2048, 8),  # a third of the protocol's image size
         ("chestxray14", (224, 224), 1024, 0),
         ("celeba_rotograd", (64, 64), 2048, 0),
     ],
@@ -74,7 +74,7 @@ def test_rotograd_turns_three_quarters_of_the_2048_features_of_celeba():
 
 
 def test_segnet_with_a_head_has_the_published_number_of_parameters():
-    """lorenmt/mtan divides every model's number by 24981069, that of its single-task SegNet with 13 classes."""
+    """lorenmt/mtan divides every model's parameter count by that of its single-task SegNet with 13 classes."""
     with torch.device("meta"):
         encoder = SegNetEncoder()
         head = DECODERS.build("head", encoder.info, 13)
@@ -82,7 +82,7 @@ def test_segnet_with_a_head_has_the_published_number_of_parameters():
 
 
 def test_mtan_has_the_published_number_of_parameters():
-    """That of SegNetMtan in AvivNavon/nash-mtl; the paper's table says 1.77 times a single-task network."""
+    """The number of SegNetMtan in AvivNavon/nash-mtl. The paper's table says 1.77 times a single-task network."""
     config = compose("nyuv2_mtan")
     with torch.device("meta"):
         encoder = build_encoder(config.model.encoder, image_size=(384, 288), **config.model.options)
@@ -91,7 +91,7 @@ def test_mtan_has_the_published_number_of_parameters():
     assert count(model) == 44_229_073
     assert round(count(model) / 24_981_069, 2) == 1.77
     masks = count(decoders[0].down_masks) + count(decoders[0].up_masks)
-    # As the docstring says; the first is what a balancer compares, with SegNet's single-task number less its head.
+    # The numbers of the docstring. A balancer sees the first: SegNet's single-task number without the head.
     assert (model.encoder_info.parameters, count(encoder.late), masks) == (24_943_296, 10_220_160, 2_984_576)
 
 
@@ -145,7 +145,7 @@ def test_segnet_takes_the_image_as_it_is_and_starts_from_xaviers_weights():
     encoder(image)
     torch.testing.assert_close(seen[0], image, rtol=0, atol=0)
     weight = encoder.down[4].first[0].weight
-    # Of 2.4 million and 1.2 million draws; 2 % is far more than their spread and less than what another formula gives.
+    # For 2.4 and 1.2 million draws, 2 % is far more than the random error, and less than the effect of another formula.
     assert weight.std().item() == pytest.approx((2 / (9 * (512 + 512))) ** 0.5, rel=0.02)
     assert all(not m.bias.any() for m in encoder.modules() if isinstance(m, nn.Conv2d))
     head = DECODERS.build("head", EncoderInfo((256,), (1,)), 13)
@@ -154,7 +154,7 @@ def test_segnet_takes_the_image_as_it_is_and_starts_from_xaviers_weights():
 
 
 def test_mtan_is_its_formula():
-    """Every stage equals the paper's equations. It is compared in training, where BatchNorm keeps values large."""
+    """Every stage equals the paper's equations. The test uses training mode, where BatchNorm keeps values large."""
     torch.manual_seed(0)
     encoder = SegNetEncoder("all", channels=SLIM)
     decoder, late = MTANDecoder(encoder.info, 2), encoder.late
@@ -202,7 +202,7 @@ def test_head_is_linear_and_refuses_more_than_one_map():
     x = torch.randn(2, 8, 6, 5)
     output = decoder([x])
     assert output.shape == (2, 3, 6, 5)
-    torch.testing.assert_close(decoder([3 * x]) - decoder([0 * x]), 3 * (output - decoder([0 * x])))  # no activation
+    torch.testing.assert_close(decoder([3 * x]) - decoder([0 * x]), 3 * (output - decoder([0 * x])))  # linear
     with pytest.raises(ValueError, match=r"'head' needs a single map, but the encoder gives .* \(model.levels\)"):
         DECODERS.build("head", EncoderInfo((8, 8), (4, 8)), 3)
     with pytest.raises(ValueError, match=r"'head' needs maps, but the encoder gives a vector"):
@@ -410,7 +410,7 @@ def test_celeba_cnn():
 
 
 def test_celeba_cnn_with_the_statistics_of_the_batch():
-    """As a network that never left training mode, whose running statistics no one reads."""
+    """The encoder acts like a network that is always in training mode. Nothing reads its running statistics."""
     torch.manual_seed(0)
     plain = CelebACNN().train()
     torch.manual_seed(0)
@@ -429,7 +429,7 @@ def test_celeba_cnn_with_the_statistics_of_the_batch():
 
 
 def train(encoder, decoders, balancer="uniform", size=(32, 32), target=(32, 32), steps=2, **options):
-    """Makes two steps with the engine. Returns the matrices and kernels that did not move, and the records."""
+    """Trains two steps with the engine. Returns the names of the matrices and kernels that did not move."""
     torch.manual_seed(0)
     kinds = {"segmentation": ("segmentation", ("a", "b", "c")), "depth": ("depth", ()), "marks": ("multilabel", ("p",))}
     tasks = {name: TASKS.build(kinds[name][0], name, kinds[name][1], decoder=given) for name, given in decoders.items()}
@@ -462,7 +462,7 @@ def test_segnet_trains(balancer, levels, decoder):
 
 
 def test_cosreg_trains_segnet_on_quarter_size_targets(vgg):
-    """The double backward pass through unpooling, at the encoder's last layer, beside a task without the guides."""
+    """The double backward pass goes through unpooling at the encoder's last layer. One task uses no guides."""
     decoder = {"name": "segnet", "out_stride": 4}
     decoders = {"segmentation": decoder, "depth": decoder, "marks": "linear"}
     assert train(vgg, decoders, "cosreg", size=(64, 32), target=(16, 8)) == []

@@ -1,4 +1,4 @@
-"""The data set nyuv2: its official form, and what all forms share."""
+"""The data set nyuv2: its official form, and what all forms have in common."""
 
 import pickle
 import shutil
@@ -23,7 +23,7 @@ CROPS = {"eigen": layout.EIGEN, "gupta": layout.GUPTA, None: (slice(0, 480), sli
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory) -> Path:
-    """Ten frames without normals; not to be changed."""
+    """Ten frames without normals. Tests must not change them."""
     folder = tmp_path_factory.mktemp("official")
     layout.official(folder, TRAIN)
     return folder
@@ -38,7 +38,7 @@ def three(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def small(three: Path, tmp_path: Path) -> Path:
-    """Three frames, to be spoilt."""
+    """Three frames. Tests may damage them."""
     return Path(shutil.copytree(three, tmp_path / "small"))
 
 
@@ -119,7 +119,7 @@ def test_camera_is_that_of_the_pixels_returned(root: Path, crop) -> None:
     data = NYUv2(root, crop=crop)
     assert data.camera == data.camera_of(0) == pytest.approx(layout.camera(CROPS[crop]))
     assert NYUv2(root, crop=crop, size=(100, 100)).camera == data.camera
-    if crop is None:  # the toolbox's figures, for pixels that are counted from 1
+    if crop is None:  # the toolbox's numbers; it counts pixels from 1
         assert data.camera[0] * 640 == pytest.approx(518.857901)
         assert data.camera[2] * 640 + 0.5 == pytest.approx(325.582449)
         assert data.camera[3] * 480 + 0.5 == pytest.approx(253.736166)
@@ -131,18 +131,18 @@ def test_resizing_invents_no_values(root: Path) -> None:
     for name, values in small["targets"].items():
         assert torch.equal(values, whole["targets"][name][..., y.long()[:, None], x.long()]), name
     assert small["image"].shape == (3, 42, 56)
-    # Resizing keeps the mean but for the edges.
+    # Resizing keeps the mean, except for the edges.
     assert small["image"].mean() == pytest.approx(whole["image"].mean().item(), abs=0.01)
 
 
 def test_normals_from_depth(root: Path) -> None:
-    data = NYUv2(root, "test", normals="depth", depth="raw")  # from filled depth all the same
+    data = NYUv2(root, "test", normals="depth", depth="raw")  # the normals come from the filled depth anyway
     normals = data[3]["targets"]["normals"]
     known = normals.norm(dim=0) > 0.5
     assert known.float().mean() > 0.9
     cosine = (normals * torch.from_numpy(layout.room(7)[1][layout.EIGEN]).permute(2, 0, 1)).sum(0)
     assert cosine[known].mean() > 0.995
-    assert known[0].any()  # computed before the crop: its border has them, too
+    assert known[0].any()  # normals are computed before the crop, so the border of the crop has them too
     assert "computed from the filled depth" in notes(data)
     with pytest.raises(ValueError, match=r"data\.convention=zyx is of no use: there are no files of normals"):
         NYUv2(root, normals="depth", convention="zyx")

@@ -18,7 +18,7 @@ from mtlkit.data.loader import Samples
 from mtlkit.datasets.nyuv2 import NYUv2
 from mtlkit.datasets.nyuv2.classes import CLASSES_13, CLASSES_40, TO_13
 
-MTAN, ASTMT = (64, 48), (112, 85)  # the sizes of the layouts' frames
+MTAN, ASTMT = (64, 48), (112, 85)  # the frame sizes of the two layouts
 
 
 @pytest.fixture(autouse=True)
@@ -43,14 +43,14 @@ def notes(data: NYUv2) -> str:
 
 
 def truth(number: int, size, crop) -> tuple[torch.Tensor, torch.Tensor]:
-    """Depth (1, H, W) and normals (3, H, W) as the layouts have them, without what they mark as unknown."""
+    """Returns depth (1, H, W) and normals (3, H, W) of a frame of the layouts. Unknown pixels are 0."""
     depth, normals = (torch.from_numpy(v) for v in layout.room(number, size, layout.camera(crop)))
     depth[:2], normals[:, :3] = 0, 0
     return depth[None], normals.permute(2, 0, 1)
 
 
 def angle(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """The largest angle in degrees; the same pixels must be unknown."""
+    """Returns the largest angle in degrees. Checks that the same pixels are unknown in both."""
     known = expected.norm(dim=0) > 0
     assert torch.equal(found.norm(dim=0) > 0, known)
     assert found.norm(dim=0)[known].numpy() == pytest.approx(1, abs=SINGLE_SUM)
@@ -61,7 +61,7 @@ TYPES = {
     "float64": ((np.float64,) * 4, True),
     "float32, flat depth": ((np.float32, np.int64, np.float32, np.float32), False),
     "float16": ((np.float16, np.float16, np.float16, np.float16), True),
-    "bytes": ((np.uint8, np.uint8, np.float32, np.float32), True),  # label -1 is 255
+    "bytes": ((np.uint8, np.uint8, np.float32, np.float32), True),  # the label -1 is stored as 255
 }
 
 
@@ -72,17 +72,17 @@ def test_mtan_arrays_of_any_type(tmp_path: Path, types: str) -> None:
     for split, first, count in (("train", 0, 12), ("test", 100, 11)):
         data = NYUv2(tmp_path, split, holdout=0)
         assert len(data) == count
-        for i in (0, 2, count - 1):  # 2.npy before 10.npy
+        for i in (0, 2, count - 1):  # sorted by number: 2.npy comes before 10.npy
             sample, number = data[i], first + i
             assert data.label(i) == str(tmp_path / {"train": "train", "test": "val"}[split] / "image" / f"{i}.npy")
             depth, normals = truth(number, MTAN, layout.EIGEN)
             image = torch.from_numpy(layout.image(number, MTAN)).permute(2, 0, 1) / 255
             assert sample["image"].dtype == torch.float32
-            # Some of the types are float16: 11 bits, 5e-4.
+            # Some arrays are float16: 11 bits, so relative errors of up to 5e-4.
             assert torch.allclose(sample["image"], image, atol=5e-4)
             expected = torch.from_numpy(layout.labels(number, 13, MTAN).astype(np.int64)) - 1
             assert torch.equal(sample["targets"]["segmentation"], expected)
-            # Some of the types are float16, 5e-4, and are resized.
+            # Some arrays are float16, as above.
             assert torch.allclose(sample["targets"]["depth"], depth, rtol=1e-3, atol=0)
             assert angle(sample["targets"]["normals"], normals) < 0.1
     assert data.targets["segmentation"].classes == CLASSES_13
@@ -124,23 +124,23 @@ def test_a_normal_whose_channels_sum_to_zero_is_valid(mtan: Path) -> None:
     values = np.load(mtan / "train" / "normal" / "3.npy")
     values[20, 30] = 0.5**0.5, -(0.5**0.5), 0
     values[21, 30] = np.nan
-    values[22, 30] = 0.2, 0.1, 0.2  # between two surfaces
+    values[22, 30] = 0.2, 0.1, 0.2  # a short vector, as between two surfaces
     np.save(mtan / "train" / "normal" / "3.npy", values)
     normals = NYUv2(mtan, holdout=0)[3]["targets"]["normals"]
-    # Four digits by hand.
+    # The expected values have four digits.
     assert normals[:, 20, 30].tolist() == pytest.approx([0.7071, -0.7071, 0], abs=1e-4)
     assert normals[:, 21, 30].tolist() == normals[:, 22, 30].tolist() == [0, 0, 0]
 
 
 def test_mtan_says_how_many_normals_are_not_of_unit_length(mtan: Path) -> None:
-    """MTAN's code does not scale them, so its angles are larger there. The share is counted by hand, in one split."""
+    """MTAN's code does not scale normals to unit length, so its angles are larger. The test counts the share itself."""
     assert "All normals in 6 frames are of unit length (up to 1 %)." in NYUv2(mtan, holdout=0).notes
     lengths = []
-    for i in range(0, 12, 2):  # every second of the twelve: the most, evenly spread, that are at most eight
+    for i in range(0, 12, 2):  # at most eight frames, evenly spread, are read: every second of twelve
         path = mtan / "train" / "normal" / f"{i}.npy"
         values = np.load(path)
-        values[5] *= 0.97  # as between two pixels of a curved surface
-        values[6] *= 0.4  # as at an edge
+        values[5] *= 0.97  # as at a pixel between two others on a curved surface
+        values[6] *= 0.4  # as at a pixel on an edge
         values[7] *= 0.995
         np.save(path, values)
         lengths.append(np.linalg.norm(values, axis=-1)[values.any(-1)])
@@ -150,7 +150,7 @@ def test_mtan_says_how_many_normals_are_not_of_unit_length(mtan: Path) -> None:
     assert note.startswith(f"{odd:.3g} % of the normals in 6 frames are not of unit length (up to 1 %).")
     assert f"those of at most 0.5 ({short:.3g} %) are left out" in note
     assert short < odd < 10
-    assert "All normals in 6 frames" in notes(NYUv2(mtan, "test"))  # of eleven, every second
+    assert "All normals in 6 frames" in notes(NYUv2(mtan, "test"))  # every second of eleven frames
     normals = NYUv2(mtan, holdout=0)[0]["targets"]["normals"]
     torch.testing.assert_close(normals[:, 5, 10].norm(), torch.tensor(1.0))
     assert not normals[:, 6].any()
@@ -186,7 +186,7 @@ def test_half_of_mtan(mtan: Path) -> None:
 @pytest.mark.parametrize("split", ["train", "val", "test"])
 def test_mtan_without_a_part(mtan: Path, part: str, split: str) -> None:
     shutil.rmtree(mtan / part)
-    if (part == "val") != (split == "test"):  # another split's part is not demanded
+    if (part == "val") != (split == "test"):  # this split does not need the part that is missing
         assert not NYUv2(mtan, split).missing
         return
     with pytest.raises(ValueError, match=rf"The split '{split}' has no frames .*mtan/{part} is missing\. .*dropbox"):
@@ -277,7 +277,7 @@ def test_a_bad_array_is_named_when_it_is_read(mtan: Path, kind: str, values: np.
 @pytest.mark.parametrize("kind", ["image", "label", "depth", "normal"])
 @pytest.mark.parametrize("length", [0, 40, 1000])
 def test_a_truncated_array_is_named_when_it_is_read(mtan: Path, kind: str, length: int) -> None:
-    file = mtan / "train" / kind / "0.npy"  # the first, which the convention is looked for in, too
+    file = mtan / "train" / kind / "0.npy"  # the first file, which the search for the convention also reads
     file.write_bytes(file.read_bytes()[:length])
     data = NYUv2(mtan, holdout=0)
     data[1]
@@ -381,9 +381,10 @@ def test_neighbours_of_astmt_are_those_by_number_whatever_the_list_says(astmt: P
     data = NYUv2(astmt, holdout=0)
     assert [Path(data.label(i)).stem for i in range(12)] == [f"img_{number}" for number in range(1, 13)]
     (val,) = (NYUv2(astmt, "val", holdout=0.08),)
-    assert Path(val.label(0)).stem == "img_7"  # the middle one
+    assert Path(val.label(0)).stem == "img_7"  # the frame in the middle
     data = NYUv2(astmt, holdout=0.08)
-    assert [Path(data.label(i)).stem for i in range(len(data))] == ["img_1"]  # no other is six numbers away
+    # All others are less than six numbers from the validation frame.
+    assert [Path(data.label(i)).stem for i in range(len(data))] == ["img_1"]
 
 
 def test_astmt_validation(astmt: Path) -> None:

@@ -1,4 +1,4 @@
-"""The data set nyuv2: normals from files, how they are coded, and the search for their convention."""
+"""The data set nyuv2: normals from files, their encoding, and the search for their convention."""
 
 import json
 import shutil
@@ -30,7 +30,7 @@ def original(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def root(original: Path, tmp_path: Path) -> Path:
-    """The official data without normals, to be changed."""
+    """The official data without normals. Tests may change it."""
     return Path(shutil.copytree(original / "data", tmp_path / "data"))
 
 
@@ -52,7 +52,7 @@ def convention(data: NYUv2) -> str:
 
 
 def check(found: torch.Tensor, frame: int, crop, holes: bool) -> None:
-    """The normals of an official frame against the truth."""
+    """Compares the normals of an official frame with the true ones."""
     normals = layout.room(frame)[1]
     if holes:
         normals[layout.hole(frame)] = 0
@@ -63,7 +63,7 @@ def check(found: torch.Tensor, frame: int, crop, holes: bool) -> None:
     known = expected.norm(dim=0) > 0
     assert torch.equal(found.norm(dim=0) > 0, known)
     assert found.norm(dim=0)[known].numpy() == pytest.approx(1, abs=SINGLE_SUM)
-    assert (found * expected).sum(0)[known].min() > np.cos(np.radians(0.6))  # of bytes
+    assert (found * expected).sum(0)[known].min() > np.cos(np.radians(0.6))  # degrees: they are stored in bytes
 
 
 @pytest.mark.parametrize("place", ["beside", "by path", "below the path"])
@@ -107,7 +107,7 @@ def test_folders_of_normals_that_lack_something(root: Path, original: Path, tmp_
     (eigen / "normals" / "0001.png").unlink()
 
     def missing(folder: Path) -> str:
-        """Of the frames of both splits."""
+        """Returns what is missing, for the frames of both splits."""
         return " ".join(NYUv2(root, split, normals=str(folder), holdout=0).missing for split in ("train", "test"))
 
     assert "lacks the normals of 1 frames, the first being frame 1 (counted" in missing(eigen)
@@ -179,7 +179,7 @@ def test_codes_for_none(code) -> None:
 
 def test_vectors_without_a_negative_part_stay_vectors() -> None:
     facing = np.abs(vectors())
-    facing[:18] = 0  # hardly any
+    facing[:18] = 0  # only two of 20 rows keep their vectors
     assert np.abs(decode(facing) - facing).max() < SINGLE
     image = (vectors() + 1) / 2
     image[:18] = 0.5
@@ -279,7 +279,7 @@ def test_only_frames_that_were_compared_are_counted(mtan: Path) -> None:
 
 
 def test_a_search_that_failed_is_made_again(mtan: Path, cache: Path) -> None:
-    """The repair may be of other files than the one that the cache goes by."""
+    """The cache depends on one file of normals only, and a repair may change other files."""
     good = {file: file.read_bytes() for file in (mtan / "train" / "depth").iterdir()}
     for file in good:
         np.save(file, np.load(file)[:, ::-1])
@@ -289,12 +289,12 @@ def test_a_search_that_failed_is_made_again(mtan: Path, cache: Path) -> None:
         file.write_bytes(content)
     assert convention(NYUv2(mtan, holdout=0)) == "xyz"
     (file,) = cache.iterdir()
-    file.write_text('[[0.6, "zyx"], [0.5, "xyz"]]')  # as an earlier version kept it
+    file.write_text('[[0.6, "zyx"], [0.5, "xyz"]]')  # an earlier version could leave such a cache
     assert convention(NYUv2(mtan, holdout=0)) == "xyz"
 
 
 def test_an_axis_that_no_surface_shows_is_not_guessed(mtan: Path) -> None:
-    for i in range(6):  # floor and wall, nothing to the left or right
+    for i in range(6):  # a floor and a wall; no surface faces left or right
         normals = np.zeros((48, 64, 3))
         normals[:24], normals[24:] = (0, 0, -1), (0, -1, 0)
         v = (np.arange(48) + 0.5) / 48 - layout.camera(layout.EIGEN)[3]
@@ -311,7 +311,7 @@ def test_the_convention_is_kept_until_the_files_change(mtan: Path, cache: Path, 
     assert json.loads(file.read_text())[0][1] == "xyz"
     calls = []
     monkeypatch.setattr(module, "rank", lambda pairs: calls.append(1) or rank(pairs))
-    assert NYUv2(mtan, "test").notes[-2] == first.notes[-2]  # the last one is about the lengths in this split
+    assert NYUv2(mtan, "test").notes[-2] == first.notes[-2]  # the last note is about the lengths in this split
     assert not calls
     rewrite(mtan, lambda n, i: -n)
     assert convention(NYUv2(mtan, holdout=0)) == "-x-y-z"

@@ -1,4 +1,4 @@
-"""The number options of every balancer: both ends of each range, and what lies outside."""
+"""The numeric options of every balancer: values at both ends of each range, and outside."""
 
 import math
 import re
@@ -41,10 +41,10 @@ CHOICES = {
     "rotograd_procrustes": {"update": "adam"},
     "sdmgrad": {"divide_by": "length"},
     "uncertainty": {"likelihood": "gausian"},
-}  #: option -> a value that there is not
+}  #: balancer -> option -> a value that does not exist
 BY_TASK = [("famo", "min_losses", "(-inf, inf)"), ("fixed", "weights", "[0, inf)")]
 BY_TASK += [("stch", "preference", "(0, inf)"), ("stch", "ideal", "(-inf, inf)")]
-UNBOUNDED = {"level", "dim"}  # checked against the encoder, in `setup`
+UNBOUNDED = {"level", "dim"}  # `setup` compares them with the encoder
 
 
 @pytest.fixture(params=OURS)
@@ -53,13 +53,13 @@ def name(request) -> str:
 
 
 def numbers(name: str) -> set[str]:
-    """The options that take a number, by their types."""
+    """Returns the options that take a number, according to their types."""
     options = options_of(BALANCERS.get(name))
     return {key for key, option in options.items() if option.annotation in (int, float, float | None, int | None)}
 
 
 def inside_and_outside(interval: str) -> tuple[list[float], list[float]]:
-    """Values at and next to both ends of an interval, sorted by whether they lie in it."""
+    """Returns values at and next to both ends of an interval: those inside, and those outside."""
     low, high = map(float, interval[1:-1].split(","))
     inside, outside = [], [math.nan]
     for end, closed, inward in ((low, interval[0] == "[", math.inf), (high, interval[-1] == "]", -math.inf)):

@@ -1,4 +1,4 @@
-"""The order of samples: the same in every step on any number of processes, and the mixture of several sets."""
+"""The order of samples: each step is the same for any number of processes. Also the mixture of several sets."""
 
 import itertools
 import math
@@ -48,7 +48,7 @@ def test_every_sample_at_most_once_an_epoch_and_another_order_each_time() -> Non
         assert set(indices) <= set(range(37))
         orders.append(indices)
     assert len({tuple(indices) for indices in orders}) == 5
-    assert set().union(*orders) == set(range(37))  # what one epoch drops, another has
+    assert set().union(*orders) == set(range(37))  # samples that one epoch drops appear in other epochs
     assert next(Shuffled(37, 8, seed=4).batches()) != steps[0]
     assert next(iter(StepSampler(order))) == steps[0]
 
@@ -88,7 +88,7 @@ def test_what_is_left_over_may_become_a_smaller_batch(world: int, accumulation: 
         seen = [key for step in steps[4 * epoch : 4 * epoch + 4] for key in step]
         assert sorted(seen) == [(epoch, index) for index in range(14)]
     later = StepSampler(order, 0, world, accumulation, start_step=3)
-    assert take(later, 2) == take(samplers[0], 5)[3:]  # a resume finds the smaller batch
+    assert take(later, 2) == take(samplers[0], 5)[3:]  # a resumed run also gets the smaller batch
     assert Shuffled(12, 4, seed=3, drop_last=False).smallest == 4
 
 
@@ -115,7 +115,7 @@ def sets_of(order: Mixed, keys: list[tuple[int, int]]) -> list[int]:
 @pytest.mark.parametrize("shares", [[1, 1], [3, 1], [1, 2, 4], [0.9, 0.05, 0.05], [1, 1e-3], [math.pi, 1, math.e]])
 @pytest.mark.parametrize("batch", [1, 5, 8])
 def test_every_stretch_has_the_shares(shares: list[float], batch: int) -> None:
-    """Each part of the order differs from the shares by at most one sample per other set."""
+    """In every part of the order, the samples of a set differ from its share by at most the number of sets."""
     order = Mixed([30] * len(shares), shares, batch, seed=1)
     sets = sets_of(order, [key for step in take(order.batches(), 400) for key in step])
     for i, share in enumerate(order.shares):
@@ -133,14 +133,14 @@ def test_even_shares_give_every_batch_and_micro_batch_the_same_numbers() -> None
 
 def test_each_set_is_walked_through_in_a_new_order_each_time() -> None:
     order = Mixed([10, 4], [1, 1], 8, seed=3)
-    keys = [key for step in take(order.batches(), 20) for key in step]  # 80 of each set
+    keys = [key for step in take(order.batches(), 20) for key in step]  # 80 samples of each set
     walks = [[key for key, i in zip(keys, sets_of(order, keys), strict=True) if i == s] for s in (0, 1)]
     for walk, first, length in ((walks[0], 0, 10), (walks[1], 10, 4)):
         passes = [walk[n : n + length] for n in range(0, len(walk), length)]
         assert [{number for number, _ in part} for part in passes] == [{n} for n in range(len(passes))]
         assert all(sorted(index for _, index in part) == list(range(first, first + length)) for part in passes)
         assert len({tuple(index for _, index in part) for part in passes}) > len(passes) // 2
-    assert len(set(keys)) == len(keys)  # every sample of every pass is augmented in its own way
+    assert len(set(keys)) == len(keys)  # no key appears twice, so each use of a sample has its own augmentation
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 7, 100, 12345])

@@ -23,7 +23,7 @@ BLACK, GREY, WHITE = [0, 0, 0], [100, 100, 100], [255, 255, 255]
 
 
 def save(path: Path, mode: str, pixels: list, **options: object) -> Path:
-    """A picture of one row."""
+    """Saves a picture of one row and returns its path."""
     picture = Image.new(mode, (len(pixels), 1))
     picture.putdata(pixels)
     picture.save(path, **options)
@@ -31,7 +31,7 @@ def save(path: Path, mode: str, pixels: list, **options: object) -> Path:
 
 
 def tiff(path: Path, bits: int, data: bytes, width: int, photometric: int = 1) -> Path:
-    """A grey TIFF of one row, written by hand: Pillow writes neither 12 bits nor 0 for white."""
+    """Writes a grey TIFF of one row without Pillow, because Pillow writes neither 12 bits nor 0 for white."""
     tags = [(256, width), (257, 1), (258, bits), (259, 1), (262, photometric), (273, 8), (277, 1), (278, 1)]
     tags.append((279, len(data)))
     padded = data + bytes(len(data) % 2)
@@ -128,7 +128,7 @@ def test_grey_of_sixteen_bits(tmp_path: Path, name: str, mode: str, order: str) 
     try:
         picture = Image.frombytes(mode, (3, 1), data)
         picture.save(path)
-    except (ValueError, OSError):  # not all versions of Pillow write all modes: the same bytes by hand
+    except (ValueError, OSError):  # not all versions of Pillow write all modes; this writes the same bytes
         tiff(path, 16, np.array(SIXTEEN, "<u2").tobytes(), 3)
     expected = [[value] * 3 for value in (0, np.float32(0.2), 1)]
     assert row(path) == expected
@@ -193,7 +193,7 @@ def test_other_modes_are_refused_by_name(tmp_path: Path) -> None:
         read_picture(path)
 
 
-# By the definition in EXIF: where in the upright picture the first stored row and the first stored column lie.
+# EXIF defines where the first stored row and the first stored column are in the upright picture.
 STORED = {
     1: [[1, 2, 3], [4, 5, 6]],  # top, left
     2: [[3, 2, 1], [6, 5, 4]],  # top, right
@@ -213,7 +213,7 @@ def test_pictures_are_turned_upright(tmp_path: Path, suffix: str, number: int) -
     exif[ORIENTATION] = number
     stored = np.repeat(np.array(STORED[number], np.uint8)[..., None] * 40, 3, axis=2)
     path = tmp_path / f"a.{suffix}"
-    large = stored.repeat(8, 0).repeat(8, 1)  # JPEG's blocks
+    large = stored.repeat(8, 0).repeat(8, 1)  # as large as JPEG's blocks
     Image.fromarray(large).save(path, exif=exif, **({"quality": 100} if suffix == "jpg" else {"lossless": True}))
     upright = 40 * np.array(STORED[1]).repeat(8, 0).repeat(8, 1)
     found = read_picture(path)
@@ -293,7 +293,7 @@ def test_no_changed_byte_lets_another_error_out(tmp_path: Path, kind: str) -> No
             content[draw.randrange(min(len(content), 300))] = draw.randrange(256)
         path.write_bytes(content)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of Pillow
+            warnings.simplefilter("ignore")  # warnings of Pillow
             try:
                 pixels = read_picture(path)
             except BadSampleError as error:
@@ -317,12 +317,12 @@ def test_an_enormous_picture_is_named_and_what_to_do(tmp_path: Path, monkeypatch
     for read in (read_picture, read_exact, picture_size):
         with pytest.raises(BadSampleError, match=rf"a\.png is too large: .*400000000.*smaller .*{MAX_PIXELS}"):
             read(path)
-    with pytest.raises(BadSampleError, match=r"b\.png is too large"):  # where warnings are errors, as they are here
+    with pytest.raises(BadSampleError, match=r"b\.png is too large"):  # these tests turn warnings into errors
         read_picture(header(tmp_path / "b.png", 10_000, 10_000))
 
 
 def test_the_limit_can_be_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # and put back
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # pytest restores it
     Image.new("L", (20, 20)).save(tmp_path / "a.png")
     with pytest.raises(BadSampleError, match=r"a\.png is too large"):
         read_picture(tmp_path / "a.png")

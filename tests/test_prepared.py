@@ -1,4 +1,4 @@
-"""The fast format: it is bit for bit what was prepared, complete after any interruption, and never half written."""
+"""The fast format: it returns every sample bit for bit, and after any interruption no file is half written."""
 
 import errno
 import itertools
@@ -37,7 +37,7 @@ TARGETS = {
     "classes": Target("segmentation", tuple(f"class {i}" for i in range(300))),
     "distance": Target("depth"),
     "surface": Target("normals"),
-    "image": Target("reconstruction", ("red", "green")),  # a name that the format uses, too
+    "image": Target("reconstruction", ("red", "green")),  # the format itself uses this name too
     "flags": Target("multilabel", ("p", "q", "r")),
     "label": Target("classification", ("a", "b")),
     "number": Target("regression", ("n",)),
@@ -46,7 +46,7 @@ FORK = multiprocessing.get_context("fork")
 
 
 class Toy(Dataset):
-    """Sample i is random, from a generator with the seed i. `change(index, sample)` may spoil it."""
+    """Sample i is random, from a generator with the seed i. `change(index, sample)` may change it."""
 
     targets = TARGETS
     licence = "For tests only."
@@ -84,7 +84,7 @@ class Toy(Dataset):
 
 
 def spoil(index: int, sample: Sample) -> None:
-    """Has labels that are missing in every possible way, and values that need wider types."""
+    """Removes labels in every possible way, and sets values that need wider types."""
     targets = sample["targets"]
     for position, name in enumerate(TARGETS):
         if (index + position) % 4 == 3:
@@ -164,7 +164,7 @@ def test_narrow_floats_come_back_bit_for_bit() -> None:
         (torch.tensor([128.0]), torch.float32),
         (torch.tensor([-1.0]), torch.float32),
         (torch.tensor([-0.0]), torch.float32),
-        (torch.tensor([NAN]).view(torch.int32).bitwise_or(1).view(torch.float32), torch.float32),  # another NaN
+        (torch.tensor([NAN]).view(torch.int32).bitwise_or(1).view(torch.float32), torch.float32),  # a NaN of other bits
         (torch.tensor([1.0] * 1000 + [0.5]), torch.float32),
         (torch.tensor([0.2, 1.0]), torch.uint8),
         (torch.tensor([0.2, NAN]), torch.float32),
@@ -201,7 +201,7 @@ def test_samples_come_back_bit_for_bit(tmp_path: Path, change, block_bytes: int)
     data = Prepared(tmp_path / "out")
     assert_same(data, toy)
     assert_same(Prepared(tmp_path / "out", "val"), Toy(3))
-    middle = 3 if change else 4  # where labels are missing, more samples fit
+    middle = 3 if change else 4  # without some of the labels, more samples fit in a block
     assert len(list((tmp_path / "out" / "train").iterdir())) == {1: 10, 2000: middle, 10**9: 1}[block_bytes]
     assert dict(data.targets) == TARGETS
     assert list(data.targets) == list(TARGETS)
@@ -224,7 +224,7 @@ def test_each_block_has_the_types_that_it_needs(tmp_path: Path) -> None:
     assert set(dtypes(tmp_path / "out", "target.flags")) == {"I8"}
     whole = make(tmp_path / "one", Toy(10, spoil), block_bytes=10**9)
     with safe_open(whole / "train" / "000000.safetensors", "pt") as file:
-        assert "present.image" not in file.keys()  # noqa: SIM118 (no mapping)
+        assert "present.image" not in file.keys()  # noqa: SIM118 (not a mapping)
         assert file.get_tensor("present.target.classes").tolist() == [i % 4 != 3 for i in range(10)]
         assert file.get_tensor("target.classes").shape == (8, HEIGHT, WIDTH)
 
@@ -271,7 +271,7 @@ def test_cameras_of_samples(tmp_path: Path) -> None:
     assert [data.camera_of(i) for i in (0, 4, 5)] == [Toy.camera, None, (float(np.float32(0.1)), 0.2, 0.3, 0.4)]
     assert data.camera == Toy.camera
     with safe_open(tmp_path / "out" / "train" / "000000.safetensors", "pt") as file:
-        assert "camera" not in file.keys()  # noqa: SIM118 (no mapping)
+        assert "camera" not in file.keys()  # noqa: SIM118 (not a mapping)
 
 
 def test_indices_labels_and_limit(tmp_path: Path) -> None:
@@ -312,7 +312,7 @@ def test_workers_read_what_one_process_reads(tmp_path: Path, method: str) -> Non
     data = Prepared(make(tmp_path / "out", Toy(10, spoil)))
     data[0]  # a block is open before the workers start
     assert len(pickle.dumps(data)) == len(pickle.dumps(Prepared(tmp_path / "out")))
-    workers = 2 if method == "fork" else 1  # which take seconds to start
+    workers = 2 if method == "fork" else 1  # spawned workers take seconds to start
     loader = DataLoader(data, batch_size=None, num_workers=workers, multiprocessing_context=method)
     for i, sample in enumerate(loader):
         assert same_bits(sample["image"], data[i]["image"])
@@ -366,14 +366,15 @@ def test_killed_anywhere_it_goes_on_and_gives_the_same_files(tmp_path: Path, bef
             break
         assert code == -signal.SIGKILL
         whole = blocks(out)
-        assert whole.items() <= expected.items()  # under final names there is nothing half-written
+        assert whole.items() <= expected.items()  # no file under its final name is half written
         assert not is_prepared(out)
         toy = Toy(10, spoil)
         found = contents(make(out, toy))
         assert without_date(found) == without_date(expected)
         if len(whole) > 1:
-            assert 1 not in toy.asked  # what was done is not read again
-    assert number == 1 + 2 * 4 + 1 + 1  # the settings, four blocks and their lines, the manifest; then none
+            assert 1 not in toy.asked  # finished blocks are not read again
+    # One kill for the settings, two for each of four blocks, and one for the manifest. The last run is not killed.
+    assert number == 1 + 2 * 4 + 1 + 1
 
 
 def without_date(found: dict[str, bytes]) -> dict[str, object]:
@@ -382,7 +383,7 @@ def without_date(found: dict[str, bytes]) -> dict[str, object]:
 
 class Suicidal(Toy):
     def __getitem__(self, index: int) -> Sample:
-        if index == 7:  # in a worker
+        if index == 7:  # the worker kills the main process
             os.kill(os.getppid(), signal.SIGKILL)
         return super().__getitem__(index)
 
@@ -399,7 +400,7 @@ def test_a_torn_line_of_progress(tmp_path: Path, lost: int) -> None:
         make(tmp_path / "out", Toy(10, fail(9)))
     progress = tmp_path / "out" / PROGRESS
     progress.write_bytes(progress.read_bytes()[:-lost])
-    with pytest.raises(BadSampleError):  # goes on, and is interrupted again
+    with pytest.raises(BadSampleError):  # goes on, and stops again
         make(tmp_path / "out", Toy(10, fail(9)))
     assert blocks(make(tmp_path / "out")) == blocks(make(tmp_path / "expected"))
 
@@ -475,7 +476,7 @@ def test_a_damaged_block_of_a_source_that_has_changed(tmp_path: Path) -> None:
     assert after == before
 
 
-# ---- reading what is damaged
+# ---- reading damaged files
 
 
 def test_damaged_blocks_are_named(tmp_path: Path) -> None:
@@ -483,7 +484,7 @@ def test_damaged_blocks_are_named(tmp_path: Path) -> None:
     path = out / "train" / "000001.safetensors"
     whole = path.read_bytes()
     harm(path, "flip")
-    assert len(Prepared(out)[3]["targets"]) == 7  # cheap checks do not find it, `damaged` does
+    assert len(Prepared(out)[3]["targets"]) == 7  # reading does not notice this damage; `damaged` does
     data = Prepared(out)
     data[0]
     path.write_bytes(whole[:-5])
@@ -594,7 +595,7 @@ def test_options_that_are_defaults_need_not_be_said(tmp_path: Path) -> None:
         Prepared(tmp_path / "other", source={"name": "multimnist"})
 
 
-# ---- preparing what cannot be prepared
+# ---- errors while preparing
 
 
 def fail(*indices: int):
@@ -610,7 +611,7 @@ def test_a_sample_that_cannot_be_read_stops_it_by_name(tmp_path: Path, workers: 
     with pytest.raises(BadSampleError, match=r"^toy/7.png is damaged. Preparing has stopped; .*data.on_error=skip"):
         make(tmp_path / "out", Toy(10, fail(7)), workers=workers)
     assert len(blocks(tmp_path / "out")) == 2
-    out = make(tmp_path / "out", Toy(10, fail(7)), on_error="skip")  # goes on
+    out = make(tmp_path / "out", Toy(10, fail(7)), on_error="skip")  # goes on after the stop
     assert len(Prepared(out)) == 9
 
 
@@ -769,7 +770,7 @@ def test_what_is_told(tmp_path: Path, capfd, monkeypatch) -> None:
 
 @pytest.fixture
 def url(tmp_path: Path):
-    """A prepared data set in fsspec's memory."""
+    """A prepared data set in fsspec's memory file system."""
     out = make(tmp_path / "remote")
     memory = fsspec.filesystem("memory")
     memory.put(str(out), "/bucket/toy", recursive=True)

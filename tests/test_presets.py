@@ -1,4 +1,4 @@
-"""Presets: what they set, what beats them, what is refused, and that a run's configuration keeps their values."""
+"""Presets: what they set, what overrides them, and what is refused. A run's configuration keeps their values."""
 
 import json
 import warnings
@@ -16,7 +16,7 @@ from mtlkit.run.resume import resumed
 
 PAGE = Path(__file__).parents[1] / "docs" / "presets.md"
 METHODS = [(name, method) for name in preset_names() for method in load_preset(name).methods]
-#: The experiments whose default each preset is, or whose rows it is for.
+#: The experiments that use each preset by default, or whose published rows it is for.
 EXPERIMENTS = {
     "cagrad": ("nyuv2_mtan", "cityscapes"),
     "cosreg": ("nyuv2_cosreg", "sunrgbd"),
@@ -55,7 +55,7 @@ def mine(tmp_path: Path) -> str:
 
 @pytest.fixture
 def experiment(tmp_path: Path):
-    """Writes a user's own experiment on top of nyuv2_mtan."""
+    """Returns a function that writes a user's own experiment, based on nyuv2_mtan."""
 
     def write(text: str) -> str:
         path = tmp_path / "mine.yaml"
@@ -81,7 +81,7 @@ def test_every_method_of_every_preset_is_what_runs_and_what_is_saved(name: str, 
 
 @pytest.mark.parametrize("name", preset_names())
 def test_all_methods_of_a_preset_set_the_same_keys_of_the_trainer(name: str):
-    """A change of the balancer then leaves nothing behind of the preset's values for the one before."""
+    """So a change of the balancer leaves no value behind that the preset had for the old balancer."""
     preset = load_preset(name)
     assert len({frozenset(preset.values(method)["trainer"]) for method in preset.methods}) == 1
     assert preset.values(next(iter(preset.methods)))["trainer"].keys() == KEYS
@@ -299,7 +299,7 @@ def test_the_log_says_that_a_published_protocol_ran_without_a_preset(tmp_path: P
 
 
 def test_the_page_is_current_and_the_list_has_them_all(capsys):
-    assert PAGE.read_text() == markdown(), "run `make docs`"
+    assert PAGE.read_text() == markdown(), "docs/presets.md is out of date: run `make docs`"
     assert main(["list", "presets"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == preset_names()

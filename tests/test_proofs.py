@@ -12,7 +12,7 @@ FIGURES = ("left/accuracy", "right/accuracy", "sum/mse", "product/mse", "density
 
 @pytest.mark.long
 def test_five_epochs_on_real_digits_come_close_to_the_papers_uniform_row(mnist, tmp_path):
-    """A run reaches bounds that come from an earlier trial (90 %, 85 %, 5.6, 165), minus the spread over seeds."""
+    """A run reaches bounds from an earlier trial (90 %, 85 %, 5.6, 165), with a margin for the spread over seeds."""
     found = []
     for seed in (0, 1, 2):
         words = [f"data.root={mnist}", f"seed={seed}", f"output_dir={tmp_path / str(seed)}"]

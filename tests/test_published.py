@@ -15,9 +15,9 @@ from mtlkit.registry import options_of
 NAMES = ("a", "b")
 OURS = [name for name in BALANCERS.names() if BALANCERS.get(name).__module__.startswith("mtlkit.")]
 
-#: What the paper or, where it is silent, the code named gives decoders.
+#: What decoders get according to the paper or, if the paper does not say it, according to the named code.
 DECODERS = {
-    # The objective holds for all parameters.
+    # The objective applies to all parameters.
     "dtp": "weighted",  # paper, the total loss
     "dwa": "weighted",  # lorenmt/mtan, im2im_pred/utils.py
     "famo": "weighted",  # Cranial-XIX/FAMO, famo.py
@@ -28,14 +28,14 @@ DECODERS = {
     "rlw": "weighted",  # LibMTL, weighting/RLW.py
     "stch": "weighted",  # Xi-L/STCH, STCH_MTL/LibMTL/weighting/STCH.py
     "uncertainty": "weighted",  # paper, equations 7 and 10
-    # The code sums weighted losses when it knows the weights.
+    # The code sums weighted losses once it knows the weights.
     "excess_mtl": "weighted",  # yifei-he/ExcessMTL, LibMTL/LibMTL/weighting/ExcessMTL.py
     "imtl_g": "weighted",  # AvivNavon/nash-mtl, methods/weight_methods.py, from which the published tables come
     "mgda": "weighted",  # isl-org/MultiObjectiveOptimization, multi_task/train_multi_task.py
     "nash": "weighted",  # AvivNavon/nash-mtl, methods/weight_methods.py
-    # It takes the gradients of the logarithms.
+    # The method uses the gradients of the logarithms.
     "db_mtl": "weighted",  # LibMTL, weighting/DB_MTL.py
-    # It replaces the shared gradients only.
+    # The method replaces only the shared gradients.
     "aligned_mtl": "plain",  # SamsungLabs/MTL, code/optim/aligned/balancer.py
     "cagrad": "plain",  # Cranial-XIX/CAGrad, nyuv2/utils.py
     "config": "plain",  # tum-pbs/ConFIG, experiments/MTL/methods/weight_methods.py
@@ -50,11 +50,11 @@ DECODERS = {
     "sdmgrad": "plain",  # OptMN-Lab/sdmgrad, methods/weight_methods.py
     "torchjd": "plain",  # TorchJD, mtl_backward
     "upgrad": "plain",  # TorchJD, mtl_backward
-    # It adds to the sum of the losses, or maps features.
+    # The method adds to the sum of the losses, or maps features.
     "adversarial": "plain",  # facebookresearch/astmt, experiments/dense_predict/pascal_resnet/main.py
     "cosreg": "plain",  # paper, equation 4
     "d_grad": "plain",  # Rotograd, first version, section 5.2
-    "rotograd": "plain",  # paper: only what goes on into the encoder is scaled
+    "rotograd": "plain",  # paper: only the gradient that goes on into the encoder is scaled
     "rotograd_procrustes": "weighted",  # paper, section 3: the sum of w_k L_k, w_k by GradNorm
     "uniform": "plain",
 }
@@ -77,7 +77,7 @@ PUBLISHED = {
     ("moco", "gamma"): 0.1,
     ("moco", "rho"): 0.0,
     ("nash", "update_every"): 1,  # AvivNavon/nash-mtl, update_weights_every
-    ("rotograd_procrustes", "weight_lr"): 0.025,  # of GradNorm's paper: its own does not give one
+    ("rotograd_procrustes", "weight_lr"): 0.025,  # GradNorm's paper; the method's own paper gives none
     ("sdmgrad", "lam"): 0.3,  # OptMN-Lab/sdmgrad, both run.sh
     ("sdmgrad", "iterations"): 20,  # the same, niter
     ("stch", "mu"): 1.0,  # Xi-L/STCH, STCH_MTL/LibMTL/config.py
@@ -87,7 +87,7 @@ PUBLISHED = {
 }
 
 
-#: Which methods say that they are plain summing, and with which options; no other default says so.
+#: Methods and options, and whether the method then says that it is plain summing. No other default says so.
 SUMMING = [
     ("uniform", {}, True),
     ("fixed", {}, True),
@@ -99,7 +99,7 @@ SUMMING = [
     ("graddrop", {"leak": 0.5}, False),
 ]
 
-#: Which methods do not seek the Pareto set: a penalty or a softmax keeps them from it.
+#: Methods that do not seek the Pareto set, because of a penalty or a softmax.
 ELSEWHERE = [("cosreg", {}), ("moco", {"published": True})]
 
 

@@ -1,4 +1,4 @@
-"""The task reconstruction: loss, metrics, constant and pictures against the mathematics."""
+"""The task reconstruction: tests compare its loss, metrics, constant and pictures with the mathematics."""
 
 from types import SimpleNamespace
 
@@ -20,7 +20,7 @@ def build(**options):
 
 
 def make(count=6, channels=3, loss="mse", unknown=0.3):
-    """(task, output, target); about a share `unknown` of the target is NaN."""
+    """Returns (task, output, target). About a share `unknown` of the target is NaN."""
     g = torch.Generator().manual_seed(0)
     shape = (count, channels, 4, 5)
     target = torch.rand(shape, generator=g)
@@ -127,7 +127,7 @@ def test_metrics_are_pooled_over_known_values():
 
 def test_psnr_by_hand():
     target = torch.full((1, 3, 4, 5), 0.5)
-    # In decibels, where a millionth of the error, in float32, is 4e-6.
+    # In decibels. A relative error of 1e-6, as in float32, changes the result by 4e-6.
     assert figures(build(), (target + 0.1, target))["psnr"] == pytest.approx(20, abs=1e-4)
     assert figures(build(), (target, target))["psnr"] == np.inf
 
@@ -214,7 +214,7 @@ def test_the_output_is_a_standardised_picture(loss, function):
     total, count = task.loss(output, target)
     torch.testing.assert_close(total / count, function(output, (target - mean) / deviation))
     torch.testing.assert_close(task.predict(output), output * deviation + mean)
-    # The same loss as the error of the prediction, divided by the deviation.
+    # The loss equals that of the prediction's error divided by the deviation.
     error = (task.predict(output) - target).abs() / deviation
     torch.testing.assert_close(total, (error if loss == "l1" else error.square()).sum(), rtol=SINGLE_SUM, atol=0)
     assert task.constant(target).equal(build().constant(target))  # a constant is a prediction, not an output

@@ -1,4 +1,4 @@
-"""Registration by name: clear refusals, and plug-ins from outside."""
+"""Registration by name: clear error messages, and plug-ins from other packages."""
 
 import inspect
 import subprocess
@@ -37,7 +37,7 @@ def test_second_class_under_a_taken_name_is_refused_and_the_same_one_is_not(regi
 
     registry.register("a")(define("First"))
     second = define("First")
-    registry.register("a")(second)  # a notebook cell run again
+    registry.register("a")(second)  # as when a notebook cell runs again
     assert registry.get("a") is second
     with pytest.raises(ValueError, match=r"taken by lab\.First; lab\.Other needs another name"):
         registry.register("a")(define("Other"))
@@ -110,7 +110,7 @@ def test_a_class_of_options_is_a_dataclass():
 
 @pytest.fixture
 def plugins(monkeypatch):
-    """`plugins(name=module, ...)` installs entry points and returns the list of modules loaded; `gone` fails."""
+    """`plugins(name=module, ...)` installs entry points and returns the list of loaded modules. `gone` cannot load."""
     loaded = []
 
     def load(point):
@@ -205,7 +205,7 @@ class InverseDepth(Task):
 
 @pytest.fixture
 def foreign(tmp_path):
-    """A folder to put on the path, with an installed distribution of a balancer and a task."""
+    """A folder for the path. It holds an installed distribution with a balancer and a task."""
     site = tmp_path / "site"
     (site / "my_lab").mkdir(parents=True)
     (site / "my_lab" / "__init__.py").write_text("from my_lab import balancer, task\n")

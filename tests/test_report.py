@@ -45,7 +45,7 @@ Write = Callable[..., Path]
 
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
-    """Writes a run's folder with these records."""
+    """Returns a function that writes the folder of a run with these records."""
 
     def write(records: list[dict[str, Any]], config: str | None = None) -> Path:
         (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
@@ -103,8 +103,8 @@ def report(run: Path) -> Page:
 def test_the_table_compares_the_best_model_with_the_constant_prediction(write):
     rows = cells(write(RECORDS))
     assert rows["abs"] == ["2", "4", "0.5", "+75 %"]
-    assert rows["delta"] == ["0", "0.25", "0.75", "+0.75"]  # no part of 0: the difference itself
-    assert rows["bias"] == ["0.5", "0.75", "1", "–"]  # no direction
+    assert rows["delta"] == ["0", "0.25", "0.75", "+0.75"]  # nothing is relative to 0, so this is the difference
+    assert rows["bias"] == ["0.5", "0.75", "1", "–"]  # this metric has no direction
     shown = text(write(RECORDS))
     assert "abs ↓ (m)" in shown
     assert "delta ↑" in shown
@@ -226,7 +226,7 @@ def test_cosines_are_summarised(write):
 def test_forty_tasks_are_readable_and_small(write, null):
     run = write(many_tasks(40, 2, null))
     page = report(run)
-    assert page.count("svg") == (3 if null else 5)  # the loss, weights, norms and the cosines' two
+    assert page.count("svg") == (3 if null else 5)  # the loss, weights, norms, and two of the cosines
     assert (run / "report.html").stat().st_size < 3e6
 
 
@@ -359,7 +359,7 @@ def test_the_grid_as_one_picture(write):
     assert path == run / "pictures.png"
     grid = np.asarray(Image.open(path))
     assert grid.shape[1] > 3 * 192  # the image and two tasks
-    left = 6  # the first picture, each of its pixels three wide
+    left = 6  # where the first picture begins; each of its pixels is three wide
     np.testing.assert_array_equal(grid[24 : 24 + 144 : 3, left : left + 192 : 3], SAMPLE[0][1])
 
 

@@ -56,7 +56,7 @@ class VectorEncoder(Encoder):
 
 
 def make_engine(name, options, width=64, names=NAMES, accumulation=1, precision="fp64", labels=2, **trainer):
-    """Three labellings of points, by linear decoders on a vector of that width; 8 samples per batch."""
+    """Returns an engine for three labellings of points, with linear decoders on a vector of that width."""
     torch.manual_seed(0)
     encoder = VectorEncoder(width)
     tasks = {name: TASKS.build("multilabel", name, tuple("vwxyz"[:labels]), decoder="linear") for name in sorted(names)}
@@ -110,12 +110,12 @@ def product(factors):
 
 
 def assert_rotation(rotation):
-    """The promise is 1e-5 in float32, for entries and determinant; here it must hold with a margin of ten.
+    """Checks a rotation. The promise is 1e-5 in float32, for entries and determinant. Here it must hold to 1e-6.
 
-    Both are computed in float64, so that only the error of the matrix itself counts. Stored in float32, an exact
-    rotation R has errors up to u |R_ij| with u = 6e-8: by Cauchy and Schwarz 2 u = 1.2e-7 in an entry of R^T R, and u
-    sqrt(d) / 2 in the determinant, as d^2 errors of either sign add up (4e-7 for d = 200). The rest of 1e-6 is for
-    errors that add up.
+    Both are computed in float64, so that only the error of the matrix itself counts. An exact rotation R that is stored
+    in float32 has errors of up to u |R_ij| with u = 6e-8. By Cauchy and Schwarz, an entry of R^T R has errors of up to
+    2 u = 1.2e-7. In the determinant, d^2 errors of either sign add up to u sqrt(d) / 2 (4e-7 for d = 200). The rest of
+    1e-6 is for errors that add up.
     """
     assert rotation.dtype == torch.float32
     rotation = rotation.detach().double()
@@ -139,7 +139,7 @@ def test_the_low_rank_exponential_is_the_whole_one(d, n, arc):
         whole += product(turn(whole, [((a.T @ b).T, None)], arc))
         torch.testing.assert_close(found, whole, rtol=0, atol=ROUNDING)
         torch.testing.assert_close(whole, orthogonal_matrix(d) @ arc_step(a.T @ b, arc), rtol=0, atol=ROUNDING)
-        assert (found - orthogonal_matrix(d)).abs().max() > arc * 1e-3 / d  # it did move
+        assert (found - orthogonal_matrix(d)).abs().max() > arc * 1e-3 / d  # the rotation has moved
 
 
 def test_what_is_aligned_or_zero_stands_still():
@@ -147,7 +147,7 @@ def test_what_is_aligned_or_zero_stands_still():
     for factors in ((left, 3 * left), (left, 0 * left), (left, left @ (left.T @ left))):
         rotation = orthogonal_matrix(40).float()
         change = product(turn(rotation, [factors], 1e-2))
-        # M - M^T is rounding, 1e-7 |M|, and its divisor |M| / 1000: 1e-4 of the arc of 1e-2, and a margin of ten.
+        # M - M^T is a rounding error of 1e-7 |M|, divided by |M| / 1000: 1e-4 of the arc of 1e-2, and a margin of ten.
         assert change.abs().max() < 1e-5
 
 
@@ -176,7 +176,7 @@ def test_the_geodesic_direction_is_the_gradient_of_the_lie_parameters_at_zero():
     engine._update = lambda *_: None
     step = engine.train_step(batch)
     for name, norm in zip(step.tasks, step.norms, strict=True):
-        gradient = norm * (totals[name].T - totals[name]).tril(-1)  # each entry of S is one number
+        gradient = norm * (totals[name].T - totals[name]).tril(-1)  # only the entries of S below the diagonal are free
         torch.testing.assert_close(balancer.generator[name].grad, gradient, rtol=NETWORK, atol=ROUNDING)
 
 
@@ -208,7 +208,7 @@ def test_the_alignment_falls_while_the_network_stands_still(width):
 
 
 def turned(d, n, lr, steps, same_direction):
-    """Returns the rotation after so many steps of `geodesic`, with n samples and positions per step."""
+    """Returns the rotation after `steps` steps of `geodesic`, with n samples and positions per step."""
     generator = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
     balancer = BALANCERS.build("rotograd", tasks=("a",))
@@ -222,7 +222,7 @@ def turned(d, n, lr, steps, same_direction):
 
 
 @pytest.mark.parametrize(
-    ("d", "n", "lr", "same_direction"),  # in the same direction, all steps round alike: the worst case
+    ("d", "n", "lr", "same_direction"),  # in the same direction, all steps round in the same way: the worst case
     [
         (6, 8, 1e-2, True),
         (6, 1, 0.1, True),
@@ -236,9 +236,9 @@ def test_rotations_stay_rotations_for_a_thousand_steps(d, n, lr, same_direction)
     assert_rotation(turned(d, n, lr, 1000, same_direction))
 
 
-@pytest.mark.parametrize(("update", "steps"), [("geodesic", 1000), ("adam", 200)])  # with `adam`, nothing adds up
+@pytest.mark.parametrize(("update", "steps"), [("geodesic", 1000), ("adam", 200)])  # with `adam`, errors do not add up
 def test_rotations_stay_rotations_and_the_alignment_loss_falls(toys, update, steps):
-    # A network that stands still shows what the leader does on its own.
+    # The network does not move, so the test shows only what the leader (the rotations) does.
     options = {"lr": 1e-2, "update": update}
     engine = toys.make_engine("rotograd", options=options, lr=1e-12, steps=steps, precision="fp32")
     batch = toys.make_batch()
@@ -249,7 +249,7 @@ def test_rotations_stay_rotations_and_the_alignment_loss_falls(toys, update, ste
     assert last < first - 0.1
     for rotation in engine.balancer.rotation.values():
         assert_rotation(rotation)
-        assert (rotation - torch.eye(6)).abs().max() > 0.1  # it did move
+        assert (rotation - torch.eye(6)).abs().max() > 0.1  # the rotation has moved
 
 
 def test_a_thousand_steps_one_way_are_one_long_arc():
@@ -264,7 +264,7 @@ def test_a_thousand_steps_one_way_are_one_long_arc():
         step = Step(balancer, number=number, rate=1e-6)
         step.note("a", (total.T.float(), None))
         balancer.after_step(step)
-    # Rounding (6e-8) of the direction, relative to the arc of 1e-3, and of the entries that are stored.
+    # Rounding errors (6e-8) of the direction, relative to the arc of 1e-3, and of the stored entries.
     torch.testing.assert_close(
         balancer.rotation["a"].double(), start @ arc_step(total, 1e-3), rtol=0, atol=6e-8 + 1e-3 * 1e-6
     )
@@ -279,8 +279,8 @@ def stand_still(rotation, remainder, number, rate):
 def test_a_rotation_and_its_remainder_keep_what_float32_cannot():
     value, pair = orthogonal_matrix(5), (torch.zeros(5, 5), torch.ones(5, 5))
     set_rotation(*pair, value)
-    for number in (1, 0):  # in which errors are taken out
-        # The remainder is below 6e-8 and known to 6e-8 of it.
+    for number in (1, 0):  # errors are removed in step 0 only
+        # The remainder is below 6e-8, with a relative error of 6e-8.
         torch.testing.assert_close(pair[0].double() + pair[1].double(), value, rtol=0, atol=1e-14)
         stand_still(*pair, number, 1e-3)
     torch.testing.assert_close(pair[0].double() + pair[1].double(), value, rtol=0, atol=1e-14)
@@ -290,7 +290,8 @@ def test_a_rotation_and_its_remainder_keep_what_float32_cannot():
 def test_errors_are_taken_out_once_the_turns_have_added_up_to_one(rate, every):
     corrected = []
     for number in range(1, 2 * every + 1):
-        rotation = 1.001 * torch.eye(3)  # which a step of Newton's brings within the square of 1e-3
+        # A step of Newton's method reduces the error of 1e-3 to about its square.
+        rotation = 1.001 * torch.eye(3)
         stand_still(rotation, torch.zeros(3, 3), number, rate)
         if (rotation - torch.eye(3)).abs().max() < 1e-5:
             corrected.append(number)
@@ -304,7 +305,7 @@ def test_adams_rotations_are_rotations(size):
     balancer.generator["a"].data.normal_(std=size, generator=torch.Generator().manual_seed(0))
     balancer.after_step(Step(balancer, rate=1e-3))
     assert_rotation(balancer.rotation["a"])
-    assert (balancer.rotation["a"] - balancer.base["a"]).abs().max() > 1e-3  # it did move
+    assert (balancer.rotation["a"] - balancer.base["a"]).abs().max() > 1e-3  # the rotation has moved
 
 
 @pytest.mark.parametrize("start", ["small", "random"])
@@ -317,9 +318,10 @@ def test_rotations_start_as_the_option_says(start, update):
         assert_rotation(rotation)
     a, b = (rotation.detach() for rotation in balancer.rotation.values())
     assert not torch.equal(a, b)
-    if start == "small":  # 1225 entries of standard deviation 1e-2, which a sample's is within 5 / sqrt(2 * 1225) of
+    # 5 standard errors of the deviation of 1225 entries, which is 1e-2, are 5 / sqrt(2 * 1225) = 10 %.
+    if start == "small":
         entries = ((a - a.T) / 2).tril(-1)
-        # Five standard errors: see above.
+        # Five standard errors, as above.
         assert (entries.square().sum() / 1225).sqrt() == pytest.approx(1e-2, rel=0.1)
     else:  # the trace of Haar's rotations has mean 0 and variance 1 (Diaconis and Shahshahani, 1994)
         assert abs(a.trace()) < 5
@@ -337,7 +339,7 @@ def test_adam_moves_each_entry_of_the_skew_matrix_by_lr(width):
     for name, total in totals.items():
         # Down the slope of -<M, exp(S)>, whose derivative at S = 0 by the skew entry below the diagonal is M^T - M.
         expected = start[name] @ torch.linalg.matrix_exp(0.02 * torch.sign(total - total.T))
-        torch.testing.assert_close(balancer.rotation[name], expected, rtol=0, atol=1e-6)  # B_k is known to 1e-7
+        torch.testing.assert_close(balancer.rotation[name], expected, rtol=0, atol=1e-6)  # B_k is exact to 1e-7
 
 
 @pytest.mark.parametrize("width", [6, 32, 64])
@@ -405,13 +407,13 @@ def test_lengths_are_relative_to_those_at_the_first_step_or_at_burn_in():
     steps = [{"a": 1.0, "b": 4.0}, {"a": 4.0, "b": 2.0}, {"a": 2.0, "b": 1.0}]
     # From the first step: ratios 2 and 1/4, alpha 8/9 and 1/9, C = 17/9.
     assert weights_after(0, *steps) == pytest.approx([17 / 18, 17 / 9])
-    assert weights_after(20, *steps) == pytest.approx([17 / 18, 17 / 9])  # step 20 is still to come
+    assert weights_after(20, *steps) == pytest.approx([17 / 18, 17 / 9])  # step 20 has not come yet
     # From step 1: ratios 1/2 and 1/2, C = 3/2.
     assert weights_after(1, *steps) == pytest.approx([3 / 4, 3 / 2])
     # From step 2, this one: ratios 1 and 1, C = 3/2.
     assert weights_after(2, {"a": 1.0, "b": 1.0}, steps[1], {"a": 2.0, "b": 1.0}) == pytest.approx([3 / 4, 3 / 2])
     default = BALANCERS.build("rotograd", tasks=("a",)).burn_in
-    assert default == 20  # the package's
+    assert default == 20  # as in the authors' package
 
 
 def test_a_task_that_is_absent_at_burn_in_is_measured_when_it_comes_back():
@@ -425,7 +427,7 @@ def test_a_length_of_zero_is_none_to_compare_with():
     assert weights_after(0, steps[0]) == pytest.approx([1.0, 0.0])  # b has no gradient: a alone decides on C
     # Ratios 1 and 1/2, alpha 2/3 and 1/3, C = 4/3.
     assert weights_after(0, *steps) == pytest.approx([4 / 3, 2 / 3])
-    # Taken once more from step 1 on, b's length is that of step 2: ratios 1 and 1/2, C = 2/3 + 1/3.
+    # From step 1 on, b's length is measured at step 2: ratios 1 and 1/2, C = 2/3 + 1/3.
     steps = [{"a": 1.0, "b": 4.0}, {"a": 1.0, "b": 0.0}, {"a": 1.0, "b": 2.0}, {"a": 1.0, "b": 1.0}]
     assert weights_after(1, *steps) == pytest.approx([1.0, 1.0])
 
@@ -449,7 +451,7 @@ def test_lr_decays_and_only_the_first_dim_channels_of_the_level_turn():
         before = engine.balancer.rotation["a"].detach().clone()
         engine.train_step(make_batch(number))
         arcs.append(arc_between(before, engine.balancer.rotation["a"].detach()))
-    assert arcs == pytest.approx([0.4, 0.2, 0.1], abs=1e-6)  # the start is known to 1e-7
+    assert arcs == pytest.approx([0.4, 0.2, 0.1], abs=1e-6)  # the start is exact to 1e-7
     z = torch.randn(3, 8, dtype=torch.float64)
     (found,) = engine.balancer.adapter("a", [z])
     torch.testing.assert_close(found[:, :5], z[:, :5] @ engine.balancer.rotation["a"].T, rtol=0, atol=ROUNDING)
@@ -457,7 +459,7 @@ def test_lr_decays_and_only_the_first_dim_channels_of_the_level_turn():
 
 
 class MapEncoder(VectorEncoder):
-    """The same numbers as a map (B, C, 2, 2)."""
+    """Returns the same numbers as a map (B, C, 2, 2)."""
 
     def __init__(self, width):
         super().__init__(width)
@@ -482,7 +484,7 @@ class FlatHead(Decoder):
 
 @pytest.mark.parametrize("update", ["geodesic", "adam"])
 def test_a_flattened_map_turns_as_the_vector_of_its_numbers(update, monkeypatch):
-    """n counts samples then: positions of one sample are entries of one vector."""
+    """Here n counts samples, because the positions of one sample are entries of one vector."""
     options = {"update": update, "dim": 6}
     vector = make_engine("rotograd", options, width=12)
     monkeypatch.setattr(sys.modules[__name__], "VectorEncoder", MapEncoder)
@@ -511,7 +513,7 @@ def test_two_processes_equal_one(tmp_path):
     launch(2, __file__, str(tmp_path / "two.pt"))
     two = torch.load(tmp_path / "two.pt")
     for key, (state, spread) in two.items():
-        assert spread == 0  # both processes hold the same
+        assert spread == 0  # both processes have equal values
         assert_same(run(key), state, tolerance=NETWORK)
 
 

@@ -29,7 +29,7 @@ def rotation(d, seed=0, size=1.0):
 
 
 def distance(q, target, source):
-    """Returns the minimised sum."""
+    """Returns the sum that the rotation minimises."""
     return (source @ q.T - target).square().sum()
 
 
@@ -43,22 +43,22 @@ def test_no_rotation_brings_the_gradients_closer():
         least = distance(best, t, s)
         for seed in range(200):
             assert distance(rotation(5, seed), t, s) > least
-            assert distance(best @ rotation(5, seed, 1e-3), t, s) >= least - 1e-12  # the neighbours neither
+            assert distance(best @ rotation(5, seed, 1e-3), t, s) >= least - 1e-12  # nearby rotations are not better
     exact = rotation_nearest((source @ rotation(5)).T @ source, 1e-8)
-    torch.testing.assert_close(exact, rotation(5).T, rtol=0, atol=1e-12)  # a rotation between them is found
+    torch.testing.assert_close(exact, rotation(5).T, rtol=0, atol=1e-12)  # an exact rotation is found
 
 
 def test_an_undetermined_rotation_is_the_one_nearest_to_the_present_one():
     target, source, one = normal(2, 6, seed=3), normal(2, 6, seed=4), torch.eye(6, dtype=torch.float64)
     best = rotation_nearest(target.T @ source, 1e-8)
     least = distance(best, target, source)
-    basis = torch.linalg.svd(source).Vh  # the last four rows are free
+    basis = torch.linalg.svd(source).Vh  # the gradients do not determine its last four rows
     for seed in range(200):
         other = torch.block_diag(one[:2, :2], rotation(4, seed, 0.1 * (seed + 1) / 200))
         other = best @ basis.T @ other @ basis
-        assert distance(other, target, source) == pytest.approx(least.item(), abs=1e-12)  # as good,
-        assert (other - one).norm() > (best - one).norm() - 1e-12  # and not nearer
-    noise = 1e-15 * normal(6, 6, seed=5)  # what another order of summation does
+        assert distance(other, target, source) == pytest.approx(least.item(), abs=1e-12)  # equally good,
+        assert (other - one).norm() > (best - one).norm() - 1e-12  # but not nearer
+    noise = 1e-15 * normal(6, 6, seed=5)  # the effect of another order of summation
     torch.testing.assert_close(rotation_nearest(target.T @ source + noise, 1e-8), best, rtol=0, atol=ROUNDING)
     torch.testing.assert_close(rotation_nearest(torch.zeros_like(one), 1e-8), one, rtol=0, atol=SMALL)
 
@@ -81,7 +81,7 @@ def textbook(engine, batch):
 
 @pytest.mark.parametrize("update", ["closed_form_step", "jump", "sgd"])
 def test_a_step_moves_the_leader_by_the_papers_formulas(update):
-    engine = make_engine(NAME, {"lr": 0.1, "update": update}, width=4, labels=5)  # which determine 4 channels
+    engine = make_engine(NAME, {"lr": 0.1, "update": update}, width=4, labels=5)  # 5 labels determine 4 channels
     balancer = engine.balancer
     for number in range(2):
         engine.train_step(make_batch(number, labels=5))
@@ -117,7 +117,7 @@ def test_the_forward_is_the_rigid_motion_about_the_centres():
     engine = make_engine(NAME, {"lr": 0.3, "dim": 5}, width=8)
     for number in range(3):
         engine.train_step(make_batch(number))
-    balancer, z = engine.balancer, normal(3, 8, 2, 2)  # maps as well as vectors
+    balancer, z = engine.balancer, normal(3, 8, 2, 2)  # maps work like vectors
     (found,) = balancer.adapter("a", [z])
     centred = z[:, :5] - balancer.centre.view(5, 1, 1)
     task_centre = balancer.offset["a"] + balancer.rotation["a"] @ balancer.centre
@@ -148,7 +148,7 @@ def test_micro_batches_add_up(width):
         engine.train_step(half)
         alike.train_step(other)
     assert engine.step == 1
-    assert_same(state_of(engine), state_of(alike), tolerance=1e-9)  # the last one does not count for more
+    assert_same(state_of(engine), state_of(alike), tolerance=1e-9)  # all micro-batches count equally
     fresh = make_engine(NAME, options, width, accumulation=2)
     mean = torch.cat([fresh.network.encoder(fresh.prepare(half)[0])[0] for half in halves]).mean(0).detach()
     torch.testing.assert_close(engine.balancer.centre, 0.2 * mean)
@@ -163,14 +163,14 @@ def test_the_weights_take_gradnorms_direction_and_never_pass_the_target():
         n, loss = (torch.stack([found[name] for name in NAMES]) for found in (norms, losses))
         w = torch.stack([balancer.weight[name].detach() for name in NAMES])
         step = engine.train_step(batch)
-        torch.testing.assert_close(step.weights, w)  # which the encoder's gradient is made with
+        torch.testing.assert_close(step.weights, w)  # the encoder's gradient has these weights
         rates = loss / torch.stack([balancer.initial_loss[name] for name in NAMES])
         target = (w * n).mean() * (rates / rates.mean()) ** 0.7
         moved = torch.where((w * n - target).abs() > 0.02 * n, w - 0.02 * torch.sign(w * n - target), target / n)
         found = torch.stack([balancer.weight[name].detach() for name in NAMES])
         torch.testing.assert_close(found, moved * 3 / moved.sum(), rtol=NETWORK, atol=ROUNDING)
         moves.append((w * n - target).abs() > 0.02 * n)
-    assert {True, False} == {bool(value) for value in torch.stack(moves).flatten()}  # both cases were met
+    assert {True, False} == {bool(value) for value in torch.stack(moves).flatten()}  # both cases occurred
 
 
 def test_an_absent_task_keeps_its_features_and_a_resumed_run_goes_on_bit_for_bit(tmp_path):
@@ -190,7 +190,7 @@ def test_an_absent_task_keeps_its_features_and_a_resumed_run_goes_on_bit_for_bit
 
 
 @pytest.mark.parametrize(
-    ("update", "lr", "n", "same_direction"),  # 2 samples leave a span of 4 of the 8 channels, 8 samples all
+    ("update", "lr", "n", "same_direction"),  # 2 samples span 4 of the 8 channels, 8 samples span all
     [
         ("closed_form_step", 0.02, 2, True),
         ("closed_form_step", 0.3, 8, False),
@@ -231,7 +231,7 @@ def weights_after_steps(sizes, **options):
         step = Step(balancer, number=number, rate=balancer.lr)
         for task, size in found.items():
             step.note(("sizes", task), torch.tensor(size, dtype=torch.float64))
-            # The two gradients are alike, so that the rotations stay.
+            # The two gradients are equal, so the rotations do not move.
             step.note(("pairs", task), (torch.ones(1, 4), torch.ones(1, 4)))
         step.note("sums", torch.ones(5))
         balancer.after_step(step)
@@ -240,12 +240,12 @@ def weights_after_steps(sizes, **options):
 
 @pytest.mark.parametrize("loss", [0.0, 0.5])
 def test_a_task_without_a_first_loss_is_left_out_and_the_others_are_balanced(loss):
-    """By hand, alpha 1: the rates of a and b are 1/2 and 1, relative to their mean 2/3 and 4/3."""
+    """By hand with alpha 1: the rates of a and b are 1/2 and 1. Relative to their mean, they are 2/3 and 4/3."""
     first = {"a": (1.0, 4.0), "b": (1.0, 1.0), "c": (0.0, 0.0)}  # all at their targets
     second = {"a": (2.0, 2.0), "b": (1.0, 1.0), "c": (0.0, 0.0)}  # mean 1.5, targets 1 and 2: a falls, b grows
     found = weights_after_steps([first, second], alpha=1.0)
     assert found == pytest.approx([0.9, 1.1, 1.0])
-    # A first loss at a later step is a rate of 1: with 1/2, 1 and 1 the mean is 5/6.
+    # A first loss at a later step gives a rate of 1. The mean of 1/2, 1 and 1 is 5/6.
     third = {"a": (1 / 0.9, 2.0), "b": (1 / 1.1, 1.0), "c": (1.0, loss)}  # all w_k n_k are 1
     moved = [0.8, 1.1 + 0.1, 1.1]
     expected = [0.9 - 0.1, 1.2, 1.0] if loss == 0 else [w * 3 / sum(moved) for w in moved]
@@ -261,9 +261,9 @@ def test_a_task_without_a_first_loss_is_left_out_and_the_others_are_balanced(los
     ],
 )
 def test_alpha_favours_the_slow_task(alpha, moved):
-    """By hand: lengths 1.2 and 1 have the mean 1.1; rates relative to their mean are 1.5 and 0.5."""
+    """By hand: the mean of the lengths 1.2 and 1 is 1.1. Relative to their mean, the rates are 1.5 and 0.5."""
     sizes = [{"a": (1.0, 1.0), "b": (1.0, 3.0)}, {"a": (1.2, 1.0), "b": (1.0, 1.0)}]
-    expected = [*(2 * w / sum(moved) for w in moved), 1.0]  # of c nothing is known
+    expected = [*(2 * w / sum(moved) for w in moved), 1.0]  # c has no values
     assert weights_after_steps(sizes, alpha=alpha) == pytest.approx(expected)
 
 
@@ -271,5 +271,5 @@ def test_a_task_whose_gradient_is_zero_keeps_its_share_of_the_weights():
     balancer = BALANCERS.build(NAME, tasks=("a", "b", "c"), weight_lr=0.1)
     sizes = {"a": (1.0, 2.0), "b": (0.0, 2.0), "c": (3.0, 2.0)}  # |G_k|, L_k
     balancer._move_weights({task: torch.tensor(size, dtype=torch.float64) for task, size in sizes.items()}, 0.1)
-    # a's gradient is shorter than the mean of 4/3 and c's longer, so that a gains 0.1 and c loses 0.1; b stays.
+    # The mean length is 4/3. a's gradient is shorter, so a gains 0.1. c's is longer, so c loses 0.1. b does not change.
     torch.testing.assert_close(stack(balancer.weight, ("a", "b", "c")), torch.tensor([1.1, 1.0, 0.9]))

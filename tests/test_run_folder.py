@@ -1,4 +1,4 @@
-"""The folder of a run that begins or continues: failed starts, lost parts, modes of files, figures."""
+"""The folder of a run that begins or continues: failed starts, lost parts, file modes, and figures."""
 
 import os
 import shutil
@@ -34,7 +34,7 @@ trainer: {max_steps: 4, eval_every: 2, log_every: 1}
 
 @DATASETS.register("rooms_of_noise")
 class Noise(Dataset):
-    """Random pictures. Their validation split may lack the depth."""
+    """Random pictures. With `lacking`, the validation split has no depth."""
 
     def __init__(self, root=None, split="train", size=None, limit=None, lacking=False):
         self.width, self.height = size or (48, 32)
@@ -70,7 +70,7 @@ def compose(tmp_path):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A run of four steps, which must not be changed."""
+    """A run of four steps. Tests must not change it."""
     folder = tmp_path_factory.mktemp("finished")
     (folder / "noise.yaml").write_text(YAML)
     return Experiment.compose(str(folder / "noise.yaml"), [f"output_dir={folder / 'run'}"]).run()
@@ -111,7 +111,7 @@ def test_a_logged_figure_and_evaluate_agree_to_the_last_digit(compose, precision
 
 
 def test_reduced_precision_is_not_that_of_float32(compose):
-    """Otherwise the test above could not tell them apart."""
+    """Otherwise the test above could not see a difference."""
     run = compose("trainer.precision=bf16", "trainer.max_steps=2").run()
     _, predictor, _ = inference.load_run(run)
     image = predictor.image(torch.rand(2, 3, 32, 48))
@@ -126,7 +126,7 @@ def test_reduced_precision_is_not_that_of_float32(compose):
 def test_a_figure_without_a_value_is_never_the_best(compose, tmp_path):
     words = ["data.lacking=true", "trainer.monitor=depth/abs", "trainer.early_stopping=1"]
     run = compose(*words).run()
-    assert log.last_step(run / "metrics.jsonl") == 4  # early stopping did not fire
+    assert log.last_step(run / "metrics.jsonl") == 4  # early stopping did not end the run
     assert not any(record.get("best") for record in log.read_log(run / "metrics.jsonl"))
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["last"]
     first, last = incidents(run)
@@ -165,7 +165,7 @@ def test_a_start_without_a_finished_step_is_begun_anew(compose, monkeypatch, tmp
     with pytest.raises(ValueError, match="out of memory"):
         compose("trainer.lr=0.5", "balancer=gradnorm").run()
     monkeypatch.undo()
-    assert (run / "checkpoints" / "last").is_dir()  # of the untrained model
+    assert (run / "checkpoints" / "last").is_dir()  # it holds the untrained model
     compose("trainer.lr=0.001", "balancer=uniform").run(resume=resume)
     found, expected = (load_file(r / "checkpoints" / "last" / "model.safetensors") for r in (run, finished))
     assert all(torch.equal(found[name], value) for name, value in expected.items())
@@ -189,7 +189,7 @@ def test_a_refused_start_leaves_the_run_as_it_is(compose, copied):
         compose("trainer.lr=0.5").run()
     assert files_of(copied) == before
     shutil.rmtree(copied / "checkpoints")
-    (copied / "config.yaml").unlink()  # the records alone are worth keeping
+    (copied / "config.yaml").unlink()  # the records alone must be kept too
     with pytest.raises(FileExistsError, match=r"holds a run: records up to step 4"):
         compose().run()
     with pytest.raises(FileNotFoundError, match=r"cannot be resumed: its config\.yaml is missing"):
@@ -216,7 +216,7 @@ def test_two_jobs_started_at_once_in_one_folder(tmp_path):
     errors = [job.communicate(timeout=300)[1] for job in jobs]
     assert sorted(job.returncode for job in jobs) == [0, 2], errors
     winner, loser = (0, 1) if jobs[0].returncode == 0 else (1, 0)
-    # "holds a run" where the other was through before this one had even started
+    # "holds a run" if the other job had ended before this one started
     assert f"in use: process {jobs[winner].pid} on" in errors[loser] or "holds a run" in errors[loser]
     assert read_config(tmp_path / "run" / "config.yaml").trainer.lr == rates[winner]
     logged = {
@@ -255,12 +255,12 @@ def test_a_run_without_its_best_checkpoint_goes_on(compose, copied):
         inference.evaluate_run(copied)
     compose("trainer.max_steps=6").run(resume=True)
     assert "The checkpoint 'best' was lost" in incidents(copied)[0]
-    assert checkpoint.steps(copied)["best"] == 6  # the only evaluation since
+    assert checkpoint.steps(copied)["best"] == 6  # the only evaluation since then
     assert [r["step"] for r in log.read_log(copied / "metrics.jsonl") if r.get("best")][-1] == 6
 
 
 def test_the_figures_of_a_lost_best_checkpoint_are_not_the_results(compose, copied):
-    """Nothing is left to train, so no evaluation replaces the lost one: table and `evaluate` show one model."""
+    """No steps are left, so no evaluation replaces the lost one. The table and `evaluate` show the same model."""
     shutil.rmtree(copied / "checkpoints" / "best")
     compose().run(resume=True)
     history = History(copied)
@@ -304,7 +304,7 @@ def test_a_run_without_its_description_is_named(copied):
 
 
 def test_all_that_a_run_writes_has_the_mode_that_the_umask_gives(compose):
-    mask, before = 0o002, os.umask(0o002)  # of a group that shares its files
+    mask, before = 0o002, os.umask(0o002)  # as for a group that shares its files
     try:
         run = compose("trainer.max_steps=1").run()
         compose("trainer.max_steps=2").run(resume=True)
@@ -333,7 +333,7 @@ def test_one_sample_a_micro_batch_is_refused_before_training(compose, tmp_path):
 
 
 def test_a_smaller_last_batch_is_looked_at_before_training(compose, tmp_path):
-    def words(size):  # of twelve samples
+    def words(size):  # there are twelve samples
         return f"data.batch_size={size}", "data.drop_last=false", "trainer.max_epochs=2", "trainer.max_steps=null"
 
     with pytest.raises(ValueError, match=r"single value.*batch_size=11; the last batch of an epoch has 1 samples"):
@@ -352,7 +352,8 @@ def test_an_encoder_with_too_small_maps_is_refused_before_training(compose):
 
 
 def test_the_last_batch_of_an_evaluation_may_be_one_sample(compose):
-    run = compose("task.seg.decoder=deeplabv3", "data.eval_batch_size=4", "trainer.max_steps=1").run()  # 4 and 1
+    # The batches of the evaluation have 4 samples and 1 sample.
+    run = compose("task.seg.decoder=deeplabv3", "data.eval_batch_size=4", "trainer.max_steps=1").run()
     assert History(run).trained["loss/seg"] > 0
 
 

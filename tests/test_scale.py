@@ -8,7 +8,7 @@ from mtlkit.balancer import Balancer
 from mtlkit.gradients import inner_products, weighted_sum
 
 CASES = [(name, space) for name in BALANCERS.names() for space in BALANCERS.get(name).spaces]
-# Where a common scale of the losses matters by definition: a penalty or a loss of their own stands beside the losses.
+# By definition, a common scale of the losses matters beside a penalty or another loss, and to stch without warm-up.
 OWN_SCALE = {"adversarial", "cosreg", "stch"}
 
 
@@ -41,7 +41,7 @@ def test_the_scale_of_all_losses_does_not_turn_the_encoders_gradient(toys, name,
         assert gradient.any()
         found.append(gradient / gradient.norm())
     if name not in OWN_SCALE:
-        # 3e-5: float32's 6e-8, times 100 for sums and TorchJD's own threshold on lengths, as an angle 2e-3.
+        # 3e-5: float32's 6e-8, times 100 for sums, and TorchJD's own threshold on lengths.
         assert found[0] @ found[1] > 1 - 3e-5
 
 
@@ -58,7 +58,7 @@ class Reader(Balancer):
 
 
 class Differentiable(Balancer):
-    """Keeps them before the backward pass."""
+    """Keeps the Gram matrices before the backward pass."""
 
     needs = frozenset({"create_graph"})
     spaces = ("features", "last_layer")
@@ -78,7 +78,7 @@ def test_gram_matrices_of_tasks_of_every_size_are_those_of_float64(toys, cls, sp
     for single, double in zip(*found, strict=True):
         if double is not None:
             lengths = double.diagonal().abs().sqrt()
-            # 1e-4: some hundred roundings of float32, relative to the lengths, for products may cancel.
+            # 1e-4: some hundred float32 roundings with a margin. Relative to the lengths, because products may cancel.
             assert ((single - double) / lengths / lengths[:, None]).abs().max() < 1e-4
             assert single.abs().min() > 0
 

@@ -27,7 +27,7 @@ def root(tmp_path_factory):
 
 @pytest.fixture
 def no_rendering(monkeypatch):
-    monkeypatch.setattr(cache, "render_frame", lambda *_: pytest.fail("rendered although the frames are there"))
+    monkeypatch.setattr(cache, "render_frame", lambda *_: pytest.fail("a frame was rendered although the cache has it"))
 
 
 def equal(a, b):
@@ -63,7 +63,7 @@ def test_samples_keep_the_contract(root):
         for name in ("normals", "opposite"):
             assert targets[name].shape == (3, 20, 24)
             assert targets[name].dtype == torch.float32
-            # The cache keeps normals in 16 bits, to 3e-5 an axis.
+            # The cache keeps each component of a normal in 16 bits, with errors of up to 3e-5.
             torch.testing.assert_close(targets[name].norm(dim=0), seen.float(), atol=1e-4, rtol=0)
             assert (targets[name][2] < 0.7).all()
         assert targets["attributes"].shape == (12,)
@@ -80,7 +80,7 @@ def test_samples_are_the_rendered_frames(root):
     np.testing.assert_allclose(sample["image"].numpy(), np.moveaxis(frame.image, 2, 0), atol=0.5 / 255 + 1e-6)
     np.testing.assert_array_equal(sample["targets"]["segmentation"].numpy(), frame.label)
     np.testing.assert_allclose(sample["targets"]["depth"][0].numpy(), frame.depth, atol=0.5e-3 + 1e-6)
-    # As above: 16 bits an axis.
+    # As above: 16 bits per component.
     np.testing.assert_allclose(sample["targets"]["normals"].numpy(), np.moveaxis(frame.normals, 2, 0), atol=1e-4)
     np.testing.assert_array_equal(sample["targets"]["attributes"].numpy(), frame.attributes)
 
@@ -119,7 +119,7 @@ def test_a_data_set_travels_to_a_worker_without_its_frames(root):
 @pytest.mark.usefixtures("no_rendering")
 def test_intrinsics_are_those_of_the_size(root):
     assert Scenes(root, size=SIZE, limit=8).intrinsics() == intrinsics(*SIZE)
-    # Published to four decimals.
+    # The published values have four decimals.
     assert intrinsics(640, 480) == pytest.approx((518.8579, 519.4696, 325.5824, 253.7362), abs=1e-3)
 
 
@@ -207,14 +207,14 @@ def test_wrong_options_are_refused_before_anything_is_rendered(tmp_path, options
 
 
 def test_the_renderer_gives_what_its_version_gave() -> None:
-    """Rare pixels may differ between platforms; anything more needs a new VERSION (tools/make_golden_scenes.py)."""
+    """A few pixels may differ between platforms. Other differences need a new VERSION (tools/make_golden_scenes.py)."""
     with np.load(Path(__file__).parent / "golden" / "scenes.npz") as file:
         golden = dict(file)
     assert int(golden["version"]) == VERSION
     for i, (split, index) in enumerate((("train", 0), ("val", 3), ("test", 7))):
         frame = render_frame(index, split, (48, 36))
-        # Normals are kept in float16, to 5e-4, pictures in bytes; a pixel on an edge may fall to either side.
+        # The file has normals in float16 (errors up to 5e-4) and images in bytes. Pixels on an edge may differ.
         assert (frame.label == golden["label"][i]).mean() >= 0.999
         assert np.isclose(frame.depth, golden["depth"][i], rtol=1e-3).mean() >= 0.999
         assert np.isclose(frame.normals, golden["normals"][i], atol=2e-3).all(-1).mean() >= 0.999
-        assert np.isclose(frame.image * 255, golden["image"][i], atol=2).mean() >= 0.99  # of 255 levels
+        assert np.isclose(frame.image * 255, golden["image"][i], atol=2).mean() >= 0.99  # 2 of 255 levels

@@ -1,4 +1,4 @@
-"""Rendering in several processes; starting them, and importing torch in them, takes most of this file's time."""
+"""Rendering in several processes. This file takes most of its time to start them and to import torch in them."""
 
 import sys
 
@@ -20,7 +20,7 @@ def test_processes_give_the_same_bytes_as_one(tmp_path, monkeypatch, request, ca
     alone = cache.load_arrays(Scenes(tmp_path / "alone", size=SIZE, limit=3).folder)
     assert capfd.readouterr().err == ""
     request.getfixturevalue("two_processes")
-    monkeypatch.setattr(cache, "fill", lambda *_: pytest.fail("rendered in this process"))
+    monkeypatch.setattr(cache, "fill", lambda *_: pytest.fail("a frame was rendered in this process"))
     shared = Scenes(tmp_path / "shared", size=SIZE, limit=3)
     for name, values in cache.load_arrays(shared.folder).items():
         np.testing.assert_array_equal(values, alone[name])

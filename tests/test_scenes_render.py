@@ -1,4 +1,4 @@
-"""The renderer of the data set `scenes`: geometry, conventions, determinism, knobs."""
+"""The renderer of the data set `scenes`: geometry, conventions, determinism, and the options in `Knobs`."""
 
 from dataclasses import replace
 
@@ -28,7 +28,7 @@ def camera_rays(frame):
 
 @pytest.mark.parametrize("kind", [BOX, CYLINDER, ELLIPSOID, ROOM])
 def test_the_first_hit_is_the_first(kind):
-    """Depth equals that of a search along the rays, for a rotated and stretched primitive."""
+    """For a rotated and stretched primitive, the depth equals the result of a search along the rays."""
     rng = np.random.default_rng(kind)
     axes = np.linalg.qr(rng.normal(size=(3, 3)))[0]
     one = np.ones(1, dtype=int)
@@ -41,7 +41,7 @@ def test_the_first_hit_is_the_first(kind):
     distance, hit = trace(shapes, origin, rays)
 
     def outside(t):
-        """How far out points are in the primitive's own frame, where its surface is at 1."""
+        """Returns the distance of points from the centre in the primitive's own frame, where the surface is at 1."""
         local = axes @ (origin[:, None] + rays * t - centre[0][:, None]) / half[0][:, None]
         if kind == ELLIPSOID:
             return np.linalg.norm(local, axis=0)
@@ -85,7 +85,7 @@ def test_normals_match_the_differences_of_depth(frames):
         kind = frame.scene.shapes.kind[frame.hit[1:-1, 1:-1]]
         flat.append(angle[alone & face])
         curved.append(angle[alone & (kind == ELLIPSOID)])
-    # In degrees: arccos near 1 turns a rounding of 1e-16 into sqrt(2e-16) = 1e-8 rad.
+    # In degrees. Near 1, arccos turns a rounding error of 1e-16 into sqrt(2e-16) = 1.4e-8 rad.
     assert np.concatenate(flat).max() < 1e-3
     assert np.median(np.concatenate(curved)) < 5
 
@@ -103,7 +103,7 @@ def test_the_mirrored_camera_sees_the_flipped_picture():
     np.testing.assert_allclose(mirrored.depth, plain.depth[:, ::-1], atol=NETWORK)
     np.testing.assert_array_equal(mirrored.label, plain.label[:, ::-1])
     np.testing.assert_allclose(mirrored.normals, plain.normals[:, ::-1] * [-1, 1, 1], atol=NETWORK)
-    # Textures are drawn by position to float32; pictures are in 0 to 1.
+    # Textures depend on the position in float32. Images are in 0 to 1.
     assert np.abs(mirrored.image - plain.image[:, ::-1]).mean() < 1e-3
     assert (mirrored.attributes == plain.attributes).all()
 

@@ -75,7 +75,7 @@ def test_yaml_builds_no_objects(capsys: pytest.CaptureFixture) -> None:
 def test_which_commands_import_the_plug_ins_of_a_run(
     words: list[str], imports: bool, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    """The module raises when it is imported, so that nothing else happens then."""
+    """The plug-in raises an error when it is imported, so the command stops there."""
     Experiment.compose("scenes").config.save(folder / "config.yaml")
     Image.new("RGB", (64, 48)).save("picture.png")
     text = (folder / "config.yaml").read_text().replace("plugins: []", "plugins: [hidden_module]")

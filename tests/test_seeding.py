@@ -1,4 +1,4 @@
-"""Only the seed decides initial weights, data and dropout, whatever a balancer draws, and wherever it draws."""
+"""Only the seed decides initial weights, data and dropout, even if a balancer draws random numbers in every method."""
 
 import random
 from dataclasses import replace
@@ -36,7 +36,7 @@ WORDS = [
 
 
 class Dropping(Decoder):
-    """A linear map of the deepest level's mean, behind dropout."""
+    """A linear map of the deepest level's mean, after dropout."""
 
     dense = False
 
@@ -90,7 +90,7 @@ def _registered(monkeypatch):
     monkeypatch.setitem(DECODERS._classes, "dropping", Dropping)
     monkeypatch.setattr(Noisy, "drawn", ())
     yield
-    ConfigStore.instance().repo.get("balancer", {}).pop("noisy.yaml", None)  # where `compose` keeps names
+    ConfigStore.instance().repo.get("balancer", {}).pop("noisy.yaml", None)  # `compose` keeps the names there
 
 
 @pytest.fixture(scope="module")

@@ -36,7 +36,7 @@ def jacobian(kind, k, seed=0):
     rows = torch.randn(k, {"wide": 4 * k, "tight": k + 1}.get(kind, 2 * k + 2), generator=g, dtype=torch.float64)
     if kind in ("agreeing", "mixed"):
         rows += torch.randn(rows.shape[1], generator=g, dtype=torch.float64)
-    if kind == "conflicting":  # the mean nearly vanishes
+    if kind == "conflicting":  # the mean is nearly zero
         rows = rows - 0.97 * rows.mean(dim=0)
     if kind == "mixed":
         rows *= 10 ** torch.linspace(-12, 12, k, dtype=torch.float64)[torch.randperm(k, generator=g), None]
@@ -66,7 +66,7 @@ def kinds_and_sizes(*sizes):
 # -- the shared golden values ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(not GOLDEN.exists(), reason=f"{GOLDEN} is not there")
+@pytest.mark.skipif(not GOLDEN.exists(), reason=f"{GOLDEN} does not exist")
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "dual_projection"])
 def test_conformance(name):
     for case in json.loads(GOLDEN.read_text())["cases"]:
@@ -74,7 +74,7 @@ def test_conformance(name):
         expected = case["expected"][name]
         weights = build(name, len(gram), **expected["kwargs"]).weights(gram)
         assert weights.dtype == torch.float64
-        # CAGrad's golden values miss the optimality conditions by 4e-8 themselves.
+        # CAGrad's golden values themselves miss the optimality conditions by 4e-8.
         assert difference(weights, torch.tensor(expected["weights"], dtype=torch.float64), gram) < 3e-7
 
 
@@ -88,7 +88,7 @@ def test_min_norm_point_is_optimal(kind, k):
     norms = gram.diagonal().sqrt()
     assert (w >= 0).all()
     assert w.sum().item() == pytest.approx(1)
-    # <g_i, g_w> >= |g_w|^2, equal on the support; as cosines, since lengths differ by up to 1e24
+    # <g_i, g_w> >= |g_w|^2, with equality on the support. In cosines, because lengths differ by up to 1e24.
     slack = ((gram @ w) / length(w, gram) - length(w, gram)) / norms
     # Rounding of products of unit size, see tolerances.ROUNDING.
     assert slack.min() > -1e-12
@@ -117,7 +117,7 @@ def test_dual_cone_projection_is_optimal(kind, k):
         assert (w >= u).all()
         cosines = gram @ w / norms / length(u, gram)
         assert cosines.min() > -1e-12  # no task is harmed
-        assert cosines[w > u].abs().sum() < 1e-12 * k  # and those that were in the way stand at a right angle
+        assert cosines[w > u].abs().sum() < 1e-12 * k  # tasks that had to be changed end at a right angle
 
 
 @pytest.mark.parametrize("kind", ["tight", "conflicting", "agreeing"])
@@ -150,7 +150,8 @@ def test_fairgrad_solves_its_equations(kind, k, alpha):
     gram = gram_of(jacobian(kind, k))
     w = build("fairgrad", k, alpha=alpha).weights(gram)
     residual = (gram @ w) * w ** (1 / alpha) - 1
-    if kind == "mixed" and alpha != 1:  # lengths matter then, and the shortest weigh less than rounding in the sum
+    # Here lengths matter, and the weights of the shortest gradients are below the rounding of the sum.
+    if kind == "mixed" and alpha != 1:
         norms = gram.diagonal().sqrt()
         assert (w >= 0).all()
         assert ((gram @ w - w.clamp_min(1e-300) ** (-1 / alpha)) / norms).abs().max() < NETWORK * length(w, gram)
@@ -170,7 +171,7 @@ def test_best_worst_case_is_optimal(kind, k, c):
     products = gram @ (mean + push) / length(mean, gram)
     norms = gram.diagonal().sqrt()
     share = push * norms / (push * norms).max()
-    # All tasks that are pushed for gain equally little. Rounding is relative to each gradient's own length.
+    # All tasks that get a part of the push gain the same least amount. Rounding is relative to each gradient's length.
     least = (products + 1e-10 * norms).min()
     assert (products - 1e-10 * norms)[share > 1e-9].max() <= least
 
@@ -193,7 +194,7 @@ def test_cagrad_equals_a_fine_search(kind, seed):
     g = direction(s[best, None])[1][0]
     expected = mean + c * mean.norm() * g / g.norm()
     found = build("cagrad", 2, c=c).weights(gram_of(rows)) @ rows
-    assert (found - expected).norm() < 1e-6 * expected.norm()  # a search in values knows the place to about 1e-8
+    assert (found - expected).norm() < 1e-6 * expected.norm()  # a search by values finds the position to about 1e-8
 
 
 @pytest.mark.parametrize(("rescale", "factor"), [("none", 1), ("c", 1.4), ("c2", 1.16)])
@@ -280,7 +281,7 @@ def test_a_zero_gradient_elsewhere():
     rows[2] = 0
     gram, others = gram_of(rows), [0, 1, 3]
     rest = gram_of(rows[others])
-    assert min_norm_point(gram).tolist() == [0, 0, 1, 0]  # the shortest there is
+    assert min_norm_point(gram).tolist() == [0, 0, 1, 0]  # zero is the shortest gradient
     normalized = build("mgda", 4, normalization="l2").weights(gram)
     torch.testing.assert_close(normalized[others], build("mgda", 3, normalization="l2").weights(rest))
     for name in ("upgrad", "dual_projection", "aligned_mtl"):  # these take means over all four
@@ -322,8 +323,8 @@ def test_what_tends_to_zero_towards_opposition(angle):
     gram = gram_of(rows)
     for name in ("mgda", "cagrad", "upgrad", "dual_projection", "aligned_mtl"):
         assert (build(name, 2).weights(gram) @ rows).norm() < 2 * angle
-    a = build("nash", 2).weights(gram)  # its length stays, as long as the Gram matrix knows the angle
-    # The Gram matrix holds the square of an angle of 1e-5 to 1e-16 / 1e-10 = 1e-6; solving loses an order or two.
+    a = build("nash", 2).weights(gram)  # its length does not change if the Gram matrix can hold the angle
+    # The square of an angle of 1e-5 is exact to 1e-16 / 1e-10 = 1e-6. Solving loses a factor of 10 to 100.
     assert (a @ rows).norm().item() == pytest.approx(2**0.5, rel=1e-3)
 
 
@@ -342,7 +343,7 @@ def test_duplicates(copies):
     many = torch.cat([rows] * copies)
     gram = gram_of(many)
     assert (min_norm_point(gram) @ many - min_norm_point(gram_of(rows)) @ rows).norm() < ROUNDING
-    for name in ("dual_projection", "upgrad", "cagrad", "aligned_mtl"):  # the mean is the same, so are the tasks
+    for name in ("dual_projection", "upgrad", "cagrad", "aligned_mtl"):  # the copies do not change the mean
         found = build(name, len(many)).weights(gram) @ many
         expected = build(name, 3).weights(gram_of(rows)) @ rows
         torch.testing.assert_close(found, expected, rtol=NETWORK, atol=ROUNDING)
@@ -357,7 +358,7 @@ def test_duplicates(copies):
 def test_a_gram_summed_in_float32_is_no_reason_to_fail(name, seed):
     rows = torch.randn(12, 5, generator=torch.Generator().manual_seed(seed)) + torch.tensor([2.0, 0, 0, 0, 0])
     gram = (rows @ rows.T).double()
-    assert torch.linalg.eigvalsh(gram)[0] < 0  # it is no Gram matrix any more
+    assert torch.linalg.eigvalsh(gram)[0] < 0  # after rounding, it is no longer a Gram matrix
     found = build(name, 12).weights(gram) @ rows.double()
     expected = build(name, 12).weights(gram_of(rows.double())) @ rows.double()
     assert (found - expected).norm() < 1e-2 * expected.norm()
@@ -417,12 +418,12 @@ def test_mgda_minimises_the_normalised_combination(toys, normalization):
     shares = step.weights * scale
     assert shares.sum().item() == pytest.approx(1)
     products = step.gram @ step.weights / scale  # of the normalised gradients and their shortest combination
-    # tolerances.NETWORK
+    # The margin is tolerances.NETWORK.
     assert (products >= length(step.weights, step.gram) ** 2 * (1 - 1e-9)).all()
 
 
 def test_mgda_may_weigh_the_losses_by_what_it_found_for_the_normalised_gradients():
-    # Orthogonal gradients of the lengths 1 and 3, both 1 when they are divided by their lengths, or by these losses.
+    # Orthogonal gradients of lengths 1 and 3. Divided by their lengths, or by these losses, both have length 1.
     gram, losses = torch.diag(torch.tensor([1.0, 9.0])), torch.tensor([1.0, 3.0])
     for normalization in ("l2", "loss"):
         found = [
@@ -476,7 +477,7 @@ def test_cagrad_of_radius_zero_and_aligned_gradients_of_one_length_are_plain_sum
 
 
 def test_fairgrad_limits_the_length_of_what_it_has_multiplied():
-    # M w = 1 / w for orthogonal gradients of the lengths 2 and 4: w = (1/2, 1/4), and each adds a part of the length 1.
+    # M w = 1 / w for orthogonal gradients of lengths 2 and 4: w = (1/2, 1/4). Each adds a part of length 1.
     gram = torch.diag(torch.tensor([4.0, 16.0]))
     for options, factor in (({}, 1), ({"match_sum": True}, 2), ({"match_sum": True, "max_norm": 1.0}, 2**-0.5)):
         found = build("fairgrad", 2, alpha=1.0, **options).weights(gram)
@@ -495,7 +496,7 @@ def test_nash_keeps_its_weights_between_updates(toys):
 
 
 def test_nash_keeps_small_weights_and_zeros_too():
-    """By hand: orthogonal gradients of the lengths n have the weights 1 / n, and one of length 0 has the weight 0."""
+    """By hand: orthogonal gradients of lengths n have the weights 1 / n, and one of length 0 has the weight 0."""
 
     def weights(balancer, number, *squares):
         gram = torch.diag(torch.tensor(squares, dtype=torch.float64))

@@ -1,4 +1,4 @@
-"""Task gradients over the shared parameters, halves of a batch, and a second look at the losses."""
+"""Task gradients over the shared parameters, halves of a batch, and the losses after a step."""
 
 import copy
 
@@ -84,7 +84,7 @@ def test_decoders_do_not_notice_the_space(toys):
 
 def test_a_gradient_over_the_parameters_may_be_given_whole(toys):
     class Signs(Balancer):
-        """Returns the sum of the signs, which no weights of the tasks can make."""
+        """Returns the sum of the signs, which is no weighted sum of the task gradients."""
 
         spaces = ("parameters",)
         needs = frozenset({"gram"})

@@ -13,7 +13,7 @@ def test_no_group_is_on_both_sides(share: float) -> None:
     train, val = hold_out_groups(SCENES, share)
     assert sorted([*train, *val]) == list(range(len(SCENES)))
     assert not {SCENES[i] for i in train} & {SCENES[i] for i in val}
-    assert share * len(SCENES) <= len(val) < share * len(SCENES) + 8  # one group more at most
+    assert share * len(SCENES) <= len(val) < share * len(SCENES) + 8  # at most one group more than asked
     assert (np.diff(train) > 0).all()
 
 
@@ -21,7 +21,7 @@ def test_the_groups_are_drawn_and_always_the_same() -> None:
     val = hold_out_groups(SCENES, 0.12)[1]
     assert np.array_equal(val, hold_out_groups([hash(scene) for scene in SCENES], 0.12)[1])  # names do not matter
     thirds = np.bincount(val * 3 // len(SCENES), minlength=3)
-    assert thirds.min() > 0.1 * len(val)  # from all over
+    assert thirds.min() > 0.1 * len(val)  # groups come from all parts of the list
 
 
 @pytest.mark.parametrize(("count", "share"), [(795, 0.12), (795, 0.3), (2975, 0.1), (100, 0.1), (30, 0.1), (40, 0.02)])
@@ -29,11 +29,11 @@ def test_blocks_keep_their_distance(count: int, share: float) -> None:
     train, val = hold_out_blocks(count, share)
     assert len(val) == round(share * count)
     assert not set(train) & set(val)
-    assert np.abs(train[:, None] - val[None]).min() == 6  # five between them
+    assert np.abs(train[:, None] - val[None]).min() == 6  # at least five samples between them
     starts = val[np.diff(val, prepend=-99) > 1]
     assert len(starts) == max(1, round(len(val) / 20))
     assert len(train) >= count - len(val) - 10 * len(starts)
-    assert np.diff([*starts, count]).min() > 0.5 * count / (len(starts) + 1)  # evenly spread
+    assert np.diff([*starts, count]).min() > 0.5 * count / (len(starts) + 1)  # the blocks are evenly spread
 
 
 def test_nothing_held_out() -> None:

@@ -49,10 +49,10 @@ def test_the_average_of_a_gram_matrix_over_steps_and_micro_batches(toys):
 def test_by_hand():
     state = Kept(("b", "a", "c"), axes=2, start=NAN, rate=0.5)
     state.settle([(("a", "b"), torch.tensor([[1.0, 2.0], [2.0, 4.0]]))])
-    expected = [[4.0, 2.0, NAN], [2.0, 1.0, NAN], [NAN, NAN, NAN]]  # b, a, c
+    expected = [[4.0, 2.0, NAN], [2.0, 1.0, NAN], [NAN, NAN, NAN]]  # in the order b, a, c
     torch.testing.assert_close(state.of(("b", "a", "c")), torch.tensor(expected).double(), equal_nan=True)
     state.settle([(("b", "a"), torch.tensor([[8.0, NAN], [4.0, 3.0]])), (("a",), torch.tensor([[5.0]]))])
-    assert state.of(("a", "b")).tolist() == [[2.5, 3.0], [2.0, 6.0]]  # a: (1 + (3 + 5) / 2) / 2; NaN says nothing
+    assert state.of(("a", "b")).tolist() == [[2.5, 3.0], [2.0, 6.0]]  # a: (1 + (3 + 5) / 2) / 2; NaN is ignored
     state.settle([])
     assert state.of(("a",)).tolist() == [[2.5]]
     assert Kept(("a", "b"), axes=1, start=0.5).of(("b",)).tolist() == [0.5]
@@ -60,7 +60,7 @@ def test_by_hand():
 
 def test_values_stay_in_float64_and_go_through_a_checkpoint(toys, tmp_path):
     engine, other = (toys.make_engine(AveragedMGDA(toys.TASK_NAMES, rate=0.5), precision="fp32") for _ in range(2))
-    third = 1 / 3  # which float32 does not hold
+    third = 1 / 3  # float32 cannot hold it
     engine.balancer.average.value.fill_(third)
     checkpoint.save_checkpoint(engine, tmp_path / "saved")
     checkpoint.load_checkpoint(other, tmp_path / "saved")

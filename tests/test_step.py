@@ -1,4 +1,4 @@
-"""The tap: the values that foreign balancers may return, and the levels of a pyramid."""
+"""The tap: the values that foreign balancers may return, and the levels of an encoder."""
 
 import pytest
 import torch
@@ -37,7 +37,7 @@ def test_a_balancer_may_return_the_gradient_itself(toys):
     found, whole = engine.network.encoder.second.weight.grad, plain.network.encoder.second.weight.grad
     assert 0 < found.norm() < whole.norm() * 2
     assert not torch.equal(found, whole)
-    for name in toys.TASK_NAMES:  # decoders do not notice
+    for name in toys.TASK_NAMES:  # decoders are not affected
         for a, b in zip(
             engine.network.decoders[name].parameters(), plain.network.decoders[name].parameters(), strict=True
         ):
@@ -66,7 +66,7 @@ def test_the_gram_matrix_is_that_of_partial_derivatives_at_the_features(toys):
     for name, task in engine.tasks.items():
         with torch.no_grad():
             levels = engine.network.encoder(image)
-        levels = [level.requires_grad_() for level in levels]  # cut apart: no path from one to the other
+        levels = [level.requires_grad_() for level in levels]  # separate, with no path from one level to another
         features = engine.balancer.adapter(name, levels)
         output = engine.network.decoders[name](features)
         if task.dense:

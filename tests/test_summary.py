@@ -79,7 +79,7 @@ def test_spread(length: int, count: int) -> None:
     assert found[-1] >= length - length / len(found) - 1
 
 
-# ---- where numbers lie
+# ---- ranges of numbers
 
 
 def gathered(split: str, targets: dict, samples: list, data_set: str = "") -> list:
@@ -90,13 +90,13 @@ def gathered(split: str, targets: dict, samples: list, data_set: str = "") -> li
 
 
 def depths(*values: float) -> list:
-    """Maps of 10 x 10 pixels."""
+    """Returns one sample per value. Its depth map has 10 x 10 pixels of that value."""
     return [{"distance": torch.full((1, 10, 10), value)} for value in values]
 
 
 def test_ranges_are_quantiles_of_the_known_numbers() -> None:
     targets = {"distance": Target("depth"), "numbers": Target("regression", ("a", "b")), "flags": TARGETS["flags"]}
-    hundred = torch.arange(0.0, 101.0).view(1, 1, -1)  # 0 is no depth: 1 to 100
+    hundred = torch.arange(0.0, 101.0).view(1, 1, -1)  # 0 means unknown, so the depths are 1 to 100
     samples = [{"distance": hundred, "numbers": torch.tensor([3.0, NAN])}, {"numbers": torch.tensor([-5.0, NAN])}]
     distance, a = gathered("train", targets, samples)
     assert (distance.target, distance.unit, distance.count) == ("distance", "m", 100)
@@ -113,7 +113,7 @@ def test_large_maps_are_thinned_evenly() -> None:
     ramp = torch.linspace(1, 3, 300 * 300).view(1, 300, 300)
     (found,) = gathered("train", {"distance": Target("depth")}, [{"distance": ramp}])
     assert 3000 < found.count <= 4096
-    assert found.median == pytest.approx(2, abs=0.01)  # of a ramp with steps below 0.001
+    assert found.median == pytest.approx(2, abs=0.01)  # neighbours in the ramp differ by less than 0.001
 
 
 @pytest.mark.parametrize(("metres", "told"), [(1500.0, True), (250.0, True), (0.02, True), (2.5, False), (40.0, False)])

@@ -25,13 +25,13 @@ from mtlkit.datasets.sunrgbd.scenes import hold_out, scenes
 from mtlkit.datasets.sunrgbd.values import coding_of, metres
 
 SIZE = (9, 7)
-FIRST = layout.TRAIN[0]  # kv2
+FIRST = layout.TRAIN[0]  # of the sensor kv2
 SEGMENTATION, META, SPLIT = "Metadata/SUNRGBD2Dseg.mat", "Metadata/SUNRGBDMeta.mat", "traintestSUNRGBD/allsplit.mat"
 
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory) -> Path:
-    """SUNRGBD and SUNRGBDtoolbox; not to be changed."""
+    """SUNRGBD and SUNRGBDtoolbox. Tests must not change them."""
     root = tmp_path_factory.mktemp("sunrgbd")
     layout.write_frames(root)
     layout.write_toolbox(root)
@@ -40,7 +40,7 @@ def published(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def root(published: Path, tmp_path: Path) -> Path:
-    """A copy to be damaged."""
+    """A copy that tests may damage."""
     return Path(shutil.copytree(published, tmp_path / "data"))
 
 
@@ -49,7 +49,7 @@ def whole(root: Path, split: str = "train", **options) -> SunRGBD:
 
 
 def shrunk(values: np.ndarray) -> np.ndarray:
-    """At SIZE, every pixel from the one below its centre."""
+    """Returns the values at SIZE: each pixel is the source pixel below its centre."""
     height, width = values.shape[:2]
     rows = [(2 * y + 1) * height // (2 * SIZE[1]) for y in range(SIZE[1])]
     columns = [(2 * x + 1) * width // (2 * SIZE[0]) for x in range(SIZE[0])]
@@ -61,7 +61,7 @@ def folders(data: SunRGBD) -> list[str]:
 
 
 def path_of(root: Path, folder: str, part: str) -> Path:
-    """The one file of a part of a frame."""
+    """Returns the only file of a part of a frame."""
     (path,) = (root / "SUNRGBD" / folder / part).iterdir()
     return path
 
@@ -75,7 +75,7 @@ def test_every_sample_has_the_values_of_its_own_files(published: Path, split: st
         image, targets = sample["image"], sample["targets"]
         assert (image.shape, image.dtype) == ((3, 7, 9), torch.float32)
         assert image[:, :, :3].mean((1, 2)).tolist() == pytest.approx(
-            # JPEG.
+            # JPEG changes the colours a little.
             [c / 255 for c in layout.colour(folder)],
             abs=0.02,
         )
@@ -89,7 +89,7 @@ def test_every_sample_has_the_values_of_its_own_files(published: Path, split: st
 
 
 def test_images_have_their_own_size_without_data_size(published: Path) -> None:
-    data = SunRGBD(published, limit=6, holdout=0)  # all of kv2
+    data = SunRGBD(published, limit=6, holdout=0)  # all frames of kv2
     sample = data[5]
     assert sample["image"].shape == (3, 14, 20)
     assert np.array_equal(sample["targets"]["segmentation_37"].numpy(), layout.label(layout.TRAIN[5]).astype(int) - 1)
@@ -179,7 +179,7 @@ def test_validation_frames_are_of_scenes_of_their_own(published: Path) -> None:
     assert len(parts["val"]) >= 0.3 * len(layout.TRAIN)
     assert not {scene[f] for f in parts["train"]} & {scene[f] for f in parts["val"]}
     unused = set(layout.TRAIN).difference(parts["train"], parts["val"])
-    assert unused == set(layout.TRAIN[11:16])  # NYU0040 to NYU0044, beside NYU0035 to NYU0039
+    assert unused == set(layout.TRAIN[11:16])  # NYU0040 to NYU0044: too close to NYU0035 to NYU0039, which are in val
     assert parts["test"] == list(layout.TEST)
     for split in ("train", "val"):
         assert parts[split] == [f for f in layout.TRAIN if f in parts[split]]  # in the published order
@@ -191,7 +191,7 @@ def test_validation_frames_are_of_scenes_of_their_own(published: Path) -> None:
 
 
 def test_numbered_neighbours_of_validation_frames_are_not_used() -> None:
-    """The frames of a room may go on beyond a block of numbers; two sets count for themselves."""
+    """The next block of numbers may show the same room. The two sets are numbered independently."""
     frames = [f"kv1/{name}/{n:04d}" for name in ("NYUdata", "b3dodata") for n in range(100)]
     train, val = hold_out(frames, 0.1)
     numbers = [(frames[i].split("/")[1], int(frames[i][-4:])) for i in range(len(frames))]
@@ -209,8 +209,8 @@ def test_numbered_neighbours_of_validation_frames_are_not_used() -> None:
 @pytest.mark.parametrize(
     ("one", "other", "same"),
     [
-        (layout.TRAIN[0], layout.TRAIN[2], True),  # within two seconds
-        (layout.TRAIN[0], layout.TRAIN[3], False),  # an hour later
+        (layout.TRAIN[0], layout.TRAIN[2], True),  # two seconds apart
+        (layout.TRAIN[0], layout.TRAIN[3], False),  # an hour apart
         ("realsense/sa/2014_10_21-18_58_24-1311000073", "realsense/sa/2014_10_21-19_02_24-1311000073", True),
         ("realsense/sa/2014_10_21-23_58_24-1311000073", "realsense/sa/2014_10_22-00_02_24-1311000073", True),
         ("realsense/sa/2014_10_21-18_44_24-1311000073", "realsense/sa/2014_10_21-18_54_24-1311000073", True),
@@ -232,7 +232,7 @@ def test_scenes(one: str, other: str, same: bool) -> None:
 def test_frames_that_follow_each_other_are_of_one_scene_however_long_it_takes() -> None:
     frames = [f"kv2/kinect2data/{i:06d}_2014-05-16_20-{6 * i:02d}-30_260595134347_rgbf000121-resize" for i in range(10)]
     assert len(set(scenes(frames))) == 1
-    assert len(set(scenes(frames[:4] + frames[6:]))) == 2  # 18 minutes without a frame
+    assert len(set(scenes(frames[:4] + frames[6:]))) == 2  # there is no frame for 18 minutes
 
 
 def test_without_holdout_there_is_no_validation(published: Path) -> None:
@@ -511,7 +511,7 @@ def test_damaged_intrinsics(root: Path, text: str, message: str) -> None:
         with pytest.raises(BadSampleError, match=message) as error:
             read(0)
         assert str(path) in str(error.value)
-    assert whole(root)[0]["image"].shape == (3, 7, 9)  # not its business
+    assert whole(root)[0]["image"].shape == (3, 7, 9)  # without normals, the camera is not read
 
 
 def test_a_link_that_leads_to_itself(root: Path) -> None:
@@ -536,7 +536,7 @@ def test_nothing_is_written_and_a_read_only_root_does(root: Path) -> None:
 
 def test_worker_processes_and_copies_give_the_same(published: Path) -> None:
     data = whole(published, normals="depth")
-    first = data[0]  # before the processes start
+    first = data[0]  # read before the processes start
     copy = pickle.loads(pickle.dumps(data))
     loaded = list(DataLoader(data, batch_size=None, num_workers=2, multiprocessing_context="fork"))
     assert len(loaded) == len(data)

@@ -1,4 +1,4 @@
-"""The tasks that come with mtlkit: losses, predictions, constants and pictures against the mathematics."""
+"""The tasks of mtlkit: tests compare losses, predictions, constants and pictures with the mathematics."""
 
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -41,7 +41,7 @@ def build(kind, **options):
 
 
 def random_target(kind, count=6, seed=0):
-    """A target batch in which about a third is invalid."""
+    """Returns a batch of targets, of which about a third is invalid."""
     g = torch.Generator().manual_seed(seed)
     if kind == "segmentation":
         return torch.randint(-1, 4, (count, 3, 5), generator=g)
@@ -59,7 +59,7 @@ def random_target(kind, count=6, seed=0):
 
 
 def valid_outputs(kind, target):
-    """Which elements of the output belong to a valid target, and the target's code for invalid."""
+    """Returns which elements of the output belong to a valid target, and the value that marks a target as invalid."""
     if kind in ("segmentation", "classification"):
         return (target != -1).unsqueeze(1), -1
     if kind == "depth":
@@ -70,7 +70,7 @@ def valid_outputs(kind, target):
 
 
 def make(kind, options, count=6):
-    """(task, output, target)."""
+    """Returns (task, output, target)."""
     task, target = build(kind, **options), random_target(kind, count)
     shape = (count, task.out_channels, *(target.shape[-2:] if task.dense else ()))
     return task, torch.randn(shape, generator=torch.Generator().manual_seed(1)), target
@@ -78,7 +78,7 @@ def make(kind, options, count=6):
 
 @pytest.mark.parametrize(("kind", "options"), [*VARIANTS, ("reconstruction", {}), ("reconstruction", {"loss": "l1"})])
 def test_every_task_keeps_its_promises(kind, options):
-    """What all tasks promise; the tests below ask for more, or for what one kind of task promises."""
+    """Checks what every task must do. The tests below check more, or what only one kind of task must do."""
     options = options | ({"classes": NAMES} if {"class_weights", "positive_weights"} & options.keys() else {})
     check_task(kind, **options)
 
@@ -227,7 +227,7 @@ def test_predictions_have_the_form_of_their_target():
 
 def test_predicted_depth_is_the_output_and_undoes_the_logarithm():
     output = torch.tensor([-1.0, 0, 2.5]).view(1, 1, 1, 3)
-    assert torch.equal(build("depth").predict(output), output)  # not clipped at 0, which would flatter the figures
+    assert torch.equal(build("depth").predict(output), output)  # clipping at 0 would make the metrics look better
     torch.testing.assert_close(build("depth", loss="silog").predict(output), output.exp())
 
 
@@ -240,7 +240,7 @@ def test_a_depth_below_0_has_the_first_colour_and_only_0_is_black():
 
 
 def score(kind, constant, target):
-    """What the constant is the best of: lower is better."""
+    """Returns the score of a constant. Lower is better, and the task's constant must be the best."""
     if kind in ("segmentation", "classification"):
         if kind == "classification":
             log_p = constant.clamp_min(1e-9).log().expand(len(target), -1)
@@ -461,7 +461,7 @@ def test_bars_grow_with_the_value_and_unknown_ones_are_grey():
     blue = ((rows == (31, 119, 180)).all(-1)).sum((1, 2))
     assert blue[0] < blue[1] < blue[2]
     colours = rows[3].reshape(-1, 3)
-    assert (colours == colours[:, :1]).all()  # grey
+    assert (colours == colours[:, :1]).all()  # grey: all channels are equal
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -485,7 +485,7 @@ SUCCESS = {
 
 
 def half_right(kind, options):
-    """(task, output, target), with an output that is right at about half of the elements."""
+    """Returns (task, output, target). The output is right at about half of the elements."""
     task, output, target = make(kind, options, count=20)
     g = torch.Generator().manual_seed(3)
     if kind in ("segmentation", "classification"):
@@ -532,10 +532,10 @@ def test_indicators_count_valid_elements_only(kind):
 
 
 def test_normals_as_published_count_as_much_as_they_are_long() -> None:
-    """By hand: a target of half the length gives 1 - 0.5 a.b; only a sum of components of 0 is invalid."""
+    """By hand: a target of half the length gives 1 - 0.5 a.b. A target is invalid only if its components sum to 0."""
     target = torch.tensor([[0.0, 0.0, -1.0], [0.0, 0.0, -0.5], [0.3, 0.0, -0.3], [0.0, 0.0, 0.0]]).T.view(1, 3, 1, 4)
     output = torch.tensor([0.0, 0.0, -1e4]).view(1, 3, 1, 1).expand(1, 3, 1, 4)
     total, count = TASKS.build("normals", "n", compat="mtan").loss(output, target)
     assert (float(total), int(count)) == (pytest.approx(0 + 0.5), 2)
     total, count = TASKS.build("normals", "n").loss(output, target)
-    assert (float(total), int(count)) == (pytest.approx(0, abs=1e-6), 1)  # 0.5 is no longer than half
+    assert (float(total), int(count)) == (pytest.approx(0, abs=1e-6), 1)  # a vector must be longer than 0.5

@@ -37,7 +37,7 @@ def test_zero_beside_tiny_and_huge_gradients_in_float32(name):
         ("cosreg", {"space": "features", "alpha": 5.0}),
         ("rotograd", {"dim": 3, "burn_in": 1}),
         ("rotograd", {"scale_only": True}),
-        ("fixed", {"weights": {"a": 0.25}}),  # with 0, a alone would learn nothing, its decoder included
+        ("fixed", {"weights": {"a": 0.25}}),  # with the weight 0, a and its decoder would learn nothing
     ],
 )
 def test_options_keep_them_too(name, options):
@@ -97,7 +97,7 @@ class Ageing(Even):
 
 
 class Centred(Even):
-    """Follows the features' mean in the forward pass, labels or not."""
+    """Keeps a value of the features in the forward pass, with or without labels."""
 
     def __init__(self, tasks):
         super().__init__(tasks)
@@ -110,7 +110,7 @@ class Centred(Even):
 
 
 class Pushy(Balancer):
-    """Adds to the features' gradient, labels or not."""
+    """Adds to the features' gradient, with or without labels."""
 
     needs = frozenset({"create_graph"})
 
@@ -219,7 +219,7 @@ class Nearest(Even):
     def weights(self, gram):
         squares = gram.diagonal()
         distances = (squares + squares[:, None] - 2 * gram).sum(dim=0)
-        chosen = distances <= distances.min()  # a tie is shared
+        chosen = distances <= distances.min()  # ties share the weight
         return chosen.to(gram) / chosen.sum() if len(gram) > 2 else torch.full_like(squares, 1 / len(gram))
 
 
@@ -230,7 +230,7 @@ class Denying(Even):
 
 
 class Levelling(LossBalancer):
-    """Makes the losses equal, whatever it costs."""
+    """Makes the losses equal, even by negative weights."""
 
     def weights(self, losses, tasks=None):
         return 0.01 + (losses - losses.mean()) / losses.sum().clamp_min(1e-30)
@@ -372,7 +372,7 @@ def test_a_class_that_no_other_process_can_load_is_explained(register):
 
 
 def test_a_script_of_a_stranger(register, tmp_path, capsys):
-    """A program without a guard around its main part: children that need its class run this part, too."""
+    """The program has no `__name__` guard, so child processes that need its class run its main part too."""
     script = tmp_path / "script.py"
     script.write_text(
         textwrap.dedent("""

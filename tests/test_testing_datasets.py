@@ -14,7 +14,7 @@ def register():
 
 
 class Fine(Dataset):
-    """Random pictures; a third of them lacks its number."""
+    """Random pictures. A third of them have no number."""
 
     def __init__(self, split="train", size=None, limit=None):
         self.split, self.length = split, min(limit or 6, 6)

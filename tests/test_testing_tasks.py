@@ -117,7 +117,7 @@ class Unmasked(Regression):
 
 
 class Nowhere(LastBatch):
-    """Adds up, and is 0 where nothing is known."""
+    """Adds up errors. The result is 0 if nothing is known."""
 
     def update(self, prediction, target):
         known = ~target.isnan()
@@ -128,7 +128,7 @@ class Nowhere(LastBatch):
 
 
 class Zero(Regression):
-    """Is perfect where nothing is known."""
+    """Is perfect if nothing is known."""
 
     def metrics(self):
         return MetricCollection({"error": Nowhere()})
@@ -147,7 +147,7 @@ class Undirected(Pooled):
 
 
 class Vague(Regression):
-    """Has such a metric."""
+    """Has a metric without a direction."""
 
     def metrics(self):
         return MetricCollection({"thing": Undirected()})
@@ -226,7 +226,7 @@ def test_an_example_that_does_not_fit_is_the_kinds_fault(register):
             return (2,)
 
         def problem(self, value):
-            return "" if abs(value.nansum() - 1) < 1e-3 else "add up to 1"  # a thousandth of it
+            return "" if abs(value.nansum() - 1) < 1e-3 else "add up to 1"  # the tolerance is a thousandth
 
     register(type("Pair", (Regression,), {"__doc__": "Learns pairs.", "learns": "unit_pairs"}))
     with pytest.raises(ValueError, match=r"UnitPairs\.example returns a value that does not add up to 1: override it"):

@@ -16,7 +16,7 @@ TOOLS = Path(__file__).parents[1] / "tools"
 
 @pytest.fixture
 def digits(monkeypatch):
-    monkeypatch.syspath_prepend(TOOLS)  # the processes that it starts import it by its name, too
+    monkeypatch.syspath_prepend(TOOLS)  # the processes that it starts also import it by its name
     return importlib.import_module("reproduce_digits")
 
 
@@ -198,7 +198,7 @@ def test_live_bytes_counts_storages_once_and_forgets_freed_ones(bench):
         c = a * 2
         assert memory.now == 8000
         del a, c
-        assert memory.now == 4000  # the view still holds it
+        assert memory.now == 4000  # the view still holds the storage
         del b
         assert (memory.now, memory.peak) == (0, 8000)
 
@@ -213,7 +213,7 @@ def test_live_bytes_sees_the_backward_pass(bench):
 
 @pytest.fixture
 def small(bench, monkeypatch):
-    """Both settings with a small network and few tasks; returns the dense one."""
+    """Gives both settings a small network and few tasks. Returns the dense setting."""
 
     def few():
         return dict(list(bench.attributes().items())[:3])
@@ -239,7 +239,7 @@ def test_the_references_compute_the_gradient_of_plain_summing(bench, small, monk
     plain, bound = found
     assert plain.keys() == bound.keys()
     for key, gradient in plain.items():
-        # Convolutions and batch norm in float32 sum in other orders; entries near 0 are rounding.
+        # In float32, convolutions and batch norm sum in other orders. Entries near 0 are rounding errors.
         torch.testing.assert_close(bound[key], gradient, rtol=1e-3, atol=1e-5 * float(gradient.abs().max()) + 1e-8)
 
 

@@ -20,7 +20,7 @@ TASKS = ("a", "b", "c", "d", "e", "f", "g", "h")
 
 
 def jacobian(k, kind="random"):
-    """Returns (k, d) gradients: of similar lengths, of lengths from 0.01 to 100, two almost opposed or equal, ..."""
+    """Returns gradients (k, d). `kind` says how their lengths and directions are related."""
     g = torch.Generator().manual_seed(k)
     rows = torch.randn(k, 40, generator=g, dtype=torch.float64) - 0.3 * torch.randn(
         40, generator=g, dtype=torch.float64
@@ -33,7 +33,7 @@ def jacobian(k, kind="random"):
         rows[-1] = rows[0] + 1e-3 * rows[-1]
     if kind == "twins":
         rows[-1] = rows[0]
-    if kind == "deficient":  # rank k - 1, but for k = 2
+    if kind == "deficient":  # rank k - 1, except for k = 2
         rows = rows[:, : max(k - 1, 2)]
     return rows
 
@@ -48,21 +48,21 @@ def ours(name, rows, **options):
 
 # -- the oracle -----------------------------------------------------------------------------------------------------
 
-# QuadprogProjector adds reg_eps to the diagonal of M / tr M. Its default of 1e-4 is what a comparison would measure;
-# quadprog needs some for a singular M.
+# QuadprogProjector adds reg_eps to the diagonal of M / tr M. A comparison would mainly measure its default of 1e-4.
+# quadprog needs a small value for a singular M.
 PROJECTOR = QuadprogProjector(norm_eps=0, reg_eps=1e-14)
 
-# name: our options, TorchJD's aggregator, the tolerance and where it comes from, Jacobians left out and why
+# name: our options, TorchJD's aggregator, the tolerance (with its reason), the kinds left out (with the reason)
 ORACLES = {
-    # Both are closed forms over a pseudo-inverse: the error is the rounding of a condition number of 1e6 in M.
-    # Deficient: TorchJD inverts M and we U, whose least squares differ.
+    # Both are closed forms over a pseudo-inverse: the error is the rounding times a condition number of 1e6 in M.
+    # "deficient" is left out: TorchJD inverts M and mtlkit inverts U, so their least squares differ.
     "imtl_g": ({}, lambda: aggregation.IMTLG(), 1e-8, {"deficient"}),
     "config": ({}, lambda: aggregation.ConFIG(), 1e-8, set()),
     "aligned_mtl": ({}, lambda: aggregation.AlignedMTL(), 1e-8, set()),
-    # reg_eps = 1e-14 of the trace, beside squared lengths down to 1e-8 of it.
+    # reg_eps is 1e-14 of the trace, and squared lengths are as small as 1e-8 of it.
     "upgrad": ({}, lambda: aggregation.UPGrad(projector=PROJECTOR), 1e-6, set()),
     "dual_projection": ({}, lambda: aggregation.DualProj(projector=PROJECTOR), 1e-6, set()),
-    # Clarabel stops at a duality gap of 1e-8, which is the square of an error in the gradient.
+    # Clarabel stops at a duality gap of 1e-8, which is the square of the error in the gradient.
     "cagrad": ({"c": 0.5}, lambda: aggregation.CAGrad(c=0.5, norm_eps=0), 3e-4, set()),
     # scipy's least_squares stops at 1e-8.
     "fairgrad": ({"alpha": 2.0}, lambda: aggregation.FairGrad(alpha=2.0, max_iters=10**4), 1e-6, set()),
@@ -77,14 +77,14 @@ def test_the_combined_gradient_is_torchjds(name, kind):
     for k in COUNTS:
         rows = jacobian(k, kind)
         found, expected = ours(name, rows, **options), oracle()(rows)
-        # Where the combined gradient is nearly 0, what counts is the gradients' own size.
+        # If the combined gradient is nearly 0, the error is relative to the size of the task gradients.
         assert (found - expected).norm() <= tolerance * max(expected.norm(), 1e-3 * rows.norm()), k
 
 
 @pytest.mark.parametrize("k", COUNTS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_mgda_is_at_least_as_short_as_torchjds(kind, k):
-    """TorchJD walks by Frank and Wolfe's steps, whose error after t of them is known: 4 diam^2 / (t + 2)."""
+    """TorchJD makes steps by Frank and Wolfe. The error after t steps is at most 4 diam^2 / (t + 2)."""
     steps, rows = 2000, jacobian(k, kind)
     found, walked = ours("mgda", rows), aggregation.MGDA(epsilon=1e-15, max_iters=steps)(rows)
     excess = walked @ walked - found @ found
@@ -92,11 +92,11 @@ def test_mgda_is_at_least_as_short_as_torchjds(kind, k):
     assert excess <= 4 * torch.cdist(rows, rows).max() ** 2 / (steps + 2)
     # The shortest point g has <g, x> >= |g|^2 for every x in the hull, so |x - g|^2 <= |x|^2 - |g|^2.
     assert (walked - found).square().sum() <= excess + rounding
-    if (kind, k) in {("random", 2), ("random", 3), ("random", 5), ("twins", 3)}:  # it arrives
+    if (kind, k) in {("random", 2), ("random", 3), ("random", 5), ("twins", 3)}:  # TorchJD converges
         torch.testing.assert_close(found, walked, rtol=NETWORK, atol=ROUNDING)
 
 
-@pytest.mark.filterwarnings("ignore:You are solving a parameterized problem")  # cvxpy about TorchJD's problem
+@pytest.mark.filterwarnings("ignore:You are solving a parameterized problem")  # cvxpy warns about TorchJD's problem
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "scaled"])
 def test_nash_is_torchjds(kind):
     """The results agree, except where TorchJD's solver gives up (uneven lengths, two similar gradients)."""
@@ -105,13 +105,13 @@ def test_nash_is_torchjds(kind):
     for k in COUNTS[1:] if kind in ("nearly", "twins") else COUNTS:
         rows = jacobian(k, kind)
         expected = aggregation.NashMTL(n_tasks=k, max_norm=0, optim_niter=100)(rows)
-        # It stops where |M a - 1 / a| < 1e-3 or a moves by less than 1e-6, with M over its norm.
+        # TorchJD stops where |M a - 1 / a| < 1e-3 or a moves by less than 1e-6, with M divided by its norm.
         assert (ours("nash", rows) - expected).norm() <= 1e-5 * expected.norm(), k
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_pcgrad_of_two_tasks_is_torchjds(kind):
-    rows = jacobian(2, kind)  # with two there is no order to draw
+    rows = jacobian(2, kind)  # two tasks have only one order
     torch.testing.assert_close(ours("pcgrad", rows), aggregation.PCGrad()(rows), rtol=ROUNDING, atol=ROUNDING)
 
 
@@ -120,7 +120,7 @@ def test_pcgrad_of_three_tasks_has_torchjds_distribution():
     gram, balancer, oracle = rows @ rows.T, BALANCERS.build("pcgrad", tasks=TASKS[:3]), aggregation.PCGrad()
     found = torch.stack([balancer.weights(gram, None, number) @ rows for number in range(80)])
     expected = torch.stack([oracle(rows) for _ in range(80)])
-    distances = torch.cdist(found, expected)  # 8 results are possible, equally likely
+    distances = torch.cdist(found, expected)  # 8 equally likely results are possible
     assert distances.min(dim=0).values.max() < SOLVED
     assert distances.min(dim=1).values.max() < SOLVED
     assert distances.max() > 0.1
@@ -230,7 +230,7 @@ def test_the_projectors_thresholds_can_be_lowered():
     rows = 1e-3 * jacobian(2, "conflict")
     projector = {"norm_eps": 0.0, "reg_eps": 1e-14}
     sharp = ours("torchjd", rows, options={"projector": projector})
-    blunt = ours("torchjd", rows)  # TorchJD's default takes gradients that short for zero
+    blunt = ours("torchjd", rows)  # TorchJD's default treats such short gradients as zero
     # Rounding of products of 1e-6, see tolerances.ROUNDING.
     assert (rows @ sharp).min() > -1e-12
     torch.testing.assert_close(blunt, rows.mean(dim=0))

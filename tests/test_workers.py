@@ -67,7 +67,7 @@ def test_a_dead_worker_is_one_message_with_advice(words: list[str], message: str
     assert found.returncode == 2
     error = found.stderr
     complaints = [line for line in error.splitlines() if line.startswith("mtlkit: ")]
-    assert len(complaints) == (2 if "--multirun" in words else 1)  # a job's trouble does not stop the next one
+    assert len(complaints) == (2 if "--multirun" in words else 1)  # after a failed job, the next one still runs
     assert message in complaints[0]
     assert "data.workers=2" in complaints[0]
     assert "data.batch_size" in complaints[0]

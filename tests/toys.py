@@ -1,4 +1,4 @@
-"""A small multi-task problem: a pyramid of two levels, three dense or pooled tasks with missing labels."""
+"""A small multi-task problem: an encoder with two levels, and three dense or pooled tasks with missing labels."""
 
 import torch
 from torch import nn
@@ -15,7 +15,7 @@ TASK_NAMES = ("segmentation", "depth", "attributes")
 
 @ENCODERS.register("toy")
 class ToyEncoder(Encoder):
-    """Has two levels. The second is computed from the first, as in every pyramid."""
+    """Has two levels. The second is computed from the first."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class ToyEncoder(Encoder):
 
 @DECODERS.register("toy_map")
 class ToyMap(Decoder):
-    """Both levels, at the finer one's resolution."""
+    """Uses both levels, at the resolution of the finer one."""
 
     dense = True
 
@@ -50,7 +50,7 @@ class ToyMap(Decoder):
 
 @DECODERS.register("toy_vector")
 class ToyVector(Decoder):
-    """The deeper level only."""
+    """Uses only the deeper level."""
 
     dense = False
 
@@ -63,7 +63,7 @@ class ToyVector(Decoder):
 
 
 class ToyLate(nn.Module):
-    """What tasks share behind the features: `mix` is used twice by each, and `unused` by none."""
+    """Layers that tasks share after the features. Each task uses `mix` twice, and no task uses `unused`."""
 
     def __init__(self, batch_norm: bool) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ class ToyLate(nn.Module):
 
 @ENCODERS.register("toy_late")
 class ToyLateEncoder(ToyEncoder):
-    """The same pyramid, and a late module."""
+    """The same encoder with a late module."""
 
     def __init__(self, batch_norm: bool = False) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ class ToyLateEncoder(ToyEncoder):
 
 @DECODERS.register("toy_late_map")
 class ToyLateMap(ToyMap):
-    """A mask of the task's own before the late layers, and a `ToyMap` behind them."""
+    """Applies a mask of its own task before the late layers, and a `ToyMap` after them."""
 
     late = True
 
@@ -99,7 +99,7 @@ class ToyLateMap(ToyMap):
 
 
 def make_tasks(late=False):
-    """Without `late`, or with two tasks that use the late module and one that does not."""
+    """Returns three tasks. With `late`, two of them use the late module, and one does not."""
     maps = "toy_late_map" if late else "toy_map"
     return {
         "segmentation": TASKS.build("segmentation", "segmentation", ("a", "b", "c"), decoder=maps),
@@ -113,8 +113,8 @@ def make_engine(
 ):
     """Returns an engine with fixed start values.
 
-    `sharded`: FSDP2, by torch, as Accelerate has it only for GPUs. `encoder` makes another one than `ToyEncoder`.
-    `ddp`: options of DDP.
+    `sharded`: uses torch's FSDP2 directly, because Accelerate has it only for GPUs. `encoder`: makes the encoder,
+    in place of `ToyEncoder`. `ddp`: options of DDP.
     """
     torch.manual_seed(0)
     encoder = (encoder or ToyEncoder)()
@@ -130,7 +130,7 @@ def make_engine(
         model.double()
         for part in (model.encoder, *model.decoders.values(), model):
             fully_shard(part)
-        accelerator.prepare_model = lambda model, *_, **__: model  # it would wrap it in DDP
+        accelerator.prepare_model = lambda model, *_, **__: model  # Accelerate would wrap it in DDP
     return Engine(model, list(tasks.values()), balancer, config, accelerator=accelerator, steps_per_epoch=10)
 
 
