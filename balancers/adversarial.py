@@ -97,9 +97,7 @@ class Adversarial(Balancer):
         return F.relu(self.first(vectors)) @ stack(self.output, tasks).T + stack(self.output_bias, tasks)
 
     def strength(self, epoch: int) -> float:
-        """Returns the weight of the reversed gradient in an epoch."""
-        if not self.ramp_epochs:
-            return self.alpha
+        """Returns the weight of the reversed gradient in an epoch, if it grows over epochs."""
         progress = min(epoch + 1, self.ramp_epochs) / self.ramp_epochs
         return self.alpha * (2 / (1 + math.exp(-10 * progress)) - 1)
 
@@ -112,7 +110,7 @@ class Adversarial(Balancer):
             rows.append(row)
             labels.append(torch.full((len(row),), k, device=row.device))
         vectors = torch.cat(rows)
-        alpha = self.strength(step.epoch)
+        alpha = self.strength(step.epoch) if self.ramp_epochs else self.alpha
         reversed_ = vectors.detach() - alpha * (vectors - vectors.detach())  # the value of v, minus its gradient
         local = F.cross_entropy(self.discriminate(reversed_, step.tasks), torch.cat(labels), reduction="sum")
         counts = torch.stack([local.detach(), local.new_tensor(len(vectors)), local.new_ones(())])

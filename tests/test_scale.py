@@ -8,8 +8,8 @@ from mtlkit.balancer import Balancer
 from mtlkit.gradients import inner_products, weighted_sum
 
 CASES = [(name, space) for name in BALANCERS.names() for space in BALANCERS.get(name).spaces]
-# By definition, a common scale of the losses matters beside a penalty or another loss, and to stch without warm-up.
-OWN_SCALE = {"adversarial", "cosreg", "stch"}
+# By definition, a common scale of the losses matters beside a penalty or another loss.
+OWN_SCALE = {"adversarial", "cosreg"}
 
 
 def scaled(toys, name, space, factors):
