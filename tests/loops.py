@@ -37,11 +37,13 @@ class Loop:
         more: arguments of `mtlkit.Balanced`.
     """
 
-    def __init__(self, engine, method, options=None, **more):
+    def __init__(self, engine, method, options=None, tell_heads=False, **more):
         self.tasks = engine.tasks
         encoder, heads = copy.deepcopy(engine.network.encoder), copy.deepcopy(dict(engine.network.decoders.items()))
         kinds = {name: "regression" if task.regression else "classification" for name, task in self.tasks.items()}
         more = {"encoder": encoder, "steps_per_epoch": engine.steps_per_epoch} | more
+        if tell_heads:
+            more["heads"] = heads
         self.balanced = mtlkit.Balanced(method, tasks=kinds, **more, **(options or {}))
         self.balanced.to(torch.float64 if engine.config.precision == "fp64" else torch.float32)
         self.balanced.balancer.load_state_dict(engine.balancer.state_dict())

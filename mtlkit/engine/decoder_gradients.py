@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from torch import Tensor, nn
 
 from mtlkit.balancer import Balancer
+from mtlkit.distributed import world_size
 from mtlkit.option_checks import check_choice
 from mtlkit.step import Step
 
@@ -78,6 +79,8 @@ class DecoderGradients:
         # Now `grad` is empty, so that the backward pass leaves this micro-batch's gradient alone in it.
         # Earlier micro-batches have weights of their own. Without this, the new weights would multiply their sum, too.
         aside = [(parameter, parameter.grad) for own in parameters.values() for parameter in own]
+        if world_size() > 1:  # DDP may write the new gradient into the memory of the old one
+            aside = [(parameter, None if g is None else g.clone()) for parameter, g in aside]
         for parameter, _ in aside:
             parameter.grad = None
         yield
@@ -86,7 +89,7 @@ class DecoderGradients:
         # Then the gradients of earlier micro-batches are added again, which got their weights at their time.
         for parameter, gradient in aside:
             if gradient is not None:
-                parameter.grad = gradient if parameter.grad is None else gradient.add_(parameter.grad)
+                parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
 
     def _weigh(self, step: Step, parameters: Parameters) -> None:
         weights = step.weights if step.decoder_weights is None else step.decoder_weights

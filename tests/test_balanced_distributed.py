@@ -1,0 +1,38 @@
+"""`mtlkit.Balanced` in a loop with DDP: two processes equal one process on the joined batch."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+from balanced_worker import RUNS
+from test_distributed import launch
+
+
+@pytest.fixture(scope="module")
+def results(once):
+    worker = str(Path(__file__).parent / "balanced_worker.py")
+
+    def run(folder):
+        for world in (1, 2):
+            launch(world, worker, str(folder / f"{world}.pt"))
+
+    folder = once("balanced", run)
+    return torch.load(folder / "1.pt"), torch.load(folder / "2.pt")
+
+
+@pytest.mark.parametrize(("name", "case"), RUNS)
+def test_two_processes_equal_one(results, name, case):
+    one, two = (found[name, case] for found in results)
+    assert two["spread"] == 0  # both processes have equal values
+    assert two["losses"] == pytest.approx(one["losses"], rel=1e-9)
+    assert one["state"].keys() == two["state"].keys()
+    for key, value in one["state"].items():
+        torch.testing.assert_close(two["state"][key], value, rtol=1e-9, atol=1e-9, equal_nan=True, msg=key)
+
+
+def test_processes_with_different_heads_are_refused_together(results):
+    assert "The processes ran different heads in this step" in results[1]["refusal"]
+    assert "heads={...}" in results[1]["refusal"]
