@@ -182,3 +182,22 @@ def test_observe_adds_the_gram_matrix(toys):
     loop.balanced.observe = True
     loop.step(toys.make_batch(1))
     assert "cosine/segmentation/depth" in loop.balanced.scalars()
+
+
+def test_a_fused_optimizer_that_skips_by_itself_moves_nothing(toys):
+    """With a fused optimizer, a scaler calls `step` in any case, and the optimizer finds out that it must not move."""
+    _, loop = pair(toys, "gradnorm", engine={"precision": "fp32"})
+    loop.optimizer = torch.optim.Adam(loop.net.parameters(), lr=1e-2, fused=True)
+    loop.balanced.follow(loop.optimizer)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    for i, factor in enumerate((1.0, torch.inf, 1.0)):
+        before = {key: value.clone() for key, value in loop.state().items()}
+        handle = loop.net.encoder.first.weight.register_hook(lambda gradient, factor=factor: gradient * factor)
+        loop.backward(toys.make_batch(i), backward=lambda loss: scaler.scale(loss).backward())
+        scaler.step(loop.optimizer)
+        scaler.update()
+        loop.optimizer.zero_grad()
+        handle.remove()
+        same = [torch.equal(value, loop.state()[key]) for key, value in before.items()]
+        assert all(same) if factor == torch.inf else not any(same[:4])
+        assert loop.balanced.number == (1, 1, 2)[i]

@@ -27,6 +27,8 @@ from mtlkit.network import Features
 from mtlkit.seeding import Turns
 from mtlkit.step import Step, Window
 
+OF_A_LOOP = ("_following", "_recorded", "_pending", "_finished", "_window", "_steps", "_last")
+
 
 @dataclass
 class Forward:
@@ -197,6 +199,8 @@ class Steps:
             )
         with torch.enable_grad():
             last.one.update_balancer(self.optimizer, lambda: self._look_again(last))
+        for step in steps:  # they are kept for `scalars`, which needs none of the notes
+            step.window = Window()
         self._finished, self.number = steps, self.number + 1
         self._following.stepped()
         self.new_step()
@@ -208,13 +212,8 @@ class Steps:
         return {name: pairs.get(name) or given.nothing(pairs) for name in self.balancer.tasks}
 
     def __getstate__(self) -> dict[str, Any]:
-        """Returns the state of a copy, which belongs to no loop until it follows an optimizer."""
-        return (
-            self.__dict__
-            | {"_following": Following(), "_pending": None, "_last": None, "_window": Window()}
-            | {
-                "_steps": [],
-                "_finished": [],
-                "_recorded": False,
-            }
-        )
+        return {name: value for name, value in self.__dict__.items() if name not in OF_A_LOOP}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._leave_the_loop()  # a copy belongs to no loop until it follows an optimizer
