@@ -3,8 +3,9 @@
 import pytest
 import torch
 from loops import Loop, engine_state
+from torch import nn
 
-from mtlkit import BALANCERS
+from mtlkit import BALANCERS, Balanced
 
 SETTINGS = [(name, space) for name in BALANCERS.names() for space in BALANCERS.get(name).spaces]
 OPTIONS = {"stch": {"warmup_epochs": 0}, "adversarial": {"ramp_epochs": 3}, "torchjd": {"weighting": "UPGrad"}}
@@ -43,3 +44,15 @@ def test_ten_steps_equal_ten_steps_of_the_engine(toys, name, space):
         assert_same(engine, loop)
     assert loop.balanced.number == engine.step == 10
     assert step.tasks == toys.TASK_NAMES
+
+
+def test_a_layer_of_two_heads_keeps_its_gradient_when_one_of_the_tasks_has_no_label():
+    encoder, layer = nn.Linear(3, 4), nn.Linear(4, 1)
+    balanced = Balanced("uniform", tasks=("a", "b"))
+    balanced.follow(torch.optim.SGD([*encoder.parameters(), *layer.parameters()], lr=0.1))
+    z = balanced(encoder(torch.rand(8, 3)))
+    losses = {"a": layer(z["a"]).square().mean(), "b": (0 * layer(z["b"]).sum(), 0)}
+    with pytest.warns(UserWarning, match="share 2 parameters behind the features"):
+        loss = balanced.loss(losses)
+    loss.backward()
+    assert layer.weight.grad.any()
