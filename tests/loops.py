@@ -15,7 +15,7 @@ class Net(nn.Module):
 
     def __init__(self, encoder, balanced, heads):
         super().__init__()
-        self.encoder, self.balanced, self.heads = encoder, balanced, nn.ModuleDict(heads)
+        self.encoder, self.balanced, self.heads = encoder, balanced, heads
 
     def forward(self, image, names=None):
         shared = self.balanced(self.encoder(image))
@@ -34,12 +34,17 @@ class Loop:
     Args:
         engine: with the same balancer; it is not changed.
         options: those of the balancer.
+        parts: an encoder and heads like the engine's, which get its start values. Without them, copies are made.
         more: arguments of `mtlkit.Balanced`.
     """
 
-    def __init__(self, engine, method, options=None, tell_heads=False, **more):
+    def __init__(self, engine, method, options=None, parts=None, tell_heads=False, **more):
         self.tasks = engine.tasks
-        encoder, heads = copy.deepcopy(engine.network.encoder), copy.deepcopy(dict(engine.network.decoders.items()))
+        own = engine.network.encoder, engine.network.decoders
+        encoder, heads = parts or copy.deepcopy(own)
+        for part, start in zip((encoder, heads), own, strict=True):
+            part.load_state_dict(start.state_dict())
+            part.zero_grad()
         kinds = {name: "regression" if task.regression else "classification" for name, task in self.tasks.items()}
         more = {"encoder": encoder, "steps_per_epoch": engine.steps_per_epoch} | more
         if tell_heads:

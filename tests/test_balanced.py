@@ -3,8 +3,9 @@
 import pytest
 import torch
 from loops import Loop, engine_state
+from torch import nn
 
-from mtlkit import BALANCERS
+from mtlkit import BALANCERS, Balanced
 from mtlkit.engine.scalars import scalars_of
 
 SETTINGS = [(name, space) for name in BALANCERS.names() for space in BALANCERS.get(name).spaces]
@@ -201,3 +202,15 @@ def test_a_fused_optimizer_that_skips_by_itself_moves_nothing(toys):
         same = [torch.equal(value, loop.state()[key]) for key, value in before.items()]
         assert all(same) if factor == torch.inf else not any(same[:4])
         assert loop.balanced.number == (1, 1, 2)[i]
+
+
+def test_a_layer_of_two_heads_keeps_its_gradient_when_one_of_the_tasks_has_no_label():
+    encoder, layer = nn.Linear(3, 4), nn.Linear(4, 1)
+    balanced = Balanced("uniform", tasks=("a", "b"))
+    balanced.follow(torch.optim.SGD([*encoder.parameters(), *layer.parameters()], lr=0.1))
+    z = balanced(encoder(torch.rand(8, 3)))
+    losses = {"a": layer(z["a"]).square().mean(), "b": (0 * layer(z["b"]).sum(), 0)}
+    with pytest.warns(UserWarning, match="share 2 parameters behind the features"):
+        loss = balanced.loss(losses)
+    loss.backward()
+    assert layer.weight.grad.any()

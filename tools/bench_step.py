@@ -11,7 +11,8 @@ Every balancer runs in each of its spaces, with its defaults, by `Engine.train_s
 plain summing in a few lines of PyTorch, which shows what the engine costs; `bound`, the least work in the space
 `parameters` (one forward pass, one backward pass through the heads, one per task through the encoder); and the packages
 `torchjd` and `rotograd`, if they are installed. `torchjd` runs at the features and, by `mtl_backward`, over all shared
-parameters, task by task: its default, all tasks in one `vmap`, takes minutes per step in setting b.
+parameters, task by task: its default, all tasks in one `vmap`, takes minutes per step in setting b. A few methods also
+run as `loop:NAME`, which is `plain loop` with `mtlkit.Balanced`. A table of their own compares these with the engine.
 
 Time: each contestant has its own network and one step to warm up. Then, in each round, all make one step in turn. Each
 round starts with another contestant, so that noise affects all alike. The figure is the median over rounds of the time
@@ -47,7 +48,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mtlkit import BALANCERS, TASKS, GramBalancer
+from mtlkit import BALANCERS, TASKS, Balanced, GramBalancer
 from mtlkit.balancer import Balancer, LossBalancer
 from mtlkit.config.schema import TrainerConfig
 from mtlkit.engine.engine import Engine
@@ -60,6 +61,16 @@ RATE = 1e-4
 LEAST = 2  # rounds
 BOUND = "bound (parameters)"
 PACKAGES = ("mtlkit", "torch", "timm", "torchjd", "rotograd")
+LOOP = "loop:"
+#: The methods that run in a loop, too, and where. One of each kind is enough: both ways run the same code of a method.
+IN_LOOPS = {
+    "uniform": "",
+    "uncertainty": "features",
+    "gradnorm": "features",
+    "mgda": "features",
+    "rotograd": "features",
+    "pcgrad": "parameters",
+}
 
 Step = Callable[[], object]
 Clock = Callable[[], float]  # seconds
@@ -152,10 +163,13 @@ def contestants(chosen: Sequence[str]) -> list[Contestant]:
         found.append(Contestant(f"package:torchjd.{name}", "parameters", torchjd(name, at_features=False)))
         found.append(Contestant(f"package:torchjd.{name}", "features", torchjd(name, at_features=True)))
     found.append(Contestant("package:rotograd", "features", rotograd_package))
-    if unknown := set(chosen) - {"uniform", "package", *(c.name for c in found)}:
+    found += [Contestant(LOOP + name, space, in_loop(name, space)) for name, space in IN_LOOPS.items()]
+    if unknown := set(chosen) - {"uniform", "package", "loop", *(c.name for c in found)}:
         raise SystemExit(f"There is no {', '.join(sorted(unknown))}. `mtlkit list balancers` names them.")
     if chosen:
-        found = [c for c in found if {c.name, c.name.partition(":")[0]} & set(chosen)]
+        taken = {c.key for c in found if {c.name, c.name.partition(":")[0]} & set(chosen)}
+        taken |= {key.removeprefix(LOOP) for key in taken}  # a loop is compared with the engine
+        found = [c for c in found if c.key in taken]
     references = [Contestant("uniform", "", in_engine("uniform", {})), Contestant("plain loop", "", plain_loop)]
     if any(c.space == "parameters" for c in found):
         references.append(Contestant("bound", "parameters", bound))
@@ -217,6 +231,23 @@ def plain_loop(setting: Setting, batch: Batch) -> Step:
         loop.update()
 
     return step
+
+
+def in_loop(name: str, space: str) -> Callable[[Setting, Batch], Step]:
+    def make(setting: Setting, batch: Batch) -> Step:
+        loop = Loop(setting, batch)
+        options = {"space": space} if len(BALANCERS.get(name).spaces) > 1 else {}
+        balanced = Balanced(name, tasks=loop.tasks, encoder=loop.model.encoder, **options)
+        balanced.follow(loop.optimizer)
+
+        def step() -> None:
+            losses = dict(zip(loop.tasks, loop.losses(balanced), strict=True))
+            balanced.loss(losses).backward()
+            loop.update()
+
+        return step
+
+    return make
 
 
 def bound(setting: Setting, batch: Batch) -> Step:
@@ -417,6 +448,8 @@ class Row:
     ratios: list[float]  # to `uniform`, one per round
     to_bound: float | None
     memory: float
+    to_engine: list[float]  # the same of a loop to the engine, and the ratio of their memory
+    memory_to_engine: float | None
 
 
 def measure(
@@ -441,6 +474,8 @@ def measure(
     for key, one in ready.items():
         mine = [times for times in rounds if key in times]
         bounded = [times[key] / times[BOUND] for times in mine] if one.contestant.space == "parameters" else []
+        engine = key.removeprefix(LOOP)
+        compared = engine != key and engine in ready
         rows.append(
             Row(
                 one.contestant,
@@ -448,6 +483,8 @@ def measure(
                 [times[key] / times["uniform"] for times in mine],
                 median(bounded) if bounded else None,
                 one.memory / ready["uniform"].memory,
+                [times[key] / times[engine] for times in mine if engine in times] if compared else [],
+                one.memory / ready[engine].memory if compared else None,
             )
         )
     return rows, skipped
@@ -466,6 +503,8 @@ def table(rows: Sequence[Row]) -> str:
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in rows:
+        if row.memory_to_engine is not None:  # has a table of its own
+            continue
         low, middle, high = quantiles(row.ratios, n=4, method="inclusive")
         cells = [
             f"`{row.contestant.name}`",
@@ -480,6 +519,20 @@ def table(rows: Sequence[Row]) -> str:
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def table_of_loops(rows: Sequence[Row]) -> str:
+    lines = [
+        "| balancer | space | ms in a loop | time loop / engine | quartiles | rounds | memory loop / engine |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        if row.memory_to_engine is not None:
+            low, middle, high = quantiles(row.to_engine, n=4, method="inclusive")
+            name, space = row.contestant.name.removeprefix(LOOP), row.contestant.space
+            cells = [f"`{name}`", space, f"{row.milliseconds:.0f}", f"{middle:.3f}", f"{low:.3f} to {high:.3f}"]
+            lines.append(f"| {' | '.join([*cells, str(len(row.to_engine)), f'{row.memory_to_engine:.4f}'])} |")
+    return "\n".join(lines) + "\n" if len(lines) > 2 else ""
 
 
 def heading(threads: int, words: Sequence[str]) -> str:
@@ -500,7 +553,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--setting", choices=SETTINGS, help="without it: all")
     parser.add_argument(
-        "--balancers", nargs="+", default=[], metavar="NAME", help="default: all; `package` for the other packages"
+        "--balancers",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="default: all; `package`: other packages, `loop`: loops",
     )
     parser.add_argument("--repeats", type=int, default=9, help="rounds at most")
     parser.add_argument("--seconds", type=float, default=4.0, help="work per contestant, at least two rounds")
@@ -514,7 +571,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         if args.setting in (None, name):
             rows, skipped = measure(setting, args.balancers, args.repeats, args.seconds, CLOCKS[args.clock])
             notes = [f"Skipped: `{key}`, {reason}\n" for key, reason in skipped.items()]
-            page.append("\n".join([f"## Setting {name}: {setting.text}\n", table(rows), *notes]))
+            tables = [table(rows), *filter(None, [table_of_loops(rows)])]
+            page.append("\n".join([f"## Setting {name}: {setting.text}\n", *tables, *notes]))
             if args.markdown is not None:  # after each, as a setting takes minutes
                 args.markdown.write_text("\n".join(page), encoding="utf-8")
     sys.stdout.write("\n".join(page))

@@ -104,9 +104,13 @@ class LossMeans:
         self.anchors: list[Tensor] = []
         self._scales: list[float] = []
         self._number = number
-        for name, (total, count) in totals_of(losses).items():
+        totals = totals_of(losses)
+        local_counts = [count for _, count in totals.values()]
+        if world_size() > 1:  # one wait for the device, and not one per task
+            local_counts = torch.stack([count.double() for _, count in losses.values()]).tolist()
+        for (name, (total, count)), local_count in zip(totals.items(), local_counts, strict=True):
             # `count` is that of all processes, `local_count` that of this one: it may have none of the labels.
-            mine, local_count = losses[name]
+            mine = losses[name][0]
             if local_count == 0:  # a decoder without a gradient would leave DDP's sum waiting on the other processes
                 mine = no_loss(outputs[name])[0]
             if count == 0:  # no label anywhere: the balancer must not see this task, but DDP must see its decoder

@@ -155,6 +155,8 @@ class Pass:
         optim.move_balancer(own, optimizer, step)
         with self._hook(Turn.AFTER_STEP):
             own.after_step(step)
+        # Whoever keeps the step keeps its numbers. What methods note can be large, as a matrix for each task.
+        step.window.notes.clear()
 
     # -- what the autograd nodes call, in this order ----------------------------------------------------------
 

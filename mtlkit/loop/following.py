@@ -48,7 +48,7 @@ class Following:
         self._looked = True
         found = behind(features, {})
         leaves = list(found.leaves.values())
-        if found.opaque or not leaves or any(isinstance(p, DTensor) for p in _parameters(self._optimizer)):
+        if found.hiding or not leaves or any(isinstance(p, DTensor) for p in _parameters(self._optimizer)):
             return  # the graph hides the parameters that made the features
         if encoder is not None and not {id(p) for p in encoder.parameters()} & found.leaves.keys():
             raise ValueError(

@@ -25,12 +25,12 @@ class Found:
     Attributes:
         stops: the names of the places that were met; nothing behind them was looked at.
         leaves: the tensors that would get a gradient, by `id`.
-        opaque: whether the graph has nodes that hide what is inside them.
+        hiding: the names of the nodes that were met and hide what is inside them.
     """
 
     stops: set[str] = field(default_factory=set)
     leaves: dict[int, Tensor] = field(default_factory=dict)
-    opaque: bool = False
+    hiding: set[str] = field(default_factory=set)
 
 
 def place_of(tensor: Tensor) -> Place:
@@ -79,7 +79,8 @@ def behind(tensors: Iterable[Tensor], stops: Mapping[Place, str]) -> Found:
             else:
                 found.leaves[id(leaf)] = leaf
             continue
-        found.opaque |= name in (COMPILED, CHECKPOINT)
+        if name in (COMPILED, CHECKPOINT):
+            found.hiding.add(name)
         following = node.next_functions
         waiting += [following[number]] if name == SINK else following
     return found

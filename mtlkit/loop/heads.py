@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mtlkit.balancer import Balancer
 from mtlkit.engine.losses import Losses
-from mtlkit.loop.graph import Found, Place, behind, place_of
+from mtlkit.loop.graph import COMPILED, Found, Place, behind, place_of
 from mtlkit.network import Features
 from mtlkit.registry import suggest
 
@@ -50,7 +50,8 @@ def parameters_of_heads(
 
     Raises:
         ValueError: a loss has no gradient, does not depend on the features of its task, or depends on those of another
-            task or on the shared features themselves; or the parameters that `weighs` needs cannot be told apart.
+            task or on the shared features themselves; the parameters that `weighs` needs cannot be told apart; or a
+            method that differentiates the heads twice meets compiled ones.
     """
     stops: dict[Place, str] = {}
     for name, levels in aliases.items():
@@ -61,6 +62,12 @@ def parameters_of_heads(
         if total.requires_grad:
             found[name] = behind([total], stops)
             _check(name, found[name])
+            if "create_graph" in balancer.needs and COMPILED in found[name].hiding:
+                raise ValueError(
+                    f"{type(balancer).__name__} differentiates the heads twice, which torch.compile does not support. "
+                    f"Leave the head and the loss of task {name!r} uncompiled. In the space 'features', the encoder "
+                    f"may stay compiled."
+                )
         elif bool(count > 0):
             raise ValueError(
                 f"The loss of task {name!r} has no gradient, so nothing would be learned. Leave out detach(), item() "
@@ -76,7 +83,7 @@ def parameters_of_heads(
     parameters: dict[str, list[Tensor]] = {name: [] for name in aliases}
     for name, one in found.items():
         parameters[name] = [leaf for key, leaf in one.leaves.items() if key not in own]
-    _check_apart(parameters, weighs, any(one.opaque for one in found.values()))
+    _check_apart(parameters, weighs, any(one.hiding for one in found.values()))
     return parameters
 
 
@@ -88,7 +95,7 @@ def _check(name: str, found: Found) -> None:
             f"the balancer. Give the head {mine}."
         )
     others = sorted(found.stops - {name, RAW})
-    if others and not found.opaque:  # what is compiled together cannot be told apart
+    if others and not found.hiding:  # what is compiled together cannot be told apart
         raise ValueError(
             f"The loss of task {name!r} uses balanced(...)[{others[0]!r}], the features of another task. Give each "
             f"head its own."

@@ -1,5 +1,6 @@
 """A second look at the same batch, in the circumstances of the first."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,7 +30,8 @@ def as_before(look: Look) -> Iterator[None]:
     """Runs the block without gradients, under the autocast of `look`.
 
     At its end, the buffers of every module that ran in it are as they were: a second look must not move batch-norm
-    statistics a second time. Nobody tells us the loop's modules, so each is noticed when it is called.
+    statistics a second time. Nobody tells us the loop's modules, so each is noticed when it is called. Compiled modules
+    run uncompiled here.
     """
     kept: dict[int, tuple[Tensor, Tensor]] = {}
 
@@ -40,10 +42,19 @@ def as_before(look: Look) -> Iterator[None]:
 
     handle = register_module_forward_pre_hook(keep)
     try:
-        with torch.no_grad(), torch.autocast(look.device, dtype=look.dtype, enabled=look.enabled):
+        with torch.no_grad(), torch.autocast(look.device, dtype=look.dtype, enabled=look.enabled), _uncompiled():
             yield
     finally:
         handle.remove()
         with torch.no_grad():
             for buffer, value in kept.values():
                 buffer.copy_(value)
+
+
+@contextmanager
+def _uncompiled() -> Iterator[None]:
+    # torch.compile would make the hook a part of the code, and as it is a new one each time, compile anew in each step.
+    with torch.compiler.set_stance("force_eager"), warnings.catch_warnings():
+        # It says that the hook is called twice for a compiled module. Here this changes nothing.
+        warnings.filterwarnings("ignore", r"Using `torch\.compile\(module\)` when there are global hooks")
+        yield

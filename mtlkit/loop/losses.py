@@ -41,7 +41,8 @@ def _pair(name: str, loss: Any) -> tuple[Tensor, Tensor]:
     if not total.is_floating_point():
         raise ValueError(f"{what}, got a tensor of {total.dtype}.")
     if not isinstance(count, Tensor):
-        count = torch.tensor(float(count), dtype=torch.float64, device=total.device)
+        # `torch.tensor` would copy it to the device, and wait for that.
+        count = total.detach().new_full((), float(count), dtype=torch.float64)
     if count.shape != () or count.is_complex():
         raise ValueError(f"{what}; the number is {described(count)}. Write valid.sum().")
     if count.requires_grad:
@@ -79,20 +80,25 @@ def completed(
     outputs: dict[str, Tensor] = {}
     reached = any(total.requires_grad for total, _ in pairs.values())
     for name, levels in aliases.items():
-        anchor = next(level for level in levels if level.requires_grad).flatten()[:1].to(widest)
         if name in pairs:
             total, count = pairs[name]
             found[name] = total.to(widest), count
-            outputs[name] = found[name][0] if total.requires_grad else anchor
+            connected = total.requires_grad
         else:
-            found[name] = anchor.detach().new_zeros(()), anchor.detach().new_zeros((), dtype=torch.float64)
-            outputs[name] = found[name][0] if reached and not everywhere else anchor
-            reached = True
+            like = levels[0].detach()
+            found[name] = like.new_zeros((), dtype=widest), like.new_zeros((), dtype=torch.float64)
+            connected, reached = reached and not everywhere, True
+        outputs[name] = found[name][0] if connected else _first_number(levels).to(widest)
     devices = {str(total.device) for total, _ in found.values()}
     if len(devices) > 1:
         where = ", ".join(f"{name} on {total.device}" for name, (total, _) in found.items())
         raise ValueError(f"The losses and the features must be on one device, got {where}.")
     return found, outputs
+
+
+def _first_number(levels: Features) -> Tensor:
+    level = next(level for level in levels if level.requires_grad)
+    return level[(slice(1),) * level.dim()]  # `flatten` would copy channels that are not second in memory
 
 
 def nothing(pairs: Losses) -> tuple[Tensor, Tensor]:
@@ -135,7 +141,13 @@ def indicator_pairs(
             continue
         total, count = value if isinstance(value, tuple | list) and len(value) == 2 else (value, 1.0)
         given[name] = tuple(torch.as_tensor(x).detach().to(like.device) for x in (total, count))  # type: ignore[assignment]
-        mean = float(total) / max(float(count), 1e-300)
-        if not 0 <= mean <= 1 and float(count) > 0:
-            raise ValueError(f"The indicator of task {name!r} is {mean:g}. It must be in [0, 1].")
+    for name, (total, count) in _numbers({name: pair for name, pair in given.items() if pair is not None}).items():
+        if count > 0 and not 0 <= total / count <= 1:
+            raise ValueError(f"The indicator of task {name!r} is {total / count:g}. It must be in [0, 1].")
     return given
+
+
+def _numbers(pairs: Losses) -> dict[str, list[float]]:
+    """Returns this process's pairs as numbers, with one wait for the device."""
+    table = [torch.stack([part.double() for part in pair]) for pair in pairs.values()]
+    return dict(zip(pairs, torch.stack(table).tolist() if table else [], strict=True))

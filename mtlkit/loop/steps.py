@@ -164,8 +164,9 @@ class Steps:
                 "gradients meet in one pass. For another pass, call balanced(features) and balanced.loss(...) again."
             )
         now.begun = True
-        absent = now.heads.keys() - set(now.one.step.tasks)
-        now.fresh = [p for task in absent for p in now.heads[task] if p.grad is None]
+        # Heads that are compiled together have all their parameters in common, and some heads share a few.
+        present = {id(p) for task in now.one.step.tasks for p in now.heads[task]}
+        now.fresh = [p for own in now.heads.values() for p in own if p.grad is None and id(p) not in present]
         now.weighing.enter_context(self._gradients.weighed(now.one.step, now.heads))
         # DDP and FSDP complete the gradients in calls of their own, which they may register in others. Ours is last.
         after_backward(lambda: self._end(now), rounds=3)
@@ -186,6 +187,7 @@ class Steps:
         self._last = now
         self._steps.append(step)
 
+    @torch.compiler.disable  # some compile the step of their optimizer, and this is a part of it
     def _after_step(self, optimizer: Optimizer, *_: Any) -> None:
         """The optimizer has stepped."""
         last, steps = self._last, self._steps
@@ -199,8 +201,6 @@ class Steps:
             )
         with torch.enable_grad():
             last.one.update_balancer(self.optimizer, lambda: self._look_again(last))
-        for step in steps:  # they are kept for `scalars`, which needs none of the notes
-            step.window = Window()
         self._finished, self.number = steps, self.number + 1
         self._following.stepped()
         self.new_step()
