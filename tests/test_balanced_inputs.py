@@ -79,15 +79,34 @@ def test_a_method_that_asks_for_kinds_gets_them_or_says_so():
 
 
 @pytest.mark.parametrize("method", ["rotograd", "rotograd_procrustes", "d_grad", "adversarial"])
-def test_a_method_with_state_per_channel_needs_the_number_of_channels(method):
-    with refused(f"{method} needs the number of channels", "features=512", "features=[64, 128]"):
-        make(method)
-    make(method, features=4)
-    make(method, features=[2, 4])
-    make(method, features={"p2": 2, "p3": 4})
+def test_the_number_of_channels_may_be_told_or_found(method):
+    """A method that is set up in the first forward pass has the same start as one that was told before."""
+    untold, told = make(method), make(method, features=[2, 4])
+    assert len(untold.state_dict()) < len(told.state_dict())
+    levels = [torch.rand(8, 2, 3, 3, requires_grad=True), torch.rand(8, 4, requires_grad=True)]
+    for balanced in (untold, told):
+        balanced(levels)
+    assert untold.state_dict().keys() == told.state_dict().keys()
+    assert all(torch.equal(value, told.state_dict()[key]) for key, value in untold.state_dict().items())
+    with refused("have the channels 2, but the method was set up for 2, 4", "Pass features= to mtlkit.Balanced"):
+        untold(levels[0])
     for wrong in (0, 2.5, True, "4", [3, -1]):
         with refused("features must be a number of channels, such as 512, or one per level, got"):
             make(method, features=wrong)
+
+
+def test_a_state_that_is_loaded_before_the_first_forward_pass():
+    told, features = make("rotograd", features=4, seed=1), torch.rand(8, 4, requires_grad=True)
+    state = told.state_dict()
+    untold = make("rotograd")
+    untold.load_state_dict(state)
+    assert untold.state_dict().keys() == state.keys()  # it can be saved again
+    untold(features)
+    assert all(torch.equal(value, state[key]) for key, value in untold.state_dict().items())
+    untold = make("rotograd")
+    untold.load_state_dict({key: value for key, value in state.items() if "rotation" not in key})
+    with pytest.raises(RuntimeError, match=r"Missing key.*rotation\.a"):
+        untold(features)
 
 
 def test_the_encoder_may_tell_its_channels():
@@ -160,7 +179,7 @@ def test_the_optimizer_must_hold_the_encoder():
 
 def test_the_features_must_come_from_the_encoder_that_was_passed():
     small = Small("pcgrad", space="parameters", encoder=nn.Linear(3, 6), follow=False)
-    optimizer = torch.optim.SGD([*small.encoder.parameters(), *small.balanced._steps._encoder.parameters()], lr=0.1)
+    optimizer = torch.optim.SGD([*small.encoder.parameters(), *small.balanced._steps.encoder.parameters()], lr=0.1)
     small.balanced.follow(optimizer)
     with refused("were not made by the encoder that mtlkit.Balanced was given"):
         small.balanced.loss(small.losses())
@@ -399,7 +418,7 @@ def test_features_of_a_wrong_form():
         "The shared features have no level": [],
         "The shared features are str 'z'": "z",
         "Level 1 of the shared features is nothing": [torch.rand(2, 4), None],
-        "have the channels 5, but mtlkit.Balanced was told 4": torch.rand(2, 5),
+        "have the channels 5, but the method was set up for 4": torch.rand(2, 5),
         "have the channels 4, 4, but": [torch.rand(2, 4), torch.rand(2, 4)],
         "have the channels 3, but": torch.rand(2, 4, 3),
     }

@@ -7,16 +7,17 @@ import torch
 from torch import Tensor, nn
 
 from mtlkit.balancer import BALANCERS, Balancer
+from mtlkit.engine import optim
 from mtlkit.loop import state
 from mtlkit.loop.heads import checked_heads
-from mtlkit.loop.levels import to_levels
+from mtlkit.loop.levels import check_channels, to_levels
 from mtlkit.loop.losses import Again, LossOf
 from mtlkit.loop.steps import Steps
-from mtlkit.loop.told import Told, make_encoder
-from mtlkit.option_checks import check_whole_number
-from mtlkit.registry import options_of, suggest
+from mtlkit.loop.told import Told, check_own_options, make_encoder
 from mtlkit.seeding import seed_of, seeded
 from mtlkit.task import Task
+
+CPU = torch.device("cpu")
 
 
 class Balanced(nn.Module):
@@ -51,8 +52,9 @@ class Balanced(nn.Module):
         tasks: the names of the tasks, or their kinds by name, such as `{"depth": "regression", "parts":
             "classification"}`. Only some methods ask for the kind.
         encoder: the shared network, for methods that compare gradients over its parameters or its last layer.
-        features: the number of channels of the shared features, or one per level, in a list or by name. Only methods
-            with state for each channel need it.
+        features: the number of channels of the shared features, or one per level, in a list or by name. Without it, a
+            method with state for each channel is set up in the first forward pass, and a state that was loaded before
+            is checked there.
         last_layer: the encoder's last layer or its name, for the space `last_layer`.
         heads: the module of each task behind the features. Without it, `loss` finds the parameters of each head by
             itself. It cannot do so if several heads are compiled together or are sharded.
@@ -68,11 +70,6 @@ class Balanced(nn.Module):
         LookupError: there is no such method.
         ValueError: an option is wrong, or the method needs what was not passed. The message says what to pass.
 
-    Attributes:
-        number: the number of optimizer steps that are done.
-
-    >>> torch.manual_seed(0)  # doctest: +ELLIPSIS
-    <torch._C.Generator object at ...>
     >>> encoder, heads = nn.Linear(3, 4), nn.ModuleDict({"a": nn.Linear(4, 1), "b": nn.Linear(4, 1)})
     >>> optimizer = torch.optim.SGD([*encoder.parameters(), *heads.parameters()], lr=0.1)
     >>> balanced = Balanced("mgda", tasks=("a", "b"))
@@ -100,21 +97,18 @@ class Balanced(nn.Module):
         **options: Any,
     ) -> None:
         super().__init__()
-        known = {**options_of(BALANCERS.get(method)), **options_of(Balanced)}
-        for name in options.keys() - known.keys():
-            raise ValueError(f"Neither {method!r} nor mtlkit.Balanced has an option {name!r}. {suggest(name, known)}")
-        if steps_per_epoch is not None:
-            check_whole_number("steps_per_epoch", steps_per_epoch, 1)
-        told = Told(method, tasks, features, encoder)
-        with seeded(seed_of(seed), torch.device("cpu")):  # the loop's own random numbers stay as they are
-            balancer = BALANCERS.build(method, tasks=told.names, **options)
-            shared = make_encoder(method, balancer.space, encoder, last_layer)
-            balancer.setup(told.tasks, told.info(shared))
-        self.method = method
-        self._channels = told.channels
-        self._place = (torch.device("cpu"), torch.float32)
+        check_own_options(method, options, Balanced)
+        self._told = Told(method, tasks, features, encoder)
+        with seeded(seed_of(seed, 0), CPU):  # the loop's own random numbers stay as they are
+            balancer = BALANCERS.build(method, tasks=self._told.names, **options)
+        shared = make_encoder(method, balancer.space, encoder, last_layer)
         own_heads = checked_heads(heads, balancer.tasks)
+        self.method = method
+        self._seed = seed
+        self._place = (CPU, torch.float32)
+        self._loaded: dict[str, Tensor] = {}  # a state that waits for the method to be set up
         self._steps = Steps(balancer, shared, own_heads, decoder_gradients, steps_per_epoch, observe, seed)
+        self._ready = self._set_up(None)
 
     @property
     def balancer(self) -> Balancer:
@@ -158,7 +152,11 @@ class Balanced(nn.Module):
         Raises:
             ValueError: the features have another form, another number of channels than was told, or no gradient.
         """
-        levels, rebuild = to_levels(features, self._channels)
+        named, rebuild = to_levels(features)
+        levels = [*named.values()]
+        self._ready = self._ready or self._set_up(named)
+        if self._told.channels is not None:
+            check_channels(self._told.channels, named)
         wider = torch.float64 if levels[0].dtype == torch.float64 else self._place[1]
         self._move(levels[0].device, wider)
         return {name: rebuild(own) for name, own in self._steps.forward(levels).items()}
@@ -198,6 +196,19 @@ class Balanced(nn.Module):
         """
         return self._steps.scalars()
 
+    def _set_up(self, levels: Mapping[Any, Tensor] | None) -> bool:
+        """Sets the method up as soon as it knows what it asks for: now, or in the first forward pass."""
+        own = self._steps
+        with seeded(seed_of(self._seed, 1), CPU):
+            if not self._told.set_up(own.balancer, own.encoder, levels):
+                return False
+        own.optimizer = optim.balancer_optimizer(own.balancer)
+        state.move(own.balancer, own.optimizer, *self._place)
+        self._ready, loaded, self._loaded = True, self._loaded, {}
+        if loaded:
+            self.load_state_dict(loaded)
+        return True
+
     # -- state: torch's own hooks ---------------------------------------------------------------------------------
 
     def _move(self, device: torch.device, dtype: torch.dtype) -> None:
@@ -210,7 +221,7 @@ class Balanced(nn.Module):
         return self
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        found = state.collected(self._steps.balancer, self._steps.optimizer, self.number)
+        found = self._loaded or state.collected(self._steps.balancer, self._steps.optimizer, self.number)
         destination.update({prefix + name: value for name, value in found.items()})
 
     def _load_from_state_dict(
@@ -223,6 +234,9 @@ class Balanced(nn.Module):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
+        if not self._ready:
+            self._loaded = {name.removeprefix(prefix): x for name, x in state_dict.items() if name.startswith(prefix)}
+            return
         own, lists = self._steps, (missing_keys, unexpected_keys, error_msgs)
         number = state.restore(own.balancer, own.optimizer, state_dict, prefix, *lists)
         own.number = own.number if number is None else number

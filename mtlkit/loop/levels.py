@@ -15,17 +15,16 @@ FORMS = (
 )
 
 
-def to_levels(features: Any, channels: Mapping[Any, int] | None = None) -> tuple[list[Tensor], Rebuild]:
-    """Returns the levels with their channels second, and a function that puts such levels into the form of `features`.
+def to_levels(features: Any) -> tuple[dict[Any, Tensor], Rebuild]:
+    """Returns the levels by name or number, channels second, and a function that gives such levels the form they had.
 
-    Raises `ValueError` unless each level is a floating-point tensor of two or more dimensions, all on one device, and
-    with as many `channels` as were told.
+    Raises `ValueError` unless each level is a floating-point tensor of two or more dimensions, all on one device.
 
     >>> import torch
     >>> levels, rebuild = to_levels({"tokens": torch.rand(2, 5, 3), "map": torch.rand(2, 8, 4, 4)})
-    >>> [tuple(level.shape) for level in levels]
+    >>> [tuple(level.shape) for level in levels.values()]
     [(2, 3, 5), (2, 8, 4, 4)]
-    >>> {name: tuple(level.shape) for name, level in rebuild(levels).items()}
+    >>> {name: tuple(level.shape) for name, level in rebuild([*levels.values()]).items()}
     {'tokens': (2, 5, 3), 'map': (2, 8, 4, 4)}
     """
     if isinstance(features, Tensor):
@@ -44,17 +43,13 @@ def to_levels(features: Any, channels: Mapping[Any, int] | None = None) -> tuple
     if len(devices) > 1:
         raise ValueError(f"The levels of the shared features are on {', '.join(sorted(devices))}. Move them to one.")
 
-    listed = [_channels(level) for level in named.values()]
-    if channels is not None:
-        _check_channels(channels, dict(zip(named, listed, strict=True)))
-
     def rebuild(levels: Sequence[Tensor]) -> Any:
         back = [_channels(level) for level in levels]
         if isinstance(features, Tensor):
             return back[0]
         return dict(zip(named, back, strict=True)) if isinstance(features, Mapping) else list(back)
 
-    return listed, rebuild
+    return {name: _channels(level) for name, level in named.items()}, rebuild
 
 
 def _channels(level: Tensor) -> Tensor:
@@ -70,13 +65,15 @@ def _check_level(key: Any, level: Any) -> None:
         raise ValueError(f"{what} a tensor of {level.dtype}. Features must be floating-point numbers.")
 
 
-def _check_channels(told: Mapping[Any, int], levels: Mapping[Any, Tensor]) -> None:
+def check_channels(told: Mapping[Any, int], levels: Mapping[Any, Tensor]) -> None:
+    """Raises `ValueError` unless the levels have the channels that the method was set up for."""
     found = {name: level.shape[1] for name, level in levels.items()}
     # Names are compared where both have them: levels may be told as a list, and handed over in a dictionary.
     if dict(told) != found and (told.keys() == found.keys() or [*told.values()] != [*found.values()]):
         raise ValueError(
-            f"The shared features have the channels {_named(found)}, but mtlkit.Balanced was told {_named(told)}. Pass "
-            f"the number of channels of each level as features=. Tokens (B, N, C) have them last."
+            f"The shared features have the channels {_named(found)}, but the method was set up for {_named(told)}. "
+            f"They must stay the same. Pass features= to mtlkit.Balanced, with the number of channels of each level. "
+            f"Tokens (B, N, C) have them last."
         )
 
 

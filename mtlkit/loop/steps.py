@@ -7,11 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import Adam, Optimizer
 
 from mtlkit import distributed
 from mtlkit.balancer import Balancer
-from mtlkit.engine import optim
 from mtlkit.engine.decoder_gradients import DecoderGradients
 from mtlkit.engine.losses import NonFiniteError
 from mtlkit.engine.one_pass import Pass
@@ -24,6 +23,7 @@ from mtlkit.loop.look_again import Look, as_before
 from mtlkit.loop.losses import Again, LossOf
 from mtlkit.loop.told import LoopEncoder
 from mtlkit.network import Features
+from mtlkit.option_checks import check_whole_number
 from mtlkit.seeding import Turns
 from mtlkit.step import Step, Window
 
@@ -56,6 +56,7 @@ class Steps:
 
     Attributes:
         balancer: the method, with its state.
+        encoder: the loop's encoder, as far as a step needs it.
         optimizer: moves the balancer's own parameters.
         number: the number of optimizer steps that are done.
         observe: compute the Gram matrix for `scalars` also where the method does not need it.
@@ -71,11 +72,13 @@ class Steps:
         observe: bool,
         seed: int,
     ) -> None:
+        if steps_per_epoch is not None:
+            check_whole_number("steps_per_epoch", steps_per_epoch, 1)
         self.balancer = balancer
-        self.optimizer = optim.balancer_optimizer(balancer)
+        self.optimizer: Adam | None = None  # of the balancer's own parameters, once it is set up
         self.number = 0
         self.observe = observe
-        self._encoder = encoder
+        self.encoder = encoder
         self._heads = heads
         self._gradients = DecoderGradients(decoder_gradients, balancer)
         self._steps_per_epoch = steps_per_epoch
@@ -99,7 +102,7 @@ class Steps:
 
     def follow(self, optimizer: Any) -> None:
         """Updates the balancer whenever this optimizer has stepped."""
-        self._following.follow(optimizer, self._encoder.module, self._after_step)
+        self._following.follow(optimizer, self.encoder.module, self._after_step)
 
     # -- what the loop calls --------------------------------------------------------------------------------------
 
@@ -120,7 +123,7 @@ class Steps:
         rate = own.lr * own.lr_decay**number
         step = Step(own, number=number, epoch=epoch, rate=rate, window=self._window)
         self._turns.next(number)
-        one = Pass(own, self._encoder, step, turns=self._turns, observe=self.observe)
+        one = Pass(own, self.encoder, step, turns=self._turns, observe=self.observe)
         adapted = one.tap(levels)
         self._pending = Forward(one, levels, Look.now(levels[0].device))
         return adapted
@@ -139,7 +142,7 @@ class Steps:
                 "balanced.loss(...) needs a forward pass of its own: call balanced(features) before it, once per call."
             )
         given.check_extras(own, again, indicators)
-        self._following.check(self._encoder.module, now.features)
+        self._following.check(self.encoder.module, now.features)
         aliases, weighs = now.one.aliases, self._gradients.weighs
         heads = parameters_of_heads(pairs, aliases, now.features, self._heads, own, weighs)
         pairs, outputs = given.completed(pairs, aliases, "create_graph" in own.needs)

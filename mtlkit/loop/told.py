@@ -1,14 +1,15 @@
 """What a method's `setup` asks about tasks and encoder, answered from what the loop told. The rest is an error."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
+from mtlkit.balancer import BALANCERS, Balancer
 from mtlkit.network import Encoder, EncoderInfo
-from mtlkit.registry import suggest
+from mtlkit.registry import options_of, suggest
 from mtlkit.task import Task
 
 KINDS_OF_TASK = ("regression", "classification")
@@ -39,20 +40,20 @@ class ToldTask:
         )
 
 
-class UntoldFeatures:
-    """Stands for the form of the features where the loop did not tell it."""
+class UntoldError(ValueError):
+    """A method asks for the form of the features, which is not known before the first forward pass."""
 
-    def __init__(self, method: str, parameters: int) -> None:
+
+class UntoldFeatures:
+    """Stands for the form of the features as long as nobody told it."""
+
+    def __init__(self, parameters: int) -> None:
         self.parameters = parameters
-        self._method = method
 
     def __getattr__(self, attribute: str) -> Any:
         if attribute.startswith("_"):
             raise AttributeError(attribute)
-        raise ValueError(
-            f"{self._method} needs the number of channels of the shared features. Pass features=512 to "
-            f"mtlkit.Balanced, or features=[64, 128] for levels, with the numbers of your encoder."
-        )
+        raise UntoldError(attribute)
 
 
 @dataclass
@@ -94,16 +95,37 @@ class Told:
         told = {n: kind if isinstance(kind, Task) else ToldTask(method, n, kind) for n, kind in kinds.items()}
         self.tasks = cast(dict[str, Task], told)
         self.channels = _channels(features, encoder)
-        self._method = method
 
-    def info(self, encoder: "LoopEncoder") -> EncoderInfo:
-        """Returns what `setup` gets as the shape of the features."""
+    def set_up(self, balancer: Balancer, encoder: "LoopEncoder", levels: Mapping[Any, Tensor] | None = None) -> bool:
+        """Calls the method's `setup`. Returns false where it asks for the features and their form is not known yet.
+
+        `levels` are the features of the first forward pass.
+        """
         own = () if encoder.module is None else encoder.module.parameters()
         shared = sum(parameter.numel() for parameter in own if parameter.requires_grad)
-        if self.channels is None:
-            return cast(EncoderInfo, UntoldFeatures(self._method, shared))
-        # The stride says only that there are positions: no method needs more of it.
-        return EncoderInfo(tuple(self.channels.values()), (1,) * len(self.channels), parameters=shared)
+        info = cast(EncoderInfo, UntoldFeatures(shared))
+        if self.channels is None and levels is not None:
+            self.channels = {name: level.shape[1] for name, level in levels.items()}
+        if self.channels is not None:
+            # The stride says only whether there are positions: no method needs more of it.
+            vectors = [level.dim() == 2 for level in levels.values()] if levels else [False] * len(self.channels)
+            strides = tuple(0 if vector else 1 for vector in vectors)
+            info = EncoderInfo(tuple(self.channels.values()), strides, parameters=shared)
+        try:
+            balancer.setup(self.tasks, info)
+        except UntoldError:
+            return False
+        return True
+
+
+def check_own_options(method: str, options: Iterable[str], own: type) -> None:
+    """Raises `ValueError` for an option that neither the method has nor `own`, the class that takes it."""
+    known = {**options_of(BALANCERS.get(method)), **options_of(own)}
+    for name in options:
+        if name not in known:
+            raise ValueError(
+                f"Neither {method!r} nor mtlkit.{own.__name__} has an option {name!r}. {suggest(name, known)}"
+            )
 
 
 def make_encoder(method: str, space: str, encoder: nn.Module | None, last_layer: str | nn.Module | None) -> LoopEncoder:
