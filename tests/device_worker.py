@@ -17,6 +17,7 @@ mock_device.install()  # replaces functions of torch, so this runs in a process 
 
 import toys  # noqa: E402
 from loops import Loop  # noqa: E402
+from tolerances import SINGLE, SINGLE_SUM  # noqa: E402
 
 torch.set_num_threads(1)
 for method in sys.argv[1:]:
@@ -33,5 +34,7 @@ for method in sys.argv[1:]:
     for key, value in here.state().items():
         found = there.state()[key]
         assert found.device.type == "mock", key
-        torch.testing.assert_close(found.cpu(), value, rtol=1e-5, atol=1e-6, equal_nan=True, msg=f"{method} {key}")
+        torch.testing.assert_close(
+            found.cpu(), value, rtol=SINGLE_SUM, atol=SINGLE, equal_nan=True, msg=f"{method} {key}"
+        )
     sys.stdout.write(f"{method}\n")

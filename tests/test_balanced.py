@@ -3,6 +3,7 @@
 import pytest
 import torch
 from loops import Loop, engine_state
+from tolerances import NETWORK, ROUNDING, SINGLE, SINGLE_SUM
 from torch import nn
 
 from mtlkit import BALANCERS, Balanced
@@ -80,7 +81,7 @@ def test_accumulation_needs_no_word(toys, name, divided):
     if divided:
         assert_same(engine, loop)
     for key, value in engine_state(engine).items():
-        torch.testing.assert_close(loop.state()[key], value, rtol=1e-9, atol=1e-12, equal_nan=True, msg=key)
+        torch.testing.assert_close(loop.state()[key], value, rtol=NETWORK, atol=ROUNDING, equal_nan=True, msg=key)
     assert loop.balanced.number == 4
 
 
@@ -108,7 +109,7 @@ def test_a_scaler_changes_nothing_and_a_skipped_step_moves_nothing(toys):
             step(toys.make_batch(i))
         for key, value in engine_state(engine).items():
             torch.testing.assert_close(
-                loop.state()[key], value, rtol=2e-5, atol=2e-6, equal_nan=True, msg=f"{name} {key}"
+                loop.state()[key], value, rtol=2 * SINGLE_SUM, atol=2 * SINGLE, equal_nan=True, msg=f"{name} {key}"
             )
 
 
@@ -148,7 +149,7 @@ def test_means_are_losses_too(toys):
         loop.optimizer.step()
         loop.optimizer.zero_grad()
     for key, value in engine_state(engine).items():
-        torch.testing.assert_close(loop.state()[key], value, rtol=1e-10, atol=1e-13, msg=key)
+        torch.testing.assert_close(loop.state()[key], value, rtol=NETWORK, atol=ROUNDING, msg=key)
 
 
 def test_the_loss_is_an_ordinary_scalar(toys):

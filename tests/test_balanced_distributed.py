@@ -9,6 +9,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 from balanced_worker import RUNS
 from test_distributed import launch
+from tolerances import NETWORK
 
 
 @pytest.fixture(scope="module")
@@ -27,10 +28,10 @@ def results(once):
 def test_two_processes_equal_one(results, name, case):
     one, two = (found[name, case] for found in results)
     assert two["spread"] == 0  # both processes have equal values
-    assert two["losses"] == pytest.approx(one["losses"], rel=1e-9)
+    assert two["losses"] == pytest.approx(one["losses"], rel=NETWORK)
     assert one["state"].keys() == two["state"].keys()
     for key, value in one["state"].items():
-        torch.testing.assert_close(two["state"][key], value, rtol=1e-9, atol=1e-9, equal_nan=True, msg=key)
+        torch.testing.assert_close(two["state"][key], value, rtol=NETWORK, atol=NETWORK, equal_nan=True, msg=key)
 
 
 def test_processes_with_different_heads_are_refused_together(results):

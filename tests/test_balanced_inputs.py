@@ -5,6 +5,7 @@ import re
 import pytest
 import torch
 from loops import Loop
+from tolerances import SINGLE, SINGLE_SUM
 from torch import nn
 
 import mtlkit
@@ -407,7 +408,7 @@ def test_tokens_and_maps_are_the_same_positions():
             optimizer.zero_grad()
         found.append([*encoder.parameters(), *balanced.balancer.rotation.values()])
     for one, two in zip(*found, strict=True):
-        torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(one, two, rtol=SINGLE_SUM, atol=SINGLE)
 
 
 def test_features_of_a_wrong_form():
