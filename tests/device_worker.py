@@ -34,7 +34,7 @@ for method in sys.argv[1:]:
     for key, value in here.state().items():
         found = there.state()[key]
         assert found.device.type == "mock", key
-        torch.testing.assert_close(
+        torch.testing.assert_close(found.cpu(), value, rtol=SINGLE_SUM, atol=SINGLE, equal_nan=True, msg=key)
             found.cpu(), value, rtol=SINGLE_SUM, atol=SINGLE, equal_nan=True, msg=f"{method} {key}"
         )
     sys.stdout.write(f"{method}\n")
