@@ -35,6 +35,4 @@ for method in sys.argv[1:]:
         found = there.state()[key]
         assert found.device.type == "mock", key
         torch.testing.assert_close(found.cpu(), value, rtol=SINGLE_SUM, atol=SINGLE, equal_nan=True, msg=key)
-            found.cpu(), value, rtol=SINGLE_SUM, atol=SINGLE, equal_nan=True, msg=f"{method} {key}"
-        )
     sys.stdout.write(f"{method}\n")
