@@ -1,0 +1,197 @@
+"""The examples of docs/examples run, and training through each framework gives the engine's numbers."""
+
+import ast
+import itertools
+import math
+import runpy
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from loops import Loop, engine_state
+from pages import REPOSITORY
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader, SequentialSampler
+
+EXAMPLES = REPOSITORY / "docs/examples"
+NEEDED = {"lightning_module": "lightning", "fabric_loop": "lightning", "hf_trainer": "transformers"}
+METHODS = [
+    ("rotograd", {}),
+    ("mgda", {}),  # each head gets its own weight
+    ("uncertainty", {}),
+    ("famo", {}),  # looks at the batch once more when the optimizer has stepped
+    ("pcgrad", {"space": "parameters"}),
+]
+STEPS = 10
+
+#: Lightning asks torch for a class that torch deprecates.
+LIGHTNING = pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec.. is deprecated:FutureWarning")
+
+
+def installed(name: str):
+    return pytest.importorskip(name, reason=f"{name} is not installed (pip install 'mtlkit[examples]')")
+
+
+# ---- the files
+
+
+@LIGHTNING
+@pytest.mark.parametrize("name", sorted(path.stem for path in EXAMPLES.glob("*.py")))
+def test_an_example_runs_and_learns(name, tmp_path, monkeypatch, capsys):
+    if name in NEEDED:
+        installed(NEEDED[name])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", [name])
+    runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
+    found = ast.literal_eval(capsys.readouterr().out.splitlines()[-1])
+    # Half of what the best constant prediction has: log 3, and the variances of sin(sum of two normal numbers), which
+    # is (1 - exp(-4)) / 2, and of the mean of three uniform numbers.
+    constant = {"color": math.log(3), "distance": (1 - math.exp(-4)) / 2, "light": 1 / 36}
+    losses = {key.removeprefix("loss/"): value for key, value in found.items() if key.startswith("loss/")}
+    assert len(losses) == 2
+    for task, loss in losses.items():
+        assert loss < constant[task] / 2, task
+        assert {f"weight/{task}", f"grad_norm/{task}"} <= found.keys()
+
+
+# ---- ten steps through a framework are ten steps of the engine
+
+
+def with_accelerate(loop, batches, accumulation, folder):
+    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=accumulation)
+    net, optimizer = accelerator.prepare(loop.net, loop.optimizer)
+    loop.balanced.follow(optimizer)
+    for batch in batches:
+        with accelerator.accumulate(net):
+            outputs, losses = loop.losses(batch, forward=net)
+            accelerator.backward(loop.balanced.loss(losses, **loop.extras(batch, outputs)))
+            optimizer.step()
+            optimizer.zero_grad()
+
+
+def with_lightning(loop, batches, accumulation, folder):
+    lightning = installed("lightning")
+
+    class Lit(lightning.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.net = loop.net
+
+        def training_step(self, batch):
+            outputs, losses = loop.losses(batch, forward=self.net)
+            return loop.balanced.loss(losses, **loop.extras(batch, outputs))
+
+        def validation_step(self, batch):
+            self.log("sum", loop.balanced.loss(loop.losses(batch, forward=self.net)[1]), batch_size=8)
+
+        def configure_optimizers(self):
+            loop.balanced.follow(loop.optimizer)
+            return loop.optimizer
+
+    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    trainer = lightning.Trainer(
+        accelerator="cpu", max_epochs=1, accumulate_grad_batches=accumulation, val_check_interval=accumulation, **quiet
+    )
+    loader = DataLoader(batches, batch_size=None)
+    trainer.fit(Lit(), loader, DataLoader(batches[:1], batch_size=None))
+
+
+def with_fabric(loop, batches, accumulation, folder):
+    installed("lightning")
+    from lightning.fabric import Fabric
+
+    fabric = Fabric(accelerator="cpu", devices=1)
+    net, optimizer = fabric.setup(loop.net, loop.optimizer)
+    loop.balanced.follow(optimizer)
+    for number, batch in enumerate(batches, 1):
+        complete = number % accumulation == 0
+        with fabric.no_backward_sync(net, enabled=not complete):
+            outputs, losses = loop.losses(batch, forward=net)
+            fabric.backward(loop.balanced.loss(losses, **loop.extras(batch, outputs)) / accumulation)
+        if complete:
+            optimizer.step()
+            optimizer.zero_grad()
+
+
+def with_trainer(loop, batches, accumulation, folder):
+    transformers = installed("transformers")
+
+    class Trainer(transformers.Trainer):
+        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+            outputs, losses = loop.losses(inputs, forward=model)
+            extras = loop.extras(inputs, outputs) if torch.is_grad_enabled() else {}
+            loss = loop.balanced.loss(losses, **extras)
+            return (loss, outputs) if return_outputs else loss
+
+        def _get_train_sampler(self, *_):
+            return SequentialSampler(batches)
+
+    args = transformers.TrainingArguments(
+        folder,
+        max_steps=STEPS,
+        per_device_train_batch_size=1,
+        per_device_eval_batch_size=1,
+        gradient_accumulation_steps=accumulation,
+        max_grad_norm=0,
+        eval_strategy="steps",
+        eval_steps=2,
+        use_cpu=True,
+        remove_unused_columns=False,
+        label_names=["targets"],
+        prediction_loss_only=True,
+        report_to="none",
+        save_strategy="no",
+        disable_tqdm=True,
+    )
+    Trainer(
+        loop.net,
+        args,
+        data_collator=lambda items: items[0],  # an item is a batch
+        train_dataset=batches,
+        eval_dataset=batches[:1],
+        optimizers=(loop.optimizer, LambdaLR(loop.optimizer, lambda _: 1.0)),
+    ).train()
+
+
+def with_grad_scaler(loop, batches, accumulation, folder):
+    """Every third step overflows, and the scaler skips it: it is as if it had not been."""
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=2)
+    for number, micro in enumerate(itertools.batched(batches, accumulation)):
+        for factor in (torch.inf, 1.0) if number % 3 == 1 else (1.0,):
+            for batch in micro:
+                loop.backward(batch, accumulation, backward=lambda loss, f=factor: (scaler.scale(loss) * f).backward())
+            scaler.step(loop.optimizer)
+            scaler.update()
+            loop.optimizer.zero_grad()
+
+
+def batches_of(toys, number):
+    """Some lack all labels of a task, or those of some samples."""
+    made = [toys.make_batch(i) for i in range(number)]
+    made[3] = toys.without(made[3], "depth")
+    made[4] = toys.without(toys.without(made[4], "depth"), "attributes")
+    made[6] = toys.without(made[6], "segmentation", rows=slice(4))
+    return made
+
+
+@LIGHTNING
+@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize(("method", "options"), METHODS, ids=[name for name, _ in METHODS])
+@pytest.mark.parametrize("train", [with_accelerate, with_lightning, with_fabric, with_trainer, with_grad_scaler])
+def test_ten_steps_are_those_of_the_engine(toys, train, method, options, accumulation, tmp_path):
+    batches = batches_of(toys, STEPS * accumulation)
+    engine = toys.make_engine(method, options=options, accumulation=accumulation)
+    loop = Loop(engine, method, options)
+    found, expected = [], []
+    loop.optimizer.register_step_post_hook(lambda *_: found.append({k: v.clone() for k, v in loop.state().items()}))
+    train(loop, batches, accumulation, tmp_path)
+    for micro in itertools.batched(batches, accumulation):
+        for batch in micro:
+            engine.train_step(batch)
+        expected.append(engine_state(engine))
+    assert len(found) == len(expected) == loop.balanced.number == STEPS
+    for ours, theirs in zip(expected, found, strict=True):
+        assert ours.keys() == theirs.keys()
+        for name, value in ours.items():
+            assert torch.equal(value.nan_to_num(7), theirs[name].nan_to_num(7)), name
