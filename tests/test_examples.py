@@ -1,7 +1,6 @@
 """The examples of docs/examples run, and training through each framework gives the engine's numbers."""
 
 import ast
-import itertools
 import math
 import runpy
 from pathlib import Path
@@ -58,10 +57,10 @@ def test_an_example_runs_and_learns(name, tmp_path, monkeypatch, capsys):
 # ---- ten steps through a framework are ten steps of the engine
 
 
-def with_accelerate(loop, batches, accumulation, folder):
+def with_accelerate(loop, follow, batches, accumulation, folder):
     accelerator = Accelerator(cpu=True, gradient_accumulation_steps=accumulation)
     net, optimizer = accelerator.prepare(loop.net, loop.optimizer)
-    loop.balanced.follow(optimizer)
+    follow(optimizer)
     for batch in batches:
         with accelerator.accumulate(net):
             outputs, losses = loop.losses(batch, forward=net)
@@ -70,7 +69,7 @@ def with_accelerate(loop, batches, accumulation, folder):
             optimizer.zero_grad()
 
 
-def with_lightning(loop, batches, accumulation, folder):
+def with_lightning(loop, follow, batches, accumulation, folder):
     lightning = installed("lightning")
 
     class Lit(lightning.LightningModule):
@@ -86,7 +85,7 @@ def with_lightning(loop, batches, accumulation, folder):
             self.log("sum", loop.balanced.loss(loop.losses(batch, forward=self.net)[1]), batch_size=8)
 
         def configure_optimizers(self):
-            loop.balanced.follow(loop.optimizer)
+            follow(loop.optimizer)
             return loop.optimizer
 
     quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
@@ -97,13 +96,13 @@ def with_lightning(loop, batches, accumulation, folder):
     trainer.fit(Lit(), loader, DataLoader(batches[:1], batch_size=None))
 
 
-def with_fabric(loop, batches, accumulation, folder):
+def with_fabric(loop, follow, batches, accumulation, folder):
     installed("lightning")
     from lightning.fabric import Fabric
 
     fabric = Fabric(accelerator="cpu", devices=1)
     net, optimizer = fabric.setup(loop.net, loop.optimizer)
-    loop.balanced.follow(optimizer)
+    follow(optimizer)
     for number, batch in enumerate(batches, 1):
         complete = number % accumulation == 0
         with fabric.no_backward_sync(net, enabled=not complete):
@@ -114,7 +113,7 @@ def with_fabric(loop, batches, accumulation, folder):
             optimizer.zero_grad()
 
 
-def with_trainer(loop, batches, accumulation, folder):
+def with_trainer(loop, follow, batches, accumulation, folder):
     transformers = installed("transformers")
 
     class Trainer(transformers.Trainer):
@@ -123,6 +122,11 @@ def with_trainer(loop, batches, accumulation, folder):
             extras = loop.extras(inputs, outputs) if torch.is_grad_enabled() else {}
             loss = loop.balanced.loss(losses, **extras)
             return (loss, outputs) if return_outputs else loss
+
+        def create_optimizer(self, *args):
+            optimizer = super().create_optimizer(*args)
+            follow(optimizer)
+            return optimizer
 
         def _get_train_sampler(self, *_):
             return SequentialSampler(batches)
@@ -154,16 +158,21 @@ def with_trainer(loop, batches, accumulation, folder):
     ).train()
 
 
-def with_grad_scaler(loop, batches, accumulation, folder):
+def with_grad_scaler(loop, follow, batches, accumulation, folder):
     """Every third step overflows, and the scaler skips it: it is as if it had not been."""
+    follow(loop.optimizer)
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=2)
-    for number, micro in enumerate(itertools.batched(batches, accumulation)):
+    for number, micro in enumerate(micro_batches(batches, accumulation)):
         for factor in (torch.inf, 1.0) if number % 3 == 1 else (1.0,):
             for batch in micro:
                 loop.backward(batch, accumulation, backward=lambda loss, f=factor: (scaler.scale(loss) * f).backward())
             scaler.step(loop.optimizer)
             scaler.update()
             loop.optimizer.zero_grad()
+
+
+def micro_batches(batches, number):
+    return [batches[start : start + number] for start in range(0, len(batches), number)]
 
 
 def batches_of(toys, number):
@@ -184,12 +193,17 @@ def test_ten_steps_are_those_of_the_engine(toys, train, method, options, accumul
     engine = toys.make_engine(method, options=options, accumulation=accumulation)
     loop = Loop(engine, method, options)
     found, expected = [], []
-    loop.optimizer.register_step_post_hook(lambda *_: found.append({k: v.clone() for k, v in loop.state().items()}))
-    train(loop, batches, accumulation, tmp_path)
-    for micro in itertools.batched(batches, accumulation):
+
+    def follow(optimizer):
+        loop.balanced.follow(optimizer)
+        record = loop.optimizer.register_step_post_hook  # after the hook of Balanced
+        record(lambda *_: found.append({key: value.clone() for key, value in loop.state().items()}))
+
+    for micro in micro_batches(batches, accumulation):  # first, for all of Accelerate in a process shares its settings
         for batch in micro:
             engine.train_step(batch)
         expected.append(engine_state(engine))
+    train(loop, follow, batches, accumulation, tmp_path)
     assert len(found) == len(expected) == loop.balanced.number == STEPS
     for ours, theirs in zip(expected, found, strict=True):
         assert ours.keys() == theirs.keys()
