@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import GradientState
 from loops import Loop, engine_state
 from pages import REPOSITORY
+from safetensors.torch import load_file
+from test_distributed import launch
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, SequentialSampler
 
@@ -32,6 +35,12 @@ def installed(name: str):
     return pytest.importorskip(name, reason=f"{name} is not installed (pip install 'mtlkit[examples]')")
 
 
+@pytest.fixture(autouse=True)
+def _accelerate():
+    """Accelerate's state is common to a process: a loader of another test may be at its end, which ends windows."""
+    GradientState._reset_state()
+
+
 # ---- the files
 
 
@@ -52,6 +61,19 @@ def test_an_example_runs_and_learns(name, tmp_path, monkeypatch, capsys):
     for task, loss in losses.items():
         assert loss < constant[task] / 2, task
         assert {f"weight/{task}", f"grad_norm/{task}"} <= found.keys()
+
+
+def test_accelerate_on_two_processes_is_accelerate_on_one(tmp_path):
+    """The example itself, with its checkpoint: the batches are joined, and so are their labels."""
+    saved = []
+    for world in (1, 2):
+        launch(world, str(EXAMPLES / "accelerate_loop.py"), str(tmp_path / str(world)))
+        saved.append(load_file(tmp_path / str(world) / "model.safetensors"))
+    one, two = saved
+    assert one.keys() == two.keys()
+    assert int(one["balanced.number"]) == int(two["balanced.number"]) == 5 * 512 // 32
+    for name, value in one.items():
+        print(name, (value - two[name]).abs().max())
 
 
 # ---- ten steps through a framework are ten steps of the engine

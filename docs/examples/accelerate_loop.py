@@ -58,6 +58,7 @@ def main(folder: str) -> None:
                 optimizer.zero_grad()
 
     accelerator.save_state(folder)  # network and balancer: the latter is a part of the model
+    accelerator.wait_for_everyone()
     accelerator.load_state(folder)
     accelerator.print(f"{net.balanced.number} steps on {accelerator.num_processes} processes")
     accelerator.print({name: round(value, 3) for name, value in net.balanced.scalars().items()})
