@@ -5,6 +5,7 @@ import math
 import runpy
 from pathlib import Path
 
+import accelerate_worker
 import pytest
 import torch
 from accelerate import Accelerator
@@ -13,6 +14,7 @@ from loops import Loop, engine_state
 from pages import REPOSITORY
 from safetensors.torch import load_file
 from test_distributed import launch
+from tolerances import NETWORK, SINGLE_SUM
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, SequentialSampler
 
@@ -72,8 +74,29 @@ def test_accelerate_on_two_processes_is_accelerate_on_one(tmp_path):
     one, two = saved
     assert one.keys() == two.keys()
     assert int(one["balanced.number"]) == int(two["balanced.number"]) == 5 * 512 // 32
-    for name, value in one.items():
-        print(name, (value - two[name]).abs().max())
+    torch.testing.assert_close(two, one, rtol=SINGLE_SUM, atol=SINGLE_SUM)
+
+
+@pytest.fixture(scope="module")
+def processes(once):
+    """What `accelerate_worker.py` stored with one process and with two."""
+
+    def make(folder: Path) -> None:
+        for world in (1, 2):
+            launch(world, str(Path(__file__).parent / "accelerate_worker.py"), str(folder / f"{world}.pt"))
+
+    folder = once("accelerate", make)
+    return [torch.load(folder / f"{world}.pt") for world in (1, 2)]
+
+
+@pytest.mark.parametrize("method", accelerate_worker.METHODS)
+def test_two_processes_on_half_batches_are_one_on_whole_ones(processes, method):
+    one, two = (found[method] for found in processes)
+    torch.testing.assert_close(two["state"], one["state"], rtol=NETWORK, atol=NETWORK, equal_nan=True)
+    assert len(one["figures"]) == len(two["figures"]) == 10
+    for a, b in zip(one["figures"], two["figures"], strict=True):
+        assert b == pytest.approx(a, rel=NETWORK, abs=NETWORK)
+    assert "loss/depth" in one["figures"][2]
 
 
 # ---- ten steps through a framework are ten steps of the engine
