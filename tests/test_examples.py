@@ -2,7 +2,9 @@
 
 import ast
 import math
+import re
 import runpy
+import textwrap
 from pathlib import Path
 
 import accelerate_worker
@@ -11,7 +13,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import GradientState
 from loops import Loop, engine_state
-from pages import REPOSITORY
+from pages import REPOSITORY, page_of
 from safetensors.torch import load_file
 from test_distributed import launch
 from tolerances import NETWORK, SINGLE_SUM
@@ -47,7 +49,7 @@ def _accelerate():
 
 
 @LIGHTNING
-@pytest.mark.parametrize("name", sorted(path.stem for path in EXAMPLES.glob("*.py")))
+@pytest.mark.parametrize("name", sorted(path.stem for path in EXAMPLES.glob("*.py") if path.stem != "side_by_side"))
 def test_an_example_runs_and_learns(name, tmp_path, monkeypatch, capsys):
     if name in NEEDED:
         installed(NEEDED[name])
@@ -63,6 +65,35 @@ def test_an_example_runs_and_learns(name, tmp_path, monkeypatch, capsys):
     for task, loss in losses.items():
         assert loss < constant[task] / 2, task
         assert {f"weight/{task}", f"grad_norm/{task}"} <= found.keys()
+
+
+def quotes():
+    """Yields the quotations of examples in the pages, in pieces: a line `...` stands for lines that were left out."""
+    for page in ("README.md", "docs/own_loop.md"):
+        for file, text in re.findall(r"```py\n# (\S+)\n(.*?)```", page_of(page), re.DOTALL):
+            for number, piece in enumerate(re.split(r"^\.\.\.\n", text, flags=re.MULTILINE)):
+                yield pytest.param(file, piece, id=f"{page}-{Path(file).stem}-{number}")
+
+
+@pytest.mark.parametrize(("file", "piece"), list(quotes()))
+def test_the_pages_quote_what_the_examples_say(file, piece):
+    lines, wanted = page_of(file).splitlines(), textwrap.dedent(piece).splitlines()
+    assert len(wanted) > 1
+    places = range(len(lines) - len(wanted) + 1)
+    assert wanted in [textwrap.dedent("\n".join(lines[i : i + len(wanted)])).splitlines() for i in places]
+
+
+def test_the_pages_quote_every_example():
+    quoted = set(re.findall(r"```py\n# (\S+)\n", page_of("docs/own_loop.md")))
+    assert quoted == {f"docs/examples/{path.name}" for path in EXAMPLES.glob("*.py")}
+
+
+def test_the_counted_passes_are_those_of_the_page(capsys):
+    runpy.run_path(str(EXAMPLES / "side_by_side.py"), run_name="__main__")
+    rows = capsys.readouterr().out.splitlines()
+    assert len(rows) == 7
+    for row in rows:
+        assert row in page_of("docs/own_loop.md").splitlines() or row.endswith("is not installed | | |")
 
 
 def test_accelerate_on_two_processes_is_accelerate_on_one(tmp_path):
