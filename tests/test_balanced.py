@@ -43,3 +43,16 @@ def test_ten_steps_equal_ten_steps_of_the_engine(toys, name, space):
         assert_same(engine, loop)
     assert loop.balanced.number == engine.step == 10
     assert step.tasks == toys.TASK_NAMES
+
+
+@pytest.mark.parametrize("name", ["rotograd", "uncertainty"])
+def test_a_first_look_in_inference_mode_does_not_spoil_the_training(toys, name):
+    """Lightning evaluates before it trains. The state is moved to the features' precision at that time."""
+    engine, loop = pair(toys, name)
+    loop.balanced.float()
+    with torch.inference_mode():
+        loop.balanced.loss(loop.losses(toys.make_batch())[1])
+    for batch in batches(toys):
+        engine.train_step(batch)
+        loop.step(batch)
+    assert_same(engine, loop)
