@@ -145,8 +145,10 @@ def with_accelerate(loop, follow, batches, accumulation, folder):
             optimizer.zero_grad()
 
 
-def with_lightning(loop, follow, batches, accumulation, folder):
-    lightning = installed("lightning")
+QUIET = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+
+
+def lightning_module(lightning, loop, follow):
 
     class Lit(lightning.LightningModule):
         def __init__(self):
@@ -164,12 +166,16 @@ def with_lightning(loop, follow, batches, accumulation, folder):
             follow(loop.optimizer)
             return loop.optimizer
 
-    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    return Lit()
+
+
+def with_lightning(loop, follow, batches, accumulation, folder):
+    lightning = installed("lightning")
     trainer = lightning.Trainer(
-        accelerator="cpu", max_epochs=1, accumulate_grad_batches=accumulation, val_check_interval=accumulation, **quiet
+        accelerator="cpu", max_epochs=1, accumulate_grad_batches=accumulation, val_check_interval=accumulation, **QUIET
     )
-    loader = DataLoader(batches, batch_size=None)
-    trainer.fit(Lit(), loader, DataLoader(batches[:1], batch_size=None))
+    loader, first = (DataLoader(data, batch_size=None) for data in (batches, batches[:1]))
+    trainer.fit(lightning_module(lightning, loop, follow), loader, first)
 
 
 def with_fabric(loop, follow, batches, accumulation, folder):
@@ -189,7 +195,7 @@ def with_fabric(loop, follow, batches, accumulation, folder):
             optimizer.zero_grad()
 
 
-def with_trainer(loop, follow, batches, accumulation, folder):
+def trainer_of(loop, follow, batches, folder, **options):
     transformers = installed("transformers")
 
     class Trainer(transformers.Trainer):
@@ -209,29 +215,31 @@ def with_trainer(loop, follow, batches, accumulation, folder):
 
     args = transformers.TrainingArguments(
         folder,
-        max_steps=STEPS,
         per_device_train_batch_size=1,
         per_device_eval_batch_size=1,
-        gradient_accumulation_steps=accumulation,
         max_grad_norm=0,
-        eval_strategy="steps",
-        eval_steps=2,
         use_cpu=True,
         remove_unused_columns=False,
         label_names=["targets"],
         prediction_loss_only=True,
         report_to="none",
-        save_strategy="no",
         disable_tqdm=True,
+        **options,
     )
-    Trainer(
+    return Trainer(
         loop.net,
         args,
         data_collator=lambda items: items[0],  # an item is a batch
         train_dataset=batches,
         eval_dataset=batches[:1],
         optimizers=(loop.optimizer, LambdaLR(loop.optimizer, lambda _: 1.0)),
-    ).train()
+    )
+
+
+def with_trainer(loop, follow, batches, accumulation, folder):
+    options = {"gradient_accumulation_steps": accumulation, "save_strategy": "no"}
+    trainer = trainer_of(loop, follow, batches, folder, max_steps=STEPS, eval_strategy="steps", eval_steps=2, **options)
+    trainer.train()
 
 
 def with_grad_scaler(loop, follow, batches, accumulation, folder):
@@ -285,3 +293,42 @@ def test_ten_steps_are_those_of_the_engine(toys, train, method, options, accumul
         assert ours.keys() == theirs.keys()
         for name, value in ours.items():
             assert torch.equal(value.nan_to_num(7), theirs[name].nan_to_num(7)), name
+
+
+# ---- checkpoints
+
+
+def loops(toys, number):
+    """Returns loops with one start, and what each of them follows its optimizer with."""
+    engine = toys.make_engine("rotograd")
+    made = [Loop(engine, "rotograd") for _ in range(number)]
+    return [(loop, loop.balanced.follow) for loop in made]
+
+
+def assert_equal_loops(one, other):
+    assert one.balanced.number == other.balanced.number == 6
+    torch.testing.assert_close(one.state(), other.state(), rtol=0, atol=0)
+    torch.testing.assert_close(one.balanced.state_dict(), other.balanced.state_dict(), rtol=0, atol=0)
+
+
+@LIGHTNING
+def test_a_run_that_lightning_resumes_is_one_without_a_break(toys, tmp_path):
+    lightning = installed("lightning")
+    loader = DataLoader([toys.make_batch(0), toys.make_batch(1)], batch_size=None)  # an epoch
+    (whole, *_), (first, *_), (second, *_) = every = loops(toys, 3)
+    for (loop, follow), steps, start in zip(every, (6, 4, 6), (None, None, tmp_path / "a.ckpt"), strict=True):
+        trainer = lightning.Trainer(accelerator="cpu", max_epochs=steps // 2, **QUIET)
+        trainer.fit(lightning_module(lightning, loop, follow), loader, loader, ckpt_path=start)
+        if loop is first:
+            trainer.save_checkpoint(tmp_path / "a.ckpt")
+    assert_equal_loops(whole, second)
+
+
+def test_a_run_that_the_trainer_resumes_is_one_without_a_break(toys, tmp_path):
+    (whole, *_), _, (second, *_) = every = loops(toys, 3)
+    for (loop, follow), steps, resume in zip(every, (6, 4, 6), (False, False, True), strict=True):
+        folder = tmp_path / ("whole" if loop is whole else "parts")
+        options = {"max_steps": steps, "save_strategy": "steps", "save_steps": 4}
+        trainer = trainer_of(loop, follow, [toys.make_batch()] * 6, folder, **options)
+        trainer.train(resume_from_checkpoint=resume)
+    assert_equal_loops(whole, second)
