@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: install demo test test-portable lower-bounds release-check lint proofs docs mutants
+.PHONY: install demo test test-examples test-portable lower-bounds release-check lint proofs docs mutants
 
 install: $(STAMP)
 
@@ -24,6 +24,13 @@ lint: $(STAMP)
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
+# The examples of docs/own_loop.md with the frameworks that they are about, which `make install` leaves out. Without them,
+# `make test` runs the others and says which ones it skipped.
+test-examples: $(STAMP)
+	$(BIN)/python -m pip install -e ".[examples]"
+	$(BIN)/mypy docs/examples
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal tests/test_examples.py
 
 # The suite as processors with SSE4, AVX2 and AVX-512 compute, as far as this one has them: part of the release check.
 # TESTS="tests/test_space.py" runs these only.

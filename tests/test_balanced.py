@@ -215,3 +215,16 @@ def test_a_layer_of_two_heads_keeps_its_gradient_when_one_of_the_tasks_has_no_la
         loss = balanced.loss(losses)
     loss.backward()
     assert layer.weight.grad.any()
+
+
+@pytest.mark.parametrize("name", ["rotograd", "uncertainty"])
+def test_a_first_look_in_inference_mode_does_not_spoil_the_training(toys, name):
+    """Lightning evaluates before it trains. The state is moved to the features' precision at that time."""
+    engine, loop = pair(toys, name)
+    loop.balanced.float()
+    with torch.inference_mode():
+        loop.balanced.loss(loop.losses(toys.make_batch())[1])
+    for batch in batches(toys):
+        engine.train_step(batch)
+        loop.step(batch)
+    assert_same(engine, loop)

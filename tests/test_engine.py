@@ -5,9 +5,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
+from accelerate.state import GradientState
 from tolerances import NETWORK, ROUNDING, SINGLE_SUM
 from torch import nn
+from torch.utils.data import DataLoader
 
 from mtlkit import BALANCERS, distributed
 from mtlkit.balancer import Balancer
@@ -73,6 +76,18 @@ def test_accumulation_is_the_mean_of_the_micro_batches(toys):
     for name, value in parameters(engine).items():
         mean = (gradients[0][name] + gradients[1][name]) / 2
         torch.testing.assert_close(before[name] - value, mean, rtol=NETWORK, atol=ROUNDING)
+
+
+def test_another_loop_that_stopped_in_its_data_does_not_end_the_windows(toys):
+    """Accelerate's state is common to a process: a loader that is at its last batch would end every window at once."""
+    others = Accelerator(cpu=True).prepare(DataLoader([0, 1], batch_size=1))
+    last = iter(others)
+    assert [int(next(last)) for _ in range(2)] == [0, 1]
+    engine = toys.make_engine(accumulation=2)
+    assert GradientState().end_of_dataloader
+    for number in range(4):
+        engine.train_step(toys.make_batch(number))
+        assert engine.step == (number + 1) // 2
 
 
 @pytest.mark.parametrize("name", ["uniform", "uncertainty", "gradnorm", "rotograd", "cosreg"])

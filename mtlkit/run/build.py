@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import set_seed
+from accelerate.utils import GradientAccumulationPlugin, set_seed
 
 from mtlkit.balancer import BALANCERS, Balancer
 from mtlkit.config.schema import Config, SetConfig, TrainerConfig
@@ -48,7 +48,9 @@ def make_accelerator(config: TrainerConfig) -> Accelerator:
         return Accelerator(
             cpu=not torch.accelerator.is_available(),
             mixed_precision=precision,
-            gradient_accumulation_steps=config.accumulation,
+            # All of Accelerate in a process shares its state. Another loop that stopped in the middle of its data would
+            # otherwise end our accumulation windows.
+            gradient_accumulation_plugin=GradientAccumulationPlugin(config.accumulation, sync_with_dataloader=False),
             step_scheduler_with_optimizer=False,
         )
     except ValueError as error:
