@@ -270,6 +270,30 @@ def test_a_space_of_parameters_is_measured_against_the_bound(bench, small):
     assert by_name["uniform", ""].ratios == [1.0, 1.0]
 
 
+@pytest.mark.parametrize("name", ["uniform", "mgda (features)", "rotograd (features)", "pcgrad (parameters)"])
+@pytest.mark.parametrize("key", ["a", "b"])
+def test_a_loop_needs_no_more_memory_than_the_engine(bench, small, name, key):
+    setting = bench.SETTINGS[key]
+    batch = setting.inputs()
+    memory = {c.key: bench.begin(c, setting, batch).memory for c in bench.contestants(["loop"]) if name in c.key}
+    # A loop hands over means, so one number per task says that each counts once, and takes 8 bytes.
+    assert memory[f"loop:{name}"] <= memory[name] + 64 * 3
+
+
+def test_a_loop_is_measured_against_the_engine(bench, small):
+    rows, skipped = bench.measure(small, ["loop:mgda"], 2, 1.0, bench.CLOCKS["cpu"])
+    assert not skipped
+    assert [row.contestant.key for row in rows[2:]] == ["mgda (features)", "loop:mgda (features)"]
+    *others, loop = rows
+    assert [row.memory_to_engine for row in others] == [None] * 3
+    assert loop.memory_to_engine < 1.001
+    assert len(loop.to_engine) == 2
+    assert "loop" not in bench.table(rows).replace("plain loop", "")
+    (line,) = bench.table_of_loops(rows).splitlines()[2:]
+    assert line.startswith("| `mgda` | features | ")
+    assert bench.table_of_loops(others) == ""
+
+
 def test_an_unknown_contestant_is_refused(bench):
     with pytest.raises(SystemExit, match="There is no gradnrm"):
         bench.contestants(["gradnrm"])

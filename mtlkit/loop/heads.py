@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
-from itertools import combinations
 from typing import Any
 
 from torch import Tensor, nn
@@ -108,11 +107,12 @@ def _check(name: str, found: Found) -> None:
 
 
 def _check_apart(parameters: Mapping[str, list[Tensor]], weighs: bool, opaque: bool) -> None:
-    for (a, first), (b, second) in combinations(parameters.items(), 2):
-        common = [p for p in first if any(p is other for other in second)]
-        if not common:
+    owner: dict[int, str] = {}
+    for b, own in parameters.items():
+        others = [owner.setdefault(id(p), b) for p in own]
+        a = next((other for other in others if other != b), None)
+        if a is None:
             continue
-        shapes = ", ".join(str(tuple(p.shape)) for p in common[:3])
         if weighs and opaque:
             raise ValueError(
                 f"This method gives each head its own weight, but the heads of {a!r} and {b!r} are compiled together. "
@@ -120,7 +120,11 @@ def _check_apart(parameters: Mapping[str, list[Tensor]], weighs: bool, opaque: b
             )
         if opaque:
             return
-        what = f"The losses of {a!r} and {b!r} share {len(common)} parameters behind the features (shapes {shapes})"
+        shapes = [str(tuple(p.shape)) for p, other in zip(own, others, strict=True) if other == a]
+        what = (
+            f"The losses of {a!r} and {b!r} share {len(shapes)} parameters behind the features (shapes "
+            f"{', '.join(shapes[:3])})"
+        )
         if weighs:
             raise ValueError(
                 f"{what}, so these have no weight of their own. Put them into the encoder, or pass "
