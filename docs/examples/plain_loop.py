@@ -16,7 +16,7 @@ head = nn.ModuleDict({"distance": nn.Linear(32, 1), "color": nn.Linear(32, 3)})
 loss_of = {"distance": nn.MSELoss(), "color": nn.CrossEntropyLoss()}
 optimizer = torch.optim.Adam([*encoder.parameters(), *head.parameters()], lr=1e-2)
 
-balanced = mtlkit.Balanced("rotograd", tasks=("distance", "color"), features=32)  # 1: any of the balancers
+balanced = mtlkit.Balanced("rotograd", tasks=("distance", "color"))  # 1: any of the balancers
 balanced.follow(optimizer)  # 1: its state moves when this optimizer steps
 
 for image, target in loader:

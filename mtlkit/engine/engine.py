@@ -13,7 +13,7 @@ from mtlkit import distributed
 from mtlkit.balancer import Balancer
 from mtlkit.config.schema import TrainerConfig
 from mtlkit.data.loader import micro_batches
-from mtlkit.engine import optim, shared
+from mtlkit.engine import balancer_state, optim, shared
 from mtlkit.engine.decoder_gradients import DecoderGradients
 from mtlkit.engine.evaluation import LeftOut, output_sizes
 from mtlkit.engine.losses import FirstLosses, Losses, gradient_error, loss_of
@@ -78,7 +78,7 @@ class Engine:
         self.balancer = balancer.to(accelerator.device, dtype)
         distributed.broadcast_state(self.balancer)
         # Only the model's optimizer is prepared: two would share one loss scaler, and each would update its scale.
-        self.balancer_optimizer = optim.balancer_optimizer(balancer)
+        self.balancer_optimizer = balancer_state.balancer_optimizer(balancer)
         self.model, self.optimizer = accelerator.prepare(model, optim.model_optimizer(model, config))
         self.network: MultiTaskModel = accelerator.unwrap_model(self.model)  # for all that must not start DDP's hooks
         shared.set_up_late(self.network.encoder, balancer, accelerator)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mtlkit import contract
 from mtlkit.balancer import Balancer
-from mtlkit.engine import optim
+from mtlkit.engine import balancer_state
 from mtlkit.engine.losses import FirstLosses, Losses, LossMeans
 from mtlkit.engine.shared import Shared, late_parameters
 from mtlkit.engine.space import SPACES, Space
@@ -146,13 +146,13 @@ class Pass:
         losses of the same micro-batch with the model as it is now.
         """
         own, step = self._balancer, self.step
-        optim.complete_gradients(own, step)
+        balancer_state.complete_gradients(own, step)
         if "second_forward" in own.needs and step.tasks:
             with torch.no_grad():
                 self._tell("losses_after", self._losses.after(again()))
         with self._hook(Turn.AFTER_MODEL):
             own.after_model(step)
-        optim.move_balancer(own, optimizer, step)
+        balancer_state.move_balancer(own, optimizer, step)
         with self._hook(Turn.AFTER_STEP):
             own.after_step(step)
         # Whoever keeps the step keeps its numbers. What methods note can be large, as a matrix for each task.

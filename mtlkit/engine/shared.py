@@ -1,9 +1,8 @@
 """What the tasks share: the parameters up to the features, and behind these those of the encoder's late module."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.func import functional_call
@@ -11,6 +10,9 @@ from torch.func import functional_call
 from mtlkit.balancer import Balancer
 from mtlkit.contract import described
 from mtlkit.network import Decoder, Encoder
+
+if TYPE_CHECKING:  # importing it takes seconds
+    from accelerate import Accelerator
 
 
 class Shared(Protocol):
@@ -79,7 +81,7 @@ def call_with_late(decoder: nn.Module, given: Sequence[Any], late: nn.Module, ow
     return output
 
 
-def set_up_late(encoder: Encoder, balancer: Balancer, accelerator: Accelerator) -> None:
+def set_up_late(encoder: Encoder, balancer: Balancer, accelerator: "Accelerator") -> None:
     """Makes a prepared encoder's late module usable by the decoders.
 
     FSDP2 frees an encoder's whole parameters at the end of its forward pass. The decoders need those of the late

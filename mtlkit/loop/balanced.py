@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mtlkit.balancer import BALANCERS, Balancer
-from mtlkit.engine import optim
+from mtlkit.engine import balancer_state
 from mtlkit.loop import state
 from mtlkit.loop.heads import checked_heads
 from mtlkit.loop.levels import check_channels, to_levels
@@ -202,7 +202,7 @@ class Balanced(nn.Module):
         with seeded(seed_of(self._seed, 1), CPU):
             if not self._told.set_up(own.balancer, own.encoder, levels):
                 return False
-        own.optimizer = optim.balancer_optimizer(own.balancer)
+        own.optimizer = balancer_state.balancer_optimizer(own.balancer)
         state.move(own.balancer, own.optimizer, *self._place)
         self._ready, loaded, self._loaded = True, self._loaded, {}
         if loaded:
