@@ -89,9 +89,11 @@ for function, words, base in cases:
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory):
     """Returns the answers of all cases: those of `COMMANDS` by their words, and `attributes`."""
-    names = [name for name in mtlkit.__all__ if name != "Experiment"]  # it imports all that training needs
+    # `Experiment` imports all that training needs, and `Balanced` the part of torch that a training loop imports anyway.
+    names = [name for name in mtlkit.__all__ if name not in ("Experiment", "Balanced")]
     cases = [
         ("attributes", names, ""),
+        ("attributes", ["Balanced"], ""),
         *(("case", words, "" if "torch" in never else "torch") for words, *_, never in COMMANDS),
     ]
     done = subprocess.run(
@@ -103,7 +105,7 @@ def answers(tmp_path_factory):
         cwd=tmp_path_factory.mktemp("empty"),
     )
     assert not done.stderr
-    keys = ["attributes", *(" ".join(words) for words, *_ in COMMANDS)]
+    keys = ["attributes", "balanced", *(" ".join(words) for words, *_ in COMMANDS)]
     return dict(zip(keys, map(json.loads, done.stdout.splitlines()), strict=True))
 
 
@@ -112,6 +114,10 @@ def test_importing_mtlkit_imports_nothing_and_its_names_import_little(answers):
     assert found["before"] == []
     assert set(found["imported"]) == {"torch", "numpy"}
     assert found["found"]["BALANCERS"] == found["found"]["ENCODERS"] == "Registry"
+
+
+def test_balanced_imports_torch_alone(answers):
+    assert set(answers["balanced"]["imported"]) <= {"torch", "numpy", "torch._dynamo"}
 
 
 def test_mtlkit_names_what_it_has():
