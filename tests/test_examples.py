@@ -12,13 +12,16 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import GradientState
-from loops import Loop, engine_state
+from loops import Loop, Net, engine_state
 from pages import REPOSITORY, page_of
 from safetensors.torch import load_file
 from test_distributed import launch
 from tolerances import NETWORK, SINGLE_SUM
+from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, SequentialSampler
+
+import mtlkit
 
 EXAMPLES = REPOSITORY / "docs/examples"
 NEEDED = {"lightning_module": "lightning", "fabric_loop": "lightning", "hf_trainer": "transformers"}
@@ -332,3 +335,34 @@ def test_a_run_that_the_trainer_resumes_is_one_without_a_break(toys, tmp_path):
         trainer = trainer_of(loop, follow, [toys.make_batch()] * 6, folder, **options)
         trainer.train(resume_from_checkpoint=resume)
     assert_equal_loops(whole, second)
+
+
+# ---- torch.compile
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # torch's compiler
+@pytest.mark.parametrize("method", ["rotograd", "mgda"])  # one with adapters, one that weighs the heads
+@pytest.mark.parametrize("way", ["parts", "whole"])
+def test_a_compiled_model_has_the_same_numbers(method, way):
+    x, target = torch.rand(3, 8, 5), torch.rand(3, 8, 1)
+    nets = []
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        encoder = nn.Sequential(nn.Linear(5, 6), nn.Tanh())
+        heads = {name: nn.Linear(6, 1) for name in ("a", "b")}
+        told = {"heads": heads} if compiled and way == "whole" else {}  # compiled together, they cannot be told apart
+        balanced = mtlkit.Balanced(method, tasks=("a", "b"), features=6, **told)
+        net = Net(encoder, balanced, heads)
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+        balanced.follow(optimizer)
+        if compiled:
+            for module in (net,) if way == "whole" else (encoder, *heads.values()):
+                module.compile(backend="aot_eager")
+        for step in range(3):
+            losses = {name: (output - target[step]).square().mean() for name, output in net(x[step]).items()}
+            balanced.loss(losses).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        nets.append(net)
+    torch.testing.assert_close(nets[1].state_dict(), nets[0].state_dict(), rtol=SINGLE_SUM, atol=SINGLE_SUM)
+    assert nets[0].balanced.number == 3

@@ -1,6 +1,6 @@
 """The same step with mtlkit, TorchJD and the official RotoGrad package, and how many backward passes each one needs.
 
-pip install "torchjd[full]==0.18.0" rotograd==0.1.6
+pip install "torchjd[full]==0.18.0" rotograd==0.1.6 geotorch==0.3.0
 """
 
 from collections.abc import Callable
