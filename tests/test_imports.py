@@ -89,7 +89,7 @@ for function, words, base in cases:
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory):
     """Returns the answers of all cases: those of `COMMANDS` by their words, and `attributes`."""
-    # `Experiment` imports all that training needs, and `Balanced` the part of torch that a training loop imports anyway.
+    # `Experiment` imports all that training needs. `Balanced` imports a part of torch that every training loop imports.
     names = [name for name in mtlkit.__all__ if name not in ("Experiment", "Balanced")]
     cases = [
         ("attributes", names, ""),

@@ -119,8 +119,9 @@ class LossMeans:
             mean = total / count
             if not math.isfinite(mean):  # a global mean, so that all processes stop together and none waits for ever
                 raise NonFiniteError(
-                    f"The loss of task {name!r} is {mean} at step {number}; the model was left as it was before "
-                    f"this step. A lower learning rate, a clipped gradient (trainer.clip_norm) or a look at the data may help."
+                    f"The loss of task {name!r} is {mean} at step {number}; the model was left as it was before this "
+                    f"step. A lower learning rate, a clipped gradient (trainer.clip_norm) or a look at the data may "
+                    f"help."
                 )
             self.raw[name] = mean
             scale = first_losses.scale(name, mean, number)
