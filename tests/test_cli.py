@@ -13,6 +13,7 @@ import mtlkit
 import mtlkit.report
 import mtlkit.run.experiment
 import mtlkit.run.inference
+import mtlkit.run.predicting
 from mtlkit import BALANCERS
 from mtlkit.cli.main import main, warnings_in_words
 from mtlkit.config.schema import Config
@@ -257,7 +258,7 @@ def test_predict_and_report_name_what_they_wrote(monkeypatch: pytest.MonkeyPatch
         assert (run, images, checkpoint) == (Path("runs/a"), [Path("1.png"), Path("2.png")], None)
         return [out / image.stem for image in images]
 
-    monkeypatch.setattr(mtlkit.run.inference, "predict_files", predict)
+    monkeypatch.setattr(mtlkit.run.predicting, "predict_files", predict)
     monkeypatch.setattr(mtlkit.report, "write_report", lambda run: run / "report.html")
     assert main(["predict", "runs/a", "1.png", "2.png", "--out", "out"]) == 0
     assert main(["report", "runs/a"]) == 0

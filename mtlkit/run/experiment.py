@@ -16,7 +16,8 @@ from mtlkit.data.loader import Samples, eval_loader, train_loader
 from mtlkit.engine.engine import Engine, Record
 from mtlkit.engine.evaluation import directions, evaluate_constants, evaluate_model, units
 from mtlkit.files import write_whole
-from mtlkit.log import JsonLines, Observer, Observers
+from mtlkit.log import JsonLines
+from mtlkit.observer import Observer, Observers
 from mtlkit.report import save_pictures, write_report
 from mtlkit.run import checkpoint
 from mtlkit.run.build import (
