@@ -62,9 +62,9 @@ def evaluated(run: Path, words: Sequence[str] = ()) -> Config:
     """
     if not words:
         return read_config(run / CONFIG)
-    named = keys_of(words)
-    allowed = f"An evaluation may change {', '.join(sorted(MAY_CHANGE))}."
-    config = _changed(run, compose(str(run / CONFIG), words), named, MAY_CHANGE, allowed)
+    config = compose(str(run / CONFIG), words)
+    named, allowed = keys_of(words), f"An evaluation may change {', '.join(sorted(MAY_CHANGE))}."
+    config = _changed(run, config, named, MAY_CHANGE, allowed)
     for key in sorted(named):
         if not key.startswith("data."):
             warn(f"{key} has no effect on an evaluation.", stacklevel=2)
