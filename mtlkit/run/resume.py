@@ -29,6 +29,8 @@ MAY_CHANGE = frozenset(
         "trainer.eval_every_epochs",
         "trainer.save_every",
         "trainer.early_stopping",
+        "trainer.trackers",
+        "trainer.observers",
     }
 )
 
