@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # the same names as in `_HOMES`, for type checkers and editor
     from mtlkit.data.dataset import DATASETS, Dataset
     from mtlkit.loop.balanced import Balanced
     from mtlkit.network import DECODERS, ENCODERS, Decoder, Encoder, EncoderInfo
+    from mtlkit.observer import OBSERVERS, Observer
     from mtlkit.run.experiment import Experiment
     from mtlkit.step import Step
     from mtlkit.target import KINDS, DenseKind, Kind, Target
@@ -26,6 +27,7 @@ __all__ = [
     "DECODERS",
     "ENCODERS",
     "KINDS",
+    "OBSERVERS",
     "TASKS",
     "Balanced",
     "Balancer",
@@ -38,6 +40,7 @@ __all__ = [
     "GramBalancer",
     "Kind",
     "LossBalancer",
+    "Observer",
     "Step",
     "Target",
     "Task",
@@ -49,6 +52,7 @@ _HOMES = {
     "mtlkit.data.dataset": ("DATASETS", "Dataset"),
     "mtlkit.loop.balanced": ("Balanced",),
     "mtlkit.network": ("DECODERS", "ENCODERS", "Decoder", "Encoder", "EncoderInfo"),
+    "mtlkit.observer": ("OBSERVERS", "Observer"),
     "mtlkit.run.experiment": ("Experiment",),
     "mtlkit.step": ("Step",),
     "mtlkit.target": ("KINDS", "DenseKind", "Kind", "Target"),

@@ -1,4 +1,4 @@
-"""What a run reports: the observers that the engine calls, and the run's log `metrics.jsonl`.
+"""The log of a run, `metrics.jsonl`.
 
 A record is a dictionary with at least `step` and `split`. The splits:
 
@@ -10,11 +10,12 @@ A record is a dictionary with at least `step` and `split`. The splits:
   `lr/<group>`, `balancer/...` (the balancer's own figures), `step_time` (seconds). Instead of `weight/<task>`,
   elementwise methods have `direction/<task>`, the cosine of the combined gradient with the task's gradient, and
   `direction_norm`, the length of the combined gradient.
-- `val`: `epoch`, `loss/<task>`, `<task>/<metric>`; the first one is at step 0, untrained. `"best": true` marks an
-evaluation that was the best so far, so the last marked one belongs to the checkpoint `best`. While the figure of
-`trainer.monitor` has no value, no evaluation is marked. Marks before a record of the split `info` with `"best_lost":
-true` do not count, because a run went on without that checkpoint. - `val_constant`: `<task>/<metric>` of the best
-constant prediction.
+- `val`: `epoch`, `loss/<task>`, `<task>/<metric>`, and `<task>/<metric>/<class>` for the metrics that have figures of
+  single classes (null: the class does not occur). The first one is at step 0, untrained. `"best": true` marks an
+  evaluation that was the best so far, so the last marked one belongs to the checkpoint `best`. While the figure of
+  `trainer.monitor` has no value, no evaluation is marked. Marks before a record of the split `info` with `"best_lost":
+  true` do not count, because a run went on without that checkpoint.
+- `val_constant`: `<task>/<metric>` of the best constant prediction.
 
 A record of any split may have an `incident`: a sentence about something that went wrong but did not end the run.
 `left_out` counts the samples that could not be read since the previous record (`data.on_error: skip`). If a value is
@@ -28,13 +29,12 @@ import math
 import numbers
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from mtlkit.files import write_whole
-
-Record = Mapping[str, Any]
+from mtlkit.observer import Observer, Record
 
 RESERVED = (
     "loss",
@@ -45,55 +45,6 @@ RESERVED = (
     "lr",
     "balancer",
 )  #: first parts of keys, so no task can have these names
-
-
-class Observer:
-    """Watches a run. The engine calls the hooks in this order, on the main process only. By default they do nothing.
-
-    An exception in a hook ends the run, because a run whose log cannot be written is of no use.
-    """
-
-    def start(self, total_steps: int, step: int) -> None:
-        """Is called when the run begins. `step` of its `total_steps` optimizer steps are done already (0: new)."""
-
-    def note(self, record: Record) -> None:
-        """Gets a record of the split `info`, or an incident outside the other records. It may be called at any time."""
-
-    def step(self, record: Record) -> None:
-        """Gets the record of a training step that is logged, of the split `train`."""
-
-    def evaluation(self, record: Record) -> None:
-        """Gets a record of the split `val` or `val_constant`."""
-
-    def finish(self, summary: Record) -> None:
-        """Is called when the run is over, also after an exception. `summary["status"]` is, for example, "finished"."""
-
-
-class Observers(Observer):
-    """Calls several observers, in their order."""
-
-    def __init__(self, observers: Iterable[Observer] = ()) -> None:
-        self.observers = list(observers)
-
-    def start(self, total_steps: int, step: int) -> None:
-        for observer in self.observers:
-            observer.start(total_steps, step)
-
-    def note(self, record: Record) -> None:
-        for observer in self.observers:
-            observer.note(record)
-
-    def step(self, record: Record) -> None:
-        for observer in self.observers:
-            observer.step(record)
-
-    def evaluation(self, record: Record) -> None:
-        for observer in self.observers:
-            observer.evaluation(record)
-
-    def finish(self, summary: Record) -> None:
-        for observer in self.observers:
-            observer.finish(summary)
 
 
 class JsonLines(Observer):
@@ -179,6 +130,31 @@ def tasks_of(record: Record) -> list[str]:
     """
     parts = (key.split("/", 1) for key in record if "/" in key)
     return list(dict.fromkeys(b if a == "loss" else a for a, b in parts if a == "loss" or a not in RESERVED))
+
+
+def class_key(key: str) -> tuple[str, str, str] | None:
+    """Returns task, metric and class if the key of a record is that of a figure of one class, otherwise None.
+
+    >>> class_key("segmentation/iou/wall"), class_key("segmentation/miou"), class_key("cosine/a/b")
+    (('segmentation', 'iou', 'wall'), None, None)
+    """
+    parts = key.split("/", 2)
+    return (parts[0], parts[1], parts[2]) if len(parts) == 3 and parts[0] not in RESERVED else None
+
+
+def class_tables(figures: Record) -> dict[str, tuple[list[str], dict[str, list[float | None]]]]:
+    """Returns the figures of single classes, per task: the names of the metrics, and their values by class.
+
+    >>> class_tables({"area/iou/sky": 0.5, "area/iou/sea": None, "area/accuracy/sky": 1.0, "area/miou": 0.5})
+    {'area': (['iou', 'accuracy'], {'sky': [0.5, 1.0], 'sea': [None, None]})}
+    """
+    keys = [parts for key in figures if (parts := class_key(key))]
+    found = {}
+    for task in dict.fromkeys(task for task, _, _ in keys):
+        metrics = list(dict.fromkeys(metric for name, metric, _ in keys if name == task))
+        labels = dict.fromkeys(label for name, _, label in keys if name == task)
+        found[task] = metrics, {one: [figures.get(f"{task}/{metric}/{one}") for metric in metrics] for one in labels}
+    return found
 
 
 def last_step(path: Path) -> int:

@@ -2,7 +2,8 @@
 
 Every metric here adds up over batches and processes. Its value is therefore the value on the whole split, for any batch
 size. Macro figures average over the classes that have positives *in the targets*. The number of these classes depends
-only on the split, so two methods are always averaged over the same classes. A figure without any valid element is NaN.
+only on the split, so two methods are always averaged over the same classes. A metric with figures of single classes has
+`per_class()`, see `Task.metrics`. A figure without any valid element is NaN.
 Sums are kept in float64 (torch's MPS device has no float64: keep metrics on the CPU there).
 Metrics of one base class have the same state, and a task names them as one compute group. (mtlkit never uses
 torchmetrics' own search for groups: it also joins metrics that only agree by chance on the first batch.)
@@ -138,8 +139,11 @@ class MeanIoU(Confusion):
     higher_is_better = True
 
     def compute(self) -> Tensor:
+        return _mean_of_known(self.per_class()["iou"])
+
+    def per_class(self) -> dict[str, Tensor]:
         hits, present, predicted = self.shares()
-        return (hits / (present + predicted - hits))[present + predicted > 0].mean()
+        return {"iou": hits / (present + predicted - hits)}
 
 
 class ClassesPresent(Confusion):
@@ -161,6 +165,10 @@ class Accuracy(Confusion):
         hits, present, _ = self.shares()
         return hits.sum() / present.sum()
 
+    def per_class(self) -> dict[str, Tensor]:
+        hits, present, _ = self.shares()
+        return {"accuracy": hits / present}
+
 
 class MacroF1(Confusion):
     """F1 = 2 TP / (2 TP + FP + FN), a fraction, averaged over the classes in targets or predictions."""
@@ -168,5 +176,12 @@ class MacroF1(Confusion):
     higher_is_better = True
 
     def compute(self) -> Tensor:
+        return _mean_of_known(self.per_class()["f1"])
+
+    def per_class(self) -> dict[str, Tensor]:
         hits, present, predicted = self.shares()
-        return (2 * hits / (present + predicted))[present + predicted > 0].mean()
+        return {"f1": 2 * hits / (present + predicted)}
+
+
+def _mean_of_known(values: Tensor) -> Tensor:
+    return values[~values.isnan()].mean()  # NaN is 0 / 0: a class that is in neither targets nor predictions

@@ -159,14 +159,19 @@ class Task(ABC):
 
     @abstractmethod
     def predict(self, output: Tensor) -> Tensor:
-        """Output -> prediction."""
+        """Output -> prediction.
+
+        The prediction of a map is made pixel by pixel, since large maps are predicted in strips of rows.
+        """
 
     @abstractmethod
     def metrics(self) -> "MetricCollection":
         """New metrics, updated with (prediction, target); pooled over a split and over processes.
 
         Each has `higher_is_better`, and `unit`, a text, unless its figure has none; `compute` returns one scalar
-        under the metric's own name.
+        under the metric's own name, which has no slash. A metric may also have `per_class()`. It returns {name: (C,)}:
+        a value per class in the order of `classes`, NaN where a class has none. The log has each of them as
+        `<task>/<name>/<class>`.
         """
 
     @abstractmethod

@@ -36,8 +36,9 @@ class Classification(Task):
     Loss: the cross-entropy of `cross_entropy`, with `label_smoothing` and `class_weights`.
 
     Metrics, pooled: `accuracy`, and `f1`, the mean over the classes in targets or predictions. Both are fractions, and
-    higher is better. `classes_present` is the number of these classes. Indicator: the accuracy. Constant: the class
-    frequencies. They are optimal for the cross-entropy, and their most likely class is the majority.
+    higher is better. `classes_present` is the number of these classes. Per class: `f1`, and `accuracy`, the share of
+    the class's images that are right. Indicator: the accuracy. Constant: the class frequencies. They are optimal for
+    the cross-entropy, and their most likely class is the majority.
 
     >>> task = Classification("digit", classes=("zero", "one", "two"), label_smoothing=0.1)
     >>> total, count = task.loss(torch.zeros(4, 3), torch.tensor([0, 2, -1, 1]))

@@ -36,6 +36,7 @@ class Multilabel(Task):
     Metrics, pooled. All are fractions, and higher is better. `f1` at threshold 0.5 and `map` (average precision) are
     averaged over the attributes that have positives. `auroc` is averaged over those that have positives and negatives.
     `accuracy` at threshold 0.5 is over all known labels. `map` and `auroc` are exact and keep every score (float32).
+    Per attribute: `f1` and `auroc`.
     Indicator: the accuracy. Constant: the base rates, optimal for `bce`.
 
     >>> task = Multilabel("face", classes=("smiling", "hat"), loss="focal", gamma=0)
@@ -133,8 +134,12 @@ class LabelF1(Labels):
     """F1 = 2 TP / (2 TP + FP + FN), averaged over the labels that have positives."""
 
     def compute(self) -> Tensor:
+        values = self.per_class()["f1"]
+        return values[~values.isnan()].mean()
+
+    def per_class(self) -> dict[str, Tensor]:
         tp, fn, fp, _ = self.sums.double()
-        return (2 * tp / (2 * tp + fp + fn))[tp + fn > 0].mean()
+        return {"f1": torch.where(tp + fn > 0, 2 * tp / (2 * tp + fp + fn), torch.nan)}
 
 
 class LabelAccuracy(Labels):
@@ -164,26 +169,33 @@ class Scores(Metric):
         self.seen.append(torch.cat([prediction, target], 1).float().flatten())
 
     def known(self) -> list[tuple[Tensor, Tensor]]:
-        """Returns (scores, labels), where known, of each label that has positives."""
+        """Returns (scores, labels) of each label, where the label is known."""
         scores, labels = dim_zero_cat(self.seen).view(-1, 2, self.labels).unbind(1)
         columns = [(score, label, ~label.isnan()) for score, label in zip(scores.T, labels.T, strict=True)]
-        pairs = [(score[known], label[known].long()) for score, label, known in columns]
-        return [(score, label) for score, label in pairs if label.any()]
+        return [(score[known], label[known].long()) for score, label, known in columns]
 
 
 class MeanAveragePrecision(Scores):
     """Average precision, sum_n (R_n - R_(n-1)) P_n, averaged over the labels that have positives."""
 
     def compute(self) -> Tensor:
-        return _mean([binary_average_precision(s, t, validate_args=False) + 0 * s.sum() for s, t in self.known()])
+        known = [(s, t) for s, t in self.known() if t.any()]
+        return _mean([binary_average_precision(s, t, validate_args=False) + 0 * s.sum() for s, t in known])
 
 
 class AUROC(Scores):
     """The area under the ROC curve, averaged over the labels that have positives and negatives."""
 
     def compute(self) -> Tensor:
-        known = [(s, t) for s, t in self.known() if not t.all()]
-        return _mean([binary_auroc(s, t, validate_args=False) + 0 * s.sum() for s, t in known])
+        return _mean([value for value in self._values() if value is not None])
+
+    def per_class(self) -> dict[str, Tensor]:
+        return {"auroc": torch.tensor([torch.nan if value is None else float(value) for value in self._values()])}
+
+    def _values(self) -> list[Tensor | None]:
+        """Returns the area of each label. None: it has no positives or no negatives. NaN: a score is NaN."""
+        both = ((s, t, bool(t.any()) and not bool(t.all())) for s, t in self.known())
+        return [binary_auroc(s, t, validate_args=False) + 0 * s.sum() if known else None for s, t, known in both]
 
 
 def _mean(values: list[Tensor]) -> Tensor:

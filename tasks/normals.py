@@ -109,9 +109,13 @@ class Normals(Task):
         return _unit(directions.sum(0, dtype=torch.float64).float().view(1, 3, 1, 1))
 
     def picture(self, value: Tensor) -> np.ndarray:
-        normals = value.float().nan_to_num(0, 0, 0).cpu().numpy().transpose(1, 2, 0)
-        colours = np.uint8(np.round(255 * np.clip(normals * [0.5, -0.5, -0.5] + 0.5, 0, 1)))
-        return np.where((normals**2).sum(-1, keepdims=True) > 0.25, colours, np.uint8(0))
+        normals = value.float().nan_to_num(0, 0, 0).cpu()
+        colours = np.zeros((*normals.shape[1:], 3), np.uint8)
+        valid = (torch.einsum("chw,chw->hw", normals, normals) > 0.25).numpy()
+        for channel, half in enumerate((0.5, -0.5, -0.5)):  # one at a time: a photo has 12 million pixels
+            levels = np.round(255 * np.clip(normals[channel].numpy() * np.float64(half) + 0.5, 0, 1))
+            colours[..., channel] = np.where(valid, levels, 0)
+        return colours
 
 
 def _unit(vectors: Tensor) -> Tensor:

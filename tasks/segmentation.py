@@ -22,8 +22,8 @@ class Segmentation(Task):
 
     Metrics, from one confusion matrix of the whole split: `miou`, intersection over union, averaged over the classes
     with a union (in targets or predictions), and `pixel_accuracy`. Both are fractions, and higher is better.
-    `classes_present` is the number of the averaged classes. Indicator: the pixel accuracy. Constant: the majority
-    class.
+    `classes_present` is the number of the averaged classes. Per class: `iou`, and `accuracy`, the share of the class's
+    labelled pixels that are right. Indicator: the pixel accuracy. Constant: the majority class.
 
     >>> import torch
     >>> task = Segmentation("parts", classes=("wall", "floor"))

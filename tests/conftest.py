@@ -15,7 +15,7 @@ from mtlkit.registry import Registry
 
 REGISTRIES: tuple[Registry, ...] = (
     *(mtlkit.BALANCERS, mtlkit.TASKS, mtlkit.DATASETS, mtlkit.KINDS),
-    *(mtlkit.ENCODERS, mtlkit.DECODERS),
+    *(mtlkit.ENCODERS, mtlkit.DECODERS, mtlkit.OBSERVERS),
 )
 TESTS = Path(__file__).parent
 SHARED = TESTS.parent.parent / "shared"

@@ -1,4 +1,5 @@
 import errno
+import json
 import os
 import runpy
 import subprocess
@@ -13,6 +14,7 @@ import mtlkit
 import mtlkit.report
 import mtlkit.run.experiment
 import mtlkit.run.inference
+import mtlkit.run.predicting
 from mtlkit import BALANCERS
 from mtlkit.cli.main import main, warnings_in_words
 from mtlkit.config.schema import Config
@@ -136,7 +138,7 @@ def test_wrong_words_are_a_users_mistake(words: list[str], capsys: pytest.Captur
 ADVICE = {
     "train": "EXPERIMENT is missing: a name (mtlkit list experiments) or a YAML file. For example: mtlkit train ",
     "list": "KIND is missing: balancers, tasks, datasets, kinds, encoders, decoders, experiments, presets. ",
-    "predict": "RUN is missing: a run's folder; IMAGE is missing: image files; --out is missing: ",
+    "predict": "RUN is missing: a run's folder; IMAGE is missing: image files and folders of images; --out is ",
     "data": "COMMAND is missing: show, prepare. For example: mtlkit data show ",
     "data show": "EXPERIMENT is missing: ",
     "": "COMMAND is missing: train, evaluate, predict, report, explain, data, list. ",
@@ -150,7 +152,8 @@ ADVICE = {
     "train scenes --epochs": "without dashes: trainer.max_epochs=VALUE.",
     "train scenes --foo 3": "without dashes, such as trainer.lr=0.1.",
     "train scenes --resum": "there is no --resum here; did you mean --resume?",
-    "evaluate runs/a data.root=/x": "there is no data.root=/x here; mtlkit evaluate takes no key=value.",
+    "report runs/a data.root=/x": "there is no data.root=/x here; mtlkit report takes no key=value.",
+    "evaluate runs/a --root /x": "without dashes: data.root=/x.",
 }
 
 
@@ -242,24 +245,32 @@ def run_a(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("run_a")
 def test_evaluate_prints_the_figures(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
-    def evaluate(*given: object) -> dict[str, float | None]:
-        assert given == (Path("runs/a"), "test", "last")
-        return {"loss/depth": 0.25, "depth/abs": None}
+    def evaluate(*given: object, classes: bool) -> dict[str, float | None]:
+        assert given == (Path("runs/a"), "test", "last", ["data.workers=2"])
+        return {"loss/depth": 0.25, "depth/abs": None} | ({"area/iou/sky": 0.5} if classes else {})
 
     monkeypatch.setattr(mtlkit.run.inference, "evaluate_run", evaluate)
-    assert main(["evaluate", "runs/a", "--split", "test", "--checkpoint", "last"]) == 0
-    assert capsys.readouterr().out.splitlines() == ["loss/depth  0.25", "depth/abs   -"]
+    words = ["evaluate", "runs/a", "--split", "test", "--checkpoint", "last", "data.workers=2"]
+    figures = ["loss/depth  0.25", "depth/abs   -"]
+    assert main(words) == 0
+    assert capsys.readouterr().out.splitlines() == figures
+    assert main([*words, "--classes"]) == 0
+    assert capsys.readouterr().out.splitlines() == [*figures, "", "area  iou", "sky   0.5"]
+    assert main([*words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"loss/depth": 0.25, "depth/abs": None}
 
 
 @pytest.mark.usefixtures("run_a")
 def test_predict_and_report_name_what_they_wrote(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
-    def predict(run: Path, images: list[Path], out: Path, checkpoint: str) -> list[Path]:
+    def predict(run: Path, images: list[Path], out: Path, checkpoint: str, **options: object) -> list[Path]:
         assert (run, images, checkpoint) == (Path("runs/a"), [Path("1.png"), Path("2.png")], None)
+        assert options == {"tasks": ["a", "b"], "arrays": False, "batch": 4}
         return [out / image.stem for image in images]
 
-    monkeypatch.setattr(mtlkit.run.inference, "predict_files", predict)
+    monkeypatch.setattr(mtlkit.run.predicting, "predict_files", predict)
     monkeypatch.setattr(mtlkit.report, "write_report", lambda run: run / "report.html")
-    assert main(["predict", "runs/a", "1.png", "2.png", "--out", "out"]) == 0
+    options = ["--tasks", "a,b", "--no-arrays", "--batch", "4"]
+    assert main(["predict", "runs/a", "1.png", "2.png", "--out", "out", *options]) == 0
     assert main(["report", "runs/a"]) == 0
     assert capsys.readouterr().out.splitlines() == ["out/1", "out/2", "runs/a/report.html"]
 

@@ -575,3 +575,21 @@ def test_a_dataclass_may_refuse_values_and_the_message_gets_their_key_and_source
         to_dataclass(Limits, {"low": 1}, "range", source)
     with pytest.raises(ValueError, match=r"^high: it is low, too\. Set it higher\.$"):
         to_dataclass(Limits, {"low": 1}, "", Source(""))
+
+
+@pytest.mark.parametrize(
+    "path", ["~x", "/data/日本語", "runs/lr=0.1", "/My Data (1)", "it's", "2024", "true", "1e3", "a/[1]", "#1", "a b"]
+)
+def test_a_path_is_taken_as_it_was_typed(path: str) -> None:
+    words = [f"data.root={path}", f"output_dir={path}", f"model.pretrained={path}/x.pt"]
+    config = compose("scenes", ["model.encoder=resnet18", *words])
+    assert (config.data.root, config.output_dir, config.model.pretrained) == (path, path, f"{path}/x.pt")
+
+
+def test_a_path_may_be_quoted_or_absent_or_begin_at_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    config = compose("scenes", ["data.root='a=b'", "output_dir=~/runs/日本", "seed=3"])
+    assert (config.data.root, config.output_dir) == ("a=b", "/home/me/runs/日本")
+    assert compose("scenes", ["data.root=null"]).data.root is None
+    with pytest.raises(ValueError, match=r"seed: expected an integer >= 0, found '~x'|Cannot read the override"):
+        compose("scenes", ["seed=~x"])

@@ -18,7 +18,7 @@ from mtlkit.config.schema import TrainerConfig
 from mtlkit.engine.losses import NonFiniteError
 from mtlkit.engine.optim import check_clipping, clip_gradients, rate_factor
 from mtlkit.engine.scalars import scalars_of
-from mtlkit.log import Observer
+from mtlkit.observer import Observer
 from mtlkit.seeding import Turns
 from mtlkit.state import per_task
 from mtlkit.step import Step

@@ -18,7 +18,7 @@ from mtlkit.cli.main import main
 from mtlkit.data.files import image_tensor, resize
 from mtlkit.data.pictures import read_picture
 from mtlkit.engine.losses import NonFiniteError
-from mtlkit.run import inference
+from mtlkit.run import inference, predicting
 from mtlkit.run.experiment import Experiment
 from mtlkit.study.delta_m import figures_of
 
@@ -211,7 +211,7 @@ def test_evaluate_gives_the_logged_figures(finished):
 def test_predict_writes_arrays_and_pictures_at_the_images_size(finished, tmp_path):
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 255, (40, 50, 3), dtype=np.uint8)).save(tmp_path / "photo.jpg")
-    (folder,) = inference.predict_files(finished, [tmp_path / "photo.jpg"], tmp_path / "out")
+    (folder,) = predicting.predict_files(finished, [tmp_path / "photo.jpg"], tmp_path / "out")
     assert np.load(folder / "segmentation.npy").shape == (40, 50)
     assert np.load(folder / "depth.npy").shape == (1, 40, 50)
     normals = np.load(folder / "normals.npy")
@@ -221,7 +221,7 @@ def test_predict_writes_arrays_and_pictures_at_the_images_size(finished, tmp_pat
     with Image.open(folder / "depth.png") as picture:
         assert picture.size == (50, 40)
     with pytest.raises(FileExistsError, match="exists already"):
-        inference.predict_files(finished, [tmp_path / "photo.jpg"], tmp_path / "out")
+        predicting.predict_files(finished, [tmp_path / "photo.jpg"], tmp_path / "out")
 
 
 def test_predict_sees_pictures_as_training_does(finished, tmp_path, monkeypatch):
@@ -238,7 +238,7 @@ def test_predict_sees_pictures_as_training_does(finished, tmp_path, monkeypatch)
     photo[:, 24:] = 200  # bright on the right, so at the bottom after turning
     exif[0x0112] = 6
     Image.fromarray(photo).save(tmp_path / "photo.png", exif=exif)
-    folders = inference.predict_files(finished, [tmp_path / "grey.png", tmp_path / "photo.png"], tmp_path / "out")
+    folders = predicting.predict_files(finished, [tmp_path / "grey.png", tmp_path / "photo.png"], tmp_path / "out")
     grey, turned = seen
     assert float(grey.mean()) == pytest.approx(ramp.mean() / 65_535, abs=1e-5)  # shrinking rounds in float32
     assert torch.equal(grey[0], image_tensor(resize(read_picture(tmp_path / "grey.png"), (32, 32))))
@@ -266,7 +266,7 @@ def test_predict_resizes_as_the_run_describes(finished, tmp_path, monkeypatch):
     Image.fromarray(ramp).save(tmp_path / "grey.png")
     photo = Image.fromarray(np.random.default_rng(1).integers(0, 256, (40, 50, 3)).astype(np.uint8))
     photo.save(tmp_path / "photo.png")
-    inference.predict_files(run, [tmp_path / "photo.png", tmp_path / "grey.png"], tmp_path / "out")
+    predicting.predict_files(run, [tmp_path / "photo.png", tmp_path / "grey.png"], tmp_path / "out")
     assert torch.equal(seen[0][0], Compose([Resize((32, 32)), ToTensor()])(photo))
     exact = Image.fromarray(ramp.astype(np.float32) / 65_535).resize((32, 32), Image.Resampling.BILINEAR)
     torch.testing.assert_close(seen[1][0, 0], torch.from_numpy(np.array(exact)), rtol=0, atol=SINGLE)
@@ -280,13 +280,13 @@ def test_predict_refuses_what_is_no_image_before_any_work(finished, tmp_path):
     Image.new("RGB", (8, 8)).save(good)
     bad.write_text("no image")
     with pytest.raises(ValueError, match=r"bad\.png is damaged or not what its name says"):
-        inference.predict_files(finished, [good, bad], tmp_path / "out")
+        predicting.predict_files(finished, [good, bad], tmp_path / "out")
     with pytest.raises(FileNotFoundError, match="no image"):
-        inference.predict_files(finished, [tmp_path / "missing.png"], tmp_path / "out")
+        predicting.predict_files(finished, [tmp_path / "missing.png"], tmp_path / "out")
     (tmp_path / "other").mkdir()
     shutil.copy(good, tmp_path / "other" / "good.png")
-    with pytest.raises(ValueError, match="Two of the images are called 'good'"):
-        inference.predict_files(finished, [good, tmp_path / "other" / "good.png"], tmp_path / "out")
+    with pytest.raises(ValueError, match=r"would both be written to .*good\. Give a folder"):
+        predicting.predict_files(finished, [good, tmp_path / "other" / "good.png"], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

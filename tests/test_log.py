@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from mtlkit.files import write_whole
-from mtlkit.log import JsonLines, Observer, read_log, truncate_after
+from mtlkit.log import JsonLines, read_log, truncate_after
+from mtlkit.observer import Observer
 
 RECORDS = [
     {"step": 0, "split": "val", "depth/abs": 1.0},

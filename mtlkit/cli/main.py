@@ -11,7 +11,7 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -19,12 +19,12 @@ from typing import Any
 
 import mtlkit
 from mtlkit.cli import data as cli_data
+from mtlkit.cli import runs as cli_runs
 from mtlkit.cli.experiments import experiments, presets
+from mtlkit.cli.output import is_main, print_lines
 from mtlkit.cli.parser import EXAMPLES, Parser
 from mtlkit.data.workers import loading_trouble, own_words
 from mtlkit.errors import StepError
-from mtlkit.run_folder import CONFIG, LOG, check_run
-from mtlkit.splits import SPLITS
 
 # Torch takes a second to import, and training imports other slow modules. `--help` and a mistake in the words must get
 # an answer at once. So a command imports modules inside its function, after it has checked all that it can.
@@ -101,7 +101,7 @@ def train_command(arguments: argparse.Namespace, result: Outcome) -> None:
         return
     for number, experiment in enumerate(experiments, 1):
         folder = experiment.config.output_dir
-        _print([f"Job {number} of {len(experiments)}: {folder}"])
+        print_lines([f"Job {number} of {len(experiments)}: {folder}"])
         with result.watch(f"{folder}: "):
             try:
                 _summarise(experiment.run(resume=arguments.resume, observers=[Console()]))
@@ -118,47 +118,9 @@ def _summarise(run: Path) -> None:
 
     from mtlkit.report import summary_table
 
-    if _is_main():
+    if is_main():
         Console().print(summary_table(run))
-        _print([f"Report: {run / 'report.html'}"])
-
-
-def evaluate_command(arguments: argparse.Namespace, result: Outcome) -> None:
-    """Prints losses and metrics of a run."""
-    check_run(arguments.run, CONFIG)
-    from mtlkit.run.inference import evaluate_run
-
-    figures = evaluate_run(arguments.run, arguments.split, arguments.checkpoint)
-    width = max(map(len, figures), default=0)
-    _print(f"{name:<{width}}  {'-' if value is None else f'{value:.6g}'}" for name, value in figures.items())
-
-
-def predict_command(arguments: argparse.Namespace, result: Outcome) -> None:
-    """Writes arrays and pictures of every task."""
-    check_run(arguments.run, CONFIG)
-    from mtlkit.run.inference import predict_files
-
-    _print(map(str, predict_files(arguments.run, arguments.images, arguments.out, arguments.checkpoint)))
-
-
-def report_command(arguments: argparse.Namespace, result: Outcome) -> None:
-    """Writes report.html again."""
-    check_run(arguments.run, LOG, CONFIG)
-    from mtlkit.report import write_report
-
-    _print([str(write_report(arguments.run))])
-
-
-def explain_command(arguments: argparse.Namespace, result: Outcome) -> None:
-    """Prints which tasks conflicted and what the balancer did with their gradients."""
-    check_run(arguments.run, LOG, CONFIG)
-    from rich.console import Console
-
-    from mtlkit.report import explain
-
-    tables = explain(arguments.run)
-    if _is_main():
-        Console().print(*tables, highlight=False, sep="\n")
+        print_lines([f"Report: {run / 'report.html'}"])
 
 
 def list_command(arguments: argparse.Namespace, result: Outcome) -> None:
@@ -167,29 +129,18 @@ def list_command(arguments: argparse.Namespace, result: Outcome) -> None:
     if arguments.markdown:
         from mtlkit.cli.pages import page
 
-        _print([page(kind).rstrip("\n")])
+        print_lines([page(kind).rstrip("\n")])
         return
     known = FILES[kind]() if kind in FILES else getattr(mtlkit, kind.upper()).described()
     width = max(map(len, known), default=0)
-    _print(f"{name:<{width}}  {line}".rstrip() for name, line in known.items())
+    print_lines(f"{name:<{width}}  {line}".rstrip() for name, line in known.items())
     if kind == "encoders":
-        _print(["", "model.encoder also takes the name of any timm model: timm.list_models() lists them."])
-
-
-def _print(lines: Iterable[str]) -> None:
-    if _is_main():
-        sys.stdout.writelines(f"{line}\n" for line in lines)
-        sys.stdout.flush()
+        print_lines(["", "model.encoder also takes the name of any timm model: timm.list_models() lists them."])
 
 
 def _complain(message: str, everywhere: bool = False) -> None:
-    if everywhere or _is_main():  # problems that the main process may not have
+    if everywhere or is_main():  # problems that the main process may not have
         sys.stderr.write(f"mtlkit: {message}\n")
-
-
-def _is_main() -> bool:
-    """Returns whether this process prints. Launchers set RANK before anything is initialised."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -215,17 +166,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     sub.add_argument(
         "-m", "--multirun", action="store_true", help="one run per combination of key=a,b; folders in output_dir"
     )
-    sub = add("evaluate", evaluate_command, "Print losses and metrics of a run.")
-    _add_run(sub)
-    sub.add_argument("--split", choices=SPLITS, help="default: the split that it validated on")
-    sub = add("predict", predict_command, "Write predictions for image files, as arrays and pictures.")
-    _add_run(sub)
-    sub.add_argument("images", metavar="IMAGE", type=Path, nargs="+", help="image files")
-    sub.add_argument("--out", metavar="DIR", type=Path, required=True, help="gets one folder per image")
-    sub = add("report", report_command, "Write a run's report.html again.")
-    sub.add_argument("run", metavar="RUN", type=Path, help="a run's folder")
-    sub = add("explain", explain_command, "Show which tasks of a run conflicted and what the balancer did about it.")
-    sub.add_argument("run", metavar="RUN", type=Path, help="a run's folder")
+    cli_runs.add_commands(add)
     text = "Look at a data set, or prepare it for fast loading."
     data = parser.add_command(commands, "data", text)
     cli_data.add_commands(partial(add, above=(data, data.add_subparsers(required=True, metavar="COMMAND"))))
@@ -242,8 +183,3 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     if hasattr(arguments, "overrides"):
         arguments.overrides += rest
     return arguments
-
-
-def _add_run(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN", type=Path, help="a run's folder")
-    parser.add_argument("--checkpoint", choices=("best", "last"), help="default: the one of its results")

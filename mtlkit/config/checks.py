@@ -9,7 +9,9 @@ from mtlkit.config.plugins import import_plugins
 from mtlkit.config.schema import BalancerConfig, Config, DataConfig, PresetConfig, TaskConfig, TrainerConfig
 from mtlkit.config.sections import SECTIONS, all_keys, defaults, named, options, section_at
 from mtlkit.network import ENCODERS
+from mtlkit.observer import OBSERVERS
 from mtlkit.options import check_together
+from mtlkit.registry import suggest
 from mtlkit.task import own_decoder
 from mtlkit.typed import Source, to_dataclass
 
@@ -35,6 +37,10 @@ def check_config(values: Mapping[str, Any], source: Source) -> Config:
     if "balancer" in values:
         sections["balancer"] = _balancer(values["balancer"], tuple(sections.get("task") or ()), source)
     config = to_dataclass(Config, sections, "", source)
+    for name in config.trainer.observers:
+        if name not in OBSERVERS.names():
+            hint = f"Modules that `plugins` names register them. {suggest(name, OBSERVERS.names())}"
+            raise source.error("trainer.observers", f"no observer is called {name!r}", hint)
     for key, problem in (*_impossible_data(config), *_impossible(config)):
         raise source.error(key, problem)
     return config

@@ -1,5 +1,6 @@
 """Composes a configuration from Hydra's groups and overrides, an experiment's YAML file, or a run's config.yaml."""
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +14,6 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
@@ -23,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from mtlkit.balancer import BALANCERS
 from mtlkit.config.checks import check_config, unused
 from mtlkit.config.draft import START, Draft
-from mtlkit.config.overrides import names_a_class, place_of, put_word
+from mtlkit.config.overrides import names_a_class, parse_words, place_of, put_word
 from mtlkit.config.plugins import import_plugins
 from mtlkit.config.presets import put_preset, unlike_published
 from mtlkit.config.schema import Config
@@ -75,6 +75,8 @@ def compose(experiment: str, overrides: Sequence[str] = ()) -> Config:
     if values.get("output_dir") is None:
         balancer = values["balancer"].get("name") if isinstance(values.get("balancer"), dict) else ""
         values["output_dir"] = f"runs/{name}_{balancer}_{values.get('seed', 0)}"
+    if isinstance(values["output_dir"], str):  # shells do not replace a ~ after key=
+        values["output_dir"] = os.path.expanduser(values["output_dir"])
     config = check_config(values, source)
     # A warning and no error: experiments share trainer settings, and a word may switch off what another one needs.
     for key, why in unused(config.trainer):
@@ -121,7 +123,7 @@ def _hydra(experiment: str, overrides: Sequence[str]) -> Iterator[tuple[ConfigLo
         loader = GlobalHydra.instance().config_loader()
         # Hydra's exceptions and messages name files of its store that the user has never seen. None of them may pass.
         try:
-            words = OverridesParser.create(loader).parse_overrides(list(overrides))
+            words = parse_words(overrides, loader)
             # The user's own file goes into Hydra's store, so that it may have a defaults list wherever it lies.
             own = _own(loader, experiment)
             ConfigStore.instance().store(FILE, own, group="experiment", package="_global_", provider=experiment)

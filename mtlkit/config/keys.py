@@ -6,9 +6,10 @@ The parser of the command line imports this module, so it does not import torch;
 import difflib
 from collections.abc import Iterable
 from dataclasses import fields, is_dataclass
-from typing import Any, get_type_hints
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from mtlkit.config.schema import Config
+from mtlkit.config.schema import Config, DataConfig, ModelConfig, SetConfig
 
 #: Common words from other tools, and the keys that mtlkit uses for them.
 SYNONYMS = {
@@ -25,6 +26,14 @@ CLOSE = 0.65  #: difflib's similarity from which a key is proposed; `epochs` and
 def schema_keys() -> list[str]:
     """Returns the dotted keys that every configuration can have, whatever classes it names."""
     return list(_schema(Config, ""))
+
+
+def text_keys() -> dict[str, Any]:
+    """Returns the annotations of the keys that take any text, such as a path. A set of `data.concat` is `*`."""
+    places = (("", Config), ("data.", DataConfig), ("data.concat.*.", SetConfig), ("model.", ModelConfig))
+    found = {f"{place}{key}": hint for place, cls in places for key, hint in get_type_hints(cls).items()}
+    unions = (Union, UnionType)
+    return {k: hint for k, hint in found.items() if str in (get_args(hint) if get_origin(hint) in unions else (hint,))}
 
 
 def meant(word: str, keys: Iterable[str]) -> list[str]:

@@ -1,16 +1,46 @@
 """The command-line words that override a configuration, in Hydra's grammar."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, Quote, QuotedString
+from hydra.errors import OverrideParseException
 
 from mtlkit.config.draft import GROUPS, Draft
-from mtlkit.config.keys import meant
+from mtlkit.config.keys import meant, text_keys
 from mtlkit.config.sections import all_keys, section_at
+from mtlkit.typed import MisfitError, convert
 
 WORD = "the override "  #: how the places of words begin
+
+
+def parse_words(words: Iterable[str], loader: ConfigLoader | None = None) -> list[Override]:
+    """Returns the parsed words. A path is taken as it was typed, also where Hydra would need quotes.
+
+    Raises Hydra's `OverrideParseException`.
+
+    >>> [word.value() for word in parse_words(["output_dir=runs/lr=0.1", "data.root=~/My Data (1)", "seed=1"])]
+    ['runs/lr=0.1', '~/My Data (1)', 1]
+    """
+    parser, annotations = OverridesParser.create(loader), text_keys()
+
+    def readable(word: str) -> str:
+        key, _, value = word.partition("=")
+        annotation = annotations.get(re.sub(r"\.\d+\.", ".*.", key.lstrip("+")))
+        if annotation is None:
+            return word
+        try:
+            (parsed,) = parser.parse_overrides([word])
+            if not parsed.is_sweep_override() and parsed.value() is not None:
+                convert(parsed.value(), annotation)  # 2024 is a number for Hydra, but may be the name of a folder
+        except (OverrideParseException, MisfitError):
+            return f"{key}={QuotedString(value, Quote.single).with_quotes()}"
+        return word
+
+    return parser.parse_overrides([readable(word) for word in words])
 
 
 def put_word(draft: Draft, word: Override) -> None:
@@ -36,7 +66,7 @@ def put_word(draft: Draft, word: Override) -> None:
 def keys_of(words: Sequence[str]) -> set[str]:
     """Returns the dotted keys that the overrides name, including keys inside mappings."""
     found: set[str] = set()
-    for word in OverridesParser.create().parse_overrides(list(words)):
+    for word in parse_words(words):
         found |= set(_keys_in(word.key_or_group, None if word.is_sweep_override() else word.value()))
     return found
 

@@ -10,6 +10,11 @@ from typing import Annotated, Any, Literal, cast
 from mtlkit.files import write_whole
 from mtlkit.typed import Bound, Count, Natural, NonNegative, Positive, Share
 
+#: The trackers of Accelerate.
+Tracker = Literal[
+    "aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "tensorboard", "trackio", "wandb"
+]  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Augmentation:
@@ -148,6 +153,8 @@ class TrainerConfig:
     #: the decoders: as in the paper of each method, never, or always
     normalize_losses: Natural = 0  #: divides each loss by its mean over this many first steps
     normalize_again: Count | None = None  #: from this step on by its mean over so many steps from there; null: never
+    trackers: tuple[Tracker, ...] = ()  #: also get the log: docs/experiments.md
+    observers: tuple[str, ...] = ()  #: names in OBSERVERS, which plug-ins register
     selection: Literal["best", "last", "last10"] = "best"  #: the results: of the best evaluation, of the
     #: last one, or the mean of the last ten, as in tables on NYUv2
 

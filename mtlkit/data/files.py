@@ -71,6 +71,7 @@ def root_folder(root: str | os.PathLike[str] | None, name: str, holds: str) -> P
     try:
         if not path.is_dir():
             what = "is a file" if path.exists() else "does not exist"
+            what += "" if path.is_absolute() else f" in {Path.cwd()}"  # a run may be evaluated from another folder
             raise FileNotFoundError(f"data.root={path} {what}; expected a folder with {holds}.")
         with os.scandir(path):
             pass

@@ -18,6 +18,8 @@ UNREADABLE = (
 )
 TOO_LARGE = (Image.DecompressionBombError, Image.DecompressionBombWarning)  # the latter where warnings are errors
 MAX_PIXELS = "MTLKIT_MAX_PIXELS"
+#: The endings of picture files, by which a folder is searched. A file that is named itself may have any ending.
+ENDINGS = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 COLOURS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 LOSSY = ("JPEG", "MPO", "WEBP", "GIF", "AVIF")
 LOSSY_TIFF = ("jpeg", "tiff_jpeg", "webp")

@@ -22,8 +22,8 @@ from mtlkit.engine.monitor import Monitor
 from mtlkit.engine.one_pass import Pass
 from mtlkit.engine.predictor import Predictor, dtype_of
 from mtlkit.engine.scalars import mean_scalars
-from mtlkit.log import Observer, Observers
 from mtlkit.network import Features
+from mtlkit.observer import Observer, Observers
 from mtlkit.registry import options_of
 from mtlkit.seeding import Turns
 from mtlkit.step import Step, Window

@@ -1,7 +1,7 @@
 """Losses and metrics of a model, or of constant predictions, over all samples of a split."""
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -21,8 +21,8 @@ def evaluate_model(batches: Iterable[Any], predictor: Predictor) -> dict[str, An
     """Returns losses and metrics over the samples of all processes. Each passes its own share, which may be empty.
 
     Returns:
-        `loss/<task>` and `<task>/<metric>`, with None where no label was valid or the figure is not finite, and the
-        report of `LeftOut`.
+        `loss/<task>`, `<task>/<metric>` and `<task>/<metric>/<class>`, with None where no label was valid or the figure
+        is not finite, and the report of `LeftOut`.
     """
     tasks = predictor.tasks
     # Sums and counts, not a mean of batch means: batches differ in their numbers of valid elements, and the result must
@@ -44,6 +44,7 @@ def evaluate_model(batches: Iterable[Any], predictor: Predictor) -> dict[str, An
         total, count = sum_over_ranks(sums[name]).tolist()
         found[f"loss/{name}"] = _finite(total / count) if count else None
         found |= {f"{name}/{key}": value for key, value in _compute(metrics[name]).items()}
+        found |= {f"{name}/{key}": value for key, value in _per_class(metrics[name], tasks[name].classes).items()}
     return found | left_out.report()
 
 
@@ -77,6 +78,18 @@ def _compute(metrics: MetricCollection) -> dict[str, float | None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The ``compute`` method of metric .* was called before the ``update``")
         return {name: _finite(float(value)) for name, value in metrics.compute().items()}
+
+
+def _per_class(metrics: MetricCollection, classes: Sequence[str]) -> dict[str, float | None]:
+    """Returns `<metric>/<class>` over all processes, for the metrics that have figures of single classes."""
+    found: dict[str, float | None] = {}
+    for metric in metrics.values():
+        per_class = getattr(metric, "per_class", None)
+        if per_class is not None:
+            with metric.sync_context():  # as `compute` does: it adds up the states of all processes
+                for name, values in per_class().items():
+                    found |= {f"{name}/{c}": _finite(v) for c, v in zip(classes, values.tolist(), strict=True)}
+    return found
 
 
 def directions(tasks: Mapping[str, Task]) -> dict[str, bool | None]:

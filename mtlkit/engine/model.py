@@ -51,7 +51,7 @@ class MultiTaskModel(nn.Module):
         self,
         image: Tensor,
         share: Callable[[Features], Mapping[str, Features]] | None = None,
-        sizes: Mapping[str, tuple[int, int]] | None = None,
+        sizes: Mapping[str, tuple[int, int] | None] | None = None,
         late: Callable[[str], Mapping[str, Tensor]] | None = None,
     ) -> dict[str, Tensor]:
         """Returns the outputs of all tasks for the image (B, 3, H, W) in [0, 1].
@@ -59,7 +59,8 @@ class MultiTaskModel(nn.Module):
         `share` gives every task its own features; without it, all tasks get the encoder's. It does not see the guides:
         they go to the decoders that are guided. `late` is called after it and gives every task its own parameters of
         the encoder's late module. Without it, or where it gives none, all tasks get the module's. A dense output is
-        resized (bilinear) to the task's entry in `sizes`, (height, width), or otherwise to the size of the image.
+        resized (bilinear) to the task's entry in `sizes`, (height, width), or without one to the size of the image. An
+        entry None leaves it as the decoder gives it.
         """
         # Encoder, balancer and decoders run in one forward call of one module. DDP, FSDP and DeepSpeed prepare the sums
         # of gradients there; a decoder that is called outside would keep its gradients on its own process without a
@@ -81,8 +82,8 @@ class MultiTaskModel(nn.Module):
             else:
                 output = decoder(*arguments)
             if decoder.dense:
-                size = tuple((sizes or {}).get(name, image.shape[-2:]))
-                if output.shape[-2:] != size:
+                size = (sizes or {}).get(name, image.shape[-2:])
+                if size is not None and output.shape[-2:] != tuple(size):
                     output = F.interpolate(output, size=size, mode="bilinear", align_corners=False)
             outputs[name] = output
         return outputs

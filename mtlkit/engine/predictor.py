@@ -8,10 +8,13 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import convert_to_fp32
 from torch import Tensor
+from torch.nn import functional as F
 
 from mtlkit.balancer import Balancer
 from mtlkit.engine.model import MultiTaskModel
 from mtlkit.task import Task
+
+STRIP = 2**23  #: a map of more numbers is resized and predicted in strips of so many; 32 MiB in float32
 
 
 @final
@@ -57,10 +60,11 @@ class Predictor:
         return self.image(batch["image"]), converted
 
     @torch.no_grad()
-    def outputs(self, image: Tensor, sizes: Mapping[str, tuple[int, int]]) -> dict[str, Tensor]:
+    def outputs(self, image: Tensor, sizes: Mapping[str, tuple[int, int] | None]) -> dict[str, Tensor]:
         """Returns the decoders' outputs for prepared images (B, 3, H, W), in float32 or float64.
 
-        `sizes` gives (height, width) for tasks whose output is a map. A task that is not in it gets the image's size.
+        `sizes` gives (height, width) for tasks whose output is a map. A task that is not in it gets the image's size,
+        and a task with None the size that its decoder gives.
         """
         # The bare model and not the wrapped one: an evaluation must not wait for other processes in DDP's forward pass.
         # The adapters belong to the model: decoders were trained on what they hand on.
@@ -70,9 +74,21 @@ class Predictor:
         return converted
 
     def predictions(self, image: Tensor, sizes: Mapping[str, tuple[int, int]]) -> dict[str, Tensor]:
-        """Returns predictions for prepared images: class numbers, metres, unit normals, probabilities; see `Task`."""
-        outputs = self.outputs(image, sizes)
-        return {name: task.predict(outputs[name]) for name, task in self.tasks.items()}
+        """Returns predictions for prepared images: class numbers, metres, unit normals, probabilities; see `Task`.
+
+        A large map never exists as a whole output, which has a number per class and pixel. It is made in strips of
+        rows. Its numbers are those of the whole, up to rounding.
+        """
+        large = {
+            name: sizes[name]
+            for name, task in self.tasks.items()
+            if name in sizes and self.model.decoders[name].dense and _numbers(image, task, sizes[name]) > STRIP
+        }
+        outputs = self.outputs(image, {**sizes, **dict.fromkeys(large)})
+        return {
+            name: _in_strips(task, outputs.pop(name), large[name]) if name in large else task.predict(outputs.pop(name))
+            for name, task in self.tasks.items()
+        }
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
@@ -82,6 +98,42 @@ class Predictor:
             yield
         finally:
             self.model.train(training)
+
+
+def _numbers(image: Tensor, task: Task, size: tuple[int, int]) -> int:
+    return len(image) * task.out_channels * size[0] * size[1]
+
+
+def _in_strips(task: Task, output: Tensor, size: tuple[int, int]) -> Tensor:
+    """Returns the prediction for an output (B, C, h, w) that is resized to `size`, (height, width), strip by strip."""
+    height, width = size
+    rows = max(1, STRIP // (output.shape[0] * output.shape[1] * width))
+    whole: Tensor | None = None
+    for first in range(0, height, rows):
+        last = min(first + rows, height)
+        strip = task.predict(resized_rows(output, size, first, last))
+        if strip.shape[-2:] != (last - first, width):  # no map, such as the positions of some points
+            return task.predict(resized_rows(output, size, 0, height))
+        if whole is None:
+            whole = strip.new_empty(*strip.shape[:-2], height, width)
+        whole[..., first:last, :] = strip
+    assert whole is not None
+    return whole
+
+
+def resized_rows(output: Tensor, size: tuple[int, int], first: int, last: int) -> Tensor:
+    """Returns the rows from `first` to before `last` of `F.interpolate(output, size, mode="bilinear")`, up to rounding.
+
+    >>> output = torch.rand(1, 2, 3, 4)
+    >>> torch.allclose(resized_rows(output, (7, 9), 2, 5), F.interpolate(output, (7, 9), mode="bilinear")[..., 2:5, :])
+    True
+    """
+    lowest, scale = output.shape[-2] - 1, output.shape[-2] / size[0]
+    places = ((torch.arange(first, last, device=output.device) + 0.5) * scale - 0.5).clamp(0, lowest)
+    above = places.long()
+    share = (places - above).to(output.dtype)[:, None]
+    rows = torch.lerp(output[..., above, :], output[..., (above + 1).clamp(max=lowest), :], share)
+    return F.interpolate(rows, size=(last - first, size[1]), mode="bilinear", align_corners=False)
 
 
 def dtype_of(precision: str) -> torch.dtype:

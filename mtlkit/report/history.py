@@ -138,7 +138,7 @@ class History:
             key
             for record in self._of("val", "val_constant")
             for key in record
-            if "/" in key and key.split("/")[0] not in log.RESERVED
+            if "/" in key and key.split("/")[0] not in log.RESERVED and not log.class_key(key)
         )
         rows = [
             Row(
@@ -159,7 +159,8 @@ class History:
         found: dict[str, list[int]] = {}
         for record in self.records:
             texts = [str(record["incident"])] if record.get("incident") else []
-            texts += [f"{key} ({record['split']}) {_why(record)}" for key, value in record.items() if value is None]
+            missing = [key for key, value in record.items() if value is None and not log.class_key(key)]
+            texts += [f"{key} ({record['split']}) {_why(record)}" for key in missing]
             for text in texts:
                 found.setdefault(text, []).append(record["step"])
         return sorted(found.items(), key=lambda item: item[1])

@@ -12,10 +12,11 @@ from PIL import Image
 from mtlkit.data.pictures import read_picture
 from mtlkit.data.summary import facts_in_words
 from mtlkit.files import write_whole
+from mtlkit.log import class_tables
 from mtlkit.report import curves
 from mtlkit.report.balance import conflicts, direction
 from mtlkit.report.history import History
-from mtlkit.report.html import figure, grid, section
+from mtlkit.report.html import figure, grid, section, table
 from mtlkit.report.pictures import KINDS, pictured_tasks, saved_pictures
 from mtlkit.report.table import decoders_text, gain_text, headings, metric_text, split_text, value_text
 
@@ -58,6 +59,7 @@ def write_report(run: Path) -> Path:
     history = History(run)
     sections = (
         _table(history),
+        _classes(history),
         _incidents(history),
         _pictures(history),
         _metrics(history),
@@ -120,7 +122,7 @@ def _table(history: History) -> str:
     if not rows:
         return section("Results", " ".join(history.notes) or "No evaluation is logged yet.", "")
     head = "".join(f'<th class="n">{escape(text)}' for text in headings(history))
-    table = f'<div class="scroll"><table><thead><tr><th>task<th>metric{head}<tbody>{"".join(rows)}</table></div>'
+    body = f'<div class="scroll"><table><thead><tr><th>task<th>metric{head}<tbody>{"".join(rows)}</table></div>'
     note = " ".join(
         [
             split_text(history),
@@ -129,7 +131,16 @@ def _table(history: History) -> str:
             *history.notes,
         ]
     )
-    return section("Results", note, table)
+    return section("Results", note, body)
+
+
+def _classes(history: History) -> str:
+    body = ""
+    for task, (metrics, classes) in class_tables(history.trained).items():
+        rows = [[label, *map(value_text, values)] for label, values in classes.items()]
+        body += f"<h3>{escape(task)}</h3>{table(['class', *metrics], rows)}"
+    note = f"Figures of single classes: {history.trained_text}. –: the class does not occur."
+    return section("Classes", note, body) if body else ""
 
 
 def _incidents(history: History) -> str:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from mtlkit.data.order import Mixed, Order, Shuffled
 from mtlkit.data.prepared import Prepared, is_prepared
 from mtlkit.engine.model import MultiTaskModel, build_encoder, set_batch_norm
 from mtlkit.registry import options_of, suggest
+from mtlkit.run.trackers import check_trackers
 from mtlkit.seeding import seed_of
 from mtlkit.target import Target, kinds_of
 from mtlkit.task import TASKS, Task
@@ -35,11 +37,12 @@ class Parts:
     balancer: Balancer
 
 
-def make_accelerator(config: TrainerConfig) -> Accelerator:
-    """Returns the accelerator for the available devices and processes.
+def make_accelerator(config: TrainerConfig, logging_dir: Path | None = None) -> Accelerator:
+    """Returns the accelerator for the available devices and processes. It knows the trackers if it has a `logging_dir`.
 
-    Raises `ValueError` if the devices do not support the configured precision.
+    Raises `ValueError` if the devices do not support the configured precision, or if a tracker is not installed.
     """
+    trackers = check_trackers(config.trackers) if logging_dir else []
     precision = {"fp32": "no", "fp64": "no"}.get(config.precision, config.precision)
     AcceleratorState._reset_state()  # an earlier run in this process may have had another precision
     if precision == "fp16" and not torch.accelerator.is_available():
@@ -52,6 +55,8 @@ def make_accelerator(config: TrainerConfig) -> Accelerator:
             # otherwise end our accumulation windows.
             gradient_accumulation_plugin=GradientAccumulationPlugin(config.accumulation, sync_with_dataloader=False),
             step_scheduler_with_optimizer=False,
+            log_with=trackers or None,
+            project_dir=logging_dir,
         )
     except ValueError as error:
         raise ValueError(f"trainer.precision={config.precision} is not possible here: {error}") from error

@@ -11,7 +11,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from mtlkit.data.summary import facts_in_words
-from mtlkit.log import Observer, Record, tasks_of
+from mtlkit.log import class_key, tasks_of
+from mtlkit.observer import Observer, Record
 
 SHOWN = 6  #: the largest number of tasks that are shown; these are the first ones
 
@@ -153,9 +154,8 @@ def _train_text(record: Record, task: str) -> str:
 
 def _metrics_text(record: Record, task: str) -> str:
     prefix = f"{task}/"
-    return " ".join(
-        f"{key.removeprefix(prefix)} {number(value):<9}" for key, value in record.items() if key.startswith(prefix)
-    )
+    figures = {key: value for key, value in record.items() if key.startswith(prefix) and not class_key(key)}
+    return " ".join(f"{key.removeprefix(prefix)} {number(value):<9}" for key, value in figures.items())
 
 
 def _more(count: int) -> list[str]:

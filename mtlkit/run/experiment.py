@@ -16,7 +16,8 @@ from mtlkit.data.loader import Samples, eval_loader, train_loader
 from mtlkit.engine.engine import Engine, Record
 from mtlkit.engine.evaluation import directions, evaluate_constants, evaluate_model, units
 from mtlkit.files import write_whole
-from mtlkit.log import JsonLines, Observer, Observers
+from mtlkit.log import JsonLines
+from mtlkit.observer import OBSERVERS, Observer, Observers
 from mtlkit.report import save_pictures, write_report
 from mtlkit.run import checkpoint
 from mtlkit.run.build import (
@@ -33,6 +34,7 @@ from mtlkit.run.claim import claimed
 from mtlkit.run.drawing import draw
 from mtlkit.run.first_look import FirstLook
 from mtlkit.run.start import Start, open_run
+from mtlkit.run.trackers import start_trackers
 from mtlkit.run.trial_pass import check_halves, check_normalisation
 from mtlkit.run_folder import CONFIG, DATA, LOG
 
@@ -83,7 +85,7 @@ class Experiment:
     def _run(self, start: Start, observers: Iterable[Observer]) -> None:
         config = self.config
         # This order matters. The device comes first, then the seeds, and then the parts that draw their start values.
-        accelerator = make_accelerator(config.trainer)
+        accelerator = make_accelerator(config.trainer, self.folder / "trackers")
         make_deterministic(config)
         build_balancer(config)  # only to find a wrong option before the data sets are opened, which can take long
         with distributed.main_first():  # the main process may fill a cache, which the other processes then use
@@ -127,11 +129,11 @@ class Experiment:
         )
         checks = eval_loader(validation, config.data.eval_batch_size or config.data.batch_size, **shared)
 
-        if accelerator.is_main_process:
+        def prepare() -> None:
             self._write_description(dataset, size)  # also on a resume, because the length of the run may have changed
-            # Records after the checkpoint are dropped, for these steps are made again.
-            log = JsonLines(self.folder / LOG, engine.step if start.begun else None)
-            engine.observer = Observers([log, *observers])
+            engine.observer = Observers([*self._own_observers(engine, start), *observers])
+
+        distributed.main_decides(prepare)  # a tracker that cannot start must not leave the other processes waiting
         status = "stopped"  # unless the last line of the block is reached
         try:
             engine.start(self._facts(parts, engine))
@@ -149,11 +151,18 @@ class Experiment:
             engine.fit(batches, lambda: evaluate_engine(engine, checks), self._saver(engine))
             # The pictures and the model after `run` are those of the checkpoint that the results are taken from.
             distributed.main_decides(lambda: self._load_results(engine))
-            status = "finished"
+            status = "finished"  # a report that cannot be drawn does not make a finished run a stopped one
+            distributed.main_decides(lambda: self._show(engine, validation))
         finally:
             engine.finish(status)
-        # After `finish`: a report that cannot be drawn does not make a finished run a stopped one.
-        distributed.main_decides(lambda: self._show(engine, validation))
+
+    def _own_observers(self, engine: Engine, start: Start) -> list[Observer]:
+        own = [OBSERVERS.build(name, self.config) for name in self.config.trainer.observers]
+        # The trackers come first: an incident about one that fails in `finish` must still find the log open.
+        trackers = start_trackers(engine.accelerator, self.config, lambda text: engine.note({"incident": text}))
+        # Records after the checkpoint are dropped, for these steps are made again.
+        log = JsonLines(self.folder / LOG, engine.step if start.begun else None)
+        return [*trackers, log, *own]
 
     def _saver(self, engine: Engine) -> Callable[[bool], None]:
         def save(best: bool) -> None:
@@ -173,7 +182,9 @@ class Experiment:
 
     def _show(self, engine: Engine, validation: Samples) -> None:
         """Writes the pictures and the report, on the main process."""
-        save_pictures(self.folder, draw(engine.predictor, validation))
+        pictures = draw(engine.predictor, validation)
+        save_pictures(self.folder, pictures)
+        engine.observer.pictures(engine.step, pictures)
         write_report(self.folder)
 
     def _write_description(self, dataset: Dataset, size: tuple[int, int]) -> None:

@@ -1,27 +1,23 @@
-"""Uses a finished run: evaluates it on a split, and predicts for image files."""
+"""Uses a finished run: loads its model, and evaluates it on a split. `predicting.py` predicts for image files."""
 
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from warnings import warn
 
-import numpy as np
-from PIL import Image
-
 from mtlkit import distributed
 from mtlkit.config.composition import read_config
 from mtlkit.config.schema import Config
 from mtlkit.data.dataset import Split, Target
-from mtlkit.data.files import image_tensor, resize
 from mtlkit.data.loader import eval_loader
-from mtlkit.data.pictures import read_picture
 from mtlkit.engine.evaluation import evaluate_model as evaluate_model
 from mtlkit.engine.predictor import Predictor, dtype_of
+from mtlkit.log import class_key
 from mtlkit.option_checks import check_choice
 from mtlkit.run import checkpoint
 from mtlkit.run.build import build_dataset, build_parts, build_samples, make_accelerator
+from mtlkit.run.resume import evaluated
 from mtlkit.run_folder import CONFIG, DATA, check_run
 
 
@@ -40,7 +36,7 @@ def load_run(run: Path, name: str | None = None) -> tuple[Config, Predictor, tup
         folder, remark = checkpoint.of_results(run, config.trainer)
         if remark:
             warn(remark, stacklevel=3)
-    targets, size, _ = _description(run)
+    targets, size, _ = described(run)
     parts = build_parts(config, targets, size, pretrained=False)
     accelerator, dtype = make_accelerator(config.trainer), dtype_of(config.trainer.precision)
     parts.model.to(accelerator.device, dtype)
@@ -49,7 +45,7 @@ def load_run(run: Path, name: str | None = None) -> tuple[Config, Predictor, tup
     return config, Predictor(parts.model, parts.tasks, parts.balancer, accelerator, dtype), size
 
 
-def _description(run: Path) -> tuple[dict[str, Target], tuple[int, int], Any]:
+def described(run: Path) -> tuple[dict[str, Target], tuple[int, int], Any]:
     """Returns the targets and the image size of the training, and how its pictures got that size."""
     path = run / DATA
     if not path.exists():
@@ -67,13 +63,26 @@ def _description(run: Path) -> tuple[dict[str, Target], tuple[int, int], Any]:
     return targets, (width, height), resizing
 
 
-def evaluate_run(run: Path, split: Split | None = None, name: str | None = None) -> dict[str, float | None]:
+def evaluate_run(
+    run: Path,
+    split: Split | None = None,
+    name: str | None = None,
+    words: Sequence[str] = (),
+    *,
+    classes: bool = False,
+) -> dict[str, float | None]:
     """Returns `loss/<task>` and `<task>/<metric>` of a run's checkpoint on a split of its data.
 
     Without a split, it uses the split that the run validated on. Without a name, it uses the checkpoint of the results.
-    With the same number of processes, the figures equal those that training logged for that model, to the last digit.
+    `words` are overrides, such as `data.root=PATH`, of the keys that may change (`mtlkit.run.resume.MAY_CHANGE`). With
+    `classes`, there are also the figures of single classes, `<task>/<metric>/<class>`.
+
+    With the same data and number of processes, the figures equal those that training logged for that model, to the last
+    digit.
     """
-    config, predictor, _ = load_run(run, name)
+    check_run(run, CONFIG)
+    config = evaluated(run, words)
+    _, predictor, _ = load_run(run, name)
     samples = build_samples(config, build_dataset(config, split or config.data.validation))
     batches = eval_loader(
         samples,
@@ -86,49 +95,4 @@ def evaluate_run(run: Path, split: Split | None = None, name: str | None = None)
     if incident := found.pop("incident", None):
         warn(incident, stacklevel=2)
     found.pop("left_out", None)
-    return found
-
-
-def predict_files(run: Path, images: Sequence[Path], out: Path, name: str | None = None) -> list[Path]:
-    """Writes `out/<image>/<task>.npy` and `<task>.png` for every image and task. Returns one folder per image.
-
-    The image is resized to the size of the run. Predicted maps have the image's own size. The arrays hold predictions
-    as the tasks define them: class numbers (H, W), metres (1, H, W), unit normals (3, H, W), probabilities (C,). They
-    are the numbers that the metrics measure: a depth is not clipped and may be 0 or less.
-
-    Raises:
-        ValueError: a file is no image, or two images have the same name.
-        FileExistsError: the folder of an image exists already.
-    """
-    if not images:
-        raise ValueError("There is no image to predict for.")
-    folders = [out / image.stem for image in images]
-    for image, folder in zip(images, folders, strict=True):
-        if folders.count(folder) > 1:
-            raise ValueError(f"Two of the images are called {image.stem!r}; their predictions would share {folder}.")
-        if folder.exists():
-            raise FileExistsError(f"{folder} exists already. Remove it, or choose another --out.")
-    for image in images:  # check all images before any work; they need not fit into memory together
-        _open(image)
-    _, predictor, size = load_run(run, name)
-    *_, how = _description(run)
-    for image, folder in zip(images, folders, strict=True):
-        picture = _open(image)
-        pixels = predictor.image(image_tensor(resize(picture, size, how=how))[None])  # in the same way as data sets do
-        sizes = {key: picture.shape[:2] for key in predictor.tasks}
-        predictions = predictor.predictions(pixels, sizes)
-        temporary = folder.with_name(f".{folder.name}.tmp")
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        for key, task in predictor.tasks.items():
-            prediction = predictions[key][0].cpu()
-            np.save(temporary / f"{key}.npy", prediction.numpy())
-            Image.fromarray(task.picture(prediction)).save(temporary / f"{key}.png")
-        temporary.rename(folder)
-    return folders
-
-
-def _open(path: Path) -> np.ndarray:
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no image {path}.")
-    return read_picture(path)
+    return {key: value for key, value in found.items() if classes or not class_key(key)}

@@ -1,12 +1,13 @@
-"""The configuration of a resumed run: the old configuration with the allowed changes."""
+"""The configuration of a run that goes on or is evaluated: the old configuration with the allowed changes."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
+from warnings import warn
 
 from mtlkit.config.checks import check_config
-from mtlkit.config.composition import read_config
+from mtlkit.config.composition import compose, read_config
 from mtlkit.config.overrides import keys_of
 from mtlkit.config.presets import preset_keys
 from mtlkit.config.schema import Config
@@ -28,6 +29,8 @@ MAY_CHANGE = frozenset(
         "trainer.eval_every_epochs",
         "trainer.save_every",
         "trainer.early_stopping",
+        "trainer.trackers",
+        "trainer.observers",
     }
 )
 
@@ -47,21 +50,40 @@ def resumed(config: Config, words: Sequence[str] | None = None, *, anew: bool = 
     folder = Path(config.output_dir)
     if not (folder / CONFIG).exists():
         raise FileNotFoundError(f"There is no run in {folder} to resume: it has no {CONFIG}.")
-    old, new = (dict(_flat(c.to_dict())) for c in (read_config(folder / CONFIG), config))
     named = None if words is None else keys_of(words)
     if anew and named is not None and config.preset and named & {"preset", "balancer", "balancer.name"}:
         named |= {"preset.name", "preset.method", *preset_keys(config)}
+    advice = "A resumed run goes on as it began; another output_dir starts a new one."
+    return _changed(folder, config, named, ("*",) if anew else MAY_CHANGE, advice)
+
+
+def evaluated(run: Path, words: Sequence[str] = ()) -> Config:
+    """Returns the configuration of a run with the changes that `words` make: only keys of `MAY_CHANGE`.
+
+    It warns if the figures do not depend on a key. Raises `ValueError` for any other key, and the errors of `compose`.
+    """
+    if not words:
+        return read_config(run / CONFIG)
+    config = compose(str(run / CONFIG), words)
+    named, allowed = keys_of(words), f"An evaluation may change {', '.join(sorted(MAY_CHANGE))}."
+    config = _changed(run, config, named, MAY_CHANGE, allowed)
+    for key in sorted(named):
+        if not key.startswith("data."):
+            warn(f"{key} has no effect on an evaluation.", stacklevel=2)
+    return config
+
+
+def _changed(folder: Path, config: Config, named: set[str] | None, may_change: Collection[str], advice: str) -> Config:
+    """Returns the configuration of the run in `folder` with the values that `config` has for the named keys."""
+    old, new = (dict(flat(c.to_dict())) for c in (read_config(folder / CONFIG), config))
     exchanged: set[str] = set()  # sections that now name another class; all their options belong to that class
     # Keys that choose a class come first, because the other differences follow from them.
     for key in sorted(old.keys() | new.keys(), key=lambda key: (not key.endswith((".name", ".encoder", ".type")), key)):
         in_one_only, section = (key in old) != (key in new), key.rpartition(".")[0]
         if old.get(key) == new.get(key) or not (section in exchanged or _names(named, key, in_one_only)):
             continue
-        if not (anew or any(fnmatchcase(key, pattern) for pattern in MAY_CHANGE)):
-            raise ValueError(
-                f"{key}: the run in {folder} has {old.get(key)!r}, not {new.get(key)!r}. A resumed run goes on as it "
-                f"began; another output_dir starts a new one."
-            )
+        if not any(fnmatchcase(key, pattern) for pattern in may_change):
+            raise ValueError(f"{key}: the run in {folder} has {old.get(key)!r}, not {new.get(key)!r}. {advice}")
         if key == "balancer.name" or key.endswith(".type"):
             exchanged.add(section)
         if key in new:
@@ -81,13 +103,13 @@ def _names(named: set[str] | None, key: str, in_one_only: bool) -> bool:
     )
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yields the leaves by dotted key. A set of `data.concat` is a section named by its number, as in an override."""
     for key, value in values.items():
         if f"{prefix}{key}" == "data.concat" and value:
             value = {str(number): part for number, part in enumerate(value)}
         if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 

@@ -11,7 +11,7 @@ from mtlkit.run import checkpoint
 from mtlkit.run.resume import resumed
 from mtlkit.run_folder import CONFIG, DATA, LOG
 
-MADE = (CONFIG, DATA, LOG, "report.html", "pictures.png", "checkpoints", "pictures")  #: what a run writes
+MADE = (CONFIG, DATA, LOG, "report.html", "pictures.png", "checkpoints", "pictures", "trackers")  #: what a run writes
 
 
 @dataclass(frozen=True)

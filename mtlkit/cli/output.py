@@ -1,0 +1,28 @@
+"""What the commands print: lines on standard output, by the main process only."""
+
+import os
+import sys
+from collections.abc import Iterable
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """Prints lines on standard output, on the main process only."""
+    if is_main():
+        sys.stdout.writelines(f"{line}\n" for line in lines)
+        sys.stdout.flush()
+
+
+def is_main() -> bool:
+    """Returns whether this process prints. Launchers set RANK before anything is initialised."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def aligned(rows: Iterable[tuple[str, ...]]) -> list[str]:
+    """Returns the rows as lines, with the cells of each column below each other.
+
+    >>> aligned([("class", "iou"), ("sky", "0.5")])
+    ['class  iou', 'sky    0.5']
+    """
+    rows = list(rows)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
