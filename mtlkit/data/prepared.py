@@ -94,6 +94,8 @@ class Prepared(Dataset):
         self._opened: OrderedDict[int, OpenBlock] = OrderedDict()
         self.targets, self.licence, self.camera = manifest.targets, manifest.licence, part.camera
         self.resizing = manifest.recipe.source.get("resize", "area")
+        bounds = manifest.recipe.source.get("bounds")
+        self.bounds = None if bounds is None else (bounds[0], bounds[1])
         self.notes = [f"Prepared from {name} on {manifest.date}.", *part.notes]
         if skipped := [label for block in part.blocks for label in block.skipped]:
             names = ", ".join(skipped[:5]) + ", ..." * (len(skipped) > 5)

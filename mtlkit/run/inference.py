@@ -4,7 +4,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from warnings import warn
 
 import numpy as np
@@ -16,7 +16,7 @@ from mtlkit.config.schema import Config
 from mtlkit.data.dataset import Split, Target
 from mtlkit.data.files import image_tensor, resize
 from mtlkit.data.loader import eval_loader
-from mtlkit.data.pictures import read_picture
+from mtlkit.data.bands import read_bands
 from mtlkit.engine.evaluation import evaluate_model as evaluate_model
 from mtlkit.engine.predictor import Predictor, dtype_of
 from mtlkit.option_checks import check_choice
@@ -40,8 +40,8 @@ def load_run(run: Path, name: str | None = None) -> tuple[Config, Predictor, tup
         folder, remark = checkpoint.of_results(run, config.trainer)
         if remark:
             warn(remark, stacklevel=3)
-    targets, size, _ = _description(run)
-    parts = build_parts(config, targets, size, pretrained=False)
+    targets, size, images = _description(run)
+    parts = build_parts(config, targets, size, pretrained=False, channels=images.channels)
     accelerator, dtype = make_accelerator(config.trainer), dtype_of(config.trainer.precision)
     parts.model.to(accelerator.device, dtype)
     parts.balancer.to(accelerator.device, dtype)
@@ -49,8 +49,16 @@ def load_run(run: Path, name: str | None = None) -> tuple[Config, Predictor, tup
     return config, Predictor(parts.model, parts.tasks, parts.balancer, accelerator, dtype), size
 
 
-def _description(run: Path) -> tuple[dict[str, Target], tuple[int, int], Any]:
-    """Returns the targets and the image size of the training, and how its pictures got that size."""
+class _Images(NamedTuple):
+    """How the files of the training became images (`Dataset` explains these)."""
+
+    channels: int
+    bounds: tuple[float, float] | None
+    resizing: Any
+
+
+def _description(run: Path) -> tuple[dict[str, Target], tuple[int, int], _Images]:
+    """Returns the targets and the image size of the training, and how its files became images."""
     path = run / DATA
     if not path.exists():
         raise FileNotFoundError(
@@ -61,10 +69,12 @@ def _description(run: Path) -> tuple[dict[str, Target], tuple[int, int], Any]:
         width, height = described["size"]
         resizing = described.get("resizing", "area")  # runs up to version 0.2 have only this way
         check_choice("resizing", resizing, ("area", "torchvision"))
+        bounds = described.get("bounds")
+        images = _Images(described.get("channels", 3), bounds and (bounds[0], bounds[1]), resizing)
         targets = {key: Target(value["type"], tuple(value["classes"])) for key, value in described["targets"].items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
-    return targets, (width, height), resizing
+    return targets, (width, height), images
 
 
 def evaluate_run(run: Path, split: Split | None = None, name: str | None = None) -> dict[str, float | None]:
@@ -108,13 +118,13 @@ def predict_files(run: Path, images: Sequence[Path], out: Path, name: str | None
             raise ValueError(f"Two of the images are called {image.stem!r}; their predictions would share {folder}.")
         if folder.exists():
             raise FileExistsError(f"{folder} exists already. Remove it, or choose another --out.")
-    for image in images:  # check all images before any work; they need not fit into memory together
-        _open(image)
-    _, predictor, size = load_run(run, name)
     *_, how = _description(run)
+    for image in images:  # check all images before any work; they need not fit into memory together
+        _open(image, how)
+    _, predictor, size = load_run(run, name)
     for image, folder in zip(images, folders, strict=True):
-        picture = _open(image)
-        pixels = predictor.image(image_tensor(resize(picture, size, how=how))[None])  # in the same way as data sets do
+        picture = _open(image, how)
+        pixels = predictor.image(image_tensor(resize(picture, size, how=how.resizing))[None])  # in the same way as data sets do
         sizes = {key: picture.shape[:2] for key in predictor.tasks}
         predictions = predictor.predictions(pixels, sizes)
         temporary = folder.with_name(f".{folder.name}.tmp")
@@ -128,7 +138,7 @@ def predict_files(run: Path, images: Sequence[Path], out: Path, name: str | None
     return folders
 
 
-def _open(path: Path) -> np.ndarray:
+def _open(path: Path, how: _Images) -> np.ndarray:
     if not path.is_file():
         raise FileNotFoundError(f"There is no image {path}.")
-    return read_picture(path)
+    return read_bands(path, how.channels, how.bounds)
