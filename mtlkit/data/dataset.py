@@ -30,12 +30,13 @@ __all__ = [
 class Sample(TypedDict):
     """One sample: `image` (C, H, W) float32 in [0, 1] and `targets` by name, each carrying its own validity.
 
-    The image has 3 channels (red, green, blue) or any other number, the same in all samples. A target has the format of its kind (`mtlkit.target.Kind`): segmentation int64 (H, W), ignore -1; depth float32
-    (1, H, W) metres, 0 invalid; disparity float32 (1, H, W), inverse depth in the data set's unit, 0 invalid (a task of
-    the type `depth` learns it); normals float32 (3, H, W), unit, camera frame x right, y down, z forward, facing the
-    camera, (0, 0, 0) invalid; reconstruction float32 (C, H, W) in [0, 1], NaN unknown; multilabel float32 (C,) in
-    {0, 1}, NaN unknown; classification int64 (), ignore -1; regression float32 (C,), NaN unknown. A sample may lack
-    any of its data set's targets.
+    The image has 3 channels (red, green, blue) or any other number, the same in all samples. A target has the format of
+    its kind (`mtlkit.target.Kind`): segmentation int64 (H, W), ignore -1; depth float32 (1, H, W) metres, 0 invalid;
+    disparity float32 (1, H, W), inverse depth in the data set's unit, 0 invalid (a task of the type `depth` learns it);
+    normals float32 (3, H, W), unit, camera frame x right, y down, z forward, facing the camera, (0, 0, 0) invalid;
+    reconstruction float32 (C, H, W) in [0, 1], NaN unknown; multilabel float32 (C,) in {0, 1}, NaN unknown;
+    classification int64 (), ignore -1; regression float32 (C,), NaN unknown. A sample may lack any of its data set's
+    targets.
     """
 
     image: Tensor

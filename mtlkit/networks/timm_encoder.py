@@ -40,8 +40,8 @@ class TimmEncoder(Encoder):
             layer's weights of the three colours for 1 channel, and repeats them, scaled, for more. The mean and
             deviation of the normalisation are averaged for 1 channel and repeated for more in the same way.
 
-    The input is an image (B, in_channels, H, W) in [0, 1]. The output is a list of maps (B, channels[i], about H / strides[i],
-    W / strides[i]).
+    The input is an image (B, in_channels, H, W) in [0, 1]. The output is a list of maps (B, channels[i],
+    about H / strides[i], W / strides[i]).
     Raises `LookupError` for an unknown architecture, `FileNotFoundError` for a missing file, and `ValueError` for
     anything else that does not fit, such as a damaged file or a file of another architecture.
 

@@ -13,7 +13,10 @@ PICTURES = 4  #: the number of validation samples to draw, evenly spread
 
 
 def draw(predictor: Predictor, samples: Samples) -> list[list[tuple[str, np.ndarray]]]:
-    """Draws the image (its first three channels, or else the first one in grey), the targets and the predictions of a few validation samples."""
+    """Draws the image, the targets and the predictions of a few validation samples.
+
+    Of an image with other channels than three, the first three are its colours, or the first one is its grey.
+    """
     chosen = [samples[0, index] for index in spread(len(samples), PICTURES)]
     # As one batch, like an evaluation: some networks normalise over the images of a batch.
     batch = {name: torch.stack([one["targets"][name] for one in chosen]) for name in predictor.tasks}

@@ -13,10 +13,10 @@ from PIL import Image
 from mtlkit import distributed
 from mtlkit.config.composition import read_config
 from mtlkit.config.schema import Config
+from mtlkit.data.bands import read_bands
 from mtlkit.data.dataset import Split, Target
 from mtlkit.data.files import image_tensor, resize
 from mtlkit.data.loader import eval_loader
-from mtlkit.data.bands import read_bands
 from mtlkit.engine.evaluation import evaluate_model as evaluate_model
 from mtlkit.engine.predictor import Predictor, dtype_of
 from mtlkit.option_checks import check_choice
@@ -124,7 +124,9 @@ def predict_files(run: Path, images: Sequence[Path], out: Path, name: str | None
     _, predictor, size = load_run(run, name)
     for image, folder in zip(images, folders, strict=True):
         picture = _open(image, how)
-        pixels = predictor.image(image_tensor(resize(picture, size, how=how.resizing))[None])  # in the same way as data sets do
+        pixels = predictor.image(
+            image_tensor(resize(picture, size, how=how.resizing))[None]
+        )  # in the same way as data sets do
         sizes = {key: picture.shape[:2] for key in predictor.tasks}
         predictions = predictor.predictions(pixels, sizes)
         temporary = folder.with_name(f".{folder.name}.tmp")
