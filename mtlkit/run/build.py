@@ -128,9 +128,9 @@ def build_parts(
 ) -> Parts:
     """Builds the tasks, the model and the balancer for the targets of a data set.
 
-    Its images have `size` (width, height) and `channels`. Only the seed decides the model's initial weights. Random numbers that the data set or the balancer's constructor
-    drew before do not change them. `pretrained` replaces the value of the configuration. `notes` come from the data set
-    and may explain why a target is missing.
+    Its images have `size` (width, height) and `channels`. Only the seed decides the model's initial weights. Random
+    numbers that the data set or the balancer's constructor drew before do not change them. `pretrained` replaces the
+    value of the configuration. `notes` come from the data set and may explain why a target is missing.
     Raises `ValueError` if the parts do not fit together, such as a task and a target of another format, and
     `LookupError` for an unknown kind of target.
     """

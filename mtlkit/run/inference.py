@@ -124,9 +124,8 @@ def predict_files(run: Path, images: Sequence[Path], out: Path, name: str | None
     _, predictor, size = load_run(run, name)
     for image, folder in zip(images, folders, strict=True):
         picture = _open(image, how)
-        pixels = predictor.image(
-            image_tensor(resize(picture, size, how=how.resizing))[None]
-        )  # in the same way as data sets do
+        resized = resize(picture, size, how=how.resizing)  # in the same way as data sets do
+        pixels = predictor.image(image_tensor(resized)[None])
         sizes = {key: picture.shape[:2] for key in predictor.tasks}
         predictions = predictor.predictions(pixels, sizes)
         temporary = folder.with_name(f".{folder.name}.tmp")

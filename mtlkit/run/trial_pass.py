@@ -25,8 +25,8 @@ def check_normalisation(
 
     This happens to BatchNorm on maps of one pixel, such as pooled maps, if a process has one sample per micro-batch.
     It always happens to InstanceNorm on such maps. The function moves the model to the device and runs a forward pass
-    in training mode, on at most two black images of `size` (width, height) and `channels`. It then restores statistics and random
-    numbers. `batch_size` is that of the smallest batch.
+    in training mode, on at most two black images of `size` (width, height) and `channels`. It then restores statistics
+    and random numbers. `batch_size` is that of the smallest batch.
     """
     model, samples = parts.model, batch_size // (config.trainer.accumulation * processes)
     names = {
