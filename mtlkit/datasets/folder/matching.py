@@ -43,24 +43,32 @@ def stem(pattern: str, path: str) -> str:
     >>> stem("images/**/*.jpg", "images/kitchen/001.jpg"), stem("*/depth/*_depth.png", "kitchen/depth/001_depth.png")
     ('kitchen/001', 'kitchen/001')
     """
-    parts = pattern.split("/")
-    text = ""
-    for part in parts[:-1]:
-        text += "(?:(.*)/)?" if part == "**" else _translated(part) + "/"
-    matched = re.fullmatch(text + _translated(parts[-1].replace("**", "*")), path, re.DOTALL)
-    found = [group for group in (matched.groups() if matched else (path,)) if group]
-    if parts[-1].endswith("*") and found:  # the last wildcard stands for the ending, too
-        found[-1] = os.path.splitext(found[-1])[0]
-    return "/".join(found) or os.path.splitext(path)[0]
+    *folders, name = pattern.replace("***", "**").split("/")
+    text = "".join("(?:(.*)/)?" if folder == "**" else f"{_translated(folder)}/" for folder in folders)
+    before, dot, ending = name.replace("**", "*").rpartition(".")
+    plain = os.path.splitext(path)[0]
+    # Wildcards in the ending, as in *.jp*g, are no part of the stem. Without a dot, the last one is the ending, too.
+    text += f"{_translated(before)}[.]{''.join(_pieces(ending))}" if dot else _translated(ending)
+    matched = re.fullmatch(text, path if dot else plain, re.DOTALL)
+    return "/".join(group for group in (matched.groups() if matched else ()) if group) or plain
 
 
 def _translated(part: str) -> str:
-    pieces = re.split(r"(\*+|\?|\[[^]]+\])", part)
-    wild = {"*": "([^/]*)", "?": "([^/])"}
-    return "".join(
-        wild.get(piece[:1], f"({piece.replace('[!', '[^')})") if number % 2 else re.escape(piece)
+    """Returns a part of a pattern as a regular expression. Its one group is all from the first wildcard to the last."""
+    pieces = _pieces(part)
+    if len(pieces) == 1:
+        return pieces[0]
+    return f"{pieces[0]}({''.join(pieces[1:-1])}){pieces[-1]}"
+
+
+def _pieces(part: str) -> list[str]:
+    """Returns text, wildcard, text, ..., text as regular expressions."""
+    wild = {"*": "[^/]*", "?": "[^/]"}
+    pieces = re.split(r"(\*|\?|\[[^]]+\])", part)
+    return [
+        wild.get(piece, piece.replace("[!", "[^")) if number % 2 else re.escape(piece)
         for number, piece in enumerate(pieces)
-    )
+    ]
 
 
 def matched_in_words(name: str, pattern: str, images: Mapping[str, str], files: Mapping[str, str]) -> str:
