@@ -47,7 +47,7 @@ class Stored:
                 "Such as xyz (x right, y down, z forward), x-y-z or zyx.",
             )
         kind = self.kind()
-        for name in {*NUMBERS, *CLASSES, "axes", "classes"} - set(_options_of(kind, self.columns is not None)):
+        for name in {*NUMBERS, *CLASSES, "axes", "classes"} - set(_options_of(kind)):
             if getattr(self, name) is not None:
                 raise OptionError(name, f"a target of the kind {self.type!r} has no such option", "Leave it out.")
         if isinstance(kind, DenseKind) and not kind.dtype.is_floating_point and self.classes is None:
@@ -74,18 +74,15 @@ class Stored:
         return self.classes or ()
 
 
-def _options_of(kind: Kind, table: bool) -> tuple[str, ...]:
+def _options_of(kind: Kind) -> tuple[str, ...]:
     """Returns the options that depend on the kind."""
     if not kind.dtype.is_floating_point:
         return (*CLASSES, "classes")
     if isinstance(kind, Normals):
         return ("axes",)
-    if isinstance(kind, Multilabel):
-        return () if table else ("classes",)
-    if isinstance(kind, Reconstruction):
+    if isinstance(kind, Multilabel | Reconstruction):
         return ("classes",)
-    named = isinstance(kind, Depth | Disparity) or (isinstance(kind, Regression) and table)
-    return NUMBERS if named else (*NUMBERS, "classes")
+    return NUMBERS if isinstance(kind, Depth | Disparity) else (*NUMBERS, "classes")
 
 
 @dataclass(frozen=True)

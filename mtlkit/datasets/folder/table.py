@@ -144,12 +144,12 @@ def _read_parquet(path: Path) -> tuple[tuple[str, ...], Lines, str]:
         found = parquet.read_table(path)
     except (ArrowException, OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read as Parquet: {' '.join(str(error).split())[:300]}") from error
-    columns = [[_text(value) for value in column.to_pylist()] for column in found.columns]
+    columns = [[text_of(value) for value in column.to_pylist()] for column in found.columns]
     lines = [(f"row {number}", list(cells)) for number, cells in enumerate(zip(*columns, strict=True), 1)]
     return tuple(found.column_names), lines, "Parquet"
 
 
-def _text(value: Any) -> str | None:
+def text_of(value: Any) -> str | None:
     """Returns a typed value as a CSV would have it. Whole numbers of columns with gaps are floats there."""
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
