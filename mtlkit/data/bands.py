@@ -60,7 +60,7 @@ def bands_of(
         expected = "(height, width, channels)" if channels is None else f"(height, width, {channels})"
         raise BadSampleError(f"{name} holds an array {values.shape}, expected {expected}.")
     if bounds is None and values.dtype == np.uint8:
-        return np.ascontiguousarray(values)
+        return np.require(values, requirements=["C", "W"])  # torch needs arrays that can be written to
     black, white = bounds or _bounds_of(values.dtype, name)
     low, high = float(values.min()), float(values.max())
     if not (low >= black and high <= white):  # this form also refuses NaN
