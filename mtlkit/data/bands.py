@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from mtlkit.data.dataset import BadSampleError
-from mtlkit.data.files import read_array, unreadable
-from mtlkit.data.pictures import read_exact, read_picture
+from mtlkit.data.files import read_array
+from mtlkit.data.pictures import read_exact, read_picture, read_tiff
 
 TIFF = (".tif", ".tiff")
 
@@ -33,8 +33,8 @@ def read_bands(
     """
     if path.suffix == ".npy" and data is None:
         return bands_of(read_array(path), str(path), channels, bounds)
-    if path.suffix.lower() in TIFF and channels not in (None, 1, 3) and data is None:
-        return bands_of(_tiff(path, channels), str(path), channels, bounds)
+    if path.suffix.lower() in TIFF and channels is not None and channels not in (1, 3) and data is None:
+        return bands_of(read_tiff(path, channels), str(path), channels, bounds)
     if channels == 4:
         return bands_of(read_exact(path, 4, data=data), str(path), 4, bounds)
     picture = read_picture(path, bounds, data=data)
@@ -77,20 +77,3 @@ def _bounds_of(dtype: np.dtype, name: str) -> tuple[float, float]:
     raise BadSampleError(
         f"{name} holds {dtype}, which does not say which values are black and white. Say data.bounds=[BLACK,WHITE]."
     )
-
-
-def _tiff(path: Path, channels: int | None) -> np.ndarray:
-    """Returns the bands of a TIFF, (H, W, C)."""
-    try:
-        import tifffile
-    except ImportError as error:
-        raise ValueError(
-            f"{path}: a TIFF of {channels} channels needs the package tifffile. Install it: pip install 'mtlkit[tiff]'."
-        ) from error
-    try:
-        values = np.asarray(tifffile.imread(path))
-    except (OSError, ValueError, LookupError, TypeError, RuntimeError) as error:
-        raise unreadable(path, error) from error
-    if values.ndim == 3 and values.shape[2] != channels and values.shape[0] == channels:
-        values = np.moveaxis(values, 0, 2)
-    return values.astype(values.dtype.newbyteorder("="), copy=False)

@@ -99,6 +99,26 @@ def read_exact(path: Path, channels: int = 1, *, lossy: bool = False, data: byte
     raise BadSampleError(f"{path} holds {values.shape} values, expected {channels} per pixel.")
 
 
+def read_tiff(path: Path, channels: int) -> np.ndarray:
+    """Reads a TIFF with any number of channels, which Pillow cannot: (H, W, C), in the file's own depth.
+
+    Raises `BadSampleError` for a file that cannot be read, and `ValueError` if the package tifffile is not installed.
+    """
+    try:
+        import tifffile
+    except ImportError as error:
+        raise ValueError(
+            f"{path}: a TIFF of {channels} channels needs the package tifffile. Install it: pip install 'mtlkit[tiff]'."
+        ) from error
+    try:
+        values = np.asarray(tifffile.imread(path))
+    except UNREADABLE as error:
+        raise unreadable(path, error) from error
+    if values.ndim == 3 and values.shape[2] != channels and values.shape[0] == channels:
+        values = np.moveaxis(values, 0, 2)  # one band after the other
+    return values.astype(values.dtype.newbyteorder("="), copy=False)
+
+
 def picture_size(path: Path) -> tuple[int, int]:
     """Returns (width, height) of the upright picture, from its header. Raises `BadSampleError`."""
     file, orientation = _open(path, pixels=False)
