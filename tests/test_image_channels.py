@@ -55,6 +55,7 @@ def test_from_files_to_a_report_and_a_prediction(
             Image.fromarray(pixels.squeeze()).save(f"images/{n}.png")
     (tmp_path / "bands.yaml").write_text(YAML)
     assert main(["train", "bands.yaml", "output_dir=run", *words]) == 0, capsys.readouterr().err
+    assert f"with {channels} channel" in (tmp_path / "run/report.html").read_text()
     assert main(["evaluate", "run"]) == 0
     assert main(["predict", "run", f"images/0.{ending}", "--out", "out"]) == 0, capsys.readouterr().err
     assert np.load("out/0/mask.npy").shape == (64, 96)
