@@ -45,10 +45,12 @@ class EncoderInfo:
 
 
 class Encoder(nn.Module, ABC):
-    """The shared network: it turns an image (B, 3, H, W) in [0, 1] into features, a list of levels, the finest first.
+    """The shared network: it turns an image (B, C, H, W) in [0, 1] into features, a list of levels, the finest first.
 
-    It normalises the image itself. `info` describes the result. Guides, which most encoders do not have, come after the
-    levels. `last_layer` is the module whose `weight` the balancer space `last_layer` compares gradients of.
+    The image has 3 channels, or the number that the encoder's constructor gets as `in_channels`. An encoder without
+    this parameter is refused for any other number. The encoder normalises the image itself. `info` describes the
+    result. Guides, which most encoders do not have, come after the levels. `last_layer` is the module whose `weight`
+    the balancer space `last_layer` compares gradients of.
 
     `late` is a module that the tasks share *behind* the features, or None, as in most encoders. The encoder owns its
     parameters and buffers, but `forward` does not use it: decoders that declare `late` are called with it. In training,

@@ -97,7 +97,7 @@ class Kind(ABC):
 
     @abstractmethod
     def shape(self, height: int, width: int) -> tuple[int, ...]:
-        """Returns the shape of a value for an image (3, height, width)."""
+        """Returns the shape of a value for an image (C, height, width)."""
 
     @property
     def admitted(self) -> tuple[float, float]:

@@ -5,16 +5,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from inspect import Parameter
 from pathlib import Path
-from types import NoneType, UnionType
+from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-from mtlkit.registry import did_you_mean, suggest
+from mtlkit.registry import suggest
+from mtlkit.typed_words import NAMES, annotation_in_words, hint_for
 
 T = TypeVar("T")
-
-NAMES: dict[Any, str] = {int: "an integer", float: "a number", bool: "true or false", NoneType: "null"}
-NAMES |= dict.fromkeys((str, Path), "text") | dict.fromkeys((list, tuple, Sequence, Iterable), "a list")
-NAMES |= dict.fromkeys((dict, Mapping), "a mapping")
 
 
 @dataclass(frozen=True)
@@ -151,32 +148,6 @@ def _fit_items(value: Any, kind: Any, args: tuple[Any, ...]) -> Any:
     return tuple(items) if kind is tuple else items
 
 
-def annotation_in_words(annotation: Any, tasks: Sequence[str] = ()) -> str:
-    """What an annotation asks for, in words. Where there are `tasks`, a mapping is by their names.
-
-    >>> annotation_in_words(tuple[Count, Count] | None)
-    '[an integer >= 1, an integer >= 1] or null'
-    >>> annotation_in_words(dict[str, float], ("depth", "normals"))
-    'a mapping of task names to values, each a number, such as {depth: 1.0, normals: 1.0}'
-    """
-    origin, args = get_origin(annotation), get_args(annotation)
-    if origin is Annotated:
-        return f"{annotation_in_words(args[0])} {args[1]}"
-    if origin is Literal:
-        return f"one of {', '.join(map(str, args))}"
-    if origin in (Union, UnionType):
-        return " or ".join(annotation_in_words(arg, tasks) for arg in args)
-    if origin is tuple and args[-1] is not Ellipsis:
-        return f"[{', '.join(map(annotation_in_words, args))}]"
-    if origin in (list, tuple, Sequence, Iterable):
-        return f"a list, each item {annotation_in_words(args[0])}"
-    if origin in (dict, Mapping) and args[1] in (int, float):
-        example = ", ".join(f"{name}: {args[1](1)}" for name in tasks[:2] or ("NAME",))
-        what = "task names" if tasks else "names"
-        return f"a mapping of {what} to values, each {annotation_in_words(args[1])}, such as {{{example}}}"
-    return NAMES.get(origin or annotation, str(annotation))
-
-
 def to_dataclass(
     cls: Callable[..., T],
     values: Any,
@@ -220,6 +191,11 @@ def to_dataclass(
         raise source.error(key, str(error).rstrip(".")) from None
 
 
+def _holds_dataclasses(annotation: Any) -> bool:
+    """Returns whether it is a mapping of names to dataclasses, such as `Mapping[str, Label]`."""
+    return get_origin(annotation) in (dict, Mapping) and is_dataclass(get_args(annotation)[1])
+
+
 def _value(value: Any, annotation: Any, key: str, source: Source, tasks: Sequence[str]) -> Any:
     if is_dataclass(annotation):
         return (
@@ -227,22 +203,11 @@ def _value(value: Any, annotation: Any, key: str, source: Source, tasks: Sequenc
             if isinstance(value, cast(type, annotation))
             else to_dataclass(cast(Any, annotation), value, key, source)
         )
+    if _holds_dataclasses(annotation) and isinstance(value, Mapping):
+        inner = get_args(annotation)[1]
+        return {name: _value(item, inner, f"{key}.{name}", source, tasks) for name, item in value.items()}
     try:
         return convert(value, annotation)
     except MisfitError:
         words = annotation_in_words(annotation, tasks)
-        raise source.error(key, f"expected {words}, found {value!r}", _hint(value, annotation)) from None
-
-
-def _hint(value: Any, annotation: Any) -> str:
-    """Returns what else a message can say: the words of a `Literal` close to a misspelt one, or the annotation's text.
-
-    The text is the last part of an annotation such as `Annotated[Positive, "It is in metres."]`.
-    """
-    if get_origin(annotation) is Annotated and isinstance(text := get_args(annotation)[-1], str):
-        return text
-    if get_origin(annotation) is Literal:
-        words = [word for word in get_args(annotation) if isinstance(word, str)]
-        texts = [text for text in (value if isinstance(value, list | tuple) else [value]) if isinstance(text, str)]
-        return next((hint for text in texts if text not in words and (hint := did_you_mean(text, words))), "")
-    return next((hint for inner in get_args(annotation) if (hint := _hint(value, inner))), "")
+        raise source.error(key, f"expected {words}, found {value!r}", hint_for(value, annotation)) from None

@@ -53,7 +53,7 @@ def show_command(arguments: argparse.Namespace, result: Any) -> None:
 def _show_split(config: Config, split: Split, dataset: Dataset, count: int, everywhere: Sequence[str]) -> list[Any]:
     """Prints the content of one split and returns its ranges. Notes for all splits were printed before."""
     from mtlkit.data.ranges import Gathered, in_words
-    from mtlkit.data.summary import look_at, spread, summarise, summary_in_words
+    from mtlkit.data.summary import look_at, size_in_words, spread, summarise, summary_in_words
     from mtlkit.run.build import build_samples
 
     samples = build_samples(config, dataset)
@@ -61,14 +61,14 @@ def _show_split(config: Config, split: Split, dataset: Dataset, count: int, ever
     errors: list[BadSampleError] = []
     gathered = Gathered(dataset.targets, split)
     targets = summarise(dataset.targets, look_at(samples, indices, errors, gathered))
-    width, height = samples.image_size
+    size = size_in_words(samples.image_size, samples.channels)
     seen = "" if len(indices) == len(samples) else f"; shares are those in {len(indices)} of them"
     lines = [*summary_in_words(targets, shown=None), *in_words(gathered.ranges())]
     lines += [note for note in dataset.notes if note not in everywhere]
     if errors:
         what = f"{len(errors)} of these samples could not be read and were left out, for example"
         lines.append(f"{what} {errors[0]}")
-    _print(f"{split}: {len(samples)} samples of {width} x {height}{seen}", *(f"  {line}" for line in lines))
+    _print(f"{split}: {len(samples)} samples of {size}{seen}", *(f"  {line}" for line in lines))
     return gathered.ranges()
 
 

@@ -17,7 +17,7 @@ from mtlkit.task import TASKS
 #: The constructor arguments that mtlkit sets itself, by registry. They are not options.
 GIVEN = {
     DATASETS: {"root", "split", "size", "limit"},
-    ENCODERS: {"image_size"},
+    ENCODERS: {"image_size", "in_channels"},
     TASKS: {"name", "classes", "decoder"},
     DECODERS: {"info", "out_channels"},
     BALANCERS: {"tasks"},

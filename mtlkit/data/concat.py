@@ -42,6 +42,8 @@ class Concat(Dataset):
         self.targets = {new: target for new, (target, _) in found.items()}
         ways = {part.resizing for part in self.sets}
         self.resizing = ways.pop() if len(ways) == 1 else "area"
+        bounds = {part.bounds for part in self.sets}
+        self.bounds = bounds.pop() if len(bounds) == 1 else None
         self.lengths = [len(part) for part in self.sets]
         self._ends = list(accumulate(self.lengths))
         self.licence = " ".join(dict.fromkeys(part.licence for part in self.sets if part.licence))

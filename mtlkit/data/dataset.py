@@ -28,14 +28,15 @@ __all__ = [
 
 
 class Sample(TypedDict):
-    """One sample: `image` (3, H, W) float32 in [0, 1] and `targets` by name, each carrying its own validity.
+    """One sample: `image` (C, H, W) float32 in [0, 1] and `targets` by name, each carrying its own validity.
 
-    A target has the format of its kind (`mtlkit.target.Kind`): segmentation int64 (H, W), ignore -1; depth float32
-    (1, H, W) metres, 0 invalid; disparity float32 (1, H, W), inverse depth in the data set's unit, 0 invalid (a task of
-    the type `depth` learns it); normals float32 (3, H, W), unit, camera frame x right, y down, z forward, facing the
-    camera, (0, 0, 0) invalid; reconstruction float32 (C, H, W) in [0, 1], NaN unknown; multilabel float32 (C,) in
-    {0, 1}, NaN unknown; classification int64 (), ignore -1; regression float32 (C,), NaN unknown. A sample may lack
-    any of its data set's targets.
+    The image has 3 channels (red, green, blue) or any other number, the same in all samples. A target has the format of
+    its kind (`mtlkit.target.Kind`): segmentation int64 (H, W), ignore -1; depth float32 (1, H, W) metres, 0 invalid;
+    disparity float32 (1, H, W), inverse depth in the data set's unit, 0 invalid (a task of the type `depth` learns it);
+    normals float32 (3, H, W), unit, camera frame x right, y down, z forward, facing the camera, (0, 0, 0) invalid;
+    reconstruction float32 (C, H, W) in [0, 1], NaN unknown; multilabel float32 (C,) in {0, 1}, NaN unknown;
+    classification int64 (), ignore -1; regression float32 (C,), NaN unknown. A sample may lack any of its data set's
+    targets.
     """
 
     image: Tensor
@@ -86,6 +87,8 @@ class Dataset(ABC):
     #: How its pictures get the size `data.size`: the option `how` of `mtlkit.data.files.resize`. `mtlkit predict` does
     #: the same.
     resizing: Literal["area", "torchvision"] = "area"
+    #: The values of black and white in its pictures, where the files do not say them. `mtlkit predict` uses them.
+    bounds: tuple[float, float] | None = None
     #: Which files of these samples (not of other splits) are missing, in a sentence or two; empty if none is. If some
     #: are, work begins only with data.on_error=skip. Reading such a sample raises `BadSampleError`.
     missing: str = ""

@@ -176,13 +176,15 @@ def resize(
         return values[rows[:, None], columns]
     if how == "torchvision":
         return _resize_by_pillow(values, (width, height))
+    if values.ndim == 3 and values.shape[2] not in (3, 4):  # OpenCV drops the axis of one channel, and averages up to 4
+        return np.stack([resize(channel, size) for channel in np.moveaxis(values, 2, 0)], axis=2)
     smaller = width <= values.shape[1] and height <= values.shape[0]
     return cv2.resize(values, (width, height), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
 
 
 def _resize_by_pillow(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resizes a picture (H, W, 3), uint8 or float32, by Pillow's bilinear filter."""
-    if values.dtype == np.uint8:
+    """Resizes a picture (H, W, C), uint8 or float32, by Pillow's bilinear filter."""
+    if values.dtype == np.uint8 and values.shape[2] == 3:
         return np.array(Image.fromarray(values).resize(size, Image.Resampling.BILINEAR))
     channels = [
         Image.fromarray(channel).resize(size, Image.Resampling.BILINEAR) for channel in np.moveaxis(values, 2, 0)
@@ -191,7 +193,7 @@ def _resize_by_pillow(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def image_tensor(values: np.ndarray) -> Tensor:
-    """Turns (H, W, 3) uint8, or floats in [0, 1], into (3, H, W) float32 in [0, 1]."""
+    """Turns (H, W, C) uint8, or floats in [0, 1], into (C, H, W) float32 in [0, 1]."""
     image = torch.from_numpy(np.ascontiguousarray(values)).permute(2, 0, 1)
     return image / 255 if image.dtype == torch.uint8 else image.float().contiguous()
 

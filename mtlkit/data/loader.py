@@ -73,9 +73,9 @@ class Samples(TorchDataset[Loaded]):
                 f"found {_found(first)}."
             )
         image = first.get("image")
-        if not isinstance(image, Tensor) or image.ndim != 3 or image.shape[0] != 3:
+        if not isinstance(image, Tensor) or image.ndim != 3:
             raise ValueError(
-                f"{dataset.label(index)}: the image must be a float32 tensor (3, H, W), found {_found(image)}."
+                f"{dataset.label(index)}: the image must be a float32 tensor (C, H, W), found {_found(image)}."
             )
         # All images of a batch must have one size, and the first one decides. So a message can name the one that
         # differs.
@@ -102,6 +102,11 @@ class Samples(TorchDataset[Loaded]):
     def image_size(self) -> tuple[int, int]:
         """(width, height) of the images."""
         return self._shape[2], self._shape[1]
+
+    @property
+    def channels(self) -> int:
+        """The number of channels of the images."""
+        return self._shape[0]
 
     def __getitem__(self, key: Key) -> Loaded:
         number, index = key

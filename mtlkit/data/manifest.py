@@ -4,7 +4,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,14 +75,11 @@ def parse(data: bytes, where: str) -> Manifest:
     values = parse_header(data, where)
     source = Source(where)
     manifest = to_dataclass(Manifest, values, "manifest", source)
-    targets = {
-        name: to_dataclass(Target, raw, f"manifest.targets.{name}", source) for name, raw in manifest.targets.items()
-    }
-    splits = {split: _part(split, raw, source) for split, raw in manifest.splits.items()}
+    splits = {split: _part(split, part, source) for split, part in manifest.splits.items()}
     counts = {split: sum(b.count + len(b.skipped) for b in part.blocks) for split, part in splits.items()}
     if counts != manifest.recipe.samples:
         raise source.error("manifest.splits", f"{counts} samples, but the recipe has {manifest.recipe.samples}")
-    return replace(manifest, targets=targets, splits=splits)
+    return replace(manifest, splits=splits)
 
 
 def parse_header(data: bytes, where: str) -> dict[str, Any]:
@@ -101,11 +98,10 @@ def parse_header(data: bytes, where: str) -> dict[str, Any]:
     return values
 
 
-def _part(split: str, raw: Any, source: Source) -> Part:
+def _part(split: str, part: Part, source: Source) -> Part:
     key = f"manifest.splits.{split}"
     if split not in SPLITS:
         raise source.error(key, "unknown split", suggest(split, SPLITS))
-    part = to_dataclass(Part, raw, key, source)
     blocks = tuple(to_dataclass(Block, block, f"{key}.blocks.{i}", source) for i, block in enumerate(part.blocks))
     for number, block in enumerate(blocks):
         name = block_file(split, number)
@@ -129,6 +125,16 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") 
             yield from differences(one, other, f"{path}{key}.")
         elif one != other:
             yield f"{path}{key} is {json.dumps(one)} there and {json.dumps(other)} now"
+
+
+def plain_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns options as a manifest has them: dataclasses become mappings, tuples lists, and paths text."""
+    plain: dict[str, Any] = json.loads(json.dumps(dict(values), default=_plain))
+    return plain
+
+
+def _plain(value: Any) -> Any:
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else str(value)
 
 
 def is_remote(root: str | os.PathLike[str]) -> bool:

@@ -3,6 +3,7 @@
 import os
 import struct
 from collections.abc import Callable, Mapping
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,7 @@ UPRIGHT: Mapping[int, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
-def read_picture(path: Path, bounds: tuple[float, float] | None = None) -> np.ndarray:
+def read_picture(path: Path, bounds: tuple[float, float] | None = None, *, data: bytes | None = None) -> np.ndarray:
     """Reads a picture in any of PIL's formats as (H, W, 3), upright: uint8, or float32 in [0, 1] if it has more bits.
 
     | mode                 | what becomes of it                                                                    |
@@ -57,17 +58,18 @@ def read_picture(path: Path, bounds: tuple[float, float] | None = None) -> np.nd
 
     Args:
         bounds: the values of black and white in a picture of the modes I;16, I and F. Other modes have fixed values.
+        data: the content of the file, if it is not on the disk. `path` is then its name in messages.
 
     Raises `BadSampleError`, which names the file, if it is missing, empty, damaged, of an unknown range or out of
     `bounds`, or if it has more pixels than the limit. The limit is Pillow's, 178,956,970, or the number in the
     environment variable MTLKIT_MAX_PIXELS.
     """
-    file, orientation = _open(path)
+    file, orientation = _open(path, data)
     return np.ascontiguousarray(_upright(_colours(file, path, bounds), orientation))
 
 
-def read_exact(path: Path, channels: int = 1, *, lossy: bool = False) -> np.ndarray:
-    """Reads a picture of numbers, not colours: (H, W) or, with 3 channels, (H, W, 3), in the file's own depth.
+def read_exact(path: Path, channels: int = 1, *, lossy: bool = False, data: bytes | None = None) -> np.ndarray:
+    """Reads a picture of numbers, not colours: (H, W) or, with several channels, (H, W, C), in the file's own depth.
 
     It converts nothing: for a palette, it returns the indices. A label map with an orientation is turned upright like
     an image. A label map without one counts as drawn on the upright image, as annotation tools show it.
@@ -75,11 +77,12 @@ def read_exact(path: Path, channels: int = 1, *, lossy: bool = False) -> np.ndar
     Args:
         channels: 1 for labels and depth, 3 for vectors, such as normals.
         lossy: accept JPEG and similar formats, whose values differ from those that were saved.
+        data: as in `read_picture`.
 
     Raises `BadSampleError` as `read_picture` does, and also for a lossy file of any name, for another number of
     channels, and for vectors in a picture with an orientation, because the direction of their axes is then not known.
     """
-    file, orientation = _open(path)
+    file, orientation = _open(path, data)
     compression = file.info.get("compression") if file.format == "TIFF" else None
     if not lossy and (file.format in LOSSY or compression in LOSSY_TIFF):
         raise BadSampleError(
@@ -98,6 +101,26 @@ def read_exact(path: Path, channels: int = 1, *, lossy: bool = False) -> np.ndar
     raise BadSampleError(f"{path} holds {values.shape} values, expected {channels} per pixel.")
 
 
+def read_tiff(path: Path, channels: int) -> np.ndarray:
+    """Reads a TIFF with any number of channels, which Pillow cannot: (H, W, C), in the file's own depth.
+
+    Raises `BadSampleError` for a file that cannot be read, and `ValueError` if the package tifffile is not installed.
+    """
+    try:
+        import tifffile
+    except ImportError as error:
+        raise ValueError(
+            f"{path}: a TIFF of {channels} channels needs the package tifffile. Install it: pip install 'mtlkit[tiff]'."
+        ) from error
+    try:
+        values = np.asarray(tifffile.imread(path))
+    except UNREADABLE as error:
+        raise unreadable(path, error) from error
+    if values.ndim == 3 and values.shape[2] != channels and values.shape[0] == channels:
+        values = np.moveaxis(values, 0, 2)  # one band after the other
+    return values.astype(values.dtype.newbyteorder("="), copy=False)
+
+
 def picture_size(path: Path) -> tuple[int, int]:
     """Returns (width, height) of the upright picture, from its header. Raises `BadSampleError`."""
     file, orientation = _open(path, pixels=False)
@@ -105,13 +128,13 @@ def picture_size(path: Path) -> tuple[int, int]:
     return (height, width) if orientation >= 5 else (width, height)
 
 
-def _open(path: Path, *, pixels: bool = True) -> tuple[Image.Image, int]:
+def _open(path: Path, data: bytes | None = None, *, pixels: bool = True) -> tuple[Image.Image, int]:
     """Opens the picture, with its pixels or only its header. Returns it and its orientation. Errors name the file."""
     limit = _limit()
     if limit is not None:
         Image.MAX_IMAGE_PIXELS = None  # the user has set another limit: the one below
     try:
-        with Image.open(path) as file:
+        with Image.open(path if data is None else BytesIO(data)) as file:
             if limit is not None and file.width * file.height > limit:
                 raise Image.DecompressionBombError(f"{file.width} x {file.height} pixels exceed the limit of {limit}")
             if pixels or file.format == "TIFF":  # Pillow turns its size together with the pixels

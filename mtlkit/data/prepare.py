@@ -107,7 +107,7 @@ def _recipe(splits: Mapping[Split, Dataset], source: Mapping[str, Any], block_by
                 f"{dict(dataset.targets)}."
             )
     lengths = {str(split): len(dataset) for split, dataset in splits.items()}
-    return Recipe(json.loads(json.dumps(dict(source), default=str)), lengths, block_bytes)
+    return Recipe(manifests.plain_values(source), lengths, block_bytes)
 
 
 def _refuse_other(out: Path, there: Mapping[str, Any], recipe: Recipe) -> None:

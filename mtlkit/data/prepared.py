@@ -10,7 +10,6 @@ A prepared data set is a folder, or the same files behind a URL:
 """
 
 import hashlib
-import json
 import math
 import os
 from bisect import bisect_right
@@ -24,7 +23,7 @@ from typing import Any
 from mtlkit.data import files
 from mtlkit.data.blocks import AGAIN, Block, OpenBlock, open_block
 from mtlkit.data.dataset import DATASETS, BadSampleError, Camera, Dataset, Sample
-from mtlkit.data.manifest import MANIFEST, differences, is_remote, read_bytes
+from mtlkit.data.manifest import MANIFEST, differences, is_remote, plain_values, read_bytes
 from mtlkit.data.manifest import is_prepared as is_prepared
 from mtlkit.data.manifest import read_manifest as read_manifest
 from mtlkit.files import write_whole
@@ -94,6 +93,8 @@ class Prepared(Dataset):
         self._opened: OrderedDict[int, OpenBlock] = OrderedDict()
         self.targets, self.licence, self.camera = manifest.targets, manifest.licence, part.camera
         self.resizing = manifest.recipe.source.get("resize", "area")
+        bounds = manifest.recipe.source.get("bounds")
+        self.bounds = None if bounds is None else (bounds[0], bounds[1])
         self.notes = [f"Prepared from {name} on {manifest.date}.", *part.notes]
         if skipped := [label for block in part.blocks for label in block.skipped]:
             names = ", ".join(skipped[:5]) + ", ..." * (len(skipped) > 5)
@@ -162,19 +163,13 @@ def _check_source(root: str, recorded: Mapping[str, Any], given: Mapping[str, An
     if (name := given.get("name")) in DATASETS.names():
         options = options_of(DATASETS.get(str(name)))
         defaults = {key: option.default for key, option in options.items() if option.default is not option.empty}
-    now = {key: value for key, value in _plain(defaults | dict(given)).items() if key not in COMMON}
-    there = _plain(defaults) | dict(recorded)
+    now = {key: value for key, value in plain_values(defaults | dict(given)).items() if key not in COMMON}
+    there = plain_values(defaults) | dict(recorded)
     if found := list(differences({key: there.get(key) for key in now}, now)):
         raise ValueError(
             f"{root} was prepared with other settings: {'; '.join(found)}. Use those, or prepare the data set with "
             "these into another folder."
         )
-
-
-def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the values as a manifest would return them."""
-    plain: dict[str, Any] = json.loads(json.dumps(dict(values), default=str))
-    return plain
 
 
 def _fetched(root: str, block: Block, cache: Path) -> Path:

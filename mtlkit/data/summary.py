@@ -113,14 +113,24 @@ def summary_in_words(found: Mapping[str, Mapping[str, Any]], shown: int | None =
     return lines
 
 
+def size_in_words(size: Sequence[int], channels: int) -> str:
+    """Returns the size (width, height) of images, with their channels unless they are red, green and blue.
+
+    >>> size_in_words((64, 48), 3), size_in_words((64, 48), 4)
+    ('64 x 48', '64 x 48 with 4 channels')
+    """
+    plural = "s" * (channels != 1)
+    return f"{size[0]} x {size[1]}" + (f" with {channels} channel{plural}" if channels != 3 else "")
+
+
 def facts_in_words(facts: Mapping[str, Any]) -> list[str]:
     """Returns the data record of a log (`data` in a record of the split `info`) as one sentence per line."""
     counts = " and ".join(f"{count} {split}" for split, count in facts["samples"].items())
-    width, height = facts["size"]
+    size = size_in_words(facts["size"], facts.get("channels", 3))  # earlier logs have only colours
     seen = f"; shares are those in {facts['looked_at']} samples"
     ranges = in_words(from_record(facts.get("ranges", ())))  # earlier logs have none
     lines = [
-        f"{counts} samples of {width} x {height}{seen}",
+        f"{counts} samples of {size}{seen}",
         *summary_in_words(facts["targets"]),
         *ranges,
         *facts["notes"],

@@ -61,7 +61,7 @@ class Augment:
         _check(flip, scale, colour, compat)
         kinds = {name: kind for name, kind in kinds_of(targets).items() if type(kind).move is not Kind.move}
         self.moved = tuple(kinds)
-        self.scale = list(scale)
+        self.scale, self.colour = list(scale), colour
         turned = {name for name, kind in kinds.items() if kind.needs_camera(compat)}
         self.turned = turned if max(scale) > 1 else set()
         steps: list[A.BasicTransform] = [_Move(kinds, self.scale, flip, compat)]
@@ -76,6 +76,11 @@ class Augment:
                 f"Zooming (data.augmentation.scale={self.scale}) turns the values of {turned.pop()!r} by an angle "
                 "that depends on the camera, which the data set does not give: give its class the attribute camera = "
                 "(f_x / width, f_y / height, c_x / width, c_y / height), or set data.augmentation.scale=[1]."
+            )
+        if self.colour > 0 and len(sample["image"]) not in (1, 3):
+            raise ValueError(
+                f"data.augmentation.colour={self.colour:g} changes pictures of 1 or 3 channels, and these have "
+                f"{len(sample['image'])}. Set data.augmentation.colour=0."
             )
         # One generator for all steps. Compose's own set_random_seed would give each step the same draws.
         self._pipeline.set_random_state(np.random.default_rng(seed), random.Random(seed))

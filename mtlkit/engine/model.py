@@ -54,7 +54,7 @@ class MultiTaskModel(nn.Module):
         sizes: Mapping[str, tuple[int, int] | None] | None = None,
         late: Callable[[str], Mapping[str, Tensor]] | None = None,
     ) -> dict[str, Tensor]:
-        """Returns the outputs of all tasks for the image (B, 3, H, W) in [0, 1].
+        """Returns the outputs of all tasks for the image (B, C, H, W) in [0, 1].
 
         `share` gives every task its own features; without it, all tasks get the encoder's. It does not see the guides:
         they go to the decoders that are guided. `late` is called after it and gives every task its own parameters of
@@ -130,13 +130,19 @@ def set_batch_norm(model: MultiTaskModel, mode: str) -> None:
 
 
 def build_encoder(
-    name: str, *, image_size: tuple[int, int], pretrained: bool | str | Path = False, **options: Any
+    name: str,
+    *,
+    image_size: tuple[int, int],
+    in_channels: int = 3,
+    pretrained: bool | str | Path = False,
+    **options: Any,
 ) -> Encoder:
     """Builds the encoder of that name, or the timm architecture, for images of `image_size` (width, height).
 
-    `pretrained` is true, false or a weight file. Encoders that have the options `pretrained` and `image_size` get them.
-    Raises `LookupError` for an unknown name and `ValueError` for an unknown option, an image size that the encoder
-    cannot take and for `pretrained` where the encoder has no such option.
+    `pretrained` is true, false or a weight file. Encoders that have the options `pretrained`, `image_size` and
+    `in_channels` (of the images) get them. Raises `LookupError` for an unknown name and `ValueError` for an unknown
+    option, an image size that the encoder cannot take, and for `pretrained` or for `in_channels` other than 3 where the
+    encoder has no such option.
 
     >>> build_encoder("lenet", image_size=(28, 28)).info
     EncoderInfo(channels=(25,), strides=(0,))
@@ -149,6 +155,14 @@ def build_encoder(
     known = options_of(ENCODERS.get(name))
     if "image_size" in known:
         options["image_size"] = image_size
+    if "in_channels" in known:
+        options["in_channels"] = in_channels
+    elif in_channels != 3:
+        able = [other for other in ENCODERS.names() if "in_channels" in options_of(ENCODERS.get(other))]
+        raise ValueError(
+            f"The encoder {name!r} takes images of 3 channels, and those of the data set have {in_channels}. Encoders "
+            f"that take any number: {', '.join(able)} (with timm, every model that timm.list_models() names)."
+        )
     if "pretrained" in known:
         options["pretrained"] = pretrained
     elif pretrained:

@@ -49,7 +49,7 @@ class Predictor:
         return self.accelerator.device
 
     def image(self, image: Tensor) -> Tensor:
-        """Returns an image (..., 3, H, W) in [0, 1] on the device, in the run's precision."""
+        """Returns an image (..., C, H, W) in [0, 1] on the device, in the run's precision."""
         return image.to(self.device, self.dtype)
 
     def inputs(self, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -61,7 +61,7 @@ class Predictor:
 
     @torch.no_grad()
     def outputs(self, image: Tensor, sizes: Mapping[str, tuple[int, int] | None]) -> dict[str, Tensor]:
-        """Returns the decoders' outputs for prepared images (B, 3, H, W), in float32 or float64.
+        """Returns the decoders' outputs for prepared images (B, C, H, W), in float32 or float64.
 
         `sizes` gives (height, width) for tasks whose output is a map. A task that is not in it gets the image's size,
         and a task with None the size that its decoder gives.

@@ -36,9 +36,12 @@ class TimmEncoder(Encoder):
         pool: makes the deepest level a vector, stride 0: `avg` takes its mean over positions (B, C), `flatten` takes
             all its values (B, C * H * W) and works only for `image_size`. Without `levels`, only this vector is shared.
         normalise: false uses images as they are, as some published protocols do.
+        in_channels: the channels of the images. For others than 3, timm adapts pretrained weights: it sums the first
+            layer's weights of the three colours for 1 channel, and repeats them, scaled, for more. The mean and
+            deviation of the normalisation are averaged for 1 channel and repeated for more in the same way.
 
-    The input is an image (B, 3, H, W) in [0, 1]. The output is a list of maps (B, channels[i], about H / strides[i],
-    W / strides[i]).
+    The input is an image (B, in_channels, H, W) in [0, 1]. The output is a list of maps (B, channels[i],
+    about H / strides[i], W / strides[i]).
     Raises `LookupError` for an unknown architecture, `FileNotFoundError` for a missing file, and `ValueError` for
     anything else that does not fit, such as a damaged file or a file of another architecture.
 
@@ -66,6 +69,7 @@ class TimmEncoder(Encoder):
         image_size: tuple[int, int] | None = None,
         pool: Literal["avg", "flatten"] | None = None,
         normalise: bool = True,
+        in_channels: int = 3,
     ) -> None:
         import timm
         from timm.models.efficientnet import EfficientNetFeatures
@@ -77,7 +81,7 @@ class TimmEncoder(Encoder):
         if pool not in (None, *POOLS):
             raise ValueError(f"The encoder {architecture!r} has no pool {pool!r}. {suggest(str(pool), POOLS)}")
         self.architecture, self.pool = architecture, pool
-        options: dict[str, Any] = {"in_chans": 3, "features_only": True}
+        options: dict[str, Any] = {"in_chans": in_channels, "features_only": True}
         with torch.device("meta"):  # computes shapes only
             probe = refused_as(f"timm has no features of {architecture!r}", timm.create_model, architecture, **options)
         options["out_indices"] = _chosen(architecture, probe, [-1] if pool and levels is None else levels)
@@ -103,7 +107,7 @@ class TimmEncoder(Encoder):
         self._channels_last = getattr(self.net, "output_fmt", "NCHW") == "NHWC"
         for name, plain in (("mean", (0.0, 0.0, 0.0)), ("std", (1.0, 1.0, 1.0))):
             values = config[name] if normalise else plain
-            self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
+            self.register_buffer(name, _for_channels(values, in_channels), persistent=False)
         self._last_layer, widths = self._prepare(width, height)
         self.info = EncoderInfo(widths, (*strides[:-1], 0) if pool else tuple(strides))
 
@@ -149,7 +153,7 @@ class TimmEncoder(Encoder):
                 f"{self.architecture!r} cannot take images of {width}x{height} (width x height); multiples of "
                 f"{self._stride} that are not too small do as a rule, its own {self.own_size} does",
                 self,
-                self.mean.new_zeros(1, 3, height, width),
+                self.mean.new_zeros(1, len(self.mean), height, width),
             )
         finally:
             for module, mode in modes:
@@ -178,6 +182,13 @@ class TimmEncoder(Encoder):
         used = {name for name, grad in zip(names, deepest, strict=True) if grad is not None}
         last = [name for name in ran if f"{name}.weight" in used][-1]
         return last, tuple(level.shape[1] for level in features)
+
+
+def _for_channels(values: Sequence[float], channels: int) -> Tensor:
+    """Returns the mean or deviation (channels, 1, 1) from that of red, green and blue, as timm adapts its weights."""
+    colours = torch.tensor(values)
+    spread = colours.mean(0, keepdim=True) if channels == 1 else colours.repeat(-(-channels // 3))[:channels]
+    return spread.view(-1, 1, 1)
 
 
 def _unknown(name: str) -> str:

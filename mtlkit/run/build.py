@@ -131,12 +131,13 @@ def build_parts(
     size: tuple[int, int],
     pretrained: bool | str | None = None,
     notes: Sequence[str] = (),
+    channels: int = 3,
 ) -> Parts:
-    """Builds the tasks, the model and the balancer for the targets of a data set and images of `size` (width, height).
+    """Builds the tasks, the model and the balancer for the targets of a data set.
 
-    Only the seed decides the model's initial weights. Random numbers that the data set or the balancer's constructor
-    drew before do not change them. `pretrained` replaces the value of the configuration. `notes` come from the data set
-    and may explain why a target is missing.
+    Its images have `size` (width, height) and `channels`. Only the seed decides the model's initial weights. Random
+    numbers that the data set or the balancer's constructor drew before do not change them. `pretrained` replaces the
+    value of the configuration. `notes` come from the data set and may explain why a target is missing.
     Raises `ValueError` if the parts do not fit together, such as a task and a target of another format, and
     `LookupError` for an unknown kind of target.
     """
@@ -156,7 +157,9 @@ def build_parts(
     if pretrained is None:
         pretrained = config.model.pretrained
     set_seed(config.seed)
-    encoder = build_encoder(config.model.encoder, image_size=size, pretrained=pretrained, **config.model.options)
+    encoder = build_encoder(
+        config.model.encoder, image_size=size, in_channels=channels, pretrained=pretrained, **config.model.options
+    )
     model = MultiTaskModel(encoder, {name: task.decoder(encoder.info) for name, task in tasks.items()})
     set_batch_norm(model, config.model.batch_norm)
     balancer.setup(tasks, replace(model.encoder_info, image=size))

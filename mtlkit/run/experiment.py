@@ -11,7 +11,6 @@ from mtlkit import distributed
 from mtlkit.config.composition import compose
 from mtlkit.config.presets import unlike_published
 from mtlkit.config.schema import Config
-from mtlkit.data.dataset import Dataset
 from mtlkit.data.loader import Samples, eval_loader, train_loader
 from mtlkit.engine.engine import Engine, Record
 from mtlkit.engine.evaluation import directions, evaluate_constants, evaluate_model, units
@@ -94,11 +93,19 @@ class Experiment:
                 for split in ("train", config.data.validation)
             )
         dataset, size = training.dataset, training.image_size
-        parts = build_parts(config, dataset.targets, size, notes=dataset.notes)
+        parts = build_parts(config, dataset.targets, size, notes=dataset.notes, channels=training.channels)
         order = build_order(config, dataset)
         rank, world = distributed.rank(), distributed.world_size()
         # Before the engine wraps the model: a trial pass through DDP would wait for gradients.
-        check_normalisation(parts, config, size, device=accelerator.device, processes=world, batch_size=order.smallest)
+        check_normalisation(
+            parts,
+            config,
+            size,
+            device=accelerator.device,
+            processes=world,
+            batch_size=order.smallest,
+            channels=training.channels,
+        )
         check_halves(parts.balancer, config, order.smallest)
         shared = {"workers": config.data.workers, "rank": rank, "world": world}
         engine = Engine(
@@ -130,7 +137,7 @@ class Experiment:
         checks = eval_loader(validation, config.data.eval_batch_size or config.data.batch_size, **shared)
 
         def prepare() -> None:
-            self._write_description(dataset, size)  # also on a resume, because the length of the run may have changed
+            self._write_description(training)  # also on a resume, because the length of the run may have changed
             engine.observer = Observers([*self._own_observers(engine, start), *observers])
 
         distributed.main_decides(prepare)  # a tracker that cannot start must not leave the other processes waiting
@@ -187,9 +194,16 @@ class Experiment:
         engine.observer.pictures(engine.step, pictures)
         write_report(self.folder)
 
-    def _write_description(self, dataset: Dataset, size: tuple[int, int]) -> None:
+    def _write_description(self, training: Samples) -> None:
+        dataset = training.dataset
         targets = {name: {"type": target.type, "classes": target.classes} for name, target in dataset.targets.items()}
-        description = {"size": size, "resizing": dataset.resizing, "targets": targets}
+        description = {
+            "size": training.image_size,
+            "channels": training.channels,
+            "bounds": dataset.bounds,
+            "resizing": dataset.resizing,
+            "targets": targets,
+        }
         write_whole(self.folder / DATA, json.dumps(description, indent=1).encode())
         self.config.save(self.folder / CONFIG)
 

@@ -38,6 +38,7 @@ class FirstLook:
             "licence": dataset.licence,
             "samples": {"train": len(self.training), self.split: len(self.validation)},
             "size": self.training.image_size,
+            "channels": self.training.channels,
             "looked_at": len(self.targets),
             "targets": summarise(dataset.targets, self.targets),
             "ranges": as_record(self.ranges),

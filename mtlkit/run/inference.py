@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from warnings import warn
 
 from mtlkit import distributed
@@ -36,8 +36,8 @@ def load_run(run: Path, name: str | None = None) -> tuple[Config, Predictor, tup
         folder, remark = checkpoint.of_results(run, config.trainer)
         if remark:
             warn(remark, stacklevel=3)
-    targets, size, _ = described(run)
-    parts = build_parts(config, targets, size, pretrained=False)
+    targets, size, images = described(run)
+    parts = build_parts(config, targets, size, pretrained=False, channels=images.channels)
     accelerator, dtype = make_accelerator(config.trainer), dtype_of(config.trainer.precision)
     parts.model.to(accelerator.device, dtype)
     parts.balancer.to(accelerator.device, dtype)
@@ -45,22 +45,32 @@ def load_run(run: Path, name: str | None = None) -> tuple[Config, Predictor, tup
     return config, Predictor(parts.model, parts.tasks, parts.balancer, accelerator, dtype), size
 
 
-def described(run: Path) -> tuple[dict[str, Target], tuple[int, int], Any]:
-    """Returns the targets and the image size of the training, and how its pictures got that size."""
+class Images(NamedTuple):
+    """How the files of the training became images (`Dataset` explains these)."""
+
+    channels: int
+    bounds: tuple[float, float] | None
+    resizing: Any
+
+
+def described(run: Path) -> tuple[dict[str, Target], tuple[int, int], Images]:
+    """Returns the targets and the image size of the training, and how its files became images."""
     path = run / DATA
     if not path.exists():
         raise FileNotFoundError(
             f"{path} is missing, which says what the run was trained on. `mtlkit train ... --resume` writes it again."
         )
     try:
-        described = json.loads(path.read_text())
-        width, height = described["size"]
-        resizing = described.get("resizing", "area")  # runs up to version 0.2 have only this way
+        found = json.loads(path.read_text())
+        width, height = found["size"]
+        resizing = found.get("resizing", "area")  # runs up to version 0.2 have only this way
         check_choice("resizing", resizing, ("area", "torchvision"))
-        targets = {key: Target(value["type"], tuple(value["classes"])) for key, value in described["targets"].items()}
+        bounds = found.get("bounds")
+        images = Images(found.get("channels", 3), bounds and (bounds[0], bounds[1]), resizing)
+        targets = {key: Target(value["type"], tuple(value["classes"])) for key, value in found["targets"].items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
-    return targets, (width, height), resizing
+    return targets, (width, height), images
 
 
 def evaluate_run(

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from PIL import Image
 
+from mtlkit.data.bands import read_bands
 from mtlkit.data.files import image_tensor, natural, resize
-from mtlkit.data.pictures import ENDINGS, read_picture
+from mtlkit.data.pictures import ENDINGS
 from mtlkit.registry import suggest
-from mtlkit.run.inference import described, load_run
+from mtlkit.run.inference import Images, described, load_run
 from mtlkit.task import Task
 
 
@@ -61,16 +62,20 @@ def predict_files(
     # All images are read before any work, so that a damaged one ends it now. They need not fit into memory together.
     by_size: dict[tuple[int, int], list[Path]] = {}
     for image in folders:
-        height, width, _ = read_picture(image).shape
+        height, width, _ = read_bands(image, how.channels, how.bounds).shape
         by_size.setdefault((height, width), []).append(image)
     for shape, group in by_size.items():
         for some in (group[first : first + batch] for first in range(0, len(group), batch)):
-            pixels = torch.stack([image_tensor(resize(read_picture(image), size, how=how)) for image in some])
+            pixels = torch.stack([_pixels(image, size, how) for image in some])
             predictions = predictor.predictions(predictor.image(pixels), dict.fromkeys(predictor.tasks, shape))
             for index, image in enumerate(some):
                 found = {key: predictions[key][index].cpu() for key in chosen}
                 _write(folders[image], predictor.tasks, found, arrays)
     return list(folders.values())
+
+
+def _pixels(image: Path, size: tuple[int, int], how: Images) -> torch.Tensor:
+    return image_tensor(resize(read_bands(image, how.channels, how.bounds), size, how=how.resizing))
 
 
 def _folders(images: Sequence[Path], out: Path) -> dict[Path, Path]:

@@ -12,14 +12,21 @@ COMPLAINT = "Expected more than 1"  #: how torch's error starts if a layer has o
 
 
 def check_normalisation(
-    parts: Parts, config: Config, size: tuple[int, int], *, device: torch.device, processes: int, batch_size: int
+    parts: Parts,
+    config: Config,
+    size: tuple[int, int],
+    *,
+    device: torch.device,
+    processes: int,
+    batch_size: int,
+    channels: int = 3,
 ) -> None:
     """Raises `ValueError` with the name of the encoder or decoder if a layer would normalise over a single value.
 
     This happens to BatchNorm on maps of one pixel, such as pooled maps, if a process has one sample per micro-batch.
     It always happens to InstanceNorm on such maps. The function moves the model to the device and runs a forward pass
-    in training mode, on at most two black images of `size` (width, height). It then restores statistics and random
-    numbers. `batch_size` is that of the smallest batch.
+    in training mode, on at most two black images of `size` (width, height) and `channels`. It then restores statistics
+    and random numbers. `batch_size` is that of the smallest batch.
     """
     model, samples = parts.model, batch_size // (config.trainer.accumulation * processes)
     names = {
@@ -30,7 +37,7 @@ def check_normalisation(
         decoder.register_forward_pre_hook(lambda *_, name=name: reached.append(names[name]))
         for name, decoder in model.decoders.items()
     ]
-    image = torch.zeros(min(samples, SAMPLES), 3, size[1], size[0], device=device)
+    image = torch.zeros(min(samples, SAMPLES), channels, size[1], size[0], device=device)
     random = {} if device.type == "cpu" else {"devices": [device], "device_type": device.type}
     model.to(device).train()
     try:

@@ -30,7 +30,7 @@ def check_dataset(
 ) -> None:
     """Reads some samples of each split and checks the promises of every data set.
 
-    - `samples_fit`: a sample has an image (3, H, W) float32 in [0, 1] and targets of their kinds' format and range. It
+    - `samples_fit`: a sample has an image (C, H, W) float32 in [0, 1] and targets of their kinds' format and range. It
       may lack any target, but it has none that the data set does not declare.
     - `same_targets`: all splits declare the same targets.
     - `same_again`: an index gives the same tensors a second time, and from a new instance.

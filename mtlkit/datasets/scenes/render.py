@@ -13,7 +13,8 @@ from mtlkit.datasets.scenes.geometry import Array, Ints, rotate, surface, trace
 from mtlkit.datasets.scenes.grammar import Scene, build_scene
 from mtlkit.datasets.scenes.sensor import Maps, corrupt
 from mtlkit.datasets.scenes.view import place_camera
-from mtlkit.typed import MisfitError, OptionError, Share, annotation_in_words, convert
+from mtlkit.typed import MisfitError, OptionError, Share, convert
+from mtlkit.typed_words import annotation_in_words
 
 VERSION = 1  # of the frames: increase it with every change of what is rendered, so that no old cache is used
 SPLITS = {"train": 800, "val": 200, "test": 650}

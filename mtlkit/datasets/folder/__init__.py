@@ -1,0 +1,157 @@
+"""A folder of your own: images, labels in files or in a table, described by options."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from mtlkit.data.bands import read_bands
+from mtlkit.data.dataset import DATASETS, BadSampleError, Camera, Dataset, Sample, Target, check_request
+from mtlkit.data.files import image_tensor, natural, resize, root_folder
+from mtlkit.datasets.folder.labels import found_classes, resized, table_labels
+from mtlkit.datasets.folder.matching import check_some_match, find_files, matched_in_words
+from mtlkit.datasets.folder.options import CLASSES, NUMBERS, Label, Splits, TableOptions, check_images
+from mtlkit.datasets.folder.splits import split_images
+from mtlkit.datasets.folder.table import Table, read_table
+from mtlkit.datasets.folder.values import read_label
+from mtlkit.target import kinds_of
+from mtlkit.typed import Count
+
+SAID = (*NUMBERS, *CLASSES, "axes")
+LOOKED_AT = 3  #: so many files of each target are read before any work
+
+
+@DATASETS.register("folder")
+class Folder(Dataset):
+    """Images of a folder with labels from files or from a table, described by options alone.
+
+    `images` is a pattern, and so is `files` of each label. Both are below `root`; `*` stands for a part of a name, and
+    `**` for any folders. A file belongs to the image for which the wildcards stand for the same text (`matching.stem`):
+    `depth/**/*.png` has the depth of `images/**/*.jpg`, and `*/rgb/*.png` goes with `*/depth/*_depth.png`. `labels`
+    names the targets. docs/your_own_data.md explains all options with examples.
+
+    Sample: image (C, H, W), C from the files or from `channels`; every label of `labels` that the image has.
+
+    Raises:
+        FileNotFoundError: no file matches a pattern, or a list or the table is missing.
+        ValueError: two files have one stem, no label file has an image, a cell is no value of its target, the splits do
+            not go together, or no pixel of the first files has a label. `BadSampleError` when a damaged file is read.
+    """
+
+    @dataclass(frozen=True)
+    class Options:
+        """The options of the data set."""
+
+        images: str | tuple[str, ...]  #: one or several patterns, such as images/**/*.jpg
+        labels: Mapping[str, Label]  #: the targets by name
+        table: TableOptions = field(default_factory=TableOptions)
+        splits: Splits = field(default_factory=Splits)
+        channels: Count | None = None  #: of the images; null: 3, or those of the first .npy file
+        bounds: tuple[float, float] | None = None  #: the values of black and white; null: those of the files' type
+        camera: Camera | None = (
+            None  #: f_x / width, f_y / height, c_x / width, c_y / height; zooming on normals needs it
+        )
+
+        def __post_init__(self) -> None:
+            check_images(self.labels, self.bounds)
+
+    options: Options
+
+    def __init__(
+        self,
+        root: str | Path | None,
+        split: str = "train",
+        size: tuple[int, int] | None = None,
+        limit: int | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        check_request("folder", split, size, limit)
+        given = self.options
+        patterns = (given.images,) if isinstance(given.images, str) else given.images
+        self._root = root_folder(root, "folder", f"images {' or '.join(patterns)}")
+        self._size, self.bounds, self.camera = size, given.bounds, given.camera
+        found = find_files(self._root, patterns, "data.images")
+        self._images = dict(sorted(found.items(), key=lambda item: natural(item[1])))
+        notes = [f"{len(self._images)} images match {' or '.join(patterns)} in {self._root}."]
+        table = None if given.table.file is None else read_table(self._root, given.table, self._images)
+        notes += [] if table is None else table.notes
+        self._labels = {name: found_classes(name, label, table) for name, label in given.labels.items()}
+        self.targets = {name: Target(label.type, label.class_names) for name, label in self._labels.items()}
+        self._kinds = kinds_of(self.targets)
+        self._files: dict[str, dict[str, str]] = {}
+        self._cells: dict[str, dict[str, Tensor]] = {}
+        for name, label in self._labels.items():
+            notes.append(self._find(name, label, table, patterns))
+        parts, how = split_images(self._root, self._images, given.splits, table)
+        if not parts.get(split):
+            what = ", ".join(f"{len(keys)} {name}" for name, keys in parts.items())
+            raise ValueError(
+                f"data.splits gives the data set 'folder' no samples of the split {split!r}, but {what}. data.splits "
+                "takes folders, lists, column or holdout."
+            )
+        self._keys = parts[split][:limit]
+        self._channels = given.channels
+        if self._channels is None:
+            first = self._root / self._images[self._keys[0]]
+            self._channels = read_bands(first, None, self.bounds).shape[2] if first.suffix == ".npy" else 3
+        self.notes = [*notes, *how]
+        self._check_some_labels()
+
+    def _find(self, name: str, label: Label, table: Table | None, patterns: Sequence[str]) -> str:
+        """Finds the files or cells of a target, and returns a sentence on them."""
+        key = f"data.labels.{name}"
+        if label.files is None:
+            if table is None:
+                raise ValueError(f"{key}.columns: they are columns of a table, and there is none. Set data.table.file.")
+            self._cells[name] = table_labels(name, label, self._kinds[name], table, self.options.table.decimal)
+            return f"{name}: {len(self._cells[name])} of {len(self._images)} images have it in the table."
+        self._files[name] = find_files(self._root, [label.files], f"{key}.files")
+        check_some_match(f"{key}.files", label.files, self._images, self._files[name], " or ".join(patterns))
+        return matched_in_words(name, label.files, self._images, self._files[name])
+
+    def _check_some_labels(self) -> None:
+        """Raises `ValueError` if no pixel of some files of a target has a label."""
+        for name, files in self._files.items():
+            mine = [files[key] for key in self._keys if key in files]
+            read = {}
+            for file in mine[:: max(1, len(mine) // LOOKED_AT)][:LOOKED_AT]:
+                try:
+                    read[file] = read_label(self._root / file, self._labels[name], self._kinds[name])
+                except BadSampleError:
+                    continue  # reported when the sample is read
+            if read and not any(self._kinds[name].valid(value).any() for value in read.values()):
+                label = self._labels[name]
+                options = {key: value for key in SAID if (value := getattr(label, key)) is not None}
+                raise ValueError(
+                    f"data.labels.{name}: in {len(read)} files looked at, such as {self._root / next(iter(read))}, no "
+                    f"value is a label with the options {options or 'as they are'}. Change them: {', '.join(SAID)}."
+                )
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def __getitem__(self, index: int) -> Sample:
+        key = self._keys[index]
+        path = self._root / self._images[key]
+        image = read_bands(path, self._channels, self.bounds)
+        targets = {name: found[key] for name, found in self._cells.items() if key in found}
+        for name, files in self._files.items():
+            if key in files:
+                file, kind = self._root / files[key], self._kinds[name]
+                value, own = read_label(file, self._labels[name], kind), (image.shape[0], image.shape[1])
+                targets[name] = resized(value, kind, own, self._size, str(file), str(path))
+        return {"image": image_tensor(resize(image, self._size)), "targets": targets}
+
+    def label(self, index: int) -> str:
+        return str(self._root / self._images[self._keys[index]])
+
+    def probes(self) -> Sequence[int]:
+        """Returns the first sample, and the first one that has each target."""
+        found = {0}
+        for name in self.targets:
+            labelled = self._files.get(name) or self._cells[name]
+            found.add(next((i for i, key in enumerate(self._keys) if key in labelled), 0))
+        return sorted(found)

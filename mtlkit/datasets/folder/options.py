@@ -1,0 +1,152 @@
+"""The options of the data sets `folder` and `hf`: how labels are stored, and the splits."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+from mtlkit.datasets.nyuv2.normals import CONVENTIONS
+from mtlkit.kinds import Depth, Disparity, Multilabel, Normals, Reconstruction, Regression
+from mtlkit.registry import suggest
+from mtlkit.splits import SPLITS
+from mtlkit.target import KINDS, DenseKind, Kind
+from mtlkit.typed import Count, Natural, OptionError, ShareBelowOne
+
+NUMBERS = ("scale", "offset", "invalid")
+CLASSES = ("ignore", "map")
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One target: its kind, and how its stored values become labels.
+
+    A label is stored value * `scale` + `offset`, for kinds of numbers. Kinds of class numbers have `classes`, `ignore`
+    and `map` instead, and normals have `axes`.
+    """
+
+    type: str  #: a kind of target: `mtlkit list kinds`
+    columns: tuple[str, ...] | None = None  #: the columns of the table that hold it
+    classes: Count | tuple[str, ...] | None = None  #: the names of the classes, or how many there are
+    scale: float | None = None  #: null: 1
+    offset: float | None = None  #: null: 0
+    invalid: float | tuple[float, ...] | None = (
+        None  #: stored values without a label; null: the kind's own, 0 for depth
+    )
+    axes: str | None = None  #: which axis each channel of normals holds; null: xyz, x right, y down, z forward
+    ignore: int | tuple[int, ...] | None = None  #: stored class numbers without a label
+    map: Mapping[Any, int | str] | None = None  #: {stored: class number or name}; then all that occur must be in it
+
+    def __post_init__(self) -> None:
+        if self.type not in KINDS.names():
+            raise OptionError("type", f"no kind of target is called {self.type!r}", suggest(self.type, KINDS.names()))
+        if self.scale is not None and not abs(self.scale) > 0:
+            raise OptionError("scale", f"expected a number other than 0, found {self.scale:g}")
+        if self.axes is not None and self.axes not in CONVENTIONS:
+            raise OptionError(
+                "axes",
+                f"expected the axis of each channel, with a minus if it points the other way, found {self.axes!r}",
+                "Such as xyz (x right, y down, z forward), x-y-z or zyx.",
+            )
+        kind = self.kind()
+        for name in {*NUMBERS, *CLASSES, "axes", "classes"} - set(_options_of(kind)):
+            if getattr(self, name) is not None:
+                raise OptionError(name, f"a target of the kind {self.type!r} has no such option", "Leave it out.")
+        if isinstance(kind, DenseKind) and not kind.dtype.is_floating_point and self.classes is None:
+            raise OptionError(
+                "classes", "missing", "Give the names of the classes, in the order of their numbers from 0."
+            )
+        for value in (self.map or {}).values():
+            if self.class_names and not (value in self.class_names or value in range(len(self.class_names))):
+                raise OptionError("map", f"{value!r} is no class", suggest(str(value), self.class_names))
+
+    def kind(self) -> Kind:
+        """Returns the kind of target."""
+        return KINDS.build(self.type, self.class_names)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of the classes or outputs, as far as the options say them."""
+        if isinstance(self.classes, int):
+            return tuple(map(str, range(self.classes)))
+        if self.classes is None and issubclass(KINDS.get(self.type), Multilabel | Regression):
+            return self.columns or ()
+        if self.classes is None and issubclass(KINDS.get(self.type), Reconstruction):
+            return "red", "green", "blue"
+        return self.classes or ()
+
+
+def _options_of(kind: Kind) -> tuple[str, ...]:
+    """Returns the options that depend on the kind."""
+    if not kind.dtype.is_floating_point:
+        return (*CLASSES, "classes")
+    if isinstance(kind, Normals):
+        return ("axes",)
+    if isinstance(kind, Multilabel | Reconstruction):
+        return ("classes",)
+    return NUMBERS if isinstance(kind, Depth | Disparity) else (*NUMBERS, "classes")
+
+
+@dataclass(frozen=True)
+class Label(Stored):
+    """One target of a folder: from one file per image, or from columns of the table."""
+
+    files: str | None = None  #: a pattern such as depth/**/*.png; null: from the table
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.files is None) == (self.columns is None):
+            raise OptionError("files", "give either it or columns: a pattern of files, or columns of data.table")
+        if self.columns is not None and isinstance(self.kind(), DenseKind):
+            raise OptionError("columns", f"a target of the kind {self.type!r} has a value per pixel", "Give files.")
+
+
+@dataclass(frozen=True)
+class TableOptions:
+    """A table with one row per image."""
+
+    file: str | None = None  #: a .csv, .tsv, .txt or .parquet file, below the root
+    image: str | None = None  #: the column with the images' names; null: the first one
+    delimiter: str | None = None  #: between the cells; null: found among , ; tab and |
+    encoding: str | None = None  #: of the text; null: UTF-8, or UTF-16 with its mark
+    decimal: Literal[".", ","] = "."  #: the sign in 12.5
+    missing: tuple[str, ...] = ("", "NA", "N/A", "NaN", "nan", "null", "None")  #: cells that mean "no label"
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Which samples train, validate and test. At most one of `folders`, `lists` and `column` is set.
+
+    Without a split `val`, a part of the training data is held out: whole groups of `group`, or blocks of neighbours.
+    """
+
+    folders: Mapping[str, str | tuple[str, ...]] | None = None  #: {train: images/train, val: images/val}
+    lists: Mapping[str, str] | None = None  #: {train: train.txt}: files with one image per line
+    column: str | None = None  #: a column of the table
+    names: Mapping[Any, Literal["train", "val", "test"]] = field(default_factory=dict)  #: {what the column says: split}
+    holdout: ShareBelowOne | None = None  #: the share of the training data that becomes val; null: 0.2
+    block: Count = 20  #: neighbours that are held out together
+    gap: Natural = 5  #: unused neighbours on both sides of a block
+    group: str | None = None  #: a column of the table, such as the patient: no group is in two splits
+
+    def __post_init__(self) -> None:
+        given = [f.name for f in fields(self)[:3] if getattr(self, f.name) is not None]
+        if len(given) > 1:
+            raise OptionError(given[1], f"it does not go with {given[0]}", "Set one of the two.")
+        for option in ("folders", "lists"):
+            for name in getattr(self, option) or ():
+                if name not in SPLITS:
+                    raise OptionError(f"{option}.{name}", "no split has this name", suggest(str(name), SPLITS))
+            if self.holdout is not None and "val" in (getattr(self, option) or ()):
+                raise OptionError("holdout", f"it does not go with {option}.val, which gives the validation data")
+        if self.names and self.column is None:
+            raise OptionError("names", "it belongs to column, which is not set")
+
+
+def check_images(labels: Mapping[str, Any], bounds: tuple[float, float] | None) -> None:
+    """Raises `OptionError` if there is no target, if no task can have its name, or if bounds do not ascend."""
+    if not labels:
+        raise OptionError("labels", "it names no target")
+    for name in labels:
+        if not str(name).isidentifier():
+            raise OptionError("labels", f"a target's name must be letters, digits and _, found {name!r}")
+    if bounds is not None and not bounds[0] < bounds[1]:
+        raise OptionError("bounds", f"expected the values of black and white, ascending, found {list(bounds)}")
