@@ -19,6 +19,7 @@ from typing import Any
 
 import mtlkit
 from mtlkit.cli import data as cli_data
+from mtlkit.cli import export as cli_export
 from mtlkit.cli.experiments import experiments, presets
 from mtlkit.cli.parser import EXAMPLES, Parser
 from mtlkit.data.workers import loading_trouble, own_words
@@ -226,8 +227,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     sub.add_argument("run", metavar="RUN", type=Path, help="a run's folder")
     sub = add("explain", explain_command, "Show which tasks of a run conflicted and what the balancer did about it.")
     sub.add_argument("run", metavar="RUN", type=Path, help="a run's folder")
-    text = "Look at a data set, or prepare it for fast loading."
-    data = parser.add_command(commands, "data", text)
+    cli_export.add_commands(add, _add_run)
+    data = parser.add_command(commands, "data", "Look at a data set, or prepare it for fast loading.")
     cli_data.add_commands(partial(add, above=(data, data.add_subparsers(required=True, metavar="COMMAND"))))
     sub = add("list", list_command, "List what you can choose, one per line with a description.")
     sub.add_argument("kind", metavar="KIND", choices=LISTS, help=", ".join(LISTS))

@@ -2,12 +2,12 @@
 
 import datetime
 import importlib.metadata
-import json
 import platform
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from mtlkit import distributed
+from mtlkit.balancer import Balancer, has_adapters
 from mtlkit.config.composition import compose
 from mtlkit.config.presets import unlike_published
 from mtlkit.config.schema import Config
@@ -15,7 +15,6 @@ from mtlkit.data.dataset import Dataset
 from mtlkit.data.loader import Samples, eval_loader, train_loader
 from mtlkit.engine.engine import Engine, Record
 from mtlkit.engine.evaluation import directions, evaluate_constants, evaluate_model, units
-from mtlkit.files import write_whole
 from mtlkit.log import JsonLines, Observer, Observers
 from mtlkit.report import save_pictures, write_report
 from mtlkit.run import checkpoint
@@ -30,11 +29,12 @@ from mtlkit.run.build import (
     make_deterministic,
 )
 from mtlkit.run.claim import claimed
+from mtlkit.run.description import Description
 from mtlkit.run.drawing import draw
 from mtlkit.run.first_look import FirstLook
 from mtlkit.run.start import Start, open_run
 from mtlkit.run.trial_pass import check_halves, check_normalisation
-from mtlkit.run_folder import CONFIG, DATA, LOG
+from mtlkit.run_folder import CONFIG, LOG
 
 BEST_LOST = "The checkpoint 'best' was lost: the best evaluation from here on takes its place."
 PACKAGES = ("mtlkit", "torch", "timm", "segmentation-models-pytorch", "accelerate", "albumentations", "numpy")
@@ -128,7 +128,9 @@ class Experiment:
         checks = eval_loader(validation, config.data.eval_batch_size or config.data.batch_size, **shared)
 
         if accelerator.is_main_process:
-            self._write_description(dataset, size)  # also on a resume, because the length of the run may have changed
+            self._write_description(
+                dataset, size, parts.balancer
+            )  # also on a resume, because the length of the run may have changed
             # Records after the checkpoint are dropped, for these steps are made again.
             log = JsonLines(self.folder / LOG, engine.step if start.begun else None)
             engine.observer = Observers([log, *observers])
@@ -176,10 +178,9 @@ class Experiment:
         save_pictures(self.folder, draw(engine.predictor, validation))
         write_report(self.folder)
 
-    def _write_description(self, dataset: Dataset, size: tuple[int, int]) -> None:
-        targets = {name: {"type": target.type, "classes": target.classes} for name, target in dataset.targets.items()}
-        description = {"size": size, "resizing": dataset.resizing, "targets": targets}
-        write_whole(self.folder / DATA, json.dumps(description, indent=1).encode())
+    def _write_description(self, dataset: Dataset, size: tuple[int, int], balancer: Balancer) -> None:
+        description = Description(size, dataset.resizing, dict(dataset.targets), adapters=has_adapters(balancer))
+        description.save(self.folder)
         self.config.save(self.folder / CONFIG)
 
     def _facts(self, parts: Parts, engine: Engine) -> Record:

@@ -1,10 +1,8 @@
 """Uses a finished run: evaluates it on a split, and predicts for image files."""
 
-import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 from warnings import warn
 
 import numpy as np
@@ -12,59 +10,13 @@ from PIL import Image
 
 from mtlkit import distributed
 from mtlkit.config.composition import read_config
-from mtlkit.config.schema import Config
-from mtlkit.data.dataset import Split, Target
-from mtlkit.data.files import image_tensor, resize
+from mtlkit.data.dataset import Split
+from mtlkit.data.images import pixels_of
 from mtlkit.data.loader import eval_loader
-from mtlkit.data.pictures import read_picture
 from mtlkit.engine.evaluation import evaluate_model as evaluate_model
-from mtlkit.engine.predictor import Predictor, dtype_of
-from mtlkit.option_checks import check_choice
-from mtlkit.run import checkpoint
-from mtlkit.run.build import build_dataset, build_parts, build_samples, make_accelerator
-from mtlkit.run_folder import CONFIG, DATA, check_run
-
-
-def load_run(run: Path, name: str | None = None) -> tuple[Config, Predictor, tuple[int, int]]:
-    """Loads a run: its configuration, its model with the weights of a checkpoint, and its image size.
-
-    Without a name, it loads the checkpoint of the run's results, `best` or `last` (`trainer.selection`). It warns if
-    `best` does not exist and `last` is used instead. Raises `FileNotFoundError` if there is no such run or checkpoint,
-    and `ValueError` if it is damaged.
-    """
-    check_run(run, CONFIG)
-    config = read_config(run / CONFIG)
-    if name:
-        folder = checkpoint.find_checkpoint(run, name)
-    else:
-        folder, remark = checkpoint.of_results(run, config.trainer)
-        if remark:
-            warn(remark, stacklevel=3)
-    targets, size, _ = _description(run)
-    parts = build_parts(config, targets, size, pretrained=False)
-    accelerator, dtype = make_accelerator(config.trainer), dtype_of(config.trainer.precision)
-    parts.model.to(accelerator.device, dtype)
-    parts.balancer.to(accelerator.device, dtype)
-    checkpoint.load_weights(parts.model, parts.balancer, folder)  # after the change of type, to keep all digits
-    return config, Predictor(parts.model, parts.tasks, parts.balancer, accelerator, dtype), size
-
-
-def _description(run: Path) -> tuple[dict[str, Target], tuple[int, int], Any]:
-    """Returns the targets and the image size of the training, and how its pictures got that size."""
-    path = run / DATA
-    if not path.exists():
-        raise FileNotFoundError(
-            f"{path} is missing, which says what the run was trained on. `mtlkit train ... --resume` writes it again."
-        )
-    try:
-        described = json.loads(path.read_text())
-        width, height = described["size"]
-        resizing = described.get("resizing", "area")  # runs up to version 0.2 have only this way
-        check_choice("resizing", resizing, ("area", "torchvision"))
-        targets = {key: Target(value["type"], tuple(value["classes"])) for key, value in described["targets"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
-    return targets, (width, height), resizing
+from mtlkit.run.build import build_dataset, build_samples, make_accelerator
+from mtlkit.run.trained import load_run as load_run
+from mtlkit.run_folder import CONFIG, check_run
 
 
 def evaluate_run(run: Path, split: Split | None = None, name: str | None = None) -> dict[str, float | None]:
@@ -73,7 +25,10 @@ def evaluate_run(run: Path, split: Split | None = None, name: str | None = None)
     Without a split, it uses the split that the run validated on. Without a name, it uses the checkpoint of the results.
     With the same number of processes, the figures equal those that training logged for that model, to the last digit.
     """
-    config, predictor, _ = load_run(run, name)
+    check_run(run, CONFIG)
+    config = read_config(run / CONFIG)
+    device = make_accelerator(config.trainer).device  # of this process, of which a launcher may have started several
+    predictor = load_run(run, name, device).predictor
     samples = build_samples(config, build_dataset(config, split or config.data.validation))
     batches = eval_loader(
         samples,
@@ -109,26 +64,16 @@ def predict_files(run: Path, images: Sequence[Path], out: Path, name: str | None
         if folder.exists():
             raise FileExistsError(f"{folder} exists already. Remove it, or choose another --out.")
     for image in images:  # check all images before any work; they need not fit into memory together
-        _open(image)
-    _, predictor, size = load_run(run, name)
-    *_, how = _description(run)
+        pixels_of(image)
+    model = load_run(run, name)
     for image, folder in zip(images, folders, strict=True):
-        picture = _open(image)
-        pixels = predictor.image(image_tensor(resize(picture, size, how=how))[None])  # in the same way as data sets do
-        sizes = {key: picture.shape[:2] for key in predictor.tasks}
-        predictions = predictor.predictions(pixels, sizes)
+        predictions = model(image)
         temporary = folder.with_name(f".{folder.name}.tmp")
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        for key, task in predictor.tasks.items():
-            prediction = predictions[key][0].cpu()
+        for key, task in model.tasks.items():
+            prediction = predictions[key].cpu()
             np.save(temporary / f"{key}.npy", prediction.numpy())
             Image.fromarray(task.picture(prediction)).save(temporary / f"{key}.png")
         temporary.rename(folder)
     return folders
-
-
-def _open(path: Path) -> np.ndarray:
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no image {path}.")
-    return read_picture(path)

@@ -1,0 +1,216 @@
+"""A trained model in use: `mtlkit.load` reads it from the folder of a run, or from the Hugging Face hub."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import final, overload
+from warnings import warn
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mtlkit.balancer import BALANCERS
+from mtlkit.config.schema import TrainedConfig
+from mtlkit.config.trained import read_trained
+from mtlkit.data.files import image_tensor, resize
+from mtlkit.data.images import Given, pixels_of
+from mtlkit.engine.predictor import Predictor, dtype_of
+from mtlkit.registry import suggest
+from mtlkit.run import checkpoint
+from mtlkit.run.build import build_model, build_tasks
+from mtlkit.run.description import Description
+from mtlkit.run_folder import CONFIG, check_run
+from mtlkit.task import Task
+
+Predictions = dict[str, Tensor]
+
+
+@final
+class TrainedModel:
+    """A model that gives predictions for images. `mtlkit.load` makes one.
+
+    It is in evaluation mode, and none of its parameters asks for gradients.
+
+    Attributes:
+        tasks: the tasks by name.
+        classes: by task, the names of its classes or outputs; empty for a task without.
+        units: by task, the unit of its predictions, such as "m"; empty for a task without.
+        size: (width, height) to which every image is resized first.
+        device: where it computes.
+        predictor: computes outputs and predictions for prepared batches, as training, `mtlkit evaluate` and this class
+            do.
+        checkpoint: the folder of its weights.
+    """
+
+    def __init__(self, config: TrainedConfig, description: Description, predictor: Predictor, checkpoint: Path) -> None:
+        self.config = config
+        self.description = description
+        self.predictor = predictor
+        self.checkpoint = checkpoint
+
+    @property
+    def tasks(self) -> Mapping[str, Task]:
+        return self.predictor.tasks
+
+    @property
+    def classes(self) -> dict[str, tuple[str, ...]]:
+        return {name: task.classes for name, task in self.tasks.items()}
+
+    @property
+    def units(self) -> dict[str, str]:
+        return {name: task.unit for name, task in self.tasks.items()}
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.description.size
+
+    @property
+    def device(self) -> torch.device:
+        return self.predictor.device
+
+    @overload
+    def __call__(self, image: Given) -> Predictions: ...
+    @overload
+    def __call__(self, image: list[Given] | tuple[Given, ...]) -> list[Predictions]: ...
+    def __call__(self, image: Given | list[Given] | tuple[Given, ...]) -> Predictions | list[Predictions]:
+        """Returns the prediction of every task for an image, or a list of them for a list of images.
+
+        The image is resized to `size` in the same way as in training. A predicted map has the image's own size.
+
+        Args:
+            image: the name of a file, a PIL image, an array (H, W, 3) of uint8 or of floats in [0, 1], or a tensor
+                (3, H, W) of floats in [0, 1]. Or a batch of images of one size: a tensor (B, 3, H, W).
+
+        Returns:
+            Tensors on the model's device, by task: class numbers (H, W), metres (1, H, W), unit normals (3, H, W),
+            probabilities (C,); the class of each task says it. For a batch they begin with the axis B.
+
+        Raises:
+            ValueError: it is no image, or its numbers are not in [0, 1].
+            FileNotFoundError: there is no such file.
+        """
+        if isinstance(image, Tensor) and image.ndim == 4:
+            return self._predict([pixels_of(one) for one in image])
+        if isinstance(image, list | tuple):
+            return [self(one) for one in image]
+        return {name: values[0] for name, values in self._predict([pixels_of(image)]).items()}
+
+    def _predict(self, pictures: Sequence[np.ndarray]) -> Predictions:
+        """Returns the predictions for pictures (H, W, 3) of one size."""
+        if not pictures:
+            raise ValueError("The batch has no image.")
+        how = self.description.resizing
+        prepared = [image_tensor(resize(picture, self.size, how=how)) for picture in pictures]
+        sizes = dict.fromkeys(self.tasks, pictures[0].shape[:2])
+        return self.predictor.predictions(self.predictor.image(torch.stack(prepared)), sizes)
+
+
+def load(
+    run: str | os.PathLike[str],
+    *,
+    device: str | torch.device | None = None,
+    checkpoint: str | None = None,
+) -> TrainedModel:
+    """Loads a trained model. It needs neither the training data nor the module that reads them.
+
+    A task, an encoder, a decoder or a balancer of your own is code. If the model needs such a class, the modules that
+    `plugins` named in training are imported, and must be found. A balancer that hands the decoders the shared features
+    as they are is not needed.
+
+    Args:
+        run: the folder of a run, or "user/name" on the Hugging Face hub. It means the hub only if there is no folder
+            `user` here. No module is imported because a file from the hub names it: import what such a model needs
+            yourself.
+        device: "cpu", "cuda", "cuda:1", ...; None: a GPU if there is one.
+        checkpoint: "best" or "last"; None: the one that the run's results belong to (`trainer.selection`).
+
+    Raises:
+        FileNotFoundError: there is no such run or checkpoint.
+        ValueError: a file is damaged, or the device does not exist.
+        LookupError: the model needs a class that cannot be found.
+
+    >>> from mtlkit import Experiment
+    >>> words = ["data.size=[64,48]", "data.train_size=2", "data.val_size=2", "data.batch_size=2", "data.augment=false"]
+    >>> words += ["model.encoder=test_resnet", "model.levels=[1]", "task=[depth]", "trainer.max_steps=1"]
+    >>> run = Experiment.compose("scenes", [*words, "output_dir=runs/a"]).run()
+    >>> model = load("runs/a", device="cpu")
+    >>> prediction = model(np.zeros((240, 320, 3), np.uint8))
+    >>> tuple(prediction["depth"].shape), model.units
+    ((1, 240, 320), {'depth': 'm'})
+    """
+    name = os.fspath(run)
+    folder = Path(name).expanduser()
+    if on_the_hub(name):
+        from mtlkit.run.hub import download  # its library is slow to import, and a folder does not need it
+
+        return load_run(download(name), checkpoint, device, trusted=False)
+    return load_run(folder, checkpoint, device)
+
+
+def on_the_hub(name: str) -> bool:
+    """Returns whether a text means a model on the hub: two words with a slash, and no folder of the first one's name.
+
+    >>> on_the_hub("somebody/some-model"), on_the_hub("./somebody/some-model"), on_the_hub("some-model")
+    (True, False, False)
+    """
+    user, _, model = name.partition("/")
+    plain = all(
+        part and part[0] != "." and part.replace("-", "").replace("_", "").replace(".", "").isalnum()
+        for part in (user, model)
+    )
+    return plain and not Path(user).exists()
+
+
+def load_run(
+    run: Path,
+    name: str | None = None,
+    device: str | torch.device | None = None,
+    *,
+    trusted: bool = True,
+) -> TrainedModel:
+    """Loads the model of a run's folder; see `load`. Only a `trusted` folder may name plug-ins to import."""
+    place = _device(device)
+    check_run(run, CONFIG)
+    described = Description.read(run)
+    kinds = {key: target.type for key, target in described.targets.items()}
+    config = read_trained(run / CONFIG, kinds, adapters=described.adapters, trusted=trusted)
+    if name:
+        folder = checkpoint.find_checkpoint(run, name)
+    else:
+        folder, remark = checkpoint.of_results(run, config.trainer)
+        if remark:
+            warn(remark, stacklevel=3)
+    if absent := [task for task in config.task if task not in described.targets]:
+        raise ValueError(f"{run}: data.json has no target {absent[0]!r}. {suggest(absent[0], described.targets)}")
+    targets = {task: described.targets[task] for task in config.task}
+    precision = config.trainer.precision
+    # Start values are drawn, and then replaced by the weights. The caller's random numbers must not move by this.
+    with torch.random.fork_rng(devices=[]):
+        tasks = build_tasks(config.task, targets, described.size)
+        model = build_model(config.model, tasks, described.size, pretrained=False)
+        balancer = None
+        if config.balancer is not None:
+            balancer = BALANCERS.build(config.balancer.name, tasks=tuple(tasks), **config.balancer.options)
+            balancer.setup(tasks, replace(model.encoder_info, image=described.size))
+    for part in (model, balancer):
+        if part is not None:  # before the weights are loaded, to keep all their digits
+            part.to(place, dtype_of(precision)).requires_grad_(False).eval()
+    checkpoint.load_weights(model, balancer, folder)
+    return TrainedModel(config, described, Predictor(model, tasks, balancer, place, precision), folder)
+
+
+def _device(name: str | torch.device | None) -> torch.device:
+    """Returns the device. Raises `ValueError` if there is none of that name here."""
+    found = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    if name is None:
+        return found
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        here = sorted({"cpu", found.type})
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"There is no device {str(name)!r} here, only {' and '.join(here)}: {reason}") from error
+    return device
