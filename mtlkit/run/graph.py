@@ -35,10 +35,12 @@ class Graph(nn.Module):
 
 def _onnx(graph: Graph, size: tuple[int, int], dynamic: bool, text: str) -> tuple[bytes, Run]:
     import onnxruntime
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     names = list(graph.tasks)
     axes = {0: "batch"} | ({2: "height", 3: "width"} if dynamic else {})
-    with _exporting("onnx"):
+    refusals = tuple(kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception))
+    with _exporting("onnx", *refusals):
         program = torch.onnx.export(
             graph,
             (_example(size),),
@@ -48,15 +50,17 @@ def _onnx(graph: Graph, size: tuple[int, int], dynamic: bool, text: str) -> tupl
             output_names=names,
             verbose=False,
         )
-    assert program is not None
-    program.model.metadata_props[METADATA] = text
-    data = program.model_proto.SerializeToString()
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors
-    session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        assert program is not None
+        program.model.metadata_props[METADATA] = text
+        data = program.model_proto.SerializeToString()
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # errors
+        session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
 
     def run(image: Tensor) -> Outputs:
-        return dict(zip(names, map(torch.from_numpy, session.run(names, {"image": image.numpy()})), strict=True))
+        with _exporting("onnx", *refusals):
+            found = session.run(names, {"image": image.numpy()})
+        return dict(zip(names, map(torch.from_numpy, found), strict=True))
 
     return data, run
 
@@ -67,32 +71,36 @@ def _pt2(graph: Graph, size: tuple[int, int], dynamic: bool, text: str) -> tuple
         axes |= {2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO}  # some networks take multiples only
     with _exporting("pt2"):
         program = torch.export.export(graph, (_example(size),), dynamic_shapes={"image": axes})
-    file = io.BytesIO()
-    torch.export.save(program, file, extra_files={f"{METADATA}.json": text})
-    module = torch.export.load(io.BytesIO(file.getvalue())).module()
-    return file.getvalue(), torch.no_grad()(module.forward)
+        file = io.BytesIO()
+        torch.export.save(program, file, extra_files={f"{METADATA}.json": text})
+        module = torch.export.load(io.BytesIO(file.getvalue())).module()
+
+    def run(image: Tensor) -> Outputs:
+        with _exporting("pt2"):
+            found: Outputs = module(image)
+        return found
+
+    return file.getvalue(), run
 
 
 @contextmanager
-def _exporting(format_: str) -> Iterator[None]:
-    """Turns an error of torch's exporter into a `ValueError`, and hides what torch says to its own developers."""
+def _exporting(format_: str, *refusals: type[Exception]) -> Iterator[None]:
+    """Turns errors of an exporter and of its programs into a `ValueError`. Hides what torch tells its own developers.
+
+    Torch raises a `RuntimeError`, and an `AssertionError` for an image of a size that the program does not take.
+    """
+    errors: tuple[type[Exception], ...] = (RuntimeError, AssertionError, *refusals)
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore", (DeprecationWarning, FutureWarning))
             yield
-    except RuntimeError as error:
-        raise ValueError(
-            f"This network cannot be exported as {format_}. Torch says: {reason(error)}. Nothing was written."
-        ) from error
+    except errors as error:
+        reason = " ".join(str(error).split())[:300].rstrip(".")
+        raise ValueError(f"This network cannot become a program of the format {format_}: {reason}") from error
 
 
 def _example(size: tuple[int, int]) -> Tensor:
     return torch.rand(2, 3, size[1], size[0], generator=torch.Generator().manual_seed(0))
-
-
-def reason(error: Exception) -> str:
-    """Returns the first words of an error of torch, on one line."""
-    return " ".join(str(error).split())[:300].rstrip(".")
 
 
 #: By format: what makes the bytes of a file, with the text of its metadata, and reads them back as a function.
