@@ -17,6 +17,9 @@ from mtlkit.run_folder import CONFIG, DATA, LOG
 
 CARD = "README.md"
 CONFLICT = 409  #: HTTP's number for "exists already"
+#: What can go wrong between here and the hub. Which library speaks HTTP depends on the release of huggingface_hub, and
+#: the errors of that library are a base of its own.
+TROUBLE = (OSError, *HfHubHTTPError.__bases__)
 
 
 def download(repository: str) -> Path:
@@ -30,7 +33,7 @@ def download(repository: str) -> Path:
     files = [CONFIG, DATA, *(f"checkpoints/*/{name}" for name in (WEIGHTS, BALANCER))]
     try:
         folder = Path(snapshot_download(repository, allow_patterns=files))
-    except (OSError, HFValidationError) as error:
+    except (*TROUBLE, HFValidationError) as error:
         raise FileNotFoundError(
             f"{repository} is no folder here, and the Hugging Face hub does not give a model of that name: "
             f"{_reason(error)}"
@@ -106,13 +109,13 @@ def _upload(folder: Path, repository: str, *, private: bool, update: bool) -> st
             commit_message="Upload a run of mtlkit",
             delete_patterns=["checkpoints/*"],
         )
-    except HfHubHTTPError as error:
-        if error.response.status_code == CONFLICT:
+    except TROUBLE as error:
+        if isinstance(error, HfHubHTTPError) and error.response.status_code == CONFLICT:
             raise FileExistsError(
                 f"{repository} is on the Hugging Face hub already. --update adds a version to it; or choose another "
                 "name."
             ) from error
-        raise OSError(f"The Hugging Face hub refused {repository}: {_reason(error)}") from error
+        raise OSError(f"{repository} could not be uploaded to the Hugging Face hub: {_reason(error)}") from error
     return str(address)
 
 
