@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # the same names as in `_HOMES`, for type checkers and editor
     from mtlkit.loop.balanced import Balanced
     from mtlkit.network import DECODERS, ENCODERS, Decoder, Encoder, EncoderInfo
     from mtlkit.run.experiment import Experiment
-    from mtlkit.run.trained import load
+    from mtlkit.run.load import load
     from mtlkit.step import Step
     from mtlkit.target import KINDS, DenseKind, Kind, Target
     from mtlkit.task import TASKS, Task
@@ -52,7 +52,7 @@ _HOMES = {
     "mtlkit.loop.balanced": ("Balanced",),
     "mtlkit.network": ("DECODERS", "ENCODERS", "Decoder", "Encoder", "EncoderInfo"),
     "mtlkit.run.experiment": ("Experiment",),
-    "mtlkit.run.trained": ("load",),
+    "mtlkit.run.load": ("load",),
     "mtlkit.step": ("Step",),
     "mtlkit.target": ("KINDS", "DenseKind", "Kind", "Target"),
     "mtlkit.task": ("TASKS", "Task"),

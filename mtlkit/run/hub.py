@@ -6,6 +6,7 @@ Importing huggingface_hub takes a moment. Only code that goes to the hub imports
 import shutil
 import tempfile
 from pathlib import Path
+from typing import cast
 
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
@@ -19,7 +20,7 @@ CARD = "README.md"
 CONFLICT = 409  #: HTTP's number for "exists already"
 #: What can go wrong between here and the hub. Which library speaks HTTP depends on the release of huggingface_hub, and
 #: the errors of that library are a base of its own.
-TROUBLE = (OSError, *HfHubHTTPError.__bases__)
+TROUBLE = cast(tuple[type[Exception], ...], (OSError, HFValidationError, *HfHubHTTPError.__bases__))
 
 
 def download(repository: str) -> Path:
@@ -33,7 +34,7 @@ def download(repository: str) -> Path:
     files = [CONFIG, DATA, *(f"checkpoints/*/{name}" for name in (WEIGHTS, BALANCER))]
     try:
         folder = Path(snapshot_download(repository, allow_patterns=files))
-    except (*TROUBLE, HFValidationError) as error:
+    except TROUBLE as error:
         raise FileNotFoundError(
             f"{repository} is no folder here, and the Hugging Face hub does not give a model of that name: "
             f"{_reason(error)}"

@@ -1,6 +1,5 @@
-"""A trained model in use: `mtlkit.load` reads it from the folder of a run, or from the Hugging Face hub."""
+"""A trained model in use, made from the folder of a run."""
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -107,62 +106,6 @@ class TrainedModel:
         return self.predictor.predictions(self.predictor.image(torch.stack(prepared)), sizes)
 
 
-def load(
-    run: str | os.PathLike[str],
-    *,
-    device: str | torch.device | None = None,
-    checkpoint: str | None = None,
-) -> TrainedModel:
-    """Loads a trained model. It needs neither the training data nor the module that reads them.
-
-    A task, an encoder, a decoder or a balancer of your own is code. If the model needs such a class, the modules that
-    `plugins` named in training are imported, and must be found. A balancer that hands the decoders the shared features
-    as they are is not needed.
-
-    Args:
-        run: the folder of a run, or "user/name" on the Hugging Face hub. It means the hub only if there is no folder
-            `user` here. No module is imported because a file from the hub names it: import what such a model needs
-            yourself.
-        device: "cpu", "cuda", "cuda:1", ...; None: a GPU if there is one.
-        checkpoint: "best" or "last"; None: the one that the run's results belong to (`trainer.selection`).
-
-    Raises:
-        FileNotFoundError: there is no such run or checkpoint.
-        ValueError: a file is damaged, or the device does not exist.
-        LookupError: the model needs a class that cannot be found.
-
-    >>> from mtlkit import Experiment
-    >>> words = ["data.size=[64,48]", "data.train_size=2", "data.val_size=2", "data.batch_size=2", "data.augment=false"]
-    >>> words += ["model.encoder=test_resnet", "model.levels=[1]", "task=[depth]", "trainer.max_steps=1"]
-    >>> run = Experiment.compose("scenes", [*words, "output_dir=runs/a"]).run()
-    >>> model = load("runs/a", device="cpu")
-    >>> prediction = model(np.zeros((240, 320, 3), np.uint8))
-    >>> tuple(prediction["depth"].shape), model.units
-    ((1, 240, 320), {'depth': 'm'})
-    """
-    name = os.fspath(run)
-    folder = Path(name).expanduser()
-    if on_the_hub(name):
-        from mtlkit.run.hub import download  # its library is slow to import, and a folder does not need it
-
-        return load_run(download(name), checkpoint, device, trusted=False)
-    return load_run(folder, checkpoint, device)
-
-
-def on_the_hub(name: str) -> bool:
-    """Returns whether a text means a model on the hub: two words with a slash, and no folder of the first one's name.
-
-    >>> on_the_hub("somebody/some-model"), on_the_hub("./somebody/some-model"), on_the_hub("some-model")
-    (True, False, False)
-    """
-    user, _, model = name.partition("/")
-    plain = all(
-        part and part[0] != "." and part.replace("-", "").replace("_", "").replace(".", "").isalnum()
-        for part in (user, model)
-    )
-    return plain and not Path(user).exists()
-
-
 def load_run(
     run: Path,
     name: str | None = None,
@@ -170,7 +113,7 @@ def load_run(
     *,
     trusted: bool = True,
 ) -> TrainedModel:
-    """Loads the model of a run's folder; see `load`. Only a `trusted` folder may name plug-ins to import."""
+    """Loads the model of a run's folder; see `mtlkit.load`. Only a `trusted` folder may name plug-ins to import."""
     place = _device(device)
     check_run(run, CONFIG)
     described = Description.read(run)
