@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # the same names as in `_HOMES`, for type checkers and editor
     from mtlkit.network import DECODERS, ENCODERS, Decoder, Encoder, EncoderInfo
     from mtlkit.observer import OBSERVERS, Observer
     from mtlkit.run.experiment import Experiment
+    from mtlkit.run.load import load
     from mtlkit.step import Step
     from mtlkit.target import KINDS, DenseKind, Kind, Target
     from mtlkit.task import TASKS, Task
@@ -45,6 +46,7 @@ __all__ = [
     "Target",
     "Task",
     "__version__",
+    "load",
 ]
 
 _HOMES = {
@@ -54,6 +56,7 @@ _HOMES = {
     "mtlkit.network": ("DECODERS", "ENCODERS", "Decoder", "Encoder", "EncoderInfo"),
     "mtlkit.observer": ("OBSERVERS", "Observer"),
     "mtlkit.run.experiment": ("Experiment",),
+    "mtlkit.run.load": ("load",),
     "mtlkit.step": ("Step",),
     "mtlkit.target": ("KINDS", "DenseKind", "Kind", "Target"),
     "mtlkit.task": ("TASKS", "Task"),

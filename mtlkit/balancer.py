@@ -174,6 +174,16 @@ class GramBalancer(Balancer):
 BALANCERS: Registry[Balancer] = Registry("balancer", Balancer, own="balancers")
 
 
+def has_adapters(balancer: Balancer | type[Balancer]) -> bool:
+    """Returns whether a method may hand decoders other features than the shared ones. Then they belong to the model.
+
+    >>> has_adapters(BALANCERS.get("rotograd")), has_adapters(BALANCERS.get("gradnorm"))
+    (True, False)
+    """
+    cls = balancer if isinstance(balancer, type) else type(balancer)
+    return cls.adapter is not Balancer.adapter
+
+
 def have_logarithm(losses: Tensor, tasks: Sequence[str]) -> Tensor:
     """Returns which losses are positive, (k,). A loss of zero has no logarithm; its task has nothing left to learn.
 

@@ -80,6 +80,13 @@ class Encoder(nn.Module, ABC):
     def check_size(self, width: int, height: int) -> None:
         """Raises `ValueError` for an image size that the encoder cannot take. Any size is fine by default."""
 
+    def portable_weights(self) -> tuple[dict[str, Tensor], str]:
+        """Returns the weights for other programs, and whose names they have, in words. By default: the encoder's own.
+
+        An encoder that is made of a library's model overrides it and gives them the library's names.
+        """
+        return self.state_dict(), "the names are those of mtlkit's encoder"
+
 
 class Decoder(nn.Module, ABC):
     """The network of one task: it turns features into a map (B, out_channels, H', W') or a vector (B, out_channels).

@@ -92,3 +92,11 @@ def _registries(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     for name, module in list(sys.modules.items()):
         if (getattr(module, "__file__", None) or "").startswith(temporary):
             del sys.modules[name]
+
+
+@pytest.fixture(scope="session")
+def left(once) -> Path:
+    """A finished run with RotoGrad, of which only the folder is left: no data, no plug-in. Tests do not change it."""
+    from leaving import train
+
+    return once("left", train) / "run"

@@ -141,7 +141,7 @@ ADVICE = {
     "predict": "RUN is missing: a run's folder; IMAGE is missing: image files and folders of images; --out is ",
     "data": "COMMAND is missing: show, prepare. For example: mtlkit data show ",
     "data show": "EXPERIMENT is missing: ",
-    "": "COMMAND is missing: train, evaluate, predict, report, explain, data, list. ",
+    "": "COMMAND is missing: train, evaluate, predict, report, explain, export, push, data, list. ",
     "trian scenes": "there is no 'trian' here. Did you mean 'train'? ",
     "list balancer": "there is no 'balancer' here. Did you mean 'balancers'? ",
     "train scenes --lr 0.1": "there is no --lr here; settings are written key=value, without dashes: trainer.lr=0.1.",

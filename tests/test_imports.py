@@ -34,6 +34,9 @@ COMMANDS = [
     (["predict", "nowhere", "1.png", "--out", "out"], 2, "nowhere is not the folder of a run", ALL),
     (["report", "nowhere"], 2, "nowhere is not the folder of a run", ALL),
     (["explain", "nowhere"], 2, "nowhere is not the folder of a run", ALL),
+    (["export", "nowhere", "--encoder", "e"], 2, "nowhere is not the folder of a run", ALL),
+    (["export", "nowhere"], 2, "There is nothing to write", ALL),
+    (["push", "nowhere", "a/b"], 2, "nowhere is not the folder of a run", ALL),
     (["list", "balancers"], 0, "rotograd", [*HEAVY, *HYDRA]),
     (["list", "kinds"], 0, "multilabel", [*HEAVY, *HYDRA]),
     (["list", "encoders"], 0, "timm", [*HEAVY, *HYDRA]),
@@ -89,8 +92,9 @@ for function, words, base in cases:
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory):
     """Returns the answers of all cases: those of `COMMANDS` by their words, and `attributes`."""
-    # `Experiment` imports all that training needs. `Balanced` imports a part of torch that every training loop imports.
-    names = [name for name in mtlkit.__all__ if name not in ("Experiment", "Balanced")]
+    # `Experiment` and `load` import all that a model needs. `Balanced` imports a part of torch that every training loop
+    # imports.
+    names = [name for name in mtlkit.__all__ if name not in ("Experiment", "Balanced", "load")]
     cases = [
         ("attributes", names, ""),
         ("attributes", ["Balanced"], ""),

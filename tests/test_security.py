@@ -64,7 +64,7 @@ def test_yaml_builds_no_objects(capsys: pytest.CaptureFixture) -> None:
     ("words", "imports"),
     [
         (["evaluate", "run"], True),
-        (["predict", "run", "picture.png", "--out", "out"], True),
+        (["predict", "run", "picture.png", "--out", "out"], False),
         (["train", "run/config.yaml", "output_dir=other"], True),
         (["data", "show", "run/config.yaml"], True),
         (["report", "run"], False),

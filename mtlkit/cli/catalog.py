@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Iterable
 
-from mtlkit.balancer import BALANCERS, Balancer
+from mtlkit.balancer import BALANCERS, Balancer, has_adapters
 from mtlkit.network import EncoderInfo
 from mtlkit.registry import options_of
 
@@ -105,7 +105,7 @@ def cost(cls: type[Balancer]) -> str:
     """Describes what a step costs in addition to a step of the plain sum."""
     found = {space: _gradient_cost(cls, space) for space in _spaces(cls)}
     parts = list(found.values()) if len(found) == 1 else [f"`{space}`: {words}" for space, words in found.items()]
-    if cls.adapter is not Balancer.adapter:
+    if has_adapters(cls):
         parts.append("one map of the features per task")
     parts += [words for need, words in FURTHER_COSTS.items() if need in cls.needs]
     return "; ".join(parts) or "none"

@@ -19,6 +19,7 @@ from typing import Any
 
 import mtlkit
 from mtlkit.cli import data as cli_data
+from mtlkit.cli import export as cli_export
 from mtlkit.cli import runs as cli_runs
 from mtlkit.cli.experiments import experiments, presets
 from mtlkit.cli.output import is_main, print_lines
@@ -167,6 +168,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "-m", "--multirun", action="store_true", help="one run per combination of key=a,b; folders in output_dir"
     )
     cli_runs.add_commands(add)
+    cli_export.add_commands(add, cli_runs.add_run)
     text = "Look at a data set, or prepare it for fast loading."
     data = parser.add_command(commands, "data", text)
     cli_data.add_commands(partial(add, above=(data, data.add_subparsers(required=True, metavar="COMMAND"))))

@@ -19,6 +19,8 @@ examples:
   mtlkit evaluate runs/a --split test
   mtlkit predict runs/a photo.jpg --out predictions
   mtlkit explain runs/a
+  mtlkit export runs/a --format onnx --out model.onnx
+  mtlkit push runs/a somebody/my-model --licence cc-by-4.0
   mtlkit data show nyuv2 data.root=/data/nyuv2
   mtlkit data prepare nyuv2 data.root=/data/nyuv2 --out /fast/nyuv2
   mtlkit list balancers

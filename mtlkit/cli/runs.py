@@ -15,13 +15,13 @@ from mtlkit.splits import SPLITS
 def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     """Adds the commands. `add(name, command, text)` returns the parser of a command."""
     sub = add("evaluate", evaluate_command, "Print losses and metrics of a run.")
-    _add_run(sub)
+    add_run(sub)
     sub.add_argument("overrides", metavar="key=value", nargs="*", help="keys that may change, such as data.root=PATH")
     sub.add_argument("--split", choices=SPLITS, help="default: the split that it validated on")
     sub.add_argument("--classes", action="store_true", help="also the figures of single classes")
     sub.add_argument("--json", action="store_true", help="print one JSON object, with the keys of metrics.jsonl")
     sub = add("predict", predict_command, "Write predictions for images, as arrays and pictures.")
-    _add_run(sub)
+    add_run(sub)
     sub.add_argument("images", metavar="IMAGE", type=Path, nargs="+", help="image files and folders of images")
     sub.add_argument("--out", metavar="DIR", type=Path, required=True, help="gets one folder per image")
     sub.add_argument("--tasks", metavar="A,B", type=lambda text: text.split(","), help="only these tasks")
@@ -33,7 +33,8 @@ def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     sub.add_argument("run", metavar="RUN", type=Path, help="a run's folder")
 
 
-def _add_run(parser: argparse.ArgumentParser) -> None:
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """Adds the words that name a run and one of its checkpoints."""
     parser.add_argument("run", metavar="RUN", type=Path, help="a run's folder")
     parser.add_argument("--checkpoint", choices=("best", "last"), help="default: the one of its results")
 

@@ -1,12 +1,20 @@
 """Checks a whole configuration before any work starts."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 from mtlkit.config.keys import meant
 from mtlkit.config.plugins import import_plugins
-from mtlkit.config.schema import BalancerConfig, Config, DataConfig, PresetConfig, TaskConfig, TrainerConfig
+from mtlkit.config.schema import (
+    BalancerConfig,
+    Config,
+    DataConfig,
+    PresetConfig,
+    TaskConfig,
+    TrainedConfig,
+    TrainerConfig,
+)
 from mtlkit.config.sections import SECTIONS, all_keys, defaults, named, options, section_at
 from mtlkit.network import ENCODERS
 from mtlkit.observer import OBSERVERS
@@ -24,18 +32,11 @@ def check_config(values: Mapping[str, Any], source: Source) -> Config:
     """
     import_plugins(values.get("plugins", []), source)
     source = replace(source, meant=lambda key: meant(key, all_keys(values)))
-    sections = dict(values)
+    sections = {**values, **_of_model(values, source)}
     if "data" in values:
         sections["data"] = _data(values["data"], source)
-    if "model" in values:
-        sections["model"] = _section(values["model"], ("model",), source)
     if values.get("preset") is not None:
         sections["preset"] = to_dataclass(PresetConfig, values["preset"], "preset", source)
-    sections["trainer"] = to_dataclass(TrainerConfig, values.get("trainer", {}), "trainer", source)
-    if isinstance(tasks := values.get("task"), Mapping):
-        sections["task"] = {str(name): _task(str(name), task, source) for name, task in tasks.items()}
-    if "balancer" in values:
-        sections["balancer"] = _balancer(values["balancer"], tuple(sections.get("task") or ()), source)
     config = to_dataclass(Config, sections, "", source)
     for name in config.trainer.observers:
         if name not in OBSERVERS.names():
@@ -44,6 +45,23 @@ def check_config(values: Mapping[str, Any], source: Source) -> Config:
     for key, problem in (*_impossible_data(config), *_impossible(config)):
         raise source.error(key, problem)
     return config
+
+
+def check_trained(values: Mapping[str, Any], source: Source) -> TrainedConfig:
+    """Returns the part of a run's configuration that describes its model. It imports no plug-in."""
+    return to_dataclass(TrainedConfig, _of_model(values, source), "", source)
+
+
+def _of_model(values: Mapping[str, Any], source: Source) -> dict[str, Any]:
+    """Returns the checked sections that have nothing to do with data, as far as there are any."""
+    sections: dict[str, Any] = {"trainer": to_dataclass(TrainerConfig, values.get("trainer", {}), "trainer", source)}
+    if "model" in values:
+        sections["model"] = _section(values["model"], ("model",), source)
+    if isinstance(tasks := values.get("task"), Mapping):
+        sections["task"] = {str(name): _task(str(name), task, source) for name, task in tasks.items()}
+    if "balancer" in values:
+        sections["balancer"] = _balancer(values["balancer"], tuple(sections.get("task") or ()), source)
+    return sections
 
 
 def _data(values: Any, source: Source) -> DataConfig:
@@ -225,13 +243,3 @@ def _impossible(config: Config) -> list[tuple[str, str]]:
         ),
     )
     return [(key, why) for key, wrong, why in rules if wrong]
-
-
-def unused(trainer: TrainerConfig) -> Iterator[tuple[str, str]]:
-    """Yields the keys of `trainer` that were set but have no effect because of another key, and why."""
-    owners = {"momentum": ("optimizer", "sgd"), "power": ("schedule", "poly")}
-    owners |= dict.fromkeys(("step_size", "step_size_epochs", "gamma"), ("schedule", "step"))
-    defaults = {f.name: f.default for f in fields(trainer)}
-    for key, (owner, value) in owners.items():
-        if getattr(trainer, key) != defaults[key] and getattr(trainer, owner) != value:
-            yield key, f"trainer.{owner} is {getattr(trainer, owner)!r}, not {value!r}"

@@ -160,6 +160,16 @@ class TrainerConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrainedConfig:
+    """The part of a run's configuration that its trained model needs. It knows nothing of the data set."""
+
+    model: ModelConfig
+    task: dict[str, Any]  #: the tasks by name, each a TaskConfig
+    balancer: BalancerConfig | None = None  #: None: the model works without it
+    trainer: TrainerConfig
+
+
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """A checked configuration. `compose` makes one from YAML files and overrides. `read_config` reads that of a run."""
 

@@ -68,6 +68,21 @@ def read_picture(path: Path, bounds: tuple[float, float] | None = None, *, data:
     return np.ascontiguousarray(_upright(_colours(file, path, bounds), orientation))
 
 
+def picture_pixels(picture: Image.Image) -> np.ndarray:
+    """Returns the pixels of a picture that Pillow has opened or made, by the rules of `read_picture`.
+
+    Raises `BadSampleError` as `read_picture` does. The message calls it "The picture".
+    """
+    name = Path(getattr(picture, "filename", "") or "The picture")
+    try:
+        picture.load()
+    except UNREADABLE as error:
+        raise unreadable(name, error) from error
+    if 0 in picture.size:
+        raise BadSampleError(f"{name} has {picture.width} x {picture.height} pixels.")
+    return np.ascontiguousarray(_upright(_colours(picture, name, None), _orientation(picture)))
+
+
 def read_exact(path: Path, channels: int = 1, *, lossy: bool = False, data: bytes | None = None) -> np.ndarray:
     """Reads a picture of numbers, not colours: (H, W) or, with several channels, (H, W, C), in the file's own depth.
 

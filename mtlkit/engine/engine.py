@@ -82,7 +82,7 @@ class Engine:
         self.model, self.optimizer = accelerator.prepare(model, optim.model_optimizer(model, config))
         self.network: MultiTaskModel = accelerator.unwrap_model(self.model)  # for all that must not start DDP's hooks
         shared.set_up_late(self.network.encoder, balancer, accelerator)
-        self.predictor = Predictor(self.network, self.tasks, balancer, accelerator, dtype)
+        self.predictor = Predictor(self.network, self.tasks, balancer, accelerator.device, config.precision)
         self.prepare = self.predictor.inputs
 
         self.step = 0

@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from typing import Any, final
 
 import torch
-from accelerate import Accelerator
 from accelerate.utils import convert_to_fp32
 from torch import Tensor
 from torch.nn import functional as F
@@ -15,38 +14,36 @@ from mtlkit.engine.model import MultiTaskModel
 from mtlkit.task import Task
 
 STRIP = 2**23  #: a map of more numbers is resized and predicted in strips of so many; 32 MiB in float32
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}  #: what autocast computes in, by `trainer.precision`
 
 
 @final
 class Predictor:
     """Computes all outputs and predictions of a model, so that every place that uses them has the same numbers.
 
-    The engine has one for its evaluations and pictures. `mtlkit evaluate` and `mtlkit predict` make one from a run's
-    folder. The model runs in evaluation mode, through the balancer's adapters, under the accelerator's autocast.
+    The engine has one for its evaluations and pictures. `mtlkit.load` makes one from a run's folder. The model runs in
+    evaluation mode, through the balancer's adapters, and under autocast if the precision is a mixed one.
 
     Args:
-        accelerator: has the run's `trainer.precision`. The model and the balancer are already on its device.
-        dtype: the type of parameters and inputs: float64 for `fp64`, otherwise float32.
+        balancer: its adapters belong to the model. None: it has none.
+        device: where the model and the balancer are already.
+        precision: a `trainer.precision`. The parameters have its type already (`dtype_of`).
     """
 
     def __init__(
         self,
         model: MultiTaskModel,
         tasks: Mapping[str, Task],
-        balancer: Balancer,
-        accelerator: Accelerator,
-        dtype: torch.dtype,
+        balancer: Balancer | None,
+        device: torch.device,
+        precision: str,
     ) -> None:
         self.model = model
         self.tasks = dict(tasks)
         self.balancer = balancer
-        self.accelerator = accelerator
-        self.dtype = dtype
-
-    @property
-    def device(self) -> torch.device:
-        """The device of the model."""
-        return self.accelerator.device
+        self.device = device
+        self.precision = precision
+        self.dtype = dtype_of(precision)
 
     def image(self, image: Tensor) -> Tensor:
         """Returns an image (..., C, H, W) in [0, 1] on the device, in the run's precision."""
@@ -68,8 +65,9 @@ class Predictor:
         """
         # The bare model and not the wrapped one: an evaluation must not wait for other processes in DDP's forward pass.
         # The adapters belong to the model: decoders were trained on what they hand on.
-        with self._evaluating(), self.accelerator.autocast():
-            outputs = self.model(image, self.balancer.adapt, sizes)
+        half = HALF.get(self.precision)
+        with self._evaluating(), torch.autocast(self.device.type, half, enabled=half is not None):
+            outputs = self.model(image, None if self.balancer is None else self.balancer.adapt, sizes)
         converted: dict[str, Tensor] = convert_to_fp32(outputs)  # sums of a metric in float16 overflow at 65504
         return converted
 
@@ -92,7 +90,7 @@ class Predictor:
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
-        training = self.model.training  # it may be off already, as in `mtlkit predict`
+        training = self.model.training  # it may be off already, as in a loaded run
         self.model.eval()
         try:
             yield

@@ -136,6 +136,21 @@ class TimmEncoder(Encoder):
             )
         self._try(width, height)
 
+    def portable_weights(self) -> tuple[dict[str, Tensor], str]:
+        """Returns the weights under timm's names: those of `timm.create_model(architecture)`, without its head."""
+        import timm
+
+        options: dict[str, Any] = {"img_size": self.image_size[::-1]} if self.fixed_size else {}
+        with torch.device("meta"):
+            whole = timm.create_model(self.architecture, **options).state_dict()
+        # `features_only` wraps the whole model (model.blocks.0), or splits its stages (stages_0 for stages.0).
+        timms = {f"model.{name}": name for name in whole} | {name.replace(".", "_", 1): name for name in whole}
+        timms |= {name: name for name in whole}
+        named = {timms.get(name, name): value for name, value in self.net.state_dict().items()}
+        if wrong := [n for n, value in named.items() if n not in whole or whole[n].shape != value.shape]:
+            raise ValueError(f"timm's {self.architecture!r} has no weights of this shape under the name {wrong[0]}.")
+        return named, f"the names are timm's, of {self.architecture!r}"
+
     def _check_patches(self, width: int, height: int, patch: int) -> None:
         if width < patch or height < patch or width % patch or height % patch:
             near = "x".join(str(max(patch, -(-side // patch) * patch)) for side in (width, height))

@@ -12,7 +12,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import GradientAccumulationPlugin, set_seed
 
 from mtlkit.balancer import BALANCERS, Balancer
-from mtlkit.config.schema import Config, SetConfig, TrainerConfig
+from mtlkit.config.schema import Config, ModelConfig, SetConfig, TaskConfig, TrainerConfig
 from mtlkit.data.concat import Concat
 from mtlkit.data.dataset import DATASETS, Dataset, Split
 from mtlkit.data.loader import Samples
@@ -129,41 +129,57 @@ def build_parts(
     config: Config,
     targets: Mapping[str, Target],
     size: tuple[int, int],
-    pretrained: bool | str | None = None,
     notes: Sequence[str] = (),
     channels: int = 3,
 ) -> Parts:
     """Builds the tasks, the model and the balancer for the targets of a data set.
 
     Its images have `size` (width, height) and `channels`. Only the seed decides the model's initial weights. Random
-    numbers that the data set or the balancer's constructor drew before do not change them. `pretrained` replaces the
-    value of the configuration. `notes` come from the data set and may explain why a target is missing.
+    numbers that the data set or the balancer's constructor drew before do not change them. `notes` come from the data
+    set and may explain why a target is missing.
     Raises `ValueError` if the parts do not fit together, such as a task and a target of another format, and
     `LookupError` for an unknown kind of target.
     """
-    tasks: dict[str, Task] = {}
-    kinds = kinds_of(targets)
-    for name, task in config.task.items():
+    for name in config.task:
         if name not in targets:
             sets = ", ".join(repr(part.name) for part in config.data.sets)
             why = [note for note in notes if f"no {name}" in note.lower()]
             words = [f"task.{name}: the data set {sets} has no such target.", *why, suggest(name, targets)]
             raise ValueError(" ".join(words))
-        classes = targets[name].classes
-        tasks[name] = TASKS.build(task.type, name, classes, decoder=task.decoder, **task.options)
-        tasks[name].kind = kinds[name]
-        _check_format(tasks[name], task.type, targets[name].type, size)
+    tasks = build_tasks(config.task, targets, size)
     balancer = build_balancer(config)
-    if pretrained is None:
-        pretrained = config.model.pretrained
     set_seed(config.seed)
-    encoder = build_encoder(
-        config.model.encoder, image_size=size, in_channels=channels, pretrained=pretrained, **config.model.options
-    )
-    model = MultiTaskModel(encoder, {name: task.decoder(encoder.info) for name, task in tasks.items()})
+    model = build_model(config.model, tasks, size, channels, pretrained=config.model.pretrained)
     set_batch_norm(model, config.model.batch_norm)
     balancer.setup(tasks, replace(model.encoder_info, image=size))
     return Parts(tasks, model, balancer)
+
+
+def build_tasks(
+    configs: Mapping[str, TaskConfig], targets: Mapping[str, Target], size: tuple[int, int]
+) -> dict[str, Task]:
+    """Returns the tasks for the targets of the same names. Raises `ValueError` and `LookupError` as `build_parts`."""
+    kinds = kinds_of(targets)
+    tasks: dict[str, Task] = {}
+    for name, config in configs.items():
+        target = targets[name]
+        tasks[name] = TASKS.build(config.type, name, target.classes, decoder=config.decoder, **config.options)
+        tasks[name].kind = kinds[name]
+        _check_format(tasks[name], config.type, target.type, size)
+    return tasks
+
+
+def build_model(
+    config: ModelConfig, tasks: Mapping[str, Task], size: tuple[int, int], channels: int, *, pretrained: bool | str
+) -> MultiTaskModel:
+    """Returns the model for the tasks and images of `size` with `channels`.
+
+    Torch's random numbers decide its initial weights.
+    """
+    encoder = build_encoder(
+        config.encoder, image_size=size, in_channels=channels, pretrained=pretrained, **config.options
+    )
+    return MultiTaskModel(encoder, {name: task.decoder(encoder.info) for name, task in tasks.items()})
 
 
 def _check_format(task: Task, type_: str, target: str, size: tuple[int, int]) -> None:

@@ -85,7 +85,7 @@ def resumable(run: Path) -> Path | None:
 def steps(run: Path) -> dict[str, int | None]:
     """Returns the checkpoints of a run that have weights, with their steps. The step of an unreadable file is None."""
     folders = {name: _present(run, name, WEIGHTS) for name in ("best", "last")}
-    return {name: _step_of(folder) for name, folder in folders.items() if folder is not None}
+    return {name: step_of(folder) for name, folder in folders.items() if folder is not None}
 
 
 def load_checkpoint(engine: Engine, folder: Path) -> None:
@@ -100,11 +100,15 @@ def load_checkpoint(engine: Engine, folder: Path) -> None:
     _restore(engine, state)
 
 
-def load_weights(model: MultiTaskModel, balancer: Balancer, folder: Path) -> None:
-    """Loads the model and the balancer. Raises `ValueError` if a file is damaged or belongs to another model."""
+def load_weights(model: MultiTaskModel, balancer: Balancer | None, folder: Path) -> None:
+    """Loads the model and, if there is one, the balancer.
+
+    Raises `ValueError` if a file is damaged or missing, or belongs to another model.
+    """
     try:
         load_model(model, str(folder / WEIGHTS))
-        balancer.load_state_dict(load_file(folder / BALANCER))
+        if balancer is not None:
+            balancer.load_state_dict(load_file(folder / BALANCER))
     except (SafetensorError, RuntimeError, OSError) as error:
         raise ValueError(
             f"The checkpoint {folder} does not fit the run's config.yaml or is damaged: {error}"
@@ -120,7 +124,8 @@ def _present(run: Path, name: str, file: str) -> Path | None:
     return next((folder for folder in folders if (folder / file).exists()), None)
 
 
-def _step_of(folder: Path) -> int | None:
+def step_of(folder: Path) -> int | None:
+    """Returns the step of a checkpoint. None if its file does not say it or cannot be read."""
     try:
         with safe_open(folder / WEIGHTS, framework="pt") as file:
             return int((file.metadata() or {})["step"])

@@ -2,19 +2,18 @@
 
 import datetime
 import importlib.metadata
-import json
 import platform
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from mtlkit import distributed
+from mtlkit.balancer import Balancer, has_adapters
 from mtlkit.config.composition import compose
 from mtlkit.config.presets import unlike_published
 from mtlkit.config.schema import Config
 from mtlkit.data.loader import Samples, eval_loader, train_loader
 from mtlkit.engine.engine import Engine, Record
 from mtlkit.engine.evaluation import directions, evaluate_constants, evaluate_model, units
-from mtlkit.files import write_whole
 from mtlkit.log import JsonLines
 from mtlkit.observer import OBSERVERS, Observer, Observers
 from mtlkit.report import save_pictures, write_report
@@ -30,12 +29,13 @@ from mtlkit.run.build import (
     make_deterministic,
 )
 from mtlkit.run.claim import claimed
+from mtlkit.run.description import Description
 from mtlkit.run.drawing import draw
 from mtlkit.run.first_look import FirstLook
 from mtlkit.run.start import Start, open_run
 from mtlkit.run.trackers import start_trackers
 from mtlkit.run.trial_pass import check_halves, check_normalisation
-from mtlkit.run_folder import CONFIG, DATA, LOG
+from mtlkit.run_folder import CONFIG, LOG
 
 BEST_LOST = "The checkpoint 'best' was lost: the best evaluation from here on takes its place."
 PACKAGES = ("mtlkit", "torch", "timm", "segmentation-models-pytorch", "accelerate", "albumentations", "numpy")
@@ -137,7 +137,7 @@ class Experiment:
         checks = eval_loader(validation, config.data.eval_batch_size or config.data.batch_size, **shared)
 
         def prepare() -> None:
-            self._write_description(training)  # also on a resume, because the length of the run may have changed
+            self._write_description(training, parts.balancer)  # also on a resume: the run's length may have changed
             engine.observer = Observers([*self._own_observers(engine, start), *observers])
 
         distributed.main_decides(prepare)  # a tracker that cannot start must not leave the other processes waiting
@@ -194,17 +194,16 @@ class Experiment:
         engine.observer.pictures(engine.step, pictures)
         write_report(self.folder)
 
-    def _write_description(self, training: Samples) -> None:
+    def _write_description(self, training: Samples, balancer: Balancer) -> None:
         dataset = training.dataset
-        targets = {name: {"type": target.type, "classes": target.classes} for name, target in dataset.targets.items()}
-        description = {
-            "size": training.image_size,
-            "channels": training.channels,
-            "bounds": dataset.bounds,
-            "resizing": dataset.resizing,
-            "targets": targets,
-        }
-        write_whole(self.folder / DATA, json.dumps(description, indent=1).encode())
+        Description(
+            training.image_size,
+            dataset.resizing,
+            dict(dataset.targets),
+            adapters=has_adapters(balancer),
+            channels=training.channels,
+            bounds=dataset.bounds,
+        ).save(self.folder)
         self.config.save(self.folder / CONFIG)
 
     def _facts(self, parts: Parts, engine: Engine) -> Record:

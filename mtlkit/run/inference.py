@@ -1,76 +1,18 @@
-"""Uses a finished run: loads its model, and evaluates it on a split. `predicting.py` predicts for image files."""
+"""Evaluates a finished run on a split of its data. `trained.py` loads its model, `predicting.py` predicts for files."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 from warnings import warn
 
 from mtlkit import distributed
-from mtlkit.config.composition import read_config
-from mtlkit.config.schema import Config
-from mtlkit.data.dataset import Split, Target
+from mtlkit.data.dataset import Split
 from mtlkit.data.loader import eval_loader
 from mtlkit.engine.evaluation import evaluate_model as evaluate_model
-from mtlkit.engine.predictor import Predictor, dtype_of
 from mtlkit.log import class_key
-from mtlkit.option_checks import check_choice
-from mtlkit.run import checkpoint
-from mtlkit.run.build import build_dataset, build_parts, build_samples, make_accelerator
+from mtlkit.run.build import build_dataset, build_samples, make_accelerator
 from mtlkit.run.resume import evaluated
-from mtlkit.run_folder import CONFIG, DATA, check_run
-
-
-def load_run(run: Path, name: str | None = None) -> tuple[Config, Predictor, tuple[int, int]]:
-    """Loads a run: its configuration, its model with the weights of a checkpoint, and its image size.
-
-    Without a name, it loads the checkpoint of the run's results, `best` or `last` (`trainer.selection`). It warns if
-    `best` does not exist and `last` is used instead. Raises `FileNotFoundError` if there is no such run or checkpoint,
-    and `ValueError` if it is damaged.
-    """
-    check_run(run, CONFIG)
-    config = read_config(run / CONFIG)
-    if name:
-        folder = checkpoint.find_checkpoint(run, name)
-    else:
-        folder, remark = checkpoint.of_results(run, config.trainer)
-        if remark:
-            warn(remark, stacklevel=3)
-    targets, size, images = described(run)
-    parts = build_parts(config, targets, size, pretrained=False, channels=images.channels)
-    accelerator, dtype = make_accelerator(config.trainer), dtype_of(config.trainer.precision)
-    parts.model.to(accelerator.device, dtype)
-    parts.balancer.to(accelerator.device, dtype)
-    checkpoint.load_weights(parts.model, parts.balancer, folder)  # after the change of type, to keep all digits
-    return config, Predictor(parts.model, parts.tasks, parts.balancer, accelerator, dtype), size
-
-
-class Images(NamedTuple):
-    """How the files of the training became images (`Dataset` explains these)."""
-
-    channels: int
-    bounds: tuple[float, float] | None
-    resizing: Any
-
-
-def described(run: Path) -> tuple[dict[str, Target], tuple[int, int], Images]:
-    """Returns the targets and the image size of the training, and how its files became images."""
-    path = run / DATA
-    if not path.exists():
-        raise FileNotFoundError(
-            f"{path} is missing, which says what the run was trained on. `mtlkit train ... --resume` writes it again."
-        )
-    try:
-        found = json.loads(path.read_text())
-        width, height = found["size"]
-        resizing = found.get("resizing", "area")  # runs up to version 0.2 have only this way
-        check_choice("resizing", resizing, ("area", "torchvision"))
-        bounds = found.get("bounds")
-        images = Images(found.get("channels", 3), bounds and (bounds[0], bounds[1]), resizing)
-        targets = {key: Target(value["type"], tuple(value["classes"])) for key, value in found["targets"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
-    return targets, (width, height), images
+from mtlkit.run.trained import load_run as load_run
+from mtlkit.run_folder import CONFIG, check_run
 
 
 def evaluate_run(
@@ -92,7 +34,8 @@ def evaluate_run(
     """
     check_run(run, CONFIG)
     config = evaluated(run, words)
-    _, predictor, _ = load_run(run, name)
+    device = make_accelerator(config.trainer).device  # of this process, of which a launcher may have started several
+    predictor = load_run(run, name, device).predictor
     samples = build_samples(config, build_dataset(config, split or config.data.validation))
     batches = eval_loader(
         samples,

@@ -9,11 +9,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from mtlkit.data.bands import read_bands
-from mtlkit.data.files import image_tensor, natural, resize
+from mtlkit.data.files import natural
 from mtlkit.data.pictures import ENDINGS
 from mtlkit.registry import suggest
-from mtlkit.run.inference import Images, described, load_run
+from mtlkit.run.trained import load_run
 from mtlkit.task import Task
 
 
@@ -54,28 +53,23 @@ def predict_files(
     if batch < 1:
         raise ValueError(f"The number of images in a batch must be at least 1, got {batch}.")
     folders = _folders(images, out)
-    _, predictor, size = load_run(run, name)
+    model = load_run(run, name)
+    predictor = model.predictor
     chosen = _chosen(predictor.tasks, tasks, run)
     for key in predictor.tasks.keys() - chosen:
         del predictor.tasks[key], predictor.model.decoders[key]
-    *_, how = described(run)
     # All images are read before any work, so that a damaged one ends it now. They need not fit into memory together.
     by_size: dict[tuple[int, int], list[Path]] = {}
     for image in folders:
-        height, width, _ = read_bands(image, how.channels, how.bounds).shape
+        height, width, _ = model.pixels(image).shape
         by_size.setdefault((height, width), []).append(image)
-    for shape, group in by_size.items():
+    for group in by_size.values():
         for some in (group[first : first + batch] for first in range(0, len(group), batch)):
-            pixels = torch.stack([_pixels(image, size, how) for image in some])
-            predictions = predictor.predictions(predictor.image(pixels), dict.fromkeys(predictor.tasks, shape))
+            predictions = model.predict([model.pixels(image) for image in some])
             for index, image in enumerate(some):
                 found = {key: predictions[key][index].cpu() for key in chosen}
                 _write(folders[image], predictor.tasks, found, arrays)
     return list(folders.values())
-
-
-def _pixels(image: Path, size: tuple[int, int], how: Images) -> torch.Tensor:
-    return image_tensor(resize(read_bands(image, how.channels, how.bounds), size, how=how.resizing))
 
 
 def _folders(images: Sequence[Path], out: Path) -> dict[Path, Path]:

@@ -237,8 +237,8 @@ def differing(one: State, two: State, tolerance: float = 0.0) -> list[str]:
     """Returns the keys under which two states differ."""
     found = one.keys() ^ two.keys()
     for key in one.keys() & two.keys():
-        a, b = one[key], two[key]
-        if a.shape != b.shape or not torch.allclose(a, b, rtol=tolerance, atol=tolerance):
+        a, b = one[key], two[key]  # NaN on both sides is the same: in a kept average it means "not known yet"
+        if a.shape != b.shape or not torch.allclose(a, b, rtol=tolerance, atol=tolerance, equal_nan=True):
             found.add(key)
     return sorted(found)
 

@@ -1,0 +1,65 @@
+"""The file `data.json` of a run: what its model was trained on, as far as it matters to whoever uses the model."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from mtlkit.files import write_whole
+from mtlkit.option_checks import check_choice
+from mtlkit.run_folder import DATA
+from mtlkit.target import Target
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a model was trained on: images of `size` (width, height), and targets by name.
+
+    `resizing` says how the pictures got that size (`mtlkit.data.files.resize`). `adapters` says whether the balancer
+    changed what the decoders get: then it is a part of the model. `channels` and `bounds` say how files became images
+    (`mtlkit.data.bands.read_bands`).
+    """
+
+    size: tuple[int, int]
+    resizing: Literal["area", "torchvision"]
+    targets: dict[str, Target]
+    adapters: bool
+    channels: int = 3
+    bounds: tuple[float, float] | None = None
+
+    def save(self, run: Path) -> None:
+        """Writes the file into the folder of a run."""
+        targets = {name: {"type": target.type, "classes": target.classes} for name, target in self.targets.items()}
+        values = {
+            "size": self.size,
+            "channels": self.channels,
+            "bounds": self.bounds,
+            "resizing": self.resizing,
+            "adapters": self.adapters,
+            "targets": targets,
+        }
+        write_whole(run / DATA, json.dumps(values, indent=1).encode())
+
+    @classmethod
+    def read(cls, run: Path) -> "Description":
+        """Reads the file of a run. Raises `FileNotFoundError` if it is missing and `ValueError` if it is damaged."""
+        path = run / DATA
+        if not path.exists():
+            raise FileNotFoundError(
+                f"{path} is missing, which says what the run was trained on. `mtlkit train ... --resume` writes it "
+                "again."
+            )
+        try:
+            found = json.loads(path.read_text())
+            width, height = map(int, found["size"])
+            resizing = found.get("resizing", "area")  # runs up to version 0.2 have only this way
+            check_choice("resizing", resizing, ("area", "torchvision"))
+            targets = {key: Target(value["type"], tuple(value["classes"])) for key, value in found["targets"].items()}
+            # Runs up to version 0.2 do not say it. With the balancer, the model is complete in any case.
+            adapters = bool(found.get("adapters", True))
+            channels = int(found.get("channels", 3))
+            bounds = found.get("bounds")
+            bounds = bounds and (float(bounds[0]), float(bounds[1]))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path} is damaged: {error}") from error
+        return cls((width, height), resizing, targets, adapters, channels, bounds)

@@ -1,0 +1,176 @@
+"""Writes a trained model as a program that needs no mtlkit: ONNX, or a program of `torch.export`.
+
+The graph holds everything between an image in [0, 1] and the predictions: the encoder's normalisation, the balancer's
+adapters, the decoders, the resizing of maps and what `Task.predict` does.
+"""
+
+import importlib.metadata
+import importlib.util
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from mtlkit.engine.predictor import Predictor
+from mtlkit.files import write_whole
+from mtlkit.run.checkpoint import step_of
+from mtlkit.run.graph import WRITERS, Graph, Outputs
+from mtlkit.run.trained import TrainedModel
+
+FORMATS = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "pt2": ()}  #: and the packages that they need
+#: Largest allowed difference, as a share of the task's largest number. The same float32 sums in another order gave 5e-8
+#: to 8e-6 with five networks (CNN and ViT, six decoders). A missing rotation or normalisation gives 1e-2 and more.
+TOLERANCE = 1e-4
+#: The same for class numbers: a share of them. Where two classes are equal up to rounding, either may win.
+CLASSES_TOLERANCE = 1e-3
+
+
+def check_export(out: Path, format_: str | None = None) -> None:
+    """Checks what can be checked before a model is loaded.
+
+    Raises:
+        FileExistsError: the file exists.
+        OSError: its folder does not exist or cannot be written.
+        ValueError: the format is unknown, or a package that it needs is not installed.
+    """
+    if out.exists():
+        raise FileExistsError(f"{out} exists already. Remove it, or choose another file.")
+    if not out.parent.is_dir():
+        raise FileNotFoundError(f"{out} cannot be written: there is no folder {out.parent}.")
+    if not os.access(out.parent, os.W_OK):
+        raise PermissionError(f"{out} cannot be written: the folder {out.parent} is read-only.")
+    absent = [name for name in FORMATS.get(format_ or "", ()) if importlib.util.find_spec(name) is None]
+    if absent:
+        raise ValueError(f"--format {format_} needs {' and '.join(absent)}. Call: pip install 'mtlkit[export]'")
+
+
+def export_model(
+    model: TrainedModel, out: Path, format_: str, *, dynamic_size: bool = False
+) -> dict[str, tuple[float, float]]:
+    """Writes the file. Returns by task how much it differs from the model (see `difference`), and the limit.
+
+    The graph computes in float32, whatever the precision of the run was. The number of images in a batch is free. Their
+    size is `model.size`, or free with `dynamic_size`. The program is run on random images before the file gets its
+    name. Nothing is written if it differs from the model.
+
+    Raises:
+        ValueError: the network cannot be exported or takes no other size, or the program differs from the model.
+        OSError: the file cannot be written. `check_export` finds most of these errors earlier.
+    """
+    check_export(out, format_)
+    network, balancer = deepcopy((model.predictor.model, model.predictor.balancer))
+    for part in filter(None, (network, balancer)):
+        part.to("cpu", torch.float32)
+    predictor = Predictor(network, model.tasks, balancer, torch.device("cpu"), "fp32")
+    width, height = model.size
+    sizes = [(width, height)]
+    if dynamic_size:
+        sizes.append((2 * width, 3 * height))  # unequal factors, or width and height could be mistaken for each other
+        network.encoder.check_size(*sizes[-1])
+    example = predictor.predictions(torch.zeros(1, 3, height, width), {})
+    text = json.dumps(metadata(model, example, dynamic_size=dynamic_size))
+    data, run = WRITERS[format_](Graph(predictor).eval(), model.size, dynamic_size, text)
+    found = dict.fromkeys(predictor.tasks, 0.0)
+    draw = torch.Generator().manual_seed(0)
+    for wide, high in sizes:
+        for batch in (1, 3):  # the graph was made from a batch of 2
+            image = torch.rand(batch, 3, high, wide, generator=draw)
+            expected = predictor.predictions(image, {})
+            with _at_size(batch, wide, high, dynamic_size):
+                outputs = run(image)
+            for name in predictor.tasks:
+                found[name] = max(found[name], difference(outputs[name], expected[name]))
+    tolerances = {name: tolerance_of(prediction) for name, prediction in example.items()}
+    if wrong := [name for name, value in found.items() if not value <= tolerances[name]]:
+        named = ", ".join(f"{name} {found[name]:.3g} (at most {tolerances[name]:g})" for name in wrong)
+        raise ValueError(f"The exported program differs from the model: {named}. Nothing was written.")
+    write_whole(out, data)
+    return {name: (value, tolerances[name]) for name, value in found.items()}
+
+
+@contextmanager
+def _at_size(batch: int, width: int, height: int, dynamic: bool) -> Iterator[None]:
+    """Adds the size of the images to an error of the exported program."""
+    try:
+        yield
+    except ValueError as error:
+        hint = " Leave out --dynamic-size." if dynamic else ""
+        raise ValueError(f"{error}. (For {batch} images of {width} x {height}.) Nothing was written.{hint}") from error
+
+
+def difference(found: Tensor, expected: Tensor) -> float:
+    """Returns the largest difference as a share of the largest number or, for class numbers, how many differ, a share.
+
+    >>> difference(torch.tensor([1.0, 4.0]), torch.tensor([1.0, 5.0])), difference(torch.tensor([1]), torch.tensor([2]))
+    (0.2, 1.0)
+    """
+    if found.shape != expected.shape or found.dtype != expected.dtype:
+        return float("inf")
+    if not expected.is_floating_point():
+        return float((found != expected).double().mean())
+    largest = float(expected.double().abs().max())
+    gap = float((found.double() - expected.double()).abs().max())
+    return gap / largest if gap else 0.0
+
+
+def tolerance_of(prediction: Tensor) -> float:
+    """Returns the largest `difference` that rounding explains."""
+    return TOLERANCE if prediction.is_floating_point() else CLASSES_TOLERANCE
+
+
+def metadata(model: TrainedModel, predictions: Outputs, *, dynamic_size: bool) -> dict[str, Any]:
+    """Returns what the file says about itself: input, outputs with classes and units, balancer, origin."""
+    (width, height), config = model.size, model.config
+    outputs = {}
+    for name, task in model.tasks.items():
+        found = predictions[name]
+        outputs[name] = {
+            "type": config.task[name].type,
+            "kind": model.description.targets[name].type,
+            "dimensions": found.ndim,
+            "dtype": str(found.dtype).removeprefix("torch."),
+            "classes": list(task.classes),
+            "unit": task.unit,
+        }
+        if not found.is_floating_point():
+            outputs[name]["values"] = "the number of a class in `classes`, from 0"
+    adapters = config.balancer is not None
+    return {
+        "mtlkit": importlib.metadata.version("mtlkit"),
+        "input": {
+            "name": "image",
+            "shape": ["batch", 3, *(("height", "width") if dynamic_size else (height, width))],
+            "range": [0, 1],
+            "colours": "RGB",
+            "normalisation": "in the graph",
+            "resizing": model.description.resizing,
+            "trained_size": {"width": width, "height": height},
+        },
+        "outputs": outputs,
+        "balancer": {"name": config.balancer.name if config.balancer else None, "adapters_in_graph": adapters},
+        "precision": "float32",
+        "precision_of_run": config.trainer.precision,
+        "checkpoint": model.checkpoint.name.removesuffix(".old"),
+        "step": step_of(model.checkpoint),
+    }
+
+
+def export_encoder(model: TrainedModel, out: Path) -> str:
+    """Writes the weights of the encoder as safetensors. Returns whose names they have, in words.
+
+    Raises `OSError` if the file cannot be written, and `FileExistsError` if it exists.
+    """
+    check_export(out)
+    encoder = model.predictor.model.encoder
+    weights, names = encoder.portable_weights()
+    about = {"encoder": model.config.model.encoder, "names": names, "mtlkit": importlib.metadata.version("mtlkit")}
+    # Copies: safetensors refuses tensors that share memory, such as tied weights.
+    write_whole(out, save({name: value.cpu().contiguous().clone() for name, value in weights.items()}, about))
+    return names

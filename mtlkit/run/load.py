@@ -1,0 +1,62 @@
+"""`mtlkit.load`: a trained model from the folder of a run, or from the Hugging Face hub."""
+
+import os
+import re
+from pathlib import Path
+
+import torch
+
+from mtlkit.run.trained import TrainedModel, load_run
+
+
+def load(
+    run: str | os.PathLike[str],
+    *,
+    device: str | torch.device | None = None,
+    checkpoint: str | None = None,
+) -> TrainedModel:
+    """Loads a trained model. It needs neither the training data nor the module that reads them.
+
+    A task, an encoder, a decoder or a balancer of your own is code. If the model needs such a class, the modules that
+    `plugins` named in training are imported, and must be found. A balancer that hands the decoders the shared features
+    as they are is not needed.
+
+    Args:
+        run: the folder of a run, or "user/name" on the Hugging Face hub. It means the hub only if there is no folder
+            `user` here. No module is imported because a file from the hub names it: import what such a model needs
+            yourself.
+        device: "cpu", "cuda", "cuda:1", ...; None: a GPU if there is one.
+        checkpoint: "best" or "last"; None: the one that the run's results belong to (`trainer.selection`).
+
+    Raises:
+        FileNotFoundError: there is no such run or checkpoint.
+        ValueError: a file is damaged, or the device does not exist.
+        LookupError: the model needs a class that cannot be found.
+
+    >>> import numpy as np
+    >>> from mtlkit import Experiment
+    >>> words = ["data.size=[64,48]", "data.train_size=2", "data.val_size=2", "data.batch_size=2", "data.augment=false"]
+    >>> words += ["model.encoder=test_resnet", "model.levels=[1]", "task=[depth]", "data.root=cache"]
+    >>> run = Experiment.compose("scenes", [*words, "trainer.max_steps=1", "output_dir=runs/a"]).run()
+    >>> model = load("runs/a", device="cpu")
+    >>> prediction = model(np.zeros((240, 320, 3), np.uint8))
+    >>> tuple(prediction["depth"].shape), model.units
+    ((1, 240, 320), {'depth': 'm'})
+    """
+    name = os.fspath(run)
+    folder = Path(name).expanduser()
+    if on_the_hub(name):
+        from mtlkit.run.hub import download  # its library is slow to import, and a folder does not need it
+
+        return load_run(download(name), checkpoint, device, trusted=False)
+    return load_run(folder, checkpoint, device)
+
+
+def on_the_hub(name: str) -> bool:
+    """Returns whether a text means a model on the hub: two words with a slash, and no folder of the first one's name.
+
+    >>> on_the_hub("somebody/some-model"), on_the_hub("./somebody/some-model"), on_the_hub("some-model")
+    (True, False, False)
+    """
+    plain = re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name) is not None
+    return plain and not Path(name).parent.exists()
