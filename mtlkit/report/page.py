@@ -72,6 +72,7 @@ def write_report(run: Path) -> Path:
         conflicts(history),
         direction(history),
         _by_task(history, "lr", "Learning rates", ""),
+        _model(history),
         _data(history),
         _config(history),
     )
@@ -212,6 +213,11 @@ def _data(history: History) -> str:
         return ""
     first, *lines = facts_in_words(history.info["data"])
     return section("Data", f"{first}.", "".join(f"<p>{escape(line)}</p>" for line in lines))
+
+
+def _model(history: History) -> str:
+    lines = history.info.get("model") or ()
+    return section("Model", "", "".join(f"<p>{escape(line)}</p>" for line in lines)) if lines else ""
 
 
 def _config(history: History) -> str:

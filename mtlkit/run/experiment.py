@@ -32,6 +32,7 @@ from mtlkit.run.build import (
 from mtlkit.run.claim import claimed
 from mtlkit.run.drawing import draw
 from mtlkit.run.first_look import FirstLook
+from mtlkit.run.init_from import take_weights
 from mtlkit.run.start import Start, open_run
 from mtlkit.run.trial_pass import check_halves, check_normalisation
 from mtlkit.run_folder import CONFIG, DATA, LOG
@@ -98,6 +99,7 @@ class Experiment:
         # Before the engine wraps the model: a trial pass through DDP would wait for gradients.
         check_normalisation(parts, config, size, device=accelerator.device, processes=world, batch_size=order.smallest)
         check_halves(parts.balancer, config, order.smallest)
+        taken = take_weights(parts, config, start.weights, dataset.targets) if start.weights else None
         shared = {"workers": config.data.workers, "rank": rank, "world": world}
         engine = Engine(
             parts.model,
@@ -140,6 +142,8 @@ class Experiment:
             if best_lost:
                 engine.note({"best_lost": True, "incident": BEST_LOST})
             if not start.begun:
+                if taken:
+                    engine.note(taken)
                 if remark := unlike_published(config):
                     engine.note({"incident": remark})
                 look = FirstLook(training, validation, config.data.validation)
