@@ -40,6 +40,7 @@ def test_the_pages_commands_run(page: Path, capsys: pytest.CaptureFixture):
     assert replace(again, output_dir="", trainer=mine.trainer) == replace(mine, output_dir="")
     assert replace(other, output_dir="", trainer=mine.trainer, balancer=mine.balancer) == replace(mine, output_dir="")
     assert other.balancer == compose("scenes").balancer
+    assert read_config(runs / "frozen" / "config.yaml").model.freeze is True
     assert "Starts from runs/mine, checkpoint" in (runs / "tuned" / "report.html").read_text(encoding="utf-8")
 
 

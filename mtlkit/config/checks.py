@@ -221,11 +221,16 @@ def _impossible(config: Config) -> list[tuple[str, str]]:
     return [(key, why) for key, wrong, why in rules if wrong]
 
 
-def unused(trainer: TrainerConfig) -> Iterator[tuple[str, str]]:
+def unused(config: Config) -> Iterator[tuple[str, str]]:
     """Yields the keys of `trainer` that were set but have no effect because of another key, and why."""
+    trainer = config.trainer
     owners = {"momentum": ("optimizer", "sgd"), "power": ("schedule", "poly")}
     owners |= dict.fromkeys(("step_size", "step_size_epochs", "gamma"), ("schedule", "step"))
     defaults = {f.name: f.default for f in fields(trainer)}
     for key, (owner, value) in owners.items():
         if getattr(trainer, key) != defaults[key] and getattr(trainer, owner) != value:
             yield key, f"trainer.{owner} is {getattr(trainer, owner)!r}, not {value!r}"
+    if config.model.freeze is True:
+        for key in ("encoder_lr", "clip_encoder"):
+            if getattr(trainer, key) is not None:
+                yield key, "model.freeze is true, so the encoder does not learn"

@@ -76,6 +76,7 @@ class ModelConfig:
     encoder: str  #: a name in ENCODERS, or the name of a timm model
     pretrained: bool | str = False  #: true: the published weights; or the path of a file of weights
     init_from: str | None = None  #: the folder of a run whose weights this run starts from, as far as they fit
+    freeze: bool | Count = False  #: true: the whole encoder does not learn; a number N: its stem and first N stages
     batch_norm: Literal["local", "sync", "frozen"] = "local"  #: statistics of one process, of all processes, or fixed
     options: dict[str, Any] = field(default_factory=dict)
 

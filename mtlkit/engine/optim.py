@@ -24,6 +24,7 @@ def model_optimizer(model: MultiTaskModel, config: TrainerConfig) -> Optimizer:
         {"name": "encoder", "params": list(model.encoder.parameters()), "lr": config.encoder_lr or config.lr},
         {"name": "decoders", "params": list(model.decoders.parameters()), "lr": config.lr},
     ]
+    groups = [group for group in groups if any(parameter.requires_grad for parameter in group["params"])]
     for group in groups:
         group["initial_lr"] = group["lr"]  # the schedule multiplies this one, so that no rounding adds up
     if config.optimizer == "sgd":

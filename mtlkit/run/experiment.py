@@ -15,6 +15,7 @@ from mtlkit.data.dataset import Dataset
 from mtlkit.data.loader import Samples, eval_loader, train_loader
 from mtlkit.engine.engine import Engine, Record
 from mtlkit.engine.evaluation import directions, evaluate_constants, evaluate_model, units
+from mtlkit.engine.freeze import frozen_in_words
 from mtlkit.files import write_whole
 from mtlkit.log import JsonLines, Observer, Observers
 from mtlkit.report import save_pictures, write_report
@@ -99,7 +100,7 @@ class Experiment:
         # Before the engine wraps the model: a trial pass through DDP would wait for gradients.
         check_normalisation(parts, config, size, device=accelerator.device, processes=world, batch_size=order.smallest)
         check_halves(parts.balancer, config, order.smallest)
-        taken = take_weights(parts, config, start.weights, dataset.targets) if start.weights else None
+        taken = take_weights(parts, config, start.weights, dataset.targets) if start.weights else {}
         shared = {"workers": config.data.workers, "rank": rank, "world": world}
         engine = Engine(
             parts.model,
@@ -142,8 +143,7 @@ class Experiment:
             if best_lost:
                 engine.note({"best_lost": True, "incident": BEST_LOST})
             if not start.begun:
-                if taken:
-                    engine.note(taken)
+                engine.note(self._about_the_model(parts, engine, taken))
                 if remark := unlike_published(config):
                     engine.note({"incident": remark})
                 look = FirstLook(training, validation, config.data.validation)
@@ -185,6 +185,12 @@ class Experiment:
         description = {"size": size, "resizing": dataset.resizing, "targets": targets}
         write_whole(self.folder / DATA, json.dumps(description, indent=1).encode())
         self.config.save(self.folder / CONFIG)
+
+    def _about_the_model(self, parts: Parts, engine: Engine, taken: Record) -> Record:
+        """Returns a record with sentences about the model that a reader of the figures must know."""
+        method = self.config.balancer.name
+        frozen = frozen_in_words(parts.model, parts.balancer, method, engine.decoder_gradients)
+        return taken | {"model": [*taken.get("model", ()), *frozen]}
 
     def _facts(self, parts: Parts, engine: Engine) -> Record:
         versions = {name: importlib.metadata.version(name) for name in PACKAGES}

@@ -21,7 +21,7 @@ from mtlkit.target import Target
 
 SHOWN = 3  #: the largest number of tensors that a sentence names
 #: Keys of `model` that say how a run starts or trains. Features of the same weights do not depend on them.
-OF_TRAINING = frozenset({"pretrained", "batch_norm", "init_from"})
+OF_TRAINING = frozenset({"pretrained", "batch_norm", "init_from", "freeze"})
 
 
 @dataclass(frozen=True)
