@@ -54,9 +54,10 @@ def test_the_pages_other_files_compose_as_it_says(page: Path):
     balancers += [files.pop(name).balancer for name in ("short", "mapping", "list")]
     assert balancers == [balancers[0]] * 8
     assert balancers[0].name == "rotograd"
-    assert sorted(files) == ["parts", "preset", "rooms"]
+    assert sorted(files) == ["parts", "preset", "rooms", "tuned"]
     assert (files["preset"].balancer.options["c"], files["preset"].balancer.options["rescale"]) == (0.3, "c2")
     assert files["preset"].trainer.clip_encoder == 1.0
+    assert files["tuned"].trainer.optimizer_options == {"betas": [0.9, 0.98]}
     assert files["rooms"].model.encoder == "resnet34"
     assert files["rooms"].model.options == compose("scenes").model.options
     assert files["rooms"].task["depth"].options == {"loss": "l1"}

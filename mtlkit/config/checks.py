@@ -5,6 +5,7 @@ from dataclasses import fields, replace
 from typing import Any, cast
 
 from mtlkit.config.keys import meant
+from mtlkit.config.optimizers import has_momentum, optimizer_problems
 from mtlkit.config.plugins import import_plugins
 from mtlkit.config.schema import BalancerConfig, Config, DataConfig, PresetConfig, TaskConfig, TrainerConfig
 from mtlkit.config.sections import SECTIONS, all_keys, defaults, named, options, section_at
@@ -35,7 +36,7 @@ def check_config(values: Mapping[str, Any], source: Source) -> Config:
     if "balancer" in values:
         sections["balancer"] = _balancer(values["balancer"], tuple(sections.get("task") or ()), source)
     config = to_dataclass(Config, sections, "", source)
-    for key, problem in (*_impossible_data(config), *_impossible(config)):
+    for key, problem in (*_impossible_data(config), *_impossible(config), *optimizer_problems(config.trainer)):
         raise source.error(key, problem)
     return config
 
@@ -224,13 +225,15 @@ def _impossible(config: Config) -> list[tuple[str, str]]:
 def unused(config: Config) -> Iterator[tuple[str, str]]:
     """Yields the keys of `trainer` that were set but have no effect because of another key, and why."""
     trainer = config.trainer
-    owners = {"momentum": ("optimizer", "sgd"), "power": ("schedule", "poly")}
+    owners = {"power": ("schedule", "poly")}
     owners |= dict.fromkeys(("step_size", "step_size_epochs", "gamma"), ("schedule", "step"))
     defaults = {f.name: f.default for f in fields(trainer)}
     for key, (owner, value) in owners.items():
         if getattr(trainer, key) != defaults[key] and getattr(trainer, owner) != value:
             yield key, f"trainer.{owner} is {getattr(trainer, owner)!r}, not {value!r}"
+    if trainer.momentum != defaults["momentum"] and not has_momentum(trainer.optimizer):
+        yield "momentum", f"the optimizer {trainer.optimizer} has none"
     if config.model.freeze is True:
-        for key in ("encoder_lr", "clip_encoder"):
+        for key in ("encoder_lr", "layer_decay", "clip_encoder"):
             if getattr(trainer, key) is not None:
                 yield key, "model.freeze is true, so the encoder does not learn"

@@ -126,11 +126,16 @@ class TrainerConfig:
     save_every: Count | None = None  #: in steps; null: at every evaluation
     precision: Literal["fp32", "bf16", "fp16", "fp64"] = "fp32"
     accumulation: Count = 1  #: the number of micro-batches in one batch
-    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    optimizer: str = "adam"  #: adam, adamw, sgd (torch's), or another one of timm.optim.list_optimizers()
+    optimizer_options: dict[str, Any] = field(
+        default_factory=dict
+    )  #: its further arguments, such as {betas: [0.9, 0.95]}
     lr: Positive = 1e-3  #: the learning rate of the decoders
     encoder_lr: Positive | None = None  #: the learning rate of the encoder; null: lr
+    layer_decay: Annotated[float, Bound(0, 1, open=True)] | None = None  #: each layer of the encoder learns with so
+    #: many times the rate of the next one, its last layer with encoder_lr; null: all with encoder_lr
     weight_decay: NonNegative = 0.0
-    momentum: Share = 0.9  #: for sgd
+    momentum: Share = 0.9  #: for sgd, and those of timm that have one
     clip_norm: Positive | None = None  #: the largest allowed norm of all gradients together
     clip_encoder: Positive | None = None  #: the same for the encoder's combined gradient alone; not with clip_norm
     schedule: Literal["constant", "cosine", "poly", "step"] = "constant"
