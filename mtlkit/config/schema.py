@@ -136,6 +136,8 @@ class TrainerConfig:
     #: many times the rate of the next one, its last layer with encoder_lr; null: all with encoder_lr
     weight_decay: NonNegative = 0.0
     momentum: Share = 0.9  #: for sgd, and those of timm that have one
+    ema: Annotated[float, Bound(0, 1, open=True, open_high=True)] | None = None  #: evaluates and saves the moving
+    #: average of the weights with this decay, such as 0.999; null: the weights themselves
     clip_norm: Positive | None = None  #: the largest allowed norm of all gradients together
     clip_encoder: Positive | None = None  #: the same for the encoder's combined gradient alone; not with clip_norm
     schedule: Literal["constant", "cosine", "poly", "step"] = "constant"

@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from mtlkit import distributed
+from mtlkit.balancer import Balancer
 from mtlkit.config.composition import compose
 from mtlkit.config.presets import unlike_published
 from mtlkit.config.schema import Config
 from mtlkit.data.dataset import Dataset
 from mtlkit.data.loader import Samples, eval_loader, train_loader
+from mtlkit.engine.averaged import average_in_words
 from mtlkit.engine.engine import Engine, Record
 from mtlkit.engine.evaluation import directions, evaluate_constants, evaluate_model, units
 from mtlkit.engine.freeze import frozen_in_words
@@ -173,7 +175,7 @@ class Experiment:
         folder, remark = checkpoint.of_results(self.folder, self.config.trainer)
         if remark:
             engine.note({"incident": remark})
-        checkpoint.load_weights(engine.network, engine.balancer, folder)
+        checkpoint.load_weights(engine.averaged.model, engine.balancer, folder)
 
     def _show(self, engine: Engine, validation: Samples) -> None:
         """Writes the pictures and the report, on the main process."""
@@ -190,7 +192,9 @@ class Experiment:
         """Returns a record with sentences about the model that a reader of the figures must know."""
         method = self.config.balancer.name
         frozen = frozen_in_words(parts.model, parts.balancer, method, engine.decoder_gradients)
-        return taken | {"model": [*taken.get("model", ()), *frozen]}
+        adapts = type(parts.balancer).adapter is not Balancer.adapter
+        averaged = average_in_words(self.config.trainer.ema, engine.total_steps, adapts)
+        return taken | {"model": [*taken.get("model", ()), *frozen, *averaged]}
 
     def _facts(self, parts: Parts, engine: Engine) -> Record:
         versions = {name: importlib.metadata.version(name) for name in PACKAGES}
@@ -206,6 +210,7 @@ class Experiment:
             "validation": self.config.data.validation,
             "selection": self.config.trainer.selection,
             "decoders": str(engine.decoder_gradients),
+            "ema": self.config.trainer.ema,
         }
 
 
@@ -213,4 +218,6 @@ def evaluate_engine(engine: Engine, batches: Iterable[object]) -> Record:
     """Returns the losses and metrics of the engine's current model."""
     # One model for all processes: `batch_norm: local` leaves statistics of its own on each.
     distributed.average_buffers(engine.network)
+    if engine.averaged.model is not engine.network:
+        distributed.average_buffers(engine.averaged.model)
     return evaluate_model(batches, engine.predictor)

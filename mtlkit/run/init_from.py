@@ -111,7 +111,11 @@ def take_weights(parts: Parts, config: Config, weights: Weights, targets: Mappin
     if config.model.pretrained and not encoder.new:
         lines.append(f"model.pretrained={config.model.pretrained} has no effect: the whole encoder was taken.")
     name, step = weights.folder.name, int(about["step"]) if "step" in about else None
-    first = f"Starts from {weights.run or weights.folder}, checkpoint {name!r}, step {'?' if step is None else step}."
+    ema = (there.get("trainer") or {}).get("ema")
+    first = (
+        f"Starts from {weights.run or weights.folder}, checkpoint {name!r}, step {'unknown' if step is None else step}"
+        f"{f' (averaged weights, trainer.ema={ema})' if ema else ''}."
+    )
     facts = {"folder": str(weights.run or weights.folder), "checkpoint": name, "step": step}
     return {"init_from": facts, "model": [first, *lines]} | ({"incident": weights.remark} if weights.remark else {})
 
