@@ -10,9 +10,14 @@ BLOCK = 2**18  # numbers of a row that are handled at a time: 1 MB in float32
 
 
 def gradients_of(loss: Tensor, inputs: Sequence[Tensor]) -> list[Tensor]:
-    """Returns the gradients of a scalar, with their graph; zeros for an input that it does not depend on."""
-    found = torch.autograd.grad(loss, inputs, create_graph=True, allow_unused=True)
-    return [torch.zeros_like(x) if g is None else g for g, x in zip(found, inputs, strict=True)]
+    """Returns the gradients of a scalar, with their graph; zeros for an input that it does not depend on.
+
+    An input that needs no gradient, such as a level of frozen layers, gets zeros, too.
+    """
+    needed = [x for x in inputs if x.requires_grad]
+    found = iter(torch.autograd.grad(loss, needed, create_graph=True, allow_unused=True))
+    gradients = [next(found) if x.requires_grad else None for x in inputs]
+    return [torch.zeros_like(x) if g is None else g for g, x in zip(gradients, inputs, strict=True)]
 
 
 def pull_back(

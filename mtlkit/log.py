@@ -4,7 +4,9 @@ A record is a dictionary with at least `step` and `split`. The splits:
 
 - `info`: facts about the run, each optional: `started` (ISO 8601), `total_steps`, `versions` (name -> version),
   `processes` (their number), `protocol`, `validation` and `selection` as configured, `decoders` (what they get, in
-  words), `data` (what was found, see `mtlkit.run.first_look`), and by "<task>/<metric>" `higher_is_better` (bool or
+  words), `ema` (the decay of the averaged weights that evaluations use, or null), `data` (what was found, see
+  `mtlkit.run.first_look`), `init_from` (`folder`, `checkpoint` and `step` of the weights that the run started from),
+  `model` (sentences about the model, such as what was taken), and by "<task>/<metric>" `higher_is_better` (bool or
   null) and `units` (text). A resumed run writes another such record; the last one counts.
 - `train`: `epoch`, `loss/<task>`, `weight/<task>`, `grad_norm/<task>`, `cosine/<a>/<b>` (each pair once),
   `lr/<group>`, `balancer/...` (the balancer's own figures), `step_time` (seconds). Instead of `weight/<task>`,

@@ -1,6 +1,7 @@
 """The contract of networks: one shared encoder, and one decoder per task."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -76,6 +77,17 @@ class Encoder(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, image: Tensor) -> Features: ...
+
+    def group_matcher(self, coarse: bool = False) -> Callable[[str], int]:
+        """Returns a function from a parameter's name to the number of its layer, 0 for the stem.
+
+        With `coarse`, it is the number of its stage. It is timm's convention, so `timm.optim` asks for it, too.
+        Raises `ValueError` where an encoder does not say this, as here.
+        """
+        raise ValueError(
+            f"{type(self).__name__} does not say which layer and stage its parameters belong to. model.freeze can be "
+            f"true or false then, and trainer.layer_decay null. timm's encoders say it."
+        )
 
     def check_size(self, width: int, height: int) -> None:
         """Raises `ValueError` for an image size that the encoder cannot take. Any size is fine by default."""

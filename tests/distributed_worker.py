@@ -29,7 +29,7 @@ VARIANTS = {
     "cosreg_last_layer": ("cosreg", {"space": "last_layer", "alpha": 2.0, "scale_by_loss": True}),
 }
 CASES = {
-    "plain": {},
+    "plain": {"ema": 0.5},
     "accumulation": {"accumulation": 2},
     "missing_on_a_rank": {"clip_encoder": 0.05},
     "missing_everywhere": {},
@@ -108,6 +108,8 @@ def run(toys, name, case, precision):
             losses.append(dict(step.raw_losses))
             weights.append({} if step.weights is None else dict(zip(step.tasks, step.weights.tolist(), strict=True)))
     state = {f"model.{k}": v.full_tensor() if sharded else v.clone() for k, v in engine.network.state_dict().items()}
+    if "ema" in trainer:
+        state |= {f"average.{k}": v.clone() for k, v in engine.averaged.model.state_dict().items()}
     state |= {f"balancer.{k}": v.clone() for k, v in engine.balancer.state_dict().items()}
     spread = max(
         float((v - distributed.sum_over_ranks(v) / distributed.world_size()).abs().max()) for v in state.values()

@@ -41,6 +41,8 @@ def test_the_pages_commands_run(page: Path, capsys: pytest.CaptureFixture):
     assert replace(again, output_dir="", trainer=mine.trainer) == replace(mine, output_dir="")
     assert replace(other, output_dir="", trainer=mine.trainer, balancer=mine.balancer) == replace(mine, output_dir="")
     assert other.balancer == compose("scenes").balancer
+    assert read_config(runs / "frozen" / "config.yaml").model.freeze is True
+    assert "Starts from runs/mine, checkpoint" in (runs / "tuned" / "report.html").read_text(encoding="utf-8")
 
 
 def test_the_pages_other_files_compose_as_it_says(page: Path):
@@ -53,9 +55,10 @@ def test_the_pages_other_files_compose_as_it_says(page: Path):
     balancers += [files.pop(name).balancer for name in ("short", "mapping", "list")]
     assert balancers == [balancers[0]] * 8
     assert balancers[0].name == "rotograd"
-    assert sorted(files) == ["parts", "preset", "rooms"]
+    assert sorted(files) == ["parts", "preset", "rooms", "tuned"]
     assert (files["preset"].balancer.options["c"], files["preset"].balancer.options["rescale"]) == (0.3, "c2")
     assert files["preset"].trainer.clip_encoder == 1.0
+    assert files["tuned"].trainer.optimizer_options == {"betas": [0.9, 0.98]}
     assert files["rooms"].model.encoder == "resnet34"
     assert files["rooms"].model.options == compose("scenes").model.options
     assert files["rooms"].task["depth"].options == {"loss": "l1"}

@@ -18,7 +18,8 @@ from mtlkit.config.schema import TrainerConfig
 from mtlkit.data.files import image_tensor, resize
 from mtlkit.data.pictures import read_picture
 from mtlkit.run.build import make_accelerator
-from mtlkit.run.inference import evaluate_run, predict_files
+from mtlkit.run.inference import evaluate_run
+from mtlkit.run.predicting import predict_files
 
 SIZE = (96, 64)  # of the run, (width, height)
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 from mtlkit.config.keys import meant
+from mtlkit.config.optimizers import optimizer_problems
 from mtlkit.config.plugins import import_plugins
 from mtlkit.config.schema import (
     BalancerConfig,
@@ -42,7 +43,7 @@ def check_config(values: Mapping[str, Any], source: Source) -> Config:
         if name not in OBSERVERS.names():
             hint = f"Modules that `plugins` names register them. {suggest(name, OBSERVERS.names())}"
             raise source.error("trainer.observers", f"no observer is called {name!r}", hint)
-    for key, problem in (*_impossible_data(config), *_impossible(config)):
+    for key, problem in (*_impossible_data(config), *_impossible(config), *optimizer_problems(config.trainer)):
         raise source.error(key, problem)
     return config
 

@@ -80,7 +80,7 @@ def compose(experiment: str, overrides: Sequence[str] = ()) -> Config:
         values["output_dir"] = os.path.expanduser(values["output_dir"])
     config = check_config(values, source)
     # A warning and no error: experiments share trainer settings, and a word may switch off what another one needs.
-    for key, why in unused(config.trainer):
+    for key, why in unused(config):
         warn(f"trainer.{key} (in {source.of(f'trainer.{key}')}) has no effect: {why}.", stacklevel=2)
     if remark := unlike_published(config, left_out):
         warn(remark, stacklevel=2)

@@ -80,6 +80,8 @@ class ModelConfig:
 
     encoder: str  #: a name in ENCODERS, or the name of a timm model
     pretrained: bool | str = False  #: true: the published weights; or the path of a file of weights
+    init_from: str | None = None  #: the folder of a run whose weights this run starts from, as far as they fit
+    freeze: bool | Count = False  #: true: the whole encoder does not learn; a number N: its stem and first N stages
     batch_norm: Literal["local", "sync", "frozen"] = "local"  #: statistics of one process, of all processes, or fixed
     options: dict[str, Any] = field(default_factory=dict)
 
@@ -129,11 +131,18 @@ class TrainerConfig:
     save_every: Count | None = None  #: in steps; null: at every evaluation
     precision: Literal["fp32", "bf16", "fp16", "fp64"] = "fp32"
     accumulation: Count = 1  #: the number of micro-batches in one batch
-    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    optimizer: str = "adam"  #: adam, adamw, sgd (torch's), or another one of timm.optim.list_optimizers()
+    optimizer_options: dict[str, Any] = field(
+        default_factory=dict
+    )  #: its further arguments, such as {betas: [0.9, 0.95]}
     lr: Positive = 1e-3  #: the learning rate of the decoders
     encoder_lr: Positive | None = None  #: the learning rate of the encoder; null: lr
+    layer_decay: Annotated[float, Bound(0, 1, open=True)] | None = None  #: each layer of the encoder learns with so
+    #: many times the rate of the next one, its last layer with encoder_lr; null: all with encoder_lr
     weight_decay: NonNegative = 0.0
-    momentum: Share = 0.9  #: for sgd
+    momentum: Share = 0.9  #: for sgd, and those of timm that have one
+    ema: Annotated[float, Bound(0, 1, open=True, open_high=True)] | None = None  #: evaluates and saves the moving
+    #: average of the weights with this decay, such as 0.999; null: the weights themselves
     clip_norm: Positive | None = None  #: the largest allowed norm of all gradients together
     clip_encoder: Positive | None = None  #: the same for the encoder's combined gradient alone; not with clip_norm
     schedule: Literal["constant", "cosine", "poly", "step"] = "constant"

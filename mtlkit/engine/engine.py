@@ -13,7 +13,7 @@ from mtlkit import distributed
 from mtlkit.balancer import Balancer
 from mtlkit.config.schema import TrainerConfig
 from mtlkit.data.loader import micro_batches
-from mtlkit.engine import balancer_state, optim, shared
+from mtlkit.engine import averaged, balancer_state, optim, shared
 from mtlkit.engine.decoder_gradients import DecoderGradients
 from mtlkit.engine.evaluation import LeftOut, output_sizes
 from mtlkit.engine.losses import FirstLosses, Losses, gradient_error, loss_of
@@ -82,7 +82,8 @@ class Engine:
         self.model, self.optimizer = accelerator.prepare(model, optim.model_optimizer(model, config))
         self.network: MultiTaskModel = accelerator.unwrap_model(self.model)  # for all that must not start DDP's hooks
         shared.set_up_late(self.network.encoder, balancer, accelerator)
-        self.predictor = Predictor(self.network, self.tasks, balancer, accelerator.device, config.precision)
+        self.averaged = averaged.Averaged(self.network, config.ema, accelerator)
+        self.predictor = Predictor(self.averaged.model, self.tasks, balancer, accelerator.device, config.precision)
         self.prepare = self.predictor.inputs
 
         self.step = 0
@@ -228,6 +229,7 @@ class Engine:
                 group["lr"] = group["initial_lr"] * self._rate_factor
             self.optimizer.step()
             if not self.optimizer.step_was_skipped:  # by the loss scaler: then the balancer stays where it is, too
+                self.averaged.update()
                 one.update_balancer(self.balancer_optimizer, partial(self._look_again, again))
         self.optimizer.zero_grad()
         self.balancer.zero_grad()

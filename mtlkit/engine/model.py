@@ -41,6 +41,7 @@ class MultiTaskModel(nn.Module):
         self.encoder = encoder
         self.decoders = nn.ModuleDict(decoders)
         self.frozen_batch_norm = False  #: set by `set_batch_norm`
+        self.frozen: tuple[nn.Module, ...] = ()  #: modules that stay in eval mode, set by `mtlkit.engine.freeze`
 
     @property
     def encoder_info(self) -> EncoderInfo:
@@ -89,8 +90,10 @@ class MultiTaskModel(nn.Module):
         return outputs
 
     def train(self, mode: bool = True) -> "MultiTaskModel":
-        """Sets the mode as usual, but frozen BatchNorm layers stay in eval mode, whoever calls `train`."""
+        """Sets the mode as usual, but what is frozen stays in eval mode, whoever calls `train`."""
         super().train(mode)
+        for module in self.frozen:
+            module.eval()
         if self.frozen_batch_norm:
             for module in self.modules():
                 if isinstance(module, _BatchNorm):

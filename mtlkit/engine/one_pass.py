@@ -66,6 +66,9 @@ class Pass:
     def tap(self, features: Features) -> dict[str, Features]:
         """Returns the shared features as each task's decoder gets them. Their gradients meet in `combine`."""
         own, names, n = self._balancer, self._balancer.tasks, len(features)
+        if torch.is_grad_enabled() and not any(level.requires_grad for level in features):
+            # A frozen encoder. Its features become the leaves of the graph, so that the task gradients meet as usual.
+            features = [level.detach().requires_grad_() for level in features]
         self._space = SPACES[own.space](features, self._encoder, "second_batch" in own.needs)
         self.step.gradients, self._device = self._space, features[0].device
         # The tap has no second derivative. A method that needs one reads the gradients before the backward pass.

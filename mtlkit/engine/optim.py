@@ -5,26 +5,54 @@ from dataclasses import replace
 from typing import Any
 
 from accelerate import Accelerator
+from timm.optim import create_optimizer_v2, param_groups_layer_decay
 from torch import Tensor, nn
-from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim import Optimizer
 
 from mtlkit.balancer import Balancer
+from mtlkit.config.optimizers import IN_TIMM, optimizer_options
 from mtlkit.config.schema import TrainerConfig
 from mtlkit.engine.model import MultiTaskModel
+from mtlkit.network import Encoder
 
 
 def model_optimizer(model: MultiTaskModel, config: TrainerConfig) -> Optimizer:
-    """Returns the model's optimizer, with one parameter group for the encoder and one for the decoders."""
-    # Two groups of one optimizer, and not two optimizers: each prepared optimizer would update the loss scale.
-    groups: list[dict[str, Any]] = [
-        {"name": "encoder", "params": list(model.encoder.parameters()), "lr": config.encoder_lr or config.lr},
+    """Returns the model's optimizer, with groups of parameters for the encoder and one for the decoders.
+
+    Raises `ValueError` if the optimizer refuses an option, or cannot work on this machine.
+    """
+    # Groups of one optimizer, and not several optimizers: each prepared optimizer would update the loss scale.
+    groups = [
+        *_encoder_groups(model.encoder, config),
         {"name": "decoders", "params": list(model.decoders.parameters()), "lr": config.lr},
     ]
+    groups = [group for group in groups if any(parameter.requires_grad for parameter in group["params"])]
     for group in groups:
         group["initial_lr"] = group["lr"]  # the schedule multiplies this one, so that no rounding adds up
-    if config.optimizer == "sgd":
-        return SGD(groups, momentum=config.momentum, weight_decay=config.weight_decay)
-    return {"adam": Adam, "adamw": AdamW}[config.optimizer](groups, weight_decay=config.weight_decay)
+    name, options = IN_TIMM.get(config.optimizer, config.optimizer), optimizer_options(config)
+    try:
+        return create_optimizer_v2(groups, name, config.lr, config.weight_decay, config.momentum, **options)
+    except (ValueError, TypeError, RuntimeError, AssertionError, ImportError) as error:
+        raise ValueError(
+            f"trainer.optimizer={config.optimizer} with trainer.optimizer_options={options}: timm cannot make it here. "
+            f"{type(error).__name__}: {error}"
+        ) from error
+
+
+def _encoder_groups(encoder: Encoder, config: TrainerConfig) -> list[dict[str, Any]]:
+    """Returns one group of parameters, or with `layer_decay` one for each layer, the first layer first."""
+    rate = config.encoder_lr or config.lr
+    if config.layer_decay is None:
+        return [{"name": "encoder", "params": list(encoder.parameters()), "lr": rate}]
+    # Weight decay is for all parameters, as without `layer_decay`.
+    found = param_groups_layer_decay(
+        encoder, config.weight_decay, weight_decay_exclude_1d=False, layer_decay=config.layer_decay
+    )
+    found = sorted(found, key=lambda group: group["lr_scale"])
+    return [
+        {"name": f"encoder_{number}", "params": group["params"], "lr": rate * group["lr_scale"]}
+        for number, group in enumerate(found)
+    ]
 
 
 def check_clipping(config: TrainerConfig, accelerator: Accelerator) -> None:

@@ -45,6 +45,9 @@ class Space(TaskGradients):
 
     def receive(self, rows: list[Row], seed: Tensor) -> None:
         """Takes the gradients at the features; `seed` is the factor that the backward pass started with."""
+        # Behind a level of frozen layers there is nothing that learns, so its gradients count for nothing.
+        frozen = [not level.requires_grad for level in self.levels]
+        rows = [[None if still else g for g, still in zip(row, frozen, strict=True)] for row in rows]
         self.rows, self.seed, self.unit = rows, seed, seed * world_size()
 
     # A method with a double backward reads the gradients before the backward pass, so there is no tap to receive them.
@@ -170,6 +173,7 @@ class ParameterSpace(Space):
 
     def receive(self, rows: list[Row], seed: Tensor) -> None:
         super().receive(rows, seed)
+        rows = self.rows
         parts = [half_of(row, half) for half in (0, 1) for row in rows] if self.halves else rows
         size = sum(parameter.numel() for parameter in self.parameters)
         total = at_least_float32(self.parameters[0].detach()).new_empty(len(parts), size)

@@ -5,7 +5,7 @@ configuration does not need it.
 """
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mtlkit.network import ENCODERS, Encoder, EncoderInfo, Features
+from mtlkit.networks.timm_layers import layer_numbers
 from mtlkit.networks.weights import load_pretrained, refused_as
 from mtlkit.registry import suggest
 
@@ -124,6 +125,11 @@ class TimmEncoder(Encoder):
             *finer, deepest = features
             features = [*finer, deepest.flatten(1) if self.pool == "flatten" else deepest.mean(dim=(2, 3))]
         return features
+
+    def group_matcher(self, coarse: bool = False) -> Callable[[str], int]:
+        own = {name: name.removeprefix("net.") for name, _ in self.named_parameters()}
+        number = layer_numbers(self.architecture, list(own.values()), coarse)
+        return lambda name: number[own[name]]
 
     def check_size(self, width: int, height: int) -> None:
         if (width, height) == self.image_size:

@@ -99,6 +99,8 @@ class History:
                     "There is no best evaluation, so the last evaluation is used for the trained model. Usually the "
                     "figure that trainer.monitor names had no value, or the checkpoint of the best evaluation was lost."
                 )
+        if self.info.get("ema"):
+            self.notes.append(f"Figures of averaged weights (trainer.ema={self.info['ema']:g}).")
         self.trained, self.trained_text = results(evaluations, self.selection)
         self.selects_on_test = self.info.get("validation") == "test"
 

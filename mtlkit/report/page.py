@@ -74,6 +74,7 @@ def write_report(run: Path) -> Path:
         conflicts(history),
         direction(history),
         _by_task(history, "lr", "Learning rates", ""),
+        _model(history),
         _data(history),
         _config(history),
     )
@@ -225,6 +226,11 @@ def _data(history: History) -> str:
     return section("Data", f"{first}.", "".join(f"<p>{escape(line)}</p>" for line in lines))
 
 
+def _model(history: History) -> str:
+    lines = history.info.get("model") or ()
+    return section("Model", "", "".join(f"<p>{escape(line)}</p>" for line in lines)) if lines else ""
+
+
 def _config(history: History) -> str:
     if not history.config_text:
         return ""
@@ -239,7 +245,6 @@ def _color(history: History, task: str) -> str:
 def _name(value: object) -> str:
     """Returns the name that chooses a part of the configuration, or the names of several data sets."""
     if isinstance(value, dict):
-        return (
-            " + ".join(_name(part) for part in value["concat"]) if value.get("concat") else str(value.get("name", ""))
-        )
+        parts = value.get("concat")
+        return " + ".join(_name(part) for part in parts) if parts else str(value.get("name", ""))
     return "" if value is None else str(value)

@@ -18,6 +18,7 @@ from mtlkit.data.dataset import DATASETS, Dataset, Split
 from mtlkit.data.loader import Samples
 from mtlkit.data.order import Mixed, Order, Shuffled
 from mtlkit.data.prepared import Prepared, is_prepared
+from mtlkit.engine.freeze import check_space, freeze, frozen_space
 from mtlkit.engine.model import MultiTaskModel, build_encoder, set_batch_norm
 from mtlkit.registry import options_of, suggest
 from mtlkit.run.trackers import check_trackers
@@ -117,12 +118,17 @@ def build_samples(config: Config, dataset: Dataset, *, augment: bool = False) ->
 
 
 def build_balancer(config: Config) -> Balancer:
-    """Returns the balancer. Raises `ValueError` for an option that it does not allow.
+    """Returns the balancer.
+
+    Raises `ValueError` for an option that it does not allow, and if it cannot work with a frozen encoder.
 
     It sets the seed of all random numbers. Only `config.seed` decides what the constructor draws.
     """
     set_seed(seed_of(config.seed, CONSTRUCTOR) % 2**32)
-    return BALANCERS.build(config.balancer.name, tasks=tuple(config.task), **config.balancer.options)
+    balancer = BALANCERS.build(config.balancer.name, tasks=tuple(config.task), **config.balancer.options)
+    if config.model.freeze is True and balancer.space != "features":
+        raise frozen_space(balancer, config.balancer.name)
+    return balancer
 
 
 def build_parts(
@@ -151,6 +157,8 @@ def build_parts(
     set_seed(config.seed)
     model = build_model(config.model, tasks, size, channels, pretrained=config.model.pretrained)
     set_batch_norm(model, config.model.batch_norm)
+    freeze(model, config.model.freeze)
+    check_space(model, balancer, config.balancer.name)
     balancer.setup(tasks, replace(model.encoder_info, image=size))
     return Parts(tasks, model, balancer)
 

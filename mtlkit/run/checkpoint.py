@@ -36,7 +36,8 @@ def save_checkpoint(engine: Engine, folder: Path) -> None:
         # resume need not load a whole file to see it.
         step = {"step": str(engine.step)}
         balancer = {name: value.contiguous() for name, value in engine.balancer.state_dict().items()}
-        _with_usual_mode(temporary / WEIGHTS, lambda path: save_model(engine.network, str(path), metadata=step))
+        model = engine.averaged.model  # it is what was evaluated; weights that only training needs are in TRAINING
+        _with_usual_mode(temporary / WEIGHTS, lambda path: save_model(model, str(path), metadata=step))
         _with_usual_mode(temporary / BALANCER, lambda path: save_file(balancer, path))
         torch.save(_state_of(engine), temporary / TRAINING)
         # A folder cannot be renamed onto another one. So the old one steps aside first, and `_present` looks for it
@@ -90,7 +91,7 @@ def steps(run: Path) -> dict[str, int | None]:
 
 def load_checkpoint(engine: Engine, folder: Path) -> None:
     """Restores the saved state in a new engine. Training then continues as if it had never stopped."""
-    load_weights(engine.network, engine.balancer, folder)  # first: its message tells a wrong config.yaml
+    load_weights(engine.averaged.model, engine.balancer, folder)  # first: its message tells a wrong config.yaml
     try:
         state = torch.load(folder / TRAINING, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:  # never `weights_only=False`, as torch advises: the file could run code
@@ -145,7 +146,9 @@ def _state_of(engine: Engine) -> dict[str, Any]:
     # No random state: all random numbers are functions of the seed and the step (`mtlkit.seeding`), so a run may also
     # resume on another number of workers.
     scaler, own = engine.accelerator.scaler, engine.balancer_optimizer
+    averaged = engine.averaged.model is not engine.network
     return {
+        "weights": engine.network.state_dict() if averaged else None,  # else they are those of WEIGHTS
         "optimizer": engine.optimizer.state_dict(),
         "balancer_optimizer": None if own is None else own.state_dict(),
         "scaler": None if scaler is None else scaler.state_dict(),
@@ -156,6 +159,8 @@ def _state_of(engine: Engine) -> dict[str, Any]:
 
 
 def _restore(engine: Engine, state: dict[str, Any]) -> None:
+    if state.get("weights") is not None:
+        engine.network.load_state_dict(state["weights"])
     engine.optimizer.load_state_dict(state["optimizer"])
     if engine.balancer_optimizer is not None:
         engine.balancer_optimizer.load_state_dict(state["balancer_optimizer"])

@@ -73,6 +73,8 @@ class Console(Observer):
     def note(self, record: Record) -> None:
         if "decoders" in record:
             self._dim(f"In training, {record['decoders']}.")
+        for line in record.get("model", ()):
+            self._dim(line)
         lines = tuple(facts_in_words(record["data"])) if "data" in record else ()
         if lines not in self._told:  # print once, not again for each job of a sweep on the same data
             self._told.add(lines)

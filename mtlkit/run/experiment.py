@@ -12,8 +12,10 @@ from mtlkit.config.composition import compose
 from mtlkit.config.presets import unlike_published
 from mtlkit.config.schema import Config
 from mtlkit.data.loader import Samples, eval_loader, train_loader
+from mtlkit.engine.averaged import average_in_words
 from mtlkit.engine.engine import Engine, Record
 from mtlkit.engine.evaluation import directions, evaluate_constants, evaluate_model, units
+from mtlkit.engine.freeze import frozen_in_words
 from mtlkit.log import JsonLines
 from mtlkit.observer import OBSERVERS, Observer, Observers
 from mtlkit.report import save_pictures, write_report
@@ -32,6 +34,7 @@ from mtlkit.run.claim import claimed
 from mtlkit.run.description import Description
 from mtlkit.run.drawing import draw
 from mtlkit.run.first_look import FirstLook
+from mtlkit.run.init_from import take_weights
 from mtlkit.run.start import Start, open_run
 from mtlkit.run.trackers import start_trackers
 from mtlkit.run.trial_pass import check_halves, check_normalisation
@@ -107,6 +110,7 @@ class Experiment:
             channels=training.channels,
         )
         check_halves(parts.balancer, config, order.smallest)
+        taken = take_weights(parts, config, start.weights, dataset.targets) if start.weights else {}
         shared = {"workers": config.data.workers, "rank": rank, "world": world}
         engine = Engine(
             parts.model,
@@ -149,6 +153,7 @@ class Experiment:
             if best_lost:
                 engine.note({"best_lost": True, "incident": BEST_LOST})
             if not start.begun:
+                engine.note(self._about_the_model(parts, engine, taken))
                 if remark := unlike_published(config):
                     engine.note({"incident": remark})
                 look = FirstLook(training, validation, config.data.validation)
@@ -185,7 +190,7 @@ class Experiment:
         folder, remark = checkpoint.of_results(self.folder, self.config.trainer)
         if remark:
             engine.note({"incident": remark})
-        checkpoint.load_weights(engine.network, engine.balancer, folder)
+        checkpoint.load_weights(engine.averaged.model, engine.balancer, folder)
 
     def _show(self, engine: Engine, validation: Samples) -> None:
         """Writes the pictures and the report, on the main process."""
@@ -206,6 +211,13 @@ class Experiment:
         ).save(self.folder)
         self.config.save(self.folder / CONFIG)
 
+    def _about_the_model(self, parts: Parts, engine: Engine, taken: Record) -> Record:
+        """Returns a record with sentences about the model that a reader of the figures must know."""
+        method = self.config.balancer.name
+        frozen = frozen_in_words(parts.model, parts.balancer, method, engine.decoder_gradients)
+        averaged = average_in_words(self.config.trainer.ema, engine.total_steps, has_adapters(parts.balancer))
+        return taken | {"model": [*taken.get("model", ()), *frozen, *averaged]}
+
     def _facts(self, parts: Parts, engine: Engine) -> Record:
         versions = {name: importlib.metadata.version(name) for name in PACKAGES}
         return {
@@ -220,6 +232,7 @@ class Experiment:
             "validation": self.config.data.validation,
             "selection": self.config.trainer.selection,
             "decoders": str(engine.decoder_gradients),
+            "ema": self.config.trainer.ema,
         }
 
 
@@ -227,4 +240,6 @@ def evaluate_engine(engine: Engine, batches: Iterable[object]) -> Record:
     """Returns the losses and metrics of the engine's current model."""
     # One model for all processes: `batch_norm: local` leaves statistics of its own on each.
     distributed.average_buffers(engine.network)
+    if engine.averaged.model is not engine.network:
+        distributed.average_buffers(engine.averaged.model)
     return evaluate_model(batches, engine.predictor)

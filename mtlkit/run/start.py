@@ -8,6 +8,7 @@ from pathlib import Path
 from mtlkit import log
 from mtlkit.config.schema import Config
 from mtlkit.run import checkpoint
+from mtlkit.run.init_from import Weights, find_weights
 from mtlkit.run.resume import resumed
 from mtlkit.run_folder import CONFIG, DATA, LOG
 
@@ -23,12 +24,14 @@ class Start:
         begun: whether it continues from its checkpoint `last`.
         has_best: whether its checkpoint `best` exists.
         incidents: sentences about the folder that the log must contain.
+        weights: where a new run takes its first weights from (`model.init_from`).
     """
 
     config: Config
     begun: bool = False
     has_best: bool = False
     incidents: tuple[str, ...] = ()
+    weights: Weights | None = None
 
 
 def open_run(config: Config, words: Sequence[str] | None, resume: bool) -> Start:
@@ -58,8 +61,10 @@ def open_run(config: Config, words: Sequence[str] | None, resume: bool) -> Start
     if not kept:
         if resume:
             config = resumed(config, words, anew=True)
+        init_from = config.model.init_from
+        weights = None if init_from is None else find_weights(init_from, config.output_dir)
         _clear(folder)
-        return Start(config)
+        return Start(config, weights=weights)
     if checkpoint.resumable(folder) is None:
         raise FileNotFoundError(_unresumable(folder, kept))
     return Start(resumed(config, words), True, "best" in checkpoint.steps(folder), tuple(_lost(folder)))
