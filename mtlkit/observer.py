@@ -1,14 +1,17 @@
 """Observers: objects that watch a run. The log, the console and the trackers are observers."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from mtlkit.registry import Registry
 
+if TYPE_CHECKING:  # the parser of the command line imports this module, and does without
+    import numpy as np
+
 Record = Mapping[str, Any]  #: see `mtlkit.log`
-Sample = Sequence[tuple[str, np.ndarray]]  #: names and RGB pictures (H, W, 3) uint8, see `mtlkit.report.save_pictures`
+Sample = Sequence[
+    tuple[str, "np.ndarray"]
+]  #: names and RGB pictures (H, W, 3) uint8, see `mtlkit.report.save_pictures`
 
 
 class Observer:

@@ -220,5 +220,9 @@ def test_only_the_main_process_tracks(words: list[str], tmp_path: Path) -> None:
     done = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "run" / "trackers" / "scenes").glob("events.*"))) == 1
+    # The figures of single classes are those of all samples, like their mean.
+    val = [record for record in log.read_log(tmp_path / "run" / "metrics.jsonl") if record["split"] == "val"][-1]
+    iou = [value for key, value in val.items() if key.startswith("segmentation/iou/") and value is not None]
+    assert np.mean(iou) == pytest.approx(val["segmentation/miou"])
     settings = json.dumps([str(path) for path in (tmp_path / "run" / "trackers").rglob("hparams.yml")])
     assert settings.count("hparams.yml") == 1
