@@ -9,9 +9,7 @@ if TYPE_CHECKING:  # the parser of the command line imports this module, and doe
     import numpy as np
 
 Record = Mapping[str, Any]  #: see `mtlkit.log`
-Sample = Sequence[
-    tuple[str, "np.ndarray"]
-]  #: names and RGB pictures (H, W, 3) uint8, see `mtlkit.report.save_pictures`
+Sample = Sequence[tuple[str, "np.ndarray"]]  #: names and RGB pictures (H, W, 3) uint8, see `save_pictures`
 
 
 class Observer:
