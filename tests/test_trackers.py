@@ -194,7 +194,7 @@ def test_an_observer_of_a_plug_in_watches_a_run(words: list[str], tmp_path: Path
     ]
     with pytest.raises(ValueError, match=r"trainer\.observers: no observer is called 'witnes'.*mean 'witness'"):
         compose("scenes", [*words, "trainer.observers=[witnes]"])
-    assert mtlkit.OBSERVERS.names() == ["witness"]
+    assert "witness" in mtlkit.OBSERVERS.names()
     # A run may get another observer when it goes on.
     Experiment.compose("scenes", [*words, "trainer.max_steps=3", "trainer.observers=[]"]).run(resume=True)
     assert (run / "witness.txt").read_text().count("start") == 1
