@@ -5,13 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 from mtlkit.registry import Registry
 
-if TYPE_CHECKING:  # the command line need not wait for it
+if TYPE_CHECKING:  # the parser of the command line imports this module, and does without
     import numpy as np
 
 Record = Mapping[str, Any]  #: see `mtlkit.log`
-Sample = Sequence[
-    tuple[str, "np.ndarray"]
-]  #: names and RGB pictures (H, W, 3) uint8, see `mtlkit.report.save_pictures`
+Sample = Sequence[tuple[str, "np.ndarray"]]  #: names and RGB pictures (H, W, 3) uint8, see `save_pictures`
 
 
 class Observer:

@@ -30,7 +30,7 @@ def test_the_pages_commands_run(page: Path, capsys: pytest.CaptureFixture):
         program, *words = shlex.split(command, comments=True)
         assert (program, main(words)) == ("mtlkit", 0), (command, capsys.readouterr().err)
     runs = page / "runs"
-    assert len((runs / "observed" / "losses.txt").read_text().splitlines()) == 1  # of the first step: log_every is 10
+    assert len((runs / "observed" / "losses.txt").read_text().splitlines()) == 2  # of the first and the last step
     assert read_config(runs / "rotograd" / "config.yaml").balancer.options["burn_in"] == 2
     assert list(read_config(runs / "area" / "config.yaml").task) == ["area"]
     assert len(list((runs / "sweep").glob("*/config.yaml"))) == 2

@@ -280,3 +280,21 @@ def test_confusion_counts_take_scores_and_numbers_alike():
     one.update(scores, target)
     two.update(scores.argmax(1), target)
     assert one.sums.equal(two.sums)
+
+
+def test_figures_of_single_classes():
+    """A class that does not occur has none, and the mean leaves it out."""
+    nan = torch.nan
+    prediction, target = torch.tensor([[[0, 1, 1, 0]]]), torch.tensor([[[0, 0, 1, -1]]])
+    metrics = {"miou": (MeanIoU(3), "iou", [1 / 2, 1 / 2, nan]), "accuracy": (Accuracy(3), "accuracy", [1 / 2, 1, nan])}
+    metrics["f1"] = (MacroF1(3), "f1", [2 / 3, 2 / 3, nan])
+    for metric, name, expected in metrics.values():
+        metric.update(prediction, target)
+        assert metric.per_class() == {name: pytest.approx(torch.tensor(expected), nan_ok=True)}
+    scores = torch.tensor([[0.9, 0.2, 0.6], [0.4, 0.8, 0.1], [0.6, 0.7, 0.2]])
+    labels = torch.tensor([[1.0, 0, 0], [0, 1, 0], [1, 0, nan]])
+    found = TASKS.build("multilabel", "t", classes=("a", "b", "c")).metrics()
+    found.update(scores, labels)
+    # b: of the scores above 0.5, one is right and one is wrong. c has no positive.
+    assert found["f1"].per_class() == {"f1": pytest.approx(torch.tensor([1, 2 / 3, nan]), nan_ok=True)}
+    assert found["auroc"].per_class() == {"auroc": pytest.approx(torch.tensor([1.0, 1.0, nan]), nan_ok=True)}

@@ -134,6 +134,7 @@ def constant(case: Case) -> None:
 def metrics_pool(case: Case) -> None:
     _check_directions(case.task.metrics())
     guess, half = case.task.predict(case.output), SAMPLES // 2
+    _check_classes(case, guess)
     whole = _figures(case, [(guess, case.target)])
     halves = _figures(case, [(guess[:half], case.target[:half]), (guess[half:], case.target[half:])])
     padded = _figures(case, [(guess, case.target), (guess, case.unknown)])
@@ -188,6 +189,18 @@ def _check_directions(metrics: MetricCollection) -> None:
             f"{type(metric).__name__} ({key!r}) does not say `higher_is_better`: True, False, or None for neither"
         )
         assert isinstance(getattr(metric, "unit", ""), str), f"the unit of {key!r} is not a text"
+        assert "/" not in key, f"the metric {key!r} has a slash in its name, as only figures of single classes have"
+
+
+def _check_classes(case: Case, guess: Tensor) -> None:
+    """Checks the figures of single classes, where a metric has them."""
+    for key, metric in case.task.metrics().items():
+        per_class = getattr(metric, "per_class", None)
+        if per_class is not None:
+            metric.update(guess, case.target)
+            for name, values in per_class().items():
+                form, expected = tuple(values.shape), (len(case.task.classes),)
+                assert form == expected, f"{name!r} of `per_class` of {key!r} has the shape {form}, not {expected}"
 
 
 def _figures(case: Case, batches: Sequence[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
