@@ -1,13 +1,13 @@
 """Checks a whole configuration before any work starts."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 from mtlkit.config.keys import meant
-from mtlkit.config.optimizers import has_momentum, optimizer_problems
+from mtlkit.config.optimizers import optimizer_problems
 from mtlkit.config.plugins import import_plugins
-from mtlkit.config.schema import BalancerConfig, Config, DataConfig, PresetConfig, TaskConfig, TrainerConfig
+from mtlkit.config.schema import BalancerConfig, Config, DataConfig, LoraConfig, PresetConfig, TaskConfig, TrainerConfig
 from mtlkit.config.sections import SECTIONS, all_keys, defaults, named, options, section_at
 from mtlkit.network import ENCODERS
 from mtlkit.options import check_together
@@ -27,7 +27,7 @@ def check_config(values: Mapping[str, Any], source: Source) -> Config:
     if "data" in values:
         sections["data"] = _data(values["data"], source)
     if "model" in values:
-        sections["model"] = _section(values["model"], ("model",), source)
+        sections["model"] = _section(_with_lora(values["model"], source), ("model",), source)
     if values.get("preset") is not None:
         sections["preset"] = to_dataclass(PresetConfig, values["preset"], "preset", source)
     sections["trainer"] = to_dataclass(TrainerConfig, values.get("trainer", {}), "trainer", source)
@@ -50,6 +50,13 @@ def _data(values: Any, source: Source) -> DataConfig:
         raise source.error("data.concat", f"expected a list of data sets, found {sets!r}")
     parts = [_section(part, ("data", "concat", str(i)), source) for i, part in enumerate(sets)]
     return to_dataclass(DataConfig, {**values, "concat": tuple(parts)}, "data", source)
+
+
+def _with_lora(values: Any, source: Source) -> Any:
+    """Checks the section `model.lora`, if there is one."""
+    if not isinstance(values, Mapping) or values.get("lora") is None:
+        return values
+    return {**values, "lora": to_dataclass(LoraConfig, values["lora"], "model.lora", source)}
 
 
 def _task(name: str, values: Any, source: Source) -> TaskConfig:
@@ -157,6 +164,12 @@ def _impossible(config: Config) -> list[tuple[str, str]]:
         ("output_dir", not config.output_dir, "the name of the run's folder is empty"),
         ("model.pretrained", config.model.pretrained and untrained, f"encoder {encoder!r} takes no pretrained weights"),
         (
+            "model.freeze",
+            config.model.lora is not None and config.model.freeze is not False,
+            "it does not go with model.lora, which freezes the encoder and trains adapters in it",
+        ),
+        ("model.lora.targets", config.model.lora is not None and not config.model.lora.targets, "it names no layer"),
+        (
             "trainer.max_steps",
             trainer.max_steps is None and trainer.max_epochs is None,
             "training has no end; set trainer.max_steps or trainer.max_epochs",
@@ -220,20 +233,3 @@ def _impossible(config: Config) -> list[tuple[str, str]]:
         ),
     )
     return [(key, why) for key, wrong, why in rules if wrong]
-
-
-def unused(config: Config) -> Iterator[tuple[str, str]]:
-    """Yields the keys of `trainer` that were set but have no effect because of another key, and why."""
-    trainer = config.trainer
-    owners = {"power": ("schedule", "poly")}
-    owners |= dict.fromkeys(("step_size", "step_size_epochs", "gamma"), ("schedule", "step"))
-    defaults = {f.name: f.default for f in fields(trainer)}
-    for key, (owner, value) in owners.items():
-        if getattr(trainer, key) != defaults[key] and getattr(trainer, owner) != value:
-            yield key, f"trainer.{owner} is {getattr(trainer, owner)!r}, not {value!r}"
-    if trainer.momentum != defaults["momentum"] and not has_momentum(trainer.optimizer):
-        yield "momentum", f"the optimizer {trainer.optimizer} has none"
-    if config.model.freeze is True:
-        for key in ("encoder_lr", "layer_decay", "clip_encoder"):
-            if getattr(trainer, key) is not None:
-                yield key, "model.freeze is true, so the encoder does not learn"

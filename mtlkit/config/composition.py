@@ -21,12 +21,13 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mtlkit.balancer import BALANCERS
-from mtlkit.config.checks import check_config, unused
+from mtlkit.config.checks import check_config
 from mtlkit.config.draft import START, Draft
 from mtlkit.config.overrides import names_a_class, place_of, put_word
 from mtlkit.config.plugins import import_plugins
 from mtlkit.config.presets import put_preset, unlike_published
 from mtlkit.config.schema import Config
+from mtlkit.config.unused import unused
 from mtlkit.config.yaml_files import read_mapping
 from mtlkit.registry import suggest
 from mtlkit.run_folder import CONFIG

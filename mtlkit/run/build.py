@@ -18,6 +18,7 @@ from mtlkit.data.loader import Samples
 from mtlkit.data.order import Mixed, Order, Shuffled
 from mtlkit.data.prepared import Prepared, is_prepared
 from mtlkit.engine.freeze import check_space, freeze, frozen_space
+from mtlkit.engine.lora import add_lora
 from mtlkit.engine.model import MultiTaskModel, build_encoder, set_batch_norm
 from mtlkit.registry import options_of, suggest
 from mtlkit.seeding import seed_of
@@ -159,6 +160,8 @@ def build_parts(
     model = MultiTaskModel(encoder, {name: task.decoder(encoder.info) for name, task in tasks.items()})
     set_batch_norm(model, config.model.batch_norm)
     freeze(model, config.model.freeze)
+    if config.model.lora is not None:
+        add_lora(model, config.model.lora)
     check_space(model, balancer, config.balancer.name)
     balancer.setup(tasks, replace(model.encoder_info, image=size))
     return Parts(tasks, model, balancer)
