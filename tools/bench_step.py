@@ -2,8 +2,8 @@
 
     python tools/bench_step.py [--setting a] [--balancers gradnorm rotograd] [--markdown FILE]
 
-Settings, all with random inputs, from random weights, with the encoder's deepest level shared. The encoder of a and b is
-timm's `resnet18`, that of c and d its `vit_base_patch16_224`:
+Settings, all with random inputs, from random weights, with the encoder's deepest level shared. The encoder of a and b
+is timm's `resnet18`, that of c and d its `vit_base_patch16_224`:
 
     a  3 dense tasks on a stride of 8, batches of 4 x 96 x 128 (height x width), heads `conv` of width 64
     b  40 attributes, batches of 32 x 64 x 64, one linear head per attribute
