@@ -9,6 +9,7 @@ from pages import commands_of, files_of, page_of
 
 from mtlkit.cli.main import main
 from mtlkit.config.composition import compose, read_config
+from mtlkit.config.schema import LoraConfig
 
 PAGE = page_of("docs/experiments.md")
 FILES, COMMANDS = files_of(PAGE), commands_of(PAGE)
@@ -55,9 +56,10 @@ def test_the_pages_other_files_compose_as_it_says(page: Path):
     balancers += [files.pop(name).balancer for name in ("short", "mapping", "list")]
     assert balancers == [balancers[0]] * 8
     assert balancers[0].name == "rotograd"
-    assert sorted(files) == ["parts", "preset", "rooms", "tuned"]
+    assert sorted(files) == ["adapters", "parts", "preset", "rooms", "tuned"]
     assert (files["preset"].balancer.options["c"], files["preset"].balancer.options["rescale"]) == (0.3, "c2")
     assert files["preset"].trainer.clip_encoder == 1.0
+    assert files["adapters"].model.lora == LoraConfig(rank=8, targets=("qkv", "attn.proj"))
     assert files["tuned"].trainer.optimizer_options == {"betas": [0.9, 0.98]}
     assert files["rooms"].model.encoder == "resnet34"
     assert files["rooms"].model.options == compose("scenes").model.options

@@ -2,10 +2,13 @@
 
     python tools/bench_step.py [--setting a] [--balancers gradnorm rotograd] [--markdown FILE]
 
-Settings, both on timm's `resnet18` from random weights with its deepest level shared, and random inputs:
+Settings, all with random inputs, from random weights, with the encoder's deepest level shared. The encoder of a and b
+is timm's `resnet18`, that of c and d its `vit_base_patch16_224`:
 
-    a  3 dense tasks on a stride of 8, batches of 4 x 96 x 128 (height x width), heads `conv` of width 64 b  40
-    attributes, batches of 32 x 64 x 64, one linear head per attribute
+    a  3 dense tasks on a stride of 8, batches of 4 x 96 x 128 (height x width), heads `conv` of width 64
+    b  40 attributes, batches of 32 x 64 x 64, one linear head per attribute
+    c  as a, with the ViT
+    d  as c, with adapters of rank 8 (`model.lora`): only these learn, and the space `parameters` compares only these
 
 Every balancer runs in each of its spaces, with its defaults, by `Engine.train_step`. It is compared with: `plain loop`,
 plain summing in a few lines of PyTorch, which shows what the engine costs; `bound`, the least work in the space
@@ -32,6 +35,7 @@ import argparse
 import datetime
 import gc
 import importlib.metadata
+import importlib.util
 import platform
 import shlex
 import sys
@@ -50,8 +54,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mtlkit import BALANCERS, TASKS, Balanced, GramBalancer
 from mtlkit.balancer import Balancer, LossBalancer
-from mtlkit.config.schema import TrainerConfig
+from mtlkit.config.schema import LoraConfig, TrainerConfig
 from mtlkit.engine.engine import Engine
+from mtlkit.engine.lora import add_lora
 from mtlkit.engine.model import MultiTaskModel, build_encoder
 from mtlkit.network import Features
 from mtlkit.run.build import make_accelerator
@@ -87,12 +92,16 @@ class Setting:
     encoder: dict[str, Any]
     size: tuple[int, int]  # height, width
     batch: int
+    lora: LoraConfig | None = None
 
     def model(self) -> tuple[MultiTaskModel, dict[str, Task]]:
         torch.manual_seed(0)
         tasks = self.tasks()
         encoder = build_encoder(image_size=self.size[::-1], levels=[-1], **self.encoder)
-        return MultiTaskModel(encoder, {name: task.decoder(encoder.info) for name, task in tasks.items()}), tasks
+        model = MultiTaskModel(encoder, {name: task.decoder(encoder.info) for name, task in tasks.items()})
+        if self.lora is not None:
+            add_lora(model, self.lora)
+        return model, tasks
 
     def inputs(self) -> Batch:
         generator = torch.Generator().manual_seed(0)
@@ -122,6 +131,7 @@ def attributes() -> dict[str, Task]:
     return {name: TASKS.build("multilabel", name, (name,), decoder="linear") for name in names}
 
 
+VIT = {"name": "vit_base_patch16_224"}
 SETTINGS = {
     "a": Setting(
         "3 dense tasks, resnet18 at stride 8, batches of 4 x 96 x 128",
@@ -131,6 +141,15 @@ SETTINGS = {
         4,
     ),
     "b": Setting("40 attributes, resnet18, batches of 32 x 64 x 64", attributes, {"name": "resnet18"}, (64, 64), 32),
+    "c": Setting("3 dense tasks, vit_base_patch16_224, batches of 4 x 96 x 128", dense_tasks, VIT, (96, 128), 4),
+    "d": Setting(
+        "as c, with LoRA of rank 8 on qkv and attn.proj",
+        dense_tasks,
+        VIT,
+        (96, 128),
+        4,
+        LoraConfig(rank=8, targets=("qkv", "attn.proj")),
+    ),
 }
 
 
@@ -277,7 +296,7 @@ def torchjd(name: str, at_features: bool) -> Callable[[Setting, Batch], Step]:
 
         aggregator = {"upgrad": UPGrad, "mgda": MGDA}[name]()
         loop = Loop(setting, batch)
-        shared = list(loop.model.encoder.parameters())
+        shared = [p for p in loop.model.encoder.parameters() if p.requires_grad]
 
         def step() -> None:
             levels: Features = []
@@ -568,7 +587,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.set_num_threads(args.threads)
     page = [heading(args.threads, sys.argv[1:] if argv is None else argv)]
     for name, setting in SETTINGS.items():
-        if args.setting in (None, name):
+        if setting.lora is not None and importlib.util.find_spec("peft") is None:
+            progress(f"setting {name} needs peft: pip install 'mtlkit[lora]'")
+        elif args.setting in (None, name):
             rows, skipped = measure(setting, args.balancers, args.repeats, args.seconds, CLOCKS[args.clock])
             notes = [f"Skipped: `{key}`, {reason}\n" for key, reason in skipped.items()]
             tables = [table(rows), *filter(None, [table_of_loops(rows)])]

@@ -55,7 +55,7 @@ def export_command(arguments: argparse.Namespace, result: Any) -> None:
     if out is None:
         return
     found = export_model(model, out, format_, dynamic_size=arguments.dynamic_size)
-    _print(f"{out}: image (B, 3, H, W) in [0, 1] -> {', '.join(found)}")
+    _print(f"{out}: image (B, {model.description.channels}, H, W) in [0, 1] -> {', '.join(found)}")
     if (precision := model.config.trainer.precision) != "fp32":
         _print(
             f"The run computed in {precision}, and this file computes in float32: predictions differ by the rounding."

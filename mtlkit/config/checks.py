@@ -11,6 +11,7 @@ from mtlkit.config.schema import (
     BalancerConfig,
     Config,
     DataConfig,
+    LoraConfig,
     PresetConfig,
     TaskConfig,
     TrainedConfig,
@@ -57,7 +58,7 @@ def _of_model(values: Mapping[str, Any], source: Source) -> dict[str, Any]:
     """Returns the checked sections that have nothing to do with data, as far as there are any."""
     sections: dict[str, Any] = {"trainer": to_dataclass(TrainerConfig, values.get("trainer", {}), "trainer", source)}
     if "model" in values:
-        sections["model"] = _section(values["model"], ("model",), source)
+        sections["model"] = _section(_with_lora(values["model"], source), ("model",), source)
     if isinstance(tasks := values.get("task"), Mapping):
         sections["task"] = {str(name): _task(str(name), task, source) for name, task in tasks.items()}
     if "balancer" in values:
@@ -74,6 +75,13 @@ def _data(values: Any, source: Source) -> DataConfig:
         raise source.error("data.concat", f"expected a list of data sets, found {sets!r}")
     parts = [_section(part, ("data", "concat", str(i)), source) for i, part in enumerate(sets)]
     return to_dataclass(DataConfig, {**values, "concat": tuple(parts)}, "data", source)
+
+
+def _with_lora(values: Any, source: Source) -> Any:
+    """Checks the section `model.lora`, if there is one."""
+    if not isinstance(values, Mapping) or values.get("lora") is None:
+        return values
+    return {**values, "lora": to_dataclass(LoraConfig, values["lora"], "model.lora", source)}
 
 
 def _task(name: str, values: Any, source: Source) -> TaskConfig:
@@ -180,6 +188,12 @@ def _impossible(config: Config) -> list[tuple[str, str]]:
         ("task", not config.task, "there is no task to learn"),
         ("output_dir", not config.output_dir, "the name of the run's folder is empty"),
         ("model.pretrained", config.model.pretrained and untrained, f"encoder {encoder!r} takes no pretrained weights"),
+        (
+            "model.freeze",
+            config.model.lora is not None and config.model.freeze is not False,
+            "it does not go with model.lora, which freezes the encoder and trains adapters in it",
+        ),
+        ("model.lora.targets", config.model.lora is not None and not config.model.lora.targets, "it names no layer"),
         (
             "trainer.max_steps",
             trainer.max_steps is None and trainer.max_epochs is None,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 from mtlkit.files import write_whole
-from mtlkit.typed import Bound, Count, Natural, NonNegative, Positive, Share
+from mtlkit.typed import Bound, Count, Natural, NonNegative, Positive, Share, ShareBelowOne
 
 #: The trackers of Accelerate.
 Tracker = Literal[
@@ -75,6 +75,21 @@ class DataConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LoraConfig:
+    """Small adapters that learn in place of the encoder's weights. The package `peft` makes them."""
+
+    rank: Count  #: the rank of an adapter's two matrices
+    targets: tuple[str, ...] = ("qkv", "proj")  #: ends of the names of layers, such as attn.qkv
+    alpha: Count | None = None  #: the adapter counts alpha / rank times; null: once
+    dropout: ShareBelowOne = 0.0  #: of the adapters' inputs
+
+    @property
+    def scale(self) -> float:
+        """The factor of the adapters: alpha / rank."""
+        return (self.alpha or self.rank) / self.rank
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """The shared encoder. `options` are the options of this encoder."""
 
@@ -82,6 +97,7 @@ class ModelConfig:
     pretrained: bool | str = False  #: true: the published weights; or the path of a file of weights
     init_from: str | None = None  #: the folder of a run whose weights this run starts from, as far as they fit
     freeze: bool | Count = False  #: true: the whole encoder does not learn; a number N: its stem and first N stages
+    lora: LoraConfig | None = None  #: trains adapters in the encoder, whose own weights stand still
     batch_norm: Literal["local", "sync", "frozen"] = "local"  #: statistics of one process, of all processes, or fixed
     options: dict[str, Any] = field(default_factory=dict)
 

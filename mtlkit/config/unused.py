@@ -1,4 +1,4 @@
-"""Keys that were set and have no effect, because of another key."""
+"""Settings that were made but have no effect because of another one."""
 
 from collections.abc import Iterator
 from dataclasses import fields

@@ -19,6 +19,7 @@ from mtlkit.data.loader import Samples
 from mtlkit.data.order import Mixed, Order, Shuffled
 from mtlkit.data.prepared import Prepared, is_prepared
 from mtlkit.engine.freeze import check_space, freeze, frozen_space
+from mtlkit.engine.lora import add_lora
 from mtlkit.engine.model import MultiTaskModel, build_encoder, set_batch_norm
 from mtlkit.registry import options_of, suggest
 from mtlkit.run.trackers import check_trackers
@@ -158,6 +159,8 @@ def build_parts(
     model = build_model(config.model, tasks, size, channels, pretrained=config.model.pretrained)
     set_batch_norm(model, config.model.batch_norm)
     freeze(model, config.model.freeze)
+    if config.model.lora is not None:
+        add_lora(model, config.model.lora)
     check_space(model, balancer, config.balancer.name)
     balancer.setup(tasks, replace(model.encoder_info, image=size))
     return Parts(tasks, model, balancer)

@@ -16,6 +16,7 @@ from mtlkit.engine.averaged import average_in_words
 from mtlkit.engine.engine import Engine, Record
 from mtlkit.engine.evaluation import directions, evaluate_constants, evaluate_model, units
 from mtlkit.engine.freeze import frozen_in_words
+from mtlkit.engine.lora import lora_in_words
 from mtlkit.log import JsonLines
 from mtlkit.observer import OBSERVERS, Observer, Observers
 from mtlkit.report import save_pictures, write_report
@@ -216,7 +217,8 @@ class Experiment:
         method = self.config.balancer.name
         frozen = frozen_in_words(parts.model, parts.balancer, method, engine.decoder_gradients)
         averaged = average_in_words(self.config.trainer.ema, engine.total_steps, has_adapters(parts.balancer))
-        return taken | {"model": [*taken.get("model", ()), *frozen, *averaged]}
+        lora = lora_in_words(parts.model, self.config.model.lora)
+        return taken | {"model": [*taken.get("model", ()), *lora, *frozen, *averaged]}
 
     def _facts(self, parts: Parts, engine: Engine) -> Record:
         versions = {name: importlib.metadata.version(name) for name in PACKAGES}

@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from mtlkit.engine.lora import merge_lora
 from mtlkit.engine.predictor import Predictor
 from mtlkit.files import write_whole
 from mtlkit.run.checkpoint import step_of
@@ -66,22 +67,23 @@ def export_model(
     """
     check_export(out, format_)
     network, balancer = deepcopy((model.predictor.model, model.predictor.balancer))
+    merge_lora(network.encoder)
     for part in filter(None, (network, balancer)):
         part.to("cpu", torch.float32)
     predictor = Predictor(network, model.tasks, balancer, torch.device("cpu"), "fp32")
-    width, height = model.size
+    (width, height), channels = model.size, model.description.channels
     sizes = [(width, height)]
     if dynamic_size:
         sizes.append((2 * width, 3 * height))  # unequal factors, or width and height could be mistaken for each other
         network.encoder.check_size(*sizes[-1])
-    example = predictor.predictions(torch.zeros(1, 3, height, width), {})
+    example = predictor.predictions(torch.zeros(1, channels, height, width), {})
     text = json.dumps(metadata(model, example, dynamic_size=dynamic_size))
-    data, run = WRITERS[format_](Graph(predictor).eval(), model.size, dynamic_size, text)
+    data, run = WRITERS[format_](Graph(predictor).eval(), (channels, height, width), dynamic_size, text)
     found = dict.fromkeys(predictor.tasks, 0.0)
     draw = torch.Generator().manual_seed(0)
     for wide, high in sizes:
         for batch in (1, 3):  # the graph was made from a batch of 2
-            image = torch.rand(batch, 3, high, wide, generator=draw)
+            image = torch.rand(batch, channels, high, wide, generator=draw)
             expected = predictor.predictions(image, {})
             with _at_size(batch, wide, high, dynamic_size):
                 outputs = run(image)
@@ -127,7 +129,7 @@ def tolerance_of(prediction: Tensor) -> float:
 
 def metadata(model: TrainedModel, predictions: Outputs, *, dynamic_size: bool) -> dict[str, Any]:
     """Returns what the file says about itself: input, outputs with classes and units, balancer, origin."""
-    (width, height), config = model.size, model.config
+    (width, height), channels, config = model.size, model.description.channels, model.config
     outputs = {}
     for name, task in model.tasks.items():
         found = predictions[name]
@@ -146,9 +148,9 @@ def metadata(model: TrainedModel, predictions: Outputs, *, dynamic_size: bool) -
         "mtlkit": importlib.metadata.version("mtlkit"),
         "input": {
             "name": "image",
-            "shape": ["batch", 3, *(("height", "width") if dynamic_size else (height, width))],
+            "shape": ["batch", channels, *(("height", "width") if dynamic_size else (height, width))],
             "range": [0, 1],
-            "colours": "RGB",
+            "colours": "RGB" if channels == 3 else None,
             "normalisation": "in the graph",
             "resizing": model.description.resizing,
             "trained_size": {"width": width, "height": height},
@@ -168,7 +170,8 @@ def export_encoder(model: TrainedModel, out: Path) -> str:
     Raises `OSError` if the file cannot be written, and `FileExistsError` if it exists.
     """
     check_export(out)
-    encoder = model.predictor.model.encoder
+    encoder = deepcopy(model.predictor.model.encoder)
+    merge_lora(encoder)
     weights, names = encoder.portable_weights()
     about = {"encoder": model.config.model.encoder, "names": names, "mtlkit": importlib.metadata.version("mtlkit")}
     # Copies: safetensors refuses tensors that share memory, such as tied weights.

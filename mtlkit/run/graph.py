@@ -19,7 +19,7 @@ Run = Callable[[Tensor], Outputs]
 
 
 class Graph(nn.Module):
-    """What is exported: image (B, 3, H, W) in [0, 1] -> predictions by task.
+    """What is exported: image (B, C, H, W) in [0, 1] -> predictions by task.
 
     Every part is a module, so that its weights become constants of the graph. `None` as the balancer: no adapters.
     """
@@ -33,7 +33,7 @@ class Graph(nn.Module):
         return {name: task.predict(outputs[name]) for name, task in self.tasks.items()}
 
 
-def _onnx(graph: Graph, size: tuple[int, int], dynamic: bool, text: str) -> tuple[bytes, Run]:
+def _onnx(graph: Graph, shape: tuple[int, int, int], dynamic: bool, text: str) -> tuple[bytes, Run]:
     import onnxruntime
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
@@ -43,7 +43,7 @@ def _onnx(graph: Graph, size: tuple[int, int], dynamic: bool, text: str) -> tupl
     with _exporting("onnx", *refusals):
         program = torch.onnx.export(
             graph,
-            (_example(size),),
+            (_example(shape),),
             dynamo=True,
             dynamic_shapes={"image": axes},
             input_names=["image"],
@@ -65,12 +65,12 @@ def _onnx(graph: Graph, size: tuple[int, int], dynamic: bool, text: str) -> tupl
     return data, run
 
 
-def _pt2(graph: Graph, size: tuple[int, int], dynamic: bool, text: str) -> tuple[bytes, Run]:
+def _pt2(graph: Graph, shape: tuple[int, int, int], dynamic: bool, text: str) -> tuple[bytes, Run]:
     axes: dict[int, Any] = {0: torch.export.Dim("batch")}
     if dynamic:
         axes |= {2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO}  # some networks take multiples only
     with _exporting("pt2"):
-        program = torch.export.export(graph, (_example(size),), dynamic_shapes={"image": axes})
+        program = torch.export.export(graph, (_example(shape),), dynamic_shapes={"image": axes})
         file = io.BytesIO()
         torch.export.save(program, file, extra_files={f"{METADATA}.json": text})
         module = torch.export.load(io.BytesIO(file.getvalue())).module()
@@ -99,9 +99,9 @@ def _exporting(format_: str, *refusals: type[Exception]) -> Iterator[None]:
         raise ValueError(f"This network cannot become a program of the format {format_}: {reason}") from error
 
 
-def _example(size: tuple[int, int]) -> Tensor:
-    return torch.rand(2, 3, size[1], size[0], generator=torch.Generator().manual_seed(0))
+def _example(shape: tuple[int, int, int]) -> Tensor:
+    return torch.rand(2, *shape, generator=torch.Generator().manual_seed(0))
 
 
 #: By format: what makes the bytes of a file, with the text of its metadata, and reads them back as a function.
-WRITERS: dict[str, Callable[[Graph, tuple[int, int], bool, str], tuple[bytes, Run]]] = {"onnx": _onnx, "pt2": _pt2}
+WRITERS: dict[str, Callable[[Graph, tuple[int, int, int], bool, str], tuple[bytes, Run]]] = {"onnx": _onnx, "pt2": _pt2}

@@ -10,8 +10,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from mtlkit.config.schema import Config, TrainerConfig
+from mtlkit.config.schema import Config, LoraConfig, TrainerConfig
 from mtlkit.config.yaml_files import read_mapping
+from mtlkit.engine.lora import merged, with_base_names
 from mtlkit.engine.predictor import dtype_of
 from mtlkit.run import checkpoint
 from mtlkit.run.build import Parts
@@ -21,7 +22,7 @@ from mtlkit.target import Target
 
 SHOWN = 3  #: the largest number of tensors that a sentence names
 #: Keys of `model` that say how a run starts or trains. Features of the same weights do not depend on them.
-OF_TRAINING = frozenset({"pretrained", "batch_norm", "init_from", "freeze"})
+OF_TRAINING = frozenset({"pretrained", "batch_norm", "init_from", "freeze", "lora"})
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,10 @@ def take_weights(parts: Parts, config: Config, weights: Weights, targets: Mappin
     parts.model.to(dtype)  # now, or weights in float64 would lose digits
     parts.balancer.to(dtype)
     tasks = {name.split(".")[1] for name in found if name.startswith("decoders.")}
-    encoder = _take("Encoder", parts.model.encoder, _inside(found, "encoder."))
+    own, merges = _inside(found, "encoder."), _other_adapters(there, config)
+    if merges is not None:  # so that the features are those of that run
+        own = merged(own, merges.scale)
+    encoder = _take("Encoder", parts.model.encoder, with_base_names(own, parts.model.encoder.state_dict()))
     if not set(encoder.taken) & {name for name, _ in parts.model.encoder.named_parameters()}:
         its = (there.get("model") or {}).get("encoder")
         raise ValueError(
@@ -102,6 +106,8 @@ def take_weights(parts: Parts, config: Config, weights: Weights, targets: Mappin
             f"encoder {config.model.encoder!r} by name and shape. Take the same encoder, or another run to start from."
         )
     lines = [str(encoder)]
+    if merges is not None:
+        lines.append(f"The adapters there (model.lora of rank {merges.rank}) were merged into the encoder's weights.")
     for task, decoder in parts.model.decoders.items():
         lines.append(str(_take(f"Decoder of {task}", decoder, _inside(found, f"decoders.{task}."))))
     if gone := sorted(tasks - parts.tasks.keys()):
@@ -129,6 +135,15 @@ def _take(part: str, module: nn.Module, found: Mapping[str, Tensor]) -> Taken:
         own[name].copy_(found[name])
     new = [name if name not in found else _shapes(name, found[name], own[name]) for name in own if name not in taken]
     return Taken(part, taken, new, [name for name in found if name not in own])
+
+
+def _other_adapters(there: Mapping[str, Any], config: Config) -> LoraConfig | None:
+    """Returns the adapters of the encoder there, unless this run has the same ones and goes on with them."""
+    values = (there.get("model") or {}).get("lora")
+    if values is None:
+        return None
+    its = LoraConfig(**values | {"targets": tuple(values["targets"])})
+    return None if its == config.model.lora else its
 
 
 def _take_state(parts: Parts, config: Config, weights: Weights, there: Mapping[str, Any], tasks: set[str]) -> str:

@@ -15,6 +15,7 @@ from mtlkit.config.schema import TrainedConfig
 from mtlkit.config.trained import read_trained
 from mtlkit.data.files import image_tensor, resize
 from mtlkit.data.images import Given, pixels_of
+from mtlkit.engine.lora import add_lora
 from mtlkit.engine.predictor import Predictor, dtype_of
 from mtlkit.registry import suggest
 from mtlkit.run import checkpoint
@@ -137,6 +138,8 @@ def load_run(
     with torch.random.fork_rng(devices=[]):
         tasks = build_tasks(config.task, targets, described.size)
         model = build_model(config.model, tasks, described.size, described.channels, pretrained=False)
+        if config.model.lora is not None:
+            add_lora(model, config.model.lora)
         balancer = None
         if config.balancer is not None:
             balancer = BALANCERS.build(config.balancer.name, tasks=tuple(tasks), **config.balancer.options)
