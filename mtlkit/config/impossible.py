@@ -1,6 +1,8 @@
 """Combinations of settings that are impossible, each with the key at fault and the reason."""
 
 from mtlkit.config.schema import Config
+from mtlkit.config.sections import options
+from mtlkit.network import ENCODERS
 
 
 def impossible_data(config: Config) -> list[tuple[str, str]]:
