@@ -79,8 +79,8 @@ def frozen_in_words(model: MultiTaskModel, balancer: Balancer, method: str, deco
     if not model.frozen:
         return []
     own = list(model.encoder.parameters())
-    fixed = sum(p.numel() for p in own if not p.requires_grad)
-    lines = [f"Frozen: {fixed:,} of the encoder's {sum(p.numel() for p in own):,} parameters; they stay in eval mode."]
+    still = sum(p.numel() for p in own if not p.requires_grad)
+    lines = [f"Frozen: {still:,} of the encoder's {sum(p.numel() for p in own):,} parameters; they stay in eval mode."]
     if not any(p.requires_grad for p in own):
         lines.append(f"The encoder gets no gradient, so {method} {_left_to_do(balancer, decoders)}.")
     return lines
