@@ -104,8 +104,9 @@ def test_figures_checkpoints_and_predictions_are_of_the_average(train, precision
 
 
 def test_two_steps_and_two_after_a_resume_equal_four(train):
-    whole = train("whole", "trainer.max_steps=4", "trainer.optimizer=lamb", "trainer.layer_decay=0.5")
-    words = ("trainer.optimizer=lamb", "trainer.layer_decay=0.5")
+    """Also with a frozen stem and stage, another optimizer and a rate for each layer."""
+    words = ("trainer.optimizer=lamb", "trainer.layer_decay=0.5", "model.freeze=1")
+    whole = train("whole", "trainer.max_steps=4", *words)
     train("half", "trainer.max_steps=2", *words)
     half = train("half", "trainer.max_steps=4", *words, resume=True)
     for one, two in zip(saved(whole), saved(half), strict=True):

@@ -255,7 +255,7 @@ def plain_loop(setting: Setting, batch: Batch) -> Step:
 def in_loop(name: str, space: str) -> Callable[[Setting, Batch], Step]:
     def make(setting: Setting, batch: Batch) -> Step:
         loop = Loop(setting, batch)
-        options = {"space": space} if len(BALANCERS.get(name).spaces) > 1 else {}
+        options: dict[str, Any] = {"space": space} if len(BALANCERS.get(name).spaces) > 1 else {}
         balanced = Balanced(name, tasks=loop.tasks, encoder=loop.model.encoder, **options)
         balanced.follow(loop.optimizer)
 
