@@ -90,7 +90,7 @@ def test_figures_checkpoints_and_predictions_are_of_the_average(train, precision
     averaged, weights = saved(run)
     assert averaged.keys() == weights.keys()
     assert any(not torch.equal(value, weights[name]) for name, value in averaged.items())
-    _, predictor, _ = load_run(run, "last")
+    predictor = load_run(run, "last").predictor
     assert all(torch.equal(value, averaged[name]) for name, value in predictor.model.state_dict().items())
     logged = [record for record in log.read_log(run / "metrics.jsonl") if record["split"] == "val"][-1]
     figures = evaluate_run(run, name="last")

@@ -155,7 +155,7 @@ def test_the_first_sample_is_checked_before_any_work() -> None:
     def change(index: int, sample: Sample) -> None:
         sample["image"] = torch.zeros(HEIGHT, WIDTH, 3)
 
-    with pytest.raises(ValueError, match=r"Sample 0: the image must be a float32 tensor \(3, H, W\), found float32"):
+    with pytest.raises(ValueError, match=r"tensor \(C, H, W\), found float32 \(4, 6, 3\)\. The channels come first"):
         Samples(Toy(change=change))
     with pytest.raises(ValueError, match="no samples"):
         Samples(Toy(0))

@@ -20,6 +20,7 @@ from mtlkit.solvers import (
     dual_cone_projection,
     min_norm_point,
 )
+from mtlkit.step import Step
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "conformance" / "gram_weights.json"
 METHODS = ("mgda", "cagrad", "nash", "fairgrad", "upgrad", "dual_projection", "aligned_mtl")
@@ -500,8 +501,11 @@ def test_nash_keeps_small_weights_and_zeros_too():
 
     def weights(balancer, number, *squares):
         gram = torch.diag(torch.tensor(squares, dtype=torch.float64))
-        step = SimpleNamespace(number=number, tasks=balancer.tasks, gram=gram)
+        step = Step(balancer, number=number)
+        step.tasks, step.losses = balancer.tasks, torch.ones(len(squares))
+        step.gradients = SimpleNamespace(gram=lambda: gram)
         balancer.combine(step)
+        balancer.after_step(step)
         return step.decoder_weights.tolist()
 
     for second, kept in ((16.0, 0.25), (0.0, 0.0)):

@@ -77,6 +77,11 @@ class Samples(TorchDataset[Loaded]):
             raise ValueError(
                 f"{dataset.label(index)}: the image must be a float32 tensor (C, H, W), found {_found(image)}."
             )
+        if image.shape[2] in (3, 4) and image.shape[0] > image.shape[2]:  # nobody's images are 3 pixels wide
+            raise ValueError(
+                f"{dataset.label(index)}: the image must be a float32 tensor (C, H, W), found {_found(image)}. The "
+                f"channels come first: image.permute(2, 0, 1)."
+            )
         # All images of a batch must have one size, and the first one decides. So a message can name the one that
         # differs.
         self._shape = tuple(image.shape)
