@@ -1,11 +1,11 @@
 """The commands `mtlkit export` and `mtlkit push`, for models that leave mtlkit or this machine."""
 
 import argparse
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mtlkit.cli.output import print_lines
 from mtlkit.run_folder import CONFIG, check_run
 
 EXPORT = "Write a model as a file that works without mtlkit: ONNX, torch.export, or the encoder's weights."
@@ -51,18 +51,17 @@ def export_command(arguments: argparse.Namespace, result: Any) -> None:
             check_export(path, kind)
     model = load_run(arguments.run, arguments.checkpoint, "cpu")
     if encoder is not None:
-        _print(f"{encoder}: the encoder's weights; {export_encoder(model, encoder)}.")
+        print_lines([f"{encoder}: the encoder's weights; {export_encoder(model, encoder)}."])
     if out is None:
         return
     found = export_model(model, out, format_, dynamic_size=arguments.dynamic_size)
-    _print(f"{out}: image (B, {model.description.channels}, H, W) in [0, 1] -> {', '.join(found)}")
+    print_lines([f"{out}: image (B, {model.description.channels}, H, W) in [0, 1] -> {', '.join(found)}"])
     if (precision := model.config.trainer.precision) != "fp32":
-        _print(
-            f"The run computed in {precision}, and this file computes in float32: predictions differ by the rounding."
-        )
-    _print("Largest difference to the model on random images (of class numbers: the share that differs):")
+        why = f"The run computed in {precision}, and this file computes in float32: predictions differ by the rounding."
+        print_lines([why])
+    print_lines(["Largest difference to the model on random images (of class numbers: the share that differs):"])
     for name, (difference, most) in found.items():
-        _print(f"  {name}: {difference:.2g} (allowed: {most:g})")
+        print_lines([f"  {name}: {difference:.2g} (allowed: {most:g})"])
 
 
 def push_command(arguments: argparse.Namespace, result: Any) -> None:
@@ -79,8 +78,4 @@ def push_command(arguments: argparse.Namespace, result: Any) -> None:
         update=arguments.update,
         training_state=arguments.training_state,
     )
-    _print(address, *(f"  {file}" for file in files))
-
-
-def _print(*lines: str) -> None:
-    sys.stdout.writelines(f"{line}\n" for line in lines)
+    print_lines([address, *(f"  {file}" for file in files)])

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from timm.models import group_parameters
 from torch import nn
 
-from mtlkit.balancer import Balancer
+from mtlkit.balancer import Balancer, has_adapters
 from mtlkit.engine.decoder_gradients import DecoderGradients
 from mtlkit.engine.model import MultiTaskModel
 from mtlkit.engine.shared import shared_parameters
@@ -88,7 +88,7 @@ def frozen_in_words(model: MultiTaskModel, balancer: Balancer, method: str, deco
 
 def _left_to_do(balancer: Balancer, decoders: DecoderGradients) -> str:
     acts = []
-    if type(balancer).adapter is not Balancer.adapter:
+    if has_adapters(balancer):
         acts.append("adapts the features of each task")
     if decoders.given == "weighted":
         acts.append("weighs the gradients of the decoders")

@@ -33,9 +33,14 @@ def pairs_of(losses: Mapping[str, LossOf], tasks: Sequence[str]) -> dict[str, tu
     return {name: _pair(name, losses[name]) for name in tasks if name in losses}
 
 
+def _parts(value: Any) -> tuple[Any, Any]:
+    """Returns a pair as it is; a mean counts as the sum of one element."""
+    return (value[0], value[1]) if isinstance(value, tuple | list) and len(value) == 2 else (value, 1.0)
+
+
 def _pair(name: str, loss: Any) -> tuple[Tensor, Tensor]:
     what = f"The loss of task {name!r} must be a scalar tensor, or a pair (sum over the valid elements, their number)"
-    total, count = loss if isinstance(loss, tuple | list) and len(loss) == 2 else (loss, 1.0)
+    total, count = _parts(loss)
     if not isinstance(total, Tensor) or total.shape != ():
         raise ValueError(f"{what}, got {described(total)}. Take .mean(), or (.sum(), number).")
     if not total.is_floating_point():
@@ -139,8 +144,7 @@ def indicator_pairs(
             # Several processes send one row for each task: another one may know this indicator.
             given[name] = (like.detach().new_zeros(()), like.detach().new_zeros(())) if world_size() > 1 else None
             continue
-        total, count = value if isinstance(value, tuple | list) and len(value) == 2 else (value, 1.0)
-        given[name] = tuple(torch.as_tensor(x).detach().to(like.device) for x in (total, count))  # type: ignore[assignment]
+        given[name] = tuple(torch.as_tensor(x).detach().to(like.device) for x in _parts(value))  # type: ignore[assignment]
     for name, (total, count) in _numbers({name: pair for name, pair in given.items() if pair is not None}).items():
         if count > 0 and not 0 <= total / count <= 1:
             raise ValueError(f"The indicator of task {name!r} is {total / count:g}. It must be in [0, 1].")
