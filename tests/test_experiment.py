@@ -363,7 +363,7 @@ def test_a_folder_that_cannot_be_made_is_refused(compose, tmp_path):
 def test_control_tasks_train(compose):
     names = ["noise", "opposite", "duplicate"]
     run = compose(f"data.controls=[{','.join(names)}]", f"task=[depth,{','.join(names)}]", "trainer.max_steps=2").run()
-    last = log.read_log(run / "metrics.jsonl")[-1]
+    last = [record for record in log.read_log(run / "metrics.jsonl") if record["split"] == "val"][-1]
     assert all(last[f"loss/{name}"] is not None for name in names)
     with pytest.raises(ValueError, match=r"task\.noise: the data set 'scenes' has no such target"):
         compose("task=[depth,noise]", "trainer.max_steps=2", folder="other").run()

@@ -140,7 +140,7 @@ class Engine:
         """Logs an evaluation. Returns whether it is the best so far; only the split `val` can be."""
         record = {"step": self.step, "epoch": self.step // self.steps_per_epoch, "split": split} | record
         best = split == "val" and self.monitor.update(record)
-        self.observer.evaluation(record | {"best": True} if best else record)
+        self.observer.evaluation(record | self.monitor.entries if split == "val" else record)
         if split == "val" and self.monitor.remark:
             self.note({"incident": self.monitor.remark})
         return best

@@ -23,6 +23,7 @@ class Monitor:
 
     Attributes:
         best: the value of the best evaluation (lower is better); None until there is one.
+        entries: what the log says of the last evaluation: its value as `monitor`, and `best` if it is the best so far.
         without_gain: the number of evaluations since the best one.
         initial: the values of the first evaluation for the figures that count; None before it.
         remark: what a reader must know about the last evaluation, in a sentence; usually empty.
@@ -59,21 +60,24 @@ class Monitor:
             raise ValueError(f"trainer.baseline: {zero[0]} is 0, and no gain is relative to that. Leave it out.")
         self.signs = {name: -1.0 if known[name] else 1.0 for name in self.keys}
         self.best: float | None = None
+        self.entries: dict[str, float | bool] = {}
         self.without_gain = 0
         self.initial: dict[str, float] | None = None
         self.remark = ""
 
     def update(self, record: Mapping[str, Any]) -> bool:
         """Returns whether this evaluation is the best so far. The first one, of the untrained model, never is."""
-        self.remark = ""
+        self.remark, self.entries = "", {}
         if self.initial is None:
             self._begin(record)
             return False
         value = self._value(record)
+        self.entries = {} if value is None else {"monitor": value}
         # Strictly below: of equal evaluations the earlier one is kept, and a metric that stands still counts as no
         # gain.
         if value is not None and (self.best is None or value < self.best):
             self.best, self.without_gain = value, 0
+            self.entries["best"] = True
             return True
         if self.best is not None:
             self.without_gain += 1

@@ -1,8 +1,5 @@
 """Runs an experiment: trains a model as its configuration says and writes a folder."""
 
-import datetime
-import importlib.metadata
-import platform
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -12,17 +9,14 @@ from mtlkit.config.composition import compose
 from mtlkit.config.presets import unlike_published
 from mtlkit.config.schema import Config
 from mtlkit.data.loader import Samples, eval_loader, train_loader
-from mtlkit.engine.averaged import average_in_words
 from mtlkit.engine.engine import Engine, Record
-from mtlkit.engine.evaluation import directions, evaluate_constants, evaluate_model, units
-from mtlkit.engine.freeze import frozen_in_words
-from mtlkit.engine.lora import lora_in_words
+from mtlkit.engine.evaluation import evaluate_constants, evaluate_model
+from mtlkit.errors import StepError
 from mtlkit.log import JsonLines
 from mtlkit.observer import OBSERVERS, Observer, Observers
 from mtlkit.report import save_pictures, write_report
 from mtlkit.run import checkpoint
 from mtlkit.run.build import (
-    Parts,
     build_balancer,
     build_dataset,
     build_order,
@@ -34,8 +28,10 @@ from mtlkit.run.build import (
 from mtlkit.run.claim import claimed
 from mtlkit.run.description import Description
 from mtlkit.run.drawing import draw
+from mtlkit.run.facts import about_the_model, facts
 from mtlkit.run.first_look import FirstLook
 from mtlkit.run.init_from import take_weights
+from mtlkit.run.memory import PeakMemory
 from mtlkit.run.start import Start, open_run
 from mtlkit.run.trackers import start_trackers
 from mtlkit.run.trial_pass import check_halves, check_normalisation
@@ -89,6 +85,7 @@ class Experiment:
         config = self.config
         # This order matters. The device comes first, then the seeds, and then the parts that draw their start values.
         accelerator = make_accelerator(config.trainer, self.folder / "trackers")
+        memory = PeakMemory(accelerator.device)
         make_deterministic(config)
         build_balancer(config)  # only to find a wrong option before the data sets are opened, which can take long
         with distributed.main_first():  # the main process may fill a cache, which the other processes then use
@@ -148,13 +145,13 @@ class Experiment:
         distributed.main_decides(prepare)  # a tracker that cannot start must not leave the other processes waiting
         status = "stopped"  # unless the last line of the block is reached
         try:
-            engine.start(self._facts(parts, engine))
+            engine.start(facts(config, parts, engine))
             for incident in start.incidents:  # found before there was a log
                 engine.note({"incident": incident})
             if best_lost:
                 engine.note({"best_lost": True, "incident": BEST_LOST})
             if not start.begun:
-                engine.note(self._about_the_model(parts, engine, taken))
+                engine.note(about_the_model(config, parts, engine, taken))
                 if remark := unlike_published(config):
                     engine.note({"incident": remark})
                 look = FirstLook(training, validation, config.data.validation)
@@ -164,8 +161,12 @@ class Experiment:
             engine.fit(batches, lambda: evaluate_engine(engine, checks), self._saver(engine))
             # The pictures and the model after `run` are those of the checkpoint that the results are taken from.
             distributed.main_decides(lambda: self._load_results(engine))
+            engine.note({"status": "finished", "peak_memory": memory.bytes(), "memory_of": memory.of})
             status = "finished"  # a report that cannot be drawn does not make a finished run a stopped one
             distributed.main_decides(lambda: self._show(engine, validation))
+        except StepError as error:
+            engine.note({"status": "diverged", "incident": str(error)})  # for those who read the log of many runs
+            raise
         finally:
             engine.finish(status)
 
@@ -211,31 +212,6 @@ class Experiment:
             bounds=dataset.bounds,
         ).save(self.folder)
         self.config.save(self.folder / CONFIG)
-
-    def _about_the_model(self, parts: Parts, engine: Engine, taken: Record) -> Record:
-        """Returns a record with sentences about the model that a reader of the figures must know."""
-        method = self.config.balancer.name
-        frozen = frozen_in_words(parts.model, parts.balancer, method, engine.decoder_gradients)
-        averaged = average_in_words(self.config.trainer.ema, engine.total_steps, has_adapters(parts.balancer))
-        lora = lora_in_words(parts.model, self.config.model.lora)
-        return taken | {"model": [*taken.get("model", ()), *lora, *frozen, *averaged]}
-
-    def _facts(self, parts: Parts, engine: Engine) -> Record:
-        versions = {name: importlib.metadata.version(name) for name in PACKAGES}
-        return {
-            "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "total_steps": engine.total_steps,
-            "processes": distributed.world_size(),
-            "versions": {"python": platform.python_version()} | versions,
-            "higher_is_better": directions(parts.tasks),
-            "units": units(parts.tasks),
-            "protocol": self.config.protocol,
-            "preset": self.config.preset.name if self.config.preset else None,
-            "validation": self.config.data.validation,
-            "selection": self.config.trainer.selection,
-            "decoders": str(engine.decoder_gradients),
-            "ema": self.config.trainer.ema,
-        }
 
 
 def evaluate_engine(engine: Engine, batches: Iterable[object]) -> Record:

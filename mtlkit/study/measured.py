@@ -7,6 +7,7 @@ from pathlib import Path
 from mtlkit.data.dataset import Split
 from mtlkit.report.history import History
 from mtlkit.run.inference import evaluate_run
+from mtlkit.study.outcome import kind_of
 
 Figures = Mapping[str, float]  # "<task>/<metric>" -> value
 BySeed = Mapping[int, Figures]
@@ -36,7 +37,7 @@ def figures_of(runs: Collection[Path], split: Split | None = None) -> Measured:
     expected: tuple[str, str] | None = None
     for run in runs:
         history = History(run)
-        kind = (_kind(history, split), history.info.get("decoders", ""))
+        kind = (kind_of(history, split), history.info.get("decoders", ""))
         if kind != (expected := expected or kind):
             one, two = (" where ".join(filter(None, words)) for words in (kind, expected))
             raise ValueError(f"{run} has {one}; the runs before it have {two}. They cannot be compared.")
@@ -49,14 +50,3 @@ def figures_of(runs: Collection[Path], split: Split | None = None) -> Measured:
                 raise ValueError(f"{run} is a second run with {key!r} of one seed; pass each seed's runs once.")
             figures[key], directions[key] = value, higher
     return Measured(found, directions, *(expected or ("", "")))
-
-
-def _kind(history: History, split: str | None) -> str:
-    """Describes what the figures of a run measure."""
-    selection, validation = history.selection, history.info.get("validation", "val")
-    if split is None and selection == "last10":
-        evaluation = "mean of the last 10 evaluations"
-    else:
-        evaluation = f"{'best' if selection == 'best' else 'last'} evaluation"
-    chosen = " selected on test data" if selection == "best" and validation == "test" else ""
-    return f"{split or validation} figures of the {evaluation}{chosen}"

@@ -1,0 +1,45 @@
+"""What the log of a run says about the run itself."""
+
+import datetime
+import importlib.metadata
+import platform
+
+from mtlkit import distributed
+from mtlkit.balancer import has_adapters
+from mtlkit.config.schema import Config
+from mtlkit.engine.averaged import average_in_words
+from mtlkit.engine.engine import Engine, Record
+from mtlkit.engine.evaluation import directions, units
+from mtlkit.engine.freeze import frozen_in_words
+from mtlkit.engine.lora import lora_in_words
+from mtlkit.run.build import Parts
+
+PACKAGES = ("mtlkit", "torch", "timm", "segmentation-models-pytorch", "accelerate", "albumentations", "numpy")
+
+
+def facts(config: Config, parts: Parts, engine: Engine) -> Record:
+    """Returns the first record of a run or of its continuation: what it is, and how to read its figures."""
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "total_steps": engine.total_steps,
+        "processes": distributed.world_size(),
+        "versions": {"python": platform.python_version()} | versions,
+        "higher_is_better": directions(parts.tasks),
+        "units": units(parts.tasks),
+        "protocol": config.protocol,
+        "preset": config.preset.name if config.preset else None,
+        "validation": config.data.validation,
+        "selection": config.trainer.selection,
+        "monitor_of": engine.monitor.name,
+        "decoders": str(engine.decoder_gradients),
+        "ema": config.trainer.ema,
+    }
+
+
+def about_the_model(config: Config, parts: Parts, engine: Engine, taken: Record) -> Record:
+    """Returns a record with sentences about the model that a reader of the figures must know."""
+    frozen = frozen_in_words(parts.model, parts.balancer, config.balancer.name, engine.decoder_gradients)
+    averaged = average_in_words(config.trainer.ema, engine.total_steps, has_adapters(parts.balancer))
+    lora = lora_in_words(parts.model, config.model.lora)
+    return taken | {"model": [*taken.get("model", ()), *lora, *frozen, *averaged]}
