@@ -10,7 +10,8 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 from mtlkit.balancer import BALANCERS
-from mtlkit.config.composition import compose, read_config, sweep
+from mtlkit.config.composition import compose, read_config
+from mtlkit.config.sweeps import sweep
 from mtlkit.registry import options_of
 from mtlkit.run.resume import resumed
 from mtlkit.task import TASKS

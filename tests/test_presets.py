@@ -9,8 +9,9 @@ import pytest
 from mtlkit.balancer import BALANCERS
 from mtlkit.cli.main import main
 from mtlkit.cli.preset_page import markdown
-from mtlkit.config.composition import compose, read_config, sweep
+from mtlkit.config.composition import compose, read_config
 from mtlkit.config.presets import load_preset, preset_names, presets_with
+from mtlkit.config.sweeps import sweep
 from mtlkit.run.experiment import Experiment
 from mtlkit.run.resume import resumed
 

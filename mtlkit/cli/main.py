@@ -88,7 +88,8 @@ class Outcome:
 
 def train_command(arguments: argparse.Namespace, result: Outcome) -> None:
     """Trains one run or, with `--multirun`, several in a row. If one fails, the next ones still run."""
-    from mtlkit.config.composition import compose, sweep
+    from mtlkit.config.composition import compose
+    from mtlkit.config.sweeps import sweep
 
     jobs = sweep(arguments.experiment, arguments.overrides) if arguments.multirun else [arguments.overrides]
     configs = [compose(arguments.experiment, job) for job in jobs]  # all are checked before the first one starts

@@ -1,7 +1,6 @@
 """Composes a configuration from Hydra's groups and overrides, an experiment's YAML file, or a run's config.yaml."""
 
 import os
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -10,11 +9,10 @@ from typing import Any, cast
 from warnings import warn
 
 import hydra
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.types import Override, Quote, QuotedString
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import OmegaConf
@@ -33,7 +31,7 @@ from mtlkit.registry import suggest
 from mtlkit.run_folder import CONFIG
 from mtlkit.typed import Source
 
-__all__ = ["Config", "compose", "read_config", "sweep"]
+__all__ = ["Config", "compose", "hydra_words", "read_config"]
 
 CONFIGS = "mtlkit.configs"
 FILE = "_file"  #: the name of the user's own YAML file in Hydra's store
@@ -58,7 +56,7 @@ def compose(experiment: str, overrides: Sequence[str] = ()) -> Config:
     """
     # Hydra parses words and finds files. It does not compose the values: its merge would keep the options of a class
     # that was replaced, and would not know which file or word each value came from.
-    with _hydra(experiment, overrides) as (loader, name, words):
+    with hydra_words(experiment, overrides) as (loader, name, words):
         draft = Draft(partial(_find, loader), partial(_files, loader))
         _put_files(draft, loader, experiment)
         for word in sorted(words, key=lambda word: not names_a_class(word)):  # the order of the words does not matter
@@ -87,34 +85,8 @@ def compose(experiment: str, overrides: Sequence[str] = ()) -> Config:
     return config
 
 
-def sweep(experiment: str, overrides: Sequence[str]) -> list[list[str]]:
-    """Returns the overrides per job of a sweep: `balancer=a,b`, `seed=range(3)`, `balancer=glob(*)` (Hydra's syntax).
-
-    Every combination is one job. The jobs get folders inside the override `output_dir` (without it: runs/EXPERIMENT).
-    The swept words name the folder, as in runs/sweep/balancer=a,seed=0. Raises `ValueError` and `LookupError` as
-    `compose` does.
-    """
-    with _hydra(experiment, overrides) as (_, name, parsed):
-        base = f"runs/{name}"
-        for override in parsed:
-            if override.key_or_group == "output_dir":
-                if override.is_sweep_override():
-                    raise ValueError(f"{override.input_line}: a sweep has one output_dir; its jobs get folders in it.")
-                base = str(override.value())
-        # The folder of a job is made of its own words, so two jobs can never share one.
-        parsed = [override for override in parsed if override.key_or_group != "output_dir"]
-        swept = {override.get_key_element() for override in parsed if override.is_sweep_override()}
-        jobs = BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]
-    result = []
-    for job in jobs:
-        name = ",".join(word for word in job if word.partition("=")[0] in swept)
-        folder = Path(base, re.sub(r"[^\w.,=+~-]+", "_", name))
-        result.append([*job, f"output_dir={QuotedString(str(folder), Quote.single).with_quotes()}"])
-    return result
-
-
 @contextmanager
-def _hydra(experiment: str, overrides: Sequence[str]) -> Iterator[tuple[ConfigLoader, str, list[Override]]]:
+def hydra_words(experiment: str, overrides: Sequence[str]) -> Iterator[tuple[ConfigLoader, str, list[Override]]]:
     """Starts Hydra with mtlkit's configurations, all balancers and the experiment.
 
     Yields Hydra's loader, the name of the experiment and the parsed words. Errors of Hydra become a `ValueError` of one

@@ -60,7 +60,7 @@ def results(evaluations: Sequence[dict[str, Any]], selection: str) -> tuple[dict
     last = trained[-10:]
     means: dict[str, Any] = {}
     for key in last[-1]:
-        if "/" in key:
+        if "/" in key or key == "monitor":
             values = [record[key] for record in last if record.get(key) is not None]
             means[key] = fmean(values) if values else None
     return ({"step": last[-1]["step"]} | means if means else {}), f"mean of the last {len(last)}"

@@ -64,7 +64,7 @@ class Comparison:
         metrics: those that count, in the order of the tasks.
         tasks: the tasks of these metrics.
         reference: the method that the others are compared with.
-        has_single: whether there are single-task runs.
+        singles: the rows of single-task runs: none, or one for all methods that differ in the balancer alone.
 
     Raises `ValueError` if figures cannot be compared, and `LookupError` for an unknown reference or metric.
     """
@@ -73,16 +73,17 @@ class Comparison:
         self.context = context or Context()
         self.outcomes = list(outcomes)
         _check_alike(self.outcomes)
-        names = dict.fromkeys(outcome.entry.method for outcome in self.outcomes)
-        self.methods = [name for name in names if name != SINGLE]
+        names = {outcome.entry.method: outcome.entry for outcome in self.outcomes}
+        self.singles = [name for name, entry in names.items() if entry.task]
+        self.methods = [name for name in names if name not in self.singles]
         if not self.methods:
             why = "".join(f" {run}: {reason}" for run, reason in self.context.failed[:1])
             raise ValueError(f"There is no finished run of a multi-task method, so there is nothing to compare.{why}")
-        self.has_single = SINGLE in names
+        self._bases = {name: entry.base for name, entry in names.items() if entry.base in self.singles}
         self.seeds = sorted({outcome.entry.seed for outcome in self.outcomes})
         self.reference = self.context.reference or self.methods[0]
-        if self.reference not in [*self.methods, *([SINGLE] if self.has_single else [])]:
-            known = suggest(self.reference, [*self.methods, SINGLE])
+        if self.reference not in self.rows:
+            known = suggest(self.reference, self.rows)
             raise LookupError(f"reference: no method with a finished run is called {self.reference!r}. {known}")
         self.metrics = self._metrics()
         self.tasks = list(dict.fromkeys(metric.task for metric in self.metrics))
@@ -92,7 +93,7 @@ class Comparison:
     @property
     def rows(self) -> list[str]:
         """The rows of the tables: single-task training, if there is any, and the methods."""
-        return [*([SINGLE] if self.has_single else []), *self.methods]
+        return [*self.singles, *self.methods]
 
     @property
     def kind(self) -> str:
@@ -152,8 +153,12 @@ class Comparison:
 
     @property
     def base(self) -> str:
-        """What gains are relative to: single-task training, or the reference if there is none."""
-        return SINGLE if self.has_single else self.reference
+        """What gains are relative to, in words: single-task training, or the reference if there is none."""
+        return SINGLE if self.singles else self.reference
+
+    def base_of(self, row: str) -> str:
+        """Returns the row that the gains of a row are relative to."""
+        return row if row in self.singles else self._bases.get(row, self.reference)
 
     def _metrics(self) -> list[Metric]:
         """Returns the metrics that every method has, in the order of the first run, or those that the context names."""

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from mtlkit.study.comparison import Comparison
-from mtlkit.study.outcome import SINGLE, Outcome
+from mtlkit.study.outcome import Outcome
 from mtlkit.study.statistics import Summary, summarise
 
 
@@ -25,7 +25,7 @@ def _cost(
 ) -> Summary | None:
     """Joins the runs of each seed. Returns None if no seed is complete: a part of the tasks would look cheap."""
     outcomes = comparison.of(row)
-    needed = len({outcome.entry.task for outcome in outcomes}) if row == SINGLE else 1
+    needed = len({outcome.entry.task for outcome in outcomes})  # 1 for a multi-task method
     by_seed: dict[int, list[float]] = {}
     for outcome in outcomes:
         if (value := figure(outcome)) is not None:

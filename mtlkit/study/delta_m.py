@@ -140,6 +140,7 @@ class DeltaM:
         decoders = method.decoders if isinstance(method, Measured) else ""
         if len(set(kinds)) > 1:
             raise ValueError(f"DeltaM: the method has {kinds[0]}, the baseline {kinds[1]}; compare like with like.")
+        runs_of = (baseline if isinstance(baseline, Measured) else Measured({}, {}, "")).label
         method = method.by_seed if isinstance(method, Measured) else method
         baseline = baseline.by_seed if isinstance(baseline, Measured) else baseline
         if not method:
@@ -147,7 +148,7 @@ class DeltaM:
         if isinstance(baseline, Published):
             label, base = baseline.label, dict.fromkeys(method, baseline.figures)
         else:
-            label, base = "own single-task runs of the same seeds", dict(baseline)
+            label, base = f"{runs_of} of the same seeds", dict(baseline)
         if self.seeds == "ratios" and (missing := sorted(set(method) - set(base))):
             raise ValueError(f"DeltaM: the baseline has no run of seed {missing[0]}; seeds='means' compares means.")
         if self.seeds == "means":

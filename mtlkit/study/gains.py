@@ -6,12 +6,11 @@ from typing import Any
 from mtlkit.study.comparison import Comparison
 from mtlkit.study.delta_m import PUBLISHED, DeltaM, Result
 from mtlkit.study.measured import Measured
-from mtlkit.study.outcome import SINGLE
 from mtlkit.study.statistics import Summary, summarise
 
 
 def gains(comparison: Comparison, row: str) -> dict[str, Summary]:
-    """Returns the gain in percent per task over `comparison.base` of the same seed: the mean over the task's metrics.
+    """Returns the gain in percent per task over `base_of(row)` of the same seed: the mean over the task's metrics.
 
     Positive is better, whatever the definition of delta-m. A task is left out if a figure is missing, or if a figure is
     0 in the base.
@@ -20,7 +19,7 @@ def gains(comparison: Comparison, row: str) -> dict[str, Summary]:
     for task in comparison.tasks:
         keys = {metric.key: metric.higher for metric in comparison.metrics if metric.task == task}
         try:
-            by_seed = DeltaM(keys)(_figures(comparison, row, keys), _figures(comparison, comparison.base, keys)).by_seed
+            by_seed = DeltaM(keys)(*_both(comparison, row, keys)).by_seed
         except ValueError:
             continue  # the table shows the missing figure; `delta` gives the reason
         found[task] = summarise(list(by_seed.values()))
@@ -28,7 +27,7 @@ def gains(comparison: Comparison, row: str) -> dict[str, Summary]:
 
 
 def worse(comparison: Comparison, row: str) -> tuple[int, int]:
-    """Returns how many tasks got worse than in `comparison.base`, and for how many tasks that is known."""
+    """Returns how many tasks got worse than in `base_of(row)`, and for how many tasks that is known."""
     found = gains(comparison, row)
     return sum(gain.mean < 0 for gain in found.values()), len(found)
 
@@ -41,7 +40,7 @@ def delta(comparison: Comparison, row: str, **options: Any) -> Result | str:
     keys = {metric.key: metric.higher for metric in comparison.metrics}
     try:
         definition = DeltaM(keys, **(options or comparison.context.delta))
-        return definition(_measured(comparison, row, keys), _measured(comparison, comparison.base, keys))
+        return definition(*_both(comparison, row, keys))
     except ValueError as error:
         return str(error)
 
@@ -58,23 +57,22 @@ def all_deltas(comparison: Comparison, row: str) -> dict[str, Result | str]:
             found[f"mean over {average}, {words}"] = delta(comparison, row, average=average, seeds=seeds)
     for published in PUBLISHED.values():
         if set(published.figures) == set(keys):
-            result = DeltaM(keys, "metrics")(_measured(comparison, row, keys), published)
+            result = DeltaM(keys, "metrics")(_both(comparison, row, keys)[0], published)
             found[f"mean over metrics, against {published.label}"] = result
     return found
 
 
-def _measured(comparison: Comparison, row: str, keys: Mapping[str, bool]) -> Measured:
-    decoders = comparison.of(row)[0].decoders if row != SINGLE else ""
-    return Measured(_figures(comparison, row, keys), keys, comparison.kind, decoders)
-
-
-def _figures(comparison: Comparison, row: str, keys: Mapping[str, bool]) -> dict[int, dict[str, float]]:
-    """Returns the figures of the seeds that the row and the base have in common."""
-    rows = (row, comparison.base)
+def _both(comparison: Comparison, row: str, keys: Mapping[str, bool]) -> tuple[Measured, Measured]:
+    """Returns the figures of a row and of its base, for the seeds that both have."""
+    rows = (row, comparison.base_of(row))
     seeds = set.intersection(*({outcome.entry.seed for outcome in comparison.of(one)} for one in rows))
-    found: dict[int, dict[str, float]] = {seed: {} for seed in sorted(seeds)}
-    for key in keys:
-        for seed, value in comparison.values(row, key).items():
-            if seed in found:
-                found[seed][key] = value
-    return found
+
+    def measured(one: str) -> Measured:
+        found: dict[int, dict[str, float]] = {seed: {} for seed in sorted(seeds)}
+        for key in keys:
+            for seed in seeds & comparison.values(one, key).keys():
+                found[seed][key] = comparison.values(one, key)[seed]
+        decoders = "" if one in comparison.singles else comparison.of(one)[0].decoders
+        return Measured(found, keys, comparison.kind, decoders, label=f"runs of {one}")
+
+    return measured(rows[0]), measured(rows[1])

@@ -15,12 +15,16 @@ BySeed = Mapping[int, Figures]
 
 @dataclass(frozen=True)
 class Measured:
-    """Figures of runs per seed, the directions of their metrics, what they measure, and what their decoders got."""
+    """Figures of runs per seed, the directions of their metrics, what they measure, and what their decoders got.
+
+    `label` is the name of the runs in the definition of a delta-m whose baseline they are.
+    """
 
     by_seed: BySeed
     higher_is_better: Mapping[str, bool]
     kind: str
     decoders: str = ""
+    label: str = "own single-task runs"
 
 
 def figures_of(runs: Collection[Path], split: Split | None = None) -> Measured:

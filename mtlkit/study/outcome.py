@@ -14,7 +14,7 @@ from mtlkit.report.history import History
 from mtlkit.run import checkpoint
 from mtlkit.run.inference import evaluate_run
 
-SINGLE = "single-task"  #: the name under which the single-task runs of a seed are joined to one method
+SINGLE = "single-task"  #: the row to which the single-task runs of all tasks are joined
 
 
 @dataclass(frozen=True)
@@ -22,11 +22,12 @@ class Entry:
     """A run and its place in a comparison.
 
     Attributes:
-        method: the name of its method; `SINGLE` for a single-task run.
+        method: the name of its row: a method, or `SINGLE` with the words that distinguish these single-task runs.
         seed: runs of several methods with one seed have the same initial network and the same order of data.
         run: its folder.
         task: the only task of a single-task run; otherwise empty.
         settings: what distinguishes the method, as text: options of the balancer, and what tuning chose.
+        base: the row of the single-task runs that it is compared with, where there are any.
     """
 
     method: str
@@ -34,6 +35,7 @@ class Entry:
     run: Path
     task: str = ""
     settings: str = ""
+    base: str = SINGLE
 
     def __str__(self) -> str:
         return f"{self.method}{f' of {self.task}' if self.task else ''}, seed {self.seed}"

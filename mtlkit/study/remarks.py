@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from mtlkit.study.comparison import Comparison
-from mtlkit.study.outcome import SINGLE, Outcome
+from mtlkit.study.outcome import Outcome
 from mtlkit.study.statistics import FEWEST
 
 
@@ -28,7 +28,7 @@ def remarks(comparison: Comparison) -> Iterator[str]:
         comparison.outcomes, "rule that selects the best evaluation", lambda o: o.monitor, "not relevant"
     )
     yield from _differing(comparison.outcomes, "processes", lambda o: o.history.info.get("processes"))
-    if not comparison.has_single:
+    if not comparison.singles:
         yield (
             "There are no single-task runs. Whether the tasks help each other cannot be seen here; gains are relative "
             f"to {comparison.reference}."
@@ -53,7 +53,7 @@ def _differing(outcomes: Iterable[Outcome], what: str, value: Any, nothing: str 
     """Says so if a fact that should be equal differs between rows."""
     found: dict[Any, dict[str, None]] = {}
     for outcome in outcomes:
-        name = outcome.entry.method if outcome.entry.method != SINGLE else f"{SINGLE} {outcome.entry.task}"
+        name = " ".join(filter(None, (outcome.entry.method, outcome.entry.task)))
         found.setdefault(value(outcome), {})[name] = None
     if len(found) > 1:
         parts = "; ".join(

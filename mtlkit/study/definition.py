@@ -1,0 +1,139 @@
+"""The definition of a study: what is compared, from the words of a command or from a YAML file."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from omegaconf import OmegaConf
+
+from mtlkit.config.sweeps import combinations
+from mtlkit.config.yaml_files import read_mapping
+from mtlkit.files import write_whole
+from mtlkit.study.methods import STATIC, chooses_balancer, name_of
+from mtlkit.study.outcome import SINGLE
+from mtlkit.typed import Source, to_dataclass
+
+FILE = "study.yaml"  #: in the folder of a study
+TUNE_SEED = 1000  #: the seed of the trials, which are no results
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """What a study compares. These are the keys of a study's file; docs/compare.md shows one.
+
+    Raises `ValueError` if the values do not fit together.
+    """
+
+    experiment: str  #: a name (mtlkit list experiments) or a YAML file
+    words: tuple[str, ...] = ()  #: overrides for all runs, as on the command line
+    methods: dict[str, str]  #: name -> its overrides in one line, such as `balancer=gradnorm balancer.alpha=0.5`
+    seeds: tuple[int, ...]
+    baselines: bool = True  #: whether every task is also trained alone, with every seed
+    static_weights: int = 0  #: so many fixed weightings are tried; the best one is a further method
+    tune: tuple[str, ...] = ()  #: sweeps that tuning tries for every method, such as trainer.lr=3e-4,1e-3
+    tune_seeds: tuple[int, ...] = (TUNE_SEED,)  #: the seeds of tuning, none of `seeds`
+    reference: str = ""  #: the method that the others are compared with; empty: the first one
+    metrics: tuple[str, ...] = ()  #: what counts, as <task>/<metric>; empty: all metrics with a direction
+    split: Literal["train", "val", "test"] | None = None  #: measures on this split; null: the logged figures
+    delta_m: dict[str, Any] = field(default_factory=dict)  #: average, better, seeds, without: see mtlkit.study.delta_m
+    all_definitions: bool = False  #: shows delta-m in all definitions side by side
+    claims: tuple[str, ...] = ()  #: such as `delta_m of rotograd > delta_m of uniform`
+
+    def __post_init__(self) -> None:
+        rules = (
+            ("methods", not self.methods, "there is no method to compare"),
+            ("methods", SINGLE in self.methods, f"{SINGLE!r} is the name of the baselines; choose another name"),
+            ("methods", STATIC in self.methods, f"{STATIC!r} is the name for static_weights; choose another name"),
+            ("seeds", not self.seeds, "there is no seed"),
+            ("seeds", len(set(self.seeds)) < len(self.seeds), f"a seed is there twice: {list(self.seeds)}"),
+            ("static_weights", self.static_weights < 0, f"expected 0 or more, found {self.static_weights}"),
+            (
+                "tune_seeds",
+                self.tunes and not set(self.tune_seeds).isdisjoint(self.seeds),
+                f"tuning must not see a seed of the results: {sorted({*self.tune_seeds} & {*self.seeds})} is in both",
+            ),
+            ("tune_seeds", self.tunes and not self.tune_seeds, "tuning needs a seed"),
+        )
+        for key, wrong, why in rules:
+            if wrong:
+                raise ValueError(f"{key}: {why}.")
+
+    @property
+    def tunes(self) -> bool:
+        """Whether there is anything to tune."""
+        return bool(self.tune or self.static_weights)
+
+    def save(self, folder: Path) -> None:
+        """Writes study.yaml, from which `mtlkit compare` makes the same study again."""
+        values = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        write_whole(folder / FILE, OmegaConf.to_yaml(OmegaConf.create(values)).encode())
+
+
+def read_study(path: Path, words: Sequence[str] = (), **options: Any) -> tuple[Study, Path]:
+    """Reads a study's file and adds words to it. Returns the study and its folder.
+
+    The word `seed=...` replaces the seeds, `output_dir` names the folder, and the others are for all runs. `options`
+    replace keys of the file. Raises `ValueError` for an unknown key and for a sweep of anything but seeds.
+    """
+    values = read_mapping(path)
+    experiment = str(values.get("experiment", ""))
+    methods = values.get("methods")
+    if isinstance(methods, list | tuple):
+        values["methods"] = {str(name): f"balancer={name}" for name in methods}
+    elif isinstance(methods, Mapping):
+        values["methods"] = {str(name): text or "" for name, text in methods.items()}
+    found = combinations(experiment, words) if experiment else None
+    if found is not None:
+        seeds = _seeds(found.swept) or _seeds([found.words])
+        if any(not word.startswith("seed=") for job in found.swept for word in job):
+            raise ValueError(f"{path} names the methods. On the command line, only seed=... may have several values.")
+        values["words"] = [*(values.get("words") or ()), *_without_seed(found.words)]
+        values["seeds"] = seeds or values.get("seeds")
+    study = to_dataclass(Study, {**values, **options}, "", Source(str(path)))
+    # A copy of a study's own file in its folder means that study.
+    given = any(word.partition("=")[0] == "output_dir" for word in words)
+    folder = found.folder if given and found else path.parent if path.name == FILE else Path("studies", path.stem)
+    return study, folder
+
+
+def study_of(experiment: str, words: Sequence[str], **options: Any) -> tuple[Study, Path]:
+    """Makes a study from the words of a command. Returns the study and its folder.
+
+    Every key with several values distinguishes methods, except for `seed`. So does the balancer, with its options.
+    Raises `ValueError` and `LookupError` as `mtlkit.config.composition.compose` does.
+    """
+    found = combinations(experiment, words)
+    # A balancer that all methods have is a part of their names. Its options are the methods' alone, too: single-task
+    # training has none of them.
+    common = [word for word in found.words if chooses_balancer(word)]
+    methods: dict[str, str] = {}
+    for job in found.swept:
+        own = [*common, *(word for word in job if not word.startswith("seed="))]
+        methods[name_of(own) or _balancer(experiment, found.words)] = shlex.join(own)
+    seeds = _seeds(found.swept) or _seeds([found.words]) or [0]
+    shared = [word for word in _without_seed(found.words) if word not in common]
+    given = any(word.partition("=")[0] == "output_dir" for word in words)
+    folder = found.folder if given else Path("studies", found.name)
+    study = Study(experiment=experiment, words=tuple(shared), methods=methods, seeds=tuple(seeds), **options)
+    return study, folder
+
+
+def _balancer(experiment: str, words: Sequence[str]) -> str:
+    from mtlkit.config.composition import compose
+
+    return compose(experiment, words).balancer.name
+
+
+def _seeds(jobs: Sequence[Sequence[str]]) -> list[int]:
+    """Returns the seeds in the words of jobs, in their order."""
+    found = [word.partition("=")[2] for words in jobs for word in words if word.startswith("seed=")]
+    for text in found:
+        if not text.isdigit():
+            raise ValueError(f"seed={text}: expected whole numbers of 0 or more.")
+    return list(dict.fromkeys(map(int, found)))
+
+
+def _without_seed(words: Sequence[str]) -> list[str]:
+    return [word for word in words if not word.startswith("seed=")]
