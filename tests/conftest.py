@@ -5,6 +5,7 @@ import importlib.util
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -76,22 +77,33 @@ def toys():
 
 
 @pytest.fixture(autouse=True)
-def _registries(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Removes what a test registers, such as an example in a docstring or a plug-in, so that no other test sees it.
+def _registries(forgetting: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
+    with forgetting():
+        yield
+
+
+@pytest.fixture(scope="session")
+def forgetting(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], AbstractContextManager[None]]:
+    """Removes what is registered within the block, such as an example in a docstring or a plug-in of a test.
 
     It also forgets modules in temporary folders. The next test that imports such a module registers its classes again.
     """
-    for registry in REGISTRIES:
-        registry.names()  # loads the installed plug-ins first, so that they stay
-    before = [dict(registry._classes) for registry in REGISTRIES]
-    yield
-    for registry, classes in zip(REGISTRIES, before, strict=True):
-        registry._classes.clear()
-        registry._classes.update(classes)
-    temporary = str(tmp_path_factory.getbasetemp())
-    for name, module in list(sys.modules.items()):
-        if (getattr(module, "__file__", None) or "").startswith(temporary):
-            del sys.modules[name]
+
+    @contextmanager
+    def forget() -> Iterator[None]:
+        for registry in REGISTRIES:
+            registry.names()  # loads the installed plug-ins first, so that they stay
+        before = [dict(registry._classes) for registry in REGISTRIES]
+        yield
+        for registry, classes in zip(REGISTRIES, before, strict=True):
+            registry._classes.clear()
+            registry._classes.update(classes)
+        temporary = str(tmp_path_factory.getbasetemp())
+        for name, module in list(sys.modules.items()):
+            if (getattr(module, "__file__", None) or "").startswith(temporary):
+                del sys.modules[name]
+
+    return forget
 
 
 @pytest.fixture(scope="session")

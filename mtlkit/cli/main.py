@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import mtlkit
+from mtlkit.cli import compare as cli_compare
 from mtlkit.cli import data as cli_data
 from mtlkit.cli import export as cli_export
 from mtlkit.cli import runs as cli_runs
@@ -25,13 +26,11 @@ from mtlkit.cli.experiments import experiments, presets
 from mtlkit.cli.output import is_main, print_lines
 from mtlkit.cli.parser import EXAMPLES, Parser
 from mtlkit.data.workers import loading_trouble, own_words
-from mtlkit.errors import StepError
+from mtlkit.errors import USER_ERRORS, StepError, for_users
 
 # Torch takes a second to import, and training imports other slow modules. `--help` and a mistake in the words must get
 # an answer at once. So a command imports modules inside its function, after it has checked all that it can.
-USER_ERRORS = (ValueError, LookupError, OSError)
 PACKAGE = Path(__file__).parents[1]  # mtlkit itself, with all its packages
-BUGS = (KeyError, IndexError)  # LookupErrors that come from a fault in the program, not from a wrong word
 FILES = {"experiments": experiments, "presets": presets}  # the other lists come from registries
 LISTS = ("balancers", "tasks", "datasets", "kinds", "encoders", "decoders", *FILES)
 
@@ -79,15 +78,17 @@ class Outcome:
             yield
         except (*USER_ERRORS, RuntimeError, MemoryError) as error:
             loading = loading_trouble(error)
-            known = loading or (isinstance(error, (StepError, *USER_ERRORS)) and not isinstance(error, BUGS))
-            if not known or os.environ.get("MTLKIT_DEBUG"):
+            if not (loading or for_users(error)) or os.environ.get("MTLKIT_DEBUG"):
                 raise
             self.status = self.status or (3 if isinstance(error, StepError) else 2)
             _complain(f"{job}{loading or own_words(error)}", everywhere=bool(loading))
 
 
 def train_command(arguments: argparse.Namespace, result: Outcome) -> None:
-    """Trains one run or, with `--multirun`, several in a row. If one fails, the next ones still run."""
+    """Trains one run or, with `--multirun`, several in a row. If one fails, the next ones still run.
+
+    `--multirun` can be called again: it leaves finished runs as they are, resumes begun ones and starts the others.
+    """
     from mtlkit.config.composition import compose
     from mtlkit.config.sweeps import sweep
 
@@ -96,17 +97,22 @@ def train_command(arguments: argparse.Namespace, result: Outcome) -> None:
 
     from mtlkit.run.console import Console
     from mtlkit.run.experiment import Experiment
+    from mtlkit.run.progress import bring_to_end
 
     experiments = [Experiment(config, job) for config, job in zip(configs, jobs, strict=True)]
     if not arguments.multirun:
         _summarise(experiments[0].run(resume=arguments.resume, observers=[Console()]))
         return
     for number, experiment in enumerate(experiments, 1):
-        folder = experiment.config.output_dir
+        folder = experiment.folder
         print_lines([f"Job {number} of {len(experiments)}: {folder}"])
         with result.watch(f"{folder}: "):
             try:
-                _summarise(experiment.run(resume=arguments.resume, observers=[Console()]))
+                if arguments.resume:
+                    experiment.run(resume=True, observers=[Console()])
+                elif not bring_to_end(experiment, [Console()]):
+                    print_lines(["It has finished already."])
+                _summarise(folder)
             except RuntimeError as error:
                 if isinstance(error, StepError) or loading_trouble(error):
                     raise
@@ -166,8 +172,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     sub.add_argument("overrides", metavar="key=value", nargs="*", help="overrides, as in Hydra: trainer.lr=0.01")
     sub.add_argument("--resume", action="store_true", help="continue the run in output_dir, exactly")
     sub.add_argument(
-        "-m", "--multirun", action="store_true", help="one run per combination of key=a,b; folders in output_dir"
+        "-m", "--multirun", action="store_true", help="one run per combination of key=a,b; it can be called again"
     )
+    cli_compare.add_commands(add)
     cli_runs.add_commands(add)
     cli_export.add_commands(add, cli_runs.add_run)
     text = "Look at a data set, or prepare it for fast loading."

@@ -1,13 +1,18 @@
-"""How far the run in a folder is, and whether it is the run that a configuration describes."""
+"""Brings one run of several to its end: how far it is, and whether it is the run that a configuration describes."""
 
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
-from mtlkit import log
+from mtlkit import distributed, log
 from mtlkit.config.composition import read_config
 from mtlkit.config.schema import Config
+from mtlkit.errors import StepError
+from mtlkit.observer import Observer
+from mtlkit.run.experiment import Experiment
 from mtlkit.run.resume import flat
+from mtlkit.run.start import finished_work
 from mtlkit.run_folder import CONFIG, LOG
 
 Progress = Literal["new", "begun", "finished", "diverged"]
@@ -23,17 +28,43 @@ NO_MATTER = (
 )
 
 
+def bring_to_end(experiment: Experiment, observers: Iterable[Observer] = ()) -> bool:
+    """Starts a run, or resumes it, or leaves it as it is if it has finished. Returns whether it had to run.
+
+    All processes of the run call it. Raises `ValueError` if the folder holds another run, `StepError` if the run has
+    diverged in an earlier call, and what `Experiment.run` raises.
+    """
+    distributed.start()
+    progress = distributed.main_decides(lambda: checked_progress(experiment.config))
+    if progress == "finished":
+        return False
+    experiment.run(resume=progress == "begun", observers=observers)
+    return True
+
+
+def checked_progress(config: Config) -> Progress:
+    """Returns how far the run of a configuration is, after `check_same`.
+
+    Raises `StepError`, with the message of then, for a run that has diverged: it would do so again.
+    """
+    folder = Path(config.output_dir)
+    progress = progress_of(folder)
+    if progress != "new":
+        check_same(folder, config)
+    if progress == "diverged":
+        reason = str(log.read_log(folder / LOG)[-1].get("incident", "")).rstrip(".")
+        raise StepError(f"{reason}. It would do so again; to try all the same, remove {folder}.")
+    return progress
+
+
 def progress_of(folder: Path) -> Progress:
     """Returns how far the run in a folder is. Raises `ValueError` if its log cannot be read.
 
-    `begun` is a run that did not end, and `new` a folder without a run. `diverged` ended by itself, because a loss was
-    not finite: it would do so again.
+    `new`: there is no finished step, so a run may begin here. `begun`: it did not come to its end.
     """
-    if not (folder / CONFIG).exists():
+    if not finished_work(folder):
         return "new"
-    if not (folder / LOG).exists():
-        return "begun"
-    records = log.read_log(folder / LOG)
+    records = log.read_log(folder / LOG) if (folder / LOG).exists() else []
     status = records[-1].get("status") if records else None
     return status if status in ("finished", "diverged") else "begun"
 

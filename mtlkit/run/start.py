@@ -48,7 +48,7 @@ def open_run(config: Config, words: Sequence[str] | None, resume: bool) -> Start
         ValueError: a setting differs that would make it another run, or the log is damaged.
     """
     folder = Path(config.output_dir)
-    kept = _progress(folder)
+    kept = finished_work(folder)
     if not resume and kept:
         raise FileExistsError(
             f"{folder} holds a run: {', '.join(kept)}. Go on with it by --resume, or choose another output_dir."
@@ -70,7 +70,7 @@ def open_run(config: Config, words: Sequence[str] | None, resume: bool) -> Start
     return Start(resumed(config, words), True, "best" in checkpoint.steps(folder), tuple(_lost(folder)))
 
 
-def _progress(folder: Path) -> list[str]:
+def finished_work(folder: Path) -> list[str]:
     """Describes what the finished steps of a run left. The list is empty if no step was finished."""
     found = [f"the checkpoint {name!r} of step {step}" for name, step in checkpoint.steps(folder).items() if step != 0]
     step = log.last_step(folder / LOG)
