@@ -16,14 +16,19 @@ def gains(comparison: Comparison, row: str) -> dict[str, Summary]:
     Positive is better, whatever the definition of delta-m. A task is left out if a figure is missing, or if a figure is
     0 in the base.
     """
+    return {task: summarise(list(by_seed.values())) for task, by_seed in gains_by_seed(comparison, row).items()}
+
+
+def gains_by_seed(comparison: Comparison, row: str) -> dict[str, dict[int, float]]:
+    """Returns the same by task and seed."""
     found = {}
     for task in comparison.tasks:
         keys = {metric.key: metric.higher for metric in comparison.metrics if metric.task == task}
         try:
-            by_seed = DeltaM(keys)(_figures(comparison, row, keys), _figures(comparison, comparison.base, keys)).by_seed
+            result = DeltaM(keys)(_figures(comparison, row, keys), _figures(comparison, comparison.base, keys))
         except ValueError:
             continue  # the table shows the missing figure; `delta` gives the reason
-        found[task] = summarise(list(by_seed.values()))
+        found[task] = result.by_seed
     return found
 
 
@@ -65,7 +70,8 @@ def all_deltas(comparison: Comparison, row: str) -> dict[str, Result | str]:
 
 def _measured(comparison: Comparison, row: str, keys: Mapping[str, bool]) -> Measured:
     decoders = comparison.of(row)[0].decoders if row != SINGLE else ""
-    return Measured(_figures(comparison, row, keys), keys, comparison.kind, decoders)
+    name = "" if comparison.has_single else f"{comparison.base}, with the same seeds"
+    return Measured(_figures(comparison, row, keys), keys, comparison.kind, decoders, name)
 
 
 def _figures(comparison: Comparison, row: str, keys: Mapping[str, bool]) -> dict[int, dict[str, float]]:

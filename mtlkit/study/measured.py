@@ -15,12 +15,16 @@ BySeed = Mapping[int, Figures]
 
 @dataclass(frozen=True)
 class Measured:
-    """Figures of runs per seed, the directions of their metrics, what they measure, and what their decoders got."""
+    """Figures of runs per seed, the directions of their metrics, what they measure, and what their decoders got.
+
+    `name` says whose figures they are where they serve as a baseline that is not single-task training.
+    """
 
     by_seed: BySeed
     higher_is_better: Mapping[str, bool]
     kind: str
     decoders: str = ""
+    name: str = ""
 
 
 def figures_of(runs: Collection[Path], split: Split | None = None) -> Measured:
