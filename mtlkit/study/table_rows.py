@@ -71,11 +71,9 @@ def main_table(comparison: Comparison) -> Table:
 
 
 def overview_table(comparison: Comparison, intervals: bool = True) -> Table:
-    """Returns the same with one column per task, the gain over the base in percent, instead of the metrics."""
-    columns = _gains(comparison, intervals)
-    return Table(
-        f"Gains over {comparison.base} in %", [_methods(comparison.rows), *columns, *_overall(comparison, False)]
-    )
+    """Returns delta-m, rank and cost, and one column per task, the gain over the base in percent."""
+    columns = [_methods(comparison.rows), *_overall(comparison, False), *_gains(comparison, intervals)]
+    return Table(f"Gains over {comparison.base} in %", columns)
 
 
 def gains_table(comparison: Comparison) -> Table:
