@@ -3,12 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from statistics import fmean
 from typing import Any
 
 from mtlkit.registry import suggest
 from mtlkit.study.outcome import SINGLE, Metric, Outcome
-from mtlkit.study.statistics import Difference, Summary, difference, holm, summarise
+from mtlkit.study.statistics import Difference, Summary, best_of, difference, holm, summarise
 
 BySeed = dict[int, float]
 
@@ -140,16 +139,7 @@ class Comparison:
         Within noise means that the 95 % interval of the paired difference to the best one contains 0. Single-task
         training does not take part. Below three common seeds, nothing is known to be within noise.
         """
-        means = {row: fmean(values.values()) for row in self.methods if (values := self.values(row, metric.key))}
-        if not means:
-            return None, set()
-        top = (max if metric.higher else min)(means, key=means.__getitem__)
-        near = set()
-        for row in means.keys() - {top}:
-            one = difference(self.values(row, metric.key), self.values(top, metric.key))
-            if one and one.low is not None and one.high is not None and one.low <= 0 <= one.high:
-                near.add(row)
-        return top, near
+        return best_of({row: self.values(row, metric.key) for row in self.methods}, metric.higher)
 
     @property
     def base(self) -> str:

@@ -2,33 +2,41 @@
 
 from collections.abc import Callable
 
-from mtlkit.study.comparison import Comparison
+from mtlkit.study.comparison import BySeed, Comparison
 from mtlkit.study.outcome import Outcome
 from mtlkit.study.statistics import Summary, summarise
 
 
 def step_time(comparison: Comparison, row: str) -> Summary | None:
     """Returns the seconds per optimizer step, with the loading of data. For single-task training: summed over tasks."""
-    return _cost(comparison, row, lambda outcome: outcome.step_time, sum)
+    return _summary(step_times(comparison, row))
+
+
+def step_times(comparison: Comparison, row: str) -> BySeed:
+    """Returns the same by seed."""
+    return _by_seed(comparison, row, lambda outcome: outcome.step_time, sum)
 
 
 def peak_memory(comparison: Comparison, row: str) -> Summary | None:
     """Returns the peak memory in bytes. For single-task training, it is that of the largest task."""
-    return _cost(comparison, row, lambda outcome: outcome.peak_memory, max)
+    return _summary(_by_seed(comparison, row, lambda outcome: outcome.peak_memory, max))
 
 
-def _cost(
+def _by_seed(
     comparison: Comparison,
     row: str,
     figure: Callable[[Outcome], float | None],
     join: Callable[[list[float]], float],
-) -> Summary | None:
-    """Joins the runs of each seed. Returns None if no seed is complete: a part of the tasks would look cheap."""
+) -> BySeed:
+    """Joins the runs of each seed. Leaves out a seed that is not complete: a part of the tasks would look cheap."""
     outcomes = comparison.of(row)
     needed = len({outcome.entry.task for outcome in outcomes})  # 1 for a multi-task method
     by_seed: dict[int, list[float]] = {}
     for outcome in outcomes:
         if (value := figure(outcome)) is not None:
             by_seed.setdefault(outcome.entry.seed, []).append(value)
-    complete = [join(values) for values in by_seed.values() if len(values) == needed]
-    return summarise(complete) if complete else None
+    return {seed: join(values) for seed, values in by_seed.items() if len(values) == needed}
+
+
+def _summary(by_seed: BySeed) -> Summary | None:
+    return summarise(list(by_seed.values())) if by_seed else None

@@ -138,9 +138,9 @@ class DeltaM:
         """
         kinds = [side.kind for side in (method, baseline) if isinstance(side, Measured)]
         decoders = method.decoders if isinstance(method, Measured) else ""
+        name = baseline.name if isinstance(baseline, Measured) else ""
         if len(set(kinds)) > 1:
             raise ValueError(f"DeltaM: the method has {kinds[0]}, the baseline {kinds[1]}; compare like with like.")
-        runs_of = (baseline if isinstance(baseline, Measured) else Measured({}, {}, "")).label
         method = method.by_seed if isinstance(method, Measured) else method
         baseline = baseline.by_seed if isinstance(baseline, Measured) else baseline
         if not method:
@@ -148,7 +148,7 @@ class DeltaM:
         if isinstance(baseline, Published):
             label, base = baseline.label, dict.fromkeys(method, baseline.figures)
         else:
-            label, base = f"{runs_of} of the same seeds", dict(baseline)
+            label, base = name or "own single-task runs of the same seeds", dict(baseline)
         if self.seeds == "ratios" and (missing := sorted(set(method) - set(base))):
             raise ValueError(f"DeltaM: the baseline has no run of seed {missing[0]}; seeds='means' compares means.")
         if self.seeds == "means":

@@ -6,6 +6,7 @@ from typing import Any
 from mtlkit.study.comparison import Comparison
 from mtlkit.study.delta_m import PUBLISHED, DeltaM, Result
 from mtlkit.study.measured import Measured
+from mtlkit.study.outcome import SINGLE
 from mtlkit.study.statistics import Summary, summarise
 
 
@@ -15,14 +16,18 @@ def gains(comparison: Comparison, row: str) -> dict[str, Summary]:
     Positive is better, whatever the definition of delta-m. A task is left out if a figure is missing, or if a figure is
     0 in the base.
     """
+    return {task: summarise(list(by_seed.values())) for task, by_seed in gains_by_seed(comparison, row).items()}
+
+
+def gains_by_seed(comparison: Comparison, row: str) -> dict[str, dict[int, float]]:
+    """Returns the same by task and seed."""
     found = {}
     for task in comparison.tasks:
         keys = {metric.key: metric.higher for metric in comparison.metrics if metric.task == task}
         try:
-            by_seed = DeltaM(keys)(*_both(comparison, row, keys)).by_seed
+            found[task] = DeltaM(keys)(*_both(comparison, row, keys)).by_seed
         except ValueError:
             continue  # the table shows the missing figure; `delta` gives the reason
-        found[task] = summarise(list(by_seed.values()))
     return found
 
 
@@ -73,6 +78,7 @@ def _both(comparison: Comparison, row: str, keys: Mapping[str, bool]) -> tuple[M
             for seed in seeds & comparison.values(one, key).keys():
                 found[seed][key] = comparison.values(one, key)[seed]
         decoders = "" if one in comparison.singles else comparison.of(one)[0].decoders
-        return Measured(found, keys, comparison.kind, decoders, label=f"runs of {one}")
+        name = "" if one == SINGLE else f"{one}, with the same seeds"
+        return Measured(found, keys, comparison.kind, decoders, name)
 
     return measured(rows[0]), measured(rows[1])

@@ -17,14 +17,14 @@ BySeed = Mapping[int, Figures]
 class Measured:
     """Figures of runs per seed, the directions of their metrics, what they measure, and what their decoders got.
 
-    `label` is the name of the runs in the definition of a delta-m whose baseline they are.
+    `name` says whose figures they are where they serve as a baseline that is not single-task training.
     """
 
     by_seed: BySeed
     higher_is_better: Mapping[str, bool]
     kind: str
     decoders: str = ""
-    label: str = "own single-task runs"
+    name: str = ""
 
 
 def figures_of(runs: Collection[Path], split: Split | None = None) -> Measured:
