@@ -63,8 +63,8 @@ def compare_command(arguments: argparse.Namespace, result: Any) -> None:
         return
     launcher = _launcher(arguments, folder)
     comparison = run_study(study, folder, launcher, _say, shlex.join(["mtlkit", *sys.argv[1:]]))
-    write_all(comparison, folder, study.claims, all_definitions=study.all_definitions)
-    show(comparison, folder, study.claims)
+    verdicts = write_all(comparison, folder, study.claims, all_definitions=study.all_definitions)
+    show(comparison, folder, verdicts)
     if comparison.context.failed:
         result.status = 2
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from mtlkit.errors import StepError
 from mtlkit.run.claim import claimed
 from mtlkit.run.progress import checked_progress
+from mtlkit.study.claims import check_claims, parse_claim
 from mtlkit.study.comparison import Comparison, Context, Trial
 from mtlkit.study.definition import FILE, Study, read_study
 from mtlkit.study.launch import Launcher
@@ -64,6 +65,12 @@ def run_study(study: Study, folder: Path, launcher: Launcher, tell: Tell, comman
             differs. Or: no run of a method has finished.
     """
     plan = Plan(study, folder)
+    check_claims(
+        [parse_claim(claim) for claim in study.claims],
+        [method.name for method in plan.methods],
+        plan.tasks,
+        study.metrics,
+    )
     with claimed(folder):
         check_unchanged(study, folder)
         study.save(folder)
