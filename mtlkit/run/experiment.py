@@ -17,6 +17,7 @@ from mtlkit.engine.engine import Engine, Record
 from mtlkit.engine.evaluation import directions, evaluate_constants, evaluate_model, units
 from mtlkit.engine.freeze import frozen_in_words
 from mtlkit.engine.lora import lora_in_words
+from mtlkit.engine.optim import check_optimizer
 from mtlkit.log import JsonLines
 from mtlkit.observer import OBSERVERS, Observer, Observers
 from mtlkit.report import save_pictures, write_report
@@ -90,7 +91,9 @@ class Experiment:
         # This order matters. The device comes first, then the seeds, and then the parts that draw their start values.
         accelerator = make_accelerator(config.trainer, self.folder / "trackers")
         make_deterministic(config)
-        build_balancer(config)  # only to find a wrong option before the data sets are opened, which can take long
+        # Both only to find a wrong option before the data sets are opened, which can take long.
+        build_balancer(config)
+        check_optimizer(config.trainer, accelerator.device)
         with distributed.main_first():  # the main process may fill a cache, which the other processes then use
             training, validation = (
                 build_samples(config, build_dataset(config, split), augment=split == "train")
