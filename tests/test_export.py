@@ -222,6 +222,16 @@ def test_a_package_that_is_not_installed_is_named_first(left, monkeypatch, capsy
     assert "needs onnx and onnxscript and onnxruntime. Call: pip install 'mtlkit[export]'" in said
 
 
+def test_the_metadata_say_where_normals_point_to(left):
+    """No task of the run has vectors, so one of them becomes `normals` here."""
+    model = mtlkit.load(left, device="cpu")
+    for task in model.tasks.values():
+        task.kind = mtlkit.KINDS.build("normals" if task.name == "depth" else "segmentation", ("a",))
+    about = export.metadata(model, {name: torch.zeros(1) for name in model.tasks}, dynamic_size=False)
+    assert about["outputs"]["depth"]["frame"].startswith("the camera's: x right, y down, z forward")
+    assert about["outputs"]["seg"]["frame"] == ""
+
+
 def test_differences_are_measured():
     one, two = torch.tensor([1.0, -4.0]), torch.tensor([1.0, -5.0])
     assert export.difference(one, two) == pytest.approx(0.2)

@@ -63,7 +63,10 @@ def test_the_encoder_alone_is_a_plain_one_of_timm(run, model, tmp_path):
     with torch.no_grad():
         expected = encoder(image)
         found = theirs.eval().forward_intermediates(
-            (image - encoder.mean) / encoder.std, indices=len(expected), norm=False, intermediates_only=True
+            (image - encoder.mean) / encoder.std,
+            indices=list(encoder.net.feature_info.out_indices),
+            norm=False,
+            intermediates_only=True,
         )
     for one, two in zip(found, expected, strict=True):
         torch.testing.assert_close(one, two, rtol=0, atol=SINGLE_SUM * float(two.abs().max()))
