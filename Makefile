@@ -5,8 +5,8 @@ STAMP := .venv/.installed
 
 .PHONY: install demo test test-examples test-extras test-portable lower-bounds release-check lint proofs docs mutants
 
-EXTRAS = tests/test_folder.py tests/test_hf.py tests/test_image_channels.py tests/test_lora.py tests/test_trackers.py \
-  tests/test_your_own_data.py
+EXTRAS = tests/test_export_lora.py tests/test_folder.py tests/test_hf.py tests/test_image_channels.py tests/test_lora.py \
+  tests/test_trackers.py tests/test_your_own_data.py
 
 install: $(STAMP)
 

@@ -85,6 +85,7 @@ class Kind(ABC):
     dtype: ClassVar[torch.dtype] = torch.float32
     unknown: ClassVar[float] = math.nan  #: the value that means "no label"
     unit: ClassVar[str] = ""  #: of the values, such as "m"; empty if there is none, or if each data set has its own
+    frame: ClassVar[str] = ""  #: of vectors: where their axes point to; empty for other values
     plausible: ClassVar[tuple[float, float]] = (-math.inf, math.inf)  #: should contain a data set's median
     advice: ClassVar[str] = ""  #: a sentence about the probable cause of a median out of `plausible`
 

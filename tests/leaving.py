@@ -1,6 +1,8 @@
 """A tiny run for the tests of `mtlkit.load`, export and push. The plug-in with its data set is gone afterwards."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import mtlkit
@@ -39,21 +41,28 @@ trainer: {max_steps: 4, eval_every: 2, lr: 0.05}
 """
 
 
-def train(folder: Path, *words: str, plugin: str = PLUGIN) -> Path:
-    """Trains in `folder` and returns the run. Then it forgets the plug-in, and its file is gone."""
+@contextmanager
+def plugin_there(folder: Path, plugin: str = PLUGIN) -> Iterator[None]:
+    """Puts the plug-in into `folder`, where Python finds it. Then nobody knows it any more, and its file is gone."""
     (folder / "noise_plugin.py").write_text(plugin)
-    (folder / "experiment.yaml").write_text(EXPERIMENT)
     registries = (mtlkit.DATASETS, mtlkit.BALANCERS, mtlkit.TASKS)
     before = [(registry, {name: registry.get(name) for name in registry.names()}) for registry in registries]
     sys.path.append(str(folder))
     try:
-        run = folder / "run"
-        mtlkit.Experiment.compose(str(folder / "experiment.yaml"), [*words, f"output_dir={run}"]).run()
+        yield
     finally:
         sys.path.remove(str(folder))
         sys.modules.pop("noise_plugin", None)
         for registry, classes in before:
             registry._classes.clear()
             registry._classes.update(classes)
-    (folder / "noise_plugin.py").unlink()
+        (folder / "noise_plugin.py").unlink()
+
+
+def train(folder: Path, *words: str, plugin: str = PLUGIN) -> Path:
+    """Trains in `folder` and returns the run. The plug-in is gone then."""
+    (folder / "experiment.yaml").write_text(EXPERIMENT)
+    run = folder / "run"
+    with plugin_there(folder, plugin):
+        mtlkit.Experiment.compose(str(folder / "experiment.yaml"), [*words, f"output_dir={run}"]).run()
     return run

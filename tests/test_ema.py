@@ -5,6 +5,7 @@ import re
 
 import pytest
 import torch
+from accelerate.utils import DistributedType
 from safetensors.torch import load_file, save_file
 from tolerances import ROUNDING
 
@@ -82,6 +83,29 @@ def test_training_is_the_same_with_and_without_an_average(toys):
     assert two.averaged.model is two.network
     other = two.network.state_dict()
     assert all(torch.equal(value, other[name]) for name, value in one.network.state_dict().items())
+
+
+@pytest.mark.parametrize("launcher", ["FSDP", "DEEPSPEED"])
+def test_a_launcher_that_splits_the_weights_is_refused(toys, monkeypatch, launcher):
+    """Accelerate has these launchers for GPUs only, so only their name is used here."""
+    make = toys.make_accelerator
+
+    class Launched:
+        """The accelerator of this process, which says that another launcher started it."""
+
+        distributed_type = DistributedType(launcher)
+
+        def __init__(self, config):
+            self.__dict__["own"] = make(config)
+
+        def __getattr__(self, name):
+            return getattr(self.own, name)
+
+    monkeypatch.setattr(toys, "make_accelerator", Launched)
+    message = rf"trainer.ema: {launcher} splits the weights over the processes, .* Set trainer.ema=null, or launch with"
+    with pytest.raises(ValueError, match=message):
+        toys.make_engine(ema=0.9)
+    assert toys.make_engine().averaged.model is not None  # without an average, nothing is refused
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -4,9 +4,11 @@ import importlib.util
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
+from leaving import PLUGIN, train
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tolerances import SINGLE_SUM
@@ -48,7 +50,8 @@ def test_an_exported_program_equals_the_model(left, format_, tmp_path, capsys):
     assert main(["export", str(left), "--format", format_, "--out", str(path)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"{path}: image (B, 3, H, W) in [0, 1] -> seg, depth, flags"
-    printed = {line.split(":")[0].strip(): float(line.split(":")[1].split()[0]) for line in lines[2:]}
+    assert "on random images" in lines[2]  # the plug-in of the data is gone
+    printed = {line.split(":")[0].strip(): float(line.split(":")[1].split()[0]) for line in lines[3:]}
     assert printed.keys() == {"seg", "depth", "flags"}
     assert max(printed.values()) <= export.TOLERANCE
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
@@ -69,8 +72,29 @@ def test_an_exported_program_equals_the_model(left, format_, tmp_path, capsys):
     assert about["outputs"]["seg"]["values"] == "the number of a class in `classes`, from 0"
     assert about["outputs"]["depth"]["unit"] == "m"
     assert "values" not in about["outputs"]["depth"]
+    assert about["outputs"]["flags"]["classes"] == ["p", "q"]
+    assert about["outputs"]["flags"]["values"] == "one number for each of `classes`, along axis 1"
+    assert about["checked_on"] == "random images"
     assert about["balancer"] == {"name": "rotograd", "adapters_in_graph": True}
     assert (about["checkpoint"], about["step"]) in {("best", 2), ("best", 4)}
+
+
+@pytest.mark.parametrize(("channels", "format_"), [pytest.param(1, "onnx", marks=needs_onnx), (4, "pt2")])
+def test_images_of_other_channels(channels, format_, tmp_path):
+    """The channels are those of the data: the program, `mtlkit.load` and the metadata have the same number."""
+    plugin = PLUGIN.replace("torch.rand(3, 64, 96", f"torch.rand({channels}, 64, 96")
+    run = train(tmp_path, "~task.seg", "~task.flags", "trainer.max_steps=1", "trainer.eval_every=1", plugin=plugin)
+    path = tmp_path / f"model.{format_}"
+    assert main(["export", str(run), "--format", format_, "--out", str(path)]) == 0
+    program, about = read(path)
+    assert about["input"]["shape"] == ["batch", channels, 64, 96]
+    assert about["input"]["colours"] is None
+    image = np.random.default_rng(0).random((64, 96, channels), dtype=np.float32)
+    model = mtlkit.load(run, device="cpu")
+    found = program(torch.from_numpy(image).permute(2, 0, 1)[None].contiguous())["depth"]
+    torch.testing.assert_close(found.detach()[0], model(image)["depth"], rtol=0, atol=SINGLE_SUM)
+    with pytest.raises(ValueError, match=rf"\(H, W, {channels}\)"):
+        model(image[..., [0, 0]])
 
 
 def without_rotations(monkeypatch):
@@ -125,7 +149,28 @@ def test_a_size_that_the_encoder_does_not_take_is_refused_first(left, tmp_path, 
     monkeypatch.setattr(torch.export, "export", None)  # it would fail
     words = ["export", str(left), "--format", "pt2", "--out", str(tmp_path / "a.pt2"), "--dynamic-size"]
     assert main(words) == 2
-    assert "This encoder takes no images of 192x192" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "This encoder takes no images of 192x192" in said
+    assert "Leave it out: the program then takes 96 x 64" in said
+
+
+def test_a_program_that_takes_no_other_size_is_refused_with_the_ways_out(left, tmp_path, monkeypatch, capsys):
+    def writer(graph, shape, dynamic, text):
+        def program(image):
+            if image.shape[-1] != 96:
+                raise ValueError("Guard failed: image.size()[2] <= 63")
+            with torch.no_grad():
+                return graph(image)
+
+        return b"", program
+
+    monkeypatch.setitem(export.WRITERS, "pt2", writer)
+    words = ["export", str(left), "--format", "pt2", "--out", str(tmp_path / "a.pt2"), "--dynamic-size"]
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert "Guard failed: image.size()[2] <= 63. (For 1 images of 192 x 192.) Nothing was written." in said
+    assert "Leave out --dynamic-size, or train with a data.size in multiples of 8, the largest stride" in said
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_network_that_cannot_be_exported_is_said(left, tmp_path, monkeypatch, capsys):
@@ -147,6 +192,10 @@ def test_a_network_that_cannot_be_exported_is_said(left, tmp_path, monkeypatch, 
         (["--format", "pt2"], "--out FILE and --format onnx|pt2 go together"),
         ([], "There is nothing to write"),
         (["--encoder", "e.safetensors", "--dynamic-size"], "--dynamic-size goes with --out"),
+        (["--encoder", "e.safetensors", "--check", "there.pt2"], "--check goes with --out"),
+        (["--format", "pt2", "--out", "a.pt2", "--check", "there.pt2"], "there.pt2"),
+        (["--format", "pt2", "--out", "a.pt2", "--check", "no.png"], "There is no image no.png"),
+        (["--format", "pt2", "--out", "a.pt2", "--check", "."], "The folder . holds no image"),
         (["--format", "pt2", "--out", "there.pt2"], "there.pt2 exists already"),
         (["--encoder", "there.pt2"], "there.pt2 exists already"),
         (["--format", "pt2", "--out", "."], ". exists already"),
@@ -171,6 +220,16 @@ def test_a_package_that_is_not_installed_is_named_first(left, monkeypatch, capsy
     assert main(["export", str(left), "--format", "onnx", "--out", str(tmp_path / "a.onnx")]) == 2
     said = capsys.readouterr().err
     assert "needs onnx and onnxscript and onnxruntime. Call: pip install 'mtlkit[export]'" in said
+
+
+def test_the_metadata_say_where_normals_point_to(left):
+    """No task of the run has vectors, so one of them becomes `normals` here."""
+    model = mtlkit.load(left, device="cpu")
+    for task in model.tasks.values():
+        task.kind = mtlkit.KINDS.build("normals" if task.name == "depth" else "segmentation", ("a",))
+    about = export.metadata(model, {name: torch.zeros(1) for name in model.tasks}, dynamic_size=False)
+    assert about["outputs"]["depth"]["frame"].startswith("the camera's: x right, y down, z forward")
+    assert about["outputs"]["seg"]["frame"] == ""
 
 
 def test_differences_are_measured():

@@ -131,6 +131,14 @@ def test_frozen_modules_stay_in_eval_mode_and_others_do_not():
     assert not any(module.training for module in other.encoder.modules())
 
 
+def test_an_encoder_of_one_stage_has_one_stage():
+    model = network()
+    matcher = {"stem": r"^net\.(?:conv1|bn1)", "blocks": r"^net\.layer"}
+    model.encoder.group_matcher = lambda coarse: matcher
+    with pytest.raises(ValueError, match=r"has 1 stage behind its stem. Take 1, or true for the whole encoder\."):
+        freeze(model, 2)
+
+
 @pytest.mark.parametrize(
     "words",
     [

@@ -3,6 +3,7 @@
 import fnmatch
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,6 +16,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 import mtlkit
 from mtlkit.cli.main import main
 from mtlkit.run import hub
+from mtlkit.run.card import model_card
 
 IMAGE = np.full((50, 70, 3), 90, np.uint8)
 NAME = "somebody/a-model"
@@ -113,6 +115,13 @@ def test_the_card_says_what_was_trained_and_measured(left, there):
     card = (there.root / "somebody/other" / "README.md").read_text()
     assert "license:" not in card
     assert "Nobody has given this model a licence" in card
+
+
+@pytest.mark.parametrize(("channels", "said"), [(1, "1 channel in"), (3, "RGB in"), (4, "4 channels in")])
+def test_the_card_says_which_channels_the_images_have(left, channels, said):
+    model = mtlkit.load(left, device="cpu")
+    model.description = replace(model.description, channels=channels)
+    assert f"| images | 96 x 64, {said} [0, 1] |" in model_card(left, model, NAME, None)
 
 
 def test_what_is_on_the_hub_is_replaced_only_if_asked(left, there, capsys):

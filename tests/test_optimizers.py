@@ -1,5 +1,7 @@
 """The optimizers of timm by their names, with their options, and layer-wise decay of the encoder's learning rate."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -8,9 +10,10 @@ from mtlkit.config.optimizers import optimizer_options
 from mtlkit.config.schema import TrainerConfig
 from mtlkit.engine.freeze import freeze
 from mtlkit.engine.model import MultiTaskModel, build_encoder
-from mtlkit.engine.optim import model_optimizer
+from mtlkit.engine.optim import check_optimizer, model_optimizer
 from mtlkit.network import DECODERS
 from mtlkit.run import checkpoint
+from mtlkit.run.experiment import Experiment
 
 
 def network(encoder="test_convnext"):
@@ -115,6 +118,10 @@ def test_layer_decay_needs_an_encoder_that_has_layers(toys):
         ),
         (["trainer.optimizer_options={nesterov: true}"], "adam has no such option"),
         (["trainer.optimizer_options={lr: 1}"], r"trainer.optimizer_options.lr: it is the key trainer.lr"),
+        (
+            ["trainer.optimizer_options={amsgrad: 'no'}"],
+            r"trainer.optimizer_options.amsgrad: expected true or false, found 'no'",
+        ),
         (["trainer.layer_decay=0"], r"trainer.layer_decay: expected a number > 0 and <= 1 or null, found 0"),
         (["trainer.optimizer={name: lamb}"], "trainer.optimizer: expected text"),
     ],
@@ -137,6 +144,53 @@ def test_what_no_optimizer_has_is_refused(words, message):
 def test_a_value_that_the_optimizer_refuses_is_named(trainer, message):
     with pytest.raises(ValueError, match=message):
         optimizer(**trainer)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("adam", {"betas": [0.9, "a"]}, "'<=' not supported"),
+        ("adam", {"eps": "x"}, "'<=' not supported"),
+        ("adamw", {"betas": 0.9}, "not subscriptable"),
+        ("lamb", {"betas": [0.9, "a"]}, r"'str' .*\(The defaults are betas=\(0.9, 0.999\).\)"),
+        ("lamb", {"betas": 0.9}, r"it cannot take a step\. TypeError: .*unpack"),
+        ("lamb", {"betas": [0.9]}, r"it cannot take a step\. ValueError: not enough values to unpack"),
+        ("lamb", {"eps": "x", "max_grad_norm": 1.0}, r"could not convert.*defaults are eps=1e-06, max_grad_norm=1"),
+        ("lion", {"betas": [0.9, "a"]}, "lion"),
+        ("madgrad", {"eps": [1]}, "madgrad"),
+        ("adafactor", {"eps": "x"}, "adafactor"),
+        ("muon", {"eps": "x"}, "muon"),
+        ("sgd", {"dampening": "x"}, "it cannot take a step"),
+        ("rmsprop", {"alpha": "x"}, "rmsprop"),
+    ],
+)
+def test_an_option_of_a_wrong_type_ends_before_the_data_are_opened(name, options, message, tmp_path, monkeypatch):
+    monkeypatch.setattr("mtlkit.run.experiment.build_dataset", None)  # calling it would be a TypeError
+    experiment = Experiment.compose("multimnist", [f"trainer.optimizer={name}", f"output_dir={tmp_path / 'run'}"])
+    experiment.config = replace(
+        experiment.config, trainer=replace(experiment.config.trainer, optimizer_options=options)
+    )
+    with pytest.raises(ValueError, match=message) as caught:
+        experiment.run()
+    assert f"trainer.optimizer={name} with trainer.optimizer_options={options}: " in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("adam", {"betas": [0.8, 0.9], "amsgrad": True}),
+        ("sgd", {"dampening": 0.1}),
+        ("lamb", {"eps": 1e-7}),
+        ("muon", {"nesterov": True}),
+        ("adafactorbv", {}),
+        ("kron", {"deterministic": True}),  # it compiles itself, which takes minutes: not for the trial
+    ],
+)
+def test_what_an_optimizer_takes_passes_and_moves_no_random_number(name, options):
+    before = torch.get_rng_state()
+    check_optimizer(TrainerConfig(optimizer=name, optimizer_options=options), torch.device("cpu"))
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_an_optimizer_of_an_absent_package_is_named():

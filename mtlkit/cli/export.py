@@ -23,6 +23,13 @@ def add_commands(add: Callable[..., argparse.ArgumentParser], add_run: Callable[
     sub.add_argument(
         "--dynamic-size", action="store_true", help="it takes images of any size, not only the trained one"
     )
+    sub.add_argument(
+        "--check",
+        metavar="IMAGES",
+        nargs="+",
+        type=Path,
+        help="compare with the model on these files and folders (default: the run's validation data)",
+    )
     sub.add_argument("--encoder", metavar="FILE", type=Path, help="write the encoder's weights alone, as safetensors")
     sub = add("push", push_command, PUSH)
     add_run(sub)
@@ -35,17 +42,12 @@ def add_commands(add: Callable[..., argparse.ArgumentParser], add_run: Callable[
 
 def export_command(arguments: argparse.Namespace, result: Any) -> None:
     """Writes the files and prints how much the exported program differs from the model."""
-    out, format_, encoder = arguments.out, arguments.format, arguments.encoder
-    if (out is None) != (format_ is None):
-        raise ValueError("--out FILE and --format onnx|pt2 go together.")
-    if out is None and encoder is None:
-        raise ValueError("There is nothing to write: say --format onnx|pt2 --out FILE, or --encoder FILE, or both.")
-    if arguments.dynamic_size and out is None:
-        raise ValueError("--dynamic-size goes with --out.")
+    _check_words(arguments)
     check_run(arguments.run, CONFIG)
     from mtlkit.run.export import check_export, export_encoder, export_model
     from mtlkit.run.trained import load_run
 
+    out, format_, encoder = arguments.out, arguments.format, arguments.encoder
     for path, kind in ((out, format_), (encoder, None)):
         if path is not None:
             check_export(path, kind)
@@ -54,14 +56,29 @@ def export_command(arguments: argparse.Namespace, result: Any) -> None:
         print_lines([f"{encoder}: the encoder's weights; {export_encoder(model, encoder)}."])
     if out is None:
         return
-    found = export_model(model, out, format_, dynamic_size=arguments.dynamic_size)
-    print_lines([f"{out}: image (B, {model.description.channels}, H, W) in [0, 1] -> {', '.join(found)}"])
+    done = export_model(model, out, format_, dynamic_size=arguments.dynamic_size, check=arguments.check or ())
+    names = ", ".join(done.differences)
+    print_lines([f"{out}: image (B, {model.description.channels}, H, W) in [0, 1] -> {names}"])
     if (precision := model.config.trainer.precision) != "fp32":
         why = f"The run computed in {precision}, and this file computes in float32: predictions differ by the rounding."
         print_lines([why])
-    print_lines(["Largest difference to the model on random images (of class numbers: the share that differs):"])
-    for name, (difference, most) in found.items():
+    if done.why_not:
+        why = f"The run's validation data could not be opened ({done.why_not}). --check IMAGES takes other images."
+        print_lines([why])
+    print_lines([f"Largest difference to the model on {done.images} (of class numbers: the share that differs):"])
+    for name, (difference, most) in done.differences.items():
         print_lines([f"  {name}: {difference:.2g} (allowed: {most:g})"])
+
+
+def _check_words(arguments: argparse.Namespace) -> None:
+    out = arguments.out
+    if (out is None) != (arguments.format is None):
+        raise ValueError("--out FILE and --format onnx|pt2 go together.")
+    if out is None and arguments.encoder is None:
+        raise ValueError("There is nothing to write: say --format onnx|pt2 --out FILE, or --encoder FILE, or both.")
+    for word, given in (("--dynamic-size", arguments.dynamic_size), ("--check", arguments.check)):
+        if given and out is None:
+            raise ValueError(f"{word} goes with --out.")
 
 
 def push_command(arguments: argparse.Namespace, result: Any) -> None:

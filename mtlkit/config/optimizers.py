@@ -19,7 +19,8 @@ KEYS = {"lr": "trainer.lr", "weight_decay": "trainer.weight_decay", "momentum": 
 def optimizer_problems(trainer: TrainerConfig) -> Iterator[tuple[str, str]]:
     """Yields what is wrong with the optimizer: the key, and why.
 
-    It finds an unknown name, an unknown option, and an optimizer that needs a second backward pass.
+    It finds an unknown name, an unknown option, text where the optimizer needs true or false, and an optimizer that
+    needs a second backward pass. The engine tries the other values (`check_optimizer`).
     """
     name, options = trainer.optimizer, trainer.optimizer_options
     if name in USUAL and not options:
@@ -32,11 +33,13 @@ def optimizer_problems(trainer: TrainerConfig) -> Iterator[tuple[str, str]]:
     if _info(name).second_order:
         yield "trainer.optimizer", f"{name} needs second derivatives, which the one backward pass of a step has not"
     own = _options(name)
-    for option in options:
+    for option, value in options.items():
         if option in KEYS:
             yield f"trainer.optimizer_options.{option}", f"it is the key {KEYS[option]}"
         elif own and option not in own:
             yield f"trainer.optimizer_options.{option}", f"{name} has no such option. {suggest(option, own)}"
+        elif isinstance(own.get(option), bool) and not isinstance(value, bool):  # Python takes "no" for true
+            yield f"trainer.optimizer_options.{option}", f"expected true or false, found {value!r}"
 
 
 def has_momentum(name: str) -> bool:
@@ -53,10 +56,18 @@ def optimizer_options(trainer: TrainerConfig) -> dict[str, Any]:
     return exact | trainer.optimizer_options
 
 
-def _options(name: str) -> set[str]:
-    """Returns the names of an optimizer's further arguments. Nothing if it is from a package that may be absent."""
+def default_options(trainer: TrainerConfig) -> dict[str, Any]:
+    """Returns the optimizer's further arguments with their defaults, as far as they are known."""
+    return _options(trainer.optimizer)
+
+
+def _options(name: str) -> dict[str, Any]:
+    """Returns an optimizer's further arguments with their defaults. None if it is from a package that may be absent."""
     found = _info(name).opt_class
-    return set() if isinstance(found, str) else set(inspect.signature(found).parameters) - {"params", *KEYS}
+    if isinstance(found, str):
+        return {}
+    given = inspect.signature(found).parameters.items()
+    return {key: value.default for key, value in given if key not in {"params", *KEYS}}
 
 
 def _info(name: str) -> Any:

@@ -27,9 +27,10 @@ def freeze(model: MultiTaskModel, stages: bool | int) -> None:
         number = group_parameters(encoder, encoder.group_matcher(coarse=True), reverse=True)
         most = max(number.values())
         if stages > most:
+            has, number_text = ("1 stage", "1") if most == 1 else (f"{most} stages", f"a number from 1 to {most}")
             raise ValueError(
-                f"model.freeze={stages}: this encoder has {most} stages behind its stem. Take a number from 1 to "
-                f"{most}, or true for the whole encoder."
+                f"model.freeze={stages}: this encoder has {has} behind its stem. Take {number_text}, or true for the "
+                "whole encoder."
             )
         for name, parameter in encoder.named_parameters():
             if number[name] <= stages:

@@ -1,16 +1,21 @@
 """The optimizers of a run and their learning-rate schedule."""
 
 import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from timm.optim import create_optimizer_v2, param_groups_layer_decay
 from torch import Tensor, nn
+from torch.compiler import set_stance
 from torch.optim import Optimizer
 
 from mtlkit.balancer import Balancer
-from mtlkit.config.optimizers import IN_TIMM, optimizer_options
+from mtlkit.config.optimizers import IN_TIMM, default_options, optimizer_options
 from mtlkit.config.schema import TrainerConfig
 from mtlkit.engine.model import MultiTaskModel
 from mtlkit.network import Encoder
@@ -29,13 +34,46 @@ def model_optimizer(model: MultiTaskModel, config: TrainerConfig) -> Optimizer:
     groups = [group for group in groups if any(parameter.requires_grad for parameter in group["params"])]
     for group in groups:
         group["initial_lr"] = group["lr"]  # the schedule multiplies this one, so that no rounding adds up
-    name, options = IN_TIMM.get(config.optimizer, config.optimizer), optimizer_options(config)
+    with _refusing(config, "timm cannot make it here"):
+        return _made(groups, config)
+
+
+def check_optimizer(config: TrainerConfig, device: torch.device) -> None:
+    """Takes two steps with tiny parameters, because most constructors do not look at the types of their options.
+
+    Raises `ValueError` if the optimizer refuses an option or cannot work on this machine.
+    """
+    shapes = ((2,), (2, 2), (2, 2, 3, 3))  # a bias, a linear layer, a convolution: some treat each in its own way
+    parameters = [nn.Parameter(torch.ones(shape, device=device)) for shape in shapes]
+    for parameter in parameters:
+        parameter.grad = torch.full_like(parameter, 0.5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the optimizer of the run says it again
+        with _refusing(config, "timm cannot make it here"):
+            optimizer = _made([{"params": parameters}], config)
+        with _refusing(config, "it cannot take a step"), set_stance("force_eager"):  # some compile, which takes minutes
+            for _ in range(2):  # the first one makes the state, the second one uses it
+                optimizer.step()
+
+
+def _made(groups: list[dict[str, Any]], config: TrainerConfig) -> Optimizer:
+    name = IN_TIMM.get(config.optimizer, config.optimizer)
+    return create_optimizer_v2(
+        groups, name, config.lr, config.weight_decay, config.momentum, **optimizer_options(config)
+    )
+
+
+@contextmanager
+def _refusing(config: TrainerConfig, what: str) -> Iterator[None]:
+    """Turns every error into a `ValueError`: which ones a wrong option causes depends on the optimizer."""
     try:
-        return create_optimizer_v2(groups, name, config.lr, config.weight_decay, config.momentum, **options)
-    except (ValueError, TypeError, RuntimeError, AssertionError, ImportError) as error:
+        yield
+    except Exception as error:
+        options = optimizer_options(config)
+        usual = ", ".join(f"{key}={value}" for key, value in default_options(config).items() if key in options)
         raise ValueError(
-            f"trainer.optimizer={config.optimizer} with trainer.optimizer_options={options}: timm cannot make it here. "
-            f"{type(error).__name__}: {error}"
+            f"trainer.optimizer={config.optimizer} with trainer.optimizer_options={options}: {what}. "
+            f"{type(error).__name__}: {error}{f' (The defaults are {usual}.)' if usual else ''}"
         ) from error
 
 

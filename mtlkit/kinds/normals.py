@@ -20,6 +20,7 @@ class Normals(DenseKind):
     """
 
     unknown = 0
+    frame = "the camera's: x right, y down, z forward; a surface that faces the camera has a negative z"
     plausible = (-1.05, 0.2)
     advice = "Normals face the camera, with x to the right, y down and z forward: change the signs of y and z."
 

@@ -161,7 +161,8 @@ class History:
         found: dict[str, list[int]] = {}
         for record in self.records:
             texts = [str(record["incident"])] if record.get("incident") else []
-            missing = [key for key, value in record.items() if value is None and not log.class_key(key)]
+            facts = record["split"] == "info"  # a fact may be null: no preset, no averaged weights
+            missing = [key for key, value in record.items() if value is None and not facts and not log.class_key(key)]
             texts += [f"{key} ({record['split']}) {_why(record)}" for key in missing]
             for text in texts:
                 found.setdefault(text, []).append(record["step"])

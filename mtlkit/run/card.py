@@ -73,7 +73,9 @@ def _training(history: History, model: TrainedModel, config: dict[str, Any]) -> 
     yield "data", ", ".join(map(str, sets))
     if samples := _data(history).get("samples"):
         yield "samples", ", ".join(f"{count} {split}" for split, count in samples.items())
-    yield "images", f"{width} x {height}, RGB in [0, 1]"
+    channels = model.description.channels
+    colours = {1: "1 channel", 3: "RGB"}.get(channels, f"{channels} channels")
+    yield "images", f"{width} x {height}, {colours} in [0, 1]"
     yield "encoder", f"{trained.model.encoder}, pretrained: {trained.model.pretrained}"
     yield "balancer", str(config.get("balancer", {}).get("name", ""))
     yield "decoders", decoders_text(history)

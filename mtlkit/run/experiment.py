@@ -11,6 +11,7 @@ from mtlkit.config.schema import Config
 from mtlkit.data.loader import Samples, eval_loader, train_loader
 from mtlkit.engine.engine import Engine, Record
 from mtlkit.engine.evaluation import evaluate_constants, evaluate_model
+from mtlkit.engine.optim import check_optimizer
 from mtlkit.errors import StepError
 from mtlkit.log import JsonLines
 from mtlkit.observer import OBSERVERS, Observer, Observers
@@ -87,7 +88,9 @@ class Experiment:
         accelerator = make_accelerator(config.trainer, self.folder / "trackers")
         memory = PeakMemory(accelerator.device)
         make_deterministic(config)
-        build_balancer(config)  # only to find a wrong option before the data sets are opened, which can take long
+        # Both only to find a wrong option before the data sets are opened, which can take long.
+        build_balancer(config)
+        check_optimizer(config.trainer, accelerator.device)
         with distributed.main_first():  # the main process may fill a cache, which the other processes then use
             training, validation = (
                 build_samples(config, build_dataset(config, split), augment=split == "train")

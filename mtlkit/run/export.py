@@ -8,9 +8,10 @@ import importlib.metadata
 import importlib.util
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from torch import Tensor
 from mtlkit.engine.lora import merge_lora
 from mtlkit.engine.predictor import Predictor
 from mtlkit.files import write_whole
+from mtlkit.run.check_images import find_check_images
 from mtlkit.run.checkpoint import step_of
 from mtlkit.run.graph import WRITERS, Graph, Outputs
 from mtlkit.run.trained import TrainedModel
@@ -52,40 +54,65 @@ def check_export(out: Path, format_: str | None = None) -> None:
         raise ValueError(f"--format {format_} needs {' and '.join(absent)}. Call: pip install 'mtlkit[export]'")
 
 
+@dataclass(frozen=True)
+class Exported:
+    """How an exported program was checked.
+
+    Attributes:
+        differences: by task, how much it differs from the model (see `difference`), and the limit.
+        images: what it was checked on, in words.
+        why_not: why these are not images of the run's validation data, if they should have been.
+    """
+
+    differences: dict[str, tuple[float, float]]
+    images: str
+    why_not: str
+
+
 def export_model(
-    model: TrainedModel, out: Path, format_: str, *, dynamic_size: bool = False
-) -> dict[str, tuple[float, float]]:
-    """Writes the file. Returns by task how much it differs from the model (see `difference`), and the limit.
+    model: TrainedModel, out: Path, format_: str, *, dynamic_size: bool = False, check: Sequence[Path] = ()
+) -> Exported:
+    """Writes the file.
 
     The graph computes in float32, whatever the precision of the run was. The number of images in a batch is free. Their
-    size is `model.size`, or free with `dynamic_size`. The program is run on random images before the file gets its
-    name. Nothing is written if it differs from the model.
+    size is `model.size`, or free with `dynamic_size`. Before the file gets its name, the program is run on images of
+    the run's validation data, or on the first images of `check` (files and folders). If the data cannot be opened, it
+    runs on random images, and the result and the metadata say so. Nothing is written if it differs from the model.
 
     Raises:
-        ValueError: the network cannot be exported or takes no other size, or the program differs from the model.
-        OSError: the file cannot be written. `check_export` finds most of these errors earlier.
+        ValueError: the network cannot be exported or takes no other size, the program differs from the model, or a file
+            of `check` is no image.
+        OSError: the file cannot be written, or an image of `check` is not there. `check_export` finds most of the
+            errors of writing earlier.
     """
     check_export(out, format_)
+    checked = find_check_images(model, check)
     network, balancer = deepcopy((model.predictor.model, model.predictor.balancer))
     merge_lora(network.encoder)
     for part in filter(None, (network, balancer)):
         part.to("cpu", torch.float32)
+        for tensor in (*part.parameters(), *part.buffers()):
+            tensor.data = tensor.data.contiguous().clone()  # pt2 cannot hold a part of a larger tensor
     predictor = Predictor(network, model.tasks, balancer, torch.device("cpu"), "fp32")
     (width, height), channels = model.size, model.description.channels
     sizes = [(width, height)]
     if dynamic_size:
         sizes.append((2 * width, 3 * height))  # unequal factors, or width and height could be mistaken for each other
-        network.encoder.check_size(*sizes[-1])
+        try:
+            network.encoder.check_size(*sizes[-1])
+        except ValueError as error:
+            raise ValueError(
+                f"--dynamic-size: this network takes images of one size only. Leave it out: the program then takes "
+                f"{width} x {height}, and who uses it resizes the images before. ({error})"
+            ) from error
     example = predictor.predictions(torch.zeros(1, channels, height, width), {})
-    text = json.dumps(metadata(model, example, dynamic_size=dynamic_size))
+    text = json.dumps(metadata(model, example, dynamic_size=dynamic_size) | {"checked_on": checked.what})
     data, run = WRITERS[format_](Graph(predictor).eval(), (channels, height, width), dynamic_size, text)
     found = dict.fromkeys(predictor.tasks, 0.0)
-    draw = torch.Generator().manual_seed(0)
     for wide, high in sizes:
-        for batch in (1, 3):  # the graph was made from a batch of 2
-            image = torch.rand(batch, channels, high, wide, generator=draw)
+        for image in checked.batches((wide, high)):
             expected = predictor.predictions(image, {})
-            with _at_size(batch, wide, high, dynamic_size):
+            with _at_size(image, max(network.encoder.info.strides) if dynamic_size else 0):
                 outputs = run(image)
             for name in predictor.tasks:
                 found[name] = max(found[name], difference(outputs[name], expected[name]))
@@ -94,17 +121,27 @@ def export_model(
         named = ", ".join(f"{name} {found[name]:.3g} (at most {tolerances[name]:g})" for name in wrong)
         raise ValueError(f"The exported program differs from the model: {named}. Nothing was written.")
     write_whole(out, data)
-    return {name: (value, tolerances[name]) for name, value in found.items()}
+    differences = {name: (value, tolerances[name]) for name, value in found.items()}
+    return Exported(differences, checked.what, checked.why_not)
 
 
 @contextmanager
-def _at_size(batch: int, width: int, height: int, dynamic: bool) -> Iterator[None]:
-    """Adds the size of the images to an error of the exported program."""
+def _at_size(image: Tensor, stride: int) -> Iterator[None]:
+    """Adds the size of the images to an error of the exported program. `stride`: the size is free, and in which steps.
+
+    A network may have one path for multiples of its stride and another for other sizes. A program has one path.
+    """
     try:
         yield
     except ValueError as error:
-        hint = " Leave out --dynamic-size." if dynamic else ""
-        raise ValueError(f"{error}. (For {batch} images of {width} x {height}.) Nothing was written.{hint}") from error
+        hint = (
+            " This network works in another way at this size than at that of the training. Leave out --dynamic-size, "
+            f"or train with a data.size in multiples of {stride}, the largest stride of the encoder."
+        )
+        count, _, height, width = image.shape
+        raise ValueError(
+            f"{error}. (For {count} images of {width} x {height}.) Nothing was written.{hint if stride else ''}"
+        ) from error
 
 
 def difference(found: Tensor, expected: Tensor) -> float:
@@ -128,7 +165,7 @@ def tolerance_of(prediction: Tensor) -> float:
 
 
 def metadata(model: TrainedModel, predictions: Outputs, *, dynamic_size: bool) -> dict[str, Any]:
-    """Returns what the file says about itself: input, outputs with classes and units, balancer, origin."""
+    """Returns what the file says about itself: input, outputs (classes, units, frame), balancer, origin."""
     (width, height), channels, config = model.size, model.description.channels, model.config
     outputs = {}
     for name, task in model.tasks.items():
@@ -140,9 +177,12 @@ def metadata(model: TrainedModel, predictions: Outputs, *, dynamic_size: bool) -
             "dtype": str(found.dtype).removeprefix("torch."),
             "classes": list(task.classes),
             "unit": task.unit,
+            "frame": task.kind.frame if task.kind else "",
         }
         if not found.is_floating_point():
             outputs[name]["values"] = "the number of a class in `classes`, from 0"
+        elif task.classes:
+            outputs[name]["values"] = "one number for each of `classes`, along axis 1"
     adapters = config.balancer is not None
     return {
         "mtlkit": importlib.metadata.version("mtlkit"),

@@ -1,6 +1,7 @@
 """The graph of an exported model, and how it becomes a file of ONNX or of `torch.export`."""
 
 import io
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -95,7 +96,8 @@ def _exporting(format_: str, *refusals: type[Exception]) -> Iterator[None]:
             warnings.simplefilter("ignore", (DeprecationWarning, FutureWarning))
             yield
     except errors as error:
-        reason = " ".join(str(error).split())[:300].rstrip(".")
+        plain = re.sub(r"\x1b\[[0-9;]*m", "", str(error))  # without the colours of a terminal
+        reason = " ".join(plain.split())[:300].rstrip(".")
         raise ValueError(f"This network cannot become a program of the format {format_}: {reason}") from error
 
 

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -76,7 +76,7 @@ def _folders(images: Sequence[Path], out: Path) -> dict[Path, Path]:
     """Returns the folder to write for every image file. It reads no file."""
     found: dict[Path, Path] = {}
     taken: dict[Path, Path] = {}
-    for image, folder in _named(images, out):
+    for image, folder in named(images, out):
         if folder.exists():
             raise FileExistsError(f"{folder} exists already. Remove it, or choose another --out.")
         if folder in taken:
@@ -96,8 +96,11 @@ def _folders(images: Sequence[Path], out: Path) -> dict[Path, Path]:
     return found
 
 
-def _named(images: Sequence[Path], out: Path) -> Iterator[tuple[Path, Path]]:
-    """Yields every image file with the folder to write for it."""
+def named(images: Iterable[Path], out: Path) -> Iterator[tuple[Path, Path]]:
+    """Yields every image file, those in folders included, with the folder to write for it.
+
+    Raises `FileNotFoundError` if there is no such file, or if a folder has no image.
+    """
     for image in images:
         if not image.is_dir():
             if not image.is_file():

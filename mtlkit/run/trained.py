@@ -42,13 +42,22 @@ class TrainedModel:
         predictor: computes outputs and predictions for prepared batches, as training, `mtlkit evaluate` and this class
             do.
         checkpoint: the folder of its weights.
+        run: the folder of its run.
+        trusted: whether the folder may name modules to import. That of a model from the hub may not.
     """
 
-    def __init__(self, config: TrainedConfig, description: Description, predictor: Predictor, checkpoint: Path) -> None:
+    def __init__(
+        self, config: TrainedConfig, description: Description, predictor: Predictor, checkpoint: Path, trusted: bool
+    ) -> None:
         self.config = config
         self.description = description
         self.predictor = predictor
         self.checkpoint = checkpoint
+        self.trusted = trusted
+
+    @property
+    def run(self) -> Path:
+        return self.checkpoint.parent.parent
 
     @property
     def tasks(self) -> Mapping[str, Task]:
@@ -105,10 +114,13 @@ class TrainedModel:
         """Returns the predictions for pictures (H, W, C) of one size, with an axis B in front."""
         if not pictures:
             raise ValueError("The batch has no image.")
-        how = self.description.resizing
-        prepared = [image_tensor(resize(picture, self.size, how=how)) for picture in pictures]
         sizes = dict.fromkeys(self.tasks, pictures[0].shape[:2])
-        return self.predictor.predictions(self.predictor.image(torch.stack(prepared)), sizes)
+        return self.predictor.predictions(self.predictor.image(self.prepared(pictures)), sizes)
+
+    def prepared(self, pictures: Sequence[np.ndarray]) -> Tensor:
+        """Returns images (B, C, H, W) in [0, 1] of the size that the network takes, for pictures (H, W, C)."""
+        how = self.description.resizing
+        return torch.stack([image_tensor(resize(picture, self.size, how=how)) for picture in pictures])
 
 
 def load_run(
@@ -148,7 +160,7 @@ def load_run(
         if part is not None:  # before the weights are loaded, to keep all their digits
             part.to(place, dtype_of(precision)).requires_grad_(False).eval()
     checkpoint.load_weights(model, balancer, folder)
-    return TrainedModel(config, described, Predictor(model, tasks, balancer, place, precision), folder)
+    return TrainedModel(config, described, Predictor(model, tasks, balancer, place, precision), folder, trusted)
 
 
 def _device(name: str | torch.device | None) -> torch.device:

@@ -65,12 +65,8 @@ def run_study(study: Study, folder: Path, launcher: Launcher, tell: Tell, comman
             differs. Or: no run of a method has finished.
     """
     plan = Plan(study, folder)
-    check_claims(
-        [parse_claim(claim) for claim in study.claims],
-        [method.name for method in plan.methods],
-        plan.tasks,
-        study.metrics,
-    )
+    names = [method.name for method in plan.methods]
+    check_claims(map(parse_claim, study.claims), names, plan.tasks, study.metrics)
     with claimed(folder):
         check_unchanged(study, folder)
         study.save(folder)
