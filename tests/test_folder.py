@@ -80,6 +80,12 @@ def test_the_promises_of_every_data_set(root: Path, size: tuple[int, int] | None
     assert sample["targets"]["seg"].unique().tolist() == [1]
 
 
+def test_the_promises_with_splits_of_ones_own(root: Path) -> None:
+    """`splits` of the data set is another thing than `splits` of the check."""
+    own = {"splits": {"folders": {"train": "images/a", "test": "images/b"}, "gap": 0, "block": 2}}
+    check_dataset("folder", root=str(root), images="images/**/*.png", labels={"seg": MASKS}, options=own)
+
+
 # ---- what belongs together
 
 
