@@ -101,6 +101,21 @@ def test_what_has_no_partner_is_counted_and_said(root: Path) -> None:
     assert found[index]["targets"] == {}
 
 
+def test_labels_beside_their_images_are_no_images(root: Path) -> None:
+    for n in range(30):
+        save(root / f"images/{'ab'[n // 15]}/{n}_mask.png", np.full((4, 6), n % 2, np.uint8))
+    found = folder(root, {"seg": {**MASKS, "files": "images/**/*_mask.png"}}, splits={"holdout": 0})
+    assert numbers(found) == list(range(30))
+    assert found.notes[:3] == [
+        f"30 images match images/**/*.png in {root}.",
+        "30 files match as images but are labels, and are not used as images: images/a/0_mask.png, "
+        "images/a/1_mask.png, images/a/2_mask.png and 27 more.",
+        "seg: 30 of 30 images have a file images/**/*_mask.png.",
+    ]
+    own = folder(root, {"picture": {"type": "reconstruction", "files": "images/*/?.png"}}, images="images/*/?.png")
+    assert (own[3]["image"] == own[3]["targets"]["picture"]).all()  # an image may be its own label
+
+
 def test_two_files_of_one_stem_are_refused(root: Path) -> None:
     save(root / "images/a/3.npy", np.zeros((4, 6, 3)))
     with pytest.raises(ValueError, match=r"data\.images: .*a/3\.npy and .*a/3\.png both have the stem 'a/3'"):
