@@ -111,6 +111,27 @@ def test_show_says_that_there_is_no_test_data(
     assert f"mtlkit: test: {reason}" in capsys.readouterr().err
 
 
+@pytest.mark.filterwarnings("ignore:protocol=published, but preset=null")  # a user's own experiment
+@pytest.mark.parametrize("way", ["empty", "file"])
+def test_prepare_writes_the_splits_that_there_are(
+    way: str, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "partial_plugin.py").write_text(PLUGIN)
+    (tmp_path / "partial.yaml").write_text(EXPERIMENT)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    words = ["data", "prepare", "partial.yaml", f"data.way={way}", "--out", "fast"]
+    assert main([*words, "data.validation=test", "protocol=published"]) == 2
+    assert "Nothing is prepared. To prepare the others alone: --splits train." in capsys.readouterr().err
+    assert not (tmp_path / "fast").exists()
+    for _ in range(2):  # the second time, it checks what is there
+        assert main(words) == 0
+        out, error = capsys.readouterr()
+        assert out.startswith("test: no test data. The")
+        assert "fast is complete: 4 train, 4 val samples" in error
+    assert main(["train", "partial.yaml", "data.root=fast", f"data.way={way}", "output_dir=run"]) == 0
+
+
 def test_missing_pictures_are_left_out_where_that_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     celeba.original(tmp_path)
     folder = tmp_path / "Img" / "img_align_celeba"

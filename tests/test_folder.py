@@ -80,6 +80,12 @@ def test_the_promises_of_every_data_set(root: Path, size: tuple[int, int] | None
     assert sample["targets"]["seg"].unique().tolist() == [1]
 
 
+def test_the_promises_with_splits_of_ones_own(root: Path) -> None:
+    """`splits` of the data set is another thing than `splits` of the check."""
+    own = {"splits": {"folders": {"train": "images/a", "test": "images/b"}, "gap": 0, "block": 2}}
+    check_dataset("folder", root=str(root), images="images/**/*.png", labels={"seg": MASKS}, options=own)
+
+
 # ---- what belongs together
 
 
@@ -93,6 +99,21 @@ def test_what_has_no_partner_is_counted_and_said(root: Path) -> None:
     )
     (index,) = (i for i, n in enumerate(numbers(found)) if n == 3)
     assert found[index]["targets"] == {}
+
+
+def test_labels_beside_their_images_are_no_images(root: Path) -> None:
+    for n in range(30):
+        save(root / f"images/{'ab'[n // 15]}/{n}_mask.png", np.full((4, 6), n % 2, np.uint8))
+    found = folder(root, {"seg": {**MASKS, "files": "images/**/*_mask.png"}}, splits={"holdout": 0})
+    assert numbers(found) == list(range(30))
+    assert found.notes[:3] == [
+        f"30 images match images/**/*.png in {root}.",
+        "30 files match as images but are labels, and are not used as images: images/a/0_mask.png, "
+        "images/a/1_mask.png, images/a/2_mask.png and 27 more.",
+        "seg: 30 of 30 images have a file images/**/*_mask.png.",
+    ]
+    own = folder(root, {"picture": {"type": "reconstruction", "files": "images/*/?.png"}}, images="images/*/?.png")
+    assert (own[3]["image"] == own[3]["targets"]["picture"]).all()  # an image may be its own label
 
 
 def test_two_files_of_one_stem_are_refused(root: Path) -> None:
@@ -126,6 +147,25 @@ def test_nothing_that_matches_is_refused(root: Path, options: dict, message: str
         ({"type": "depth", "ignore": 255}, r"data\.labels\.x\.ignore: a target of the kind 'depth' has no such"),
         ({"type": "segmentation"}, r"data\.labels\.x\.classes: missing"),
         ({"type": "segmentation", "classes": ["a"], "map": {7: "b"}}, r"data\.labels\.x\.map: 'b' is no class"),
+        (
+            {"type": "segmentation", "colours": {"a": [0, 0, 300]}},
+            r"data\.labels\.x\.colours\.a: expected numbers from 0 to 255, found \[0, 0, 300\]",
+        ),
+        ({"type": "segmentation", "colours": {"a": [0, 0]}}, r"data\.labels\.x\.colours: expected "),
+        (
+            {"type": "segmentation", "colours": {"a": [0, 0, 1], "b": [[0, 0, 2], [0, 0, 1]]}},
+            r"data\.labels\.x\.colours\.b: \[0, 0, 1\] is the colour of 'a', too",
+        ),
+        (
+            {"type": "segmentation", "classes": ["wall"], "colours": {"wal": [0, 0, 1]}},
+            r"data\.labels\.x\.colours\.wal: no such class\. Did you mean 'wall'",
+        ),
+        (
+            {"type": "segmentation", "colours": {"a": [0, 0, 1]}, "ignore": 255},
+            r"data\.labels\.x\.ignore: it does not go with colours",
+        ),
+        ({"type": "segmentation", "colours": {"ignore": [0, 0, 1]}}, r"data\.labels\.x\.colours: it names no class"),
+        ({"type": "depth", "colours": {"a": [0, 0, 1]}}, r"data\.labels\.x\.colours: a target of the kind 'depth'"),
         ({"type": "normals", "axes": "xyw"}, r"data\.labels\.x\.axes: expected the axis of each channel"),
         ({"type": "depth", "columns": ["a"]}, r"data\.labels\.x\.files: give either it or columns"),
     ],
@@ -166,10 +206,47 @@ def test_class_numbers(root: Path) -> None:
     mapped = label_of(root, stored, "png", **options, ignore=255, map={0: 1, 1: "wall", 7: "floor"})
     assert mapped.tolist() == [[1, 0, 1, -1]]
     assert label_of(root, stored[:, :2].astype(float), "npy", type="segmentation", classes=2).tolist() == [[0, 1]]
-    with pytest.raises(BadSampleError, match=r"0\.png holds 7, 255, expected the classes 0 to 1 \(wall, floor\)"):
+    with pytest.raises(ValueError, match=r"0\.png holds 7, 255, expected the classes 0 to 1 \(wall, floor\)"):
         label_of(root, stored, "png", **options)
-    with pytest.raises(BadSampleError, match=r"0\.png holds 1, 7, which `map` does not have"):
+    with pytest.raises(ValueError, match=r"0\.png holds 1, 7, which `map` does not have"):
         label_of(root, stored, "png", **options, ignore=255, map={0: 1})
+
+
+def test_masks_of_colours(root: Path) -> None:
+    stored = np.array([[[128, 64, 128], [0, 0, 142], [0, 0, 70], [0, 0, 0], [1, 2, 3]]], np.uint8)
+    colours = {"road": [128, 64, 128], "ignore": [0, 0, 0], "car": [[0, 0, 142], [0, 0, 70]]}
+    options = {"type": "segmentation", "colours": colours}
+    for ending in ("png", "npy"):
+        assert label_of(root, stored[:, :4], ending, **options).tolist() == [[0, 1, 1, -1]]
+    ordered = label_of(root, stored[:, :4], "png", **options, classes=["sky", "car", "road"])
+    assert ordered.tolist() == [[2, 1, 1, -1]]
+    with pytest.raises(ValueError, match=r"0\.png holds the colours \[1, 2, 3\], which `colours` does not have"):
+        label_of(root, stored, "png", **options)
+    with pytest.raises(ValueError, match=r"0\.npy holds uint16, expected colours in 8 bits"):
+        label_of(root, stored.astype(np.uint16), "npy", **options)
+    with pytest.raises(ValueError, match=r"expected 1 per pixel\. If the mask has colours, .*`colours: "):
+        label_of(root, stored, "png", type="segmentation", classes=["road", "car"])
+    (root / "stored/a/0.png").unlink()
+    save(root / "stored/a/1.png", stored[:, :4])
+    assert folder(root, {"x": {"files": "stored/**/*.png", **options}}).targets["x"].classes == ("road", "car")
+
+
+def test_a_palette_counts_as_class_numbers(root: Path) -> None:
+    """Tools of annotation store the class numbers with a palette, so that viewers show colours."""
+    numbers = np.array([[0, 1, 1, 255]], np.uint8)
+    picture = Image.fromarray(numbers).convert("P")
+    picture.putpalette([200, 10, 10, 10, 200, 10] + [0] * 762)
+    picture.putdata(numbers.ravel().tolist())
+    (root / "stored/a").mkdir(parents=True)
+    picture.save(root / "stored/a/0.png")
+    save(root / "images/a/0.png", np.zeros((1, 4, 3), np.uint8))
+    label = {"type": "segmentation", "files": "stored/**/*.png", "classes": ["wall", "floor"], "ignore": 255}
+    with Image.open(root / "stored/a/0.png") as stored:
+        assert stored.mode == "P"
+    assert folder(root, {"x": label}, limit=1)[0]["targets"]["x"].tolist() == [[0, 1, 1, -1]]
+    del label["classes"], label["ignore"]
+    with pytest.raises(ValueError, match=r"expected 3 per pixel\. .*A palette counts as class numbers"):
+        folder(root, {"x": label | {"colours": {"wall": [200, 10, 10]}}}, limit=1)[0]
 
 
 def test_normals(root: Path) -> None:
@@ -201,7 +278,7 @@ def test_kinds_of_others(root: Path) -> None:
 
     stored = np.random.default_rng(0).random((3, 5, 2))
     assert label_of(root, stored, type="flow", scale=2.0) == pytest.approx(2 * stored.transpose(2, 0, 1), rel=SINGLE)
-    with pytest.raises(BadSampleError, match=r"holds an array \(3, 5\), expected \(height, width, 2\)"):
+    with pytest.raises(ValueError, match=r"holds an array \(3, 5\), expected \(height, width, 2\)"):
         label_of(root, stored[..., 0], type="flow")
     points = np.arange(34.0).reshape(17, 2)
     assert (label_of(root, points, type="joints") == points).all()
@@ -212,6 +289,43 @@ def test_values_without_a_label_in_range_are_refused(root: Path) -> None:
         folder(root, {"depth": {**DEPTH, "offset": -20}})
     with pytest.raises(ValueError, match=r"no value is a label with the options \{'ignore': \(0, 1\)\}"):
         folder(root, {"seg": {**MASKS, "ignore": (0, 1)}})
+
+
+@pytest.mark.parametrize(
+    ("options", "made"),
+    [
+        ({"scale": 1e-9}, r"5e-07 to 3\.4e-06"),
+        ({"scale": 1e6}, r"5e\+08 to 3\.4e\+09"),
+        ({"scale": 1e300}, r"\d+ of \d+ that are NaN or infinite"),
+        ({"scale": 1e-60}, "0, which means no label"),
+        ({"scale": -0.001}, r"-3\.4 to -0\.5"),
+        ({"scale": None}, "500 to 3400"),  # millimetres taken as metres
+        ({"scale": 0.001, "offset": 1e5}, "100000 to 100003"),
+    ],
+)
+def test_a_scale_that_leaves_nothing_in_range_is_refused(root: Path, options: dict, made: str) -> None:
+    for name in ("a/0", "b/29"):  # all looked-at files together have 500 to 3400
+        save(root / f"depth/{name}_depth.png", np.array([[500, 3400, 0]] * 2, np.uint16))
+    splits = {"folders": {"train": ["images/a", "images/b"]}, "holdout": 0}
+    with pytest.raises(ValueError, match=r"data\.labels\.depth: in 3 files") as caught:
+        folder(root, {"depth": {**DEPTH, **options}}, splits=splits)
+    caught.match(
+        rf"hold 500 to 3400; scale and offset make it {made}\. With offset 0, scale 0\.001 would give a median"
+    )
+
+
+def test_labels_in_jpeg_files_are_refused_before_any_work(root: Path) -> None:
+    for n in range(30):
+        save(root / f"masks/{'ab'[n // 15]}/{n}.jpg", np.zeros((4, 6), np.uint8))
+    message = r"data\.labels\.seg: none of 3 files .*\.jpg is a JPEG file.* lossy: .* again, as PNG, TIFF or \.npy"
+    with pytest.raises(ValueError, match=message):
+        folder(root, {"seg": {**MASKS, "files": "masks/**/*.jpg"}})
+
+
+def test_depth_beyond_the_plausible_median_is_only_a_warning(root: Path) -> None:
+    """Endoscopes see 1 cm, and aeroplanes 500 m: `mtlkit data show` and every run warn."""
+    for scale in (1e-5, 0.2):  # 5 mm to 34 mm, 100 m to 680 m
+        assert folder(root, {"depth": {**DEPTH, "scale": scale}})[0]["targets"]["depth"].min() > 0
 
 
 def test_another_resolution_but_no_other_shape(root: Path) -> None:

@@ -13,6 +13,7 @@ from mtlkit.data.bands import read_bands
 from mtlkit.data.dataset import BadSampleError
 from mtlkit.data.files import resize
 from mtlkit.engine.model import build_encoder
+from mtlkit.log import read_log
 
 YAML = """
 data:
@@ -68,6 +69,29 @@ def test_from_files_to_a_report_and_a_prediction(
         assert f"these have {channels}. Set data.augmentation.colour=0" in capsys.readouterr().err
     assert main(["train", "bands.yaml", "output_dir=run3", "model=lenet", *words]) == 2
     assert f"takes images of 3 channels, and those of the data set have {channels}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_training_on_prepared_images_is_training_on_the_files(
+    channels: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "images").mkdir()
+    (tmp_path / "masks").mkdir()
+    draw = np.random.default_rng(0)
+    for n in range(8):
+        Image.fromarray(draw.integers(0, 256, (32, 48, channels), np.uint8).squeeze()).save(f"images/{n}.png")
+        Image.fromarray(draw.integers(0, 2, (32, 48), np.uint8)).save(f"masks/{n}.png")
+    (tmp_path / "bands.yaml").write_text(YAML)
+    words = ["bands.yaml", f"data.channels={channels}", "trainer.log_every=1"]
+    assert main(["data", "prepare", *words, "--out", "fast"]) == 0, capsys.readouterr().err
+    records = []
+    for run, root in (("files", "."), ("prepared", "fast")):
+        assert main(["train", *words, f"data.root={root}", f"output_dir={run}"]) == 0, capsys.readouterr().err
+        log = [record for record in read_log(tmp_path / run / "metrics.jsonl") if record["split"] != "info"]
+        records.append([{key: value for key, value in record.items() if key != "step_time"} for record in log])
+    assert records[0] == records[1]
+    assert {record["split"] for record in records[0]} == {"val_constant", "val", "train"}
 
 
 @pytest.mark.parametrize("channels", [1, 2, 4, 6])

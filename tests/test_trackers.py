@@ -4,6 +4,7 @@ import io
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -66,6 +67,54 @@ def test_tensorboard_gets_what_the_log_has(words: list[str]) -> None:
     assert "data.size: '[32, 24]'" in settings.read_text()
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_tensorboard_has_each_step_once_after_a_kill(words: list[str], tmp_path: Path) -> None:
+    """The run has gone to step 4 when it dies, and its last checkpoint is that of step 2."""
+    pytest.importorskip("tensorboard", reason="the package tensorboard is not installed")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    def train(steps: int, resume: bool) -> None:
+        options = ["trainer.trackers=[tensorboard]", f"trainer.max_steps={steps}"]
+        Experiment.compose("scenes", [*words, *options]).run(resume=resume)
+
+    run, last = tmp_path / "run", tmp_path / "run" / "checkpoints" / "last"
+    train(2, resume=False)
+    shutil.copytree(last, tmp_path / "last")
+    train(4, resume=True)
+    shutil.rmtree(last)
+    (tmp_path / "last").rename(last)
+    train(4, resume=True)
+    assert len(list((run / "trackers" / "scenes").glob("events.*"))) == 3
+    events = EventAccumulator(str(run / "trackers" / "scenes"), {"scalars": 0, "images": 0})
+    events.Reload()
+    assert [e.step for e in events.Scalars("train/loss/depth")] == [1, 2, 3, 4]
+    found = sorted((tag, e.step) for tag in events.Tags()["scalars"] for e in events.Scalars(tag))
+    assert found == sorted(numbers(run))
+    assert [e.step for e in events.Images("pictures/image")] == [2, 4]
+
+
+def test_wandb_continues_the_same_run(words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WANDB_RUN_ID", raising=False)
+    monkeypatch.delenv("WANDB_RESUME", raising=False)
+    config = compose("scenes", [*words, "trainer.trackers=[wandb]"])
+    given: list[dict] = []
+
+    class Accelerator:
+        log_with, trackers = ("wandb",), ()
+
+        def init_trackers(self, name: str, settings: dict, init_kwargs: dict) -> None:
+            given.append(init_kwargs)
+
+    for begun in (None, 2, None):
+        trackers.start_trackers(Accelerator(), config, pytest.fail, begun)
+    first, again, new = (options["wandb"] for options in given)
+    assert first == again == {"id": first["id"], "resume": "allow"}
+    assert new["id"] != first["id"]
+    monkeypatch.setenv("WANDB_RUN_ID", "mine")  # the user decides
+    trackers.start_trackers(Accelerator(), config, pytest.fail, None)
+    assert "wandb" not in given[-1]
+
+
 @pytest.mark.filterwarnings("ignore")  # of wandb's own imports
 def test_wandb_gets_what_the_log_has(words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In its offline mode, in a process of its own: wandb starts a service."""
@@ -114,7 +163,7 @@ def test_a_run_goes_on_without_a_tracker_that_fails(
     monkeypatch.setattr(trackers, "PICTURES", {"fake": {}})
     monkeypatch.setattr(
         "mtlkit.run.experiment.start_trackers",
-        lambda accelerator, config, report: [trackers.Trackers([bad, good], report)],
+        lambda accelerator, config, report, begun: [trackers.Trackers([bad, good], report)],
     )
     assert main(["train", "scenes", *words]) == 0
     records = log.read_log(tmp_path / "run" / "metrics.jsonl")

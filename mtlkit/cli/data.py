@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from mtlkit.cli.output import print_lines
 from mtlkit.config.schema import Config
 from mtlkit.splits import SPLITS, Split
 
@@ -22,7 +23,7 @@ def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     sub = add("prepare", prepare_command, "Write the data in mtlkit's fast format, which training reads, too.")
     _add_words(sub)
     sub.add_argument("--out", metavar="DIR", type=Path, required=True, help="the folder to write, or to continue")
-    text = "splits to prepare (default: all; with data.validation=test: train and test)"
+    text = "splits to prepare (default: all that there are; with data.validation=test: train and test)"
     sub.add_argument("--splits", nargs="+", choices=SPLITS, help=text)
     sub.add_argument("--workers", metavar="N", type=int, default=0, help="reading processes")
 
@@ -40,14 +41,18 @@ def show_command(arguments: argparse.Namespace, result: Any) -> None:
     if arguments.samples < 0:
         raise ValueError(f"--samples must not be negative, got {arguments.samples}.")
     config = compose(arguments.experiment, arguments.overrides)
-    found = _splits(config, result)
-    everywhere = [note for note in found[0][1].notes if all(note in dataset.notes for _, dataset in found)]
-    _print(*everywhere, f"Terms of use: {found[0][1].licence or 'not known'}")
+    found, problems = _splits(config)
+    for split, problem in problems.items():
+        with result.watch(f"{split}: "):
+            raise problem
+    first, *_ = found.values()
+    everywhere = [note for note in first.notes if all(note in dataset.notes for dataset in found.values())]
+    print_lines([*everywhere, f"Terms of use: {first.licence or 'not known'}"])
     ranges = []
-    for split, dataset in found:
+    for split, dataset in found.items():
         with result.watch(f"{split}: "):
             ranges += _show_split(config, split, dataset, arguments.samples, everywhere)
-    _print(*(f"Warning: {sentence}" for sentence in suspicions(found[0][1].targets, ranges)))
+    print_lines(f"Warning: {sentence}" for sentence in suspicions(first.targets, ranges))
 
 
 def _show_split(config: Config, split: Split, dataset: Dataset, count: int, everywhere: Sequence[str]) -> list[Any]:
@@ -68,7 +73,7 @@ def _show_split(config: Config, split: Split, dataset: Dataset, count: int, ever
     if errors:
         what = f"{len(errors)} of these samples could not be read and were left out, for example"
         lines.append(f"{what} {errors[0]}")
-    _print(f"{split}: {len(samples)} samples of {size}{seen}", *(f"  {line}" for line in lines))
+    print_lines([f"{split}: {len(samples)} samples of {size}{seen}", *(f"  {line}" for line in lines)])
     return gathered.ranges()
 
 
@@ -77,32 +82,28 @@ def _wanted(config: Config) -> list[Split]:
     return [cast(Split, split) for split in SPLITS if split != "val" or config.data.validation == "val"]
 
 
-def _splits(config: Config, result: Any) -> list[tuple[Split, Dataset]]:
-    """Returns the splits of the data and prints the problems of the others. Raises an error if there is none.
+def _splits(config: Config) -> tuple[dict[Split, Dataset], dict[Split, Exception]]:
+    """Returns the splits of the data, and the problems of the others. Raises an error if there is none.
 
-    Without test data, everything else works, also training. So missing test data is an error only if they select.
+    Without test data, everything else works, also training. So missing test data is a problem only if they select.
     """
     from mtlkit.run.build import build_dataset
 
-    found: list[tuple[Split, Dataset]] = []
+    found: dict[Split, Dataset] = {}
     problems: dict[Split, Exception] = {}
     for split in _wanted(config):
         try:
             dataset = build_dataset(config, split)
             if not len(dataset):
                 raise ValueError("The data set has no samples.")
-            found.append((split, dataset))
+            found[split] = dataset
         except (ValueError, LookupError, OSError) as error:
             problems[split] = error
     if not found:
         raise next(iter(problems.values()))
-    for split, problem in problems.items():
-        if split == "test" and config.data.validation != "test":
-            _print(f"test: no test data. {problem}")
-            continue
-        with result.watch(f"{split}: "):
-            raise problem
-    return found
+    if "test" in problems and config.data.validation != "test":
+        print_lines([f"test: no test data. {problems.pop('test')}"])
+    return found, problems
 
 
 def prepare_command(arguments: argparse.Namespace, result: Any) -> None:
@@ -115,12 +116,14 @@ def prepare_command(arguments: argparse.Namespace, result: Any) -> None:
     if config.data.concat:
         raise ValueError("data.concat names several data sets: prepare each one alone, then give its folder as root.")
     (part,) = config.data.sets
-    datasets = {split: build_dataset(config, split) for split in arguments.splits or _wanted(config)}
+    if arguments.splits:
+        datasets = {split: build_dataset(config, split) for split in arguments.splits}
+    else:
+        datasets, problems = _splits(config)
+        for split, problem in problems.items():
+            raise ValueError(
+                f"{split}: {problem} Nothing is prepared. To prepare the others alone: --splits {' '.join(datasets)}."
+            ) from problem
     source = {"name": part.name, **part.options}
     folder = prepare_dataset(datasets, arguments.out, source, workers=arguments.workers, on_error=config.data.on_error)
-    _print(f"Train on it with data.root={folder}")
-
-
-def _print(*lines: str) -> None:
-    for line in lines:
-        print(line)  # noqa: T201
+    print_lines([f"Train on it with data.root={folder}"])

@@ -50,6 +50,10 @@ class BadSampleError(ValueError):
     """
 
 
+class ChannelsError(BadSampleError):
+    """A picture has another number of values per pixel than expected."""
+
+
 class Dataset(ABC):
     """Samples by index, before augmentation. The same options give the same samples, on every machine.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image
 
-from mtlkit.data.dataset import BadSampleError
+from mtlkit.data.dataset import BadSampleError, ChannelsError
 from mtlkit.data.files import unreadable
 
 #: What Pillow raises for a file, or for EXIF data, that it cannot read. It depends on the format.
@@ -101,8 +101,9 @@ def read_exact(path: Path, channels: int = 1, *, lossy: bool = False, data: byte
     compression = file.info.get("compression") if file.format == "TIFF" else None
     if not lossy and (file.format in LOSSY or compression in LOSSY_TIFF):
         raise BadSampleError(
-            f"{path} is a {file.format} file, whatever its name says: compression has changed the values in it. Get "
-            "the lossless file."
+            f"{path} is a {file.format} file, whatever its name says. Its compression is lossy: the values in it are "
+            "not those that were saved. Save them from their source again, as PNG, TIFF or .npy. Converting this file "
+            "does not bring them back."
         )
     values = np.asarray(file)
     if channels == 3 and orientation != 1:
@@ -113,7 +114,7 @@ def read_exact(path: Path, channels: int = 1, *, lossy: bool = False, data: byte
     if (values.ndim == 3 and values.shape[2] == channels) or (values.ndim == 2 and channels == 1):
         values = values.astype(values.dtype.newbyteorder("="), copy=False)  # torch has only one byte order
         return np.ascontiguousarray(_upright(values, orientation))
-    raise BadSampleError(f"{path} holds {values.shape} values, expected {channels} per pixel.")
+    raise ChannelsError(f"{path} holds {values.shape} values, expected {channels} per pixel.")
 
 
 def read_tiff(path: Path, channels: int) -> np.ndarray:

@@ -176,9 +176,10 @@ class Experiment:
     def _own_observers(self, engine: Engine, start: Start) -> list[Observer]:
         own = [OBSERVERS.build(name, self.config) for name in self.config.trainer.observers]
         # The trackers come first: an incident about one that fails in `finish` must still find the log open.
-        trackers = start_trackers(engine.accelerator, self.config, lambda text: engine.note({"incident": text}))
-        # Records after the checkpoint are dropped, for these steps are made again.
-        log = JsonLines(self.folder / LOG, engine.step if start.begun else None)
+        # Log and trackers drop records after the checkpoint, for these steps are made again.
+        begun = engine.step if start.begun else None
+        trackers = start_trackers(engine.accelerator, self.config, lambda text: engine.note({"incident": text}), begun)
+        log = JsonLines(self.folder / LOG, begun)
         return [*trackers, log, *own]
 
     def _saver(self, engine: Engine) -> Callable[[bool], None]:

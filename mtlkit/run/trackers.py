@@ -1,7 +1,10 @@
 """Sends what a run reports to trackers, such as TensorBoard and Weights & Biases, through Accelerate."""
 
 import math
+import os
+import secrets
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +17,7 @@ from mtlkit.run.resume import flat
 
 #: The trackers that take pictures as arrays (N, H, W, 3), and what their `log_images` needs to know for it.
 PICTURES: Mapping[str, Mapping[str, Any]] = {"tensorboard": {"dataformats": "NHWC"}, "wandb": {}}
+WANDB_ID = "wandb_id.txt"  #: in the folder `trackers` of the run: under which name W&B continues it
 EXTRAS = ("tensorboard", "wandb")  #: those that pyproject.toml names
 
 
@@ -30,8 +34,13 @@ def check_trackers(names: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def start_trackers(accelerator: Accelerator, config: Config, report: Callable[[str], None]) -> list[Observer]:
+def start_trackers(
+    accelerator: Accelerator, config: Config, report: Callable[[str], None], begun: int | None
+) -> list[Observer]:
     """Starts the trackers of the run and gives them its settings. Returns one observer for all of them, if any.
+
+    `begun` is the step from which the run goes on, None for a new run. TensorBoard then forgets what it has of later
+    steps, for these are made again. W&B continues the same run, in which it ignores steps that it has.
 
     Raises `ValueError` if a tracker cannot start, for example because it needs an account.
     """
@@ -39,12 +48,26 @@ def start_trackers(accelerator: Accelerator, config: Config, report: Callable[[s
         return []
     settings = {key: _plain(value) for key, value in flat(config.to_dict())}
     try:
-        accelerator.init_trackers(config.experiment, settings)
+        accelerator.init_trackers(config.experiment, settings, init_kwargs=_options(config, begun))
     except Exception as error:  # a tracker may raise anything
         raise ValueError(
             f"trainer.trackers={list(config.trainer.trackers)}: a tracker cannot start: {_words(error)}"
         ) from error
     return [Trackers(accelerator.trackers, report)]
+
+
+def _options(config: Config, begun: int | None) -> dict[str, dict[str, Any]]:
+    """Returns the options by tracker with which a run that goes on has each step once."""
+    options: dict[str, dict[str, Any]] = {}
+    if begun is not None:
+        options["tensorboard"] = {"purge_step": begun + 1}
+    if "wandb" in config.trainer.trackers and not {"WANDB_RUN_ID", "WANDB_RESUME"} & os.environ.keys():
+        path = Path(config.output_dir) / "trackers" / WANDB_ID
+        if begun is None or not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(secrets.token_hex(4), encoding="ascii")
+        options["wandb"] = {"id": path.read_text(encoding="ascii").strip(), "resume": "allow"}
+    return options
 
 
 class Trackers(Observer):

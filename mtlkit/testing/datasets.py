@@ -26,7 +26,13 @@ class Case:
 
 
 def check_dataset(
-    name: str, *, root: str | None = None, splits: Sequence[str] = SPLITS, only: Sequence[str] = (), **options: Any
+    name: str,
+    *,
+    root: str | None = None,
+    splits: Sequence[str] = SPLITS,
+    only: Sequence[str] = (),
+    options: Mapping[str, Any] | None = None,
+    **more_options: Any,
 ) -> None:
     """Reads some samples of each split and checks the promises of every data set.
 
@@ -45,7 +51,8 @@ def check_dataset(
         root: the folder, for a data set that reads files.
         splits: the splits to check.
         only: the promises to check (empty: all of them).
-        options: the options of the data set, also `size`.
+        options: options of the data set whose names are those of arguments here, such as `splits` of `folder`.
+        more_options: its other options, also `size`.
 
     Raises `AssertionError` with the name of the broken promise. Raises `LookupError` or `ValueError` for an unknown
     data set, option, split or promise, and what the data set raises if its files are missing.
@@ -56,7 +63,7 @@ def check_dataset(
     for split in splits:
         if split not in SPLITS:
             raise ValueError(f"There is no split {split!r}. {suggest(str(split), SPLITS)}")
-    given = dict(options)
+    given = dict(options or {}) | more_options
     if root is not None or "root" in options_of(DATASETS.get(name)):
         given["root"] = root
     keep(name, [takes_options], DATASETS.get(name))

@@ -8,18 +8,18 @@ from typing import Any
 from torch import Tensor
 
 from mtlkit.data.bands import read_bands
-from mtlkit.data.dataset import DATASETS, BadSampleError, Camera, Dataset, Sample, Target, check_request
+from mtlkit.data.dataset import DATASETS, Camera, Dataset, Sample, Target, check_request
 from mtlkit.data.files import image_tensor, natural, resize, root_folder
+from mtlkit.datasets.folder.first_labels import check_first_labels
 from mtlkit.datasets.folder.labels import found_classes, resized, table_labels
-from mtlkit.datasets.folder.matching import check_some_match, find_files, matched_in_words
-from mtlkit.datasets.folder.options import CLASSES, NUMBERS, Label, Splits, TableOptions, check_images
+from mtlkit.datasets.folder.matching import check_some_match, find_files, matched_in_words, without_labels
+from mtlkit.datasets.folder.options import Label, Splits, TableOptions, check_images
 from mtlkit.datasets.folder.splits import split_images
 from mtlkit.datasets.folder.table import Table, read_table
 from mtlkit.datasets.folder.values import read_label
 from mtlkit.target import kinds_of
 from mtlkit.typed import Count
 
-SAID = (*NUMBERS, *CLASSES, "axes")
 LOOKED_AT = 3  #: so many files of each target are read before any work
 
 
@@ -37,7 +37,8 @@ class Folder(Dataset):
     Raises:
         FileNotFoundError: no file matches a pattern, or a list or the table is missing.
         ValueError: two files have one stem, no label file has an image, a cell is no value of its target, the splits do
-            not go together, or no pixel of the first files has a label. `BadSampleError` when a damaged file is read.
+            not go together, or no value of the first files is a label that can be right. `BadSampleError` when
+            a damaged file is read.
     """
 
     @dataclass(frozen=True)
@@ -74,14 +75,19 @@ class Folder(Dataset):
         self._root = root_folder(root, "folder", f"images {' or '.join(patterns)}")
         self._size, self.bounds, self.camera = size, given.bounds, given.camera
         found = find_files(self._root, patterns, "data.images")
+        self._files = {
+            name: find_files(self._root, [label.files], f"data.labels.{name}.files")
+            for name, label in given.labels.items()
+            if label.files is not None
+        }
+        found, left = without_labels(found, self._files)
         self._images = dict(sorted(found.items(), key=lambda item: natural(item[1])))
-        notes = [f"{len(self._images)} images match {' or '.join(patterns)} in {self._root}."]
+        notes = [f"{len(self._images)} images match {' or '.join(patterns)} in {self._root}.", *left]
         table = None if given.table.file is None else read_table(self._root, given.table, self._images)
         notes += [] if table is None else table.notes
         self._labels = {name: found_classes(name, label, table) for name, label in given.labels.items()}
         self.targets = {name: Target(label.type, label.class_names) for name, label in self._labels.items()}
         self._kinds = kinds_of(self.targets)
-        self._files: dict[str, dict[str, str]] = {}
         self._cells: dict[str, dict[str, Tensor]] = {}
         for name, label in self._labels.items():
             notes.append(self._find(name, label, table, patterns))
@@ -101,34 +107,22 @@ class Folder(Dataset):
         self._check_some_labels()
 
     def _find(self, name: str, label: Label, table: Table | None, patterns: Sequence[str]) -> str:
-        """Finds the files or cells of a target, and returns a sentence on them."""
+        """Finds the cells of a target or checks its files, and returns a sentence on them."""
         key = f"data.labels.{name}"
         if label.files is None:
             if table is None:
                 raise ValueError(f"{key}.columns: they are columns of a table, and there is none. Set data.table.file.")
             self._cells[name] = table_labels(name, label, self._kinds[name], table, self.options.table.decimal)
             return f"{name}: {len(self._cells[name])} of {len(self._images)} images have it in the table."
-        self._files[name] = find_files(self._root, [label.files], f"{key}.files")
         check_some_match(f"{key}.files", label.files, self._images, self._files[name], " or ".join(patterns))
         return matched_in_words(name, label.files, self._images, self._files[name])
 
     def _check_some_labels(self) -> None:
-        """Raises `ValueError` if no pixel of some files of a target has a label."""
+        """Raises `ValueError` if the values of some files of a target cannot be labels."""
         for name, files in self._files.items():
-            mine = [files[key] for key in self._keys if key in files]
-            read = {}
-            for file in mine[:: max(1, len(mine) // LOOKED_AT)][:LOOKED_AT]:
-                try:
-                    read[file] = read_label(self._root / file, self._labels[name], self._kinds[name])
-                except BadSampleError:
-                    continue  # reported when the sample is read
-            if read and not any(self._kinds[name].valid(value).any() for value in read.values()):
-                label = self._labels[name]
-                options = {key: value for key in SAID if (value := getattr(label, key)) is not None}
-                raise ValueError(
-                    f"data.labels.{name}: in {len(read)} files looked at, such as {self._root / next(iter(read))}, no "
-                    f"value is a label with the options {options or 'as they are'}. Change them: {', '.join(SAID)}."
-                )
+            mine = [self._root / files[key] for key in self._keys if key in files]
+            if some := mine[:: max(1, len(mine) // LOOKED_AT)][:LOOKED_AT]:
+                check_first_labels(name, self._labels[name], self._kinds[name], some)
 
     def __len__(self) -> int:
         return len(self._keys)

@@ -71,6 +71,25 @@ def _pieces(part: str) -> list[str]:
     ]
 
 
+def without_labels(
+    images: Mapping[str, str], files: Mapping[str, Mapping[str, str]]
+) -> tuple[dict[str, str], Sequence[str]]:
+    """Returns the images that are not label files, and sentences on those that are.
+
+    Labels often lie beside their images: images/*.png also matches images/1_mask.png, which is the mask of image 1.
+    A file may be the label of itself, as an image that is to be reconstructed.
+
+    >>> without_labels({"1": "a/1.png", "1_mask": "a/1_mask.png"}, {"mask": {"1": "a/1_mask.png"}})[0]
+    {'1': 'a/1.png'}
+    """
+    belongs = {(path, key) for found in files.values() for key, path in found.items()}
+    labels = {path for path, _ in belongs}
+    kept = {key: path for key, path in images.items() if path not in labels or (path, key) in belongs}
+    left = [path for key, path in images.items() if key not in kept]
+    notes = [f"{len(left)} files match as images but are labels, and are not used as images: {_first(left)}."]
+    return kept, notes if left else []
+
+
 def matched_in_words(name: str, pattern: str, images: Mapping[str, str], files: Mapping[str, str]) -> str:
     """Returns a sentence on which images have a file, which have none, and which files have no image."""
     without = [path for key, path in images.items() if key not in files]

@@ -13,6 +13,8 @@ from mtlkit.typed import Count, Natural, OptionError, ShareBelowOne
 
 NUMBERS = ("scale", "offset", "invalid")
 CLASSES = ("ignore", "map")
+IGNORE = "ignore"  #: the colours of this name have no label
+Colour = tuple[Natural, Natural, Natural]
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,7 @@ class Stored:
     """One target: its kind, and how its stored values become labels.
 
     A label is stored value * `scale` + `offset`, for kinds of numbers. Kinds of class numbers have `classes`, `ignore`
-    and `map` instead, and normals have `axes`.
+    and `map` instead, or `colours`, and normals have `axes`.
     """
 
     type: str  #: a kind of target: `mtlkit list kinds`
@@ -34,6 +36,9 @@ class Stored:
     axes: str | None = None  #: which axis each channel of normals holds; null: xyz, x right, y down, z forward
     ignore: int | tuple[int, ...] | None = None  #: stored class numbers without a label
     map: Mapping[Any, int | str] | None = None  #: {stored: class number or name}; then all that occur must be in it
+    colours: Mapping[str, Colour | tuple[Colour, ...]] | None = (
+        None  #: {class: [red, green, blue], or a list of them}, for masks of colours; those of "ignore" have no label
+    )
 
     def __post_init__(self) -> None:
         if self.type not in KINDS.names():
@@ -46,17 +51,47 @@ class Stored:
                 f"expected the axis of each channel, with a minus if it points the other way, found {self.axes!r}",
                 "Such as xyz (x right, y down, z forward), x-y-z or zyx.",
             )
+        self._check_colours()
         kind = self.kind()
-        for name in {*NUMBERS, *CLASSES, "axes", "classes"} - set(_options_of(kind)):
+        for name in {*NUMBERS, *CLASSES, "axes", "classes", "colours"} - set(options_of(kind)):
             if getattr(self, name) is not None:
                 raise OptionError(name, f"a target of the kind {self.type!r} has no such option", "Leave it out.")
-        if isinstance(kind, DenseKind) and not kind.dtype.is_floating_point and self.classes is None:
+        if isinstance(kind, DenseKind) and not kind.dtype.is_floating_point and not self.class_names:
             raise OptionError(
                 "classes", "missing", "Give the names of the classes, in the order of their numbers from 0."
             )
         for value in (self.map or {}).values():
             if self.class_names and not (value in self.class_names or value in range(len(self.class_names))):
                 raise OptionError("map", f"{value!r} is no class", suggest(str(value), self.class_names))
+
+    def _check_colours(self) -> None:
+        if self.colours is None:
+            return
+        for other in CLASSES:
+            if getattr(self, other) is not None:
+                raise OptionError(other, "it does not go with colours", f"Colours without a label: colours.{IGNORE}.")
+        names = [str(name) for name in self.colours if name != IGNORE]
+        for name in names:
+            if name not in self.class_names:
+                raise OptionError(f"colours.{name}", "no such class", suggest(name, [*self.class_names, IGNORE]))
+        if not names:
+            raise OptionError("colours", "it names no class")
+        self._check_unique_colours()
+
+    def _check_unique_colours(self) -> None:
+        owners: dict[Colour, str] = {}
+        for name in self.colours or ():
+            for colour in self.colours_of(name):
+                if max(colour) > 255:
+                    raise OptionError(f"colours.{name}", f"expected numbers from 0 to 255, found {list(colour)}")
+                if owners.setdefault(colour, name) != name:
+                    problem = f"{list(colour)} is the colour of {owners[colour]!r}, too"
+                    raise OptionError(f"colours.{name}", problem, "Give each class its own colours.")
+
+    def colours_of(self, name: str) -> tuple[Colour, ...]:
+        """Returns the colours of a class, or of "ignore"."""
+        found: Any = (self.colours or {})[name]
+        return (found,) if found and isinstance(found[0], int) else found
 
     def kind(self) -> Kind:
         """Returns the kind of target."""
@@ -71,13 +106,15 @@ class Stored:
             return self.columns or ()
         if self.classes is None and issubclass(KINDS.get(self.type), Reconstruction):
             return "red", "green", "blue"
+        if self.classes is None and self.colours is not None:
+            return tuple(str(name) for name in self.colours if name != IGNORE)
         return self.classes or ()
 
 
-def _options_of(kind: Kind) -> tuple[str, ...]:
+def options_of(kind: Kind) -> tuple[str, ...]:
     """Returns the options that depend on the kind."""
     if not kind.dtype.is_floating_point:
-        return (*CLASSES, "classes")
+        return (*CLASSES, "colours", "classes") if isinstance(kind, DenseKind) else (*CLASSES, "classes")
     if isinstance(kind, Normals):
         return ("axes",)
     if isinstance(kind, Multilabel | Reconstruction):

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from mtlkit.data.bands import bands_of, read_bands
-from mtlkit.data.dataset import BadSampleError
+from mtlkit.data.dataset import BadSampleError, ChannelsError
 from mtlkit.data.files import image_tensor, map_tensor, read_array
 from mtlkit.data.pictures import read_exact
-from mtlkit.datasets.folder.options import Stored
+from mtlkit.datasets.folder.options import IGNORE, Stored
 from mtlkit.datasets.nyuv2.normals import decode, turn
 from mtlkit.kinds import Multilabel, Normals, Reconstruction
 from mtlkit.registry import suggest
@@ -28,7 +28,11 @@ def read_label(path: Path, stored: Stored, kind: Kind, *, data: bytes | None = N
         return image_tensor(read_bands(path, len(kind.classes), data=data))
     if not isinstance(kind, DenseKind):
         raise BadSampleError(f"{path}: a target of the kind {stored.type!r} has no pixels; expected an .npy file.")
-    return label_of(read_exact(path, _channels(kind), data=data), stored, kind, str(path))
+    try:
+        values = read_exact(path, _channels(kind, stored), data=data)
+    except ChannelsError as error:
+        raise BadSampleError(f"{error}{_advice(stored, kind)}") from error
+    return label_of(values, stored, kind, str(path))
 
 
 def label_of(values: np.ndarray, stored: Stored, kind: Kind, where: str) -> Tensor:
@@ -36,7 +40,7 @@ def label_of(values: np.ndarray, stored: Stored, kind: Kind, where: str) -> Tens
     if isinstance(kind, DenseKind):
         if values.ndim == 3 and values.shape[2] == 1:
             values = values[..., 0]
-        channels = _channels(kind)
+        channels = _channels(kind, stored)
         expected = (channels,) if channels > 1 else ()
         if values.ndim < 2 or values.shape[2:] != expected:
             ending = f", {channels})" if channels > 1 else ")"
@@ -47,15 +51,27 @@ def label_of(values: np.ndarray, stored: Stored, kind: Kind, where: str) -> Tens
         if values.dtype.kind in "iu" and values.dtype != np.uint8:
             raise BadSampleError(f"{where} holds {values.dtype}, expected normals in 8 bits or as floats.")
         return map_tensor(turn(decode(values), stored.axes or "xyz"))
+    if stored.colours is not None:
+        return torch.from_numpy(_class_colours(values, stored, kind, where))
     if not kind.dtype.is_floating_point:
         return torch.from_numpy(_class_numbers(values, stored, kind, where))
-    numbers = _numbers(values, stored, kind).astype(np.float32)
+    numbers = _single(_numbers(values, stored, kind))
     return map_tensor(numbers) if isinstance(kind, DenseKind) else torch.from_numpy(numbers)
 
 
-def _channels(kind: Kind) -> int:
+def _channels(kind: Kind, stored: Stored) -> int:
     shape = kind.shape(2, 2)
+    if stored.colours is not None:
+        return 3
     return shape[0] if len(shape) == 3 else 1
+
+
+def _advice(stored: Stored, kind: Kind) -> str:
+    if kind.dtype.is_floating_point:
+        return ""
+    if stored.colours is not None:
+        return " `colours` is for masks of three colours. A palette counts as class numbers: give `classes` or `map`."
+    return " If the mask has colours, say which class each one is: `colours: {road: [128, 64, 128], ...}`."
 
 
 def _numbers(values: np.ndarray, stored: Stored, kind: Kind) -> np.ndarray:
@@ -66,6 +82,12 @@ def _numbers(values: np.ndarray, stored: Stored, kind: Kind) -> np.ndarray:
     invalid = [kind.unknown if value is None else value for value in given]
     numbers[np.isin(values, invalid) | np.isnan(values)] = kind.unknown
     return numbers
+
+
+def _single(numbers: np.ndarray) -> np.ndarray:
+    """Returns the numbers in single precision. Too large ones become infinite, which the kind of target refuses."""
+    with np.errstate(over="ignore"):
+        return numbers.astype(np.float32)
 
 
 def _class_numbers(values: np.ndarray, stored: Stored, kind: Kind, where: str) -> np.ndarray:
@@ -80,6 +102,27 @@ def _class_numbers(values: np.ndarray, stored: Stored, kind: Kind, where: str) -
     if wrong:
         raise BadSampleError(f"{where} holds {', '.join(wrong[:5])}, {_no_class(stored, kind.classes)}")
     return np.array(classes, np.int64)[places].reshape(values.shape)
+
+
+def _class_colours(values: np.ndarray, stored: Stored, kind: Kind, where: str) -> np.ndarray:
+    """Returns class numbers, int64, of colours (H, W, 3). Every colour must be one of a class, or ignored."""
+    if values.dtype != np.uint8:
+        raise BadSampleError(f"{where} holds {values.dtype}, expected colours in 8 bits.")
+    known = {
+        colour: -1 if name == IGNORE else kind.classes.index(str(name))
+        for name in stored.colours or ()
+        for colour in stored.colours_of(name)
+    }
+    codes = values.astype(np.int64) @ (1 << 16, 1 << 8, 1)
+    present, places = np.unique(codes, return_inverse=True)
+    colours = [(int(code) >> 16, int(code) >> 8 & 255, int(code) & 255) for code in present]
+    if wrong := [list(colour) for colour in colours if colour not in known]:
+        shown = ", ".join(map(str, wrong[:3])) + f" and {len(wrong) - 3} more" * (len(wrong) > 3)
+        raise BadSampleError(
+            f"{where} holds the colours {shown}, which `colours` does not have. Add them to a class, or to "
+            f"`colours.{IGNORE}` if they have no label."
+        )
+    return np.array([known[colour] for colour in colours], np.int64)[places].reshape(codes.shape)
 
 
 def _class_number(value: str, stored: Stored, classes: Sequence[str], ignored: set[int]) -> int | None:
@@ -122,7 +165,7 @@ def label_of_cells(cells: Sequence[str | None], stored: Stored, kind: Kind, deci
     ]
     if isinstance(kind, Multilabel):
         return torch.tensor(numbers)
-    return torch.from_numpy(_numbers(np.array(numbers), stored, kind).astype(np.float32))
+    return torch.from_numpy(_single(_numbers(np.array(numbers), stored, kind)))
 
 
 def _class_of_cell(cell: str, stored: Stored, classes: Sequence[str]) -> int | None:
