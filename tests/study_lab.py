@@ -4,10 +4,11 @@ from pathlib import Path
 
 PLUGIN = '''
 import torch
-from mtlkit import BALANCERS, DATASETS
+from mtlkit import BALANCERS, DATASETS, OBSERVERS
 from mtlkit.balancer import Balancer
 from mtlkit.data.dataset import Dataset
 from mtlkit.errors import StepError
+from mtlkit.observer import Observer
 from mtlkit.target import Target
 
 @DATASETS.register("lab_pictures")
@@ -31,6 +32,15 @@ class Falls(Balancer):
         if step.number:
             raise StepError("the problem has no solution")
         return super().objective(step)
+
+@OBSERVERS.register("stops")
+class Stops(Observer):
+    """The user presses Ctrl-C in the run of CAGrad with seed 1, in its third step."""
+    def __init__(self, config):
+        self.here = "cagrad,seed=1" in config.output_dir
+    def step(self, record):
+        if self.here and record["step"] == 3:
+            raise KeyboardInterrupt
 
 @BALANCERS.register("buggy")
 class Buggy(Balancer):

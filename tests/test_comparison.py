@@ -63,6 +63,7 @@ def test_values_and_summaries(study):
     assert (study.methods, study.seeds, study.tasks) == (["uniform", "rotograd"], [0, 1, 2], ["depth", "area"])
     assert study.rows == [SINGLE, "uniform", "rotograd"]
     assert study.kind == "val figures of the last evaluation"
+    assert {outcome.incidents for outcome in study.outcomes} == {0}  # a fact that is null, such as no preset, is none
     for row in study.rows:
         for key, (start, slope) in FIGURES[row].items():
             assert study.values(row, key) == pytest.approx({seed: start + seed * slope for seed in range(3)})

@@ -78,7 +78,7 @@ def check_same(folder: Path, config: Config) -> None:
     lines = [
         f"{key} is {_text(old, key)} there and {_text(new, key)} now"
         for key in sorted(old.keys() | new.keys())
-        if not any(fnmatchcase(key, pattern) for pattern in NO_MATTER)
+        if not no_matter(key)
         if old.get(key) != new.get(key) or (key in old) != (key in new)
     ]
     if lines:
@@ -86,6 +86,11 @@ def check_same(folder: Path, config: Config) -> None:
             f"{folder} holds a run with other settings: {'; '.join(lines)}. A run is never overwritten: choose another "
             "output_dir, or set the old values."
         )
+
+
+def no_matter(key: str) -> bool:
+    """Returns whether a setting changes neither the model nor its figures."""
+    return any(fnmatchcase(key, pattern) for pattern in NO_MATTER)
 
 
 def _text(values: dict[str, object], key: str) -> str:

@@ -3,10 +3,11 @@
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from mtlkit.errors import StepError
 from mtlkit.run.claim import claimed
-from mtlkit.run.progress import checked_progress
+from mtlkit.run.progress import checked_progress, no_matter
 from mtlkit.study.claims import check_claims, parse_claim
 from mtlkit.study.comparison import Comparison, Context, Trial
 from mtlkit.study.definition import FILE, Study, read_study
@@ -90,7 +91,7 @@ def check_unchanged(study: Study, folder: Path) -> None:
     old, _ = read_study(folder / FILE)
     lines = []
     for one in fields(Study):
-        before, now = getattr(old, one.name), getattr(study, one.name)
+        before, now = (_value(one.name, getattr(version, one.name)) for version in (old, study))
         if one.name in REPORTING or before == now:
             continue
         if one.name == "methods":
@@ -104,6 +105,11 @@ def check_unchanged(study: Study, folder: Path) -> None:
             f"{folder} holds another study: {'; '.join(lines)}. A study may get more methods and seeds, and nothing "
             "else may change. Choose another output_dir."
         )
+
+
+def _value(key: str, value: Any) -> Any:
+    """Returns a value without the words that may change, such as data.root on another machine."""
+    return tuple(word for word in value if not no_matter(word.partition("=")[0])) if key == "words" else value
 
 
 def _text(value: object) -> str:
