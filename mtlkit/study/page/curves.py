@@ -17,8 +17,9 @@ def learning(found: Findings) -> str:
     """Returns the learning curves on validation data, one panel per metric."""
     comparison = found.comparison
     figures, numbers = [], Numbers("learning_curves", ("metric", *HEAD))
+    points = series.points(len(found.shown_metrics) * len(comparison.rows))
     for metric in found.shown_metrics:
-        bands = {row: series.validation(comparison.of(row), metric.key) for row in comparison.rows}
+        bands = {row: series.validation(comparison.of(row), metric.key, points) for row in comparison.rows}
         if lines := kept(found.looks, bands):
             better = "↑ better" if metric.higher else "↓ better"
             figures.append(panel(_caption(metric), drawing(_caption(metric), lines, better=better, calm=True)))
@@ -26,7 +27,7 @@ def learning(found: Findings) -> str:
     if not figures:
         return section("Learning curves", "The logs hold no evaluations of these metrics.", "")
     where = "test" if "test" in comparison.outcomes[0].history.info.get("validation", "val") else "validation"
-    note = f"On {where} data. {_band(found)} Values of the first fifth of training may lie outside."
+    note = f"On {where} data. {_band(found)} Values of the first third of training may lie outside."
     return section("Learning curves", note + _rest(found, len(figures)), _body(figures, numbers))
 
 
@@ -49,8 +50,9 @@ def _conflict(found: Findings) -> str:
 def _weights(found: Findings) -> str:
     comparison = found.comparison
     figures, numbers = [], Numbers("weights", ("task", *HEAD))
+    points = series.points(len(found.tasks) * len(comparison.methods))
     for task in found.tasks:
-        bands = {row: series.weight(comparison.of(row), task) for row in comparison.methods}
+        bands = {row: series.weight(comparison.of(row), task, points) for row in comparison.methods}
         if lines := kept(found.looks, bands):
             figures.append(panel(task, drawing(f"weight of {task}", lines)))
             numbers.rows += rows_of(task, lines)

@@ -10,9 +10,9 @@ from mtlkit.study.gains import delta, gains
 from mtlkit.study.outcome import Metric
 from mtlkit.study.page.looks import Look, looks
 from mtlkit.study.ranking import ranks
-from mtlkit.study.statistics import Ranks, Summary, summarise
+from mtlkit.study.statistics import Ranks, Summary, difference, summarise
 
-MAX_PANELS = 11  #: with more tasks or metrics than this, the figures show those that change most
+MAX_PANELS = 8  #: with more tasks or metrics than this, the figures show those that change most
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,17 @@ class Findings:
             return None
         by_seed = self.delta_by_seed(row)
         return summarise(list(by_seed.values())) if by_seed else Summary(self.sign * found.value, len(found.by_seed))
+
+    def best_delta(self) -> tuple[str | None, set[str]]:
+        """Returns the method with the best delta-m and those within noise of it, as `Comparison.best` does."""
+        means = {row: one.mean for row in self.gaining if (one := self.delta(row))}
+        top = max(means, key=means.__getitem__, default=None)
+        near = set()
+        for row in means.keys() - {top}:
+            one = difference(self.delta_by_seed(row), self.delta_by_seed(top or ""))
+            if one and one.low is not None and one.high is not None and one.low <= 0 <= one.high:
+                near.add(row)
+        return top, near
 
     @property
     def sign(self) -> int:

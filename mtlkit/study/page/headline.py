@@ -5,7 +5,7 @@ from html import escape
 
 from mtlkit.study.outcome import SINGLE
 from mtlkit.study.page.findings import Findings
-from mtlkit.study.page.words import counted, interval, joined, number, percent
+from mtlkit.study.page.words import counted, joined, number, percent
 from mtlkit.study.remarks import remarks
 from mtlkit.study.statistics import FEWEST, LEVEL, difference, holm
 
@@ -37,7 +37,7 @@ def answer(found: Findings) -> str:
     one = found.delta(best)
     base = found.comparison.base
     over = "single-task training" if base == SINGLE else base
-    brackets = f" {interval(one)}" if one and one.low is not None else ""
+    brackets = f" (95 % interval {percent(one.low)} to {percent(one.high)})" if one and one.low is not None else ""
     least = len(means) > 1 and means[best] < 0
     verb = "loses least" if least else "is best"
     head = f"{best} {verb} on average: Δm {percent(means[best])} %{brackets} over {over}"

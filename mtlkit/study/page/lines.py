@@ -10,7 +10,7 @@ from mtlkit.study.page.parts import Cell
 from mtlkit.study.page.series import Band
 
 TOP, BOTTOM, LEFT, RIGHT = 10, 186, 44, 268  # the edges of the plot; the labels stand to its right
-HEIGHT = 216
+HEIGHT = 218
 MAX_LABELS = 14  #: more lines than this have no labels; the key above the figures names them
 NAME = 13  #: letters of a label
 
@@ -21,16 +21,16 @@ def drawing(title: str, lines: Lines, *, better: str = "", zero: str = "", calm:
     """Draws one panel.
 
     `better` names the better direction on the vertical axis, `zero` the meaning of the line at 0. `calm` chooses the
-    limits by the steps after the first fifth, because figures of untrained models would flatten the rest.
+    limits by the steps after the first third, because figures of untrained models would flatten the rest.
     """
     limits = _limits([band for _, band in lines], calm, zero != "")
     up = svg.Scale(*limits, BOTTOM, TOP)
     across = svg.Scale(*_steps([band for _, band in lines]), LEFT, RIGHT)
     body = _axes(up, across, better)
     if zero:
-        body += svg.line(LEFT, up(0), RIGHT, up(0), "zero") + svg.text(LEFT + 4, up(0) + 13, zero, "tick")
-    clip = f"clip-path:inset({TOP - 4}px {svg.WIDTH - RIGHT - 2}px {HEIGHT - BOTTOM - 1}px {LEFT}px)"
-    body += f'<g style="{clip}"><rect width="{svg.WIDTH}" height="{HEIGHT}" fill="none"/>'
+        body += svg.line(LEFT, up(0), RIGHT, up(0), "zero") + svg.text(LEFT + 4, BOTTOM - 6, zero, "tick")
+    clip = f"clip-path:inset({TOP - 4}px {svg.WIDTH - RIGHT - 2}px {HEIGHT - BOTTOM - 1}px {LEFT}px) view-box"
+    body += f'<g style="{clip}">'
     for look, band in lines:
         if band.seeds > 1:
             edge = [(across(x), _near(up, y)) for x, y in zip(band.steps, band.high, strict=True)]
@@ -48,7 +48,7 @@ def _near(up: svg.Scale, value: float) -> float:
 
 def _limits(bands: Sequence[Band], calm: bool, zero: bool) -> tuple[float, float]:
     last = max(float(band.steps[-1]) for band in bands)
-    kept = [band.steps >= last / 5 if calm else np.ones(len(band.steps), bool) for band in bands]
+    kept = [band.steps >= last / 3 if calm else np.ones(len(band.steps), bool) for band in bands]
     kept = [part if part.any() else ~part for part in kept]
     pairs = list(zip(bands, kept, strict=True))
     values = [float(band.low[part].min()) for band, part in pairs]
@@ -57,8 +57,7 @@ def _limits(bands: Sequence[Band], calm: bool, zero: bool) -> tuple[float, float
 
 
 def _steps(bands: Sequence[Band]) -> tuple[float, float]:
-    first, last = min(float(b.steps[0]) for b in bands), max(float(b.steps[-1]) for b in bands)
-    return (first, last) if last > first else (first - 1, last + 1)
+    return 0.0, max(1.0, *(float(band.steps[-1]) for band in bands))
 
 
 def _axes(up: svg.Scale, across: svg.Scale, better: str) -> str:
@@ -69,8 +68,8 @@ def _axes(up: svg.Scale, across: svg.Scale, better: str) -> str:
     for value, words in across.ticks(3):
         body += svg.line(across(value), BOTTOM, across(value), BOTTOM + 4, "axis")
         body += svg.text(across(value), BOTTOM + 16, words, "tick middle")
-    body += svg.text(RIGHT + 6, BOTTOM + 16, "step", "tick")
-    return body + (svg.text(svg.WIDTH, BOTTOM + 28, better, "tick end") if better else "")
+    body += svg.text(LEFT, BOTTOM + 28, "step", "tick")
+    return body + (svg.text(RIGHT, BOTTOM + 28, better, "tick end") if better else "")
 
 
 def _labels(lines: Lines, up: svg.Scale, across: svg.Scale) -> str:

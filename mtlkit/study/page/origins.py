@@ -39,7 +39,9 @@ def origins(comparison: Comparison) -> str:
     failures = f"<h3>Failed runs</h3><ul>{failed}</ul>" if failed else ""
     command = comparison.context.command
     shown = f"<h3>Command</h3><pre>{escape(command)}</pre>" if command else ""
-    return section("Origins", "", f'<dl class="facts">{facts}</dl>{failures}{shown}{_runs(comparison).details()}')
+    return section(
+        "Origins", "", f'<dl class="facts">{facts}</dl>{failures}{shown}{_runs(comparison).details(printed=False)}'
+    )
 
 
 def _facts(comparison: Comparison) -> Iterator[tuple[str, str]]:

@@ -2,7 +2,7 @@
 
 from mtlkit.study.page import svg
 from mtlkit.study.page.findings import Findings
-from mtlkit.study.page.parts import Numbers, panel, section
+from mtlkit.study.page.parts import Numbers, panel, paragraph, section
 from mtlkit.study.page.words import percent
 
 TOP, NAMES, LEFT, RIGHT = 10, 82, 94, 348
@@ -21,7 +21,11 @@ def parallel(found: Findings) -> str:
         f"Gain in percent over {found.comparison.base}, one axis per task, one line per method. Lines that cross: what "
         "one task wins, another loses."
     )
-    return section("Trade-off between tasks", note, panel("", _drawing(found, tasks)) + numbers.details())
+    return section(
+        "Trade-off between tasks",
+        "",
+        panel("", _drawing(found, tasks)) + paragraph(note) + numbers.details(printed=False),
+    )
 
 
 def _drawing(found: Findings, tasks: list[str]) -> str:
@@ -35,7 +39,7 @@ def _drawing(found: Findings, tasks: list[str]) -> str:
         body += svg.line(scale(value), TOP, scale(value), bottom)
         body += svg.text(scale(value), bottom + 14, words, "tick middle")
     for task, y in heights.items():
-        body += svg.line(LEFT, y, RIGHT, y, "axis") + svg.label(0, y, task, NAMES)
+        body += svg.line(LEFT, y, RIGHT, y) + svg.label(0, y, task, NAMES)
     body += svg.line(scale(0), TOP, scale(0), bottom, "zero")
     body += svg.text(RIGHT, bottom + 28, "better →", "tick end") + svg.text(LEFT, bottom + 28, "gain in %", "tick")
     for row in found.gaining:

@@ -2,7 +2,7 @@
 
 from mtlkit.study.page import svg
 from mtlkit.study.page.findings import Findings
-from mtlkit.study.page.parts import Numbers, panel, section
+from mtlkit.study.page.parts import Numbers, panel, paragraph, section
 from mtlkit.study.page.words import counted, joined, number, p_text
 from mtlkit.study.ranking import unranked
 from mtlkit.study.statistics import Ranks
@@ -19,7 +19,8 @@ def rank_diagram(found: Findings) -> str:
         return section("Mean ranks", f"Ranks take two methods with all figures.{left_out}", "")
     order = sorted(ranks.mean, key=ranks.mean.__getitem__)
     numbers = Numbers("ranks", ("method", "mean rank"), [[row, ranks.mean[row]] for row in order])
-    return section("Mean ranks", _note(found) + left_out, panel("", _drawing(found, order)) + numbers.details())
+    note = paragraph(_note(found) + left_out)
+    return section("Mean ranks", "", panel("", _drawing(found, order)) + note + numbers.details())
 
 
 def _note(found: Findings) -> str:

@@ -10,6 +10,8 @@ from mtlkit.report.history import History, Series
 from mtlkit.study.outcome import Outcome
 
 POINTS = 40  #: a longer series is divided into this many parts, and the page shows their means
+FEWEST_POINTS = 8
+ROWS = 1500  #: about the largest number of points in a section, so that the page stays small
 
 
 @dataclass(frozen=True)
@@ -23,14 +25,23 @@ class Band:
     seeds: int
 
 
-def validation(outcomes: Iterable[Outcome], key: str) -> Band | None:
+def points(lines: int) -> int:
+    """Returns how many points each of that many lines of a section gets.
+
+    >>> points(20), points(100), points(1000)
+    (40, 15, 8)
+    """
+    return min(POINTS, max(FEWEST_POINTS, ROWS // max(1, lines)))
+
+
+def validation(outcomes: Iterable[Outcome], key: str, points: int = POINTS) -> Band | None:
     """Returns a metric of the evaluations."""
-    return join([one for run in outcomes for one in run.history.series("val", [key]).values()])
+    return join([one for run in outcomes for one in run.history.series("val", [key]).values()], points)
 
 
-def weight(outcomes: Iterable[Outcome], task: str) -> Band | None:
+def weight(outcomes: Iterable[Outcome], task: str, points: int = POINTS) -> Band | None:
     """Returns the weight of a task."""
-    return join([one for run in outcomes for one in run.history.series("train", [f"weight/{task}"]).values()])
+    return join([one for run in outcomes for one in run.history.series("train", [f"weight/{task}"]).values()], points)
 
 
 def cosine(outcomes: Iterable[Outcome]) -> Band | None:

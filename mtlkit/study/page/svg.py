@@ -11,6 +11,7 @@ from html import escape
 
 WIDTH = 360
 LETTER = 6.4  #: the width of a letter of a label, on average
+SMALL = 5.8  #: the same for small text
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,9 @@ class Scale:
 
 
 def _round_step(step: float) -> float:
-    """Returns the nearest of 1, 2, 5 and 10 times a power of ten that is not smaller."""
+    """Returns the nearest of 1, 2, 5 and 10 times a power of ten."""
     power = 10.0 ** math.floor(math.log10(step))
-    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= step * (1 - 1e-9))  # against rounding
+    return min((factor * power for factor in (1, 2, 5, 10)), key=lambda one: abs(math.log(one / step)))
 
 
 def padded(values: Sequence[float], part: float = 0.08) -> tuple[float, float]:
@@ -75,6 +76,7 @@ def label(x: float, y: float, name: str, width: float, css: str = "") -> str:
     letters = int(width / LETTER)
     if len(name) <= letters:
         return text(x, y + 4, name, css)
+    letters = int(width / SMALL)
     short = middle_out(name, 2 * letters)
     return text(x, y - 2.5, short[:letters], f"{css} small", name) + text(x, y + 9, short[letters:], f"{css} small")
 

@@ -19,13 +19,13 @@ def results(found: Findings) -> str:
     """Returns the table of all figures: methods down, metrics across."""
     comparison = found.comparison
     intervals = any(one.half is not None for _, _, one in _summaries(found))
-    note = (
-        "Mean over seeds ± half of the 95 % t interval. "
+    legend = (
+        "Mean over seeds ± half of the 95 % t interval. <b>Bold</b>: the best mean. <u>Underlined</u>: within noise of "
+        "it (the interval of the paired difference holds 0)."
         if intervals
-        else "Mean over seeds, without intervals: too few. "
+        else "Mean over seeds. Too few seeds for intervals. <b>Bold</b>: the best mean."
     )
-    best = "<b>Bold</b>: the best mean. <u>Underlined</u>: within noise of it (the interval of the paired difference "
-    legend = f'<p class="legend">{note}{best}holds 0). ↑ higher is better, ↓ lower is better.</p>'
+    legend = f'<p class="legend">{legend} ↑ higher is better, ↓ lower is better.</p>'
     columns = [_metric_cells(found, metric) for metric in comparison.metrics]
     columns += [_column(head, cell, comparison.rows) for head, cell in _more_columns(found)]
     heads, cells = [head for head, _ in columns], [column for _, column in columns]
@@ -42,7 +42,7 @@ def _metric_cells(found: Findings, metric: Metric) -> tuple[str, dict[str, str]]
     for row, one in all_of.items():
         tag = "b" if row == best else "u" if row in near else "span"
         cells[row] = f"<td class=n>{_figure(one, decimals, tag, len(comparison.seeds))}"
-    return f"{escape(metric.name)} {ARROWS[metric.higher]}{_unit(metric)}", cells
+    return f"{escape(metric.name)}{_unit(metric)} {ARROWS[metric.higher]}", cells
 
 
 def _figure(one: Summary | None, decimals: int, tag: str, seeds: int) -> str:
@@ -58,14 +58,14 @@ def _figure(one: Summary | None, decimals: int, tag: str, seeds: int) -> str:
 def _more_columns(found: Findings) -> Iterator[tuple[str, Callable[[str], str]]]:
     """Yields the columns behind the metrics: the head, and the content of the cell of a row."""
     comparison, base = found.comparison, found.comparison.base
-    yield f"Δm {'↓' if found.sign < 0 else '↑'}<small>%</small>", lambda row: _delta_cell(found, row)
+    yield f"Δm <i>(%)</i> {'↓' if found.sign < 0 else '↑'}", lambda row: _delta_cell(found, row)
     yield "mean rank ↓", lambda row: number(found.ranks.mean.get(row), 2)
-    yield "tasks worse", lambda row: NONE if row == base else "{} <small>of {}</small>".format(*worse(comparison, row))
+    yield "tasks worse", lambda row: NONE if row == base else "{} <i>of {}</i>".format(*worse(comparison, row))
     times = {row: one.mean for row, one in found.times.items() if one}
     decimals = decimals_of(1000 * value for value in times.values())
-    yield "step time ↓<small>ms</small>", lambda row: number(1000 * times[row] if row in times else None, decimals)
+    yield "step time <i>(ms)</i> ↓", lambda row: number(1000 * times[row] if row in times else None, decimals)
     memories = {row: one.mean for row, one in found.memories.items() if one}
-    yield "memory ↓<small>MiB</small>", lambda row: number(memories[row] / MIB if row in memories else None, 0)
+    yield "memory <i>(MiB)</i> ↓", lambda row: number(memories[row] / MIB if row in memories else None, 0)
 
 
 def _column(head: str, cell: Callable[[str], str], rows: list[str]) -> tuple[str, dict[str, str]]:
@@ -78,7 +78,9 @@ def _delta_cell(found: Findings, row: str) -> str:
         return NONE
     one = found.delta(row)
     half = f"<small>± {number(one.half, 2)}</small>" if one and one.half is not None else ""
-    return f"{number(result.value, 2, sign=True)}{half}"
+    best, near = found.best_delta()
+    tag = "b" if row == best else "u" if row in near else "span"
+    return f"<{tag}>{number(result.value, 2, sign=True)}</{tag}>{half}"
 
 
 def _definition(found: Findings) -> str:
@@ -94,15 +96,16 @@ def _definition(found: Findings) -> str:
 
 
 def _unit(metric: Metric) -> str:
-    return f"<small>{escape(metric.unit)}</small>" if metric.unit else ""
+    return f" <i>({escape(metric.unit)})</i>" if metric.unit else ""
 
 
 def _table(found: Findings, heads: list[str], bodies: dict[str, str], name: str) -> str:
     """Joins heads and rows to a table. The metrics of a task stand below its name."""
     metrics = found.comparison.metrics
+    counts = {task: sum(metric.task == task for metric in metrics) for task in found.comparison.tasks}
     groups = "".join(
-        f"<th scope=colgroup class=group colspan={sum(metric.task == task for metric in metrics)}>{escape(task)}"
-        for task in found.comparison.tasks
+        f'<th scope=colgroup class="{"group" if count > 1 else "n"}" colspan={count}>{escape(task)}'
+        for task, count in counts.items()
     )
     rest = len(heads) - len(metrics)
     groups += f"<th colspan={rest}>" if rest else ""
@@ -117,7 +120,9 @@ def _table(found: Findings, heads: list[str], bodies: dict[str, str], name: str)
 
 def _marked(found: Findings, row: str) -> str:
     mark = found.looks[row].marker(6, 6)
-    return f'<svg class="mark" viewBox="0 0 12 12" aria-hidden="true">{mark}</svg>{escape(row)}'
+    return (
+        f'<svg class="mark" viewBox="0 0 12 12" aria-hidden="true">{mark}</svg><span class="name">{escape(row)}</span>'
+    )
 
 
 def _summaries(found: Findings) -> Iterator[tuple[str, Metric, Summary]]:
@@ -163,7 +168,7 @@ def differences(found: Findings) -> str:
             bodies[row] += f"<td class=n><{tag} class={css}>{number(one.mean, decimals, sign=True)}</{tag}>{small}"
     if not rows:
         return ""
-    heads = [f"{escape(metric.name)} {ARROWS[metric.higher]}{_unit(metric)}" for metric in comparison.metrics]
+    heads = [f"{escape(metric.name)}{_unit(metric)} {ARROWS[metric.higher]}" for metric in comparison.metrics]
     note = (
         f"Method minus {comparison.reference}, each seed with itself: mean, 95 % interval, and p of the paired t test "
         "after Holm's adjustment for all cells of the table. Bold: p below 0.05. Green: better, red: worse."
@@ -188,7 +193,7 @@ def definitions(found: Findings) -> str:
         top = max((value for value in values.values() if value is not None), default=None)
         cells = (_bold(value, value is not None and value == top) for value in values.values())
         lines += f"<tr><th scope=row class=wrap>{escape(text)}{''.join(cells)}"
-    head = "".join(f"<th scope=col class=n>{escape(row)}" for row in rows)
+    head = "".join(f'<th scope=col class=n><span class="name">{escape(row)}</span>' for row in rows)
     table = f'<table class="main" data-name="delta_m"><thead><tr><th scope=col>definition{head}<tbody>{lines}</table>'
     note = "Δm in percent, positive is better. Other definitions can change the order of methods. Bold: the best."
     return section("Δm in all definitions", note, scroll(table, "delta_m") + numbers.link())

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from mtlkit.study.page import svg
 from mtlkit.study.page.findings import Findings
 from mtlkit.study.page.looks import Look
-from mtlkit.study.page.parts import Numbers, panel, section
+from mtlkit.study.page.parts import Numbers, panel, paragraph, section
 from mtlkit.study.page.words import interval, number, percent
 from mtlkit.study.statistics import Summary
 
-TOP, BOTTOM, LEFT, RIGHT = 12, 236, 40, 350
+TOP, BOTTOM, LEFT, RIGHT = 26, 220, 40, 342
 NAME = 18  #: letters of a label
 Point = tuple[Look, float, Summary]
 
@@ -33,7 +33,7 @@ def tradeoff(found: Findings) -> str:
         note += f" {together} runs at a time shared the machine, which affects step times."
     numbers = Numbers("cost", ("method", "relative step time", "delta_m in %", "low", "high"))
     numbers.rows = [[look.name, x, one.mean, one.low, one.high] for look, x, one in points]
-    return section(title, note, panel("", _drawing(points)) + numbers.details())
+    return section(title, "", panel("", _drawing(points)) + paragraph(note) + numbers.details())
 
 
 def _drawing(points: Sequence[Point]) -> str:
@@ -51,27 +51,27 @@ def _drawing(points: Sequence[Point]) -> str:
     places = [(across(x), up(one.mean)) for _, x, one in points]
     body += "".join(look.marker(x, y, 5) for (look, _, _), (x, y) in zip(points, places, strict=True))
     names = [look.name for look, _, _ in points]
-    return svg.picture(BOTTOM + 36, _alternative(points), body + names_beside(names, places))
+    return svg.picture(BOTTOM + 36, _alternative(points), body + names_beside(names, places, up(0)))
 
 
 def _axes(across: svg.Scale, up: svg.Scale) -> str:
     body = ""
     for value, words in up.ticks():
         body += svg.line(LEFT, up(value), RIGHT, up(value)) + svg.text(LEFT - 6, up(value) + 3.5, words, "tick end")
-    for value, words in across.ticks():
+    for value, words in across.ticks(3):
         body += svg.line(across(value), BOTTOM, across(value), BOTTOM + 4, "axis")
-        body += svg.text(across(value), BOTTOM + 16, f"{words} ×", "tick middle")
+        body += svg.text(across(value), BOTTOM + 16, f"{words}×", "tick middle")
     body += svg.line(LEFT, BOTTOM, RIGHT, BOTTOM, "axis") + svg.line(LEFT, up(0), RIGHT, up(0), "zero")
-    body += svg.text(LEFT + 5, TOP + 4, "↖ better: gain more, cost less", "tick")
-    return body + svg.text(RIGHT, BOTTOM + 30, "step time →", "tick end")
+    body += svg.text(0, 12, "Δm in %", "tick") + svg.text(LEFT + 24, 12, "↖ better: gains more, costs less", "tick")
+    return body + svg.text(RIGHT, BOTTOM + 30, "step time", "tick end")
 
 
-def names_beside(names: Sequence[str], places: Sequence[tuple[float, float]]) -> str:
-    """Writes each name beside its point, where neither a name nor a point is. A name without such a place is left out.
+def names_beside(names: Sequence[str], places: Sequence[tuple[float, float]], zero: float) -> str:
+    """Writes each name beside its point, clear of names, points and the line at 0. Without such a place it is left out.
 
     The page's key still tells whose marker it is.
     """
-    taken = [(x - 6, y - 6, x + 6, y + 6) for x, y in places]
+    taken = [(x - 6, y - 6, x + 6, y + 6) for x, y in places] + [(LEFT, zero, RIGHT, zero)]
     body = ""
     for name, (x, y) in zip(names, places, strict=True):
         short = svg.middle_out(name, NAME)
@@ -80,10 +80,10 @@ def names_beside(names: Sequence[str], places: Sequence[tuple[float, float]]) ->
         starts += [(x + dx, y + dy) for dy in (-9, 17, -22, 30) for dx in (5, -5 - width)]
         for left, base in starts:
             box = (left, base - 10, left + width, base + 3)
-            inside = box[0] > LEFT and box[2] < svg.WIDTH and box[1] > TOP + 8 and box[3] < BOTTOM
+            inside = box[0] > LEFT and box[2] < svg.WIDTH and box[1] > TOP - 4 and box[3] < BOTTOM
             if inside and not any(_overlap(box, other) for other in taken):
                 taken.append(box)
-                body += svg.text(left, base, short, "", name)
+                body += svg.text(left, base, short, "halo", name)
                 break
     return body
 
