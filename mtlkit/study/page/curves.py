@@ -27,7 +27,7 @@ def learning(found: Findings) -> str:
     if not figures:
         return section("Learning curves", "The logs hold no evaluations of these metrics.", "")
     where = "test" if "test" in comparison.outcomes[0].history.info.get("validation", "val") else "validation"
-    note = f"On {where} data. {_band(found)} Values of the first third of training may lie outside."
+    note = f"On {where} data. {_band(found, points)} Values of the first third of training may lie outside."
     return section("Learning curves", note + _rest(found, len(figures)), _body(figures, numbers))
 
 
@@ -58,12 +58,13 @@ def _weights(found: Findings) -> str:
             numbers.rows += rows_of(task, lines)
     if not figures:
         return section("Task weights", "The logs hold no task weights.", "")
-    note = f"The factor by which the method multiplies the gradient or loss of each task. {_band(found)}"
+    note = f"The factor by which the method multiplies the gradient or loss of each task. {_band(found, points)}"
     return section("Task weights", note + _rest(found, len(figures)), _body(figures, numbers))
 
 
-def _band(found: Findings) -> str:
-    return BAND if len(found.comparison.seeds) > 1 else "One seed, so there is no band."
+def _band(found: Findings, points: int = series.POINTS) -> str:
+    band = BAND if len(found.comparison.seeds) > 1 else "One seed, so there is no band."
+    return f"{band} With more than {points} logged steps, a point is the mean of a part of them."
 
 
 def _rest(found: Findings, count: int) -> str:

@@ -10,7 +10,7 @@ TOP, NAMES, LEFT, RIGHT = 10, 82, 94, 348
 
 def parallel(found: Findings) -> str:
     """Returns the section. The axes lie below each other, so that long names and many tasks have room."""
-    tasks = [task for task in found.comparison.tasks if any(task in found.gains[row] for row in found.gaining)]
+    tasks = [task for task in found.tasks if any(task in found.gains[row] for row in found.gaining)]
     if len(tasks) < 2:
         return section("Trade-off between tasks", "This takes gains in two or more tasks.", "")
     numbers = Numbers("parallel", ("method", *tasks))
@@ -29,7 +29,7 @@ def parallel(found: Findings) -> str:
 
 
 def _drawing(found: Findings, tasks: list[str]) -> str:
-    step = 44 if len(tasks) <= 8 else 20
+    step = 44
     means = [0.0, *(one.mean for row in found.gaining for one in found.gains[row].values())]
     scale = svg.Scale(*svg.padded(means), LEFT, RIGHT)
     heights = {task: TOP + 8 + step * place for place, task in enumerate(tasks)}
@@ -43,7 +43,7 @@ def _drawing(found: Findings, tasks: list[str]) -> str:
     body += svg.line(scale(0), TOP, scale(0), bottom, "zero")
     body += svg.text(RIGHT, bottom + 28, "better →", "tick end") + svg.text(LEFT, bottom + 28, "gain in %", "tick")
     for row in found.gaining:
-        points = [(scale(one.mean), heights[task]) for task, one in found.gains[row].items()]
+        points = [(scale(one.mean), heights[task]) for task, one in found.gains[row].items() if task in heights]
         look = found.looks[row]
         body += look.line(points) + "".join(look.marker(x, y) for x, y in points)
     return svg.picture(bottom + 34, _alternative(found), body)

@@ -46,7 +46,7 @@ class Numbers:
     def _table(self) -> str:
         texts = [not row or isinstance(row, str) for row in (self.rows[0] if self.rows else self.head)]
         head = "".join(
-            f"<th{'' if is_text else ' class=n'} scope=col>{escape(name)}"
+            f"<th{' class=t' if is_text else ''} scope=col>{escape(name)}"
             for name, is_text in zip(self.head, texts, strict=True)
         )
         rows = ("".join(_cell(cell) for cell in row) for row in self.rows)
@@ -54,7 +54,7 @@ class Numbers:
 
 
 def _cell(cell: Cell) -> str:
-    return f"<td>{escape(cell)}" if isinstance(cell, str) else f"<td class=n>{_plain(cell, 4) or '–'}"
+    return f"<td class=t>{escape(cell)}" if isinstance(cell, str) else f"<td>{_plain(cell, 4) or '–'}"
 
 
 def _plain(cell: Cell, digits: int) -> str:

@@ -58,7 +58,8 @@ def _drawing(found: Findings, order: list[str]) -> str:
     body = ""
     for rank in range(1, len(order) + 1):
         body += svg.line(scale(rank), TOP, scale(rank), bottom)
-        body += svg.text(scale(rank), TOP - 6, str(rank), "tick middle")
+        if len(order) <= 8 or rank % 2:
+            body += svg.text(scale(rank), TOP - 6, str(rank), "tick middle")
     body += svg.line(LEFT, TOP, RIGHT, TOP, "axis") + svg.text(NAMES, TOP - 6, "← better", "tick end")
     for place, row in enumerate(order):
         y, x = TOP + ROW * (place + 0.5), scale(ranks.mean[row])

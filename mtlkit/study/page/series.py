@@ -11,7 +11,7 @@ from mtlkit.study.outcome import Outcome
 
 POINTS = 40  #: a longer series is divided into this many parts, and the page shows their means
 FEWEST_POINTS = 8
-ROWS = 1500  #: about the largest number of points in a section, so that the page stays small
+ROWS = 800  #: about the largest number of points in a section, so that the page stays small
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ def points(lines: int) -> int:
     """Returns how many points each of that many lines of a section gets.
 
     >>> points(20), points(100), points(1000)
-    (40, 15, 8)
+    (40, 8, 8)
     """
     return min(POINTS, max(FEWEST_POINTS, ROWS // max(1, lines)))
 

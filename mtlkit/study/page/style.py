@@ -21,9 +21,11 @@ u { text-decoration-thickness: 1px; text-underline-offset: 3px }
 .test { background: var(--bad); color: var(--paper); padding: .15rem .5rem; border-radius: .2rem; margin-right: .4rem;
   text-transform: uppercase; letter-spacing: .04em }
 .remarks { margin: 1rem 0; padding-left: 1.1rem; font-size: .9rem; max-width: 48rem }
-.verdicts td:last-child { overflow-wrap: normal } .verdicts { margin: 1rem 0; font-size: .9rem } .verdicts td, .verdicts th { white-space: normal; position: static }
+.verdicts td:last-child { overflow-wrap: normal }
+.verdicts { margin: 1rem 0; font-size: .9rem } .verdicts td, .verdicts th { white-space: normal; position: static }
 table { font-size: .85rem } td, th { vertical-align: top }
-i { font-style: normal; font-weight: 400; color: var(--soft) } small { display: block; color: var(--soft); font-weight: 400; font-size: .8em }
+i { font-style: normal; font-weight: 400; color: var(--soft) }
+small { display: block; color: var(--soft); font-weight: 400; font-size: .8em }
 .scroll { max-width: 100%; max-height: none } .main { margin: .6rem 0 }
 .main td, .main th { padding: .3rem .6rem; line-height: 1.3 }
 .main thead th { vertical-align: bottom; position: static; border: 0 }
@@ -42,7 +44,8 @@ figure { break-inside: avoid; max-width: 27rem; min-width: 0 } figcaption { marg
 figcaption small { display: inline; font-size: .85em }
 svg text { font-size: 11.5px; fill: var(--ink) } svg .tick, svg .small { font-size: 10.5px }
 svg .tick, svg .soft { fill: var(--soft) } svg .end { text-anchor: end } svg .middle { text-anchor: middle }
-svg .halo { paint-order: stroke; stroke: var(--paper); stroke-width: 3px; stroke-linejoin: round } svg .figures { font-size: 10.5px; font-variant-numeric: tabular-nums }
+svg .halo { paint-order: stroke; stroke: var(--paper); stroke-width: 3px; stroke-linejoin: round }
+svg .figures { font-size: 10.5px; font-variant-numeric: tabular-nums }
 svg .guide { stroke: var(--rule); stroke-width: .6 }
 svg .zero { stroke: var(--ink); stroke-width: 1.1; opacity: .75 } svg .axis { stroke: var(--soft); stroke-width: .8 }
 svg .lead { stroke: var(--soft); stroke-width: .6; opacity: .7 } svg .stripe { fill: var(--rule); opacity: .25 }
@@ -50,17 +53,21 @@ svg .bar { stroke: currentColor; stroke-width: 1.8; fill: none }
 svg .curve { stroke: currentColor; stroke-width: 1.7; fill: none; stroke-linejoin: round }
 svg .band { fill: currentColor; opacity: .15 } svg .dot { fill: currentColor }
 svg .hollow { fill: var(--paper); stroke: currentColor; stroke-width: 1.6 }
-svg .stroke { stroke: currentColor; stroke-width: 2.2 } svg .same { stroke: var(--ink); stroke-width: 2.6 } svg .thin { opacity: .6 }
+svg .stroke { stroke: currentColor; stroke-width: 2.2 } svg .same { stroke: var(--ink); stroke-width: 2.6 }
+svg .thin { opacity: .6 }
 .key { list-style: none; display: flex; flex-wrap: wrap; gap: .3rem 1.4rem; padding: 0; margin: 3.2rem 0 -1.6rem;
   font-size: .9rem } .key svg { display: inline-block; width: 2.1rem; margin-right: .5rem; vertical-align: -.05rem }
 .numbers { display: flex; flex-wrap: wrap; gap: .2rem 1.4rem; font-size: .85rem; margin-top: .6rem; align-items: start }
 .numbers details[open] { flex-basis: 100% } details { min-width: 0; max-width: 100% } summary { cursor: pointer }
-summary small { display: inline } .numbers .scroll { max-height: 24rem } section > .csv { font-size: .85rem }
+summary small { display: inline } .numbers .scroll { max-height: 24rem }
+.numbers td, .numbers th { text-align: right; font-variant-numeric: tabular-nums } .numbers .t { text-align: left }
+section > .csv { font-size: .85rem }
 :focus-visible { outline: 2px solid var(--c0); outline-offset: 2px }
 dl.facts { display: grid; grid-template-columns: minmax(7rem, max-content) 1fr; gap: .3rem 1.2rem; font-size: .9rem }
 h3 { font-size: .95rem; margin: 1.4rem 0 .3rem } pre { white-space: pre-wrap }
 @media (max-width: 36rem) { h1 { font-size: 1.5rem } .answer { font-size: 1.1rem } body { margin-top: 1.2rem }
-  .name { max-width: 6.2rem } .main td, .main th { padding: .3rem .5rem .3rem .1rem } dl.facts { grid-template-columns: 1fr }
+  .name { max-width: 6.2rem } .main td, .main th { padding: .3rem .5rem .3rem .1rem }
+  dl.facts { grid-template-columns: 1fr }
   dd { margin-bottom: .5rem } }
 @page { size: A4 landscape; margin: 12mm }
 @media print {
@@ -68,9 +75,11 @@ h3 { font-size: .95rem; margin: 1.4rem 0 .3rem } pre { white-space: pre-wrap }
     LIGHT }
   body { margin: 0; padding: 0; max-width: none; font-size: 10pt } section { margin-top: 1.6rem }
   .panels { grid-template-columns: repeat(3, 1fr) } .scroll, .numbers .scroll { overflow: visible; max-height: none }
-  .numbers table { font-size: 7.5pt } .numbers td, .numbers th { white-space: normal; padding: 0 .5rem 0 0; position: static }
-  .main, .pair, section > p { break-inside: avoid } .main td, .main th { padding: .2rem .35rem } tr { break-inside: avoid }
-  h2 { break-inside: avoid } h2::after { content: ""; display: block; height: 7cm; margin-bottom: -7cm }  /* keep room */
+  .numbers table { font-size: 7.5pt } .numbers td, .numbers th { white-space: normal; padding: 0 .5rem 0 0;
+    position: static }
+  .main, .pair, section > p { break-inside: avoid } .main td, .main th { padding: .2rem .35rem }
+  tr { break-inside: avoid }
+  h2 { break-inside: avoid } h2::after { content: ""; display: block; height: 7cm; margin-bottom: -7cm }
   h2, h3, section > p, .key, summary, figcaption { break-after: avoid }
   details:not(.long)::details-content { content-visibility: visible; height: auto } .csv, details.long { display: none }
 }
