@@ -9,10 +9,10 @@ from mtlkit.study.page.looks import Look
 from mtlkit.study.page.parts import Cell
 from mtlkit.study.page.series import Band
 
-TOP, BOTTOM, LEFT, RIGHT = 10, 186, 44, 268  # the edges of the plot; the labels stand to its right
+TOP, BOTTOM, LEFT, RIGHT = 10, 186, 44, 262  # the edges of the plot; the labels stand to its right
 HEIGHT = 218
 MAX_LABELS = 14  #: more lines than this have no labels; the key above the figures names them
-NAME = 13  #: letters of a label
+NAME = 12  #: letters of a label
 
 Lines = Sequence[tuple[Look, Band]]
 

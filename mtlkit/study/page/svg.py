@@ -107,7 +107,7 @@ def apart(places: Sequence[float], gap: float, low: float, high: float) -> list[
     """Moves places until neighbours are `gap` apart, if possible between low and high. Their order stays.
 
     >>> apart([1, 2, 9], 4, 0, 20)
-    [0, 4, 9]
+    [0.0, 4.0, 9.0]
     """
     order = sorted(range(len(places)), key=places.__getitem__)
     gap = min(gap, (high - low) / max(1, len(places) - 1))
