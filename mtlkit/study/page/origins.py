@@ -13,7 +13,7 @@ def tuning(comparison: Comparison) -> str:
     """Returns the budgets of the tuning, and every trial with its figure."""
     trials = comparison.context.trials
     if not trials:
-        return section("Tuning", "Nothing was tuned for this comparison: all methods ran with the same settings.", "")
+        return section("Tuning", "No tuning was part of this comparison.", "")
     budgets: dict[str, int] = {}
     for trial in trials:
         name = _subject(trial.method, trial.task)
