@@ -1,0 +1,47 @@
+"""Writes the page of a comparison: one HTML file that needs no other file and no script."""
+
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+from mtlkit.files import write_whole
+from mtlkit.study.comparison import Comparison
+from mtlkit.study.page.curves import learning, training
+from mtlkit.study.page.findings import find
+from mtlkit.study.page.forest import forest
+from mtlkit.study.page.headline import Verdict, headline
+from mtlkit.study.page.looks import key
+from mtlkit.study.page.origins import origins, tuning
+from mtlkit.study.page.parallel import parallel
+from mtlkit.study.page.rank_diagram import rank_diagram
+from mtlkit.study.page.style import STYLE
+from mtlkit.study.page.tables import definitions, differences, results
+from mtlkit.study.page.tradeoff import tradeoff
+
+
+def write_page(comparison: Comparison, path: Path, verdicts: Sequence[Verdict] = ()) -> None:
+    """Writes the page to a file.
+
+    `verdicts` are triples: a claim; confirmed, refuted or undecided; and the interval in words.
+    """
+    found = find(comparison)
+    sections = (
+        headline(found, verdicts),
+        results(found),
+        differences(found),
+        definitions(found),
+        key(list(found.looks.values())),
+        forest(found),
+        learning(found),
+        training(found),
+        f'<div class="panels pair">{parallel(found)}{tradeoff(found)}{rank_diagram(found)}</div>',
+        tuning(comparison),
+        origins(comparison),
+    )
+    page = (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(comparison.context.title)} – mtlkit</title><style>{STYLE}</style></head>\n"
+        f"<body><main>\n{''.join(sections)}</main></body></html>\n"
+    )
+    write_whole(path, page.encode())
