@@ -94,8 +94,8 @@ def test_verdicts_are_those_of_the_paired_t_test(study):
     assert (found.verdict, found.n) == ("confirmed", 3)
     assert (found.difference.low, found.difference.high) == pytest.approx(tuple(interval), rel=ROUNDING)
     assert found.sentence == (
-        "depth/abs of rotograd < depth/abs of uniform: confirmed (left minus right -0.060, 95 % interval -0.085 to "
-        "-0.035, 3 seeds)."
+        "depth/abs of rotograd < depth/abs of uniform: confirmed. Left minus right: -0.060, 95 % interval -0.085 to "
+        "-0.035, 3 seeds."
     )
     assert verdict(study, "depth/abs of rotograd > depth/abs of uniform").verdict == "refuted"
     close = stats.ttest_rel(AREA["rotograd"], AREA[SINGLE]).confidence_interval()

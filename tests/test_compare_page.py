@@ -13,6 +13,7 @@ from studies import FIGURES, compare, entries, write_run
 from tolerances import ROUNDING
 from wide_studies import study
 
+from mtlkit.study.claims import judge, parse_claim
 from mtlkit.study.comparison import Comparison, Context, Trial
 from mtlkit.study.gains import all_deltas, delta, gains
 from mtlkit.study.outcome import SINGLE, Entry, read_outcome
@@ -182,7 +183,9 @@ def test_names_are_escaped(tmp_path):
     names = {"uniform": "uniform", "rotograd": bad}
     found = [Entry(names.get(e.method, e.method), e.seed, e.run, e.task) for e in entries(tmp_path)]
     context = Context(bad, failed=[(bad, bad)], trials=[Trial(bad, bad, (9,), 0.5, True)], command=bad, notes=[bad])
-    text, page = page_of(Comparison([read_outcome(e) for e in found], context), tmp_path, [(bad, "refuted", bad)])
+    comparison = Comparison([read_outcome(e) for e in found], context)
+    claim = parse_claim(f"depth/abs of {bad.replace('<', '&lt;').replace('>', '&gt;')} < depth/abs of uniform")
+    text, page = page_of(comparison, tmp_path, [judge(comparison, claim)])
     assert "<script" not in text
     assert page.scripts == 0
     assert page.text.count(bad) > 10
@@ -231,9 +234,17 @@ def test_test_data_is_labelled(tmp_path):
 def test_tuning_failures_and_verdicts_are_shown(tmp_path):
     trials = [Trial("rotograd", "trainer.lr=0.1", (7, 8), 0.25, True), Trial("rotograd", "trainer.lr=1", (7, 8), None)]
     context = Context("t", failed=[("nash, seed 0", "It diverged.")], trials=trials, command="mtlkit compare a b")
-    _, page = page_of(compare(tmp_path, context), tmp_path, [("a < b", "undecided", "0.1 [−1, 2]")])
+    claim = parse_claim("depth/abs of rotograd < depth/abs of uniform")
+    comparison = compare(tmp_path, context)
+    _, page = page_of(comparison, tmp_path, [judge(comparison, claim)])
     assert [one["figure"] for one in page.csv["tuning.csv"]] == ["0.25", ""]
-    for words in ("Equal budgets: 4 runs each", "nash, seed 0: It diverged.", "mtlkit compare a b", "undecided"):
+    for words in (
+        "Equal budgets: 4 runs each",
+        "nash, seed 0: It diverged.",
+        "mtlkit compare a b",
+        str(claim),
+        "confirmed",
+    ):
         assert words in page.text
 
 

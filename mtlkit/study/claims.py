@@ -58,13 +58,18 @@ class Verdict:
 
     Attributes:
         difference: left minus right side over the common seeds, with its 95 % interval. None: there is no such seed.
-        sentence: the verdict with its numbers and its reason.
+        grounds: the numbers and the reason, in words.
+        sentence: the claim, the verdict and its grounds.
     """
 
     claim: Claim
     verdict: Literal["confirmed", "refuted", "undecided"]
     difference: Summary | None
-    sentence: str
+    grounds: str
+
+    @property
+    def sentence(self) -> str:
+        return f"{self.claim}: {self.verdict}. {self.grounds}"
 
     @property
     def n(self) -> int:
@@ -148,12 +153,12 @@ def judge(comparison: Comparison, claim: Claim) -> Verdict:
     for method in claim.methods:
         values = _values(comparison, claim, method)
         if isinstance(values, str):
-            return Verdict(claim, "undecided", None, f"{claim}: undecided. {values}")
+            return Verdict(claim, "undecided", None, values)
         found.append(values)
     left, right = found[0], found[1] if claim.other else dict.fromkeys(found[0], claim.bound)
     seeds = [seed for seed in left if seed in right]
     if not seeds:
-        return Verdict(claim, "undecided", None, f"{claim}: undecided. {_missing(comparison, claim, found)}")
+        return Verdict(claim, "undecided", None, _missing(comparison, claim, found))
     difference = summarise([left[seed] - claim.factor * right[seed] for seed in seeds])
     reason = _missing(comparison, claim, found)
     if not reason and difference.n < FEWEST:
@@ -161,9 +166,9 @@ def judge(comparison: Comparison, claim: Claim) -> Verdict:
     verdict = "undecided" if reason else _side(difference, claim.sign)
     interval = "" if difference.low is None else f", 95 % interval {interval_text(difference)}"
     number = mean_text(difference, signed=True, interval=False)
-    numbers = f"left minus right {number}{interval}, {difference.n} {'seed' if difference.n == 1 else 'seeds'}"
+    numbers = f"Left minus right: {number}{interval}, {difference.n} {'seed' if difference.n == 1 else 'seeds'}"
     test = _conditions(comparison, claim)
-    return Verdict(claim, verdict, difference, f"{claim}: {verdict} ({numbers}{test}).{reason and ' '}{reason}")
+    return Verdict(claim, verdict, difference, f"{numbers}{test}.{reason and ' '}{reason}")
 
 
 def judged(verdicts: Sequence[Verdict]) -> Iterator[str]:

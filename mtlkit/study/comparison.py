@@ -79,6 +79,9 @@ class Comparison:
             why = "".join(f" {run}: {reason}" for run, reason in self.context.failed[:1])
             raise ValueError(f"There is no finished run of a multi-task method, so there is nothing to compare.{why}")
         self._bases = {name: entry.base for name, entry in names.items() if entry.base in self.singles}
+        self._of: dict[str, list[Outcome]] = {}
+        for outcome in self.outcomes:
+            self._of.setdefault(outcome.entry.method, []).append(outcome)
         self.seeds = sorted({outcome.entry.seed for outcome in self.outcomes})
         self.reference = self.context.reference or self.methods[0]
         if self.reference not in self.rows:
@@ -105,7 +108,7 @@ class Comparison:
 
     def of(self, row: str) -> list[Outcome]:
         """Returns the runs of a row."""
-        return [outcome for outcome in self.outcomes if outcome.entry.method == row]
+        return self._of.get(row, [])
 
     def values(self, row: str, key: str) -> BySeed:
         """Returns the figures of a row by seed, without seeds that have none."""

@@ -8,6 +8,7 @@ from rich.console import Console
 from mtlkit.files import write_whole
 from mtlkit.study.claims import Verdict, judge, parse_claim
 from mtlkit.study.comparison import Comparison
+from mtlkit.study.page import write_page
 from mtlkit.study.results_csv import write_results, write_tuning
 from mtlkit.study.tables import latex, markdown, terminal
 
@@ -28,6 +29,7 @@ def write_all(
     text = markdown(comparison, all_definitions=all_definitions, verdicts=verdicts)
     write_whole(folder / "table.md", text.encode())
     write_whole(folder / "table.tex", latex(comparison).encode())
+    write_page(comparison, folder / "compare.html", verdicts)
     return verdicts
 
 

@@ -10,7 +10,7 @@ from mtlkit.study.gains import delta, gains
 from mtlkit.study.outcome import Metric
 from mtlkit.study.page.looks import Look, looks
 from mtlkit.study.ranking import ranks
-from mtlkit.study.statistics import Ranks, Summary, difference, summarise
+from mtlkit.study.statistics import Ranks, Summary, best_of, summarise
 
 MAX_PANELS = 8  #: with more tasks or metrics than this, the figures show those that change most
 
@@ -21,7 +21,7 @@ class Findings:
 
     Attributes:
         looks: the look of every row.
-        gains: the gain in percent per row and task over `comparison.base`. Positive is better.
+        gains: the gain in percent per row and task over `comparison.base_of(row)`. Positive is better.
         deltas: delta-m in the definition of the study per row, or the reason why there is none.
         times, memories: the cost per row.
         tasks: the tasks that the figures show, in their order.
@@ -39,7 +39,7 @@ class Findings:
     @property
     def gaining(self) -> list[str]:
         """The rows that have gains: all but the one that gains are relative to."""
-        return [row for row in self.comparison.methods if row != self.comparison.base]
+        return [row for row in self.comparison.methods if row != self.comparison.base_of(row)]
 
     @property
     def shown_metrics(self) -> list[Metric]:
@@ -71,14 +71,7 @@ class Findings:
 
     def best_delta(self) -> tuple[str | None, set[str]]:
         """Returns the method with the best delta-m and those within noise of it, as `Comparison.best` does."""
-        means = {row: one.mean for row in self.gaining if (one := self.delta(row))}
-        top = max(means, key=means.__getitem__, default=None)
-        near = set()
-        for row in means.keys() - {top}:
-            one = difference(self.delta_by_seed(row), self.delta_by_seed(top or ""))
-            if one and one.low is not None and one.high is not None and one.low <= 0 <= one.high:
-                near.add(row)
-        return top, near
+        return best_of({row: self.delta_by_seed(row) for row in self.gaining}, higher=True)
 
     @property
     def sign(self) -> int:

@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 from html import escape
 
+from mtlkit.study.claims import Verdict
 from mtlkit.study.outcome import SINGLE
 from mtlkit.study.page.findings import Findings
 from mtlkit.study.page.words import counted, joined, number, percent
 from mtlkit.study.remarks import remarks
 from mtlkit.study.statistics import FEWEST, LEVEL, difference, holm
-
-Verdict = tuple[str, str, str]  # the claim, confirmed / refuted / undecided, and the interval in words
 
 
 def headline(found: Findings, verdicts: Sequence[Verdict]) -> str:
@@ -79,11 +78,11 @@ def _by_rank(found: Findings) -> str:
 
 def _verdicts(verdicts: Sequence[Verdict]) -> str:
     rows = "".join(
-        f"<tr><td>{escape(claim)}<td><strong class={_STYLES.get(verdict, 'soft')}>{escape(verdict)}</strong>"
-        f"<td>{escape(words)}"
-        for claim, verdict, words in verdicts
+        f"<tr><td>{escape(str(one.claim))}<td><strong class={_STYLES.get(one.verdict, 'soft')}>{one.verdict}</strong>"
+        f"<td>{escape(one.grounds)}"
+        for one in verdicts
     )
-    head = "<tr><th scope=col>Claim<th scope=col>Verdict<th scope=col>Interval"
+    head = "<tr><th scope=col>Claim<th scope=col>Verdict<th scope=col>Grounds"
     return f'<table class="verdicts"><thead>{head}<tbody>{rows}</table>' if rows else ""
 
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from html import escape
 
 from mtlkit.study.comparison import Comparison
-from mtlkit.study.outcome import SINGLE
 from mtlkit.study.page import svg
 
 #: For light and dark pages. Each has a contrast of at least 3 to its page, and people who see colours differently can
@@ -59,7 +58,7 @@ _CORNERS = {
 
 def looks(comparison: Comparison) -> dict[str, Look]:
     """Returns the look of every row. Single-task training has the colour of the text."""
-    found = {SINGLE: Look(SINGLE, "single", "1 3", "circle")} if comparison.has_single else {}
+    found = {row: Look(row, "single", "1 3", "circle") for row in comparison.singles}
     for place, name in enumerate(comparison.methods):
         parts = (options[place % len(options)] for options in (DASHES, MARKERS))
         found[name] = Look(name, f"c{place % len(COLOURS)}", *parts)

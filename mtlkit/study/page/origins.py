@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from html import escape
 
 from mtlkit.study.comparison import Comparison
-from mtlkit.study.outcome import SINGLE, Outcome
+from mtlkit.study.outcome import Outcome
 from mtlkit.study.page.parts import Numbers, section
 from mtlkit.study.page.words import counted
 
@@ -74,7 +74,7 @@ def _by_row(outcomes: list[Outcome], value: Callable[[Outcome], str]) -> str:
 
 
 def _subject(method: str, task: str) -> str:
-    return f"{SINGLE} {task}" if method == SINGLE and task else method
+    return f"{method} {task}" if task else method
 
 
 def _runs(comparison: Comparison) -> Numbers:

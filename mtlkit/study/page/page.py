@@ -5,11 +5,12 @@ from html import escape
 from pathlib import Path
 
 from mtlkit.files import write_whole
+from mtlkit.study.claims import Verdict
 from mtlkit.study.comparison import Comparison
 from mtlkit.study.page.curves import learning, training
 from mtlkit.study.page.findings import find
 from mtlkit.study.page.forest import forest
-from mtlkit.study.page.headline import Verdict, headline
+from mtlkit.study.page.headline import headline
 from mtlkit.study.page.looks import key
 from mtlkit.study.page.origins import origins, tuning
 from mtlkit.study.page.parallel import parallel
@@ -20,10 +21,7 @@ from mtlkit.study.page.tradeoff import tradeoff
 
 
 def write_page(comparison: Comparison, path: Path, verdicts: Sequence[Verdict] = ()) -> None:
-    """Writes the page to a file.
-
-    `verdicts` are triples: a claim; confirmed, refuted or undecided; and the interval in words.
-    """
+    """Writes the page to a file."""
     found = find(comparison)
     sections = (
         headline(found, verdicts),

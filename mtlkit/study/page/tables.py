@@ -6,7 +6,7 @@ from html import escape
 from mtlkit.report.table import ARROWS
 from mtlkit.study.delta_m import Result
 from mtlkit.study.gains import all_deltas, worse
-from mtlkit.study.outcome import SINGLE, Metric
+from mtlkit.study.outcome import Metric
 from mtlkit.study.page.findings import Findings
 from mtlkit.study.page.parts import Cell, Numbers, scroll, section
 from mtlkit.study.page.words import NONE, decimals_of, number, p_text
@@ -57,10 +57,13 @@ def _figure(one: Summary | None, decimals: int, tag: str, seeds: int) -> str:
 
 def _more_columns(found: Findings) -> Iterator[tuple[str, Callable[[str], str]]]:
     """Yields the columns behind the metrics: the head, and the content of the cell of a row."""
-    comparison, base = found.comparison, found.comparison.base
+    comparison = found.comparison
     yield f"Δm <i>(%)</i> {'↓' if found.sign < 0 else '↑'}", lambda row: _delta_cell(found, row)
     yield "mean rank ↓", lambda row: number(found.ranks.mean.get(row), 2)
-    yield "tasks worse", lambda row: NONE if row == base else "{} <i>of {}</i>".format(*worse(comparison, row))
+    yield (
+        "tasks worse",
+        lambda row: NONE if row == comparison.base_of(row) else "{} <i>of {}</i>".format(*worse(comparison, row)),
+    )
     times = {row: one.mean for row, one in found.times.items() if one}
     decimals = decimals_of(1000 * value for value in times.values())
     yield "step time <i>(ms)</i> ↓", lambda row: number(1000 * times[row] if row in times else None, decimals)
@@ -74,7 +77,7 @@ def _column(head: str, cell: Callable[[str], str], rows: list[str]) -> tuple[str
 
 def _delta_cell(found: Findings, row: str) -> str:
     result = found.deltas[row]
-    if row == found.comparison.base or isinstance(result, str):
+    if row == found.comparison.base_of(row) or isinstance(result, str):
         return NONE
     one = found.delta(row)
     half = f"<small>± {number(one.half, 2)}</small>" if one and one.half is not None else ""
@@ -85,11 +88,11 @@ def _delta_cell(found: Findings, row: str) -> str:
 
 def _definition(found: Findings) -> str:
     """Says how delta-m is defined here, or why a row has none, and what the other columns count."""
-    results = {row: one for row, one in found.deltas.items() if row != found.comparison.base}
+    results = {row: one for row, one in found.deltas.items() if row != found.comparison.base_of(row)}
     lines = dict.fromkeys(f"Δm: {one.definition}." for one in results.values() if isinstance(one, Result))
     lines |= dict.fromkeys(f"No Δm of {row}. {one}" for row, one in results.items() if isinstance(one, str))
     cost = "Step time and memory: means over seeds"
-    if found.comparison.has_single:
+    if found.comparison.singles:
         cost += "; of single-task training the sum of the step times over tasks, and the memory of the largest task"
     lines[f"Tasks worse: than {found.comparison.base}, by their mean gain. {cost}."] = None
     return "".join(f'<p class="legend">{escape(line)}</p>' for line in lines)
@@ -111,7 +114,7 @@ def _table(found: Findings, heads: list[str], bodies: dict[str, str], name: str)
     groups += f"<th colspan={rest}>" if rest else ""
     second = "".join(f"<th scope=col class=n>{head}" for head in heads)
     rows = "".join(
-        f"<tr{' class=base' if row == SINGLE else ''}><th scope=row>{_marked(found, row)}{body}"
+        f"<tr{' class=base' if row in found.comparison.singles else ''}><th scope=row>{_marked(found, row)}{body}"
         for row, body in bodies.items()
     )
     head = f"<tr><th>{groups}<tr><th scope=col>method{second}"

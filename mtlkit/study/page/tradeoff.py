@@ -21,7 +21,7 @@ def tradeoff(found: Findings) -> str:
     points: list[Point] = []
     for row in comparison.rows:
         time, gain = found.times[row], found.delta(row)
-        if row == comparison.base and gain:
+        if row == comparison.base_of(row) and gain:
             gain = Summary(0.0, gain.n)
         if base and time and gain:
             points.append((found.looks[row], time.mean / base.mean, gain))
