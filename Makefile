@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 
 .PHONY: install demo test test-examples test-extras test-portable lower-bounds release-check lint proofs docs mutants
 
-EXTRAS = tests/test_export_lora.py tests/test_folder.py tests/test_hf.py tests/test_image_channels.py tests/test_lora.py \
+EXTRAS = tests/test_export_lora.py tests/test_folder.py tests/test_hf.py tests/test_image_channels.py tests/test_launch.py tests/test_lora.py \
   tests/test_trackers.py tests/test_your_own_data.py
 
 install: $(STAMP)
@@ -35,9 +35,9 @@ test-examples: $(STAMP)
 	$(BIN)/mypy docs/examples
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal tests/test_examples.py
 
-# What needs optional packages, and is skipped without them: trackers, tables and data sets of others, adapters.
+# What needs optional packages, and is skipped without them: trackers, tables and data sets of others, adapters, jobs.
 test-extras: $(STAMP)
-	$(BIN)/python -m pip install -e ".[hf,lora,parquet,tensorboard,tiff,wandb]"
+	$(BIN)/python -m pip install -e ".[hf,lora,parquet,submitit,tensorboard,tiff,wandb]"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(EXTRAS)
 
 # The suite as processors with SSE4, AVX2 and AVX-512 compute, as far as this one has them: part of the release check.

@@ -3,6 +3,8 @@
 from pathlib import Path
 
 PLUGIN = '''
+import os
+import signal
 import torch
 from mtlkit import BALANCERS, DATASETS, OBSERVERS
 from mtlkit.balancer import Balancer
@@ -20,7 +22,7 @@ class Pictures(Dataset):
     def __len__(self):
         return 12
     def __getitem__(self, index):
-        generator = torch.Generator().manual_seed(index + 100 * (self.split != "train"))
+        generator = torch.Generator().manual_seed(index + {"train": 0, "val": 100, "test": 200}[self.split])
         image = torch.rand(3, 32, 32, generator=generator)
         return {"image": image, "targets": {"area": (image[0] > 0.5).long(), "depth": 1 + image[1:2]}}
 
@@ -41,6 +43,13 @@ class Stops(Observer):
     def step(self, record):
         if self.here and record["step"] == 3:
             raise KeyboardInterrupt
+
+@BALANCERS.register("killed")
+class Killed(Balancer):
+    """Memory runs out: the system kills the process."""
+    equals_uniform = True
+    def objective(self, step):
+        os.kill(os.getpid(), signal.SIGKILL)
 
 @BALANCERS.register("buggy")
 class Buggy(Balancer):

@@ -5,6 +5,7 @@ import runpy
 import subprocess
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,6 +16,7 @@ import mtlkit.report
 import mtlkit.run.experiment
 import mtlkit.run.inference
 import mtlkit.run.predicting
+import mtlkit.run.progress
 from mtlkit import BALANCERS
 from mtlkit.cli.main import main, warnings_in_words
 from mtlkit.config.schema import Config
@@ -30,16 +32,16 @@ class FakeExperiment:
     failures: dict[str, BaseException]
     runs: list[tuple[str, bool]]
 
-    def __init__(self, config: Config, overrides: list[str]) -> None:
+    def __init__(self, config: Config, overrides: Sequence[str] = ()) -> None:
         self.config = config
+        self.folder = Path(config.output_dir)
         self.overrides = overrides
 
     def run(self, resume: bool = False, observers: object = ()) -> Path:
-        folder = Path(self.config.output_dir)
-        self.runs.append((folder.name, resume))
-        if failure := self.failures.get(folder.name):
+        self.runs.append((self.folder.name, resume))
+        if failure := self.failures.get(self.folder.name):
             raise failure
-        return folder
+        return self.folder
 
 
 @pytest.fixture
@@ -48,6 +50,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     monkeypatch.setattr(FakeExperiment, "runs", [], raising=False)
     monkeypatch.setattr(mtlkit.report, "summary_table", lambda run: f"figures of {run}")
     monkeypatch.setattr(mtlkit.run.experiment, "Experiment", FakeExperiment)
+    monkeypatch.setattr(mtlkit.run.progress, "Experiment", FakeExperiment)  # that of a sweep
     monkeypatch.delenv("MTLKIT_DEBUG", raising=False)
     monkeypatch.setattr(sys, "path", list(sys.path))
     return SimpleNamespace(failures=FakeExperiment.failures, done=FakeExperiment.runs)

@@ -11,12 +11,15 @@ import pytest
 import yaml
 from study_lab import write_lab
 
+import mtlkit
+from mtlkit.cli.experiments import experiments, studies
 from mtlkit.cli.main import main
 from mtlkit.config.composition import read_config
 from mtlkit.report.history import History
 from mtlkit.run import checkpoint
 from mtlkit.run.claim import claimed
 from mtlkit.run.progress import progress_of
+from mtlkit.study.claims import check_claims, parse_claim
 from mtlkit.study.definition import Study, read_study, study_of
 from mtlkit.study.existing import compare_runs
 from mtlkit.study.methods import STATIC, name_of, single_task, weightings
@@ -141,6 +144,18 @@ def test_failures_are_reported_and_stop_nobody(capsys):
     assert "No run of the reference falls finished" in text
     assert main(words) == 2  # what diverged is not tried again
     assert "falls, seed 0: FAILED in an earlier call: the problem has no solution" in capsys.readouterr().out
+
+
+def test_missing_data_end_it_before_any_run(capsys):
+    assert main(["compare", "nyuv2", "seed=0", "data.root=nowhere", "output_dir=studies/nodata"]) == 2
+    assert "nowhere" in capsys.readouterr().err
+    assert not list(Path("studies/nodata").rglob("metrics.jsonl"))
+
+
+def test_several_processes_are_refused(capsys, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main([*WORDS, "output_dir=studies/many"]) == 2
+    assert "mtlkit compare is one process" in capsys.readouterr().err
 
 
 def test_only_failures(capsys):
@@ -290,13 +305,14 @@ def test_a_study_is_a_file_that_reads_back(tmp_path):
     assert folder == Path("elsewhere")
 
 
+@pytest.mark.filterwarnings("ignore:protocol=published")
 @pytest.mark.parametrize(
     ("changes", "words", "message"),
     [
         ({"claims": ["depth/abs of rotograd < depth/abs of uniform"]}, (), "about the method 'rotograd'"),
         ({"claims": ["depth/abs is fine"]}, (), "claim"),
-        ({"seed": [0]}, (), r"no key 'seed'.*seeds"),
-        ({"methods": {"a": "balancer=unifrm"}}, (), "no balancer is called 'unifrm'"),
+        ({"seed": [0]}, (), "seed: unknown key.*Did you mean 'seeds'"),
+        ({"methods": {"a": "balancer=unifrm"}}, (), "there is no 'unifrm'.*uniform"),
         ({"methods": {"a b": "balancer=uniform", "a_b": "balancer=cagrad"}}, (), "both be called 'a_b'"),
         ({"methods": {SINGLE: "balancer=uniform"}}, (), "is the name of the baselines"),
         ({"tune": ["trainer.lr=0.1"]}, (), "tune: trainer.lr=0.1 has one value"),
@@ -368,7 +384,7 @@ def test_runs_of_one_balancer_are_named_by_what_differs(tmp_path):
     source = Path("studies/whole/runs/cagrad,seed=0")
     other = copy_run(source, tmp_path / "other", balancer__c=0.9)
     found = compare_runs([source, other, Path("studies/whole/runs/uniform,seed=0")])
-    assert found.methods == ["cagrad c=0.4", "cagrad c=0.9", "uniform"]
+    assert found.methods == ["cagrad c=0.5", "cagrad c=0.9", "uniform"]
 
 
 def test_a_run_that_has_not_finished_is_refused(tmp_path):
@@ -407,6 +423,18 @@ def test_a_sweep_can_be_called_again(capsys):
             assert figures(run) == figures(Path(f"studies/whole/runs/{balancer},seed={seed}"))
     assert main([*words, "trainer.lr=0.5"]) == 2
     assert capsys.readouterr().err.count("trainer.lr is 0.001 there and 0.5 now") == 4
+
+
+@pytest.mark.parametrize("name", sorted(studies()))
+def test_the_studies_that_come_with_mtlkit_can_be_planned(name):
+    file = Path(mtlkit.__file__).parents[1] / "configs" / "study" / f"{name}.yaml"
+    assert name not in experiments()  # or `mtlkit compare NAME` would have two meanings
+    study, folder = read_study(file)
+    found = Plan(study, folder)
+    check_claims(map(parse_claim, study.claims), [method.name for method in found.methods], found.tasks, study.metrics)
+    comment = studies()[name]
+    counted = len(found.trials) + len(found.runs({method.label: method.candidates[0] for method in found.methods}))
+    assert f"{counted} runs" in comment
 
 
 def test_a_study_needs_a_method():

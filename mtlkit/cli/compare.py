@@ -2,6 +2,7 @@
 
 import argparse
 import importlib.resources
+import os
 import shlex
 import sys
 from collections.abc import Callable
@@ -48,6 +49,8 @@ def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
 
 def compare_command(arguments: argparse.Namespace, result: Any) -> None:
     """Carries out a study and writes its results, or compares runs."""
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise ValueError("mtlkit compare is one process, which starts the runs: --jobs and --launcher say how many.")
     what, words = arguments.experiment, arguments.overrides
     if (Path(what) / CONFIG).exists() or any("=" not in word for word in words):
         _compare_runs([what, *words], arguments)

@@ -14,6 +14,11 @@ def presets() -> dict[str, str]:
     return _files("balancer_preset")
 
 
+def studies() -> dict[str, str]:
+    """Returns the studies that come with mtlkit, each with the first comment of its file."""
+    return _files("study")
+
+
 def preset_comments() -> dict[str, str]:
     """Returns the presets that come with mtlkit, each with the whole comment at the start of its file."""
     return {name: "\n".join(lines).strip() for name, lines in _comments("balancer_preset").items()}

@@ -22,7 +22,7 @@ from mtlkit.cli import compare as cli_compare
 from mtlkit.cli import data as cli_data
 from mtlkit.cli import export as cli_export
 from mtlkit.cli import runs as cli_runs
-from mtlkit.cli.experiments import experiments, presets
+from mtlkit.cli.experiments import experiments, presets, studies
 from mtlkit.cli.output import is_main, print_lines
 from mtlkit.cli.parser import EXAMPLES, Parser
 from mtlkit.data.workers import loading_trouble, own_words
@@ -31,7 +31,7 @@ from mtlkit.errors import USER_ERRORS, StepError, for_users
 # Torch takes a second to import, and training imports other slow modules. `--help` and a mistake in the words must get
 # an answer at once. So a command imports modules inside its function, after it has checked all that it can.
 PACKAGE = Path(__file__).parents[1]  # mtlkit itself, with all its packages
-FILES = {"experiments": experiments, "presets": presets}  # the other lists come from registries
+FILES = {"experiments": experiments, "presets": presets, "studies": studies}  # the other lists come from registries
 LISTS = ("balancers", "tasks", "datasets", "kinds", "encoders", "decoders", *FILES)
 
 
@@ -110,7 +110,7 @@ def train_command(arguments: argparse.Namespace, result: Outcome) -> None:
             try:
                 if arguments.resume:
                     experiment.run(resume=True, observers=[Console()])
-                elif not bring_to_end(experiment, [Console()]):
+                elif not bring_to_end(experiment.config, [Console()]):
                     print_lines(["It has finished already."])
                 _summarise(folder)
             except RuntimeError as error:

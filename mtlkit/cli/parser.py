@@ -14,6 +14,7 @@ examples:
   mtlkit train scenes balancer=rotograd 'data.size=[64,48]' trainer.max_epochs=2 output_dir=runs/a
   mtlkit train scenes output_dir=runs/a --resume
   mtlkit train scenes balancer=uniform,rotograd seed=0,1 output_dir=runs/sweep --multirun
+  mtlkit compare scenes balancer=uniform,rotograd seed=0,1,2 output_dir=studies/a
   mtlkit train my_experiment.yaml 'plugins=[my_lab.balancers]' balancer=my_balancer
   accelerate launch tools/train.py scenes balancer=rotograd
   mtlkit evaluate runs/a --split test

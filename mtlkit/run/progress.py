@@ -28,17 +28,17 @@ NO_MATTER = (
 )
 
 
-def bring_to_end(experiment: Experiment, observers: Iterable[Observer] = ()) -> bool:
+def bring_to_end(config: Config, observers: Iterable[Observer] = ()) -> bool:
     """Starts a run, or resumes it, or leaves it as it is if it has finished. Returns whether it had to run.
 
     All processes of the run call it. Raises `ValueError` if the folder holds another run, `StepError` if the run has
     diverged in an earlier call, and what `Experiment.run` raises.
     """
     distributed.start()
-    progress = distributed.main_decides(lambda: checked_progress(experiment.config))
+    progress = distributed.main_decides(lambda: checked_progress(config))
     if progress == "finished":
         return False
-    experiment.run(resume=progress == "begun", observers=observers)
+    Experiment(config).run(resume=progress == "begun", observers=observers)
     return True
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mtlkit.errors import StepError
+from mtlkit.run.build import build_dataset
 from mtlkit.run.claim import claimed
 from mtlkit.run.progress import checked_progress, no_matter
 from mtlkit.study.claims import check_claims, parse_claim
@@ -44,6 +45,7 @@ class Carried:
                 self.tell(f"{job}: FAILED in an earlier call: {error}")
         if done := len(jobs) - len(waiting):
             self.tell(f"{done} of {len(jobs)} {what} are done already.")
+        check_data(waiting)
         for number, (job, reason) in enumerate(self.launcher.run(waiting), 1):
             self.tell(f"[{number}/{len(waiting)}] {job}: {f'FAILED: {reason}' if reason else 'finished'}")
             if reason:
@@ -51,6 +53,13 @@ class Carried:
 
     def _note(self, job: Job, reason: str) -> None:
         self.failed[job.folder] = (f"{job} ({job.folder})", reason)
+
+
+def check_data(jobs: Sequence[Job]) -> None:
+    """Opens the data sets of the runs. One message about a missing file is better than a failure of every run."""
+    for config in {repr(job.config.data): job.config for job in jobs}.values():
+        for split in ("train", config.data.validation):
+            build_dataset(config, split)
 
 
 def run_study(study: Study, folder: Path, launcher: Launcher, tell: Tell, command: str = "") -> Comparison:

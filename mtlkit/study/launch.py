@@ -14,7 +14,6 @@ from mtlkit.config.checks import check_config
 from mtlkit.data.workers import loading_trouble, own_words
 from mtlkit.errors import for_users
 from mtlkit.run.console import Console
-from mtlkit.run.experiment import Experiment
 from mtlkit.run.progress import bring_to_end
 from mtlkit.study.plan import Job
 from mtlkit.typed import Source
@@ -107,7 +106,7 @@ def train(values: Mapping[str, Any], watch: bool = False) -> str:
     """
     try:
         config = check_config(values, Source("the study"))
-        bring_to_end(Experiment(config), [Console()] if watch else [])
+        bring_to_end(config, [Console()] if watch else [])
     except Exception as error:  # noqa: BLE001 - a run whose plug-in has a fault must not stop the other methods
         if found := loading_trouble(error) or (own_words(error) if for_users(error) else ""):
             return found

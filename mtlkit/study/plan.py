@@ -3,12 +3,12 @@
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 from mtlkit.config.composition import compose
 from mtlkit.config.schema import Config
-from mtlkit.config.sweeps import combinations, folder_word, safe_name
+from mtlkit.config.sweeps import combinations, safe_name
 from mtlkit.study.definition import Study
 from mtlkit.study.methods import STATIC, Method, chooses_balancer, name_of, single_task, weightings
 from mtlkit.study.outcome import SINGLE, Entry
@@ -134,11 +134,11 @@ class Plan:
 
     def _job(self, method: Method, seed: int, words: tuple[str, ...], name: str, trial: bool = False) -> Job:
         folder = self.folder / f"{name},seed={seed}"
-        config = self._compose([*method.words, *words], seed, folder)
+        config = self._compose(method.words + words, seed)
         if method.task:
             config = single_task(config, method.task)
         return Job(method, seed, words, replace(config, output_dir=str(folder)), trial)
 
-    def _compose(self, words: Sequence[str], seed: int = 0, folder: Path | None = None) -> Config:
-        place = [] if folder is None else [folder_word(folder)]
-        return compose(self.study.experiment, [*self.study.words, *words, f"seed={seed}", *place])
+    @cache  # noqa: B019 - a plan lives as long as its study; composing is slow, and the runs are listed several times
+    def _compose(self, words: tuple[str, ...], seed: int = 0) -> Config:
+        return compose(self.study.experiment, [*self.study.words, *words, f"seed={seed}"])

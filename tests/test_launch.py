@@ -1,0 +1,71 @@
+"""Runs of a study as jobs of submitit: in processes of their own, and where no cluster is."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from study_lab import write_lab
+
+from mtlkit.cli.main import main
+from mtlkit.report.history import History
+
+WORDS = ["compare", "lab.yaml", "balancer=uniform,falls", "seed=0", "--no-baselines"]
+
+
+@pytest.fixture(autouse=True)
+def _lab(tmp_path, monkeypatch):
+    write_lab(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+
+@pytest.fixture
+def _submitit():
+    pytest.importorskip("submitit", reason="submitit is not installed: pip install 'mtlkit[submitit]'")
+
+
+def figures(folder):
+    return {key: value for key, value in History(Path(folder)).trained.items() if "/" in key}
+
+
+@pytest.mark.usefixtures("_submitit")
+def test_jobs_are_processes_and_give_the_same_figures(capsys):
+    words = ["compare", "lab.yaml", "balancer=uniform,killed,falls", "seed=0", "--no-baselines"]
+    assert main([*words, "output_dir=a", "--jobs", "2"]) == 2  # two of the three fail
+    said = capsys.readouterr().out
+    assert "falls, seed 0: FAILED: the problem has no solution" in said
+    assert "killed, seed 0: FAILED: The job ended without a result" in said
+    assert "with 2 runs at a time" in Path("a/table.md").read_text()
+    assert main(["train", "lab.yaml", "seed=0", "output_dir=b"]) == 0
+    assert figures("a/runs/uniform,seed=0") == figures("b")
+
+
+@pytest.mark.usefixtures("_submitit")
+def test_the_debug_launcher_runs_here(capsys):
+    assert main(["compare", "lab.yaml", "seed=0", "--no-baselines", "--launcher", "debug", "timeout_min=9"]) == 0
+    assert "[1/1] uniform, seed 0: finished" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("_submitit")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--launcher", "slurm"], "--launcher slurm: submitit says: .*srun"),
+        (["--launcher", "local", "slurm_partitio=a"], "slurm_partitio=a: submitit says"),
+        (["--launcher", "local", "fast"], r"expected key=value, found 'fast'\. --launcher comes last"),
+        (["--launcher", "pbs"], "expected one of local, slurm, debug, found 'pbs'"),
+        (["--jobs", "0"], "--jobs: expected 1 or more, found 0"),
+    ],
+)
+def test_what_cannot_be_launched_is_refused_before_any_run(options, message, capsys, monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")  # no Slurm
+    assert main([*WORDS, "output_dir=c", *options]) == 2
+    assert re.search(message, capsys.readouterr().err)
+    assert not Path("c").exists()
+
+
+def test_without_submitit_the_message_says_what_to_install(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    assert main([*WORDS, "output_dir=c", "--jobs", "2"]) == 2
+    assert "pip install 'mtlkit[submitit]'" in capsys.readouterr().err
