@@ -1,11 +1,13 @@
 """Fixtures that every test file may use."""
 
 import fcntl
+import gc
 import importlib.util
 import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -27,6 +29,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if "torchjd" in item.name.partition("[")[2]:
                 item.add_marker(pytest.mark.skip(reason="TorchJD is not installed (pip install 'mtlkit[dev]')"))
+
+
+def pytest_collection() -> None:
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """Lets the garbage collector look at what tests make, and not each time at half a million objects of libraries."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 10, 10)
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)
@@ -75,8 +89,14 @@ def toys():
     return sys.modules["toys"]
 
 
+@pytest.fixture(scope="session")
+def _lasting() -> dict[str, ModuleType]:
+    """Modules that are in no temporary folder, as was seen before: looking at thousands after each test is slow."""
+    return {}
+
+
 @pytest.fixture(autouse=True)
-def _registries(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def _registries(tmp_path_factory: pytest.TempPathFactory, _lasting: dict[str, ModuleType]) -> Iterator[None]:
     """Removes what a test registers, such as an example in a docstring or a plug-in, so that no other test sees it.
 
     It also forgets modules in temporary folders. The next test that imports such a module registers its classes again.
@@ -90,8 +110,12 @@ def _registries(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         registry._classes.update(classes)
     temporary = str(tmp_path_factory.getbasetemp())
     for name, module in list(sys.modules.items()):
+        if _lasting.get(name) is module:
+            continue
         if (getattr(module, "__file__", None) or "").startswith(temporary):
             del sys.modules[name]
+        else:
+            _lasting[name] = module
 
 
 @pytest.fixture(scope="session")
