@@ -118,6 +118,14 @@ def _registries(tmp_path_factory: pytest.TempPathFactory, _lasting: dict[str, Mo
             _lasting[name] = module
 
 
+@pytest.fixture
+def no_report() -> Iterator[pytest.MonkeyPatch]:
+    """Runs write no page at their end, which takes three quarters of a short run. `no_report.undo()` brings it back."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mtlkit.run.experiment.write_report", lambda run: None)
+        yield patch
+
+
 @pytest.fixture(scope="session")
 def left(once) -> Path:
     """A finished run with RotoGrad, of which only the folder is left: no data, no plug-in. Tests do not change it."""
