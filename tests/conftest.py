@@ -1,12 +1,14 @@
 """Fixtures that every test file may use."""
 
 import fcntl
+import gc
 import importlib.util
 import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -28,6 +30,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if "torchjd" in item.name.partition("[")[2]:
                 item.add_marker(pytest.mark.skip(reason="TorchJD is not installed (pip install 'mtlkit[dev]')"))
+
+
+def pytest_collection() -> None:
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """Lets the garbage collector look at what tests make, and not each time at half a million objects of libraries."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 10, 10)
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)
@@ -89,6 +103,9 @@ def forgetting(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Abstrac
     It also forgets modules in temporary folders. The next test that imports such a module registers its classes again.
     """
 
+    # Modules that are in no temporary folder, as was seen before: looking at thousands after each test is slow.
+    lasting: dict[str, ModuleType] = {}
+
     @contextmanager
     def forget() -> Iterator[None]:
         for registry in REGISTRIES:
@@ -100,10 +117,22 @@ def forgetting(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Abstrac
             registry._classes.update(classes)
         temporary = str(tmp_path_factory.getbasetemp())
         for name, module in list(sys.modules.items()):
+            if lasting.get(name) is module:
+                continue
             if (getattr(module, "__file__", None) or "").startswith(temporary):
                 del sys.modules[name]
+            else:
+                lasting[name] = module
 
     return forget
+
+
+@pytest.fixture
+def no_report() -> Iterator[pytest.MonkeyPatch]:
+    """Runs write no page at their end, which takes three quarters of a short run. `no_report.undo()` brings it back."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mtlkit.run.experiment.write_report", lambda run: None)
+        yield patch
 
 
 @pytest.fixture(scope="session")

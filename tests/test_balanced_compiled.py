@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 import torch
+import torch._inductor.config
 from loops import Loop
 from torch._dynamo.testing import CompileCounterWithBackend
 
@@ -31,7 +32,8 @@ def _compiler():
     torch._dynamo.reset()
     # Many networks here have the same `forward`. What is compiled too often runs uncompiled, which would hide what the
     # tests look for.
-    with torch._dynamo.config.patch(recompile_limit=100, fail_on_recompile_limit_hit=True):
+    limits = torch._dynamo.config.patch(recompile_limit=100, fail_on_recompile_limit_hit=True)
+    with limits, torch._inductor.config.patch(compile_threads=1):  # else each test process starts compilers beside it
         yield
     torch._dynamo.reset()
 

@@ -200,6 +200,7 @@ def test_several_sets_are_prepared_each_on_its_own(tmp_path: Path, capsys: pytes
     assert "prepare each one alone" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("no_report")
 def test_training_on_the_prepared_data_is_training_on_the_source(
     digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

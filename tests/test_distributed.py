@@ -121,6 +121,8 @@ def test_cases_are_what_they_say(results):
     assert tasks[0] == tasks[4] == {"segmentation", "attributes"}
     assert tasks[5] == set()
     assert len(one["uniform", "accumulation", "fp64"]["losses"]) == 2 * len(tasks)
+    at_once = [set(found) for found in one["cagrad in parameters", "all_at_once", "fp64"]["losses"]]
+    assert at_once[::2] == at_once[1::2] == tasks
     for name in ("gradnorm_features", "gradnorm_last_layer", "rotograd", "uncertainty"):
         weights = one[name, "plain", "fp64"]["weights"][-1]
         assert len({round(value, 3) for value in weights.values()}) > 1, name

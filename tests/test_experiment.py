@@ -41,7 +41,7 @@ def cache(tmp_path_factory):
 
 
 @pytest.fixture
-def compose(cache, tmp_path):
+def compose(cache, tmp_path, no_report):
     def make(*words, folder="run"):
         own = [f"data.root={cache}", f"output_dir={tmp_path / folder}"]
         return Experiment.compose("scenes", [*TINY, *own, *words])
@@ -104,7 +104,7 @@ def test_two_steps_and_two_after_resume_equal_four(compose, balancer):
     assert without_times(half) == without_times(whole)
 
 
-def test_a_killed_run_resumes_to_the_same_end(compose, cache, tmp_path, finished):
+def test_a_killed_run_resumes_to_the_same_end(cache, tmp_path, finished):
     """After a kill between two checkpoints, the run repeats the steps since the last one and loses nothing."""
     code = (
         "import os, sys; from mtlkit.engine import engine; from mtlkit.cli.main import main\n"
@@ -126,6 +126,7 @@ def test_a_killed_run_resumes_to_the_same_end(compose, cache, tmp_path, finished
     found, expected = weights(tmp_path / "run"), weights(finished)
     assert all(torch.equal(found[name], value) for name, value in expected.items())
     assert without_times(tmp_path / "run") == without_times(finished)
+    assert "rotograd" in (tmp_path / "run" / "report.html").read_text()
 
 
 @pytest.mark.parametrize("dead_at", ["before the first checkpoint", "at step 0"])
@@ -360,7 +361,8 @@ def test_a_folder_that_cannot_be_made_is_refused(compose, tmp_path):
         compose("trainer.max_steps=2", folder="file/run").run()
 
 
-def test_control_tasks_train(compose):
+def test_control_tasks_train(compose, no_report):
+    no_report.undo()
     names = ["noise", "opposite", "duplicate"]
     run = compose(f"data.controls=[{','.join(names)}]", f"task=[depth,{','.join(names)}]", "trainer.max_steps=2").run()
     last = [record for record in log.read_log(run / "metrics.jsonl") if record["split"] == "val"][-1]

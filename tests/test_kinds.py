@@ -150,6 +150,7 @@ def test_a_bad_sample_is_named_and_skipped_by_every_command(
     assert json.loads((out / "manifest.json").read_text())["splits"]["train"]["blocks"][0]["skipped"] == ["train/7.png"]
 
 
+@pytest.mark.usefixtures("no_report")
 def test_unknown_labels_are_as_good_as_missing_ones(experiment: str, tmp_path: Path) -> None:
     runs = []
     for mode in ("absent", "unknown"):

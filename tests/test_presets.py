@@ -289,6 +289,7 @@ def test_the_log_and_the_report_name_the_preset(tmp_path: Path, capsys):
     assert "<dt>preset<dd>libmtl" in (tmp_path / "report.html").read_text()
 
 
+@pytest.mark.usefixtures("no_report")  # the test above looks at it
 def test_the_log_says_that_a_published_protocol_ran_without_a_preset(tmp_path: Path):
     words = ["protocol=published", "balancer=gls", *TINY, f"output_dir={tmp_path}"]
     with pytest.warns(UserWarning, match=r"gls runs with mtlkit's own defaults, and .* have it: libmtl\.") as caught:

@@ -59,7 +59,7 @@ class Noise(Dataset):
 
 
 @pytest.fixture
-def compose(tmp_path):
+def compose(tmp_path, no_report):
     (tmp_path / "noise.yaml").write_text(YAML)
 
     def make(*words, folder="run"):
@@ -123,7 +123,8 @@ def test_reduced_precision_is_not_that_of_float32(compose):
 # A monitored figure without a value
 
 
-def test_a_figure_without_a_value_is_never_the_best(compose, tmp_path):
+def test_a_figure_without_a_value_is_never_the_best(compose, no_report, tmp_path):
+    no_report.undo()
     words = ["data.lacking=true", "trainer.monitor=depth/abs", "trainer.early_stopping=1"]
     run = compose(*words).run()
     assert log.last_step(run / "metrics.jsonl") == 4  # early stopping did not end the run
@@ -200,6 +201,7 @@ def test_two_jobs_started_at_once_in_one_folder(tmp_path):
     """The message of the loser names the owner of the folder, and the folder contains only the winner's files."""
     (tmp_path / "noise.yaml").write_text(YAML)
     code = "import sys; sys.path.append(sys.argv.pop(1)); import test_run_folder; from mtlkit.cli.main import main\n"
+    code += "from mtlkit.run import experiment; experiment.write_report = lambda run: None\n"
     code += "sys.exit(main(sys.argv[1:]))"
     rates, words = (0.01, 0.25), ("train", "noise.yaml", "output_dir=run")
     jobs = [
@@ -303,7 +305,8 @@ def test_a_run_without_its_description_is_named(copied):
         inference.evaluate_run(copied)
 
 
-def test_all_that_a_run_writes_has_the_mode_that_the_umask_gives(compose):
+def test_all_that_a_run_writes_has_the_mode_that_the_umask_gives(compose, no_report):
+    no_report.undo()
     mask, before = 0o002, os.umask(0o002)  # as for a group that shares its files
     try:
         run = compose("trainer.max_steps=1").run()
@@ -312,6 +315,7 @@ def test_all_that_a_run_writes_has_the_mode_that_the_umask_gives(compose):
         os.umask(before)
     modes = {path: stat.S_IMODE(path.stat().st_mode) for path in run.rglob("*")}
     assert len(modes) > 20
+    assert run / "report.html" in modes
     wrong = {path: oct(mode) for path, mode in modes.items() if mode != (0o777 if path.is_dir() else 0o666) & ~mask}
     assert not wrong
 

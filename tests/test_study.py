@@ -35,6 +35,7 @@ def lab(tmp_path_factory, forgetting):
     folder = tmp_path_factory.mktemp("lab")
     write_lab(folder)
     with pytest.MonkeyPatch.context() as patch, forgetting():
+        patch.setattr("mtlkit.run.experiment.write_report", lambda run: None)  # as in the fixture `no_report`
         patch.chdir(folder)
         patch.syspath_prepend(str(folder))
         assert main([*WORDS, "output_dir=studies/whole"]) == 0
@@ -42,7 +43,7 @@ def lab(tmp_path_factory, forgetting):
 
 
 @pytest.fixture(autouse=True)
-def _in_the_lab(lab, monkeypatch):
+def _in_the_lab(lab, monkeypatch, no_report):
     monkeypatch.chdir(lab)
     monkeypatch.syspath_prepend(str(lab))
 

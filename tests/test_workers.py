@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from mtlkit.cli.main import main
 from mtlkit.data.workers import loading_trouble, own_words
 from mtlkit.engine.losses import NonFiniteError
 
@@ -43,13 +44,16 @@ trainer: {max_steps: 8}
 """
 
 
+def write(folder: Path) -> None:
+    (folder / "deadly_plugin.py").write_text(PLUGIN)
+    (folder / "deadly.yaml").write_text(EXPERIMENT)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["train", "deadly.yaml", "output_dir=run"], "A process that loads data has died: DataLoader worker (pid"),
         (["data", "prepare", "deadly.yaml", "--workers", "1", "--out", "fast"], "A process that loads data has died"),
-        (["train", "deadly.yaml", "data.way=memory", "output_dir=run"], "There is too little memory. Take fewer"),
-        (["train", "deadly.yaml", "data.way=shared", "output_dir=run"], "too little shared memory for the processes"),
         (
             ["train", "deadly.yaml", "seed=0,1", "output_dir=run", "--multirun"],
             "A process that loads data has died: DataLoader worker (pid",
@@ -58,16 +62,34 @@ trainer: {max_steps: 8}
 )
 def test_a_dead_worker_is_one_message_with_advice(words: list[str], message: str, tmp_path: Path) -> None:
     """Runs in its own process, because torch reports a dead worker by a signal, which might interrupt the next test."""
-    (tmp_path / "deadly_plugin.py").write_text(PLUGIN)
-    (tmp_path / "deadly.yaml").write_text(EXPERIMENT)
+    write(tmp_path)
     program = "import sys; from mtlkit.cli.main import main; sys.exit(main())"
     found = subprocess.run(
         [sys.executable, "-c", program, *words], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300
     )
     assert found.returncode == 2
-    error = found.stderr
+    jobs = 2 if "--multirun" in words else 1  # after a failed job, the next one still runs
+    check_advice(found.stderr, message, jobs)
+
+
+@pytest.mark.parametrize(
+    ("way", "message"),
+    [("memory", "There is too little memory. Take fewer"), ("shared", "too little shared memory for the processes")],
+)
+def test_a_worker_without_memory_is_one_message_with_advice(
+    way: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """No process dies here, so this one may train."""
+    write(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert main(["train", "deadly.yaml", f"data.way={way}", "output_dir=run"]) == 2
+    check_advice(capsys.readouterr().err, message, 1)
+
+
+def check_advice(error: str, message: str, number: int) -> None:
     complaints = [line for line in error.splitlines() if line.startswith("mtlkit: ")]
-    assert len(complaints) == (2 if "--multirun" in words else 1)  # after a failed job, the next one still runs
+    assert len(complaints) == number
     assert message in complaints[0]
     assert "data.workers=2" in complaints[0]
     assert "data.batch_size" in complaints[0]
