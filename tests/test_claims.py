@@ -5,9 +5,10 @@ from scipy import stats
 from studies import compare, entries
 from tolerances import ROUNDING
 
-from mtlkit.study.claims import check_claims, judge, judged, parse_claim
+from mtlkit.study.claims import check_claims, parse_claim
 from mtlkit.study.comparison import Comparison, Context
 from mtlkit.study.outcome import SINGLE, Entry, read_outcome
+from mtlkit.study.verdicts import judge, judged
 
 #: Figures of seeds 0, 1 and 2, as tests/studies.py writes them.
 DEPTH = {SINGLE: [0.50, 0.51, 0.52], "uniform": [0.52, 0.54, 0.56], "rotograd": [0.47, 0.48, 0.49]}

@@ -140,11 +140,11 @@ def test_wrong_words_are_a_users_mistake(words: list[str], capsys: pytest.Captur
 
 ADVICE = {
     "train": "EXPERIMENT is missing: a name (mtlkit list experiments) or a YAML file. For example: mtlkit train ",
-    "list": "KIND is missing: balancers, tasks, datasets, kinds, encoders, decoders, experiments, presets. ",
+    "list": "KIND is missing: balancers, tasks, datasets, kinds, encoders, decoders, experiments, presets, studies. ",
     "predict": "RUN is missing: a run's folder; IMAGE is missing: image files and folders of images; --out is ",
     "data": "COMMAND is missing: show, prepare. For example: mtlkit data show ",
     "data show": "EXPERIMENT is missing: ",
-    "": "COMMAND is missing: train, evaluate, predict, report, explain, export, push, data, list. ",
+    "": "COMMAND is missing: train, compare, evaluate, predict, report, explain, export, push, data, list. ",
     "trian scenes": "there is no 'trian' here. Did you mean 'train'? ",
     "list balancer": "there is no 'balancer' here. Did you mean 'balancers'? ",
     "train scenes --lr 0.1": "there is no --lr here; settings are written key=value, without dashes: trainer.lr=0.1.",

@@ -13,12 +13,13 @@ from studies import FIGURES, compare, entries, write_run
 from tolerances import ROUNDING
 from wide_studies import study
 
-from mtlkit.study.claims import judge, parse_claim
+from mtlkit.study.claims import parse_claim
 from mtlkit.study.comparison import Comparison, Context, Trial
 from mtlkit.study.gains import all_deltas, delta, gains
 from mtlkit.study.outcome import SINGLE, Entry, read_outcome
 from mtlkit.study.page import write_page
 from mtlkit.study.ranking import ranks
+from mtlkit.study.verdicts import judge
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 PRINTED = 6e-6  # CSV has six significant digits, so half a unit of the sixth at most

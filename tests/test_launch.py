@@ -41,6 +41,7 @@ def test_jobs_are_processes_and_give_the_same_figures(capsys):
     assert figures("a/runs/uniform,seed=0") == figures("b")
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # submitit leaves its files open there
 @pytest.mark.usefixtures("_submitit")
 def test_the_debug_launcher_runs_here(capsys):
     assert main(["compare", "lab.yaml", "seed=0", "--no-baselines", "--launcher", "debug", "timeout_min=9"]) == 0

@@ -245,6 +245,15 @@ def test_methods_that_differ_in_more_than_the_balancer_get_baselines_of_their_ow
     assert len(jobs) == 4 + 4
 
 
+def test_a_seed_that_other_settings_refer_to(lab):
+    text = Path("lab.yaml").read_text()
+    Path("refers.yaml").write_text(text.replace("max_steps: 4", 'max_steps: 4, step_size: "${seed}"'))
+    for name, expected in (("lab.yaml", {5: None, 7: None}), ("refers.yaml", {5: 5, 7: 7})):
+        study, folder = study_of(name, ["seed=5,7"], baselines=False)
+        jobs = Plan(study, folder).runs({"uniform": ()})
+        assert {job.config.seed: job.config.trainer.step_size for job in jobs} == expected
+
+
 def test_options_of_a_balancer_are_the_methods_alone():
     found = plan("balancer=gradnorm", "balancer.alpha=0.5,1.5", "seed=0")
     assert [method.label for method in found.methods] == [

@@ -12,7 +12,7 @@ from rich.console import Console
 from scipy import stats
 from studies import FIGURES, compare, entries, write_run
 
-from mtlkit.study.claims import judge, parse_claim
+from mtlkit.study.claims import parse_claim
 from mtlkit.study.comparison import Comparison, Context, Trial
 from mtlkit.study.numbers import fixed, interval_text, mean_text, p_text
 from mtlkit.study.outcome import SINGLE, Entry, read_outcome
@@ -20,6 +20,7 @@ from mtlkit.study.results_csv import RESULTS, write_results, write_tuning
 from mtlkit.study.statistics import Summary, summarise
 from mtlkit.study.table_rows import Cell, Column, Table, main_table
 from mtlkit.study.tables import latex, markdown, terminal
+from mtlkit.study.verdicts import judge
 
 ODD = r"a_b|c &50%#$~^\{x} [y] *z* <w>"
 

@@ -1,6 +1,7 @@
 """Where the runs of a study are carried out: in this process, or as jobs of submitit."""
 
 import sys
+import tempfile
 import time
 import traceback
 from collections import deque
@@ -63,30 +64,37 @@ class Submitit:
                 "'mtlkit[submitit]'. Without them, the runs are made one after the other."
             ) from None
         self.at_a_time = at_a_time
-        gpus = torch.cuda.device_count() if cluster == "local" else 0
-        self._gpus = list(range(gpus))
+        self._auto = submitit.AutoExecutor
+        self._cluster, self._folder, self._options = cluster, folder, options
+        self._gpus = list(range(torch.cuda.device_count())) if cluster == "local" else []
+        # submitit makes the folder at once, and a refused word must leave nothing behind.
+        with tempfile.TemporaryDirectory() as trial:
+            self._executor(Path(trial))
+
+    def _executor(self, folder: Path) -> Any:
+        # Slurm has a limit of its own. A run that it ends is resumed when the study is called again.
+        limit = {} if self._cluster == "slurm" else {"timeout_min": LONG}
         try:
-            self._executor = submitit.AutoExecutor(folder, cluster=cluster)
-            # Slurm has a limit of its own. A run that it ends is resumed when the study is called again.
-            limit = {} if cluster == "slurm" else {"timeout_min": LONG}
-            self._executor.update_parameters(**{**limit, **options})
+            executor = self._auto(folder, cluster=self._cluster)
+            executor.update_parameters(**{**limit, **self._options})
         except (RuntimeError, NameError, TypeError, ValueError, AssertionError) as error:
-            found = " ".join(f"{key}={value}" for key, value in options.items())
-            words = f"--launcher {cluster} {found}".rstrip()
-            raise ValueError(f"{words}: submitit says: {' '.join(str(error).split())}") from None
+            words = " ".join([self._cluster, *(f"{key}={value}" for key, value in self._options.items())])
+            raise ValueError(f"--launcher {words}: submitit says: {' '.join(str(error).split())}") from None
+        return executor
 
     def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, str]]:
         waiting = deque(jobs)
         running: list[tuple[Job, Any, int | None]] = []
         free = deque(self._gpus)
+        executor = self._executor(self._folder)
         try:
             while waiting or running:
                 while waiting and len(running) < (self.at_a_time or len(jobs)):
                     job = waiting.popleft()
                     gpu = free.popleft() if free else None
                     if gpu is not None:
-                        self._executor.update_parameters(gpus_per_node=1, local_visible_gpus=[gpu])
-                    running.append((job, self._executor.submit(train, job.config.to_dict()), gpu))
+                        executor.update_parameters(gpus_per_node=1, local_visible_gpus=[gpu])
+                    running.append((job, executor.submit(train, job.config.to_dict()), gpu))
                 ended = [one for one in running if one[1].done()]
                 running = [one for one in running if one not in ended]
                 for job, handle, gpu in ended:

@@ -6,11 +6,12 @@ from pathlib import Path
 from rich.console import Console
 
 from mtlkit.files import write_whole
-from mtlkit.study.claims import Verdict, judge, parse_claim
+from mtlkit.study.claims import parse_claim
 from mtlkit.study.comparison import Comparison
 from mtlkit.study.page import write_page
 from mtlkit.study.results_csv import write_results, write_tuning
 from mtlkit.study.tables import latex, markdown, terminal
+from mtlkit.study.verdicts import Verdict, judge
 
 FILES = ("results.csv", "table.md", "table.tex", "compare.html")
 

@@ -9,7 +9,6 @@ from rich.console import Group, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from mtlkit.study.claims import Verdict, judged
 from mtlkit.study.comparison import Comparison
 from mtlkit.study.remarks import remarks
 from mtlkit.study.statistics import FEWEST
@@ -24,6 +23,7 @@ from mtlkit.study.table_rows import (
     main_table,
     overview_table,
 )
+from mtlkit.study.verdicts import Verdict, judged
 
 TEST = "TEST DATA"  #: the label of figures of test data
 NEAR = "≈"  #: behind a figure that is within noise of the best, where text cannot be underlined

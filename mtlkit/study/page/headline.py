@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from html import escape
 
-from mtlkit.study.claims import Verdict
 from mtlkit.study.outcome import SINGLE
 from mtlkit.study.page.findings import Findings
 from mtlkit.study.page.words import counted, joined, number, percent
 from mtlkit.study.remarks import remarks
 from mtlkit.study.statistics import FEWEST, LEVEL, difference, holm
+from mtlkit.study.verdicts import Verdict
 
 
 def headline(found: Findings, verdicts: Sequence[Verdict]) -> str:

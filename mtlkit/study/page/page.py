@@ -5,7 +5,6 @@ from html import escape
 from pathlib import Path
 
 from mtlkit.files import write_whole
-from mtlkit.study.claims import Verdict
 from mtlkit.study.comparison import Comparison
 from mtlkit.study.page.curves import learning, training
 from mtlkit.study.page.findings import find
@@ -18,6 +17,7 @@ from mtlkit.study.page.rank_diagram import rank_diagram
 from mtlkit.study.page.style import STYLE
 from mtlkit.study.page.tables import definitions, differences, results
 from mtlkit.study.page.tradeoff import tradeoff
+from mtlkit.study.verdicts import Verdict
 
 
 def write_page(comparison: Comparison, path: Path, verdicts: Sequence[Verdict] = ()) -> None:
