@@ -247,7 +247,7 @@ def test_methods_that_differ_in_more_than_the_balancer_get_baselines_of_their_ow
 
 def test_a_seed_that_other_settings_refer_to(lab):
     text = Path("lab.yaml").read_text()
-    Path("refers.yaml").write_text(text.replace("max_steps: 4", 'max_steps: 4, step_size: "${seed}"'))
+    Path("refers.yaml").write_text(text.replace("max_steps: 4", 'max_steps: 4, schedule: step, step_size: "${seed}"'))
     for name, expected in (("lab.yaml", {5: None, 7: None}), ("refers.yaml", {5: 5, 7: 7})):
         study, folder = study_of(name, ["seed=5,7"], baselines=False)
         jobs = Plan(study, folder).runs({"uniform": ()})

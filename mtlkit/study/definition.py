@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from omegaconf import OmegaConf
 
+from mtlkit.config.composition import compose
 from mtlkit.config.sweeps import combinations
 from mtlkit.config.yaml_files import read_mapping
 from mtlkit.files import write_whole
@@ -109,10 +110,10 @@ def study_of(experiment: str, words: Sequence[str], **options: Any) -> tuple[Stu
     # training has none of them.
     common = [word for word in found.words if chooses_balancer(word)]
     methods: dict[str, str] = {}
+    seeds = _seeds(found.swept) or _seeds([found.words]) or [0]
     for job in found.swept:
         own = [*common, *(word for word in job if not word.startswith("seed="))]
-        methods[name_of(own) or _balancer(experiment, found.words)] = shlex.join(own)
-    seeds = _seeds(found.swept) or _seeds([found.words]) or [0]
+        methods[name_of(own) or _balancer(experiment, found.words, seeds[0])] = shlex.join(own)
     shared = [word for word in _without_seed(found.words) if word not in common]
     given = any(word.partition("=")[0] == "output_dir" for word in words)
     folder = found.folder if given else Path("studies", found.name)
@@ -120,10 +121,9 @@ def study_of(experiment: str, words: Sequence[str], **options: Any) -> tuple[Stu
     return study, folder
 
 
-def _balancer(experiment: str, words: Sequence[str]) -> str:
-    from mtlkit.config.composition import compose
-
-    return compose(experiment, words).balancer.name
+def _balancer(experiment: str, words: Sequence[str], seed: int) -> str:
+    """Returns the balancer of the experiment, which names the method if no word does."""
+    return compose(experiment, [*_without_seed(words), f"seed={seed}"]).balancer.name
 
 
 def _seeds(jobs: Sequence[Sequence[str]]) -> list[int]:

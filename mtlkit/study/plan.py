@@ -139,17 +139,21 @@ class Plan:
             config = single_task(config, method.task)
         return Job(method, seed, words, replace(config, output_dir=str(folder)), trial)
 
-    def _compose(self, words: tuple[str, ...], seed: int = 0) -> Config:
+    def _compose(self, words: tuple[str, ...], seed: int | None = None) -> Config:
         """Returns the configuration of a method. Composing takes a tenth of a second, so seeds share it if they can."""
+        first = self.study.seeds[0]
+        if seed is None or seed == first:
+            return self._composed(words, first)
         if self._seed_is_a_number and not any("${" in word for word in words):
-            return replace(self._composed(words, 0), seed=seed)
+            return replace(self._composed(words, first), seed=seed)
         return self._composed(words, seed)
 
     @cached_property
     def _seed_is_a_number(self) -> bool:
         """Whether nothing in the experiment's file refers to the seed, as in `data.options: {start: ${seed}}`."""
-        one, two = (self._composed((), seed) for seed in (0, 1))
-        return replace(one, seed=1, output_dir="") == replace(two, output_dir="")
+        first = self.study.seeds[0]
+        one, two = (self._composed((), seed) for seed in (first, first + 1))
+        return replace(one, seed=first + 1, output_dir="") == replace(two, output_dir="")
 
     @cache  # noqa: B019 - a plan lives as long as its study, and its runs are listed several times
     def _composed(self, words: tuple[str, ...], seed: int) -> Config:
