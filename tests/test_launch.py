@@ -3,12 +3,14 @@
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from study_lab import write_lab
 
 from mtlkit.cli.main import main
 from mtlkit.report.history import History
+from mtlkit.study.launch import Submitit
 
 WORDS = ["compare", "lab.yaml", "balancer=uniform,falls", "seed=0", "--no-baselines"]
 
@@ -64,6 +66,38 @@ def test_what_cannot_be_launched_is_refused_before_any_run(options, message, cap
     assert main([*WORDS, "output_dir=c", *options]) == 2
     assert re.search(message, capsys.readouterr().err)
     assert not Path("c").exists()
+
+
+class FakeExecutor:
+    """Notes the GPU of each job. A job ends when it is looked at for the second time."""
+
+    given, now = [], None
+
+    def __init__(self, folder, cluster):
+        pass
+
+    def update_parameters(self, *, local_visible_gpus=None, **options):
+        FakeExecutor.now = local_visible_gpus
+
+    def submit(self, work, values):
+        FakeExecutor.given.append(FakeExecutor.now)
+        looks = iter([False, True])
+        return SimpleNamespace(
+            done=lambda: next(looks), exception=lambda: None, result=lambda: "", cancel=lambda: None, paths=None
+        )
+
+
+@pytest.mark.parametrize(
+    ("jobs", "gpus", "expected"), [(2, 2, [[0], [1], [0]]), (3, 2, [[0], [1], [0]]), (2, 0, [None] * 3)]
+)
+def test_each_job_has_a_gpu_of_its_own(jobs, gpus, expected, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "submitit", SimpleNamespace(AutoExecutor=FakeExecutor))
+    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
+    monkeypatch.setattr("mtlkit.study.launch.PAUSE", 0)
+    FakeExecutor.given = []
+    config = SimpleNamespace(to_dict=dict)
+    list(Submitit("local", tmp_path, jobs, {}).run([SimpleNamespace(config=config) for _ in range(3)]))
+    assert FakeExecutor.given == expected
 
 
 def test_without_submitit_the_message_says_what_to_install(monkeypatch, capsys):

@@ -85,20 +85,19 @@ class Submitit:
     def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, str]]:
         waiting = deque(jobs)
         running: list[tuple[Job, Any, int | None]] = []
-        free = deque(self._gpus)
         executor = self._executor(self._folder)
         try:
             while waiting or running:
                 while waiting and len(running) < (self.at_a_time or len(jobs)):
                     job = waiting.popleft()
-                    gpu = free.popleft() if free else None
+                    used = [one for _, _, one in running]
+                    gpu = min(self._gpus, key=used.count, default=None)  # each its own; more jobs than GPUs share them
                     if gpu is not None:
                         executor.update_parameters(gpus_per_node=1, local_visible_gpus=[gpu])
                     running.append((job, executor.submit(train, job.config.to_dict()), gpu))
                 ended = [one for one in running if one[1].done()]
                 running = [one for one in running if one not in ended]
-                for job, handle, gpu in ended:
-                    free.extend([] if gpu is None else [gpu])
+                for job, handle, _ in ended:
                     yield job, _outcome(handle)
                 time.sleep(0 if ended else PAUSE)
         finally:
