@@ -301,6 +301,14 @@ def write_study(**changes):
     return Path("one.yaml")
 
 
+def test_methods_of_a_file_run_with_their_options():
+    methods = {"a": {"name": "gradnorm", "alpha": 0.5}, "b": ["balancer=gradnorm", "balancer.alpha=2.0"], "c": None}
+    study, folder = read_study(write_study(methods=methods, baselines=False))
+    jobs = {job.method.name: job.config for job in Plan(study, folder).runs(dict.fromkeys("abc", ()))}
+    assert (jobs["a"].balancer.options["alpha"], jobs["b"].balancer.options["alpha"]) == (0.5, 2.0)
+    assert jobs["c"].balancer.name == "uniform"
+
+
 def test_a_study_is_a_file_that_reads_back(tmp_path):
     study, folder = read_study(write_study(tune=["trainer.lr=1e-3,1e-2"], claims=["depth/abs of uniform > 0"]))
     assert (study.methods, folder) == (

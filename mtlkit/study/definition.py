@@ -12,7 +12,7 @@ from mtlkit.config.composition import compose
 from mtlkit.config.sweeps import combinations
 from mtlkit.config.yaml_files import read_mapping
 from mtlkit.files import write_whole
-from mtlkit.study.methods import STATIC, chooses_balancer, name_of
+from mtlkit.study.methods import STATIC, chooses_balancer, name_of, written
 from mtlkit.study.outcome import SINGLE
 from mtlkit.typed import Source, to_dataclass
 
@@ -80,11 +80,7 @@ def read_study(path: Path, words: Sequence[str] = (), **options: Any) -> tuple[S
     """
     values = read_mapping(path)
     experiment = str(values.get("experiment", ""))
-    methods = values.get("methods")
-    if isinstance(methods, list | tuple):
-        values["methods"] = {str(name): f"balancer={name}" for name in methods}
-    elif isinstance(methods, Mapping):
-        values["methods"] = {str(name): text or "" for name, text in methods.items()}
+    values["methods"] = methods_of(values.get("methods"))
     found = combinations(experiment, words) if experiment else None
     if found is not None:
         seeds = _seeds(found.swept) or _seeds([found.words])
@@ -119,6 +115,32 @@ def study_of(experiment: str, words: Sequence[str], **options: Any) -> tuple[Stu
     folder = found.folder if given else Path("studies", found.name)
     study = Study(experiment=experiment, words=tuple(shared), methods=methods, seeds=tuple(seeds), **options)
     return study, folder
+
+
+def methods_of(given: Any) -> Any:
+    """Returns the methods of a study's file by name, each with its overrides in one line. Wrong types stay as they are.
+
+    A list has names of balancers, or balancers with options. A mapping gives names of one's own to overrides, in a line
+    or in a list, or to a balancer with options.
+
+    >>> methods_of(["uniform", {"name": "rotograd", "scale_only": True}])
+    {'uniform': 'balancer=uniform', 'rotograd scale_only=true': "'balancer={name:rotograd,scale_only:true}'"}
+    >>> methods_of({"slow": ["balancer=uniform", "trainer.lr=1e-5"]})
+    {'slow': 'balancer=uniform trainer.lr=1e-5'}
+    """
+    if isinstance(given, list | tuple):
+        words = [f"balancer={written(one)}" for one in given]
+        return {name_of([word]): shlex.join([word]) for word in words}
+    if not isinstance(given, Mapping):
+        return given
+    found = {}
+    for name, value in given.items():
+        if isinstance(value, Mapping):
+            value = shlex.join([f"balancer={written(value)}"])
+        elif isinstance(value, list | tuple):
+            value = shlex.join(map(str, value))
+        found[str(name)] = "" if value is None else value
+    return found
 
 
 def _balancer(experiment: str, words: Sequence[str], seed: int) -> str:

@@ -1,5 +1,6 @@
 """The methods of a study: their names, the words that make them, and what single-task training is for them."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -50,7 +51,7 @@ def name_of(words: Sequence[str]) -> str:
         value = word.value() if word.key_or_group == "balancer" else None
         if isinstance(value, Mapping):
             name += [str(value.get("name"))]
-            options += [f"{key}={_written(item)}" for key, item in value.items() if key != "name"]
+            options += [f"{key}={written(item)}" for key, item in value.items() if key != "name"]
         elif value is not None:
             name += [str(value)]
         elif word.key_or_group.startswith("balancer."):
@@ -60,9 +61,17 @@ def name_of(words: Sequence[str]) -> str:
     return " ".join([*name, *options, *others])
 
 
-def _written(value: Any) -> str:
-    """Returns a value as it stands in a word."""
-    return str(value).lower() if isinstance(value, bool) else "null" if value is None else str(value)
+def written(value: Any) -> str:
+    """Writes a value as an override has it.
+
+    >>> written({"name": "fixed", "weights": {"a": 1, "b": 0.5}, "slow": True})
+    '{name:fixed,weights:{a:1,b:0.5},slow:true}'
+    """
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{key}:{written(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(written, value)) + "]"
+    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
 
 
 def chooses_balancer(word: str) -> bool:
