@@ -56,6 +56,10 @@ def test_the_debug_launcher_runs_here(capsys):
     [
         (["--launcher", "slurm"], "--launcher slurm: submitit says: .*srun"),
         (["--launcher", "local", "slurm_partitio=a"], "slurm_partitio=a: submitit says"),
+        (
+            ["--launcher", "local", "seed=0,1"],
+            r"seed=0,1: .*Settings of the runs stand before --launcher",
+        ),
         (["--launcher", "local", "fast"], r"expected key=value, found 'fast'\. --launcher comes last"),
         (["--launcher", "pbs"], "expected one of local, slurm, debug, found 'pbs'"),
         (["--jobs", "0"], "--jobs: expected 1 or more, found 0"),

@@ -150,7 +150,8 @@ def _launcher(arguments: argparse.Namespace, folder: Path) -> Any:
     jobs = arguments.jobs if arguments.jobs is not None or name == "slurm" else 1
     if jobs is not None and jobs < 1:
         raise ValueError(f"--jobs: expected 1 or more, found {jobs}.")
-    return Submitit(name, folder / "jobs", jobs, _options(",".join(options)) if options else {})
+    parameters = {key: _value(value) for key, _, value in (word.partition("=") for word in options)}
+    return Submitit(name, folder / "jobs", jobs, parameters)
 
 
 def _numbers(text: str) -> tuple[int, ...]:

@@ -79,7 +79,9 @@ class Submitit:
             executor.update_parameters(**{**limit, **self._options})
         except (RuntimeError, NameError, TypeError, ValueError, AssertionError) as error:
             words = " ".join([self._cluster, *(f"{key}={value}" for key, value in self._options.items())])
-            raise ValueError(f"--launcher {words}: submitit says: {' '.join(str(error).split())}") from None
+            raise ValueError(
+                f"--launcher {words}: submitit says: {' '.join(str(error).split())} (Settings of the runs stand before --launcher.)"
+            ) from None
         return executor
 
     def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, str]]:
