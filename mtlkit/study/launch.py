@@ -79,8 +79,9 @@ class Submitit:
             executor.update_parameters(**{**limit, **self._options})
         except (RuntimeError, NameError, TypeError, ValueError, AssertionError) as error:
             words = " ".join([self._cluster, *(f"{key}={value}" for key, value in self._options.items())])
+            said = " ".join(str(error).split())
             raise ValueError(
-                f"--launcher {words}: submitit says: {' '.join(str(error).split())} (Settings of the runs stand before --launcher.)"
+                f"--launcher {words}: submitit says: {said} (Settings of the runs stand before --launcher.)"
             ) from None
         return executor
 
