@@ -7,9 +7,11 @@ from typing import Any
 
 from mtlkit.config.composition import read_config
 from mtlkit.data.dataset import Split
+from mtlkit.registry import suggest
 from mtlkit.run.progress import NO_MATTER, progress_of
 from mtlkit.run.resume import flat
 from mtlkit.run_folder import CONFIG, check_run
+from mtlkit.study.checks import check_delta_m
 from mtlkit.study.comparison import Comparison, Context
 from mtlkit.study.outcome import SINGLE, Entry, read_outcome
 
@@ -59,8 +61,12 @@ def compare_runs(
     delta_m: Mapping[str, Any] | None = None,
 ) -> Comparison:
     """Compares finished runs. The arguments are keys of a `Study`. Raises what `entries_of` and `Comparison` do."""
+    entries = entries_of(runs)
+    if reference and reference not in (names := {entry.method for entry in entries}):
+        raise LookupError(f"reference: no method is called {reference!r}. {suggest(reference, names)}")
+    check_delta_m(delta_m or {}, metrics, _tasks(dict(flat(read_config(runs[0] / CONFIG).to_dict()))))
     context = Context("comparison", reference, delta_m or {}, metrics, command=command)
-    return Comparison([read_outcome(entry, split) for entry in entries_of(runs)], context)
+    return Comparison([read_outcome(entry, split) for entry in entries], context)
 
 
 def _tasks(config: Mapping[str, Any]) -> list[str]:
