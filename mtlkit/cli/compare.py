@@ -53,7 +53,7 @@ def compare_command(arguments: argparse.Namespace, result: Any) -> None:
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise ValueError("mtlkit compare is one process, which starts the runs: --jobs and --launcher say how many.")
     what, words = arguments.experiment, arguments.overrides
-    if (Path(what) / CONFIG).exists() or any("=" not in word for word in words):
+    if any(_is_run(word) for word in (what, *words)) or any("=" not in word for word in words if word[:1] != "~"):
         _compare_runs([what, *words], arguments)
         return
     from mtlkit.study.conduct import run_study
@@ -71,6 +71,10 @@ def compare_command(arguments: argparse.Namespace, result: Any) -> None:
     show(comparison, folder, verdicts)
     if comparison.context.failed:
         result.status = 2
+
+
+def _is_run(word: str) -> bool:
+    return (Path(word) / CONFIG).exists()
 
 
 def _compare_runs(words: list[str], arguments: argparse.Namespace) -> None:
@@ -124,10 +128,10 @@ def _study_file(what: str) -> Path | None:
 
         return path if read_mapping(path).keys() & OF_STUDY else None
     if path.is_dir():
-        runs = len(list(path.glob(f"*/{CONFIG}")))
+        runs = any(path.glob(f"*/{CONFIG}"))
         raise ValueError(
             f"{path} is a folder without a {STUDY} and no run. "
-            + (f"It holds {runs} runs: mtlkit compare {path}/* compares them." if runs else "Name an experiment.")
+            + (f"It holds runs: mtlkit compare {path}/* compares them." if runs else "Name an experiment.")
         )
     packaged = importlib.resources.files("mtlkit.configs") / "study" / f"{what}.yaml"
     return Path(str(packaged)) if packaged.is_file() else None

@@ -4,7 +4,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from mtlkit.config.schema import Config
+from mtlkit.data.dataset import Dataset
 from mtlkit.engine.evaluation import directions
+from mtlkit.engine.monitor import Monitor
 from mtlkit.log import class_key
 from mtlkit.registry import suggest
 from mtlkit.run.build import build_dataset, build_tasks, check_targets
@@ -33,9 +35,11 @@ def check_study(plan: Plan) -> None:
     jobs = [*plan.trials, *plan.runs({method.label: method.candidates[0] for method in plan.methods})]
     _check_alike(jobs)
     waiting = [job for job in jobs if progress_of(job.folder) not in ("finished", "diverged")]
-    _open_data(waiting, study)
-    if multi := next((job.config for job in waiting if not job.method.task), None):
-        known = _metrics(multi)
+    opened = _open_data(waiting, study)
+    different = {repr((job.config.data, job.config.task, job.config.trainer)): job.config for job in waiting}
+    # The longest list is that of a run with all tasks.
+    known = max((_metrics(config, opened[repr(config.data)]) for config in different.values()), key=len, default=[])
+    if known:
         check_metrics(study.metrics, known)
         check_claims(claims, names, plan.tasks, study.metrics or known)
 
@@ -65,15 +69,22 @@ def _check_alike(jobs: Sequence[Job]) -> None:
             raise ValueError(f"{key}: it is {shown}. Their figures cannot be compared: give all methods one value.")
 
 
-def _open_data(jobs: Sequence[Job], study: Study) -> None:
+def _open_data(jobs: Sequence[Job], study: Study) -> dict[str, Dataset]:
+    """Opens the data sets of the runs and returns those of training by their configuration."""
+    found = {}
     for config in {repr(job.config.data): job.config for job in jobs}.values():
-        for split in dict.fromkeys(("train", config.data.validation, study.split or "train")):
+        found[repr(config.data)] = build_dataset(config, "train")
+        for split in {config.data.validation, study.split} - {"train", None}:
             build_dataset(config, split)
+    return found
 
 
-def _metrics(config: Config) -> list[str]:
-    """Returns the metrics of a run for which it is known whether higher or lower is better."""
-    data = build_dataset(config, "train")
+def _metrics(config: Config, data: Dataset) -> list[str]:
+    """Returns the metrics of a run for which it is known whether higher or lower is better.
+
+    Raises `ValueError` for a task without a target, and for a wrong `trainer.monitor` or `trainer.baseline`.
+    """
     check_targets(config, data.targets, data.notes)
-    known = directions(build_tasks(config.task, data.targets, SIZE))
-    return [key for key, higher in known.items() if higher is not None and not class_key(key)]
+    tasks = build_tasks(config.task, data.targets, SIZE)
+    Monitor(tasks, config.trainer.monitor, config.trainer.baseline)
+    return [key for key, higher in directions(tasks).items() if higher is not None and not class_key(key)]

@@ -1,6 +1,6 @@
 """Compares runs that exist already."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -65,8 +65,25 @@ def compare_runs(
     if reference and reference not in (names := {entry.method for entry in entries}):
         raise LookupError(f"reference: no method is called {reference!r}. {suggest(reference, names)}")
     check_delta_m(delta_m or {}, metrics, _tasks(dict(flat(read_config(runs[0] / CONFIG).to_dict()))))
-    context = Context("comparison", reference, delta_m or {}, metrics, command=command)
+    notes = list(_unlike(entries))
+    context = Context("comparison", reference, delta_m or {}, metrics, command=command, notes=notes)
     return Comparison([read_outcome(entry, split) for entry in entries], context)
+
+
+def _unlike(entries: Sequence[Entry]) -> Iterator[str]:
+    """Says which settings of training differ between runs, single-task ones included: names show only some of them."""
+    configs = {entry: dict(flat(read_config(entry.run / CONFIG).to_dict())) for entry in entries}
+    keys = {key for config in configs.values() for key in config if fnmatchcase(key, "trainer.*")}
+    # A single-task run may lack these two, and the remark on the rule of selection speaks of them.
+    left_out = ("trainer.monitor", "trainer.baseline*", *OF_RUNS)
+    for key in sorted(key for key in keys if not any(fnmatchcase(key, pattern) for pattern in left_out)):
+        found: dict[str, dict[str, None]] = {}
+        for entry, config in configs.items():
+            name = " of ".join(filter(None, (entry.method, entry.task)))
+            found.setdefault(repr(config.get(key)), {})[name] = None
+        if len(found) > 1:
+            parts = "; ".join(f"{value}: {', '.join(names)}" for value, names in found.items())
+            yield f"Not equal for all: {key}. {parts}."
 
 
 def _tasks(config: Mapping[str, Any]) -> list[str]:

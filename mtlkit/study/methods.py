@@ -60,6 +60,15 @@ def name_of(words: Sequence[str]) -> str:
     return " ".join([*name, *options, *others])
 
 
+def balancer_word(values: Mapping[str, Any]) -> str:
+    """Returns the word that chooses a balancer with its options.
+
+    >>> balancer_word({"name": "rotograd", "scale_only": True})
+    'balancer={name:rotograd,scale_only:true}'
+    """
+    return f"balancer={{{','.join(f'{key}:{_written(value)}' for key, value in values.items())}}}"
+
+
 def _written(value: Any) -> str:
     """Returns a value as it stands in a word."""
     return str(value).lower() if isinstance(value, bool) else "null" if value is None else str(value)

@@ -30,11 +30,9 @@ def choose(
     scores = {setting: _score(jobs, failed) for setting, jobs in by_setting.items()}
     best: dict[str, tuple[str, ...]] = {}
     for (label, words), score in scores.items():
-        if (
-            label not in waiting
-            and score is not None
-            and (label not in best or score < (scores[label, best[label]] or 0.0))
-        ):
+        if score is None or label in waiting:
+            continue
+        if label not in best or score < (scores[label, best[label]] or 0.0):
             best[label] = words
     found = [
         Trial(
