@@ -74,7 +74,7 @@ def _open_data(jobs: Sequence[Job], study: Study) -> dict[str, Dataset]:
     found = {}
     for config in {repr(job.config.data): job.config for job in jobs}.values():
         found[repr(config.data)] = build_dataset(config, "train")
-        for split in {config.data.validation, study.split} - {"train", None}:
+        for split in dict.fromkeys((config.data.validation, study.split or config.data.validation)):
             build_dataset(config, split)
     return found
 
