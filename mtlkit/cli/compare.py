@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mtlkit.study.definition import Study
 
 STUDY = "study.yaml"  #: as in mtlkit.study.definition, which is slow to import
+OF_STUDY = {"methods", "seeds", "claims", "reference", "tune", "baselines"}  #: keys by which a file is a study
 
 
 def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
@@ -52,7 +53,7 @@ def compare_command(arguments: argparse.Namespace, result: Any) -> None:
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise ValueError("mtlkit compare is one process, which starts the runs: --jobs and --launcher say how many.")
     what, words = arguments.experiment, arguments.overrides
-    if (Path(what) / CONFIG).exists() or any("=" not in word for word in words):
+    if any(_is_run(word) for word in (what, *words)) or any("=" not in word for word in words if word[:1] != "~"):
         _compare_runs([what, *words], arguments)
         return
     from mtlkit.study.conduct import run_study
@@ -72,6 +73,10 @@ def compare_command(arguments: argparse.Namespace, result: Any) -> None:
         result.status = 2
 
 
+def _is_run(word: str) -> bool:
+    return (Path(word) / CONFIG).exists()
+
+
 def _compare_runs(words: list[str], arguments: argparse.Namespace) -> None:
     given = dict(word.split("=", 1) for word in words if word.startswith("output_dir="))
     runs = [Path(word) for word in words if not word.startswith("output_dir=")]  # a run's name may have a = in it
@@ -83,6 +88,9 @@ def _compare_runs(words: list[str], arguments: argparse.Namespace) -> None:
     asked = _asked(arguments)
     if alone := [key for key in asked if key in ("baselines", "tune", "tune_seeds", "static_weights")]:
         raise ValueError(f"--{alone[0].replace('_', '-')} is about runs that are still to be made.")
+    for option in ("plan", "jobs", "launcher"):
+        if getattr(arguments, option):
+            raise ValueError(f"--{option} is about runs that are still to be made.")
     from mtlkit.study.existing import compare_runs
     from mtlkit.study.results import show, write_all
 
@@ -94,10 +102,12 @@ def _compare_runs(words: list[str], arguments: argparse.Namespace) -> None:
 
 
 def _print_plan(study: "Study", folder: Path, at_a_time: int) -> None:
+    from mtlkit.study.checks import check_study
     from mtlkit.study.estimate import estimate, in_words
     from mtlkit.study.plan import Plan
 
     plan = Plan(study, folder)
+    check_study(plan)
     lines = estimate(plan, _say)
     _say("")
     print_lines(aligned(in_words(lines, at_a_time)))
@@ -116,7 +126,13 @@ def _study_file(what: str) -> Path | None:
     if path.suffix in (".yaml", ".yml"):
         from mtlkit.config.yaml_files import read_mapping
 
-        return path if "methods" in read_mapping(path) else None
+        return path if read_mapping(path).keys() & OF_STUDY else None
+    if path.is_dir():
+        runs = any(path.glob(f"*/{CONFIG}"))
+        raise ValueError(
+            f"{path} is a folder without a {STUDY} and no run. "
+            + (f"It holds runs: mtlkit compare {path}/* compares them." if runs else "Name an experiment.")
+        )
     packaged = importlib.resources.files("mtlkit.configs") / "study" / f"{what}.yaml"
     return Path(str(packaged)) if packaged.is_file() else None
 

@@ -147,12 +147,7 @@ def build_parts(
     Raises `ValueError` if the parts do not fit together, such as a task and a target of another format, and
     `LookupError` for an unknown kind of target.
     """
-    for name in config.task:
-        if name not in targets:
-            sets = ", ".join(repr(part.name) for part in config.data.sets)
-            why = [note for note in notes if f"no {name}" in note.lower()]
-            words = [f"task.{name}: the data set {sets} has no such target.", *why, suggest(name, targets)]
-            raise ValueError(" ".join(words))
+    check_targets(config, targets, notes)
     tasks = build_tasks(config.task, targets, size)
     balancer = build_balancer(config)
     set_seed(config.seed)
@@ -164,6 +159,16 @@ def build_parts(
     check_space(model, balancer, config.balancer.name)
     balancer.setup(tasks, replace(model.encoder_info, image=size))
     return Parts(tasks, model, balancer)
+
+
+def check_targets(config: Config, targets: Mapping[str, Target], notes: Sequence[str] = ()) -> None:
+    """Raises `ValueError` if the data set has no target for a task. `notes` of the data set may explain why."""
+    for name in config.task:
+        if name not in targets:
+            sets = ", ".join(repr(part.name) for part in config.data.sets)
+            why = [note for note in notes if f"no {name}" in note.lower()]
+            words = [f"task.{name}: the data set {sets} has no such target.", *why, suggest(name, targets)]
+            raise ValueError(" ".join(words))
 
 
 def build_tasks(

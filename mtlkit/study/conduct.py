@@ -1,15 +1,16 @@
 """Carries out a study: tuning, the runs, and the results."""
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from mtlkit.errors import StepError
-from mtlkit.run.build import build_dataset
+from mtlkit.files import write_whole
 from mtlkit.run.claim import claimed
 from mtlkit.run.progress import checked_progress, no_matter
-from mtlkit.study.claims import check_claims, parse_claim
+from mtlkit.study.checks import check_study
 from mtlkit.study.comparison import Comparison, Context, Trial
 from mtlkit.study.definition import FILE, Study, read_study
 from mtlkit.study.launch import Launcher
@@ -19,6 +20,7 @@ from mtlkit.study.tuning import choose
 
 REPORTING = {"reference", "metrics", "split", "delta_m", "all_definitions", "claims"}  #: what no run depends on
 GROWING = {"methods", "seeds"}  #: what a study may get more of
+SHARED = "at_a_time.json"  #: how many runs shared the machine, for each run
 
 Tell = Callable[[str], None]
 
@@ -26,9 +28,12 @@ Tell = Callable[[str], None]
 class Carried:
     """Carries out runs and keeps account of those that failed."""
 
-    def __init__(self, launcher: Launcher, tell: Tell) -> None:
-        self.launcher, self.tell = launcher, tell
+    def __init__(self, launcher: Launcher, tell: Tell, folder: Path) -> None:
+        self.launcher, self.tell, self.study = launcher, tell, folder
         self.failed: dict[Path, tuple[str, str]] = {}  # folder -> the run in words, and why
+        # How many runs shared the machine when each was made. Calls may differ in it, and step times depend on it.
+        kept = json.loads((folder / SHARED).read_text()) if (folder / SHARED).exists() else {}
+        self.shared: dict[Path, int | None] = {folder / name: count for name, count in kept.items()}
 
     def out(self, jobs: Sequence[Job], what: str) -> None:
         """Brings all runs to their end. Those that have finished before are not started.
@@ -45,21 +50,19 @@ class Carried:
                 self.tell(f"{job}: FAILED in an earlier call: {error}")
         if done := len(jobs) - len(waiting):
             self.tell(f"{done} of {len(jobs)} {what} are done already.")
-        check_data(waiting)
+        self.shared |= {job.folder: self.launcher.at_a_time for job in waiting}
+        self._save_shared()
         for number, (job, reason) in enumerate(self.launcher.run(waiting), 1):
             self.tell(f"[{number}/{len(waiting)}] {job}: {f'FAILED: {reason}' if reason else 'finished'}")
             if reason:
                 self._note(job, reason)
 
+    def _save_shared(self) -> None:
+        counts = {run.relative_to(self.study).as_posix(): count for run, count in self.shared.items()}
+        write_whole(self.study / SHARED, json.dumps(counts, indent=1).encode())
+
     def _note(self, job: Job, reason: str) -> None:
         self.failed[job.folder] = (f"{job} ({job.folder})", reason)
-
-
-def check_data(jobs: Sequence[Job]) -> None:
-    """Opens the data sets of the runs. One message about a missing file is better than a failure of every run."""
-    for config in {repr(job.config.data): job.config for job in jobs}.values():
-        for split in ("train", config.data.validation):
-            build_dataset(config, split)
 
 
 def run_study(study: Study, folder: Path, launcher: Launcher, tell: Tell, command: str = "") -> Comparison:
@@ -72,17 +75,18 @@ def run_study(study: Study, folder: Path, launcher: Launcher, tell: Tell, comman
     Raises:
         FileExistsError: another process works on this study.
         ValueError: the study in the folder is another one, or a run in it has other settings. The message says what
-            differs. Or: no run of a method has finished.
+            differs. Or: no run of a method has finished. And what `check_study` raises.
     """
     plan = Plan(study, folder)
-    names = [method.name for method in plan.methods]
-    check_claims(map(parse_claim, study.claims), names, plan.tasks, study.metrics)
+    check_study(plan)
     with claimed(folder):
         check_unchanged(study, folder)
         study.save(folder)
-        carried = Carried(launcher, tell)
+        carried = Carried(launcher, tell, folder)
         carried.out(plan.trials, "runs of tuning")
-        trials, chosen = choose(plan.trials, carried.failed)
+        trials, chosen, waiting = choose(plan.trials, carried.failed)
+        for label in waiting:
+            tell(f"{label}: no setting is chosen before all its trials have ended. Call the same command again.")
         for trial in (trial for trial in trials if trial.chosen):
             tell(f"Tuning chose {trial.words} for {trial.method} {trial.task}".rstrip())
         jobs = plan.runs(plan.untuned | chosen)
@@ -128,10 +132,15 @@ def _text(value: object) -> str:
 def _context(
     study: Study, folder: Path, jobs: Sequence[Job], trials: Sequence[Trial], carried: Carried, command: str
 ) -> Context:
-    failed = {job.method.name for job in jobs} - {job.method.name for job in jobs if job.folder not in carried.failed}
-    reference, notes = study.reference, []
-    if reference in failed:
-        reference, notes = "", [f"No run of the reference {reference} finished, so another method takes its place."]
+    done = [job for job in jobs if job.folder not in carried.failed]
+    reference, notes = study.reference or next(iter(study.methods)), []
+    if reference not in {job.method.name for job in done}:
+        notes.append(f"No run of the reference {reference} finished, so another method takes its place.")
+        reference = ""
+    shared = sorted({count for job in done if (count := carried.shared.get(job.folder)) is not None})
+    if len(shared) > 1:
+        counts = " or ".join(map(str, shared))
+        notes.append(f"Step times cannot be compared: {counts} runs at a time shared the machine ({SHARED}).")
     return Context(
         title=folder.name,
         reference=reference,
@@ -139,7 +148,7 @@ def _context(
         metrics=study.metrics,
         failed=list(carried.failed.values()),
         trials=trials,
-        at_a_time=carried.launcher.at_a_time,
+        at_a_time=max(shared, default=None),
         command=command,
         notes=notes,
     )

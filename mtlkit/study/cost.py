@@ -30,12 +30,17 @@ def _by_seed(
 ) -> BySeed:
     """Joins the runs of each seed. Leaves out a seed that is not complete: a part of the tasks would look cheap."""
     outcomes = comparison.of(row)
-    needed = len({outcome.entry.task for outcome in outcomes})  # 1 for a multi-task method
+    needed = len(tasks_of(comparison)) if row in comparison.singles else 1
     by_seed: dict[int, list[float]] = {}
     for outcome in outcomes:
         if (value := figure(outcome)) is not None:
             by_seed.setdefault(outcome.entry.seed, []).append(value)
     return {seed: join(values) for seed, values in by_seed.items() if len(values) == needed}
+
+
+def tasks_of(comparison: Comparison) -> set[str]:
+    """Returns the tasks of all runs, also those that do not count or have no single-task run that finished."""
+    return {metric.task for outcome in comparison.outcomes for metric in outcome.metrics.values()}
 
 
 def _summary(by_seed: BySeed) -> Summary | None:

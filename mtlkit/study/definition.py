@@ -6,18 +6,30 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from hydra.errors import OverrideParseException
 from omegaconf import OmegaConf
 
 from mtlkit.config.composition import compose
+from mtlkit.config.overrides import parse_words
 from mtlkit.config.sweeps import combinations
 from mtlkit.config.yaml_files import read_mapping
 from mtlkit.files import write_whole
-from mtlkit.study.methods import STATIC, chooses_balancer, name_of, written
+from mtlkit.study.methods import STATIC, balancer_word, chooses_balancer, name_of
 from mtlkit.study.outcome import SINGLE
 from mtlkit.typed import Source, to_dataclass
 
 FILE = "study.yaml"  #: in the folder of a study
 TUNE_SEED = 1000  #: the seed of the trials, which are no results
+
+NO_SCALE = "the scores of its values could not be compared"
+#: What tuning must leave as it is, and why.
+FIXED = {
+    "seed": "tune_seeds has the seeds of tuning",
+    "output_dir": "the study names the folders",
+    "balancer": "it makes the methods; tune its options",
+    "preset": "it belongs to the methods",
+    **dict.fromkeys(("trainer.monitor", "trainer.baseline", "trainer.selection", "data.validation"), NO_SCALE),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,10 +68,15 @@ class Study:
                 f"tuning must not see a seed of the results: {sorted({*self.tune_seeds} & {*self.seeds})} is in both",
             ),
             ("tune_seeds", self.tunes and not self.tune_seeds, "tuning needs a seed"),
+            *(("tune", self._tunes_key(key), f"{key} cannot be tuned: {why}") for key, why in FIXED.items()),
+            ("words", any(word.startswith("seed=") for word in self.words), "`seeds` has the seeds, not a word"),
         )
         for key, wrong, why in rules:
             if wrong:
                 raise ValueError(f"{key}: {why}.")
+
+    def _tunes_key(self, key: str) -> bool:
+        return any(word.lstrip("+").partition("=")[0] == key for word in self.tune)
 
     @property
     def tunes(self) -> bool:
@@ -80,7 +97,8 @@ def read_study(path: Path, words: Sequence[str] = (), **options: Any) -> tuple[S
     """
     values = read_mapping(path)
     experiment = str(values.get("experiment", ""))
-    values["methods"] = methods_of(values.get("methods"))
+    if isinstance(values.get("methods"), list | Mapping):
+        values["methods"] = _methods(values["methods"], path)
     found = combinations(experiment, words) if experiment else None
     if found is not None:
         seeds = _seeds(found.swept) or _seeds([found.words])
@@ -93,6 +111,39 @@ def read_study(path: Path, words: Sequence[str] = (), **options: Any) -> tuple[S
     given = any(word.partition("=")[0] == "output_dir" for word in words)
     folder = found.folder if given and found else path.parent if path.name == FILE else Path("studies", path.stem)
     return study, folder
+
+
+def _methods(given: Sequence[Any] | Mapping[Any, Any], path: Path) -> dict[str, str]:
+    """Returns the overrides of each method of a study's file by name. Raises `ValueError` for anything else."""
+    if not isinstance(given, Mapping):  # balancers, each a name or a mapping of its name and its options
+        words = [balancer_word(one) if isinstance(one, Mapping) else f"balancer={one}" for one in given]
+        return {name_of([word]): shlex.join([word]) for word in words}
+    found = {str(name): _line(value) for name, value in given.items()}
+    for name, text in found.items():
+        form = f"{path}: methods.{name}: expected overrides in one line, such as balancer=gradnorm balancer.alpha=0.5,"
+        if not isinstance(text, str):
+            raise ValueError(f"{form} found {text!r}.")
+        try:
+            words = shlex.split(text)
+            parsed = parse_words(words)
+        except (ValueError, OverrideParseException) as error:
+            raise ValueError(f"{form} found {text!r} ({' '.join(str(error).split())}).") from None
+        for word in parsed:
+            if word.is_sweep_override() or word.key_or_group in ("seed", "output_dir"):
+                raise ValueError(
+                    f"{path}: methods.{name}: {word.input_line} is not possible here. A method is one setting; `seeds` "
+                    "and the study decide seeds and folders."
+                )
+    return found
+
+
+def _line(value: Any) -> Any:
+    """Returns the overrides of a method in one line, from a list of them or from a balancer with its options."""
+    if isinstance(value, Mapping):
+        return shlex.join([balancer_word(value)])
+    if isinstance(value, list | tuple):
+        return shlex.join(map(str, value))
+    return "" if value is None else value
 
 
 def study_of(experiment: str, words: Sequence[str], **options: Any) -> tuple[Study, Path]:
@@ -115,32 +166,6 @@ def study_of(experiment: str, words: Sequence[str], **options: Any) -> tuple[Stu
     folder = found.folder if given else Path("studies", found.name)
     study = Study(experiment=experiment, words=tuple(shared), methods=methods, seeds=tuple(seeds), **options)
     return study, folder
-
-
-def methods_of(given: Any) -> Any:
-    """Returns the methods of a study's file by name, each with its overrides in one line. Wrong types stay as they are.
-
-    A list has names of balancers, or balancers with options. A mapping gives names of one's own to overrides, in a line
-    or in a list, or to a balancer with options.
-
-    >>> methods_of(["uniform", {"name": "rotograd", "scale_only": True}])
-    {'uniform': 'balancer=uniform', 'rotograd scale_only=true': "'balancer={name:rotograd,scale_only:true}'"}
-    >>> methods_of({"slow": ["balancer=uniform", "trainer.lr=1e-5"]})
-    {'slow': 'balancer=uniform trainer.lr=1e-5'}
-    """
-    if isinstance(given, list | tuple):
-        words = [f"balancer={written(one)}" for one in given]
-        return {name_of([word]): shlex.join([word]) for word in words}
-    if not isinstance(given, Mapping):
-        return given
-    found = {}
-    for name, value in given.items():
-        if isinstance(value, Mapping):
-            value = shlex.join([f"balancer={written(value)}"])
-        elif isinstance(value, list | tuple):
-            value = shlex.join(map(str, value))
-        found[str(name)] = "" if value is None else value
-    return found
 
 
 def _balancer(experiment: str, words: Sequence[str], seed: int) -> str:

@@ -5,9 +5,9 @@ definition. A `DeltaM` is a definition, and its results carry the definition wit
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from statistics import fmean, median, stdev
-from typing import Literal
+from typing import Any, Literal
 
 from mtlkit.option_checks import check_choice
 from mtlkit.registry import suggest
@@ -124,6 +124,8 @@ class DeltaM:
             ("seeds", self.seeds, ("ratios", "means")),
         ):
             check_choice(f"The option {option!r} of delta-m", value, known)
+        if isinstance(self.without, str):
+            raise ValueError(f"The option 'without' of delta-m: expected a list of tasks, found {self.without!r}.")
         tasks = {key.split("/")[0] for key in self.higher_is_better}
         if unknown := set(self.without) - tasks:
             raise LookupError(f"DeltaM: there is no task {min(unknown)!r}. {suggest(min(unknown), tasks)}")
@@ -194,6 +196,19 @@ class DeltaM:
             f"against {label}",
         ]
         return ", ".join([*parts, f"without {', '.join(sorted(self.without))}"] if self.without else parts)
+
+
+def definition_of(higher_is_better: Mapping[str, bool], options: Mapping[str, Any]) -> DeltaM:
+    """Returns the definition that a study asks for. `without` may be tasks joined by +, as on the command line.
+
+    Raises `LookupError` for an option that delta-m has not, and what `DeltaM` does.
+    """
+    known = [one.name for one in fields(DeltaM) if one.name != "higher_is_better"]
+    if unknown := [key for key in options if key not in known]:
+        raise LookupError(f"delta_m: there is no option {unknown[0]!r}. {suggest(str(unknown[0]), known)}")
+    without = options.get("without", ())
+    own = {"without": tuple(without.split("+") if isinstance(without, str) else without)}
+    return DeltaM(higher_is_better, **{**options, **own})
 
 
 def _means(by_seed: BySeed, keys: Collection[str]) -> dict[str, float]:

@@ -1,15 +1,17 @@
 """Compares runs that exist already."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from mtlkit.config.composition import read_config
 from mtlkit.data.dataset import Split
+from mtlkit.registry import suggest
 from mtlkit.run.progress import NO_MATTER, progress_of
 from mtlkit.run.resume import flat
 from mtlkit.run_folder import CONFIG, check_run
+from mtlkit.study.checks import check_delta_m
 from mtlkit.study.comparison import Comparison, Context
 from mtlkit.study.outcome import SINGLE, Entry, read_outcome
 
@@ -59,8 +61,29 @@ def compare_runs(
     delta_m: Mapping[str, Any] | None = None,
 ) -> Comparison:
     """Compares finished runs. The arguments are keys of a `Study`. Raises what `entries_of` and `Comparison` do."""
-    context = Context("comparison", reference, delta_m or {}, metrics, command=command)
-    return Comparison([read_outcome(entry, split) for entry in entries_of(runs)], context)
+    entries = entries_of(runs)
+    if reference and reference not in (names := {entry.method for entry in entries}):
+        raise LookupError(f"reference: no method is called {reference!r}. {suggest(reference, names)}")
+    check_delta_m(delta_m or {}, metrics, _tasks(dict(flat(read_config(runs[0] / CONFIG).to_dict()))))
+    notes = list(_unlike(entries))
+    context = Context("comparison", reference, delta_m or {}, metrics, command=command, notes=notes)
+    return Comparison([read_outcome(entry, split) for entry in entries], context)
+
+
+def _unlike(entries: Sequence[Entry]) -> Iterator[str]:
+    """Says which settings of training differ between runs, single-task ones included: names show only some of them."""
+    configs = {entry: dict(flat(read_config(entry.run / CONFIG).to_dict())) for entry in entries}
+    keys = {key for config in configs.values() for key in config if fnmatchcase(key, "trainer.*")}
+    # A single-task run may lack these two, and the remark on the rule of selection speaks of them.
+    left_out = ("trainer.monitor", "trainer.baseline*", *OF_RUNS)
+    for key in sorted(key for key in keys if not any(fnmatchcase(key, pattern) for pattern in left_out)):
+        found: dict[str, dict[str, None]] = {}
+        for entry, config in configs.items():
+            name = " of ".join(filter(None, (entry.method, entry.task)))
+            found.setdefault(repr(config.get(key)), {})[name] = None
+        if len(found) > 1:
+            parts = "; ".join(f"{value}: {', '.join(names)}" for value, names in found.items())
+            yield f"Not equal for all: {key}. {parts}."
 
 
 def _tasks(config: Mapping[str, Any]) -> list[str]:

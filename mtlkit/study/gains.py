@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mtlkit.study.comparison import Comparison
-from mtlkit.study.delta_m import PUBLISHED, DeltaM, Result
+from mtlkit.study.delta_m import PUBLISHED, DeltaM, Result, definition_of
 from mtlkit.study.measured import Measured
 from mtlkit.study.outcome import SINGLE
 from mtlkit.study.statistics import Summary, summarise
@@ -44,7 +44,7 @@ def delta(comparison: Comparison, row: str, **options: Any) -> Result | str:
     """
     keys = {metric.key: metric.higher for metric in comparison.metrics}
     try:
-        definition = DeltaM(keys, **(options or comparison.context.delta))
+        definition = definition_of(keys, options or comparison.context.delta)
         return definition(*_both(comparison, row, keys))
     except ValueError as error:
         return str(error)
@@ -68,9 +68,13 @@ def all_deltas(comparison: Comparison, row: str) -> dict[str, Result | str]:
 
 
 def _both(comparison: Comparison, row: str, keys: Mapping[str, bool]) -> tuple[Measured, Measured]:
-    """Returns the figures of a row and of its base, for the seeds that both have."""
+    """Returns the figures of a row and of its base, for the seeds of which both have all.
+
+    If there is no such seed, for those of which both have any: then the definition says which figure is missing.
+    """
     rows = (row, comparison.base_of(row))
-    seeds = set.intersection(*({outcome.entry.seed for outcome in comparison.of(one)} for one in rows))
+    seeds = set.intersection(*(set(comparison.values(one, key)) for one in rows for key in keys))
+    seeds = seeds or set.intersection(*({outcome.entry.seed for outcome in comparison.of(one)} for one in rows))
 
     def measured(one: str) -> Measured:
         found: dict[int, dict[str, float]] = {seed: {} for seed in sorted(seeds)}

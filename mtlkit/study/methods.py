@@ -74,6 +74,15 @@ def written(value: Any) -> str:
     return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
 
 
+def balancer_word(values: Mapping[str, Any]) -> str:
+    """Returns the word that chooses a balancer with its options.
+
+    >>> balancer_word({"name": "rotograd", "scale_only": True})
+    'balancer={name:rotograd,scale_only:true}'
+    """
+    return f"balancer={written(values)}"
+
+
 def chooses_balancer(word: str) -> bool:
     """Returns whether a word chooses the balancer or sets one of its options."""
     return word.lstrip("+").partition("=")[0].partition(".")[0] in ("balancer", "preset")

@@ -23,6 +23,7 @@ class Job:
     Attributes:
         words: the words of the setting that tuning tries or chose.
         trial: whether the run only serves to choose a setting.
+        like: for single-task training with a preset, whose trainer it has, in words.
     """
 
     method: Method
@@ -30,6 +31,7 @@ class Job:
     words: tuple[str, ...]
     config: Config
     trial: bool = False
+    like: str = ""
 
     @property
     def folder(self) -> Path:
@@ -39,7 +41,9 @@ class Job:
     def entry(self) -> Entry:
         """The place of this run in the comparison."""
         method = self.method
-        settings = " ".join([*method.words, *self.words])
+        # Single-task training has no balancer. Its words still name one where the preset's trainer depends on it.
+        own = [word for word in method.words if not method.task or not chooses_balancer(word)]
+        settings = " ".join([*own, *self.words, *([f"({self.like})"] if self.like else [])])
         return Entry(method.name, self.seed, self.folder, method.task, settings, method.base)
 
     def __str__(self) -> str:
@@ -59,6 +63,13 @@ class Plan:
         self._templates: dict[str, tuple[str, ...]] = {}  # single-task method -> words whose tasks it takes apart
         own = [self._method(name, shlex.split(text)) for name, text in study.methods.items()]
         self.tasks = list(self._compose(own[0].words).task)
+        for method in own:
+            if (other := list(self._compose(method.words).task)) != self.tasks:
+                one, two = ", ".join(self.tasks), ", ".join(other)
+                raise ValueError(
+                    f"methods: {own[0].name} has the tasks {one}, and {method.name} has {two}. "
+                    "A study compares methods on the same tasks. Every task alone is trained without asking for it."
+                )
         self.methods = [*self._baselines(), *own, *self._static(own)]
         names = [safe_name(method.label) for method in self.methods]
         if twice := sorted({name for name in names if names.count(name) > 1}):
@@ -134,10 +145,12 @@ class Plan:
 
     def _job(self, method: Method, seed: int, words: tuple[str, ...], name: str, trial: bool = False) -> Job:
         folder = self.folder / f"{name},seed={seed}"
-        config = self._compose(method.words + words, seed)
+        config, like = self._compose(method.words + words, seed), ""
         if method.task:
+            if config.preset is not None:
+                like = f"trainer as in preset={config.preset.name} for {config.preset.method}"
             config = single_task(config, method.task)
-        return Job(method, seed, words, replace(config, output_dir=str(folder)), trial)
+        return Job(method, seed, words, replace(config, output_dir=str(folder)), trial, like)
 
     def _compose(self, words: tuple[str, ...], seed: int | None = None) -> Config:
         """Returns the configuration of a method. Composing takes a tenth of a second, so seeds share it if they can."""

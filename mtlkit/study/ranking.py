@@ -5,7 +5,7 @@ from statistics import fmean
 
 from mtlkit.study.comparison import Comparison
 from mtlkit.study.outcome import Metric
-from mtlkit.study.statistics import Ranks, mean_ranks
+from mtlkit.study.statistics import FEWEST, Ranks, mean_ranks
 
 
 def ranks(comparison: Comparison) -> Ranks:
@@ -13,7 +13,8 @@ def ranks(comparison: Comparison) -> Ranks:
 
     In a block, a method is placed by the mean share of the other methods that it beats, over the metrics of the task.
     So a task with more metrics does not count more. Blocks of one task share its data: the ranks speak of these tasks
-    with other seeds, and not of other tasks.
+    with other seeds, and not of other tasks. So below three seeds there is no critical difference. Tasks of one run
+    are not independent, as the test assumes, so the critical difference is rather too small.
     """
     left_out = unranked(comparison)
     rows = [row for row in comparison.methods if row not in left_out]
@@ -22,7 +23,7 @@ def ranks(comparison: Comparison) -> Ranks:
         metrics = [metric for metric in comparison.metrics if metric.task == task]
         for seed in comparison.seeds:
             blocks.append({row: fmean(_beaten(comparison, row, one, seed, rows) for one in metrics) for row in rows})
-    return mean_ranks(blocks)
+    return mean_ranks(blocks, tested=len(comparison.seeds) >= FEWEST)
 
 
 def unranked(comparison: Comparison) -> list[str]:

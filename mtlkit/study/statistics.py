@@ -124,8 +124,10 @@ def holm(p: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def mean_ranks(blocks: Sequence[Mapping[str, float]]) -> Ranks:
+def mean_ranks(blocks: Sequence[Mapping[str, float]], tested: bool = True) -> Ranks:
     """Returns the mean ranks of methods. Each block has a figure of every method, and higher is better.
+
+    With `tested=False`, there is neither a critical difference nor a p.
 
     Methods with the same figure share their ranks. The critical difference is q sqrt(k (k + 1) / (6 N)) for k methods
     and N blocks, with q from the studentised range divided by sqrt(2) (Demšar, JMLR 2006).
@@ -141,7 +143,7 @@ def mean_ranks(blocks: Sequence[Mapping[str, float]]) -> Ranks:
     table = np.array([[block[name] for name in names] for block in blocks])
     ranks = stats.rankdata(-table, axis=1)
     mean = {name: float(value) for name, value in zip(names, ranks.mean(axis=0), strict=True)}
-    if k < 2 or n < 2:
+    if k < 2 or n < 2 or not tested:
         return Ranks(mean, n, None, None)
     q = float(stats.studentized_range.ppf(LEVEL, k, np.inf)) / math.sqrt(2)
     return Ranks(mean, n, q * math.sqrt(k * (k + 1) / (6 * n)), _friedman(ranks))

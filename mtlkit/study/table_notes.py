@@ -54,6 +54,15 @@ def delta_notes(comparison: Comparison) -> Iterator[str]:
         yield f"Δm{f' of {joined(rows)}' if len(definitions) > 1 else ''}: {definition}."
 
 
+def cost_notes(comparison: Comparison) -> Iterator[str]:
+    """Says what step time and memory of the rows are."""
+    if comparison.singles:
+        yield (
+            f"Step time and memory of {SINGLE}: the sum of the step times over tasks, and the memory of the largest "
+            "task."
+        )
+
+
 def _numbers(comparison: Comparison) -> Iterator[str]:
     yield figures_note(comparison)
     if len(comparison.seeds) >= FEWEST:
@@ -65,6 +74,7 @@ def _numbers(comparison: Comparison) -> Iterator[str]:
         f"worse: how many tasks have a lower mean gain than {comparison.base}, of the tasks for which it is known. "
         f"The gain of a task is the mean over its metrics of the relative improvement over {comparison.base}."
     )
+    yield from cost_notes(comparison)
 
 
 def _ranks(comparison: Comparison) -> Iterator[str]:
@@ -80,7 +90,10 @@ def _ranks(comparison: Comparison) -> Iterator[str]:
     )
     if found.critical is not None:
         friedman = "" if found.p is None else f" Friedman's test of any difference: p = {p_text(found.p)}."
-        yield f"Critical difference of two mean ranks at 5 % (Nemenyi): {fixed(found.critical, 2)}.{friedman}"
+        yield (
+            f"Critical difference of two mean ranks at 5 % (Nemenyi): {fixed(found.critical, 2)}.{friedman} The tests "
+            "take blocks as independent. Tasks of one run are not quite, so a narrow verdict of ranks is no evidence."
+        )
 
 
 def _tuning(comparison: Comparison) -> Iterator[str]:
@@ -112,16 +125,21 @@ def _count(number: int, what: str) -> str:
 
 def _runs(comparison: Comparison) -> Iterator[str]:
     outcomes = comparison.outcomes
-    for name, settings in dict.fromkeys((one.entry.method, one.entry.settings) for one in outcomes):
-        if settings:
-            yield f"Settings of {name}: {settings}."
+    for entry in {(one.entry.method, one.entry.task, one.entry.settings): one.entry for one in outcomes}.values():
+        if entry.settings:
+            yield f"Settings of {entry.method}{f' of {entry.task}' if entry.task else ''}: {entry.settings}."
     multi = [one for one in outcomes if not one.entry.task]
     yield from _facts(multi, "In training", lambda one: one.decoders)
     yield from _facts(outcomes, "Protocol", lambda one: one.history.info.get("protocol"))
     yield from _facts(outcomes, "Selection", lambda one: " by ".join(filter(None, (one.kind, one.monitor))))
     yield from _facts(outcomes, "Memory is the peak", lambda one: one.memory_of)
+    if any(one.memory_of == "of the process" for one in outcomes):
+        yield (
+            "The memory of a process includes Python's own, and what earlier runs in the same process left: with "
+            "--jobs 1 or more, each run has a process of its own."
+        )
     if at_a_time := comparison.context.at_a_time:
-        shared = "one run" if at_a_time == 1 else f"{at_a_time} runs"
+        shared = "one run" if at_a_time == 1 else f"up to {at_a_time} runs"
         yield f"Step times were measured with {shared} at a time on the machine."
     yield from _facts(outcomes, "Versions", _versions)
 

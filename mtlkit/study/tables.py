@@ -12,7 +12,7 @@ from rich.text import Text
 from mtlkit.study.comparison import Comparison
 from mtlkit.study.remarks import remarks
 from mtlkit.study.statistics import FEWEST
-from mtlkit.study.table_notes import delta_notes, figures_note, notes
+from mtlkit.study.table_notes import cost_notes, delta_notes, figures_note, notes
 from mtlkit.study.table_rows import (
     Cell,
     Column,
@@ -70,7 +70,7 @@ def latex(comparison: Comparison) -> str:
     `tabular` in one float. The caption says what is shown. The remarks are comments at the end.
     """
     caption = [f"{comparison.context.title}.", *([f"{TEST}."] if comparison.on_test else []), figures_note(comparison)]
-    caption += [marks(comparison, "Bold", "underlined"), *delta_notes(comparison)]
+    caption += [marks(comparison, "Bold", "underlined"), *delta_notes(comparison), *cost_notes(comparison)]
     lines = [r"% needs \usepackage{booktabs}", r"\begin{table*}", r"  \centering", r"  \small"]
     lines.append(f"  \\caption{{{_tex(' '.join(caption))}}}")
     for place, part in enumerate(main_table(comparison).parts(lambda columns: len(columns) <= WIDEST + 1)):
@@ -112,6 +112,7 @@ def terminal(comparison: Comparison, *, verdicts: Sequence[Verdict] = (), width:
     is_main = table.title == "Results"
     lines = [] if is_main else [f"{table.title}, mean over the metrics of a task; positive is better."]
     lines += [figures_note(comparison), marks(comparison, "Bold", f"{NEAR} marks"), *delta_notes(comparison)]
+    lines += cost_notes(comparison)
     shown += [Text(line, "dim") for line in lines]
     shown += [Text(f"! {line}", "yellow") for line in remarks(comparison)]
     shown += [Text(line, _style(line)) for line in judged(verdicts)]

@@ -28,7 +28,8 @@ def _note(found: Findings) -> str:
     tasks, seeds = counted(len(comparison.tasks), "task"), counted(len(comparison.seeds), "seed")
     words = [
         f"1 is best. Each of the {ranks.blocks} blocks is one task with one seed ({tasks}, {seeds}); blocks of a task "
-        "share its data, so the ranks speak of these tasks only."
+        "share its data, so the ranks speak of these tasks only. Tasks of one run are not quite independent, as the "
+        "test assumes."
     ]
     if ranks.critical is not None:
         words.append(
