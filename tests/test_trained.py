@@ -121,6 +121,7 @@ def test_every_form_of_an_image_gives_the_same(left, photo):
         ({"image": 1}, "Found dict"),
         (".", "is a folder, expected an image"),
         ("nowhere.png", "There is no image nowhere.png"),
+        (Image.new("F", (5, 4)), "The picture is a PIL picture of mode F, .* black and white"),
     ],
 )
 def test_what_is_no_image_is_refused(left, given, message):

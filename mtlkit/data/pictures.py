@@ -196,7 +196,8 @@ def _colours(file: Image.Image, path: Path, bounds: tuple[float, float] | None) 
         return _grey(file, path, bounds)
     if file.mode not in COLOURS:
         raise BadSampleError(
-            f"{path} is a {file.format} picture of mode {file.mode}, which has no known colours. Save it as RGB."
+            f"{path} is a {file.format or 'PIL'} picture of mode {file.mode}, which has no known colours. "
+            "Save it as RGB."
         )
     if file.has_transparency_data:
         return _on_white(np.asarray(file.convert("RGBA")))
@@ -236,8 +237,9 @@ def _range(file: Image.Image, path: Path) -> tuple[float, float]:
     if file.mode == "I" and file.format in ("PNG", "PPM"):
         return 0, 2**16 - 1
     raise BadSampleError(
-        f"{path} is a {file.format} picture of mode {file.mode}, which does not say which of its values are black and "
-        "white. Save it with 8 or 16 bits, or let the data set read it by read_picture(path, bounds=(black, white))."
+        f"{path} is a {file.format or 'PIL'} picture of mode {file.mode}, which does not say which of its values are "
+        "black and white. Save it with 8 or 16 bits, or let the data set read it by "
+        "read_picture(path, bounds=(black, white))."
     )
 
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import torch
@@ -49,6 +50,11 @@ def check_export(out: Path, format_: str | None = None) -> None:
         raise FileNotFoundError(f"{out} cannot be written: there is no folder {out.parent}.")
     if not os.access(out.parent, os.W_OK):
         raise PermissionError(f"{out} cannot be written: the folder {out.parent} is read-only.")
+    try:
+        with TemporaryFile(dir=out.parent):
+            pass
+    except OSError as error:  # root may write anywhere but in /proc, on a full disk and so on
+        raise OSError(f"{out} cannot be written: no file can be made in {out.parent} ({error.strerror}).") from error
     absent = [name for name in FORMATS.get(format_ or "", ()) if importlib.util.find_spec(name) is None]
     if absent:
         raise ValueError(f"--format {format_} needs {' and '.join(absent)}. Call: pip install 'mtlkit[export]'")
@@ -136,7 +142,7 @@ def _at_size(image: Tensor, stride: int) -> Iterator[None]:
     except ValueError as error:
         hint = (
             " This network works in another way at this size than at that of the training. Leave out --dynamic-size, "
-            f"or train with a data.size in multiples of {stride}, the largest stride of the encoder."
+            f"or train with a data.size in multiples of {stride} (the largest stride of the encoder) above {stride}."
         )
         count, _, height, width = image.shape
         raise ValueError(
