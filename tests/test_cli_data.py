@@ -9,6 +9,7 @@ from layouts import celeba, mnist, nyuv2
 
 from mtlkit.cli.main import main
 from mtlkit.data.dataset import DATASETS, Dataset, Target
+from mtlkit.datasets import scenes
 
 
 @pytest.fixture
@@ -132,6 +133,7 @@ def test_prepare_writes_the_splits_that_there_are(
     assert main(["train", "partial.yaml", "data.root=fast", f"data.way={way}", "output_dir=run"]) == 0
 
 
+@pytest.mark.usefixtures("no_report")
 def test_missing_pictures_are_left_out_where_that_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     celeba.original(tmp_path)
     folder = tmp_path / "Img" / "img_align_celeba"
@@ -258,7 +260,10 @@ def test_selecting_on_test_data_must_be_asked_for_and_is_said(
     assert on_run == capsys.readouterr().out
 
 
-def test_a_root_that_is_not_read_is_not_ignored_in_silence(tmp_path: Path, capsys: pytest.CaptureFixture):
+def test_a_root_that_is_not_read_is_not_ignored_in_silence(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(scenes.SPLITS, "test", 2)  # `data show` renders the whole split
     words = ["scenes", f"data.root={tmp_path}", "data.train_size=2", "data.val_size=2", "data.size=[16,16]"]
     main(["data", "show", *words])
     assert (

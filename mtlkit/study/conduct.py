@@ -19,7 +19,6 @@ from mtlkit.study.plan import Job, Plan
 from mtlkit.study.tuning import choose
 
 REPORTING = {"reference", "metrics", "split", "delta_m", "all_definitions", "claims"}  #: what no run depends on
-GROWING = {"methods", "seeds"}  #: what a study may get more of
 SHARED = "at_a_time.json"  #: how many runs shared the machine, for each run
 
 Tell = Callable[[str], None]
