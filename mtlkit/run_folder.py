@@ -1,8 +1,9 @@
-"""The folder of a run: the names of its files, and the check that a folder is one."""
+"""The folders of runs and studies: the names of their files, and the check that a folder is a run's."""
 
 from pathlib import Path
 
 CONFIG, DATA, LOG = "config.yaml", "data.json", "metrics.jsonl"
+STUDY = "study.yaml"  #: in the folder of a study
 SHOWN = 10  #: the largest number of runs that a message names
 
 

@@ -90,15 +90,19 @@ trainer: {max_steps: 1}
 """
 
 
-@pytest.mark.filterwarnings("ignore:protocol=published, but preset=null")  # a user's own experiment
-@pytest.mark.parametrize("way", ["empty", "value", "file", "lookup"])
-def test_show_says_that_there_is_no_test_data(
-    way: str, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def _partial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Writes the experiment `partial.yaml`, whose data set has no test data, into the current folder."""
     (tmp_path / "partial_plugin.py").write_text(PLUGIN)
     (tmp_path / "partial.yaml").write_text(EXPERIMENT)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
+
+
+@pytest.mark.usefixtures("_partial")
+@pytest.mark.filterwarnings("ignore:protocol=published, but preset=null")  # a user's own experiment
+@pytest.mark.parametrize("way", ["empty", "value", "file", "lookup"])
+def test_show_says_that_there_is_no_test_data(way: str, capsys: pytest.CaptureFixture) -> None:
     words = ["data", "show", "partial.yaml", f"data.way={way}"]
     assert main(words) == 0
     out, error = capsys.readouterr()
@@ -112,15 +116,10 @@ def test_show_says_that_there_is_no_test_data(
     assert f"mtlkit: test: {reason}" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("_partial")
 @pytest.mark.filterwarnings("ignore:protocol=published, but preset=null")  # a user's own experiment
 @pytest.mark.parametrize("way", ["empty", "file"])
-def test_prepare_writes_the_splits_that_there_are(
-    way: str, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "partial_plugin.py").write_text(PLUGIN)
-    (tmp_path / "partial.yaml").write_text(EXPERIMENT)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
+def test_prepare_writes_the_splits_that_there_are(way: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     words = ["data", "prepare", "partial.yaml", f"data.way={way}", "--out", "fast"]
     assert main([*words, "data.validation=test", "protocol=published"]) == 2
     assert "Nothing is prepared. To prepare the others alone: --splits train." in capsys.readouterr().err

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mtlkit.cli.output import aligned, print_lines
-from mtlkit.run_folder import CONFIG
+from mtlkit.run_folder import CONFIG, STUDY
 from mtlkit.splits import SPLITS
 
 if TYPE_CHECKING:
     from mtlkit.study.definition import Study
 
-STUDY = "study.yaml"  #: as in mtlkit.study.definition, which is slow to import
 OF_STUDY = {"methods", "seeds", "claims", "reference", "tune", "baselines"}  #: keys by which a file is a study
 
 

@@ -10,9 +10,10 @@ from mtlkit.errors import StepError
 from mtlkit.files import write_whole
 from mtlkit.run.claim import claimed
 from mtlkit.run.progress import checked_progress, no_matter
+from mtlkit.run_folder import STUDY
 from mtlkit.study.checks import check_study
 from mtlkit.study.comparison import Comparison, Context, Trial
-from mtlkit.study.definition import FILE, Study, read_study
+from mtlkit.study.definition import Study, read_study
 from mtlkit.study.launch import Launcher
 from mtlkit.study.outcome import read_outcome
 from mtlkit.study.plan import Job, Plan
@@ -98,9 +99,9 @@ def run_study(study: Study, folder: Path, launcher: Launcher, tell: Tell, comman
 
 def check_unchanged(study: Study, folder: Path) -> None:
     """Raises `ValueError` if the folder holds another study. The message names each key that differs."""
-    if not (folder / FILE).exists():
+    if not (folder / STUDY).exists():
         return
-    old, _ = read_study(folder / FILE)
+    old, _ = read_study(folder / STUDY)
     lines = []
     for one in fields(Study):
         before, now = (_value(one.name, getattr(version, one.name)) for version in (old, study))

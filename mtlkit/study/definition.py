@@ -14,11 +14,11 @@ from mtlkit.config.overrides import parse_words
 from mtlkit.config.sweeps import combinations
 from mtlkit.config.yaml_files import read_mapping
 from mtlkit.files import write_whole
+from mtlkit.run_folder import STUDY
 from mtlkit.study.methods import STATIC, balancer_word, chooses_balancer, name_of
 from mtlkit.study.outcome import SINGLE
 from mtlkit.typed import Source, to_dataclass
 
-FILE = "study.yaml"  #: in the folder of a study
 TUNE_SEED = 1000  #: the seed of the trials, which are no results
 
 NO_SCALE = "the scores of its values could not be compared"
@@ -86,7 +86,7 @@ class Study:
     def save(self, folder: Path) -> None:
         """Writes study.yaml, from which `mtlkit compare` makes the same study again."""
         values = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
-        write_whole(folder / FILE, OmegaConf.to_yaml(OmegaConf.create(values)).encode())
+        write_whole(folder / STUDY, OmegaConf.to_yaml(OmegaConf.create(values)).encode())
 
 
 def read_study(path: Path, words: Sequence[str] = (), **options: Any) -> tuple[Study, Path]:
@@ -109,7 +109,7 @@ def read_study(path: Path, words: Sequence[str] = (), **options: Any) -> tuple[S
     study = to_dataclass(Study, {**values, **options}, "", Source(str(path)))
     # A copy of a study's own file in its folder means that study.
     given = any(word.partition("=")[0] == "output_dir" for word in words)
-    folder = found.folder if given and found else path.parent if path.name == FILE else Path("studies", path.stem)
+    folder = found.folder if given and found else path.parent if path.name == STUDY else Path("studies", path.stem)
     return study, folder
 
 

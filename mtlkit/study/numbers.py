@@ -59,6 +59,15 @@ def fixed(value: float, decimals: int, signed: bool = False) -> str:
     return text if float(text) else text.lstrip("+-")
 
 
+def counted(count: int, noun: str) -> str:
+    """Returns a number with its noun.
+
+    >>> counted(1, "seed"), counted(3, "seed")
+    ('1 seed', '3 seeds')
+    """
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 def p_text(p: float | None) -> str:
     """Returns a p value with two significant digits. It is never written as 0.
 

@@ -86,6 +86,11 @@ class Outcome:
     config: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def versions(self) -> str:
+        """The versions of the packages that made it, in words."""
+        return ", ".join(f"{name} {version}" for name, version in self.history.info.get("versions", {}).items())
+
+    @property
     def step(self) -> int:
         """The step of the model whose figures these are."""
         return int(self.history.trained.get("step", 0))

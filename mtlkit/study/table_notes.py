@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from mtlkit.study.comparison import Comparison, Trial
 from mtlkit.study.gains import delta
-from mtlkit.study.numbers import fixed, p_text
+from mtlkit.study.numbers import counted, fixed, p_text
 from mtlkit.study.outcome import SINGLE, Outcome
 from mtlkit.study.ranking import ranks, unranked
 from mtlkit.study.remarks import remarks
@@ -103,7 +103,7 @@ def _tuning(comparison: Comparison) -> Iterator[str]:
     if not of:
         return
     budgets = {
-        name: f"{_count(len(trials), 'setting')} with {_count(sum(len(trial.seeds) for trial in trials), 'run')}"
+        name: f"{counted(len(trials), 'setting')} with {counted(sum(len(trial.seeds) for trial in trials), 'run')}"
         for name, trials in of.items()
     }
     if len(set(budgets.values())) == 1:
@@ -117,10 +117,6 @@ def _tuning(comparison: Comparison) -> Iterator[str]:
         yield f"{name} uses {joined(chosen) or 'none of the settings'}. Tried, with scores (lower is better): {tried}."
     seeds = sorted({seed for trial in comparison.context.trials for seed in trial.seeds})
     yield f"Seeds of the tuning: {joined(seeds)}."
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _runs(comparison: Comparison) -> Iterator[str]:
@@ -141,11 +137,7 @@ def _runs(comparison: Comparison) -> Iterator[str]:
     if at_a_time := comparison.context.at_a_time:
         shared = "one run" if at_a_time == 1 else f"up to {at_a_time} runs"
         yield f"Step times were measured with {shared} at a time on the machine."
-    yield from _facts(outcomes, "Versions", _versions)
-
-
-def _versions(outcome: Outcome) -> str:
-    return joined(f"{name} {version}" for name, version in outcome.history.info.get("versions", {}).items())
+    yield from _facts(outcomes, "Versions", lambda one: one.versions)
 
 
 def _facts(outcomes: Iterable[Outcome], what: str, fact: Callable[[Outcome], str | None]) -> Iterator[str]:

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from html import escape
 
+from mtlkit.study.numbers import counted
 from mtlkit.study.outcome import SINGLE
 from mtlkit.study.page.findings import Findings
-from mtlkit.study.page.words import counted, joined, number, percent
+from mtlkit.study.page.words import joined, number, percent
 from mtlkit.study.remarks import remarks
 from mtlkit.study.statistics import FEWEST, LEVEL, difference, holm
 from mtlkit.study.verdicts import Verdict

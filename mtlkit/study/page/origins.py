@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterator
 from html import escape
 
 from mtlkit.study.comparison import Comparison
+from mtlkit.study.numbers import counted
 from mtlkit.study.outcome import Outcome
 from mtlkit.study.page.parts import Numbers, section
-from mtlkit.study.page.words import counted
 
 
 def tuning(comparison: Comparison) -> str:
@@ -56,11 +56,7 @@ def _facts(comparison: Comparison) -> Iterator[tuple[str, str]]:
     yield "Memory", _by_row(outcomes, lambda one: one.memory_of)
     together = comparison.context.at_a_time
     yield "At a time", counted(together, "run") if together else ""
-    yield "Versions", _by_row(outcomes, lambda one: _versions(one))
-
-
-def _versions(outcome: Outcome) -> str:
-    return ", ".join(f"{name} {version}" for name, version in outcome.history.info.get("versions", {}).items())
+    yield "Versions", _by_row(outcomes, lambda one: one.versions)
 
 
 def _by_row(outcomes: list[Outcome], value: Callable[[Outcome], str]) -> str:

@@ -3,9 +3,8 @@
 import math
 from collections.abc import Iterable
 
+from mtlkit.study.numbers import NONE
 from mtlkit.study.statistics import Summary
-
-NONE = "–"  #: stands for a figure that is not there
 
 
 def number(value: float | None, decimals: int, *, sign: bool = False) -> str:
@@ -63,12 +62,3 @@ def joined(names: Iterable[str]) -> str:
     """
     *first, last = list(names)
     return f"{', '.join(first)} and {last}" if first else last
-
-
-def counted(count: int, noun: str) -> str:
-    """Returns a number with its noun.
-
-    >>> counted(1, "seed"), counted(3, "seed")
-    ('1 seed', '3 seeds')
-    """
-    return f"{count} {noun}{'' if count == 1 else 's'}"
