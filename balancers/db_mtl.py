@@ -53,7 +53,7 @@ class DBMTL(Balancer):
     'parameters'
     """
 
-    needs = frozenset({"gram"})
+    needs = frozenset({"gram", "jacobian"})
     decoders = "weighted"
     spaces = ("parameters",)
 

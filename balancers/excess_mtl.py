@@ -60,7 +60,7 @@ class ExcessMTL(Balancer):
     (2.7183, 1.0)
     """
 
-    needs = frozenset({"gram"})
+    needs = frozenset({"gram", "jacobian"})
     spaces = ("parameters",)
     decoders = "weighted"
 

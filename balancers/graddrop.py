@@ -51,6 +51,7 @@ class GradDrop(Balancer):
     """
 
     seed: Tensor
+    needs = frozenset({"jacobian"})  # in the space `parameters`
     spaces = ("features", "parameters")
 
     def __init__(self, tasks: Sequence[str], *, leak: float = 0.0, space: str = "features") -> None:

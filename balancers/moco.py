@@ -65,7 +65,7 @@ class MoCo(Balancer):
     [0.4375, 0.5625]
     """
 
-    needs = frozenset({"gram"})
+    needs = frozenset({"gram", "jacobian"})
     spaces = ("parameters",)
 
     def __init__(

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 #: The names that a balancer may declare in `needs`, and what it then gets.
 NEEDS = {
     "gram": "the Gram matrix of the task gradients, in `combine`",
+    "jacobian": "`step.jacobian`: the whole gradients over the parameters, in the space `parameters`",
     "create_graph": "differentiable `step.gram` and `step.local_gradients` in `objective`; rules out `combine`",
     "second_batch": "`step.cross_gram`, from two halves of the batch, in the space `parameters`",
     "second_forward": "`step.losses_after` in `after_model`: the losses of the same batch once the model has moved",

@@ -8,8 +8,6 @@ from enum import Enum
 import numpy as np
 import torch
 
-from mtlkit.distributed import rank
-
 
 def seed_of(seed: int, *path: int) -> int:
     """Returns a seed for `path` (epoch, index, ...) that is independent of all other paths."""
@@ -78,9 +76,9 @@ class Turns:
         self._part = self._part + 1 if step == self._step else 0
         self._step = step
 
-    def model(self, device: torch.device) -> None:
-        """Seeds all generators for the forward pass of the model."""
-        seed_all(self._seed_of(Turn.MODEL, rank()), device)
+    def model(self, device: torch.device, process: int = 0) -> None:
+        """Seeds all generators for the forward pass of the model, on the process that has this share of the samples."""
+        seed_all(self._seed_of(Turn.MODEL, process), device)
 
     @contextmanager
     def hook(self, turn: Turn, device: torch.device) -> Iterator[None]:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from mtlkit import contract
-from mtlkit.distributed import join_over_ranks, sum_over_ranks
 from mtlkit.gradients import Row
 from mtlkit.network import Features
+from mtlkit.sample_group import SampleGroup
 from mtlkit.state import Kept
 
 
@@ -87,6 +87,7 @@ class Step:
         epoch: int | None = 0,
         rate: float = 0.0,
         window: Window | None = None,
+        samples: SampleGroup | None = None,
     ) -> None:
         self.number = number
         self.rate = rate
@@ -102,6 +103,7 @@ class Step:
         self.gradients: TaskGradients | None = None
         self.seed = torch.ones(())  # the backward pass begins with it: loss scale / accumulation steps
         self.window = Window() if window is None else window
+        self.samples = samples or SampleGroup()  # the processes over which samples differ
         # By name: `losses_after` and `indicators` for the properties below; for the log `gram`, if it is known, and
         # `products`, the inner products of the balancer's own gradient with those of the tasks and with itself.
         self.found: dict[str, Tensor] = {}
@@ -143,6 +145,7 @@ class Step:
     @property
     def jacobian(self) -> Tensor:
         """(k, P): the gradients over the shared parameters, over all processes, in the space `parameters`."""
+        contract.check_declared(self._balancer, "jacobian", "jacobian")
         contract.check_space(self._balancer, "jacobian", "parameters")
         return self._gradients("jacobian").jacobian()
 
@@ -214,11 +217,11 @@ class Step:
 
     def sum_over_ranks(self, tensor: Tensor) -> Tensor:
         """Returns the sum over processes of a `local_` value."""
-        return sum_over_ranks(tensor)
+        return self.samples.sum(tensor)
 
     def gather(self, tensor: Tensor) -> Tensor:
         """Returns the rows of a `local_` value of all processes, in order of rank. All must have equally many rows."""
-        return join_over_ranks(tensor)
+        return self.samples.join(tensor)
 
     def _gradients(self, name: str) -> TaskGradients:
         return contract.known(self.gradients, name, "`combine`")

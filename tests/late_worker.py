@@ -34,26 +34,33 @@ CASES = {
     "static_graph": {"ddp": {"static_graph": True}},
     "sharded": {"accumulation": 2},
 }
-#: Some cases are impossible: DDP's static graph with accumulation, and shards with a space that needs all parameters.
+#: DDP's static graph with accumulation is impossible.
 RUNS = [
     *((name, "missing_on_a_rank") for name in METHODS),
     *((name, "missing_everywhere") for name in ("cagrad", "graddrop", "cosreg")),
     *((name, "accumulation") for name in ("cagrad_parameters", "famo", "cosreg")),
     *((name, case) for name in ("cagrad", "cagrad_parameters") for case in ("weighted_decoders", "find_unused")),
     *((name, case) for name in ("cagrad", "graddrop") for case in ("static_graph", "sharded")),
-    ("famo", "sharded"),
+    *((name, "sharded") for name in ("famo", "cosreg", "cagrad_parameters", "gradnorm_last_layer")),
 ]
 
 
 def run(toys, name, case):
     from mtlkit import distributed
+    from mtlkit.sample_group import SampleGroup
 
     balancer, options = METHODS[name]
     trainer = dict(CASES[case])
     ddp = DistributedDataParallelKwargs(**trainer.pop("ddp")) if "ddp" in trainer else None
     sharded = case == "sharded" and distributed.world_size() > 1
     engine = toys.make_engine(
-        balancer, options=options, optimizer="adamw", sharded=sharded, encoder=toys.ToyLateEncoder, ddp=ddp, **trainer
+        balancer,
+        options=options,
+        optimizer="adamw",
+        shard=toys.by_parts if sharded else None,
+        encoder=toys.ToyLateEncoder,
+        ddp=ddp,
+        **trainer,
     )
     assert all(isinstance(p, DTensor) for p in engine.network.parameters()) == sharded
     parts = trainer.get("accumulation", 1)
@@ -64,7 +71,7 @@ def run(toys, name, case):
             share = share_of(batch, part, parts, distributed.rank(), distributed.world_size())
             losses.append(dict(engine.train_step(share).raw_losses))
     state = {k: v.full_tensor() if sharded else v.clone() for k, v in engine.network.state_dict().items()}
-    spread = [v - distributed.sum_over_ranks(v) / distributed.world_size() for v in state.values()]
+    spread = [v - SampleGroup().sum(v) / distributed.world_size() for v in state.values()]
     return {"losses": losses, "state": state, "spread": max(float(v.abs().max()) for v in spread)}
 
 
@@ -77,7 +84,7 @@ def refusal(toys):
             fully_shard(self.late.mix)
 
     try:
-        toys.make_engine("cagrad", encoder=Wrapped, sharded=True)
+        toys.make_engine("cagrad", encoder=Wrapped, shard=toys.by_parts)
     except ValueError as error:
         return str(error)
     return "nothing"

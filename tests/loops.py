@@ -35,10 +35,11 @@ class Loop:
         engine: with the same balancer; it is not changed.
         options: those of the balancer.
         parts: an encoder and heads like the engine's, which get its start values. Without them, copies are made.
+        shard: splits the encoder and the heads over processes; it gets the whole network.
         more: arguments of `mtlkit.Balanced`.
     """
 
-    def __init__(self, engine, method, options=None, parts=None, tell_heads=False, **more):
+    def __init__(self, engine, method, options=None, parts=None, tell_heads=False, shard=None, **more):
         self.tasks = engine.tasks
         own = engine.network.encoder, engine.network.decoders
         encoder, heads = parts or copy.deepcopy(own)
@@ -54,6 +55,8 @@ class Loop:
         self.balanced.balancer.load_state_dict(engine.balancer.state_dict())
         self.net = Net(encoder, self.balanced, heads)
         self.dtype = next(self.net.parameters()).dtype
+        if shard is not None:
+            shard(self.net)
         self.optimizer = optim.model_optimizer(engine.network, engine.config).__class__(
             [
                 {"params": list(encoder.parameters()), "lr": engine.config.lr},

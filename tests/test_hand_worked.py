@@ -12,6 +12,7 @@ from mtlkit.balancer import Balancer
 from mtlkit.engine import losses
 from mtlkit.engine.losses import FirstLosses, loss_of
 from mtlkit.run import checkpoint
+from mtlkit.sample_group import SampleGroup
 from mtlkit.state import Kept, per_task
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -193,12 +194,17 @@ def test_a_gradient_that_a_balancer_gives_counts_like_any_other_with_accumulatio
 
 
 @pytest.mark.parametrize("share", [1e-9, 0.1, 1 / 3, 0.7, 1e6])
-def test_a_loss_has_the_same_value_on_every_process(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loss_has_the_same_value_on_every_process(share: float) -> None:
     """The value is equal to the last bit on all processes, because each process computes weights from it."""
-    monkeypatch.setattr(losses, "world_size", lambda: 3)
-    monkeypatch.setattr(losses, "sum_over_ranks", lambda table: torch.tensor([[0.7, 3.0]], dtype=torch.float64))
+
+    class Three(SampleGroup):
+        size = 3
+
+        def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+            return torch.tensor([[0.7, 3.0]], dtype=torch.float64)
+
     mine = torch.tensor(share, dtype=torch.float64, requires_grad=True)
-    means = losses.LossMeans({"a": (mine, torch.tensor(1.0))}, {"a": mine}, FirstLosses(), number=0)
+    means = losses.LossMeans({"a": (mine, torch.tensor(1.0))}, {"a": mine}, FirstLosses(), 0, Three())
     assert means.means[0].item() == 0.7 / 3
     means.means[0].backward()
     assert mine.grad is not None

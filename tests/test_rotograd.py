@@ -20,6 +20,7 @@ from mtlkit.engine.scalars import scalars_of
 from mtlkit.rotations import move_rotation, set_rotation
 from mtlkit.run import checkpoint
 from mtlkit.run.build import make_accelerator
+from mtlkit.sample_group import SampleGroup
 from mtlkit.step import Step
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -532,7 +533,7 @@ def main():
     found = {}
     for key in WORKER:
         state = run(key)
-        means = {name: distributed.sum_over_ranks(value) / 2 for name, value in state.items()}
+        means = {name: SampleGroup().sum(value) / 2 for name, value in state.items()}
         spread = max(float((value - means[name]).abs().max()) for name, value in state.items())
         found[key] = (state, spread)
     if distributed.rank() == 0:

@@ -216,16 +216,18 @@ def test_an_encoder_without_trainable_parameters_is_refused(toys):
         engine.train_step(toys.make_batch())
 
 
-def test_sharded_parameters_are_refused():
-    from types import SimpleNamespace
+def test_launchers_that_hide_the_parameters_are_refused():
+    from mtlkit.engine.shards import check_launcher
 
-    from accelerate import DistributedType
-
-    from mtlkit.distributed import check_whole_parameters
-
-    check_whole_parameters(SimpleNamespace(distributed_type=DistributedType.FSDP), "features", {"gram"})
-    check_whole_parameters(SimpleNamespace(distributed_type=DistributedType.MULTI_GPU), "parameters", {"create_graph"})
-    with pytest.raises(ValueError, match="space=parameters needs the encoder's whole parameters"):
-        check_whole_parameters(SimpleNamespace(distributed_type=DistributedType.FSDP), "parameters", {"gram"})
-    with pytest.raises(ValueError, match="differentiates gradients once more"):
-        check_whole_parameters(SimpleNamespace(distributed_type=DistributedType.FSDP), "features", {"create_graph"})
+    plain = BALANCERS.build("mgda", tasks=("a", "b"), space="parameters")
+    nested = BALANCERS.build("cosreg", tasks=("a", "b"))
+    check_launcher("FSDP", BALANCERS.build("mgda", tasks=("a", "b")))
+    check_launcher("MULTI_GPU", plain)
+    check_launcher("FSDP2", nested)
+    with pytest.raises(ValueError, match="space=parameters needs the gradients of single parameters, and FSDP 1 hides"):
+        check_launcher("FSDP", plain)
+    with pytest.raises(ValueError, match=r"space=last_layer needs .* and DEEPSPEED hides"):
+        check_launcher("DEEPSPEED", nested)
+    nested.space = "features"
+    with pytest.raises(ValueError, match="CosReg differentiates gradients once more"):
+        check_launcher("DEEPSPEED", nested)

@@ -109,12 +109,21 @@ def make_tasks(late=False):
 
 
 def make_engine(
-    balancer="uniform", *, options=None, steps=100, precision="fp64", sharded=False, encoder=None, ddp=None, **trainer
+    balancer="uniform",
+    *,
+    options=None,
+    steps=100,
+    precision="fp64",
+    shard=None,
+    mesh=None,
+    encoder=None,
+    ddp=None,
+    **trainer,
 ):
     """Returns an engine with fixed start values.
 
-    `sharded`: uses torch's FSDP2 directly, because Accelerate has it only for GPUs. `encoder`: makes the encoder,
-    in place of `ToyEncoder`. `ddp`: options of DDP.
+    `shard`: splits the model over processes, such as `by_parts`; Accelerate does it only on GPUs. `mesh`: the
+    dimensions over which samples differ. `encoder`: makes the encoder, in place of `ToyEncoder`. `ddp`: options of DDP.
     """
     torch.manual_seed(0)
     encoder = (encoder or ToyEncoder)()
@@ -126,12 +135,15 @@ def make_engine(
     config = TrainerConfig(max_steps=steps, precision=precision, **({"lr": 1e-2} | trainer))
     accelerator = make_accelerator(config)
     accelerator.ddp_handler = ddp
-    if sharded:
-        model.double()
-        for part in (model.encoder, *model.decoders.values(), model):
-            fully_shard(part)
-        accelerator.prepare_model = lambda model, *_, **__: model  # Accelerate would wrap it in DDP
-    return Engine(model, list(tasks.values()), balancer, config, accelerator=accelerator, steps_per_epoch=10)
+    if shard is not None:
+        shard(model.double())
+    return Engine(model, list(tasks.values()), balancer, config, accelerator=accelerator, steps_per_epoch=10, mesh=mesh)
+
+
+def by_parts(model):
+    """Makes the encoder and each decoder an FSDP unit."""
+    for part in (model.encoder, *model.decoders.values(), model):
+        fully_shard(part)
 
 
 def make_batch(number=0, size=8):

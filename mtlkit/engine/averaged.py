@@ -4,6 +4,7 @@ from accelerate import Accelerator
 from timm.utils import ModelEmaV3
 
 from mtlkit.engine.model import MultiTaskModel
+from mtlkit.engine.shards import is_split
 
 
 class Averaged:
@@ -27,9 +28,10 @@ class Averaged:
 
     def __init__(self, model: MultiTaskModel, decay: float | None, accelerator: Accelerator) -> None:
         launcher = accelerator.distributed_type.value
-        if decay is not None and launcher in ("FSDP", "DEEPSPEED"):
+        if decay is not None and (launcher in ("FSDP", "DEEPSPEED") or is_split(model)):
+            kind = "DeepSpeed" if launcher == "DEEPSPEED" else "FSDP"
             raise ValueError(
-                f"trainer.ema: {launcher} splits the weights over the processes, and their average needs whole ones. "
+                f"trainer.ema: {kind} splits the weights over the processes, and their average needs whole ones. "
                 "Set trainer.ema=null, or launch with plain data parallelism (--multi_gpu)."
             )
         self._trained = model

@@ -4,7 +4,6 @@ import torch
 from torch.optim import Adam, Optimizer
 
 from mtlkit.balancer import Balancer
-from mtlkit.distributed import average_gradients
 from mtlkit.state import Kept, task_state
 from mtlkit.step import Step
 
@@ -22,7 +21,7 @@ def complete_gradients(balancer: Balancer, step: Step) -> None:
     It takes their mean over processes and divides by the loss scale, by which the backward pass leaves them too large.
     Tasks that had no label in the whole step get no gradient.
     """
-    average_gradients(balancer.parameters())
+    step.samples.average_gradients(balancer.parameters())
     # None and not zero: with a zero gradient, Adam would still move the state by its momentum.
     for task in set(balancer.tasks) - step.window.tasks:
         task_state(balancer, task).zero_grad(set_to_none=True)

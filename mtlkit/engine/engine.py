@@ -5,18 +5,18 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
 
 from mtlkit import distributed
 from mtlkit.balancer import Balancer
 from mtlkit.config.schema import TrainerConfig
 from mtlkit.data.loader import micro_batches
-from mtlkit.engine import averaged, balancer_state, optim, shared
+from mtlkit.engine import averaged, balancer_state, optim, shards, shared
 from mtlkit.engine.decoder_gradients import DecoderGradients
 from mtlkit.engine.evaluation import LeftOut, output_sizes
-from mtlkit.engine.losses import FirstLosses, Losses, gradient_error, loss_of
+from mtlkit.engine.losses import FirstLosses, Losses, loss_of
 from mtlkit.engine.model import MultiTaskModel, kept_buffers
 from mtlkit.engine.monitor import Monitor
 from mtlkit.engine.one_pass import Pass
@@ -25,6 +25,7 @@ from mtlkit.engine.scalars import mean_scalars
 from mtlkit.network import Features
 from mtlkit.observer import Observer, Observers
 from mtlkit.registry import options_of
+from mtlkit.sample_group import SampleGroup
 from mtlkit.seeding import Turns
 from mtlkit.step import Step, Window
 from mtlkit.task import Task
@@ -58,12 +59,13 @@ class Engine:
         accelerator: Accelerator,
         steps_per_epoch: int,
         seed: int = 0,
+        mesh: DeviceMesh | None = None,
     ) -> None:
-        distributed.check_whole_parameters(accelerator, balancer.space, balancer.needs)  # before anything moves
+        launcher = "FSDP2" if accelerator.is_fsdp2 else accelerator.distributed_type.value
+        shards.check_launcher(launcher, balancer)  # before anything moves
         optim.check_clipping(config, accelerator)
-        self.decoder_gradients = DecoderGradients(
-            config.decoder_gradients, balancer, accelerator.distributed_type.value
-        )
+        self.decoder_gradients = DecoderGradients(config.decoder_gradients, balancer, launcher)
+        self.samples = SampleGroup(mesh)
         self.accelerator = accelerator
         self.config = optim.in_steps(config, steps_per_epoch)
         self.tasks = {task.name: task for task in tasks}
@@ -79,8 +81,12 @@ class Engine:
         distributed.broadcast_state(self.balancer)
         # Only the model's optimizer is prepared: two would share one loss scaler, and each would update its scale.
         self.balancer_optimizer = balancer_state.balancer_optimizer(balancer)
-        self.model, self.optimizer = accelerator.prepare(model, optim.model_optimizer(model, config))
+        self.model, self.optimizer = shards.prepare(accelerator, model, optim.model_optimizer(model, config))
         self.network: MultiTaskModel = accelerator.unwrap_model(self.model)  # for all that must not start DDP's hooks
+        # Those that the optimizer moves. From the forward pass on, FSDP may have others in the modules.
+        self._decoders = {name: list(decoder.parameters()) for name, decoder in self.network.decoders.items()}
+        self._shards = shards.Shards(self.network.encoder, [self.network])
+        shards.check_split(self.network.encoder, balancer)
         shared.set_up_late(self.network.encoder, balancer, accelerator)
         self.averaged = averaged.Averaged(self.network, config.ema, accelerator)
         self.predictor = Predictor(self.averaged.model, self.tasks, balancer, accelerator.device, config.precision)
@@ -166,10 +172,6 @@ class Engine:
         patience = self.config.early_stopping
         return self.step >= self.total_steps or (patience is not None and self.monitor.without_gain >= patience)
 
-    @property
-    def _rate_factor(self) -> float:
-        return optim.rate_factor(self.config, self.step, self.total_steps)
-
     # -- training ---------------------------------------------------------------------------------------------
 
     def train_step(self, batch: Batch) -> Step:
@@ -181,6 +183,7 @@ class Engine:
                 epoch=self.step // self.steps_per_epoch,
                 rate=optim.balancer_rate(self.balancer, self.config, self.step, self.total_steps),
                 window=self._window,
+                samples=self.samples,
             )
             one = Pass(
                 self.balancer,
@@ -189,10 +192,13 @@ class Engine:
                 turns=self._turns,
                 first_losses=self.first_losses,
                 observe=self._logs(self.step + 1),  # the Gram matrix costs time, so the log has it only then
+                shards=self._shards,
             )
             image, targets = self.prepare(batch)
             self._turns.next(self.step)
-            self._turns.model(self.accelerator.device)  # dropout draws the same whatever the balancer drew before
+            self._turns.model(
+                self.accelerator.device, self.samples.rank
+            )  # dropout draws the same whatever the balancer drew before
             outputs, losses = self._forward(partial(self.model, late=one.late), image, targets, one.tap)
             one.record(losses, outputs)
             if "indicators" in self.balancer.needs:
@@ -207,10 +213,6 @@ class Engine:
                 self._update(one, partial(self._forward, self.network, image, targets, self.balancer.adapt))
         return step
 
-    @property
-    def _decoders(self) -> dict[str, list[nn.Parameter]]:
-        return {name: list(decoder.parameters()) for name, decoder in self.network.decoders.items()}
-
     def _forward(self, model: Model, image: Tensor, targets: Tensors, share: Share) -> tuple[Tensors, Losses]:
         outputs = model(image, share, output_sizes(self.tasks, targets))
         return outputs, {name: loss_of(task, outputs[name], targets[name]) for name, task in self.tasks.items()}
@@ -222,11 +224,13 @@ class Engine:
         """
         absent = set(self.tasks) - self._window.tasks
         for name in absent:  # no label anywhere: not even momentum or weight decay may move the decoder
-            self.network.decoders[name].zero_grad(set_to_none=True)
+            for parameter in self._decoders[name]:
+                parameter.grad = None
         if len(absent) < len(self.tasks):  # else no label at all: weight decay alone must not move the encoder
-            self._check_gradients(one.step)
+            optim.check_gradients(self.accelerator, self.network, self.config, one.step, self.balancer)
+            factor = optim.rate_factor(self.config, self.step, self.total_steps)
             for group in self.optimizer.param_groups:  # by hand: Accelerate's scheduler moves once per process
-                group["lr"] = group["initial_lr"] * self._rate_factor
+                group["lr"] = group["initial_lr"] * factor
             self.optimizer.step()
             if not self.optimizer.step_was_skipped:  # by the loss scaler: then the balancer stays where it is, too
                 self.averaged.update()
@@ -239,12 +243,3 @@ class Engine:
     def _look_again(self, again: Forward) -> Losses:
         with kept_buffers(self.network):  # a second look must not move batch-norm statistics a second time
             return again()[1]
-
-    def _check_gradients(self, step: Step) -> None:
-        """Clips the gradient. Raises an error before a gradient that is not finite moves anything.
-
-        A loss scaler skips such a step and lowers its scale instead. This is a normal part of its work.
-        """
-        norm = optim.clip_gradients(self.accelerator, self.network, self.config)
-        if self.accelerator.scaler is None and not bool(torch.isfinite(norm)):
-            raise gradient_error(float(norm), self.step, step.tasks, step.weights, type(self.balancer).__name__)

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 from torchmetrics import MetricCollection
 
-from mtlkit.distributed import gather, sum_over_ranks
+from mtlkit.distributed import gather
 from mtlkit.engine.losses import loss_of
 from mtlkit.engine.predictor import Predictor
+from mtlkit.sample_group import SampleGroup
 from mtlkit.task import Task
 
 NAMED = 5  #: the number of files that one record names
@@ -41,7 +42,7 @@ def evaluate_model(batches: Iterable[Any], predictor: Predictor) -> dict[str, An
             metrics[name].update(task.predict(outputs[name]), targets[name])
     found: dict[str, float | None] = {}
     for name in tasks:  # all processes go through the same tasks in the same order, as collectives require
-        total, count = sum_over_ranks(sums[name]).tolist()
+        total, count = SampleGroup().sum(sums[name]).tolist()
         found[f"loss/{name}"] = _finite(total / count) if count else None
         found |= {f"{name}/{key}": value for key, value in _compute(metrics[name]).items()}
         found |= {f"{name}/{key}": value for key, value in _per_class(metrics[name], tasks[name].classes).items()}

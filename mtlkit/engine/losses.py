@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from mtlkit.contract import described
-from mtlkit.distributed import of_all_ranks, sum_over_ranks, world_size
 from mtlkit.errors import StepError
+from mtlkit.sample_group import SampleGroup, of_all_ranks
 from mtlkit.task import Task, no_loss
 
 Losses = Mapping[str, tuple[Tensor, Tensor]]  # task -> (sum, count) on this process
@@ -98,15 +98,23 @@ class LossMeans:
         NonFiniteError: naming the task, on all processes alike.
     """
 
-    def __init__(self, losses: Losses, outputs: Mapping[str, Tensor], first_losses: FirstLosses, number: int) -> None:
+    def __init__(
+        self,
+        losses: Losses,
+        outputs: Mapping[str, Tensor],
+        first_losses: FirstLosses,
+        number: int,
+        samples: SampleGroup | None = None,
+    ) -> None:
         self.raw: dict[str, float] = {}
         self.means: list[Tensor] = []
         self.anchors: list[Tensor] = []
         self._scales: list[float] = []
         self._number = number
-        totals = totals_of(losses)
+        self._samples = samples = samples or SampleGroup()
+        totals = totals_of(losses, samples)
         local_counts = [count for _, count in totals.values()]
-        if world_size() > 1:  # one wait for the device, and not one per task
+        if samples.size > 1:  # one wait for the device, and not one per task
             local_counts = torch.stack([count.double() for _, count in losses.values()]).tolist()
         for (name, (total, count)), local_count in zip(totals.items(), local_counts, strict=True):
             # `count` is that of all processes, `local_count` that of this one: it may have none of the labels.
@@ -126,15 +134,15 @@ class LossMeans:
             self.raw[name] = mean
             scale = first_losses.scale(name, mean, number)
             # The value is the global mean. The gradient is that of `local`, this process's samples. DDP takes the mean
-            # of such gradients over processes, so the factor world_size makes it a sum.
-            local = mine * (world_size() / (count * scale))
+            # of such gradients over processes, so the factor `samples.size` makes it a sum.
+            local = mine * (samples.size / (count * scale))
             self._scales.append(scale)
             self.means.append(of_all_ranks(mean / scale, local))
         self.tasks = tuple(self.raw)
 
     def after(self, losses: Losses) -> list[float]:
         """Returns the mean losses of the same batch after the model has moved."""
-        totals = totals_of(losses)
+        totals = totals_of(losses, self._samples)
         for name in self.tasks:
             if not math.isfinite(totals[name][0]):
                 raise NonFiniteError(
@@ -145,16 +153,16 @@ class LossMeans:
 
     def indicators(self, pairs: Mapping[str, tuple[Tensor, Tensor] | None]) -> list[float]:
         """Returns the mean indicators of the tasks; a task without an indicator gets exp(-loss)."""
-        totals = totals_of({name: pair for name, pair in pairs.items() if pair is not None})
+        totals = totals_of({name: pair for name, pair in pairs.items() if pair is not None}, self._samples)
         means = {name: total / count for name, (total, count) in totals.items() if count > 0}
         return [means.get(name, math.exp(-max(loss, 0.0))) for name, loss in self.raw.items()]
 
 
-def totals_of(pairs: Losses) -> dict[str, tuple[float, float]]:
+def totals_of(pairs: Losses, samples: SampleGroup) -> dict[str, tuple[float, float]]:
     """Returns the (sum, count) of every task over all processes, by one collective operation."""
     if not pairs:
         return {}
     # One collective of 2K numbers, and one wait for the device. Float64, or a count above 2^24 pixels would be rounded.
     table = [torch.stack([total.detach().double(), count.double()]) for total, count in pairs.values()]
-    rows = sum_over_ranks(torch.stack(table)).tolist()
+    rows = samples.sum(torch.stack(table)).tolist()
     return {name: (total, count) for name, (total, count) in zip(pairs, rows, strict=True)}

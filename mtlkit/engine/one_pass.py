@@ -10,14 +10,22 @@ from mtlkit import contract
 from mtlkit.balancer import Balancer
 from mtlkit.engine import balancer_state
 from mtlkit.engine.losses import FirstLosses, Losses, LossMeans
+from mtlkit.engine.parameter_space import ParameterSpace
+from mtlkit.engine.shards import Shards
 from mtlkit.engine.shared import Shared, late_parameters
-from mtlkit.engine.space import SPACES, Space
+from mtlkit.engine.space import FeatureSpace, LastLayerSpace, Space
 from mtlkit.engine.tap import Coefficients, Seed, Tap
 from mtlkit.gradients import Row, weighted_sum
 from mtlkit.network import Features
 from mtlkit.seeding import Turn, Turns
 from mtlkit.step import Step
 from mtlkit.task import no_loss
+
+SPACES: dict[str, type[Space]] = {
+    "features": FeatureSpace,
+    "last_layer": LastLayerSpace,
+    "parameters": ParameterSpace,
+}
 
 
 class Pass:
@@ -35,6 +43,7 @@ class Pass:
         turns: gives the balancer's hooks random numbers of their own.
         first_losses: the values by which the losses are divided.
         observe: compute the Gram matrix for the log even where the balancer does not need it.
+        shards: the parameters of the model of which this process holds only a part.
     """
 
     def __init__(
@@ -46,6 +55,7 @@ class Pass:
         turns: Turns,
         first_losses: FirstLosses | None = None,
         observe: bool = False,
+        shards: Shards | None = None,
     ) -> None:
         self.step = step
         self._balancer = balancer
@@ -53,6 +63,7 @@ class Pass:
         self._turns = turns
         self._first_losses = first_losses or FirstLosses()
         self._observe = observe or "gram" in balancer.needs
+        self._shards = shards or Shards()
         self._create_graph = "create_graph" in balancer.needs
         self.aliases: dict[str, Features] = {}
         self._late: dict[str, dict[str, Tensor]] = {}
@@ -69,7 +80,9 @@ class Pass:
         if torch.is_grad_enabled() and not any(level.requires_grad for level in features):
             # A frozen encoder. Its features become the leaves of the graph, so that the task gradients meet as usual.
             features = [level.detach().requires_grad_() for level in features]
-        self._space = SPACES[own.space](features, self._encoder, "second_batch" in own.needs)
+        self._space = SPACES[own.space](
+            features, self._encoder, "second_batch" in own.needs, self.step.samples, self._shards
+        )
         self.step.gradients, self._device = self._space, features[0].device
         # The tap has no second derivative. A method that needs one reads the gradients before the backward pass.
         # Without the tap, autograd adds up the late gradients by itself, and the late module stays as it is.
@@ -91,7 +104,7 @@ class Pass:
 
     def record(self, losses: Losses, outputs: Mapping[str, Tensor]) -> None:
         """Takes this process's (sum, count) of every task and computes the means over all processes."""
-        self._losses = LossMeans(losses, outputs, self._first_losses, self.step.number)
+        self._losses = LossMeans(losses, outputs, self._first_losses, self.step.number, self.step.samples)
         # From here on a task without any valid label does not exist for the balancer.
         self.step.tasks, self.step.raw_losses = self._losses.tasks, self._losses.raw
         self.step.window.tasks.update(self.step.tasks)

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -17,8 +17,11 @@ from torch.optim import Optimizer
 from mtlkit.balancer import Balancer
 from mtlkit.config.optimizers import IN_TIMM, default_options, optimizer_options
 from mtlkit.config.schema import TrainerConfig
+from mtlkit.engine.losses import gradient_error
 from mtlkit.engine.model import MultiTaskModel
+from mtlkit.engine.shards import here, mesh_of, whole
 from mtlkit.network import Encoder
+from mtlkit.step import Step
 
 
 def model_optimizer(model: MultiTaskModel, config: TrainerConfig) -> Optimizer:
@@ -103,19 +106,58 @@ def check_clipping(config: TrainerConfig, accelerator: Accelerator) -> None:
         )
 
 
+def check_gradients(
+    accelerator: Accelerator, model: MultiTaskModel, config: TrainerConfig, step: Step, balancer: Balancer
+) -> None:
+    """Clips the gradient. Raises an error before a gradient that is not finite moves anything.
+
+    A loss scaler skips such a step and lowers its scale instead. This is a normal part of its work.
+    """
+    norm = clip_gradients(accelerator, model, config)
+    if accelerator.scaler is None and not bool(torch.isfinite(norm)):
+        raise gradient_error(float(norm), step.number, step.tasks, step.weights, type(balancer).__name__)
+
+
 def clip_gradients(accelerator: Accelerator, model: MultiTaskModel, config: TrainerConfig) -> Tensor:
     """Clips the encoder's gradient, the whole one, or nothing.
 
     Returns the length of the whole gradient: before `clip_norm` scales it down, after `clip_encoder` does. If any
     gradient is not finite, the length is not finite either.
     """
-    # The accelerator clips, for it must divide by the loss scale first, and under FSDP add up the shards.
     if config.clip_encoder is not None:
-        accelerator.clip_grad_norm_([p for p in model.encoder.parameters() if p.grad is not None], config.clip_encoder)
+        _clip(accelerator, [p for p in model.encoder.parameters() if p.grad is not None], config.clip_encoder)
     parameters = [p for p in model.parameters() if p.grad is not None]
     if config.clip_norm is not None:
-        return accelerator.clip_grad_norm_(parameters, config.clip_norm)
-    return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        return _clip(accelerator, parameters, config.clip_norm)
+    return total_norm([p.grad for p in parameters if p.grad is not None])
+
+
+def _clip(accelerator: Accelerator, parameters: Sequence[Tensor], longest: float) -> Tensor:
+    """Makes the gradient of these parameters at most `longest`; returns its length before."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    if len({mesh_of(gradient) for gradient in gradients}) < 2:
+        # The accelerator clips, for it must divide by the loss scale first, and under FSDP add up the shards.
+        return accelerator.clip_grad_norm_(parameters, longest)
+    accelerator.unscale_gradients()
+    norm = total_norm(gradients)
+    factor = (longest / (norm + 1e-6)).clamp(max=1.0)  # as torch does it
+    for gradient in gradients:
+        here(gradient).mul_(factor)
+    return norm
+
+
+def total_norm(gradients: Sequence[Tensor]) -> Tensor:
+    """Returns the length of all gradients together, also of shards: the same number on all processes.
+
+    >>> float(total_norm([torch.tensor([3.0]), torch.tensor([[4.0]])]))
+    5.0
+    """
+    # Torch takes the length of shards on one mesh only. With tensor parallelism, some are split over two dimensions.
+    norms = []
+    for mesh in dict.fromkeys(mesh_of(gradient) for gradient in gradients):
+        norm = nn.utils.get_total_norm([gradient for gradient in gradients if mesh_of(gradient) == mesh])
+        norms.append(whole(norm))
+    return torch.linalg.vector_norm(torch.stack(norms)) if len(norms) > 1 else norms[0]
 
 
 def in_steps(config: TrainerConfig, steps_per_epoch: int) -> TrainerConfig:

@@ -1,4 +1,4 @@
-"""The spaces in which task gradients are compared: the shared features, the encoder's last layer, its parameters."""
+"""The spaces in which task gradients are compared: the shared features and the encoder's last layer."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from mtlkit import contract
-from mtlkit.distributed import add_over_ranks, of_all_ranks, rank, sum_over_ranks, world_size
-from mtlkit.engine.shared import Shared, shared_parameters
+from mtlkit.engine.shards import Shards
+from mtlkit.engine.shared import Shared
 from mtlkit.gradients import Row, at_least_float32, gradients_of, gram_of, inner_products, pull_back, weighted_sum
 from mtlkit.network import Features
+from mtlkit.sample_group import SampleGroup, of_all_ranks
 from mtlkit.step import TaskGradients
 
 
@@ -30,13 +31,17 @@ class Space(TaskGradients):
         rows: the gradients at the features as they arrive, one row per present task; `unit` times too large.
         seed: the factor that the backward pass started with. A gradient arrives `seed` times too large.
         unit: the same, times the number of processes: each process's losses carry that factor, as DDP averages.
+        samples: the processes over which samples differ.
+        shards: the parameters of which this process holds only a part.
         known_gram: the Gram matrix, if it was computed already.
     """
 
-    def __init__(self, levels: Features, encoder: Shared, halves: bool) -> None:
+    def __init__(self, levels: Features, encoder: Shared, halves: bool, samples: SampleGroup, shards: Shards) -> None:
         self.levels = levels
         self.encoder = encoder
         self.halves = halves
+        self.samples = samples
+        self.shards = shards
         self.inputs: list[Tensor] = levels
         self.rows: list[Row] = []
         self.seed = self.unit = torch.ones(())
@@ -48,7 +53,7 @@ class Space(TaskGradients):
         # Behind a level of frozen layers there is nothing that learns, so its gradients count for nothing.
         frozen = [not level.requires_grad for level in self.levels]
         rows = [[None if still else g for g, still in zip(row, frozen, strict=True)] for row in rows]
-        self.rows, self.seed, self.unit = rows, seed, seed * world_size()
+        self.rows, self.seed, self.unit = rows, seed, seed * self.samples.size
 
     # A method with a double backward reads the gradients before the backward pass, so there is no tap to receive them.
     def differentiate(self, means: Sequence[Tensor], aliases: Sequence[Features]) -> None:
@@ -67,8 +72,9 @@ class Space(TaskGradients):
 
     def local_gradients(self) -> list[Row]:
         if self._graph:
-            rows = [gradients_of(mean, aliases) for mean, aliases in self._graph]
-            return [[g / world_size() for g in row] for row in rows]
+            with self.shards.kept():
+                rows = [gradients_of(mean, aliases) for mean, aliases in self._graph]
+            return [[g / self.samples.size for g in row] for row in rows]
         arrived = contract.known(self.rows, "local_gradients", "`combine`")
         return [[None if g is None else at_least_float32(g) / self.unit for g in row] for row in arrived]
 
@@ -113,7 +119,7 @@ class FeatureSpace(Space):
     def _gram_of_rows(self) -> Tensor:
         rows = contract.known(self.rows, "gram", "`combine`")
         # An inner product has two gradients in it, so it is `unit` squared too large.
-        return sum_over_ranks(gram_of(rows)) / self.unit.double() ** 2
+        return self.samples.sum(gram_of(rows)) / self.unit.double() ** 2
 
     def weighted(self, weights: Tensor) -> list[Tensor | None]:
         # The rows keep their factor `unit`: the encoder's own backward pass, DDP and the loss scaler expect it.
@@ -124,124 +130,36 @@ class FeatureSpace(Space):
         return [level * self.unit for level in gradient]
 
     def products(self, gradient: Features) -> Tensor:
-        found = sum_over_ranks(gram_of([*self.rows, gradient])[-1])
+        found = self.samples.sum(gram_of([*self.rows, gradient])[-1])
         return torch.cat([found[:-1] / self.unit.double(), found[-1:]])
 
     def _gram_with_graph(self, graph: Sequence[tuple[Tensor, Features]]) -> Tensor:
-        local = [gradients_of(mean, levels) for mean, levels in graph]
-        mine = gram_of(local) / world_size()
+        with self.shards.kept():
+            local = [gradients_of(mean, levels) for mean, levels in graph]
+        mine = gram_of(local) / self.samples.size
         # Its value is that of all processes, but its derivative is this process's part: DDP adds up the parts.
-        return of_all_ranks(sum_over_ranks(mine) / world_size(), mine)
+        return of_all_ranks(self.samples.sum(mine) / self.samples.size, mine)
 
 
 class LastLayerSpace(FeatureSpace):
     """Compares the gradients of the last layer's weights; the combined gradient is that of the features."""
 
     def _gram_of_rows(self) -> Tensor:
-        weight, arrived = self._weight, contract.known(self.rows, "gram", "`combine`")
+        arrived = contract.known(self.rows, "gram", "`combine`")
+        self.shards.gather()
+        weight = self._weight
         rows = torch.stack([torch.cat(pull_back(self.levels, row, [weight])) for row in arrived])
-        return inner_products(add_over_ranks(rows).unbind()) / self.unit.double() ** 2
+        return inner_products(self.samples.add(rows).unbind()) / self.unit.double() ** 2
 
     def _gram_with_graph(self, graph: Sequence[tuple[Tensor, Features]]) -> Tensor:
-        local = torch.stack([at_least_float32(gradients_of(mean, [self._weight])[0].flatten()) for mean, _ in graph])
+        self.shards.gather()
+        weight = self._weight
+        with self.shards.kept():
+            local = torch.stack([at_least_float32(gradients_of(mean, [weight])[0].flatten()) for mean, _ in graph])
         # All processes share the parameters, so here the gradients add up first. As above, the derivative is local.
-        whole = of_all_ranks(sum_over_ranks(local) / world_size(), local)
+        whole = of_all_ranks(self.samples.sum(local) / self.samples.size, local)
         return inner_products(whole.unbind())
 
     @property
     def _weight(self) -> Tensor:
         return self.encoder.last_layer.get_parameter("weight")
-
-
-class ParameterSpace(Space):
-    """The gradients over the shared parameters, by one encoder backward pass per task (two where halves are needed).
-
-    They are summed over processes before they are compared: all processes have the same parameters, unlike features, so
-    inner products of the parts do not add up. The parameters themselves are inputs of the tap, which gives each one its
-    gradient. So the encoder's own backward pass never runs.
-    """
-
-    def __init__(self, levels: Features, encoder: Shared, halves: bool) -> None:
-        super().__init__(levels, encoder, halves)
-        self.parameters = shared_parameters(encoder)
-        if not self.parameters:
-            raise ValueError("balancer.space=parameters needs an encoder with trainable parameters; this one has none.")
-        # The tap hands out the features cut off from the encoder, and passes the gradient to the parameters directly.
-        self.inputs = [*(level.detach() for level in levels), *self.parameters]
-        self._halves: Tensor | None = None  # (2, k, P)
-        self._total: Tensor | None = None  # (k, P)
-
-    def receive(self, rows: list[Row], seed: Tensor) -> None:
-        super().receive(rows, seed)
-        rows = self.rows
-        parts = [half_of(row, half) for half in (0, 1) for row in rows] if self.halves else rows
-        size = sum(parameter.numel() for parameter in self.parameters)
-        total = at_least_float32(self.parameters[0].detach()).new_empty(len(parts), size)
-        for i, row in enumerate(parts):
-            last = i == len(parts) - 1  # after which nobody needs the encoder's graph
-            torch.cat(pull_back(self.levels, row, self.parameters, retain_graph=not last), out=total[i])
-        add_over_ranks(total)  # one collective for all K gradients
-        self._halves = total.view(2, len(rows), size) if self.halves else None
-        self._total = total if self._halves is None else self._halves.sum(0)  # `unit` times too large, like the rows
-
-    def release(self) -> None:
-        super().release()
-        self._total = self._halves = None
-
-    @property
-    def form(self) -> Features:
-        return [self._whole("form")[0]]
-
-    def jacobian(self) -> Tensor:
-        total = self._whole("jacobian")
-        return total / self.unit.to(total.dtype)
-
-    def _gram_of_rows(self) -> Tensor:
-        return inner_products(self._whole("gram").unbind()) / self.unit.double() ** 2
-
-    def cross_gram(self) -> Tensor:
-        self._whole("cross_gram")
-        assert self._halves is not None, "`step.cross_gram` needs `needs = {'second_batch'}`"
-        first, second = self._halves  # each is half of what the whole batch has, so each counts twice
-        return 4 * inner_products(first.unbind(), second.unbind()) / self.unit.double() ** 2
-
-    def weighted(self, weights: Tensor) -> list[Tensor | None]:
-        total = weighted_sum(self._whole("jacobian").unbind(), weights / world_size())
-        assert total is not None
-        return self._handed_out(total)
-
-    def given(self, gradient: Features) -> list[Tensor | None]:
-        (flat,) = gradient
-        return self._handed_out(flat * self.seed.to(flat.dtype))
-
-    def products(self, gradient: Features) -> Tensor:
-        (flat,) = gradient
-        mine = inner_products(self._whole("jacobian").unbind(), [flat])[:, 0] / self.unit.double()
-        return torch.cat([mine, inner_products([flat])[0]])
-
-    def _whole(self, name: str) -> Tensor:
-        return contract.known(self._total, name, "`combine`")
-
-    def _handed_out(self, flat: Tensor) -> list[Tensor | None]:
-        """Returns each parameter's part. It is equal on all processes, so DDP's mean does not change it."""
-        parts = flat.split([parameter.numel() for parameter in self.parameters])
-        shaped = [part.view_as(parameter) for part, parameter in zip(parts, self.parameters, strict=True)]
-        return [*(None for _ in self.levels), *shaped]
-
-
-SPACES: dict[str, type[Space]] = {
-    "features": FeatureSpace,
-    "last_layer": LastLayerSpace,
-    "parameters": ParameterSpace,
-}
-
-
-def half_of(row: Row, half: int) -> Row:
-    """Returns the gradients of the even (0) or odd (1) samples, counted over all processes; zeros for the others."""
-    found: Row = []
-    for g in row:
-        if g is not None:
-            number = rank() * len(g) + torch.arange(len(g), device=g.device)
-            g = g * (number % 2 == half).view(-1, *[1] * (g.dim() - 1))
-        found.append(g)
-    return found

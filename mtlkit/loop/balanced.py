@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 
 from mtlkit.balancer import BALANCERS, Balancer
 from mtlkit.engine import balancer_state
@@ -14,6 +15,7 @@ from mtlkit.loop.levels import check_channels, to_levels
 from mtlkit.loop.losses import Again, LossOf
 from mtlkit.loop.steps import Steps
 from mtlkit.loop.told import Told, check_own_options, make_encoder
+from mtlkit.sample_group import SampleGroup
 from mtlkit.seeding import seed_of, seeded
 from mtlkit.task import Task
 
@@ -53,17 +55,17 @@ class Balanced(nn.Module):
             "classification"}`. Only some methods ask for the kind.
         encoder: the shared network, for methods that compare gradients over its parameters or its last layer.
         features: the number of channels of the shared features, or one per level, in a list or by name. Without it, a
-            method with state for each channel is set up in the first forward pass, and a state that was loaded before
-            is checked there.
+            method with state for each channel is set up, and its loaded state checked, in the first forward pass.
         last_layer: the encoder's last layer or its name, for the space `last_layer`.
-        heads: the module of each task behind the features. Without it, `loss` finds the parameters of each head by
-            itself. It cannot do so if several heads are compiled together or are sharded.
+        heads: the module of each task behind the features. Without it, `loss` finds the parameters of each head,
+            unless several heads are compiled together or are sharded.
         steps_per_epoch: the number of optimizer steps in an epoch, for methods that count epochs.
         decoder_gradients: what the heads get. `plain`: the gradient of their own loss; `weighted`: this gradient times
             the task's weight; `published`: as the method is published.
-        observe: compute the Gram matrix of the task gradients for `scalars()` also where the method does not need it.
-            It is an attribute, so that a loop can switch it on for some steps.
-        seed: for the method's own random numbers. All processes must give the same.
+        observe: compute the Gram matrix for `scalars()` also where the method does not need it; an attribute, too.
+        seed: for the method's own random numbers; the same on all processes.
+        mesh: the dimensions of a device mesh over which samples differ, such as `mesh["dp"]` under tensor parallelism.
+            Without it, samples differ between all processes, as under DDP, FSDP2 and HSDP.
         options: those of the method, such as `space` and `lr`.
 
     Raises:
@@ -94,6 +96,7 @@ class Balanced(nn.Module):
         decoder_gradients: str = "published",
         observe: bool = False,
         seed: int = 0,
+        mesh: DeviceMesh | None = None,
         **options: Any,
     ) -> None:
         super().__init__()
@@ -107,7 +110,9 @@ class Balanced(nn.Module):
         self._seed = seed
         self._place = (CPU, torch.float32)
         self._loaded: dict[str, Tensor] = {}  # a state that waits for the method to be set up
-        self._steps = Steps(balancer, shared, own_heads, decoder_gradients, steps_per_epoch, observe, seed)
+        self._steps = Steps(
+            balancer, shared, own_heads, decoder_gradients, steps_per_epoch, observe, seed, SampleGroup(mesh)
+        )
         self._ready = self._set_up(None)
 
     @property

@@ -34,7 +34,7 @@ def parameters_of_heads(
     losses: Losses,
     aliases: Mapping[str, Features],
     features: Sequence[Tensor],
-    heads: Mapping[str, nn.Module] | None,
+    heads: Mapping[str, list[nn.Parameter]] | None,
     balancer: Balancer,
     weighs: bool,
 ) -> dict[str, list[Tensor]]:
@@ -44,7 +44,7 @@ def parameters_of_heads(
         losses: of the tasks in this step.
         aliases: the features that each task was given.
         features: the shared features as they came from the encoder.
-        heads: the modules of the heads, if the loop told them.
+        heads: all parameters of each head, if the loop told the heads.
         weighs: whether the heads' gradients will be multiplied by weights.
 
     Raises:
@@ -75,7 +75,7 @@ def parameters_of_heads(
     if heads is not None:
         given: dict[str, list[Tensor]] = {}
         for name, head in heads.items():
-            given[name] = [p for p in head.parameters() if p.requires_grad]
+            given[name] = [p for p in head if p.requires_grad]
         _check_apart(given, weighs, opaque=False)
         return given
     own = {id(parameter) for parameter in balancer.parameters()}

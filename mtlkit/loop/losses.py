@@ -9,11 +9,11 @@ from torch import Tensor
 
 from mtlkit.balancer import Balancer
 from mtlkit.contract import described
-from mtlkit.distributed import world_size
 from mtlkit.engine.losses import Losses, totals_of
 from mtlkit.gradients import at_least_float32
 from mtlkit.network import Features
 from mtlkit.registry import suggest
+from mtlkit.sample_group import SampleGroup
 
 LossOf = Tensor | tuple[Tensor, Tensor | float]
 Again = Callable[[], Mapping[str, LossOf]]
@@ -55,7 +55,7 @@ def _pair(name: str, loss: Any) -> tuple[Tensor, Tensor]:
     return at_least_float32(total), count.to(total.device)
 
 
-def plain_sum(pairs: Losses, recorded: bool) -> Tensor:
+def plain_sum(pairs: Losses, recorded: bool, samples: SampleGroup) -> Tensor:
     """Returns the sum of the mean losses over all processes, for an evaluation.
 
     Raises `ValueError` if the features were `recorded` with gradients: then the loss was meant to have one.
@@ -65,7 +65,7 @@ def plain_sum(pairs: Losses, recorded: bool) -> Tensor:
             "balanced(features) ran with gradients, but balanced.loss(...) runs without, under torch.no_grad(). Call "
             "both in the same way: with gradients to train, and without to evaluate."
         )
-    means = [total / count for total, count in totals_of(pairs).values() if count > 0]
+    means = [total / count for total, count in totals_of(pairs, samples).values() if count > 0]
     device = next((total.device for total, _ in pairs.values()), torch.device("cpu"))
     return torch.tensor(math.fsum(means), device=device)
 
@@ -131,7 +131,7 @@ def check_extras(balancer: Balancer, again: Again | None, indicators: Mapping[st
 
 
 def indicator_pairs(
-    indicators: Mapping[str, Any], tasks: Sequence[str], like: Tensor
+    indicators: Mapping[str, Any], tasks: Sequence[str], like: Tensor, samples: SampleGroup
 ) -> dict[str, tuple[Tensor, Tensor] | None]:
     """Returns (sum, count) of each task's indicator; None: this loop has none for it, on any process."""
     for name in indicators:
@@ -142,7 +142,7 @@ def indicator_pairs(
         value = indicators.get(name)
         if value is None:
             # Several processes send one row for each task: another one may know this indicator.
-            given[name] = (like.detach().new_zeros(()), like.detach().new_zeros(())) if world_size() > 1 else None
+            given[name] = (like.detach().new_zeros(()), like.detach().new_zeros(())) if samples.size > 1 else None
             continue
         given[name] = tuple(torch.as_tensor(x).detach().to(like.device) for x in _parts(value))  # type: ignore[assignment]
     for name, (total, count) in _numbers({name: pair for name, pair in given.items() if pair is not None}).items():

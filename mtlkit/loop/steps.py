@@ -9,25 +9,26 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
-from mtlkit import distributed
 from mtlkit.balancer import Balancer
 from mtlkit.engine.decoder_gradients import DecoderGradients
 from mtlkit.engine.losses import NonFiniteError
 from mtlkit.engine.one_pass import Pass
 from mtlkit.engine.scalars import mean_scalars
+from mtlkit.engine.shards import Shards, check_split, mesh_of
 from mtlkit.engine.tap import Seed
 from mtlkit.loop import losses as given
-from mtlkit.loop.following import Following, after_backward
+from mtlkit.loop.following import Following, after_backward, bare_optimizer
 from mtlkit.loop.heads import check_arrived, parameters_of_heads
 from mtlkit.loop.look_again import Look, as_before
 from mtlkit.loop.losses import Again, LossOf
 from mtlkit.loop.told import LoopEncoder
 from mtlkit.network import Features
 from mtlkit.option_checks import check_whole_number
+from mtlkit.sample_group import SampleGroup
 from mtlkit.seeding import Turns
 from mtlkit.step import Step, Window
 
-OF_A_LOOP = ("_following", "_recorded", "_pending", "_finished", "_window", "_steps", "_last")
+OF_A_LOOP = ("_following", "_of_heads", "_recorded", "_pending", "_finished", "_window", "_steps", "_last")
 
 
 @dataclass
@@ -71,6 +72,7 @@ class Steps:
         steps_per_epoch: int | None,
         observe: bool,
         seed: int,
+        samples: SampleGroup,
     ) -> None:
         if steps_per_epoch is not None:
             check_whole_number("steps_per_epoch", steps_per_epoch, 1)
@@ -83,11 +85,14 @@ class Steps:
         self._gradients = DecoderGradients(decoder_gradients, balancer)
         self._steps_per_epoch = steps_per_epoch
         self._turns = Turns(seed)
+        self._samples = samples
+        self._shards = Shards(encoder.module, [*heads.values()] if heads else [])
         self._leave_the_loop()
 
     def _leave_the_loop(self) -> None:
         """Forgets what belongs to a loop or to one step of it."""
         self._following = Following()
+        self._of_heads: dict[str, list[nn.Parameter]] | None = None
         self._recorded = False  # whether the last forward pass had gradients
         self._pending: Forward | None = None  # the last forward pass with gradients, until its loss is known
         self._finished: list[Step] = []
@@ -102,7 +107,24 @@ class Steps:
 
     def follow(self, optimizer: Any) -> None:
         """Updates the balancer whenever this optimizer has stepped."""
+        self._check_shards(bare_optimizer(optimizer))
+        # Those that the optimizer moves. From the forward pass on, FSDP may have others in the modules.
+        if self._heads is not None:
+            self._of_heads = {name: list(head.parameters()) for name, head in self._heads.items()}
         self._following.follow(optimizer, self.encoder.module, self._after_step)
+
+    def _check_shards(self, optimizer: Optimizer) -> None:
+        """Raises `ValueError` if the model is split over processes in a way that the method cannot work with."""
+        own = self.balancer
+        if self.encoder.module is not None:
+            check_split(self.encoder.module, own)
+        split = any(mesh_of(p) is not None for group in optimizer.param_groups for p in group["params"])
+        if split and "create_graph" in own.needs and not self._shards.units:
+            raise ValueError(
+                f"{type(own).__name__} differentiates gradients once more, and FSDP would free the parameters of the "
+                f"heads in between. Make the encoder and each head an FSDP unit, and pass encoder= and heads={{...}} "
+                f"to mtlkit.Balanced."
+            )
 
     # -- what the loop calls --------------------------------------------------------------------------------------
 
@@ -121,9 +143,9 @@ class Steps:
         own, number = self.balancer, self.number
         epoch = None if self._steps_per_epoch is None else number // self._steps_per_epoch
         rate = own.lr * own.lr_decay**number
-        step = Step(own, number=number, epoch=epoch, rate=rate, window=self._window)
+        step = Step(own, number=number, epoch=epoch, rate=rate, window=self._window, samples=self._samples)
         self._turns.next(number)
-        one = Pass(own, self.encoder, step, turns=self._turns, observe=self.observe)
+        one = Pass(own, self.encoder, step, turns=self._turns, observe=self.observe, shards=self._shards)
         adapted = one.tap(levels)
         self._pending = Forward(one, levels, Look.now(levels[0].device))
         return adapted
@@ -135,7 +157,7 @@ class Steps:
         own = self.balancer
         pairs = given.pairs_of(losses, own.tasks)
         if not torch.is_grad_enabled():
-            return given.plain_sum(pairs, self._recorded)
+            return given.plain_sum(pairs, self._recorded, self._samples)
         now = self._pending
         if now is None:
             raise ValueError(
@@ -144,12 +166,13 @@ class Steps:
         given.check_extras(own, again, indicators)
         self._following.check(self.encoder.module, now.features)
         aliases, weighs = now.one.aliases, self._gradients.weighs
-        heads = parameters_of_heads(pairs, aliases, now.features, self._heads, own, weighs)
+        heads = parameters_of_heads(pairs, aliases, now.features, self._of_heads, own, weighs)
         pairs, outputs = given.completed(pairs, aliases, "create_graph" in own.needs)
         self._pending, now.again, now.heads, now.features = None, again, heads, []
         now.one.record(pairs, outputs)
         if "indicators" in own.needs:
-            now.one.record_indicators(given.indicator_pairs(indicators or {}, own.tasks, now.one.step.losses))
+            like = now.one.step.losses
+            now.one.record_indicators(given.indicator_pairs(indicators or {}, own.tasks, like, self._samples))
         scalar: Tensor = Seed.apply(lambda _: self._begin(now), now.one.objective())
         return scalar
 
@@ -182,7 +205,7 @@ class Steps:
             weighed = [p for task in step.tasks for p in now.heads[task]]
             check_arrived(weighed)
             # Every micro-batch has its own weights, so the processes' gradients must meet before them.
-            distributed.average_local_gradients(weighed)
+            self._samples.average_local_gradients(weighed)
         now.weighing.close()
         for parameter in now.fresh:  # with a zero gradient, momentum would move a head that had no label
             parameter.grad = None

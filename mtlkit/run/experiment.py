@@ -221,7 +221,7 @@ class Experiment:
 def evaluate_engine(engine: Engine, batches: Iterable[object]) -> Record:
     """Returns the losses and metrics of the engine's current model."""
     # One model for all processes: `batch_norm: local` leaves statistics of its own on each.
-    distributed.average_buffers(engine.network)
+    engine.samples.average_buffers(engine.network)
     if engine.averaged.model is not engine.network:
-        distributed.average_buffers(engine.averaged.model)
+        engine.samples.average_buffers(engine.averaged.model)
     return evaluate_model(batches, engine.predictor)
