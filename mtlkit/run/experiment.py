@@ -32,6 +32,7 @@ from mtlkit.run.drawing import draw
 from mtlkit.run.facts import about_the_model, facts
 from mtlkit.run.first_look import FirstLook
 from mtlkit.run.init_from import take_weights
+from mtlkit.run.launcher import ignored_requests
 from mtlkit.run.memory import PeakMemory
 from mtlkit.run.start import Start, open_run
 from mtlkit.run.trackers import start_trackers
@@ -149,7 +150,7 @@ class Experiment:
         status = "stopped"  # unless the last line of the block is reached
         try:
             engine.start(facts(config, parts, engine))
-            for incident in start.incidents:  # found before there was a log
+            for incident in [*start.incidents, *ignored_requests(accelerator)]:  # found before there was a log
                 engine.note({"incident": incident})
             if best_lost:
                 engine.note({"best_lost": True, "incident": BEST_LOST})
