@@ -145,8 +145,8 @@ class Step:
     @property
     def jacobian(self) -> Tensor:
         """(k, P): the gradients over the shared parameters, over all processes, in the space `parameters`."""
-        contract.check_declared(self._balancer, "jacobian", "jacobian")
         contract.check_space(self._balancer, "jacobian", "parameters")
+        contract.check_declared(self._balancer, "jacobian", "jacobian")
         return self._gradients("jacobian").jacobian()
 
     @property

@@ -162,13 +162,12 @@ def test_a_resumed_run_goes_on_with_the_numbers_that_it_would_have_had(cache, tm
     assert resumed[-1] == whole[-1]
 
 
-def test_dropout_differs_between_steps_micro_batches_and_processes_and_the_balancers_numbers_do_not(monkeypatch):
+def test_dropout_differs_between_steps_micro_batches_and_processes_and_the_balancers_numbers_do_not():
     def numbers(seed, steps, process):
-        monkeypatch.setattr("mtlkit.seeding.rank", lambda: process)
         turns, cpu, found = Turns(seed), torch.device("cpu"), []
         for step in steps:
             turns.next(step)
-            turns.model(cpu)
+            turns.model(cpu, process)
             drawn = []
             for turn in (Turn.ADAPTER, Turn.COMBINE):
                 with turns.hook(turn, cpu):

@@ -87,7 +87,7 @@ def test_a_gradient_over_the_parameters_may_be_given_whole(toys):
         """Returns the sum of the signs, which is no weighted sum of the task gradients."""
 
         spaces = ("parameters",)
-        needs = frozenset({"gram"})
+        needs = frozenset({"gram", "jacobian"})
 
         def combine(self, step):
             return [step.jacobian.sign().sum(0)]
@@ -124,7 +124,7 @@ def test_halves_of_a_batch_give_independent_gradients(toys):
     class Halves(Probe):
         """Reads both halves."""
 
-        needs = frozenset({"gram", "second_batch"})
+        needs = frozenset({"gram", "jacobian", "second_batch"})
 
         def look(self, step):
             return step.cross_gram, step.jacobian

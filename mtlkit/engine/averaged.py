@@ -29,9 +29,9 @@ class Averaged:
     def __init__(self, model: MultiTaskModel, decay: float | None, accelerator: Accelerator) -> None:
         launcher = accelerator.distributed_type.value
         if decay is not None and (launcher in ("FSDP", "DEEPSPEED") or is_split(model)):
-            kind = "DeepSpeed" if launcher == "DEEPSPEED" else "FSDP"
             raise ValueError(
-                f"trainer.ema: {kind} splits the weights over the processes, and their average needs whole ones. "
+                f"trainer.ema: {launcher if launcher == 'DEEPSPEED' else 'FSDP'} splits the weights over the "
+                "processes, and their average needs whole ones. "
                 "Set trainer.ema=null, or launch with plain data parallelism (--multi_gpu)."
             )
         self._trained = model

@@ -64,8 +64,7 @@ class Balanced(nn.Module):
             the task's weight; `published`: as the method is published.
         observe: compute the Gram matrix for `scalars()` also where the method does not need it; an attribute, too.
         seed: for the method's own random numbers; the same on all processes.
-        mesh: the dimensions of a device mesh over which samples differ, such as `mesh["dp"]` under tensor parallelism.
-            Without it, samples differ between all processes, as under DDP, FSDP2 and HSDP.
+        mesh: where samples differ, such as `mesh["dp"]` with tensor parallelism (None: between all processes).
         options: those of the method, such as `space` and `lr`.
 
     Raises:
