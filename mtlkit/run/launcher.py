@@ -5,7 +5,7 @@ import os
 from accelerate import Accelerator
 from accelerate.utils import str_to_bool
 
-#: What a configuration of Accelerate can ask for: its name, the variable by which it asks, and the kind that it becomes.
+#: What a configuration of Accelerate can ask for: the name, the variable that asks, and the kind that it becomes.
 REQUESTS = (
     ("FSDP", "ACCELERATE_USE_FSDP", "FSDP"),
     ("DeepSpeed", "ACCELERATE_USE_DEEPSPEED", "DEEPSPEED"),
