@@ -1,7 +1,10 @@
-"""Writes files so that no reader sees a half-written file."""
+"""Writes files so that no reader sees a half-written file, and so that they survive a power cut."""
 
+import errno
 import os
 from pathlib import Path
+
+NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)  # the errors of file systems that cannot sync a folder
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -13,5 +16,20 @@ def write_whole(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+        sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Waits until the content of a file, or the names in a folder, are on the disk."""
+    if os.name == "nt" and path.is_dir():  # Windows opens no folders
+        return
+    number = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    try:
+        os.fsync(number)
+    except OSError as error:
+        if error.errno not in NO_SYNC:
+            raise
+    finally:
+        os.close(number)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 CONFIG, DATA, LOG = "config.yaml", "data.json", "metrics.jsonl"
+CHECKPOINTS = ("last", "previous", "best")  #: the folders in `checkpoints`
 STUDY = "study.yaml"  #: in the folder of a study
 SHOWN = 10  #: the largest number of runs that a message names
 

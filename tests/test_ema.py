@@ -11,6 +11,7 @@ from tolerances import ROUNDING
 
 from mtlkit import log
 from mtlkit.config.composition import compose as compose_config
+from mtlkit.run import checksums
 from mtlkit.run.experiment import Experiment
 from mtlkit.run.inference import evaluate_run, load_run
 
@@ -123,6 +124,7 @@ def test_figures_checkpoints_and_predictions_are_of_the_average(train, precision
     # The weights themselves have other figures, so the lines above can fail.
     path = run / "checkpoints" / "last" / "model.safetensors"
     save_file(weights, path)
+    checksums.seal(path.parent)
     other = evaluate_run(run, name="last")
     assert any(other[name] != value for name, value in figures.items())
 

@@ -18,7 +18,7 @@ from mtlkit.cli.main import main
 from mtlkit.data.files import image_tensor, resize
 from mtlkit.data.pictures import read_picture
 from mtlkit.engine.losses import NonFiniteError
-from mtlkit.run import inference, predicting
+from mtlkit.run import checkpoint, inference, predicting
 from mtlkit.run.experiment import Experiment
 from mtlkit.study.delta_m import figures_of
 
@@ -62,7 +62,8 @@ def test_the_folder_of_a_run(finished):
     assert names == {"checkpoints", "config.yaml", "data.json", "metrics.jsonl", "pictures", "report.html"}
     for name in ("last", "best"):
         files = {path.name for path in (finished / "checkpoints" / name).iterdir()}
-        assert files == {"model.safetensors", "balancer.safetensors", "training.pt"}
+        assert files == {"model.safetensors", "balancer.safetensors", "training.pt", "checksums.json"}
+    assert {path.name for path in (finished / "checkpoints").iterdir()} == {"last", "best"}  # `previous` has gone
     records = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
     assert [r["step"] for r in records if r["split"] == "train"] == [1, 2, 3, 4]
     assert [r["step"] for r in records if r["split"] == "val"] == [0, 2, 4]
@@ -122,6 +123,7 @@ def test_a_killed_run_resumes_to_the_same_end(cache, tmp_path, finished):
     )
     assert done.returncode == 9, done.stderr
     assert [r["step"] for r in log.read_log(tmp_path / "run" / "metrics.jsonl")][-1] == 3
+    assert checkpoint.steps(tmp_path / "run") == {"best": 2, "last": 2, "previous": 0}
     assert main(["train", "scenes", *words, "--resume"]) == 0
     found, expected = weights(tmp_path / "run"), weights(finished)
     assert all(torch.equal(found[name], value) for name, value in expected.items())
@@ -132,11 +134,10 @@ def test_a_killed_run_resumes_to_the_same_end(cache, tmp_path, finished):
 @pytest.mark.parametrize("dead_at", ["before the first checkpoint", "at step 0"])
 def test_a_run_killed_at_its_very_start_resumes(compose, tmp_path, monkeypatch, finished, dead_at):
     from mtlkit.engine import engine
-    from mtlkit.run import checkpoint
 
     words, run = ["balancer=rotograd", "trainer.max_steps=4"], tmp_path / "run"
 
-    def die(*args):
+    def die(*args, **named):
         raise KeyboardInterrupt
 
     if dead_at == "at step 0":
@@ -313,8 +314,6 @@ def test_a_checkpoint_survives_a_kill_between_its_two_renamings(finished, tmp_pa
 
 
 def test_a_full_disk_leaves_the_last_checkpoint_intact(compose, monkeypatch, tmp_path):
-    from mtlkit.run import checkpoint
-
     compose("trainer.max_steps=2").run()
     before = weights(tmp_path / "run")
 

@@ -44,8 +44,8 @@ def train(cache, tmp_path):
         with pytest.MonkeyPatch.context() as patch:
             save = checkpoint.save_checkpoint
 
-            def saved(engine, path):
-                save(engine, path)
+            def saved(engine, path, **options):
+                save(engine, path, **options)
                 kept.append(load_all(path))
 
             patch.setattr(checkpoint, "save_checkpoint", saved)

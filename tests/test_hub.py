@@ -75,7 +75,7 @@ def there(tmp_path, monkeypatch) -> Hub:
 
 def test_a_run_goes_to_the_hub_and_comes_back(left, there, capsys):
     assert main(["push", str(left), NAME, "--licence", "cc-by-4.0"]) == 0
-    weights = [f"checkpoints/best/{name}.safetensors" for name in ("balancer", "model")]
+    weights = [f"checkpoints/best/{name}" for name in ("balancer.safetensors", "checksums.json", "model.safetensors")]
     assert there.files(NAME) == ["README.md", *weights, "config.yaml", "data.json", "metrics.jsonl"]
     said = capsys.readouterr().out.splitlines()
     assert said == [f"https://huggingface.co/{NAME}", *(f"  {name}" for name in there.files(NAME))]
@@ -133,7 +133,8 @@ def test_what_is_on_the_hub_is_replaced_only_if_asked(left, there, capsys):
     assert "is on the Hugging Face hub already. --update adds a version" in capsys.readouterr().err
     assert main([*words, "--checkpoint", "last", "--update"]) == 0
     found = [name for name in there.files(NAME) if name.startswith("checkpoints")]
-    assert found == ["checkpoints/last/balancer.safetensors", "checkpoints/last/model.safetensors"]
+    weights = ("balancer.safetensors", "checksums.json", "model.safetensors")
+    assert found == [f"checkpoints/last/{name}" for name in weights]
     with pytest.warns(UserWarning, match="'last' stands for the results"):
         mtlkit.load(NAME)
 
@@ -200,7 +201,7 @@ def test_code_of_the_hub_is_neither_downloaded_nor_imported(left, there, monkeyp
     assert not Path("ran").exists()
     assert "evil" not in sys.modules
     downloaded = {path.name for path in (there.root / "cache").rglob("*") if path.is_file()}
-    assert downloaded == {"config.yaml", "data.json", "model.safetensors", "balancer.safetensors"}
+    assert downloaded == {"config.yaml", "data.json", "model.safetensors", "balancer.safetensors", "checksums.json"}
 
 
 def forbidden():

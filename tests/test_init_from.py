@@ -144,6 +144,7 @@ def test_a_folder_of_weights_is_enough(folder, started, tmp_path):
     assert all(torch.equal(model[name], tensor) for name, tensor in kept.items())
     assert info["init_from"] == {"folder": str(tmp_path / "weights"), "checkpoint": "weights", "step": None}
     assert "Balancer: gradnorm starts anew; there is no balancer.safetensors." in info["model"]
+    assert "weights has no checksums.json" in info["incident"]
 
 
 def test_float64_weights_keep_all_digits(folder, started):
@@ -159,7 +160,10 @@ def test_float64_weights_keep_all_digits(folder, started):
         (["model.init_from={folder}/b"], "b is not the folder of a run: it does not exist"),
         (["model.init_from={folder}/a", "model.encoder=test_convnext"], "nothing of its encoder 'test_resnet' fits"),
         (["model.init_from={folder}/new"], "lies in this run's own folder"),
-        (["model.init_from={folder}/damaged"], r"model\.safetensors cannot be read"),
+        (
+            ["model.init_from={folder}/damaged"],
+            r"init_from: .*model\.safetensors is damaged: its number of bytes",
+        ),
     ],
 )
 def test_what_cannot_be_started_from_is_refused(folder, capsys, words, message):

@@ -1,5 +1,7 @@
 """The folder of a run that begins or continues: failed starts, lost parts, file modes, and figures."""
 
+import errno
+import functools
 import os
 import shutil
 import stat
@@ -19,9 +21,10 @@ from mtlkit.data.dataset import DATASETS, Dataset, Target
 from mtlkit.engine.engine import Engine
 from mtlkit.report import explain, summary_table, write_report
 from mtlkit.report.history import History
-from mtlkit.run import checkpoint, inference
+from mtlkit.run import checkpoint, checkpoint_folder, inference
 from mtlkit.run.build import build_parts
 from mtlkit.run.experiment import Experiment
+from mtlkit.run.start import open_run
 from mtlkit.run.trial_pass import check_halves, check_normalisation
 
 YAML = """
@@ -230,17 +233,93 @@ def test_two_jobs_started_at_once_in_one_folder(tmp_path):
 # Parts that are lost
 
 
+def test_a_damaged_checkpoint_is_named_and_the_run_goes_on_from_the_one_that_is_offered(compose, copied):
+    """From an earlier step than that of `last`, and after it from the new `last`, to the end of an undamaged run."""
+    folder = copied / "checkpoints"
+    shutil.rmtree(folder / "best")
+    half = compose("trainer.max_steps=2", folder="half").run()
+    shutil.copytree(half / "checkpoints" / "last", folder / "previous")
+    file = folder / "last" / "training.pt"
+    file.write_bytes(file.read_bytes()[:-9])
+    before = files_of(copied)
+    command = rf"mtlkit train '{copied}/config\.yaml' 'output_dir={copied}' --resume-from previous"
+    with pytest.raises(ValueError, match=rf"last/training\.pt is damaged: .* 'previous' of step 2\. .*{command}"):
+        open_run(compose("trainer.max_steps=6").config, None, resume=True)  # before the data set is opened
+    with pytest.raises(FileNotFoundError, match=r"it has no checkpoint 'best'\. It has .*--resume-from last"):
+        compose("trainer.max_steps=6").run(resume="best")
+    with pytest.raises(ValueError, match=r"cannot go on from 'previus'\. Did you mean 'previous'"):
+        compose("trainer.max_steps=6").run(resume="previus")
+    assert files_of(copied) == before
+    words = [f"output_dir={copied}", "trainer.max_steps=6", "--resume-from", "previous"]
+    assert main(["train", f"{copied}/config.yaml", *words]) == 0
+    assert checkpoint.steps(copied)["last"] == 6
+    steps = [r["step"] for r in log.read_log(copied / "metrics.jsonl") if r["split"] == "train"]
+    assert steps == [1, 2, 3, 4, 5, 6]
+    whole = compose("trainer.max_steps=6", folder="whole").run()
+    found, expected = (load_file(run / "checkpoints" / "last" / "model.safetensors") for run in (copied, whole))
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
+def test_a_run_that_goes_back_does_not_keep_a_best_checkpoint_of_later(compose, copied, monkeypatch):
+    """Its last checkpoint is whole, and is replaced at once: a kill must not bring back what was given up."""
+    folder = copied / "checkpoints"
+    shutil.copytree(compose("trainer.max_steps=2", folder="half").run() / "checkpoints" / "last", folder / "previous")
+    assert checkpoint.steps(copied) == {"best": 4, "last": 4, "previous": 2}
+
+    def die(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Engine, "train_step", die)
+        with pytest.raises(KeyboardInterrupt):
+            compose("trainer.max_steps=6").run(resume="previous")
+    assert checkpoint.steps(copied)["last"] == 2
+    assert "'best' is of step 4, and the run goes on from step 2: the best" in incidents(copied)[-1]
+    compose("trainer.max_steps=6").run(resume=True)
+    assert [r["step"] for r in log.read_log(copied / "metrics.jsonl") if r["split"] == "train"] == [1, 2, 3, 4, 5, 6]
+
+
 def test_a_run_with_finished_steps_is_not_begun_anew_for_want_of_a_checkpoint(compose, copied):
     (copied / "checkpoints" / "last" / "training.pt").unlink()
     before = files_of(copied)
-    words = r"last/training\.pt is missing.* It has the checkpoint 'best'.* put a copy of .*best in the place of .*last"
-    with pytest.raises(FileNotFoundError, match=words):
+    with pytest.raises(ValueError, match=r"last/training\.pt is missing: .* Intact: 'best' of .*--resume-from best"):
+        compose("trainer.max_steps=6").run(resume=True)
+    shutil.move(copied / "checkpoints" / "last", copied / "gone")
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint 'last'\. It has the .*'best'.*--resume-from best"):
+        compose("trainer.max_steps=6").run(resume=True)
+    shutil.move(copied / "gone", copied / "checkpoints" / "last")
+    assert files_of(copied) == before
+    compose("trainer.max_steps=6").run(resume="best")  # as the message says
+    assert log.last_step(copied / "metrics.jsonl") == 6
+
+
+def test_a_run_that_could_not_save_does_not_go_on(compose, copied, monkeypatch):
+    """On a read-only disk, it would find out only after its first steps."""
+    before = files_of(copied)
+
+    def refuse(dir):
+        raise OSError(errno.EROFS, "Read-only file system", str(dir))
+
+    monkeypatch.setattr(checkpoint_folder.tempfile, "TemporaryFile", refuse)
+    with pytest.raises(PermissionError, match=r"checkpoints can be read, but nothing can be written there \(Read-only"):
         compose("trainer.max_steps=6").run(resume=True)
     assert files_of(copied) == before
-    shutil.rmtree(copied / "checkpoints" / "last")
-    shutil.copytree(copied / "checkpoints" / "best", copied / "checkpoints" / "last")  # as the message says
-    compose("trainer.max_steps=6").run(resume=True)
-    assert log.last_step(copied / "metrics.jsonl") == 6
+
+
+def test_a_run_whose_classes_changed_places_is_refused(compose, copied, monkeypatch):
+    """Each class would go on with the weights of another one."""
+    before, targets = files_of(copied), {"seg": ("b", "a"), "depth": (), "flags": ("p", "q")}
+    own = Noise.__init__
+
+    @functools.wraps(own)
+    def changed(self, *args, **named):
+        own(self, *args, **named)
+        self.targets = {name: Target(self.targets[name].type, classes) for name, classes in targets.items()}
+
+    monkeypatch.setattr(Noise, "__init__", changed)
+    with pytest.raises(ValueError, match=r"data\.json: the run began with the target 'seg' as segmentation \(a, b\)"):
+        compose("trainer.max_steps=6").run(resume=True)
+    assert files_of(copied) == before
 
 
 def test_weights_are_enough_to_predict_and_evaluate(finished, copied):

@@ -10,6 +10,7 @@ from PIL import Image
 
 from mtlkit import Experiment
 from mtlkit.cli.main import main
+from mtlkit.run.checksums import seal
 
 SMALL = ["scenes", "model.encoder=test_resnet", "model.levels=[1,2]", "data.size=[64,48]", "output_dir=run"]
 SMALL += ["data.train_size=4", "data.val_size=4", "data.batch_size=4"]
@@ -44,6 +45,7 @@ def test_the_state_of_training_runs_no_code(capsys: pytest.CaptureFixture) -> No
     assert main(["train", *SMALL, "trainer.max_steps=1"]) == 0
     path = Path("run/checkpoints/last/training.pt")
     torch.save({**torch.load(path, weights_only=True), "step": Code()}, path)
+    seal(path.parent)  # whoever writes such a file can write its checksum
     resume = ["train", *SMALL, "trainer.max_steps=2", "--resume"]
     assert main(resume) == 2
     assert f"{path} is damaged, or holds what mtlkit did not write" in capsys.readouterr().err

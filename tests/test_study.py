@@ -169,11 +169,11 @@ def test_a_full_disk_in_the_middle(capsys, monkeypatch):
     words = ["compare", "lab.yaml", "balancer=uniform,cagrad", "seed=0", "--no-baselines", "output_dir=studies/disk"]
     save, full = checkpoint.save_checkpoint, []
 
-    def fails(engine, folder):
+    def fails(engine, folder, **options):
         if "uniform" in str(folder) and not full:
             full.append(folder)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
-        save(engine, folder)
+        save(engine, folder, **options)
 
     monkeypatch.setattr(checkpoint, "save_checkpoint", fails)
     assert main(words) == 2

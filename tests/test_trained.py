@@ -56,6 +56,7 @@ def test_a_model_works_from_any_folder_without_data_plug_in_or_state(left, photo
         "data.json",
         "checkpoints/best/model.safetensors",
         "checkpoints/best/balancer.safetensors",
+        "checkpoints/best/checksums.json",
     ):
         (run / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(left / file, run / file)

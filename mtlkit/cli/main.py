@@ -27,6 +27,7 @@ from mtlkit.cli.output import is_main, print_lines
 from mtlkit.cli.parser import EXAMPLES, Parser
 from mtlkit.data.workers import loading_trouble, own_words
 from mtlkit.errors import USER_ERRORS, StepError, for_users
+from mtlkit.run_folder import CHECKPOINTS
 
 # Torch takes a second to import, and training imports other slow modules. `--help` and a mistake in the words must get
 # an answer at once. So a command imports modules inside its function, after it has checked all that it can.
@@ -100,16 +101,17 @@ def train_command(arguments: argparse.Namespace, result: Outcome) -> None:
     from mtlkit.run.progress import bring_to_end
 
     experiments = [Experiment(config, job) for config, job in zip(configs, jobs, strict=True)]
+    resume = arguments.resume_from or arguments.resume
     if not arguments.multirun:
-        _summarise(experiments[0].run(resume=arguments.resume, observers=[Console()]))
+        _summarise(experiments[0].run(resume=resume, observers=[Console()]))
         return
     for number, experiment in enumerate(experiments, 1):
         folder = experiment.folder
         print_lines([f"Job {number} of {len(experiments)}: {folder}"])
         with result.watch(f"{folder}: "):
             try:
-                if arguments.resume:
-                    experiment.run(resume=True, observers=[Console()])
+                if resume:
+                    experiment.run(resume=resume, observers=[Console()])
                 elif not bring_to_end(experiment.config, [Console()]):
                     print_lines(["It has finished already."])
                 _summarise(folder)
@@ -171,6 +173,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     sub.add_argument("experiment", metavar="EXPERIMENT", help="a name (mtlkit list experiments) or a YAML file")
     sub.add_argument("overrides", metavar="key=value", nargs="*", help="overrides, as in Hydra: trainer.lr=0.01")
     sub.add_argument("--resume", action="store_true", help="continue the run in output_dir, exactly")
+    sub.add_argument("--resume-from", choices=CHECKPOINTS, help="the same, from another checkpoint than its last")
     sub.add_argument(
         "-m", "--multirun", action="store_true", help="one run per combination of key=a,b; it can be called again"
     )

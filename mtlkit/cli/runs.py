@@ -8,7 +8,7 @@ from typing import Any
 
 from mtlkit.cli.output import aligned, is_main, print_lines
 from mtlkit.log import class_key, class_tables
-from mtlkit.run_folder import CONFIG, LOG, check_run
+from mtlkit.run_folder import CHECKPOINTS, CONFIG, LOG, check_run
 from mtlkit.splits import SPLITS
 
 
@@ -36,7 +36,7 @@ def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
 def add_run(parser: argparse.ArgumentParser) -> None:
     """Adds the words that name a run and one of its checkpoints."""
     parser.add_argument("run", metavar="RUN", type=Path, help="a run's folder")
-    parser.add_argument("--checkpoint", choices=("best", "last"), help="default: the one of its results")
+    parser.add_argument("--checkpoint", choices=CHECKPOINTS, help="default: the one of its results")
 
 
 def evaluate_command(arguments: argparse.Namespace, result: Any) -> None:

@@ -1,11 +1,9 @@
 """Saves a run, and restores it so that training continues exactly."""
 
-import pickle
 import shutil
-import stat
-from collections.abc import Callable
+from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any
+from warnings import warn
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -15,52 +13,82 @@ from mtlkit.balancer import Balancer
 from mtlkit.config.schema import TrainerConfig
 from mtlkit.engine.engine import Engine
 from mtlkit.engine.model import MultiTaskModel
+from mtlkit.run import checksums, training_state
+from mtlkit.run.checkpoint_folder import remove, replace, with_usual_mode
+from mtlkit.run_folder import CHECKPOINTS, CONFIG
 
 WEIGHTS, BALANCER, TRAINING = "model.safetensors", "balancer.safetensors", "training.pt"
-MONITOR = ("best", "without_gain", "initial")
+LAST, PREVIOUS, BEST = CHECKPOINTS
+#: The folders of a checkpoint. Another than the first is there if the process died while it replaced the first.
+PLACES = {LAST: (LAST, PREVIOUS, f"{LAST}.old"), PREVIOUS: (PREVIOUS,), BEST: (BEST, f"{BEST}.old")}
+# How a user takes another checkpoint: to go on with the training, to use the model, or to start from its weights.
+GO_ON = "mtlkit train '{run}/config.yaml' 'output_dir={run}' --resume-from {name}"
+USE = "--checkpoint {name}"
+INIT = "'model.init_from={run}/checkpoints/{name}'"
 
 
-def save_checkpoint(engine: Engine, folder: Path) -> None:
-    """Writes the folder: `model.safetensors`, `balancer.safetensors` and `training.pt` (optimizers, counters).
+def save_checkpoint(engine: Engine, folder: Path, *, keep: str = "") -> None:
+    """Writes the folder: `model.safetensors`, `balancer.safetensors`, `training.pt` (optimizers, counters) and sums.
 
-    All processes must call it. It writes the folder under a temporary name and then replaces the old folder. If the
-    process is killed, a complete checkpoint therefore remains. Raises `OSError` if the folder cannot be written.
+    All processes must call it. It writes the folder under a temporary name, waits until it is on the disk, and then
+    replaces the old folder. If the process is killed or the machine is lost, a complete checkpoint therefore remains.
+    The old folder stays under the name `keep`, if there is one. Raises `OSError` if the folder cannot be written.
     """
     if not engine.accelerator.is_main_process:  # all processes have the same state, so one writes it
         return
-    temporary, old = folder.with_name(folder.name + ".tmp"), folder.with_name(folder.name + ".old")
+    temporary = folder.with_name(f"{folder.name}.tmp")
     try:
-        shutil.rmtree(temporary, ignore_errors=True)
+        remove(temporary)
         temporary.mkdir(parents=True)
         # Weights in safetensors, which holds no code and other programs can read; the step in its header, so that a
         # resume need not load a whole file to see it.
         step = {"step": str(engine.step)}
         balancer = {name: value.contiguous() for name, value in engine.balancer.state_dict().items()}
         model = engine.averaged.model  # it is what was evaluated; weights that only training needs are in TRAINING
-        _with_usual_mode(temporary / WEIGHTS, lambda path: save_model(model, str(path), metadata=step))
-        _with_usual_mode(temporary / BALANCER, lambda path: save_file(balancer, path))
-        torch.save(_state_of(engine), temporary / TRAINING)
-        # A folder cannot be renamed onto another one. So the old one steps aside first, and `_present` looks for it
-        # there if the process dies between the two renamings.
-        if folder.exists():
-            shutil.rmtree(old, ignore_errors=True)
-            folder.rename(old)
-        temporary.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)  # only after the new one is in its place
+        with_usual_mode(temporary / WEIGHTS, lambda path: save_model(model, str(path), metadata=step))
+        with_usual_mode(temporary / BALANCER, lambda path: save_file(balancer, path))
+        torch.save(training_state.state_of(engine), temporary / TRAINING)
+        checksums.seal(temporary)
+        replace(folder, temporary, keep)
     except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors do not raise OSError
         shutil.rmtree(temporary, ignore_errors=True)
         raise OSError(f"Could not write the checkpoint {folder}: {error}. An older one is intact.") from error
 
 
-def find_checkpoint(run: Path, name: str) -> Path:
-    """Returns the folder of a run's checkpoint `last` or `best`. Raises `FileNotFoundError` if there is none.
+def put_in_place(source: Path) -> None:
+    """Puts a copy of a checkpoint in the place of the last one, from which a run goes on, unless it is that one."""
+    if source.name in PLACES[LAST] and source.name != PREVIOUS:
+        return
+    temporary = source.with_name(f"{LAST}.tmp")
+    remove(temporary)
+    shutil.copytree(source, temporary)
+    checksums.sync_all(temporary)
+    replace(source.with_name(LAST), temporary)
 
-    The weights are enough to predict and to evaluate. Only continuing the training needs more (`resumable`).
+
+def drop_previous(run: Path) -> None:
+    """Removes the checkpoint before the last one. It is for a run in progress only, as it needs room on the disk."""
+    remove(run / "checkpoints" / PREVIOUS)
+
+
+def find_checkpoint(run: Path, name: str) -> Path:
+    """Returns the folder of a run's checkpoint `last`, `previous` or `best`. Raises `FileNotFoundError` if it has none.
+
+    The weights are enough to predict and to evaluate. Only continuing the training needs more.
     """
     folder = _present(run, name, WEIGHTS)
     if folder is None:
-        raise FileNotFoundError(f"{run} has no checkpoint {name!r}; it has {', '.join(steps(run)) or 'none'}.")
+        there = folder_of(run, name)
+        why = "" if there is None else f" ({there} has no {WEIGHTS})"
+        raise FileNotFoundError(f"{run} has no checkpoint {name!r}{why}; it has {', '.join(steps(run)) or 'none'}.")
+    if folder.name == PREVIOUS != name:
+        warn(missing_last(folder), stacklevel=2)
     return folder
+
+
+def missing_last(folder: Path) -> str:
+    """Says that another folder stands for `last`."""
+    return f"{folder.with_name(LAST)} is missing: {folder.name!r} of step {step_of(folder)} stands for it."
 
 
 def of_results(run: Path, config: TrainerConfig) -> tuple[Path, str]:
@@ -78,27 +106,50 @@ def of_results(run: Path, config: TrainerConfig) -> tuple[Path, str]:
     )
 
 
-def resumable(run: Path) -> Path | None:
-    """Returns the checkpoint from which a run can continue, or None."""
-    return _present(run, "last", TRAINING)
+def folder_of(run: Path, name: str) -> Path | None:
+    """Returns the folder of a checkpoint, or None. What is in it has to be checked.
+
+    If `save_checkpoint` was killed between its two renamings, this is the old folder that it left.
+    """
+    folders = (run / "checkpoints" / place for place in PLACES.get(name, (name,)))
+    return next((folder for folder in folders if folder.is_dir()), None)
 
 
 def steps(run: Path) -> dict[str, int | None]:
     """Returns the checkpoints of a run that have weights, with their steps. The step of an unreadable file is None."""
-    folders = {name: _present(run, name, WEIGHTS) for name in ("best", "last")}
+    folders = {name: _present(run, name, WEIGHTS) for name in (BEST, LAST, PREVIOUS)}
+    if folders[PREVIOUS] == folders[LAST]:
+        del folders[PREVIOUS]
     return {name: step_of(folder) for name, folder in folders.items() if folder is not None}
 
 
-def load_checkpoint(engine: Engine, folder: Path) -> None:
-    """Restores the saved state in a new engine. Training then continues as if it had never stopped."""
-    load_weights(engine.averaged.model, engine.balancer, folder)  # first: its message tells a wrong config.yaml
+def check(folder: Path, names: Collection[str], advice: str) -> str:
+    """Compares files of a checkpoint with their checksums. Every file is read after this, and none without it.
+
+    Returns a remark if the checkpoint has no checksums, and otherwise nothing. Raises `ValueError` if a file is damaged
+    or missing. The message offers the other checkpoints whose files are intact. `advice` says how to take one.
+    """
     try:
-        state = torch.load(folder / TRAINING, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:  # never `weights_only=False`, as torch advises: the file could run code
-        raise ValueError(f"{folder / TRAINING} is damaged, or holds what mtlkit did not write.") from error
-    except (RuntimeError, EOFError, OSError) as error:
-        raise ValueError(f"{folder / TRAINING} is damaged: {error}") from error
-    _restore(engine, state)
+        return checksums.check(folder, names)
+    except ValueError as error:
+        raise ValueError(f"{error} {_offer(folder, names, advice)}".rstrip()) from error
+
+
+def check_training(folder: Path) -> None:
+    """Compares all files of a checkpoint from which a run goes on, see `check`."""
+    check(folder, (WEIGHTS, BALANCER, TRAINING), GO_ON)
+
+
+def load_checkpoint(engine: Engine, folder: Path) -> None:
+    """Restores the saved state in a new engine. Training then continues as if it had never stopped.
+
+    Raises `ValueError` if a file is damaged or missing, or belongs to another run.
+    """
+    remark = check(folder, (WEIGHTS, BALANCER, TRAINING), GO_ON)
+    _load_weights(engine.averaged.model, engine.balancer, folder)  # first: its message tells a wrong config.yaml
+    remark += " " + training_state.restore(engine, folder / TRAINING, step_of(folder))
+    if remark.strip():
+        warn(remark.strip(), stacklevel=2)
 
 
 def load_weights(model: MultiTaskModel, balancer: Balancer | None, folder: Path) -> None:
@@ -106,6 +157,12 @@ def load_weights(model: MultiTaskModel, balancer: Balancer | None, folder: Path)
 
     Raises `ValueError` if a file is damaged or missing, or belongs to another model.
     """
+    if remark := check(folder, (WEIGHTS,) if balancer is None else (WEIGHTS, BALANCER), USE):
+        warn(remark, stacklevel=2)
+    _load_weights(model, balancer, folder)
+
+
+def _load_weights(model: MultiTaskModel, balancer: Balancer | None, folder: Path) -> None:
     try:
         load_model(model, str(folder / WEIGHTS))
         if balancer is not None:
@@ -116,13 +173,36 @@ def load_weights(model: MultiTaskModel, balancer: Balancer | None, folder: Path)
         ) from error
 
 
-def _present(run: Path, name: str, file: str) -> Path | None:
-    """Returns the checkpoint's folder. The folder must contain `file`. Otherwise the result is None.
+def _offer(folder: Path, names: Collection[str], advice: str) -> str:
+    """Returns a sentence about the run's other checkpoints whose files are intact, the newest first."""
+    run = folder.parent.parent
+    if not (run / CONFIG).is_file():  # a folder of weights that belongs to no run
+        return ""
+    intact = sorted(_intact(run, folder, names), reverse=True)
+    if not intact:
+        return "No other checkpoint of the run is intact. If you have a copy of this one, put it back."
+    found = " and ".join(f"{name!r} of step {step}{remark}" for step, name, remark in intact)
+    name = intact[0][1]
+    return f"Intact: {found}. To take {name!r}: {advice.format(run=run, name=name)}"
 
-    If `save_checkpoint` was killed between its two renamings, this is the old folder that it left.
-    """
-    folders = (run / "checkpoints" / name, run / "checkpoints" / f"{name}.old")
-    return next((folder for folder in folders if (folder / file).exists()), None)
+
+def _intact(run: Path, damaged: Path, names: Collection[str]) -> Iterator[tuple[int, str, str]]:
+    """Yields step and name of the other checkpoints, and what has to be said of them."""
+    for name in CHECKPOINTS:
+        folder = _present(run, name, WEIGHTS)
+        if folder is None or folder == damaged or (step := step_of(folder)) is None:
+            continue
+        try:
+            unchecked = checksums.check(folder, names)
+        except ValueError:
+            continue
+        yield step, name, " (it has no checksums)" if unchecked else ""
+
+
+def _present(run: Path, name: str, file: str) -> Path | None:
+    """Returns the folder of a checkpoint. The folder must contain `file`. Otherwise the result is None."""
+    folder = folder_of(run, name)
+    return folder if folder is not None and (folder / file).exists() else None
 
 
 def step_of(folder: Path) -> int | None:
@@ -132,41 +212,3 @@ def step_of(folder: Path) -> int | None:
             return int((file.metadata() or {})["step"])
     except (SafetensorError, OSError, KeyError, ValueError):
         return None
-
-
-def _with_usual_mode(path: Path, write: Callable[[Path], None]) -> None:
-    """Calls `write` and sets the usual file mode, because safetensors makes files that only the owner can read."""
-    path.touch()
-    mode = stat.S_IMODE(path.stat().st_mode)
-    write(path)
-    path.chmod(mode)
-
-
-def _state_of(engine: Engine) -> dict[str, Any]:
-    # No random state: all random numbers are functions of the seed and the step (`mtlkit.seeding`), so a run may also
-    # resume on another number of workers.
-    scaler, own = engine.accelerator.scaler, engine.balancer_optimizer
-    averaged = engine.averaged.model is not engine.network
-    return {
-        "weights": engine.network.state_dict() if averaged else None,  # else they are those of WEIGHTS
-        "optimizer": engine.optimizer.state_dict(),
-        "balancer_optimizer": None if own is None else own.state_dict(),
-        "scaler": None if scaler is None else scaler.state_dict(),
-        "first_losses": engine.first_losses.sums,
-        "step": engine.step,
-        "monitor": {name: getattr(engine.monitor, name) for name in MONITOR},
-    }
-
-
-def _restore(engine: Engine, state: dict[str, Any]) -> None:
-    if state.get("weights") is not None:
-        engine.network.load_state_dict(state["weights"])
-    engine.optimizer.load_state_dict(state["optimizer"])
-    if engine.balancer_optimizer is not None:
-        engine.balancer_optimizer.load_state_dict(state["balancer_optimizer"])
-    if engine.accelerator.scaler is not None:
-        engine.accelerator.scaler.load_state_dict(state["scaler"])
-    engine.first_losses.sums = state["first_losses"]  # or the losses would be divided by those of a trained model
-    engine.step = state["step"]
-    for name in MONITOR:
-        setattr(engine.monitor, name, state["monitor"][name])

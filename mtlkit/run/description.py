@@ -1,6 +1,7 @@
 """The file `data.json` of a run: what its model was trained on, as far as it matters to whoever uses the model."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -39,6 +40,28 @@ class Description:
             "targets": targets,
         }
         write_whole(run / DATA, json.dumps(values, indent=1).encode())
+
+    def check_outputs(self, run: Path, tasks: Iterable[str]) -> None:
+        """Compares the targets of the tasks with those with which the run in a folder began, if there is one.
+
+        Weights have no names of classes: in another order, each class would go on with the weights of another one.
+        Raises `ValueError` if they differ, or if the file of the run is damaged.
+        """
+        path = run / DATA
+        if not path.exists():
+            return
+        try:
+            before = Description.read(run).targets
+        except ValueError as error:
+            raise ValueError(f"{error}. Remove the file: the run writes it again.") from error
+        for task in tasks:
+            then, now = before.get(task), self.targets[task]
+            if then is not None and then != now:
+                raise ValueError(
+                    f"{path}: the run began with the target {task!r} as {then.type} ({', '.join(then.classes)}), and "
+                    f"the data set has it as {now.type} ({', '.join(now.classes)}). A resumed run goes on as it began: "
+                    "put the data back as they were, or start a new run from these weights by model.init_from."
+                )
 
     @classmethod
     def read(cls, run: Path) -> "Description":

@@ -39,7 +39,6 @@ from mtlkit.run.trackers import start_trackers
 from mtlkit.run.trial_pass import check_halves, check_normalisation
 from mtlkit.run_folder import CONFIG, LOG
 
-BEST_LOST = "The checkpoint 'best' was lost: the best evaluation from here on takes its place."
 PACKAGES = ("mtlkit", "torch", "timm", "segmentation-models-pytorch", "accelerate", "albumentations", "numpy")
 
 
@@ -61,18 +60,21 @@ class Experiment:
         """Builds it from an experiment's YAML file and overrides, written as on the command line."""
         return cls(compose(experiment, overrides), overrides)
 
-    def run(self, resume: bool = False, observers: Iterable[Observer] = ()) -> Path:
+    def run(self, resume: bool | str = False, observers: Iterable[Observer] = ()) -> Path:
         """Trains, writes the run's folder and returns it. All processes call it.
 
         Args:
-            resume: continue the run in `output_dir` from its last checkpoint and with its configuration. Only the keys
-                of `mtlkit.run.resume.MAY_CHANGE` can differ.
+            resume: continue the run in `output_dir` from its last checkpoint, or from the one of this name (`last`,
+                `previous`, `best`), and with its configuration. Only the keys of `mtlkit.run.resume.MAY_CHANGE` can
+                differ. What the folder holds of later steps than the checkpoint's is dropped.
             observers: objects that also receive the records of the log.
 
         Raises:
             FileExistsError: another run uses the folder, or it holds a run with a finished step and `resume` is not
                 set.
             FileNotFoundError: there is no run to resume, or a part of it is missing.
+            ValueError: a setting differs that would make it another run, or the checkpoint is damaged. The message
+                names the file, and offers another checkpoint.
             NonFiniteError: a loss or a gradient is not finite. The checkpoints are intact.
         """
         distributed.start()  # before the claim, which only the main process takes
@@ -124,18 +126,7 @@ class Experiment:
             seed=config.seed,
         )
         # The engine is built as for a new run and then gets the saved state, so both start through the same code.
-        best_lost = False
-        if start.begun:
-            checkpoint.load_checkpoint(engine, checkpoint.find_checkpoint(self.folder, "last"))
-            if engine.step > engine.total_steps:
-                raise ValueError(
-                    f"{self.folder} is at step {engine.step} already, and would end at step {engine.total_steps} by "
-                    "trainer.max_steps and trainer.max_epochs. A resumed run cannot become shorter: leave them as "
-                    "they are, or set them higher."
-                )
-            if engine.monitor.best is not None and not start.has_best:
-                best_lost = True
-                engine.monitor.forget()  # or no later model would be saved as `best` before it beats one that is gone
+        best_lost = self._go_on(engine, start)
         # Only now: the checkpoint says at which step the batches go on.
         batches = train_loader(
             training, order, accumulation=config.trainer.accumulation, start_step=engine.step, **shared
@@ -144,6 +135,8 @@ class Experiment:
 
         def prepare() -> None:
             self._write_description(training, parts.balancer)  # also on a resume: the run's length may have changed
+            if start.source:
+                checkpoint.put_in_place(start.source)  # before the log forgets later steps than its own
             engine.observer = Observers([*self._own_observers(engine, start), *observers])
 
         distributed.main_decides(prepare)  # a tracker that cannot start must not leave the other processes waiting
@@ -153,8 +146,8 @@ class Experiment:
             for incident in [*start.incidents, *ignored_requests(accelerator)]:  # found before there was a log
                 engine.note({"incident": incident})
             if best_lost:
-                engine.note({"best_lost": True, "incident": BEST_LOST})
-            if not start.begun:
+                engine.note({"best_lost": True, "incident": start.best_gone})
+            if not start.source:
                 engine.note(about_the_model(config, parts, engine, taken))
                 if remark := unlike_published(config):
                     engine.note({"incident": remark})
@@ -174,11 +167,27 @@ class Experiment:
         finally:
             engine.finish(status)
 
+    def _go_on(self, engine: Engine, start: Start) -> bool:
+        """Gives the engine the state of the run, if it goes on. Returns whether its best evaluation does not count."""
+        if start.source is None:
+            return False
+        checkpoint.load_checkpoint(engine, start.source)
+        if engine.step > engine.total_steps:
+            raise ValueError(
+                f"{self.folder} is at step {engine.step} already, and would end at step {engine.total_steps} by "
+                "trainer.max_steps and trainer.max_epochs. A resumed run cannot become shorter: leave them as they "
+                "are, or set them higher."
+            )
+        if engine.monitor.best is None or not start.best_gone:
+            return False
+        engine.monitor.forget()  # or no later model would be saved as `best` before it beats one that is gone
+        return True
+
     def _own_observers(self, engine: Engine, start: Start) -> list[Observer]:
         own = [OBSERVERS.build(name, self.config) for name in self.config.trainer.observers]
         # The trackers come first: an incident about one that fails in `finish` must still find the log open.
         # Log and trackers drop records after the checkpoint, for these steps are made again.
-        begun = engine.step if start.begun else None
+        begun = engine.step if start.source else None
         trackers = start_trackers(engine.accelerator, self.config, lambda text: engine.note({"incident": text}), begun)
         log = JsonLines(self.folder / LOG, begun)
         return [*trackers, log, *own]
@@ -187,8 +196,8 @@ class Experiment:
         def save(best: bool) -> None:
             # `best` first: if the process dies in between, the run resumes from the older `last` and comes here again.
             if best:
-                checkpoint.save_checkpoint(engine, self.folder / "checkpoints" / "best")
-            checkpoint.save_checkpoint(engine, self.folder / "checkpoints" / "last")
+                checkpoint.save_checkpoint(engine, self.folder / "checkpoints" / checkpoint.BEST)
+            checkpoint.save_checkpoint(engine, self.folder / "checkpoints" / checkpoint.LAST, keep=checkpoint.PREVIOUS)
 
         return save
 
@@ -198,6 +207,7 @@ class Experiment:
         if remark:
             engine.note({"incident": remark})
         checkpoint.load_weights(engine.averaged.model, engine.balancer, folder)
+        checkpoint.drop_previous(self.folder)
 
     def _show(self, engine: Engine, validation: Samples) -> None:
         """Writes the pictures and the report, on the main process."""
@@ -208,14 +218,16 @@ class Experiment:
 
     def _write_description(self, training: Samples, balancer: Balancer) -> None:
         dataset = training.dataset
-        Description(
+        description = Description(
             training.image_size,
             dataset.resizing,
             dict(dataset.targets),
             adapters=has_adapters(balancer),
             channels=training.channels,
             bounds=dataset.bounds,
-        ).save(self.folder)
+        )
+        description.check_outputs(self.folder, self.config.task)
+        description.save(self.folder)
         self.config.save(self.folder / CONFIG)
 
 

@@ -11,6 +11,7 @@ from typing import cast
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
+from mtlkit.run import checkpoint, checksums
 from mtlkit.run.card import model_card
 from mtlkit.run.checkpoint import BALANCER, TRAINING, WEIGHTS
 from mtlkit.run.trained import load_run
@@ -31,7 +32,7 @@ def download(repository: str) -> Path:
     Raises:
         FileNotFoundError: it cannot be had, or it is no run of mtlkit. The message says why.
     """
-    files = [CONFIG, DATA, *(f"checkpoints/*/{name}" for name in (WEIGHTS, BALANCER))]
+    files = [CONFIG, DATA, *(f"checkpoints/*/{name}" for name in (WEIGHTS, BALANCER, checksums.CHECKSUMS))]
     try:
         folder = Path(snapshot_download(repository, allow_patterns=files))
     except TROUBLE as error:
@@ -65,8 +66,8 @@ def push_run(
 ) -> tuple[str, list[str]]:
     """Uploads a run, with a model card. Returns its address and the names of the files.
 
-    The files are config.yaml, data.json, metrics.jsonl, the weights of one checkpoint (model and balancer) and the
-    card. huggingface_hub finds out who you are (`hf auth login`).
+    The files are config.yaml, data.json, metrics.jsonl, the weights of one checkpoint (model and balancer) with their
+    checksums, and the card. huggingface_hub finds out who you are (`hf auth login`).
 
     Args:
         repository: "user/name".
@@ -79,7 +80,7 @@ def push_run(
     Raises:
         FileNotFoundError: there is no such run or checkpoint.
         FileExistsError: the hub has the model already, and `update` is not set.
-        ValueError: the run is damaged, or `repository` is no name for a model.
+        ValueError: the run is damaged, a file of the checkpoint is missing, or `repository` is no name for a model.
         OSError: the hub cannot be reached, or refuses.
     """
     model = load_run(run, name, "cpu")  # what cannot be loaded is not uploaded
@@ -91,10 +92,12 @@ def push_run(
         for file in (CONFIG, DATA, LOG):
             if (run / file).exists():  # a log may be lost; the card says so
                 shutil.copyfile(run / file, folder / file)
-        for file in (WEIGHTS, BALANCER, *([TRAINING] if training_state else [])):
-            if not (model.checkpoint / file).exists():
-                raise FileNotFoundError(f"{model.checkpoint} has no {file}.")
+        files = (WEIGHTS, BALANCER, *([TRAINING] if training_state else []))
+        checkpoint.check(model.checkpoint, files, checkpoint.USE)
+        for file in files:
             shutil.copyfile(model.checkpoint / file, folder / weights / file)
+        if sums := checksums.read_list(model.checkpoint):  # those of then, so that what is copied wrongly is noticed
+            checksums.write_list(folder / weights, {file: sums[file] for file in files})
         address = _upload(folder, repository, private=private, update=update)
         return address, sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 

@@ -31,7 +31,7 @@ class Weights:
 
     folder: Path
     run: Path | None = None
-    remark: str = ""  #: what is unusual about the choice of this checkpoint
+    remark: str = ""  #: what is unusual about this checkpoint or its choice
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,8 @@ class Taken:
 def find_weights(init_from: str, output_dir: str) -> Weights:
     """Returns the checkpoint that `model.init_from` names: that of a run's results, or a folder with weights.
 
-    Raises `FileNotFoundError` if there is neither, and `ValueError` if it lies in the folder of the new run.
+    Raises `FileNotFoundError` if there is neither, and `ValueError` if it lies in the folder of the new run, or if a
+    file of it is damaged.
     """
     given = Path(init_from).expanduser()
     own = Path(output_dir).resolve()
@@ -72,7 +73,7 @@ def find_weights(init_from: str, output_dir: str) -> Weights:
         )
     if (given / checkpoint.WEIGHTS).is_file():
         run = given.parent.parent
-        return Weights(given, run if (run / CONFIG).is_file() else None)
+        return _checked(given, run if (run / CONFIG).is_file() else None, "")
     try:
         check_run(given, CONFIG)
         # Only this key: a check of the rest would need all plug-ins of that run.
@@ -80,7 +81,17 @@ def find_weights(init_from: str, output_dir: str) -> Weights:
         folder, remark = checkpoint.of_results(given, TrainerConfig(selection=selection))
     except FileNotFoundError as error:
         raise FileNotFoundError(f"model.init_from={init_from}: {error}") from error
-    return Weights(folder, given, remark)
+    return _checked(folder, given, remark)
+
+
+def _checked(folder: Path, run: Path | None, remark: str) -> Weights:
+    # The balancer's file may be missing: a folder of weights is enough.
+    files = [file for file in (checkpoint.WEIGHTS, checkpoint.BALANCER) if (folder / file).is_file()]
+    try:
+        unchecked = checkpoint.check(folder, files, checkpoint.INIT)
+    except ValueError as error:
+        raise ValueError(f"model.init_from: {error}") from error
+    return Weights(folder, run, f"{remark} {unchecked}".strip())
 
 
 def take_weights(parts: Parts, config: Config, weights: Weights, targets: Mapping[str, Target]) -> dict[str, Any]:

@@ -26,7 +26,8 @@ def load(
             `user` here. No module is imported because a file from the hub names it: import what such a model needs
             yourself.
         device: "cpu", "cuda", "cuda:1", ...; None: a GPU if there is one.
-        checkpoint: "best" or "last"; None: the one that the run's results belong to (`trainer.selection`).
+        checkpoint: "best", "last" or, of a run in progress, "previous"; None: the one that the run's results belong to
+            (`trainer.selection`).
 
     Raises:
         FileNotFoundError: there is no such run or checkpoint.

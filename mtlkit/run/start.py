@@ -7,12 +7,15 @@ from pathlib import Path
 
 from mtlkit import log
 from mtlkit.config.schema import Config
+from mtlkit.registry import suggest
 from mtlkit.run import checkpoint
+from mtlkit.run.checkpoint_folder import check_writable
 from mtlkit.run.init_from import Weights, find_weights
 from mtlkit.run.resume import resumed
-from mtlkit.run_folder import CONFIG, DATA, LOG
+from mtlkit.run_folder import CHECKPOINTS, CONFIG, DATA, LOG
 
 MADE = (CONFIG, DATA, LOG, "report.html", "pictures.png", "checkpoints", "pictures", "trackers")  #: what a run writes
+TAKES_PLACE = "the best evaluation from here on takes its place."
 
 
 @dataclass(frozen=True)
@@ -21,33 +24,38 @@ class Start:
 
     Attributes:
         config: its configuration. If the run continues, this is mostly the configuration that it started with.
-        begun: whether it continues from its checkpoint `last`.
-        has_best: whether its checkpoint `best` exists.
+        source: the folder of the checkpoint from which it continues; None: it is new.
+        best_gone: why its checkpoint `best` does not count, in a sentence; empty if it does.
         incidents: sentences about the folder that the log must contain.
         weights: where a new run takes its first weights from (`model.init_from`).
     """
 
     config: Config
-    begun: bool = False
-    has_best: bool = False
+    source: Path | None = None
+    best_gone: str = ""
     incidents: tuple[str, ...] = ()
     weights: Weights | None = None
 
 
-def open_run(config: Config, words: Sequence[str] | None, resume: bool) -> Start:
+def open_run(config: Config, words: Sequence[str] | None, resume: bool | str) -> Start:
     """Checks the folder `config.output_dir` and removes files of an earlier start that finished no step.
 
     Only the main process calls it, after it has claimed the folder.
 
     Args:
         words: the overrides that `config` was composed from, see `resumed`.
+        resume: whether a run goes on, from its last checkpoint or from the one of this name.
 
     Raises:
         FileExistsError: the folder holds a run with a finished step, and `resume` is not set.
         FileNotFoundError: there is nothing to resume, or a part is missing. The message names the missing part.
-        ValueError: a setting differs that would make it another run, or the log is damaged.
+        PermissionError: the run could not save its checkpoints.
+        ValueError: a setting differs that would make it another run, the log or a file of the checkpoint is damaged, or
+            there is no such name.
     """
     folder = Path(config.output_dir)
+    if isinstance(resume, str) and resume not in CHECKPOINTS:
+        raise ValueError(f"A run cannot go on from {resume!r}. {suggest(resume, CHECKPOINTS)}")
     kept = finished_work(folder)
     if not resume and kept:
         raise FileExistsError(
@@ -65,9 +73,17 @@ def open_run(config: Config, words: Sequence[str] | None, resume: bool) -> Start
         weights = None if init_from is None else find_weights(init_from, config.output_dir)
         _clear(folder)
         return Start(config, weights=weights)
-    if checkpoint.resumable(folder) is None:
-        raise FileNotFoundError(_unresumable(folder, kept))
-    return Start(resumed(config, words), True, "best" in checkpoint.steps(folder), tuple(_lost(folder)))
+    name = resume if isinstance(resume, str) else checkpoint.LAST
+    source = checkpoint.folder_of(folder, name)
+    if source is None:
+        raise FileNotFoundError(_unresumable(folder, name, kept))
+    # On this process alone and before any work: the others go by its answer, and nobody waits for them.
+    checkpoint.check_training(source)
+    check_writable(folder)
+    lost = list(_lost(folder))
+    if source.name == checkpoint.PREVIOUS != name:
+        lost.append(checkpoint.missing_last(source))
+    return Start(resumed(config, words), source, _best_gone(folder, source, name), tuple(lost))
 
 
 def finished_work(folder: Path) -> list[str]:
@@ -85,16 +101,22 @@ def _clear(folder: Path) -> None:
             (folder / name).unlink(missing_ok=True)
 
 
-def _unresumable(folder: Path, kept: Sequence[str]) -> str:
-    last = folder / "checkpoints" / "last"
-    best = folder / "checkpoints" / "best"
-    words = [
-        f"{folder} cannot be resumed: {last / checkpoint.TRAINING} is missing, and training needs it to continue.",
-        f"It has {', '.join(kept)}.",
-    ]
-    if (best / checkpoint.TRAINING).exists():
-        words.append(f"To go on from the best evaluation, put a copy of {best} in the place of {last}.")
+def _unresumable(folder: Path, name: str, kept: Sequence[str]) -> str:
+    words = [f"{folder} cannot be resumed: it has no checkpoint {name!r}. It has {', '.join(kept)}."]
+    if others := [other for other in CHECKPOINTS if checkpoint.folder_of(folder, other) is not None]:
+        words.append(f"To go on from {others[0]!r}: --resume-from {others[0]}.")
     return " ".join([*words, "To begin anew, choose another output_dir."])
+
+
+def _best_gone(folder: Path, source: Path, name: str) -> str:
+    steps = checkpoint.steps(folder)
+    if "best" not in steps:
+        return f"The checkpoint 'best' was lost: {TAKES_PLACE}"
+    # After a kill between the writing of `best` and of `last`, the same evaluation comes again, and nothing is lost.
+    best, begin = steps["best"], checkpoint.step_of(source)
+    if name != checkpoint.LAST and best is not None and begin is not None and best > begin:
+        return f"The checkpoint 'best' is of step {best}, and the run goes on from step {begin}: {TAKES_PLACE}"
+    return ""
 
 
 def _lost(folder: Path) -> list[str]:
