@@ -19,9 +19,11 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
-from mtlkit import BALANCERS
+from mtlkit import BALANCERS, distributed
+from mtlkit.run import checkpoint
 
 STEPS = 4
+ADAMW = {"optimizer": "adamw", "optimizer_options": {"foreach": False}}
 SAMPLES = 8
 
 
@@ -170,7 +172,7 @@ def run(toys, plain_loop, loops, method, space, layout, micro):
     shard = tensorwise or {"root": by_root, "parts": by_parts, "blocks": by_blocks, "hybrid": hybrid}[layout]
     mesh = tensorwise and tensorwise.mesh
     made = {"options": options, "encoder": make_wide_encoder(toys) if tensorwise else None}
-    made |= {"optimizer": "adamw", "accumulation": micro, "optimizer_options": {"foreach": False}}
+    made |= {"accumulation": micro} | ADAMW
     place, places = (dist.get_rank(), dist.get_world_size()) if mesh is None else (mesh.get_local_rank(), mesh.size())
     share = functools.partial(rows_of, micro=micro, rank=place, world=places)
 
@@ -225,6 +227,26 @@ def refusals(toys, loops):
     return found
 
 
+def train(toys, engine, steps):
+    """Trains on this process's part of the batches, and looks at the model without gradients, as an evaluation does."""
+    rank, world = distributed.rank(), distributed.world_size()
+    for number in range(engine.step, engine.step + steps):
+        engine.train_step(cut(toys.make_batch(number), rows_of(0, 1, rank, world)))
+    with torch.no_grad():  # leaves whole parameters in the modules
+        engine.network(toys.make_batch()["image"].double())
+
+
+def resumes(toys, folder):
+    """Saves a split model after two steps and again after four, and goes on with another split in between."""
+    engine = toys.make_engine("nash", **ADAMW, shard=by_parts)
+    train(toys, engine, 2)
+    checkpoint.save_checkpoint(engine, folder / "two")
+    second = toys.make_engine("nash", **ADAMW, shard=by_root)
+    checkpoint.load_checkpoint(second, folder / "two")
+    train(toys, second, 2)
+    checkpoint.save_checkpoint(second, folder / "four")
+
+
 def main():
     import loops
     import plain_loop
@@ -240,6 +262,7 @@ def main():
         Path(sys.argv[1]).write_text(json.dumps({"cases": found, "refusals": refusals(toys, loops)}))
     else:
         refusals(toys, loops)
+    resumes(toys, Path(f"{sys.argv[1]}.checkpoints"))
     torch.distributed.destroy_process_group()
 
 

@@ -4,7 +4,6 @@ import os
 import re
 import shutil
 import stat
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -77,9 +76,9 @@ def test_what_an_engine_does_not_have_is_not_asked_for(toys, tmp_path):
     assert engine.step == 2
 
 
-def test_only_the_main_process_writes(toys, tmp_path):
+def test_only_the_main_process_writes(toys, tmp_path, monkeypatch):
     engine = trained(toys, steps=0)
-    engine.accelerator = SimpleNamespace(is_main_process=False)
+    monkeypatch.setattr("mtlkit.distributed.rank", lambda: 1)
     checkpoint.save_checkpoint(engine, tmp_path / "last")
     assert files_of(tmp_path) == []
 

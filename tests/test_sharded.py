@@ -5,13 +5,18 @@ The engine and `mtlkit.Balanced` train next to a plain loop in one process (`pla
 
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
+
+from mtlkit.run import checkpoint
 
 sys.path.insert(0, str(Path(__file__).parent))
-from sharded_worker import SHORT
+from sharded_worker import ADAMW, SHORT
 from test_distributed import launch
 from tolerances import NETWORK
 
@@ -26,7 +31,8 @@ def found(folder, *mode):
 @pytest.fixture(scope="module")
 def results(once):
     folder = once("sharded", lambda folder: found(folder, "short"))
-    return {world: json.loads((folder / f"{world}.json").read_text()) for world in (2, 4)}
+    read = {world: json.loads((folder / f"{world}.json").read_text()) for world in (2, 4)}
+    return read | {"folder": folder}
 
 
 def check(case):
@@ -53,6 +59,34 @@ def test_split_parameters_give_what_one_process_gives(results, world, case):
 )
 def test_what_cannot_work_is_refused_at_set_up(results, world, name, message):
     assert re.search(message, results[world]["refusals"].get(name, "nothing was refused"), re.DOTALL)
+
+
+def test_a_split_model_goes_on_with_another_number_of_processes(toys, results):
+    """With the same number and another split, and in one process with none."""
+    for world in (2, 4):
+        folder = results["folder"] / f"{world}.json.checkpoints"
+        assert len(list((folder / "two" / "optimizer").glob("*.safetensors"))) == world
+        engine = toys.make_engine("nash", **ADAMW)
+        checkpoint.load_checkpoint(engine, folder / "two")
+        for number in (2, 3):
+            engine.train_step(toys.make_batch(number))
+        other = load_file(folder / "four" / "model.safetensors")
+        for name, value in engine.network.state_dict().items():
+            torch.testing.assert_close(other[name], value, rtol=NETWORK, atol=NETWORK)
+
+
+def test_a_damaged_shard_is_named(toys, results, tmp_path):
+    folder = tmp_path / "checkpoints" / "last"
+    shutil.copytree(results["folder"] / "2.json.checkpoints" / "two", folder)
+    shard = next((folder / "optimizer").iterdir())
+    data = bytearray(shard.read_bytes())
+    data[-1] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(ValueError, match=re.escape(f"{shard} is damaged: its SHA-256 is")):
+        checkpoint.load_checkpoint(toys.make_engine("nash", **ADAMW), folder)
+    shard.unlink()
+    with pytest.raises(ValueError, match=re.escape(f"{shard} is missing")):
+        checkpoint.load_checkpoint(toys.make_engine("nash", **ADAMW), folder)
 
 
 @pytest.mark.long

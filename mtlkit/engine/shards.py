@@ -109,8 +109,17 @@ def prepare(accelerator: Accelerator, model: nn.Module, optimizer: Optimizer) ->
 
 
 def is_split(module: nn.Module) -> bool:
-    """Returns whether this process holds only a part of some parameters of the module."""
-    return any(isinstance(parameter, DTensor) for parameter in module.parameters())
+    """Returns whether this process holds only a part of some parameters of the module.
+
+    While they are in use, FSDP has whole ones in the module. They count as split.
+    """
+    return bool(_units(module)) or any(isinstance(parameter, DTensor) for parameter in module.parameters())
+
+
+def split_again(module: nn.Module) -> None:
+    """Puts the shards back into the module. After a forward pass without gradients, FSDP leaves whole parameters."""
+    for unit in _units(module):
+        unit.reshard()
 
 
 def check_launcher(kind: str, balancer: Balancer) -> None:

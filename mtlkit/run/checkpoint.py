@@ -1,19 +1,24 @@
 """Saves a run, and restores it so that training continues exactly."""
 
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 from warnings import warn
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, load_model, save_file, save_model
+from torch import Tensor
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 
+from mtlkit import distributed
 from mtlkit.balancer import Balancer
 from mtlkit.config.schema import TrainerConfig
 from mtlkit.engine.engine import Engine
 from mtlkit.engine.model import MultiTaskModel
-from mtlkit.run import checksums, training_state
+from mtlkit.engine.shards import is_split, split_again, whole
+from mtlkit.run import checksums, optimizer_shards, training_state
 from mtlkit.run.checkpoint_folder import remove, replace, with_usual_mode
 from mtlkit.run_folder import CHECKPOINTS, CONFIG
 
@@ -30,29 +35,51 @@ INIT = "'model.init_from={run}/checkpoints/{name}'"
 def save_checkpoint(engine: Engine, folder: Path, *, keep: str = "") -> None:
     """Writes the folder: `model.safetensors`, `balancer.safetensors`, `training.pt` (optimizers, counters) and sums.
 
-    All processes must call it. It writes the folder under a temporary name, waits until it is on the disk, and then
-    replaces the old folder. If the process is killed or the machine is lost, a complete checkpoint therefore remains.
-    The old folder stays under the name `keep`, if there is one. Raises `OSError` if the folder cannot be written.
+    All processes must call it, and wait for the main one, which writes the files. If the model is split over processes,
+    each of them writes its part of the optimizer's state into the folder `optimizer`. All files get their place under a
+    temporary name, are waited for until they are on the disk, and then replace the old folder. If the process is killed
+    or the machine is lost, a complete checkpoint therefore remains. The old folder stays under the name `keep`, if
+    there is one.
+
+    Raises:
+        OSError: the folder cannot be written. All processes raise it.
     """
-    if not engine.accelerator.is_main_process:  # all processes have the same state, so one writes it
-        return
     temporary = folder.with_name(f"{folder.name}.tmp")
+    split_again(engine.network)
+    state = training_state.state_of(engine)
+    shards: dict[str, Tensor] = {}
+    if is_split(engine.network):
+        state["optimizer"], shards = optimizer_shards.taken_apart(state["optimizer"])
+    weights = {name: whole(value) for name, value in engine.network.state_dict().items()} if shards else None
     try:
-        remove(temporary)
-        temporary.mkdir(parents=True)
-        # Weights in safetensors, which holds no code and other programs can read; the step in its header, so that a
-        # resume need not load a whole file to see it.
-        step = {"step": str(engine.step)}
-        balancer = {name: value.contiguous() for name, value in engine.balancer.state_dict().items()}
-        model = engine.averaged.model  # it is what was evaluated; weights that only training needs are in TRAINING
-        with_usual_mode(temporary / WEIGHTS, lambda path: save_model(model, str(path), metadata=step))
-        with_usual_mode(temporary / BALANCER, lambda path: save_file(balancer, path))
-        torch.save(training_state.state_of(engine), temporary / TRAINING)
-        checksums.seal(temporary)
-        replace(folder, temporary, keep)
+        distributed.main_decides(lambda: _write(engine, weights, state, temporary))
+        if shards:
+            optimizer_shards.save(shards, temporary / optimizer_shards.SHARDS)
+        distributed.main_decides(lambda: _put(temporary, folder, keep))
     except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors do not raise OSError
-        shutil.rmtree(temporary, ignore_errors=True)
+        distributed.main_decides(lambda: shutil.rmtree(temporary, ignore_errors=True))
         raise OSError(f"Could not write the checkpoint {folder}: {error}. An older one is intact.") from error
+
+
+def _write(engine: Engine, weights: Mapping[str, Tensor] | None, state: Mapping[str, Any], folder: Path) -> None:
+    remove(folder)
+    folder.mkdir(parents=True)
+    # Weights in safetensors, which holds no code and other programs can read; the step in its header, so that a resume
+    # need not load a whole file to see it.
+    step = {"step": str(engine.step)}
+    balancer = {name: value.contiguous() for name, value in engine.balancer.state_dict().items()}
+    model = engine.averaged.model  # it is what was evaluated; weights that only training needs are in TRAINING
+    if weights is None:
+        with_usual_mode(folder / WEIGHTS, lambda path: save_model(model, str(path), metadata=step))
+    else:
+        with_usual_mode(folder / WEIGHTS, lambda path: save_file(dict(weights), path, metadata=step))
+    with_usual_mode(folder / BALANCER, lambda path: save_file(balancer, path))
+    torch.save(state, folder / TRAINING)
+
+
+def _put(temporary: Path, folder: Path, keep: str) -> None:
+    checksums.seal(temporary)
+    replace(folder, temporary, keep)
 
 
 def put_in_place(source: Path) -> None:
@@ -137,7 +164,11 @@ def check(folder: Path, names: Collection[str], advice: str) -> str:
 
 def check_training(folder: Path) -> None:
     """Compares all files of a checkpoint from which a run goes on, see `check`."""
-    check(folder, (WEIGHTS, BALANCER, TRAINING), GO_ON)
+    _check_whole(folder)
+
+
+def _check_whole(folder: Path) -> str:
+    return check(folder, (WEIGHTS, BALANCER, TRAINING, *checksums.listed(folder, optimizer_shards.SHARDS)), GO_ON)
 
 
 def load_checkpoint(engine: Engine, folder: Path) -> None:
@@ -145,7 +176,7 @@ def load_checkpoint(engine: Engine, folder: Path) -> None:
 
     Raises `ValueError` if a file is damaged or missing, or belongs to another run.
     """
-    remark = check(folder, (WEIGHTS, BALANCER, TRAINING), GO_ON)
+    remark = _check_whole(folder)
     _load_weights(engine.averaged.model, engine.balancer, folder)  # first: its message tells a wrong config.yaml
     remark += " " + training_state.restore(engine, folder / TRAINING, step_of(folder))
     if remark.strip():
@@ -164,7 +195,12 @@ def load_weights(model: MultiTaskModel, balancer: Balancer | None, folder: Path)
 
 def _load_weights(model: MultiTaskModel, balancer: Balancer | None, folder: Path) -> None:
     try:
-        load_model(model, str(folder / WEIGHTS))
+        if is_split(model):
+            split_again(model)
+            weights: dict[str, Any] = load_file(folder / WEIGHTS)
+            set_model_state_dict(model, weights, options=StateDictOptions(full_state_dict=True))
+        else:
+            load_model(model, str(folder / WEIGHTS))
         if balancer is not None:
             balancer.load_state_dict(load_file(folder / BALANCER))
     except (SafetensorError, RuntimeError, OSError) as error:

@@ -13,7 +13,8 @@ CHECKSUMS = "checksums.json"
 
 def seal(folder: Path) -> None:
     """Writes the list of the files in a folder with their SHA-256, and waits until all of it is on the disk."""
-    write_list(folder, {path.name: _facts(path) for path in sorted(folder.iterdir()) if path.name != CHECKSUMS})
+    files = [path for path in _files(folder) if path.name != CHECKSUMS]
+    write_list(folder, {path.relative_to(folder).as_posix(): _facts(path) for path in files})
     sync_all(folder)
 
 
@@ -39,7 +40,7 @@ def read_list(folder: Path) -> dict[str, dict[str, Any]] | None:
 
 def sync_all(folder: Path) -> None:
     """Waits until a folder and its files are on the disk."""
-    for path in (*folder.iterdir(), folder):
+    for path in (*folder.rglob("*"), folder):
         sync(path)
 
 
@@ -64,6 +65,21 @@ def check(folder: Path, names: Collection[str]) -> str:
         f"{folder} has no {CHECKSUMS} (earlier versions of mtlkit wrote none), so nobody would notice if its files "
         "were damaged."
     )
+
+
+def listed(folder: Path, below: str) -> list[str]:
+    """Returns the files of a sub-folder by their names in the list, such as `optimizer/shard-1.safetensors`.
+
+    Without a list, they are the files that are there.
+    """
+    names = read_list(folder)
+    if names is None:
+        names = dict.fromkeys(path.relative_to(folder).as_posix() for path in _files(folder))  # type: ignore[assignment]
+    return [name for name in names or () if name.startswith(f"{below}/")]
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 def _compare(path: Path, wanted: dict[str, Any] | None) -> None:

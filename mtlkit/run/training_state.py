@@ -7,6 +7,8 @@ import torch
 
 from mtlkit.engine.engine import Engine
 from mtlkit.engine.optimizer_state import NAMES, load_named_state, named_state
+from mtlkit.engine.shards import is_split
+from mtlkit.run import optimizer_shards
 
 #: What a state holds, with the types of the values.
 FORM: dict[str, tuple[type, ...]] = {
@@ -58,7 +60,7 @@ def restore(engine: Engine, path: Path, step: int | None) -> str:
     if step is not None and state["step"] != step:
         raise ValueError(f"{path} is of step {state['step']}, and the weights beside it are of step {step}.")
     try:
-        _put(engine, state)
+        _put(engine, state, path.parent)
     except Exception as error:  # a foreign value may cause any error
         reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         raise ValueError(f"{path} does not fit the run's config.yaml, or is damaged: {reason.rstrip('.')}.") from error
@@ -85,10 +87,17 @@ def _foreign(path: Path, reason: str) -> ValueError:
     return ValueError(f"{path} is damaged, or holds what mtlkit did not write ({reason}).")
 
 
-def _put(engine: Engine, state: dict[str, Any]) -> None:
+def _optimizer_state(engine: Engine, state: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Returns the state split as the model is now, which need not be as it was when the state was written."""
+    if optimizer_shards.FORMS in state:
+        return optimizer_shards.put_together(state, engine.network, folder / optimizer_shards.SHARDS)
+    return optimizer_shards.split_like(state, engine.network) if is_split(engine.network) else state
+
+
+def _put(engine: Engine, state: dict[str, Any], folder: Path) -> None:
     if state.get("weights") is not None:
         engine.network.load_state_dict(state["weights"])
-    load_named_state(engine.optimizer, engine.network, state["optimizer"])
+    load_named_state(engine.optimizer, engine.network, _optimizer_state(engine, state["optimizer"], folder))
     if (engine.balancer_optimizer is None) != (state["balancer_optimizer"] is None):
         raise ValueError("it is of a balancer with another kind of state")
     if engine.balancer_optimizer is not None:
