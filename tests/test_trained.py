@@ -188,13 +188,16 @@ def test_a_balancer_of_ones_own_is_needed_only_if_it_changes_features(tmp_path, 
     assert mtlkit.load(plain, device="cpu").predictor.balancer is None
     (tmp_path / "adapted").mkdir()
     adapted = train(tmp_path / "adapted", "balancer=own", "trainer.max_steps=1", plugin=PLUGIN + OWN + ADAPTER)
-    message = r"the model needs the balancer 'own'\. .* Python finds no module noise_plugin\. Put the folder"
+    message = r"the model needs the balancer 'own'\. .* Python finds no module noise_plugin\. Call mtlkit in the folder"
     with pytest.raises(LookupError, match=message):
-        mtlkit.load(adapted)
+        mtlkit.load(adapted, trust_plugins=True)
     (tmp_path / "code").mkdir()
     (tmp_path / "code" / "noise_plugin.py").write_text(PLUGIN + OWN + ADAPTER)
     monkeypatch.syspath_prepend(tmp_path / "code")
-    with_balancer = mtlkit.load(adapted, device="cpu")
+    with pytest.raises(LookupError, match="no installed package provides noise_plugin.*If you trust that code"):
+        mtlkit.load(adapted)
+    assert "noise_plugin" not in sys.modules
+    with_balancer = mtlkit.load(adapted, device="cpu", trust_plugins=True)
     assert "noise_plugin" in sys.modules
     network = with_balancer.predictor.model
     doubled = [2 * level for level in network.encoder(torch.zeros(1, 3, 64, 96))]
@@ -202,7 +205,7 @@ def test_a_balancer_of_ones_own_is_needed_only_if_it_changes_features(tmp_path, 
     torch.testing.assert_close(with_balancer(image)["flags"], expected)
     monkeypatch.undo()
     sys.modules.pop("noise_plugin")
-    with pytest.raises(ValueError, match="there is no module 'noise_plugin'"):  # an evaluation does need the data set
+    with pytest.raises(ValueError, match="names the module 'noise_plugin', and there is no such module"):  # an evaluation does need the data set
         evaluate_run(plain)
 
 

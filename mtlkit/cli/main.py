@@ -38,8 +38,6 @@ LISTS = ("balancers", "tasks", "datasets", "kinds", "encoders", "decoders", *FIL
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command in the words `argv` (None: those of the process) and returns the exit status."""
     arguments = _parse(argv)
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # so that the plug-ins of a lab need no installation
     result = Outcome()
     try:
         with result.watch(), warnings_in_words():
@@ -92,8 +90,10 @@ def train_command(arguments: argparse.Namespace, result: Outcome) -> None:
     from mtlkit.config.composition import compose
     from mtlkit.config.sweeps import sweep
 
+    cli_runs.trust(arguments, Path(arguments.experiment))  # it may be the config.yaml of a run
     jobs = sweep(arguments.experiment, arguments.overrides) if arguments.multirun else [arguments.overrides]
     configs = [compose(arguments.experiment, job) for job in jobs]  # all are checked before the first one starts
+    cli_runs.trust(arguments, *(Path(config.output_dir) for config in configs))
 
     from mtlkit.run.console import Console
     from mtlkit.run.experiment import Experiment
@@ -174,9 +174,10 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     sub.add_argument(
         "-m", "--multirun", action="store_true", help="one run per combination of key=a,b; it can be called again"
     )
+    cli_runs.add_trust(sub)
     cli_compare.add_commands(add)
     cli_runs.add_commands(add)
-    cli_export.add_commands(add, cli_runs.add_run)
+    cli_export.add_commands(add)
     text = "Look at a data set, or prepare it for fast loading."
     data = parser.add_command(commands, "data", text)
     cli_data.add_commands(partial(add, above=(data, data.add_subparsers(required=True, metavar="COMMAND"))))

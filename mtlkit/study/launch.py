@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 
 from mtlkit.config.checks import check_config
+from mtlkit.config.plugins import import_plugins
 from mtlkit.data.workers import loading_trouble, own_words
 from mtlkit.errors import for_users
 from mtlkit.run.console import Console
@@ -115,6 +116,7 @@ def train(values: Mapping[str, Any], watch: bool = False) -> str:
     standard error.
     """
     try:
+        import_plugins(values["plugins"], Source("the study"))  # the study trusts them, and this may be a new process
         config = check_config(values, Source("the study"))
         bring_to_end(config, [Console()] if watch else [])
     except Exception as error:  # noqa: BLE001 - a run whose plug-in has a fault must not stop the other methods
