@@ -1,17 +1,29 @@
 """SECURITY.md: which files can run code, and which cannot."""
 
+import io
 import json
 import pickle
+import re
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
 
+import mtlkit
 from mtlkit import Experiment
-from mtlkit.cli.main import main
+from mtlkit.cli.main import main, warnings_in_words
+from mtlkit.cli.output import print_lines
 from mtlkit.config import plugins
+from mtlkit.plain_text import plain
+from mtlkit.report import write_report
+from mtlkit.run.console import Console
+from mtlkit.terminal import Terminal
 from mtlkit.typed import Source
 
 SMALL = ["scenes", "model.encoder=test_resnet", "model.levels=[1,2]", "data.size=[64,48]", "output_dir=run"]
@@ -180,3 +192,72 @@ def test_what_counts_as_installed(folder: Path, monkeypatch: pytest.MonkeyPatch)
         plugins.import_installed(["nowhere"], Source("a.yaml"))
     with pytest.raises(ValueError, match=r"plugins: expected names of modules, .* found '\.lab' \(in a.yaml\)"):
         plugins.import_plugins([".lab"], Source("a.yaml"))
+
+
+HOSTILE = "\x1b]0;owned\x07\x1b[2Jok\r\x9b1m\u202egnp.\u2066\udcff[red]:smile:"
+SHOWN = r"\x1b]0;owned\x07\x1b[2Jok\r\x9b1m\u202egnp.\u2066\udcff[red]:smile:"
+
+
+def test_no_text_of_a_file_steers_the_terminal(
+    folder: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever prints: lines, errors, warnings, a mistake in the words, rich's tables and the progress of a run."""
+    print_lines([f"{HOSTILE} caf\u00e9\tend"])
+    assert capsys.readouterr().out == f"{SHOWN} caf\u00e9\tend\n"
+    assert main(["evaluate", HOSTILE]) == 2
+    with pytest.raises(SystemExit):
+        main(["predict", "run", "a.png", "--out", "out", f"--{HOSTILE}"])
+    others: list[str] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        monkeypatch.setattr(warnings, "showwarning", lambda message, *more: others.append(str(message)))
+        with warnings_in_words():
+            warnings.warn_explicit(HOSTILE, UserWarning, mtlkit.__file__, 1)
+            warnings.warn_explicit(HOSTILE, DeprecationWarning, "other.py", 1)
+    assert others == [SHOWN]
+    said = capsys.readouterr().err
+    assert said.count(SHOWN) == 3
+    assert plain(said) == said
+    table = Table("task", title=HOSTILE, caption=HOSTILE)
+    table.add_row(HOSTILE)
+    for live in (False, True):
+        file = io.StringIO()
+        terminal = Terminal(file=file, width=200, force_terminal=live, force_interactive=live, color_system=None)
+        terminal.print(HOSTILE, Text(HOSTILE), table, Group(HOSTILE))
+        console = Console(terminal)
+        console.start(2, 0)
+        figures = {"step": 1, f"depth/{HOSTILE}": 0.5, f"loss/{HOSTILE}": 1.0}
+        console.note({"step": 0, "split": "info", "incident": HOSTILE, "model": [HOSTILE], "decoders": HOSTILE})
+        console.step({**figures, "split": "train"})
+        console.evaluation({**figures, "split": "val"})
+        console.finish({"status": HOSTILE})
+        shown = file.getvalue()
+        if live:  # without what rich itself writes to move the cursor
+            shown = re.sub(r"\x1b\[[?\d;]*[A-Za-z]", "", shown).replace("\r", "")
+        assert shown.count(SHOWN) >= 10
+        assert plain(shown) == shown
+
+
+EVIL = "<img src=x onerror=alert(1)>"
+FORMAT = {"split", "status", "started", "kind"}  #: keys whose values are no free text
+
+
+def spoilt(value: object) -> object:
+    """Returns the value with HTML in every text and in the names of metrics."""
+    if isinstance(value, dict):
+        names = {key: key + EVIL if key.startswith("depth/") else key for key in value}
+        return {names[key]: item if key in FORMAT else spoilt(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [spoilt(item) for item in value]
+    return value + EVIL if isinstance(value, str) else value
+
+
+def test_a_report_holds_no_markup_of_a_file(folder: Path) -> None:
+    run = Experiment.compose(SMALL[0], [*SMALL[1:], "trainer.max_steps=1", "task=[depth]"]).run()
+    config = (run / "config.yaml").read_text().replace("experiment: scenes", f"experiment: '{EVIL}'")
+    (run / "config.yaml").write_text(config.replace("name: scenes", f"name: '{EVIL}'"))
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    (run / "metrics.jsonl").write_text("".join(f"{json.dumps(spoilt(record))}\n" for record in records))
+    page = write_report(run).read_text()
+    assert page.count("&lt;img src=x onerror=alert(1)&gt;") > 10
+    assert EVIL not in page

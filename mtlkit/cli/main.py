@@ -27,6 +27,7 @@ from mtlkit.cli.output import is_main, print_lines
 from mtlkit.cli.parser import EXAMPLES, Parser
 from mtlkit.data.workers import loading_trouble, own_words
 from mtlkit.errors import USER_ERRORS, StepError, for_users
+from mtlkit.plain_text import plain
 
 # Torch takes a second to import, and training imports other slow modules. `--help` and a mistake in the words must get
 # an answer at once. So a command imports modules inside its function, after it has checked all that it can.
@@ -57,7 +58,8 @@ def warnings_in_words() -> Iterator[None]:
         if category is UserWarning and Path(filename).is_relative_to(PACKAGE):
             _complain(f"warning: {message}")
         else:
-            shown(message, category, filename, *more, **named)
+            text = plain(str(message))
+            shown(message if text == str(message) else text, category, filename, *more, **named)
 
     with warnings.catch_warnings():
         warnings.showwarning = show
@@ -116,18 +118,18 @@ def train_command(arguments: argparse.Namespace, result: Outcome) -> None:
             except RuntimeError as error:
                 if isinstance(error, StepError) or loading_trouble(error):
                     raise
-                traceback.print_exc()  # for example, the GPU's memory is too small for this job
+                # For example, the GPU's memory is too small for this job.
+                sys.stderr.write(plain(traceback.format_exc()))
                 result.status = result.status or 1
 
 
 def _summarise(run: Path) -> None:
     """Prints the figures of a run beside those of the untrained start and of constant predictions."""
-    from rich.console import Console
-
     from mtlkit.report import summary_table
+    from mtlkit.terminal import Terminal
 
     if is_main():
-        Console().print(summary_table(run))
+        Terminal().print(summary_table(run))
         print_lines([f"Report: {run / 'report.html'}"])
 
 
@@ -148,7 +150,7 @@ def list_command(arguments: argparse.Namespace, result: Outcome) -> None:
 
 def _complain(message: str, everywhere: bool = False) -> None:
     if everywhere or is_main():  # problems that the main process may not have
-        sys.stderr.write(f"mtlkit: {message}\n")
+        sys.stderr.write(f"mtlkit: {plain(message)}\n")
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:

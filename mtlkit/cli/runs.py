@@ -107,10 +107,9 @@ def report_command(arguments: argparse.Namespace, result: Any) -> None:
 def explain_command(arguments: argparse.Namespace, result: Any) -> None:
     """Prints which tasks conflicted and what the balancer did with their gradients."""
     check_run(arguments.run, LOG, CONFIG)
-    from rich.console import Console
-
     from mtlkit.report import explain
+    from mtlkit.terminal import Terminal
 
     tables = explain(arguments.run)
     if is_main():
-        Console().print(*tables, highlight=False, sep="\n")
+        Terminal().print(*tables, highlight=False, sep="\n")

@@ -15,6 +15,7 @@ from mtlkit.config.checks import check_config
 from mtlkit.config.plugins import import_plugins
 from mtlkit.data.workers import loading_trouble, own_words
 from mtlkit.errors import for_users
+from mtlkit.plain_text import plain
 from mtlkit.run.console import Console
 from mtlkit.run.progress import bring_to_end
 from mtlkit.study.plan import Job
@@ -122,7 +123,7 @@ def train(values: Mapping[str, Any], watch: bool = False) -> str:
     except Exception as error:  # noqa: BLE001 - a run whose plug-in has a fault must not stop the other methods
         if found := loading_trouble(error) or (own_words(error) if for_users(error) else ""):
             return found
-        traceback.print_exc()
+        sys.stderr.write(plain(traceback.format_exc()))
         return f"{type(error).__name__}: {own_words(error)}"
     return ""
 
