@@ -229,3 +229,17 @@ def test_sharded_parameters_are_refused():
         check_whole_parameters(SimpleNamespace(distributed_type=DistributedType.FSDP), "parameters", {"gram"})
     with pytest.raises(ValueError, match="differentiates gradients once more"):
         check_whole_parameters(SimpleNamespace(distributed_type=DistributedType.FSDP), "features", {"create_graph"})
+
+
+@pytest.mark.parametrize("name", ["modo", "sdmgrad"])
+@pytest.mark.parametrize("case", ["one sample", "labels in one half", "labels in both"])
+def test_weights_do_not_move_by_a_half_without_labels(toys, name, case):
+    """The products with an empty half are 0, which would pull the weight towards a task that nothing is known of."""
+    batch = toys.make_batch(size=1 if case == "one sample" else 8)
+    if case == "labels in one half":
+        batch["targets"]["depth"][1::2] = 0
+    engine = toys.make_engine(BALANCERS.build(name, tasks=toys.TASK_NAMES))
+    step = engine.train_step(batch)
+    moved = [float(weight) for weight in engine.balancer.weight.values()]
+    assert torch.isfinite(step.weights).all()
+    assert (moved == pytest.approx([1 / len(moved)] * len(moved), rel=NETWORK)) == (case != "labels in both")

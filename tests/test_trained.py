@@ -18,6 +18,7 @@ from mtlkit.config.schema import TrainerConfig
 from mtlkit.data.files import image_tensor, resize
 from mtlkit.data.pictures import read_picture
 from mtlkit.run.build import make_accelerator
+from mtlkit.run.description import Description
 from mtlkit.run.inference import evaluate_run
 from mtlkit.run.predicting import predict_files
 
@@ -220,3 +221,29 @@ def test_a_description_of_an_older_version_means_that_the_balancer_is_needed(lef
     (run / "data.json").write_text(json.dumps(described))
     with pytest.raises(ValueError, match=r"data.json has no target 'depth'"):
         mtlkit.load(run)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("size", [-5, 5], r"size: expected \[an integer >= 1"),
+        ("size", [10**9, 10**9], "size is too large"),
+        ("channels", 0, "channels: expected an integer >= 1, found 0"),
+        ("bounds", [1], "bounds: expected .*found \\[1\\]"),
+        ("bounds", [2, 1], "bounds: expected the values of black and white, ascending"),
+        ("adapters", "no", "adapters: expected true or false, found 'no'"),
+        ("targets", {"depth": {"type": "depth", "classes": "abc"}}, r"targets\.depth\.classes: expected a list"),
+        ("targets", {"depth": {"type": 3}}, r"targets\.depth\.type: expected text"),
+        ("targets", [1], "targets: expected a mapping"),
+        ("resizing", "none", "resizing: expected one of area, torchvision"),
+    ],
+)
+def test_a_description_of_another_form_is_refused(left, tmp_path, key, value, message):
+    described = json.loads((left / "data.json").read_text())
+    (tmp_path / "data.json").write_text(json.dumps(described | {key: value, "of a later version": 1}))
+    with pytest.raises(ValueError, match=message):
+        Description.read(tmp_path)
+    for text in ("[]", "3", "[" * 100_000, "{"):
+        (tmp_path / "data.json").write_text(text)
+        with pytest.raises(ValueError, match=r"data\.json is damaged"):
+            Description.read(tmp_path)

@@ -141,7 +141,10 @@ def _own(loader: ConfigLoader, experiment: str) -> dict[str, Any]:
     path = Path(experiment)
     if path.suffix in (".yaml", ".yml"):
         values = read_mapping(path)
-        for entry in values.get("defaults") or ():
+        entries = values.get("defaults") or ()
+        if not isinstance(entries, list | tuple):
+            raise ValueError(f"{experiment}: defaults: expected a list, such as [nyuv2], found {entries!r}.")
+        for entry in entries:
             if isinstance(entry, dict) and any(isinstance(choice, dict) for choice in entry.values()):
                 raise ValueError(
                     f"{experiment}: defaults: expected `- NAME` or `- /balancer: NAME`, found {entry}. Options "

@@ -36,6 +36,7 @@ class Console(Observer):
         self._tasks: dict[str, None] = {}  # an ordered set
         self._train: Record = {}
         self._val: Record = {}
+        self._why = ""  # the run ended
 
     def start(self, total_steps: int, step: int) -> None:
         self.total, self.first, self.done = total_steps, step, step
@@ -72,6 +73,7 @@ class Console(Observer):
         self._incident(record)
 
     def note(self, record: Record) -> None:
+        self._why = record.get("why", self._why)
         if "decoders" in record:
             self._dim(f"In training, {record['decoders']}.")
         for line in record.get("model", ()):
@@ -89,7 +91,8 @@ class Console(Observer):
             self._live = None
         seconds = time.monotonic() - self.began
         status = summary.get("status", "stopped")
-        self.console.print(f"{status} at step {self.done}/{self.total} after {clock(seconds)}", style="bold")
+        why = f": {self._why}" if self._why else ""
+        self.console.print(f"{status} at step {self.done}/{self.total} after {clock(seconds)}{why}", style="bold")
 
     def _advance(self, record: Record) -> None:
         self.done = record["step"]

@@ -102,6 +102,8 @@ def read_study(
     """
     values = read_mapping(path)
     experiment = str(values.get("experiment", ""))
+    if not isinstance(own := values.get("words") or [], list):
+        raise ValueError(f"{path}: words: expected a list of overrides, found {own!r}.")
     if isinstance(values.get("methods"), list | Mapping):
         values["methods"] = _methods(values["methods"], path)
     if path.name == STUDY:
@@ -115,7 +117,7 @@ def read_study(
         seeds = _seeds(found.swept) or _seeds([found.words])
         if any(not word.startswith("seed=") for job in found.swept for word in job):
             raise ValueError(f"{path} names the methods. On the command line, only seed=... may have several values.")
-        values["words"] = [*(values.get("words") or ()), *_without_seed(found.words)]
+        values["words"] = [*own, *_without_seed(found.words)]
         values["seeds"] = seeds or values.get("seeds")
     study = to_dataclass(Study, {**values, **options}, "", Source(str(path)))
     # A copy of a study's own file in its folder means that study.
