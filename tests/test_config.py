@@ -233,7 +233,7 @@ REFUSED = {
     "one side": ("data.size=64", r"data.size: expected \[an integer >= 1, an integer >= 1\] or null, found 64"),
     "three sides": ("data.size=[64,48,3]", r"data.size: .*found \[64, 48, 3\]"),
     "no pixels": ("data.size=[0,48]", "data.size"),
-    "not a number": ("trainer.lr=nan", "trainer.lr: expected a number > 0, found nan"),
+    "not a number": ("trainer.lr=nan", r"trainer.lr: expected a number >= 1e-30 and <= 1e\+06, found nan"),
     "nested": ("data.augmentation.flip=2", "data.augmentation.flip: expected a number >= 0 and <= 1, found 2"),
     "option type": ("balancer.lr=fast", "balancer.lr: expected a number, found 'fast'"),
     "option of a task": (
@@ -606,7 +606,6 @@ def test_a_path_may_be_quoted_or_absent_or_begin_at_home(monkeypatch: pytest.Mon
         ("trainer: {encoder_lr: 1e300}", r"trainer\.encoder_lr: expected a number >= 1e-30 and <= 1e\+06"),
         ("trainer: {clip_norm: 1e-300}", r"trainer\.clip_norm: expected a number >= 1e-30 and <= 1e\+30"),
         ("trainer: {weight_decay: 1e300}", r"trainer\.weight_decay: expected a number >= 0 and <= 1e\+06"),
-        ("seed: 4294967296", "seed: expected an integer >= 0 and <= 4"),
     ],
 )
 def test_absurd_values_get_a_message(tmp_path, text, message):

@@ -204,7 +204,7 @@ class Config:
 
     experiment: str
     output_dir: str
-    seed: Annotated[int, Bound(0, 2**32 - 1)] = 0
+    seed: Natural = 0
     deterministic: bool = False  #: raises an error for operations that are not deterministic on this device
     plugins: tuple[str, ...] = ()  #: modules to import first; they register the names that other keys use
     protocol: Literal["strict", "published"] = "strict"  #: published: selection on test data is allowed
