@@ -64,6 +64,9 @@ class DynamicWeightAverage(Balancer):
         self.mean_before = per_task(tasks, torch.zeros(()))
         self.register_buffer("epoch", torch.zeros((), dtype=torch.int64))
 
+    def settling_steps(self, steps_per_epoch: int) -> int:
+        return 2 * steps_per_epoch if self.window is None else self.window + 1
+
     def weights(self, epoch: int, tasks: Sequence[str] | None = None) -> Tensor:
         """Returns the weights (k,), float64, of the named tasks (None: all of them) in an epoch."""
         return self._weights(*self._means(epoch, tasks or self.tasks))

@@ -77,6 +77,9 @@ class ExcessMTL(Balancer):
         self.first_risk = per_task(tasks, torch.zeros(()))
         self.warmed_up = per_task(tasks, torch.zeros((), dtype=torch.int64))
 
+    def settling_steps(self, steps_per_epoch: int) -> int:
+        return self.warmup_steps
+
     def setup(self, tasks: Mapping[str, Task], encoder: EncoderInfo) -> None:
         self.root = per_task(self.tasks, torch.zeros(encoder.parameters))  # s_k
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from mtlkit.balancer import BALANCERS, Balancer
+from mtlkit.gram import halves_known
 from mtlkit.option_checks import check_number
 from mtlkit.solvers import project_to_simplex
 from mtlkit.state import per_task, stack
@@ -30,7 +31,8 @@ class MoDo(Balancer):
     its place. The division by m is a choice of the step size that the paper leaves open: with it, gamma and rho mean
     the same whatever the scale of the losses. Without `relative`, m is 1. With gradient accumulation, the weights move
     by the mean of the moves of the micro-batches. An absent task keeps its weight; the weights of the others are
-    projected to the simplex.
+    projected to the simplex. If a half of the batch has no label of a task, C says nothing about that task, so no
+    weight moves.
 
     Source: Chen et al., Three-Way Trade-Off in Multi-Objective Learning: Optimization, Generalization and
     Conflict-Avoidance, NeurIPS 2023, arXiv 2305.20057.
@@ -76,7 +78,9 @@ class MoDo(Balancer):
     def combine(self, step: "Step") -> Tensor:
         old = stack(self.weight, step.tasks).double()
         mean = step.gram.diagonal().mean() if self.relative else step.gram.new_ones(())
-        weights = self.moved(project_to_simplex(old), step.cross_gram, mean)
+        before = project_to_simplex(old)
+        known = halves_known(step.gram, step.cross_gram)
+        weights = torch.where(known, self.moved(before, step.cross_gram, mean), before)
         for k, task in enumerate(step.tasks):
             step.add_change(self.weight[task], weights[k] - old[k])
         return weights

@@ -170,6 +170,9 @@ class RotoGrad(Balancer):
         alpha = ratios * inverse(ratios.sum())
         return (alpha * norms).sum() * inverse(norms)
 
+    def settling_steps(self, steps_per_epoch: int) -> int:
+        return self.burn_in if self.scale else 0
+
     def _first_lengths(self, step: "Step", norms: Tensor) -> Tensor:
         """Returns the tasks' |G_k^0|, (k,). One that is new is kept after the step only, which may yet be skipped."""
         settles, found = step.number >= self.burn_in, []

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mtlkit.balancer import BALANCERS, Balancer
-from mtlkit.gram import check_max_norm, limited
+from mtlkit.gram import check_max_norm, halves_known, limited
 from mtlkit.option_checks import check_choice, check_number, check_whole_number
 from mtlkit.solvers import project_to_simplex
 from mtlkit.state import per_task, stack
@@ -35,7 +35,8 @@ class SDMGrad(Balancer):
     lam, so that the sum of the weights is 1. With `momentum`, v <- momentum v + C (w + lam u) / m, which starts at v =
     0 in each batch, takes the place of the gradient. With `divide_by: lengths`, m is the square of the mean of
     sqrt(C_kk). With gradient accumulation, w moves by the mean of the moves of the micro-batches. An absent task keeps
-    its weight; the weights of the others are projected to the simplex.
+    its weight; the weights of the others are projected to the simplex. If a half of the batch has no label of a task,
+    C says nothing about that task, so w does not move.
 
     Source: Xiao, Ban and Ji, Direction-oriented Multi-objective Learning: Simple and Provable Stochastic Algorithms,
     NeurIPS 2023, arXiv 2305.18409.
@@ -109,7 +110,9 @@ class SDMGrad(Balancer):
 
     def combine(self, step: "Step") -> Tensor:
         old = stack(self.weight, step.tasks).double()
-        weights = self.moved(project_to_simplex(old), step.cross_gram, self._divisor(step))
+        before = project_to_simplex(old)
+        known = halves_known(step.gram, step.cross_gram)
+        weights = torch.where(known, self.moved(before, step.cross_gram, self._divisor(step)), before)
         for k, task in enumerate(step.tasks):
             step.add_change(self.weight[task], weights[k] - old[k])
         combined = (weights + self.lam / len(weights)) / (1 + self.lam)

@@ -86,6 +86,9 @@ class SmoothTchebycheff(Balancer):
         self.nadir_count = per_task(tasks, torch.zeros((), dtype=torch.int64))
         self.nadir_epoch = per_task(tasks, torch.full((), -1))  # -1: the task has no nadir yet
 
+    def settling_steps(self, steps_per_epoch: int) -> int:
+        return 0 if self.warmup_epochs is None else (self.warmup_epochs + 1) * steps_per_epoch
+
     def scalarise(self, losses: Tensor, tasks: Sequence[str]) -> Tensor:
         """Returns the objective of the plain form for the losses (k,) of the named tasks."""
         preference = losses.new_tensor([self.preference[task] for task in tasks])

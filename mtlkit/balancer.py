@@ -87,7 +87,7 @@ class Balancer(nn.Module, ABC):
             raise ValueError(
                 f"{type(self).__name__} does not work in the space {space!r}. {suggest(space, self.spaces)}"
             )
-        check_number("balancer.lr", lr, "[0, inf)")
+        check_number("balancer.lr", lr, "[0, 1e6]")
         check_number("balancer.lr_decay", lr_decay, "(0, 1]")
         self.tasks = tuple(tasks)
         self.space = space
@@ -100,6 +100,10 @@ class Balancer(nn.Module, ABC):
 
     def setup(self, tasks: Mapping[str, Task], encoder: EncoderInfo) -> None:
         """Prepares the balancer. It is called once before training, with the tasks and the shape of the features."""
+
+    def settling_steps(self, steps_per_epoch: int) -> int:
+        """Returns the number of first steps that are not yet those of the method, such as a warm-up. Most have none."""
+        return 0
 
     def adapter(self, task: str, features: Features) -> Features:
         """Returns the features that a task's decoder gets, made from the shared ones, in training and in evaluation."""

@@ -51,6 +51,19 @@ def any_order(
     return weights
 
 
+def halves_known(gram: Tensor, cross_gram: Tensor) -> Tensor:
+    """Returns whether each half of a batch has a gradient of every task that moves, a scalar of bool.
+
+    A half without a label of a task has none. The inner products with it are 0 then, which says nothing about the task.
+
+    >>> gram = torch.eye(2)
+    >>> bool(halves_known(gram, torch.eye(2))), bool(halves_known(gram, torch.tensor([[1.0, 0.0], [0.5, 0.0]])))
+    (True, False)
+    """
+    empty = (cross_gram == 0).all(dim=0) | (cross_gram == 0).all(dim=1)
+    return ~((gram.diagonal() > 0) & empty).any()
+
+
 def own_order(m: Tensor) -> tuple[Tensor, Tensor]:
     """Returns an order (k,) of the rows of a symmetric matrix that its numbers decide, and the group (k,) of each row.
 

@@ -190,7 +190,7 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes, bool]]:
 def _parse(path: Path, number: int, line: bytes) -> dict[str, Any]:
     try:
         record = json.loads(line, parse_constant=_refuse_constant)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}:{number}: not valid JSON ({error}). Repair or delete the line.") from error
     if not isinstance(record, dict) or not isinstance(record.get("step"), int) or "split" not in record:
         raise ValueError(f"{path}:{number}: expected an object with an integer 'step' and a 'split', got {record!r}.")

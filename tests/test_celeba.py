@@ -517,3 +517,12 @@ def test_options_are_checked_before_anything_is_read(tmp_path: Path, options: di
 
 def test_terms_are_told() -> None:
     assert "non-commercial research" in CelebA.licence
+
+
+@pytest.mark.parametrize("name", ["../../../secret.jpg", "/secret.jpg"])
+def test_a_list_names_no_picture_outside(root: Path, name: str) -> None:
+    for path in (ATTRIBUTE_LIST, PARTITION):
+        text = (root / path).read_text()
+        (root / path).write_text(text.replace(layout.NAMES[0], name))
+    with pytest.raises(ValueError, match=rf"list_attr_celeba\.txt names '{name}', which leads out of .*Anno"):
+        CelebA(root)

@@ -233,7 +233,7 @@ REFUSED = {
     "one side": ("data.size=64", r"data.size: expected \[an integer >= 1, an integer >= 1\] or null, found 64"),
     "three sides": ("data.size=[64,48,3]", r"data.size: .*found \[64, 48, 3\]"),
     "no pixels": ("data.size=[0,48]", "data.size"),
-    "not a number": ("trainer.lr=nan", "trainer.lr: expected a number > 0, found nan"),
+    "not a number": ("trainer.lr=nan", r"trainer.lr: expected a number >= 1e-30 and <= 1e\+06, found nan"),
     "nested": ("data.augmentation.flip=2", "data.augmentation.flip: expected a number >= 0 and <= 1, found 2"),
     "option type": ("balancer.lr=fast", "balancer.lr: expected a number, found 'fast'"),
     "option of a task": (
@@ -594,3 +594,21 @@ def test_a_path_may_be_quoted_or_absent_or_begin_at_home(monkeypatch: pytest.Mon
     assert compose("scenes", ["data.root=null"]).data.root is None
     with pytest.raises(ValueError, match=r"seed: expected an integer >= 0, found '~x'|Cannot read the override"):
         compose("scenes", ["seed=~x"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("defaults: 3", r"mine\.yaml: defaults: expected a list, such as \[nyuv2\], found 3"),
+        ("3", r"mine\.yaml: expected a mapping of keys, found a single value"),
+        ("a: " + "[" * 5000, r"mine\.yaml is not valid YAML: maximum recursion"),
+        ("balancer: [2]", r"balancer\.name: expected the name of a balancer, found \[2\]"),
+        ("trainer: {encoder_lr: 1e300}", r"trainer\.encoder_lr: expected a number >= 1e-30 and <= 1e\+06"),
+        ("trainer: {clip_norm: 1e-300}", r"trainer\.clip_norm: expected a number >= 1e-30 and <= 1e\+30"),
+        ("trainer: {weight_decay: 1e300}", r"trainer\.weight_decay: expected a number >= 0 and <= 1e\+06"),
+    ],
+)
+def test_absurd_values_get_a_message(tmp_path, text, message):
+    (tmp_path / "mine.yaml").write_text(f"{text}\n")
+    with pytest.raises(ValueError, match=message):
+        compose(str(tmp_path / "mine.yaml"))

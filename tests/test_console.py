@@ -5,15 +5,15 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from rich.console import Console as RichConsole
 
 from mtlkit.run.console import Console
+from mtlkit.terminal import Terminal
 
 
 def show(records: list[dict[str, Any]], terminal: bool = False, total: int = 20, step: int = 0) -> str:
     """Returns all that the console prints for a run with these records."""
     file = io.StringIO()
-    console = Console(RichConsole(file=file, force_terminal=terminal, force_interactive=terminal, width=100))
+    console = Console(Terminal(file=file, force_terminal=terminal, force_interactive=terminal, width=100))
     console.start(total, step)
     hooks: dict[str, Callable] = {"train": console.step, "info": console.note}
     for record in records:
@@ -87,7 +87,7 @@ def test_the_time_left_counts_from_where_the_run_went_on(monkeypatch):
     now = [0.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     file = io.StringIO()
-    console = Console(RichConsole(file=file, width=100))
+    console = Console(Terminal(file=file, width=100))
     now[0] = 100.0  # the time for reading the data
     console.start(1050, 1000)
     now[0] = 130.0

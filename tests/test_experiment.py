@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from mtlkit.data.pictures import read_picture
 from mtlkit.engine.losses import NonFiniteError
 from mtlkit.run import checkpoint, inference, predicting
 from mtlkit.run.experiment import Experiment
+from mtlkit.run.length import why_it_ended
 from mtlkit.study.delta_m import figures_of
 
 TINY = [
@@ -273,7 +275,9 @@ def test_predict_resizes_as_the_run_describes(finished, tmp_path, monkeypatch):
     exact = Image.fromarray(ramp.astype(np.float32) / 65_535).resize((32, 32), Image.Resampling.BILINEAR)
     torch.testing.assert_close(seen[1][0, 0], torch.from_numpy(np.array(exact)), rtol=0, atol=SINGLE)
     (run / "data.json").write_text(json.dumps(description | {"resizing": "bilinear"}))
-    with pytest.raises(ValueError, match=r"data\.json is damaged: resizing cannot be 'bilinear'"):
+    with pytest.raises(
+        ValueError, match=r"data\.json is damaged: resizing: expected one of area, torchvision, found 'bilinear'"
+    ):
         inference.load_run(run)
 
 
@@ -377,3 +381,27 @@ def test_one_task_alone_and_deterministic_runs_repeat(compose):
     finally:
         torch.use_deterministic_algorithms(False)
     assert all(torch.equal(weights(a)[name], value) for name, value in weights(b).items())
+
+
+def test_what_takes_the_whole_run_is_said_before_it_begins(compose):
+    """The number of steps is known only when the data are open: here, two epochs of three steps."""
+    words = ["trainer.max_epochs=2", "trainer.max_steps=null", "task=[depth]"]
+    with pytest.raises(ValueError, match=r"trainer\.warmup_steps: 9 is not less than the 6 steps of this run"):
+        compose(*words, "trainer.warmup_steps=9").run()
+    words += ["balancer=stch", "trainer.normalize_losses=9", "trainer.normalize_again=9"]
+    records = log.read_log(compose(*words).run() / "metrics.jsonl")
+    said = [record["incident"] for record in records if record["step"] == 0 and "incident" in record]
+    for text in ("trainer.normalize_losses=9, and", "trainer.normalize_again=9 is never", "SmoothTchebycheff settles"):
+        assert [one for one in said if one.startswith(text)], text
+    assert (records[-1]["status"], records[-1]["why"]) == ("finished", "trainer.max_epochs=2")
+
+
+def test_the_reason_of_an_end():
+    def why(step, **keys):
+        config = SimpleNamespace(**{"max_steps": None, "max_epochs": None, "early_stopping": None} | keys)
+        monitor = SimpleNamespace(without_gain=3)
+        return why_it_ended(SimpleNamespace(step=step, total_steps=8, config=config, monitor=monitor))
+
+    assert why(8, max_steps=8, max_epochs=4) == "trainer.max_steps=8"
+    assert why(8, max_steps=9, max_epochs=4) == "trainer.max_epochs=4"
+    assert why(5, max_steps=8, early_stopping=3) == "no gain in 3 evaluations (trainer.early_stopping=3)"

@@ -47,7 +47,7 @@ def noise(number):
 
 def test_by_default_they_are_those_of_the_validation_data(exported, tmp_path):
     with plugin_there(tmp_path):
-        batches, about, lines = exported()
+        batches, about, lines = exported("--trust-plugins")
     zero, one = noise(0), noise(1)  # there are two, so they come again
     assert torch.equal(batches[0], zero[None])
     assert torch.equal(batches[1], torch.stack([one, zero, one]))
@@ -103,7 +103,7 @@ def test_one_photo_of_another_size_is_resized_and_used_for_both_batches(exported
 def test_random_ones_and_why_the_data_could_not_be_opened(exported, tmp_path, plugin, why):
     if plugin:
         with plugin_there(tmp_path, plugin):
-            batches, about, lines = exported()
+            batches, about, lines = exported("--trust-plugins")
     else:
         batches, about, lines = exported()
     assert [len(batch) for batch in batches] == [1, 3]
@@ -128,7 +128,7 @@ def test_a_damaged_photo_ends_it_before_any_work(left, tmp_path, monkeypatch, ca
 def test_a_model_of_the_hub_opens_no_data(left, tmp_path, monkeypatch):
     """Its config.yaml names a module. That one is here, and would be imported."""
     model = mtlkit.load(left, device="cpu")
-    model.trusted = False
+    model.from_hub = True
     monkeypatch.setitem(export.WRITERS, "pt2", lambda graph, shape, dynamic, text: (b"", graph))
     monkeypatch.setattr("mtlkit.run.check_images.read_config", None)  # it would fail
     with plugin_there(tmp_path), torch.no_grad():

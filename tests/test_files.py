@@ -13,6 +13,7 @@ from PIL import Image
 from mtlkit.data import files
 from mtlkit.data.dataset import BadSampleError
 from mtlkit.data.pictures import read_exact, read_picture
+from mtlkit.datasets.hf import HuggingFace
 
 PIXELS = np.random.default_rng(0).integers(256, size=(6, 8, 3), dtype=np.uint8)
 
@@ -35,6 +36,25 @@ def test_ten_thousand_files_are_listed_by_one_look(tmp_path: Path, monkeypatch) 
     monkeypatch.setattr(os, "stat", lambda *args, **kwargs: pytest.fail("os.stat was called"))
     assert files.names_in(tmp_path, (".png", ".jpg")) == [f"{i}.png" for i in range(10_000)]
     assert looks == [tmp_path]
+
+
+@pytest.mark.parametrize("name", ["../1.png", "/etc/passwd", "a/../../1.png", "a/..", ".."])
+def test_a_name_in_a_list_stays_in_the_folder(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"list\.txt names '{name}', which leads out of data\. A list can only name"):
+        files.inside(Path("data"), name, Path("list.txt"))
+    assert files.inside(Path("data"), "a..b/...png", "list.txt") == Path("data/a..b/...png")
+
+
+def test_a_table_of_data_sets_names_no_picture_outside(tmp_path: Path) -> None:
+    """`save_to_disk` puts the bytes of pictures into the table. Somebody else may write a table with names of files."""
+    data = object.__new__(HuggingFace)
+    data._root = tmp_path
+    for name in ("a/1.png", str(tmp_path / "a" / "1.png")):
+        assert data._file({"bytes": None, "path": name}, "row 0") == tmp_path / "a" / "1.png"
+    for name in ("../1.png", "/etc/1.png", f"{tmp_path}/../1.png"):
+        with pytest.raises(ValueError, match=r"row 0 names '.*1\.png', which leads out of"):
+            data._file({"bytes": None, "path": name}, "row 0")
+    assert data._file({"bytes": b"1", "path": "/etc/1.png"}, "row 0") == Path("row 0")
 
 
 def test_the_root(tmp_path: Path) -> None:

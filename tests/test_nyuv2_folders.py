@@ -476,3 +476,10 @@ def test_matlab_files_of_astmt_that_cannot_be_read(tmp_path: Path) -> None:
         file.write_bytes(part)
         with pytest.raises(BadSampleError, match=r"img_5007\.mat (is damaged|holds no array)"):
             data[2]
+
+
+def test_a_list_names_no_frame_outside(astmt: Path) -> None:
+    path = astmt / "gt_sets" / "train.txt"
+    path.write_text(f"{path.read_text()}../../secret\n")
+    with pytest.raises(ValueError, match=r"train\.txt names '\.\./\.\./secret', which leads out of .*astmt\."):
+        NYUv2(astmt)

@@ -10,7 +10,7 @@ from mtlkit.option_checks import check_choice, check_number, check_task_names, c
 from mtlkit.registry import options_of
 
 OURS = [name for name in BALANCERS.names() if BALANCERS.get(name).__module__.startswith("mtlkit.")]
-COMMON = {"lr": "[0, inf)", "lr_decay": "(0, 1]"}
+COMMON = {"lr": "[0, 1e6]", "lr_decay": "(0, 1]"}
 WHOLE = {"adversarial": {"ramp_epochs": 0, "hidden": 1}, "excess_mtl": {"warmup_steps": 1}, "nash": {"update_every": 1}}
 WHOLE |= {"dwa": {"window": 1}, "rotograd": {"burn_in": 0}, "sdmgrad": {"iterations": 1}, "stch": {"warmup_epochs": 0}}
 RANGES = {

@@ -1,22 +1,29 @@
 """Reading pictures: a test for each row of the table of `read_picture`, each orientation, and each kind of damage."""
 
 import ast
+import importlib.util
 import io
 import random
 import struct
 import warnings
 import zlib
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import PIL
 import pytest
 from PIL import Image
+from scipy.io import savemat
 
 import mtlkit
+from mtlkit.data.bands import read_bands
 from mtlkit.data.dataset import BadSampleError
-from mtlkit.data.files import image_tensor
-from mtlkit.data.pictures import MAX_PIXELS, picture_size, read_exact, read_picture
+from mtlkit.data.files import image_tensor, read_array
+from mtlkit.data.images import pixels_of
+from mtlkit.data.limits import MAX_PIXELS
+from mtlkit.data.pictures import picture_size, read_exact, read_picture
+from mtlkit.datasets.nyuv2.form import read_mat
 
 ORIENTATION = 0x0112
 BLACK, GREY, WHITE = [0, 0, 0], [100, 100, 100], [255, 255, 255]
@@ -329,12 +336,60 @@ def test_the_limit_can_be_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv(MAX_PIXELS, "400")
     assert read_picture(tmp_path / "a.png").shape == (20, 20, 3)
     monkeypatch.setenv(MAX_PIXELS, "399")
-    with pytest.raises(BadSampleError, match=r"a\.png is too large: 20 x 20 pixels exceed the limit of 399\. Make it"):
+    with pytest.raises(BadSampleError, match=r"a\.png is too large: 20 x 20, 400 .* limit of 399\. Make it"):
         read_picture(tmp_path / "a.png")
     for wrong in ("many", "0", "-5", ""):
         monkeypatch.setenv(MAX_PIXELS, wrong)
         with pytest.raises(ValueError, match=f"{MAX_PIXELS} must be a number of pixels, found '{wrong}'"):
             read_picture(tmp_path / "a.png")
+
+
+def test_the_limit_holds_for_every_kind_of_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """20 x 20 = 400 pixels, of any number of channels."""
+    values = np.zeros((20, 20, 5), np.uint8)
+    np.save(tmp_path / "bands.npy", values)
+    np.save(tmp_path / "label.npy", values[..., 0])
+    savemat(tmp_path / "depth.mat", {"depth": values[..., 0], "other": np.zeros((30, 30))}, do_compression=True)
+    picture = Image.new("RGB", (20, 20))
+    picture.save(tmp_path / "a.tif")
+    reads = {
+        "bands.npy": lambda: read_bands(tmp_path / "bands.npy", 5),
+        "label.npy": lambda: read_array(tmp_path / "label.npy"),
+        "depth.mat": lambda: read_mat(tmp_path / "depth.mat", "depth"),
+        "a.tif": lambda: pixels_of(tmp_path / "a.tif"),
+        "The picture": lambda: pixels_of(picture),
+    }
+    if importlib.util.find_spec("tifffile"):
+        import tifffile
+
+        tifffile.imwrite(tmp_path / "bands.tif", values, photometric="minisblack")
+        reads["bands.tif"] = lambda: read_bands(tmp_path / "bands.tif", 5)
+    for limit in (400, 399):
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 200)  # pytest restores it
+        monkeypatch.setenv(MAX_PIXELS, str(limit))
+        for name, read in reads.items():
+            if limit == 400:
+                assert read().shape[:2] == (20, 20)
+            else:
+                with pytest.raises(BadSampleError, match=rf"{name} is too large: 20 x .* the limit of 399\. Make it"):
+                    read()
+    monkeypatch.delenv(MAX_PIXELS)
+    for limit, expected in (
+        (199, pytest.raises(BadSampleError, match="exceed the limit of 398")),
+        (None, nullcontext()),
+    ):
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)  # Pillow's own limit is twice this number; None: no limit
+        with expected:
+            read_array(tmp_path / "label.npy")
+
+
+def test_a_program_is_no_picture(tmp_path: Path) -> None:
+    """Pillow would call Ghostscript, whatever the file's name says."""
+    path = tmp_path / "a.png"
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 5 5\n%%EndComments\nshowpage\n")
+    for read in (read_picture, read_exact, picture_size, pixels_of):
+        with pytest.raises(BadSampleError, match=r"a\.png is damaged .* an EPS file is a program"):
+            read(path)
 
 
 READERS = {

@@ -12,6 +12,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import fsspec
@@ -19,11 +20,12 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import save
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from mtlkit.data import prepared as prepared_module
-from mtlkit.data.blocks import narrow, widen
+from mtlkit.data.blocks import Block, narrow, open_block, widen
 from mtlkit.data.dataset import DATASETS, BadSampleError, Dataset, Sample, Target
 from mtlkit.data.loader import Samples, eval_loader
 from mtlkit.data.manifest import damaged
@@ -498,7 +500,9 @@ def test_damaged_blocks_are_named(tmp_path: Path) -> None:
             Prepared(out)[3]
     path.write_bytes((out / "train" / "000000.safetensors").read_bytes())
     edit(out, lambda values: values["splits"]["train"]["blocks"][1].update(count=2, skipped=["x"]))
-    with pytest.raises(BadSampleError, match=r"000001.safetensors is damaged: it has 3 samples, expected 2"):
+    with pytest.raises(
+        BadSampleError, match=r"000001.safetensors is damaged: image has the shape .*, expected 2 samples"
+    ):
         Prepared(out)[3]
     path.unlink()
     with pytest.raises(BadSampleError, match=r"000001.safetensors is missing. Run prepare again"):
@@ -860,3 +864,36 @@ def test_processes_that_want_the_same_block_fetch_it_once(tmp_path: Path, monkey
     assert [process.exitcode for process in processes] == [0] * 4
     assert sorted(log.read_text().split()) == ["train/000000.safetensors", "train/000001.safetensors"]
     assert not [path for path in (tmp_path / "cache").iterdir() if path.name.endswith(".tmp")]
+
+
+@pytest.mark.parametrize(
+    ("tensors", "dtypes", "message"),
+    [
+        ({"target.a": torch.zeros(3)}, {"image": "float32", "target.a": "float32"}, None),
+        ({}, {"image": "float32"}, None),  # no sample of this block has the target
+        ({}, {"image": "float32", "target.a": "float32"}, "it lacks target.a, which its head names"),
+        ({"target.a": torch.zeros(3)}, {"image": "float32"}, "its head does not name target.a"),
+        (
+            {"target.a": torch.zeros(2)},
+            {"image": "float32", "target.a": "float32"},
+            "target.a has .*2.*, expected 3 sam",
+        ),
+        ({"target.a": torch.zeros(())}, {"image": "float32", "target.a": "float32"}, "target.a has .*, expected 3 sam"),
+        (
+            {"target.a": torch.zeros(1), "present.target.a": torch.tensor([True, True, False])},
+            {"image": "float32", "target.a": "float32"},
+            "expected 2 samples",
+        ),
+        (
+            {"target.a": torch.zeros(1), "present.target.a": torch.tensor([1, 0])},
+            {"image": "float32", "target.a": "float32"},
+            "present.target.a is no list of 3|expected 1 samples",
+        ),
+    ],
+)
+def test_a_block_whose_tensors_do_not_belong_together(tmp_path: Path, tensors, dtypes, message) -> None:
+    data = save({"image": torch.zeros(3, 3, 2, 2), **tensors}, {"dtypes": json.dumps(dtypes)})
+    (tmp_path / "a.safetensors").write_bytes(data)
+    block = Block("a.safetensors", 3, len(data), "", ())
+    with nullcontext() if message is None else pytest.raises(BadSampleError, match=f"is damaged: .*{message}"):
+        assert len(open_block(tmp_path / "a.safetensors", block).tensors["image"]) == 3

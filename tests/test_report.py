@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from rich.console import Console
 
 from mtlkit.report import pictures_png, save_pictures, summary_table, write_report
 from mtlkit.report.history import History
+from mtlkit.terminal import Terminal
 
 INFO = {
     "step": 0,
@@ -58,7 +58,7 @@ def write(tmp_path: Path) -> Write:
 
 def text(run: Path) -> str:
     file = io.StringIO()
-    Console(file=file, width=100).print(summary_table(run))
+    Terminal(file=file, width=100).print(summary_table(run))
     return file.getvalue()
 
 

@@ -231,3 +231,17 @@ def test_launchers_that_hide_the_parameters_are_refused():
     nested.space = "features"
     with pytest.raises(ValueError, match="CosReg differentiates gradients once more"):
         check_launcher("DEEPSPEED", nested)
+
+
+@pytest.mark.parametrize("name", ["modo", "sdmgrad"])
+@pytest.mark.parametrize("case", ["one sample", "labels in one half", "labels in both"])
+def test_weights_do_not_move_by_a_half_without_labels(toys, name, case):
+    """The products with an empty half are 0, which would pull the weight towards a task that nothing is known of."""
+    batch = toys.make_batch(size=1 if case == "one sample" else 8)
+    if case == "labels in one half":
+        batch["targets"]["depth"][1::2] = 0
+    engine = toys.make_engine(BALANCERS.build(name, tasks=toys.TASK_NAMES))
+    step = engine.train_step(batch)
+    moved = [float(weight) for weight in engine.balancer.weight.values()]
+    assert torch.isfinite(step.weights).all()
+    assert (moved == pytest.approx([1 / len(moved)] * len(moved), rel=NETWORK)) == (case != "labels in both")

@@ -8,7 +8,6 @@ from statistics import fmean
 
 import numpy as np
 import pytest
-from rich.console import Console
 from scipy import stats
 from studies import FIGURES, compare, entries, write_run
 
@@ -21,6 +20,7 @@ from mtlkit.study.statistics import Summary, summarise
 from mtlkit.study.table_rows import Cell, Column, Table, main_table
 from mtlkit.study.tables import latex, markdown, terminal
 from mtlkit.study.verdicts import judge
+from mtlkit.terminal import Terminal
 
 ODD = r"a_b|c &50%#$~^\{x} [y] *z* <w>"
 
@@ -53,7 +53,7 @@ def table(text):
 
 
 def shown(study, width=100, **options):
-    console = Console(width=width, record=True, file=io.StringIO())
+    console = Terminal(width=width, record=True, file=io.StringIO())
     console.print(terminal(study, width=width, **options))
     return console.export_text()
 

@@ -21,6 +21,7 @@ from mtlkit.data.dataset import DATASETS, BadSampleError
 from mtlkit.data.geometry import normals_from_depth
 from mtlkit.datasets.nyuv2.classes import CLASSES_13, CLASSES_40, TO_13
 from mtlkit.datasets.sunrgbd import SunRGBD
+from mtlkit.datasets.sunrgbd.index import frame_folder
 from mtlkit.datasets.sunrgbd.scenes import hold_out, scenes
 from mtlkit.datasets.sunrgbd.values import coding_of, metres
 
@@ -565,3 +566,9 @@ def test_worker_processes_and_copies_give_the_same(published: Path) -> None:
 def test_options_are_checked(published: Path, options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SunRGBD(published, **options)
+
+
+def test_a_list_names_no_frame_outside() -> None:
+    assert frame_folder("/n/fs/sun3d/data/SUNRGBD/kv2/a/b", Path("allsplit.mat")) == "kv2/a/b"
+    with pytest.raises(ValueError, match=r"allsplit\.mat names 'kv2/\.\./\.\./\.\./home', which leads out of"):
+        frame_folder("/n/fs/kv2/../../../home", Path("allsplit.mat"))

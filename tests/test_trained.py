@@ -18,6 +18,7 @@ from mtlkit.config.schema import TrainerConfig
 from mtlkit.data.files import image_tensor, resize
 from mtlkit.data.pictures import read_picture
 from mtlkit.run.build import make_accelerator
+from mtlkit.run.description import Description
 from mtlkit.run.inference import evaluate_run
 from mtlkit.run.predicting import predict_files
 
@@ -189,13 +190,16 @@ def test_a_balancer_of_ones_own_is_needed_only_if_it_changes_features(tmp_path, 
     assert mtlkit.load(plain, device="cpu").predictor.balancer is None
     (tmp_path / "adapted").mkdir()
     adapted = train(tmp_path / "adapted", "balancer=own", "trainer.max_steps=1", plugin=PLUGIN + OWN + ADAPTER)
-    message = r"the model needs the balancer 'own'\. .* Python finds no module noise_plugin\. Put the folder"
+    message = r"the model needs the balancer 'own'\. .* Python finds no module noise_plugin\. Call mtlkit in the folder"
     with pytest.raises(LookupError, match=message):
-        mtlkit.load(adapted)
+        mtlkit.load(adapted, trust_plugins=True)
     (tmp_path / "code").mkdir()
     (tmp_path / "code" / "noise_plugin.py").write_text(PLUGIN + OWN + ADAPTER)
     monkeypatch.syspath_prepend(tmp_path / "code")
-    with_balancer = mtlkit.load(adapted, device="cpu")
+    with pytest.raises(LookupError, match=r"no installed package provides noise_plugin\..*If you trust that code"):
+        mtlkit.load(adapted)
+    assert "noise_plugin" not in sys.modules
+    with_balancer = mtlkit.load(adapted, device="cpu", trust_plugins=True)
     assert "noise_plugin" in sys.modules
     network = with_balancer.predictor.model
     doubled = [2 * level for level in network.encoder(torch.zeros(1, 3, 64, 96))]
@@ -203,7 +207,7 @@ def test_a_balancer_of_ones_own_is_needed_only_if_it_changes_features(tmp_path, 
     torch.testing.assert_close(with_balancer(image)["flags"], expected)
     monkeypatch.undo()
     sys.modules.pop("noise_plugin")
-    with pytest.raises(ValueError, match="there is no module 'noise_plugin'"):  # an evaluation does need the data set
+    with pytest.raises(ValueError, match="the module 'noise_plugin', and there is no such"):  # it needs the data set
         evaluate_run(plain)
 
 
@@ -218,3 +222,29 @@ def test_a_description_of_an_older_version_means_that_the_balancer_is_needed(lef
     (run / "data.json").write_text(json.dumps(described))
     with pytest.raises(ValueError, match=r"data.json has no target 'depth'"):
         mtlkit.load(run)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("size", [-5, 5], r"size: expected \[an integer >= 1"),
+        ("size", [10**9, 10**9], "size is too large"),
+        ("channels", 0, "channels: expected an integer >= 1, found 0"),
+        ("bounds", [1], "bounds: expected .*found \\[1\\]"),
+        ("bounds", [2, 1], "bounds: expected the values of black and white, ascending"),
+        ("adapters", "no", "adapters: expected true or false, found 'no'"),
+        ("targets", {"depth": {"type": "depth", "classes": "abc"}}, r"targets\.depth\.classes: expected a list"),
+        ("targets", {"depth": {"type": 3}}, r"targets\.depth\.type: expected text"),
+        ("targets", [1], "targets: expected a mapping"),
+        ("resizing", "none", "resizing: expected one of area, torchvision"),
+    ],
+)
+def test_a_description_of_another_form_is_refused(left, tmp_path, key, value, message):
+    described = json.loads((left / "data.json").read_text())
+    (tmp_path / "data.json").write_text(json.dumps(described | {key: value, "of a later version": 1}))
+    with pytest.raises(ValueError, match=message):
+        Description.read(tmp_path)
+    for text in ("[]", "3", "[" * 100_000, "{"):
+        (tmp_path / "data.json").write_text(text)
+        with pytest.raises(ValueError, match=r"data\.json is damaged"):
+            Description.read(tmp_path)

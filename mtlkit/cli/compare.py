@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mtlkit.cli.output import aligned, print_lines
+from mtlkit.cli.runs import add_trust, trust
 from mtlkit.run_folder import CONFIG, STUDY
 from mtlkit.splits import SPLITS
 
@@ -38,6 +39,7 @@ def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     sub.add_argument("--split", choices=SPLITS, help="measure on this split (default: the logged figures)")
     sub.add_argument("--delta-m", metavar="KEY=VALUE", type=_options, help="average=metrics,better=negative,...")
     sub.add_argument("--all-definitions", action="store_true", help="show delta-m in all definitions")
+    add_trust(sub)
     sub.add_argument("--jobs", metavar="N", type=int, help="runs at a time, by submitit, each on a GPU of its own")
     sub.add_argument(
         "--launcher",
@@ -59,8 +61,13 @@ def compare_command(arguments: argparse.Namespace, result: Any) -> None:
     from mtlkit.study.definition import read_study, study_of
     from mtlkit.study.results import show, write_all
 
+    trust(arguments, Path(what))  # it may be the config.yaml of a run
     file, asked = _study_file(what), _asked(arguments)
-    study, folder = study_of(what, words, **asked) if file is None else read_study(file, words, **asked)
+    study, folder = (
+        study_of(what, words, **asked)
+        if file is None
+        else read_study(file, words, trust_plugins=arguments.trust_plugins, **asked)
+    )
     if arguments.plan:
         _print_plan(study, folder, arguments.jobs or 1)
         return
@@ -90,6 +97,7 @@ def _compare_runs(words: list[str], arguments: argparse.Namespace) -> None:
     for option in ("plan", "jobs", "launcher"):
         if getattr(arguments, option):
             raise ValueError(f"--{option} is about runs that are still to be made.")
+    trust(arguments, *runs)
     from mtlkit.study.existing import compare_runs
     from mtlkit.study.results import show, write_all
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from mtlkit.cli.output import print_lines
+from mtlkit.cli.runs import add_trust, trust
 from mtlkit.config.schema import Config
 from mtlkit.splits import SPLITS, Split
 
@@ -31,6 +32,7 @@ def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
 def _add_words(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("experiment", metavar="EXPERIMENT", help="a name (mtlkit list experiments) or a YAML file")
     parser.add_argument("overrides", metavar="key=value", nargs="*", help="as for training: data.root=PATH")
+    add_trust(parser)
 
 
 def show_command(arguments: argparse.Namespace, result: Any) -> None:
@@ -40,6 +42,7 @@ def show_command(arguments: argparse.Namespace, result: Any) -> None:
 
     if arguments.samples < 0:
         raise ValueError(f"--samples must not be negative, got {arguments.samples}.")
+    trust(arguments, Path(arguments.experiment))
     config = compose(arguments.experiment, arguments.overrides)
     found, problems = _splits(config)
     for split, problem in problems.items():
@@ -112,6 +115,7 @@ def prepare_command(arguments: argparse.Namespace, result: Any) -> None:
     from mtlkit.data.prepare import prepare_dataset
     from mtlkit.run.build import build_dataset
 
+    trust(arguments, Path(arguments.experiment))
     config = compose(arguments.experiment, arguments.overrides)
     if config.data.concat:
         raise ValueError("data.concat names several data sets: prepare each one alone, then give its folder as root.")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mtlkit.cli.output import print_lines
+from mtlkit.cli.runs import add_run, trust
 from mtlkit.run_folder import CONFIG, check_run
 
 EXPORT = "Write a model as a file that works without mtlkit: ONNX, torch.export, or the encoder's weights."
@@ -14,8 +15,8 @@ PUSH = (
 )
 
 
-def add_commands(add: Callable[..., argparse.ArgumentParser], add_run: Callable[[Any], None]) -> None:
-    """Adds both commands. `add(name, command, text)` returns a parser, and `add_run` gives it the words for a run."""
+def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
+    """Adds both commands. `add(name, command, text)` returns a parser."""
     sub = add("export", export_command, EXPORT)
     add_run(sub)
     sub.add_argument("--format", choices=("onnx", "pt2"), help="of --out: ONNX, or a program of torch.export")
@@ -44,6 +45,7 @@ def export_command(arguments: argparse.Namespace, result: Any) -> None:
     """Writes the files and prints how much the exported program differs from the model."""
     _check_words(arguments)
     check_run(arguments.run, CONFIG)
+    trust(arguments, arguments.run)
     from mtlkit.run.export import check_export, export_encoder, export_model
     from mtlkit.run.trained import load_run
 
@@ -84,6 +86,7 @@ def _check_words(arguments: argparse.Namespace) -> None:
 def push_command(arguments: argparse.Namespace, result: Any) -> None:
     """Uploads the run and prints where it is."""
     check_run(arguments.run, CONFIG)
+    trust(arguments, arguments.run)
     from mtlkit.run.hub import push_run
 
     address, files = push_run(

@@ -27,6 +27,7 @@ from mtlkit.cli.output import is_main, print_lines
 from mtlkit.cli.parser import EXAMPLES, Parser
 from mtlkit.data.workers import loading_trouble, own_words
 from mtlkit.errors import USER_ERRORS, StepError, for_users
+from mtlkit.plain_text import plain
 from mtlkit.run_folder import CHECKPOINTS
 
 # Torch takes a second to import, and training imports other slow modules. `--help` and a mistake in the words must get
@@ -39,8 +40,6 @@ LISTS = ("balancers", "tasks", "datasets", "kinds", "encoders", "decoders", *FIL
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command in the words `argv` (None: those of the process) and returns the exit status."""
     arguments = _parse(argv)
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # so that the plug-ins of a lab need no installation
     result = Outcome()
     try:
         with result.watch(), warnings_in_words():
@@ -60,7 +59,8 @@ def warnings_in_words() -> Iterator[None]:
         if category is UserWarning and Path(filename).is_relative_to(PACKAGE):
             _complain(f"warning: {message}")
         else:
-            shown(message, category, filename, *more, **named)
+            text = plain(str(message))
+            shown(message if text == str(message) else text, category, filename, *more, **named)
 
     with warnings.catch_warnings():
         warnings.showwarning = show
@@ -93,8 +93,10 @@ def train_command(arguments: argparse.Namespace, result: Outcome) -> None:
     from mtlkit.config.composition import compose
     from mtlkit.config.sweeps import sweep
 
+    cli_runs.trust(arguments, Path(arguments.experiment))  # it may be the config.yaml of a run
     jobs = sweep(arguments.experiment, arguments.overrides) if arguments.multirun else [arguments.overrides]
     configs = [compose(arguments.experiment, job) for job in jobs]  # all are checked before the first one starts
+    cli_runs.trust(arguments, *(Path(config.output_dir) for config in configs))
 
     from mtlkit.run.console import Console
     from mtlkit.run.experiment import Experiment
@@ -118,18 +120,18 @@ def train_command(arguments: argparse.Namespace, result: Outcome) -> None:
             except RuntimeError as error:
                 if isinstance(error, StepError) or loading_trouble(error):
                     raise
-                traceback.print_exc()  # for example, the GPU's memory is too small for this job
+                # For example, the GPU's memory is too small for this job.
+                sys.stderr.write(plain(traceback.format_exc()))
                 result.status = result.status or 1
 
 
 def _summarise(run: Path) -> None:
     """Prints the figures of a run beside those of the untrained start and of constant predictions."""
-    from rich.console import Console
-
     from mtlkit.report import summary_table
+    from mtlkit.terminal import Terminal
 
     if is_main():
-        Console().print(summary_table(run))
+        Terminal().print(summary_table(run))
         print_lines([f"Report: {run / 'report.html'}"])
 
 
@@ -150,7 +152,7 @@ def list_command(arguments: argparse.Namespace, result: Outcome) -> None:
 
 def _complain(message: str, everywhere: bool = False) -> None:
     if everywhere or is_main():  # problems that the main process may not have
-        sys.stderr.write(f"mtlkit: {message}\n")
+        sys.stderr.write(f"mtlkit: {plain(message)}\n")
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -177,9 +179,10 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     sub.add_argument(
         "-m", "--multirun", action="store_true", help="one run per combination of key=a,b; it can be called again"
     )
+    cli_runs.add_trust(sub)
     cli_compare.add_commands(add)
     cli_runs.add_commands(add)
-    cli_export.add_commands(add, cli_runs.add_run)
+    cli_export.add_commands(add)
     text = "Look at a data set, or prepare it for fast loading."
     data = parser.add_command(commands, "data", text)
     cli_data.add_commands(partial(add, above=(data, data.add_subparsers(required=True, metavar="COMMAND"))))

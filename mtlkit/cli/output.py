@@ -4,11 +4,13 @@ import os
 import sys
 from collections.abc import Iterable
 
+from mtlkit.plain_text import plain
+
 
 def print_lines(lines: Iterable[str]) -> None:
     """Prints lines on standard output, on the main process only."""
     if is_main():
-        sys.stdout.writelines(f"{line}\n" for line in lines)
+        sys.stdout.writelines(f"{plain(line)}\n" for line in lines)
         sys.stdout.flush()
 
 

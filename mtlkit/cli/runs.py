@@ -37,11 +37,29 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     """Adds the words that name a run and one of its checkpoints."""
     parser.add_argument("run", metavar="RUN", type=Path, help="a run's folder")
     parser.add_argument("--checkpoint", choices=CHECKPOINTS, help="default: the one of its results")
+    add_trust(parser)
+
+
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    """Adds the word that lets a run's own file name modules to import."""
+    parser.add_argument(
+        "--trust-plugins", action="store_true", help="import modules that a run's own file names and nobody installed"
+    )
+
+
+def trust(arguments: argparse.Namespace, *runs: Path) -> None:
+    """Imports the modules that the files of these runs name, if the user has said so."""
+    if arguments.trust_plugins:
+        from mtlkit.config.plugins import import_trusted  # it reads YAML files, which is slow to import
+
+        for run in runs:
+            import_trusted(run)
 
 
 def evaluate_command(arguments: argparse.Namespace, result: Any) -> None:
     """Prints losses and metrics of a run."""
     check_run(arguments.run, CONFIG)
+    trust(arguments, arguments.run)
     from mtlkit.run.inference import evaluate_run
 
     figures = evaluate_run(
@@ -63,6 +81,7 @@ def _text(value: float | None) -> str:
 def predict_command(arguments: argparse.Namespace, result: Any) -> None:
     """Writes arrays and pictures of every task."""
     check_run(arguments.run, CONFIG)
+    trust(arguments, arguments.run)
     from mtlkit.run.predicting import predict_files
 
     folders = predict_files(
@@ -88,10 +107,9 @@ def report_command(arguments: argparse.Namespace, result: Any) -> None:
 def explain_command(arguments: argparse.Namespace, result: Any) -> None:
     """Prints which tasks conflicted and what the balancer did with their gradients."""
     check_run(arguments.run, LOG, CONFIG)
-    from rich.console import Console
-
     from mtlkit.report import explain
+    from mtlkit.terminal import Terminal
 
     tables = explain(arguments.run)
     if is_main():
-        Console().print(*tables, highlight=False, sep="\n")
+        Terminal().print(*tables, highlight=False, sep="\n")

@@ -7,7 +7,7 @@ from typing import Any, cast
 from mtlkit.config.impossible import impossible, impossible_data
 from mtlkit.config.keys import meant
 from mtlkit.config.optimizers import optimizer_problems
-from mtlkit.config.plugins import import_plugins
+from mtlkit.config.plugins import import_installed
 from mtlkit.config.schema import (
     BalancerConfig,
     Config,
@@ -30,10 +30,10 @@ from mtlkit.typed import Source, to_dataclass
 def check_config(values: Mapping[str, Any], source: Source) -> Config:
     """Returns the configuration for plain values, such as `Config.to_dict` returns.
 
-    It imports the plug-ins. Then it checks every key, every type and every combination. Raises `ValueError` with the
-    key, the problem and the source of the value.
+    It imports the plug-ins that are installed, and refuses others that nobody has imported yet. Then it checks every
+    key, every type and every combination. Raises `ValueError` with the key, the problem and the source of the value.
     """
-    import_plugins(values.get("plugins", []), source)
+    import_installed(values.get("plugins", []), source)  # those that the user has named are imported already
     source = replace(source, meant=lambda key: meant(key, all_keys(values)))
     sections = {**values, **_of_model(values, source)}
     if "data" in values:

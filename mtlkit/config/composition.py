@@ -1,7 +1,7 @@
 """Composes a configuration from Hydra's groups and overrides, an experiment's YAML file, or a run's config.yaml."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from mtlkit.balancer import BALANCERS
 from mtlkit.config.checks import check_config
 from mtlkit.config.draft import START, Draft
 from mtlkit.config.overrides import names_a_class, parse_words, place_of, put_word
-from mtlkit.config.plugins import import_plugins
+from mtlkit.config.plugins import import_installed, import_plugins
 from mtlkit.config.presets import put_preset, unlike_published
 from mtlkit.config.schema import Config
 from mtlkit.config.unused import unused
@@ -50,7 +50,8 @@ def compose(experiment: str, overrides: Sequence[str] = ()) -> Config:
     docs/experiments.md shows all forms.
 
     Raises:
-        ValueError: a key is unknown, a type is wrong or values cannot be combined; it names the key and its source.
+        ValueError: a key is unknown, a type is wrong or values cannot be combined; it names the key and its source. Or:
+            a run's own file names a module that no installed package provides (`mtlkit.config.plugins`).
         LookupError, FileNotFoundError: the experiment does not exist.
         ModuleNotFoundError, or any error that a plug-in raises: a plug-in cannot be imported.
     """
@@ -101,10 +102,12 @@ def hydra_words(experiment: str, overrides: Sequence[str]) -> Iterator[tuple[Con
             own = _own(loader, experiment)
             ConfigStore.instance().store(FILE, own, group="experiment", package="_global_", provider=experiment)
             # Plug-ins first: the words and the file may use names that they register.
-            import_plugins(own.get("plugins", []), Source(experiment))
+            # What the user says himself stands before the file: his words let a run's own file name the same modules.
             for word in words:
                 if word.key_or_group == "plugins" and not word.is_delete():
                     import_plugins(word.value(), Source(place_of(word)))
+            names, source = own.get("plugins", []), Source(experiment)
+            (import_installed if _of_a_run(experiment, own) else import_plugins)(names, source)
             # After the plug-ins, whose balancers belong to the group, too: `balancer=glob(*)` must find them.
             # Hydra's store outlives this call, and the registry may have lost a name since the last one.
             ConfigStore.instance().repo.pop("balancer", None)
@@ -128,12 +131,20 @@ def hydra_words(experiment: str, overrides: Sequence[str]) -> Iterator[tuple[Con
             raise ValueError(problem) from None
 
 
+def _of_a_run(experiment: str, own: Mapping[str, Any]) -> bool:
+    """Returns whether a run has written this file, so that the user has typed its name but not what is in it."""
+    return Path(experiment).name == CONFIG or "experiment" in own
+
+
 def _own(loader: ConfigLoader, experiment: str) -> dict[str, Any]:
     """Returns the content of the user's own file. For the name of an experiment, the file builds on that experiment."""
     path = Path(experiment)
     if path.suffix in (".yaml", ".yml"):
         values = read_mapping(path)
-        for entry in values.get("defaults") or ():
+        entries = values.get("defaults") or ()
+        if not isinstance(entries, list | tuple):
+            raise ValueError(f"{experiment}: defaults: expected a list, such as [nyuv2], found {entries!r}.")
+        for entry in entries:
             if isinstance(entry, dict) and any(isinstance(choice, dict) for choice in entry.values()):
                 raise ValueError(
                     f"{experiment}: defaults: expected `- NAME` or `- /balancer: NAME`, found {entry}. Options "

@@ -8,8 +8,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 from mtlkit.files import write_whole
-from mtlkit.typed import Bound, Count, Natural, NonNegative, Positive, Share, ShareBelowOne
+from mtlkit.typed import Bound, Count, Natural, Positive, Share, ShareBelowOne
 
+#: Single precision, in which most runs compute, knows no number beyond 1e38, and takes those below 1e-38 for 0. An
+#: optimizer multiplies a rate by more than that, and divides by it.
+Rate = Annotated[float, Bound(1e-30, 1e6)]
+Norm = Annotated[float, Bound(1e-30, 1e30)]
 #: The trackers of Accelerate.
 Tracker = Literal[
     "aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "tensorboard", "trackio", "wandb"
@@ -151,22 +155,22 @@ class TrainerConfig:
     optimizer_options: dict[str, Any] = field(
         default_factory=dict
     )  #: its further arguments, such as {betas: [0.9, 0.95]}
-    lr: Positive = 1e-3  #: the learning rate of the decoders
-    encoder_lr: Positive | None = None  #: the learning rate of the encoder; null: lr
+    lr: Rate = 1e-3  #: the learning rate of the decoders
+    encoder_lr: Rate | None = None  #: the learning rate of the encoder; null: lr
     layer_decay: Annotated[float, Bound(0, 1, open=True)] | None = None  #: each layer of the encoder learns with so
     #: many times the rate of the next one, its last layer with encoder_lr; null: all with encoder_lr
-    weight_decay: NonNegative = 0.0
+    weight_decay: Annotated[float, Bound(0, 1e6)] = 0.0
     momentum: Share = 0.9  #: for sgd, and those of timm that have one
     ema: Annotated[float, Bound(0, 1, open=True, open_high=True)] | None = None  #: evaluates and saves the moving
     #: average of the weights with this decay, such as 0.999; null: the weights themselves
-    clip_norm: Positive | None = None  #: the largest allowed norm of all gradients together
-    clip_encoder: Positive | None = None  #: the same for the encoder's combined gradient alone; not with clip_norm
+    clip_norm: Norm | None = None  #: the largest allowed norm of all gradients together
+    clip_encoder: Norm | None = None  #: the same for the encoder's combined gradient alone; not with clip_norm
     schedule: Literal["constant", "cosine", "poly", "step"] = "constant"
     warmup_steps: Natural = 0  #: the number of steps in which the learning rate grows linearly from 0
     step_size: Count | None = None  #: for `schedule: step`: the learning rate times gamma after so many steps
     step_size_epochs: Count | None = None  #: the same, in epochs
     gamma: Share = 0.1
-    power: Positive = 0.9  #: for `schedule: poly`: lr * (1 - step / steps) ** power
+    power: Rate = 0.9  #: for `schedule: poly`: lr * (1 - step / steps) ** power
     balancer_schedule: Literal["follow", "constant"] = "follow"  #: whether warmup_steps and schedule are also for the
     #: balancer's own learning rate, or for the model's alone
     early_stopping: Count | None = None  #: ends the training after this many evaluations without improvement

@@ -17,9 +17,16 @@ def read_mapping(path: Path) -> dict[str, Any]:
         hint = suggest(path.name, beside) if beside else "mtlkit list experiments names those that need no file."
         raise FileNotFoundError(f"There is no file {path}. {hint}")
     try:
-        values = OmegaConf.to_container(OmegaConf.load(path))
-    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+        with path.open(encoding="utf-8") as file:
+            loaded = OmegaConf.load(file)
+        values = OmegaConf.to_container(loaded)
+    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is not valid YAML: {error}") from None
+    except OSError as error:
+        if error.errno is not None:  # of the file. OmegaConf raises one without a number for a lone value, such as 3
+            raise
+        values = None
+    found = "a single value" if values is None else type(values).__name__
     if not isinstance(values, dict):
-        raise ValueError(f"{path}: expected a mapping of keys, found {type(values).__name__}.")
+        raise ValueError(f"{path}: expected a mapping of keys, found {found}.")
     return cast(dict[str, Any], values)

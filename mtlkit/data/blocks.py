@@ -10,6 +10,7 @@ file's metadata is JSON with the types of the restored values.
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -61,13 +62,28 @@ def open_block(path: Path, block: Block) -> OpenBlock:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
             dtypes = {name: getattr(torch, dtype) for name, dtype in json.loads(file.metadata()["dtypes"]).items()}
-        if len(tensors["image"]) != block.count:
-            raise ValueError(f"it has {len(tensors['image'])} samples, expected {block.count}")
+        _check(tensors, dtypes, block.count)
     except FileNotFoundError as error:
         raise BadSampleError(f"{path} is missing. {AGAIN}") from error
     except (OSError, SafetensorError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise BadSampleError(f"{path} is damaged: {error}. {AGAIN}") from error
     return OpenBlock(tensors, dtypes)
+
+
+def _check(tensors: Mapping[str, Tensor], dtypes: Mapping[str, torch.dtype], count: int) -> None:
+    """Raises `ValueError` if the tensors of a block do not belong together. A sample without a target is no error."""
+    for name in ["image", *sorted((dtypes.keys() | tensors.keys()) - {"image"})]:
+        present = tensors.get(f"present.{name}")
+        rows = count if present is None else int(present.sum())
+        if name.startswith("present."):
+            if tensors[name].shape != (count,) or tensors[name].dtype != torch.bool:
+                raise ValueError(f"{name} is no list of {count} true or false")
+        elif name not in tensors:
+            raise ValueError(f"it lacks {name}, which its head names")
+        elif name not in dtypes:
+            raise ValueError(f"its head does not name {name}")
+        elif not tensors[name].ndim or len(tensors[name]) != rows:
+            raise ValueError(f"{name} has the shape {list(tensors[name].shape)}, expected {rows} samples")
 
 
 def is_whole(path: Path, block: Block) -> bool:

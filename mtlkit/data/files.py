@@ -1,20 +1,23 @@
 """Reads the files of a data set. Errors name damaged files, and no file is accepted as something that it is not."""
 
+import math
 import os
 import re
 from collections.abc import Collection, Iterable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from tokenize import TokenError
-from typing import Literal
+from typing import BinaryIO, Literal
 from zipfile import BadZipFile
 
 import cv2
 import numpy as np
 import torch
+from numpy.lib import format as npy
 from PIL import Image
 from torch import Tensor
 
 from mtlkit.data.dataset import BadSampleError
+from mtlkit.data.limits import check_pixels
 
 #: What NumPy raises besides ValueError if the header of an .npy file is damaged.
 BAD_HEADER = (SyntaxError, TokenError, TypeError, LookupError, OverflowError, MemoryError)
@@ -86,6 +89,21 @@ def root_folder(root: str | os.PathLike[str] | None, name: str, holds: str) -> P
     return path
 
 
+def inside(root: Path, name: str, source: Path | str) -> Path:
+    """Returns root / name for a name that the list `source` has. Raises `ValueError` if it leads out of `root`.
+
+    A list may come from anyone, so it must not reach other files of this machine. Links in the folder are followed:
+    who put them there had the right to write there.
+
+    >>> inside(Path("data"), "a/1.png", "list.txt").as_posix()
+    'data/a/1.png'
+    """
+    path = PurePath(name)
+    if path.is_absolute() or ".." in path.parts:
+        raise ValueError(f"{source} names {name!r}, which leads out of {root}. A list can only name files in it.")
+    return root / path
+
+
 def first_that_exists(paths: Iterable[Path]) -> Path | None:
     """Returns the first of the paths that exists."""
     return next((path for path in paths if path.exists()), None)
@@ -94,12 +112,15 @@ def first_that_exists(paths: Iterable[Path]) -> Path | None:
 def read_array(path: Path, shape: Sequence[int | None] = ()) -> np.ndarray:
     """Returns the array of an .npy file. If `shape` is given, the array must have it; None means any length.
 
-    Raises `BadSampleError` for a missing or damaged file, for pickled objects, for values that are not numbers and for
-    another shape.
+    Raises `BadSampleError` for a missing or damaged file, for pickled objects, for values that are not numbers, for
+    another shape and for too many pixels (`mtlkit.data.limits`).
     """
     try:
         with path.open("rb") as file:  # np.load would leave it open if it fails
+            check_pixels(path, _shape_of(file))
             values = np.load(file, allow_pickle=False)
+    except BadSampleError:
+        raise
     except BAD_HEADER as error:
         raise unreadable(path, ValueError("its header is damaged or asks for too much memory")) from error
     except (OSError, ValueError, EOFError, BadZipFile) as error:
@@ -113,6 +134,24 @@ def read_array(path: Path, shape: Sequence[int | None] = ()) -> np.ndarray:
     if shape:
         check_shape(path, values, shape)
     return values
+
+
+def _shape_of(file: BinaryIO) -> tuple[int, ...]:
+    """Returns the shape in the header of an .npy file, and () for any other file. The file is at its start again.
+
+    Raises `ValueError` if the file has fewer bytes than the header says: NumPy would first ask for the memory.
+    """
+    known = file.read(len(npy.MAGIC_PREFIX)) == npy.MAGIC_PREFIX
+    file.seek(0)
+    if not known:
+        return ()
+    read = npy.read_array_header_1_0 if npy.read_magic(file) == (1, 0) else npy.read_array_header_2_0
+    shape, _, dtype = read(file)
+    there, needed = os.fstat(file.fileno()).st_size - file.tell(), math.prod(shape) * dtype.itemsize
+    if there < needed and not dtype.hasobject:
+        raise ValueError(f"its header says {shape} values of {dtype}, but the file ends before")
+    file.seek(0)
+    return tuple(shape)
 
 
 def read_image_array(path: Path) -> np.ndarray:

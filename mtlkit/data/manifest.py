@@ -86,7 +86,7 @@ def parse_header(data: bytes, where: str) -> dict[str, Any]:
     """Reads a JSON object of this format and version, and removes these two keys. Raises `ValueError` otherwise."""
     try:
         values = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{where} is damaged: {error}. Prepare the data set again, into another folder.") from error
     if not isinstance(values, dict) or values.pop("format", None) != FORMAT:
         raise ValueError(f"{where} does not belong to a prepared data set.")

@@ -1,6 +1,5 @@
 """Reads pictures. Only here do files become pixels, for every data set, for predictions and for reports."""
 
-import os
 import struct
 from collections.abc import Callable, Mapping
 from io import BytesIO
@@ -11,6 +10,7 @@ from PIL import ExifTags, Image
 
 from mtlkit.data.dataset import BadSampleError, ChannelsError
 from mtlkit.data.files import unreadable
+from mtlkit.data.limits import check_pixels, pixel_limit, too_large
 
 #: What Pillow raises for a file, or for EXIF data, that it cannot read. It depends on the format.
 UNREADABLE = (
@@ -18,7 +18,6 @@ UNREADABLE = (
     struct.error,
 )
 TOO_LARGE = (Image.DecompressionBombError, Image.DecompressionBombWarning)  # the latter where warnings are errors
-MAX_PIXELS = "MTLKIT_MAX_PIXELS"
 #: The endings of picture files, by which a folder is searched. A file that is named itself may have any ending.
 ENDINGS = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 COLOURS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
@@ -74,6 +73,7 @@ def picture_pixels(picture: Image.Image) -> np.ndarray:
     Raises `BadSampleError` as `read_picture` does. The message calls it "The picture".
     """
     name = Path(getattr(picture, "filename", "") or "The picture")
+    check_pixels(name, picture.size)
     try:
         picture.load()
     except UNREADABLE as error:
@@ -129,7 +129,11 @@ def read_tiff(path: Path, channels: int) -> np.ndarray:
             f"{path}: a TIFF of {channels} channels needs the package tifffile. Install it: pip install 'mtlkit[tiff]'."
         ) from error
     try:
-        values = np.asarray(tifffile.imread(path))
+        with tifffile.TiffFile(path) as file:
+            check_pixels(path, file.series[0].shape)
+            values = np.asarray(file.asarray())
+    except BadSampleError:
+        raise
     except UNREADABLE as error:
         raise unreadable(path, error) from error
     if values.ndim == 3 and values.shape[2] != channels and values.shape[0] == channels:
@@ -146,35 +150,25 @@ def picture_size(path: Path) -> tuple[int, int]:
 
 def _open(path: Path, data: bytes | None = None, *, pixels: bool = True) -> tuple[Image.Image, int]:
     """Opens the picture, with its pixels or only its header. Returns it and its orientation. Errors name the file."""
-    limit = _limit()
-    if limit is not None:
+    if pixel_limit() is not None:
         Image.MAX_IMAGE_PIXELS = None  # the user has set another limit: the one below
     try:
         with Image.open(path if data is None else BytesIO(data)) as file:
-            if limit is not None and file.width * file.height > limit:
-                raise Image.DecompressionBombError(f"{file.width} x {file.height} pixels exceed the limit of {limit}")
+            check_pixels(path, file.size)
+            if file.format == "EPS":  # only Ghostscript could draw it, by running the program in it
+                raise ValueError("an EPS file is a program and holds no pixels. Save it as PNG")
             if pixels or file.format == "TIFF":  # Pillow turns its size together with the pixels
                 file.load()
             orientation = _orientation(file)  # some PNGs have it after the pixels; 1 if Pillow has turned them
     except TOO_LARGE as error:
-        raise BadSampleError(
-            f"{path} is too large: {str(error).rstrip('.')}. Make it smaller or, if you trust it and have the memory, "
-            f"set the environment variable {MAX_PIXELS} to the number of pixels to allow."
-        ) from error
+        raise too_large(path, str(error).rstrip(".")) from error
+    except BadSampleError:
+        raise
     except UNREADABLE as error:
         raise unreadable(path, error) from error
     if 0 in file.size:
         raise BadSampleError(f"{path} is a picture of {file.width} x {file.height} pixels.")
     return file, orientation
-
-
-def _limit() -> int | None:
-    text = os.environ.get(MAX_PIXELS)
-    if text is None:
-        return None
-    if not (text.isascii() and text.isdecimal() and int(text)):
-        raise ValueError(f"The environment variable {MAX_PIXELS} must be a number of pixels, found {text!r}.")
-    return int(text)
 
 
 def _orientation(file: Image.Image) -> int:

@@ -17,7 +17,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from rich.console import Console
 from rich.progress import Progress, ProgressColumn, Task
 from rich.text import Text
 
@@ -29,6 +28,7 @@ from mtlkit.data.loader import Samples
 from mtlkit.data.manifest import MANIFEST, Manifest, Part, Recipe
 from mtlkit.files import write_whole
 from mtlkit.registry import suggest
+from mtlkit.terminal import Terminal
 from mtlkit.typed import Source, to_dataclass
 
 BLOCK_BYTES = 64 * 2**20
@@ -63,7 +63,7 @@ def prepare_dataset(
     """
     out = Path(out).expanduser()
     recipe = _recipe(splits, source, block_bytes)
-    console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, quiet=not progress)
+    console = Terminal(stderr=True, soft_wrap=True, highlight=False, quiet=not progress)
     whole = f"{out} is complete: {', '.join(f'{count} {split}' for split, count in recipe.samples.items())} samples"
     if manifests.is_prepared(out):
         _refuse_other(out, asdict(manifests.read_manifest(out).recipe), recipe)
@@ -206,7 +206,7 @@ def _unwritable(path: Path, error: OSError) -> OSError:
 
 
 @contextmanager
-def _bar(console: Console, total: int) -> Iterator[Callable[[int], None]]:
+def _bar(console: Terminal, total: int) -> Iterator[Callable[[int], None]]:
     """Shows a bar on a terminal, or one line elsewhere. Yields a function that takes the number of new samples."""
     shown = console.is_terminal and not console.quiet
     if not shown:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mtlkit.data.bands import bands_of, read_bands
 from mtlkit.data.dataset import DATASETS, SPLITS, Camera, Dataset, Sample, Target, check_request
-from mtlkit.data.files import image_tensor, resize, root_folder
+from mtlkit.data.files import image_tensor, inside, resize, root_folder
 from mtlkit.data.splits import hold_out_blocks
 from mtlkit.datasets.folder.labels import resized
 from mtlkit.datasets.folder.options import Stored, check_images
@@ -151,19 +151,28 @@ class HuggingFace(Dataset):
 
     def _image(self, value: Any, where: str) -> np.ndarray:
         if isinstance(value, dict):
-            return read_bands(_file(value, where), data=value["bytes"], channels=self._channels, bounds=self.bounds)
+            return read_bands(
+                self._file(value, where), data=value["bytes"], channels=self._channels, bounds=self.bounds
+            )
         return bands_of(np.asarray(value), where, self._channels, self.bounds)
 
     def _label(self, row: Mapping[str, Any], name: str, stored: Stored, where: str) -> Tensor | None:
         cells, kind = [row[column] for column in stored.columns or ()], self._kinds[name]
         value = cells[0]
         if isinstance(value, dict):
-            return read_label(_file(value, where), stored, kind, data=value["bytes"])
+            return read_label(self._file(value, where), stored, kind, data=value["bytes"])
         if isinstance(value, list):
             return label_of(np.asarray(value), stored, kind, where)
         if isinstance(value, int) and not kind.dtype.is_floating_point:
             return label_of(np.asarray([value]), stored, kind, where)[0]
         return label_of_cells([text_of(cell) for cell in cells], stored, kind, ".", where)
+
+    def _file(self, value: Mapping[str, Any], where: str) -> Path:
+        """Returns the path of a picture, or what messages call it if its bytes are in the table."""
+        if value["bytes"] is not None:
+            return Path(where)
+        path = Path(value["path"])  # `save_to_disk` puts the bytes into the table, but others may write tables, too
+        return inside(self._root, str(path.relative_to(self._root) if path.is_relative_to(self._root) else path), where)
 
     def label(self, index: int) -> str:
         return f"{self._root}, row {index} of {self._split}"
@@ -185,8 +194,3 @@ def _load(root: Path) -> Any:
 
 def _is_picture(rows: Any, column: str) -> bool:
     return type(rows.features[column]).__name__ == "Image"
-
-
-def _file(value: Mapping[str, Any], where: str) -> Path:
-    """Returns the path of a picture, or what messages call it if its bytes are in the table."""
-    return Path(where if value["bytes"] is not None else value["path"])

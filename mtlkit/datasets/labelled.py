@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from mtlkit.data.dataset import Dataset, Sample, Target
-from mtlkit.data.files import image_tensor, resize
+from mtlkit.data.files import image_tensor, inside, resize
 from mtlkit.data.pictures import read_picture
 
 Labels = bytes  # the labels of one picture: 0 or 1 per label
@@ -70,7 +70,9 @@ def read_rows(path: Path) -> Iterator[list[str]]:
 
 
 def check_once(path: Path, name: str, found: Collection[str]) -> None:
-    """Raises `ValueError` if a list names a picture twice."""
+    """Raises `ValueError` if a list names a picture twice, or one outside of the folder of the pictures."""
+    if "/" in name:
+        inside(path.parent, name, path)
     if name in found:
         raise ValueError(f"{path} has two rows of {name!r}.")
 

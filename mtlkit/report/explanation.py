@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 from rich import box
 from rich.console import RenderableType
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -28,14 +27,14 @@ class Sheet:
     rows: list[list[str]]
 
     def table(self) -> Table:
-        """Returns the table for the console."""
+        """Returns the table for the console, which must not read its texts as markup (`mtlkit.terminal`)."""
         table = Table(box=box.SIMPLE, title=self.title, title_justify="left", title_style="bold")
-        table.caption, table.caption_justify, table.caption_style = escape("\n".join(self.notes)), "left", "dim"
+        table.caption, table.caption_justify, table.caption_style = "\n".join(self.notes), "left", "dim"
         table.add_column(self.head[0], no_wrap=True)
         for heading in self.head[1:]:
             table.add_column(heading, justify="right")
         for row in self.rows:
-            table.add_row(*map(escape, row))
+            table.add_row(*row)
         return table
 
 

@@ -52,7 +52,7 @@ def find_check_images(model: TrainedModel, given: Sequence[Path] = ()) -> CheckI
         files = [file for file, _ in islice(named(given, Path()), NUMBER)]
         images = torch.cat([model.prepared([model.pixels(file)]) for file in files])
         return CheckImages(images, f"{_counted(len(files))} of --check")
-    if not model.trusted:
+    if model.from_hub:
         why = "it is from the hub, and its config.yaml could name modules to import"
         return CheckImages(_random(model), "random images", why)
     try:

@@ -6,13 +6,14 @@ from typing import Any, ClassVar
 from rich.console import Console as RichConsole
 from rich.console import Group
 from rich.live import Live
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from mtlkit.data.summary import facts_in_words
 from mtlkit.log import class_key, tasks_of
 from mtlkit.observer import Observer, Record
+from mtlkit.terminal import Terminal
 
 SHOWN = 6  #: the largest number of tasks that are shown; these are the first ones
 
@@ -20,21 +21,22 @@ SHOWN = 6  #: the largest number of tasks that are shown; these are the first on
 class Console(Observer):
     """Shows losses, weights, gradient norms, the last evaluation and the time left.
 
-    `console` is rich's console; the default writes to standard output. If it is no terminal, each record becomes one
-    plain line with the loss and the weight (`w`) per task, or the metrics per task. `*` marks the best evaluation so
-    far. Facts about the data, which include its terms of use, are printed once.
+    `console` is rich's console; the default is a `Terminal` that writes to standard output. If it is no terminal, each
+    record becomes one plain line with the loss and the weight (`w`) per task, or the metrics per task. `*` marks the
+    best evaluation so far. Facts about the data, which include its terms of use, are printed once.
     """
 
     _told: ClassVar[set[tuple[str, ...]]] = set()
 
     def __init__(self, console: RichConsole | None = None) -> None:
-        self.console = console or RichConsole()
+        self.console = console or Terminal()
         self.total = self.first = self.done = 0
         self.began = time.monotonic()
         self._live: Live | None = None
         self._tasks: dict[str, None] = {}  # an ordered set
         self._train: Record = {}
         self._val: Record = {}
+        self._why = ""  # the run ended
 
     def start(self, total_steps: int, step: int) -> None:
         self.total, self.first, self.done = total_steps, step, step
@@ -71,6 +73,7 @@ class Console(Observer):
         self._incident(record)
 
     def note(self, record: Record) -> None:
+        self._why = record.get("why", self._why)
         if "decoders" in record:
             self._dim(f"In training, {record['decoders']}.")
         for line in record.get("model", ()):
@@ -88,7 +91,8 @@ class Console(Observer):
             self._live = None
         seconds = time.monotonic() - self.began
         status = summary.get("status", "stopped")
-        self.console.print(f"{status} at step {self.done}/{self.total} after {clock(seconds)}", style="bold")
+        why = f": {self._why}" if self._why else ""
+        self.console.print(f"{status} at step {self.done}/{self.total} after {clock(seconds)}{why}", style="bold")
 
     def _advance(self, record: Record) -> None:
         self.done = record["step"]
@@ -110,7 +114,7 @@ class Console(Observer):
 
     def _incident(self, record: Record) -> None:
         if text := record.get("incident"):
-            line = f"[yellow]warning[/]  step {record['step']}: {escape(str(text))}"
+            line = Text.assemble(("warning", "yellow"), f"  step {record['step']}: {text}")
             self.console.print(line, highlight=False, soft_wrap=True)
 
     def _dim(self, line: str) -> None:

@@ -2,14 +2,15 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
+from mtlkit.data.limits import check_pixels
 from mtlkit.files import write_whole
-from mtlkit.option_checks import check_choice
 from mtlkit.run_folder import DATA
 from mtlkit.target import Target
+from mtlkit.typed import Count, Source, to_dataclass
 
 
 @dataclass(frozen=True)
@@ -21,12 +22,16 @@ class Description:
     (`mtlkit.data.bands.read_bands`).
     """
 
-    size: tuple[int, int]
-    resizing: Literal["area", "torchvision"]
+    size: tuple[Count, Count]
     targets: dict[str, Target]
-    adapters: bool
-    channels: int = 3
+    resizing: Literal["area", "torchvision"] = "area"  # runs up to version 0.2 have only this way, and do not say it
+    adapters: bool = True  # these runs do not say it, either. With the balancer, the model is complete in any case
+    channels: Count = 3
     bounds: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.bounds is not None and not self.bounds[0] < self.bounds[1]:
+            raise ValueError(f"bounds: expected the values of black and white, ascending, found {list(self.bounds)}")
 
     def save(self, run: Path) -> None:
         """Writes the file into the folder of a run."""
@@ -74,15 +79,11 @@ class Description:
             )
         try:
             found = json.loads(path.read_text())
-            width, height = map(int, found["size"])
-            resizing = found.get("resizing", "area")  # runs up to version 0.2 have only this way
-            check_choice("resizing", resizing, ("area", "torchvision"))
-            targets = {key: Target(value["type"], tuple(value["classes"])) for key, value in found["targets"].items()}
-            # Runs up to version 0.2 do not say it. With the balancer, the model is complete in any case.
-            adapters = bool(found.get("adapters", True))
-            channels = int(found.get("channels", 3))
-            bounds = found.get("bounds")
-            bounds = bounds and (float(bounds[0]), float(bounds[1]))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path} is damaged: {error}") from error
-        return cls((width, height), resizing, targets, adapters, channels, bounds)
+            if not isinstance(found, dict):
+                raise ValueError(f"expected an object, found {type(found).__name__}")
+            known = {field.name for field in fields(cls)}
+            described = to_dataclass(cls, {key: found[key] for key in found if key in known}, "", Source(""))
+            check_pixels("size", described.size)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path} is damaged: {str(error).rstrip('.')}.") from error
+        return described

@@ -33,6 +33,7 @@ from mtlkit.run.facts import about_the_model, facts
 from mtlkit.run.first_look import FirstLook
 from mtlkit.run.init_from import take_weights
 from mtlkit.run.launcher import ignored_requests
+from mtlkit.run.length import check_length, why_it_ended
 from mtlkit.run.memory import PeakMemory
 from mtlkit.run.start import Start, open_run
 from mtlkit.run.trackers import start_trackers
@@ -125,6 +126,7 @@ class Experiment:
             steps_per_epoch=order.steps_per_epoch,
             seed=config.seed,
         )
+        too_short = check_length(engine)
         # The engine is built as for a new run and then gets the saved state, so both start through the same code.
         best_lost = self._go_on(engine, start)
         # Only now: the checkpoint says at which step the batches go on.
@@ -143,7 +145,8 @@ class Experiment:
         status = "stopped"  # unless the last line of the block is reached
         try:
             engine.start(facts(config, parts, engine))
-            for incident in [*start.incidents, *ignored_requests(accelerator)]:  # found before there was a log
+            # Found before there was a log.
+            for incident in (*start.incidents, *ignored_requests(accelerator), *too_short):
                 engine.note({"incident": incident})
             if best_lost:
                 engine.note({"best_lost": True, "incident": start.best_gone})
@@ -158,11 +161,13 @@ class Experiment:
             engine.fit(batches, lambda: evaluate_engine(engine, checks), self._saver(engine))
             # The pictures and the model after `run` are those of the checkpoint that the results are taken from.
             distributed.main_decides(lambda: self._load_results(engine))
-            engine.note({"status": "finished", "peak_memory": memory.bytes(), "memory_of": memory.of})
+            ended = {"status": "finished", "why": why_it_ended(engine)}
+            engine.note({**ended, "peak_memory": memory.bytes(), "memory_of": memory.of})
             status = "finished"  # a report that cannot be drawn does not make a finished run a stopped one
             distributed.main_decides(lambda: self._show(engine, validation))
         except StepError as error:
-            engine.note({"status": "diverged", "incident": str(error)})  # for those who read the log of many runs
+            # For those who read the log of many runs.
+            engine.note({"status": "diverged", "why": "it diverged", "incident": str(error)})
             raise
         finally:
             engine.finish(status)
@@ -220,8 +225,8 @@ class Experiment:
         dataset = training.dataset
         description = Description(
             training.image_size,
-            dataset.resizing,
             dict(dataset.targets),
+            resizing=dataset.resizing,
             adapters=has_adapters(balancer),
             channels=training.channels,
             bounds=dataset.bounds,

@@ -1,6 +1,5 @@
 """Starts a new run from the weights of another one: `model.init_from`."""
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from mtlkit.engine.lora import merged, with_base_names
 from mtlkit.engine.predictor import dtype_of
 from mtlkit.run import checkpoint
 from mtlkit.run.build import Parts
+from mtlkit.run.description import Description
 from mtlkit.run_folder import CONFIG, DATA, check_run
 from mtlkit.state import Kept
 from mtlkit.target import Target
@@ -217,9 +217,9 @@ def _other_classes(weights: Weights, parts: Parts, targets: Mapping[str, Target]
     path = weights.run / DATA if weights.run else None
     if path is None or not path.is_file():
         return
-    described = json.loads(path.read_text()).get("targets", {})
+    described = Description.read(path.parent).targets
     for task in parts.tasks:
-        its = described.get(task, {}).get("classes")
+        its = described[task].classes if task in described else None
         if its is not None and list(its) != list(targets[task].classes):
             yield f"The outputs of {task} differ: {', '.join(its)} there, {', '.join(targets[task].classes)} here."
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from mtlkit.config.plugins import import_trusted
 from mtlkit.run.trained import TrainedModel, load_run
 
 
@@ -14,20 +15,22 @@ def load(
     *,
     device: str | torch.device | None = None,
     checkpoint: str | None = None,
+    trust_plugins: bool = False,
 ) -> TrainedModel:
     """Loads a trained model. It needs neither the training data nor the module that reads them.
 
-    A task, an encoder, a decoder or a balancer of your own is code. If the model needs such a class, the modules that
-    `plugins` named in training are imported, and must be found. A balancer that hands the decoders the shared features
+    A task, an encoder, a decoder or a balancer of your own is code. If the model needs such a class, import its module
+    before, or say `trust_plugins`. A module that the run's own file names is otherwise imported only if an installed
+    package provides it, because that file may come from anyone. A balancer that hands the decoders the shared features
     as they are is not needed.
 
     Args:
         run: the folder of a run, or "user/name" on the Hugging Face hub. It means the hub only if there is no folder
-            `user` here. No module is imported because a file from the hub names it: import what such a model needs
-            yourself.
+            `user` here. No module is imported because a file from the hub names it, also none that is installed.
         device: "cpu", "cuda", "cuda:1", ...; None: a GPU if there is one.
         checkpoint: "best", "last" or, of a run in progress, "previous"; None: the one that the run's results belong to
             (`trainer.selection`).
+        trust_plugins: import the modules that the run's config.yaml names, wherever Python finds them. They are code.
 
     Raises:
         FileNotFoundError: there is no such run or checkpoint.
@@ -46,11 +49,13 @@ def load(
     """
     name = os.fspath(run)
     folder = Path(name).expanduser()
-    if on_the_hub(name):
+    if hub := on_the_hub(name):
         from mtlkit.run.hub import download  # its library is slow to import, and a folder does not need it
 
-        return load_run(download(name), checkpoint, device, trusted=False)
-    return load_run(folder, checkpoint, device)
+        folder = download(name)
+    if trust_plugins:
+        import_trusted(folder)
+    return load_run(folder, checkpoint, device, from_hub=hub)
 
 
 def on_the_hub(name: str) -> bool:

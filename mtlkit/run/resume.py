@@ -68,7 +68,7 @@ def evaluated(run: Path, words: Sequence[str] = ()) -> Config:
     named, allowed = keys_of(words), f"An evaluation may change {', '.join(sorted(MAY_CHANGE))}."
     config = _changed(run, config, named, MAY_CHANGE, allowed)
     for key in sorted(named):
-        if not key.startswith("data."):
+        if not key.startswith(("data.", "plugins")):  # naming a module lets a run's own file name it, too
             warn(f"{key} has no effect on an evaluation.", stacklevel=2)
     return config
 

@@ -43,17 +43,17 @@ class TrainedModel:
             do.
         checkpoint: the folder of its weights.
         run: the folder of its run.
-        trusted: whether the folder may name modules to import. That of a model from the hub may not.
+        from_hub: whether it is from the hub. Then no module is imported because a file of the folder names it.
     """
 
     def __init__(
-        self, config: TrainedConfig, description: Description, predictor: Predictor, checkpoint: Path, trusted: bool
+        self, config: TrainedConfig, description: Description, predictor: Predictor, checkpoint: Path, from_hub: bool
     ) -> None:
         self.config = config
         self.description = description
         self.predictor = predictor
         self.checkpoint = checkpoint
-        self.trusted = trusted
+        self.from_hub = from_hub
 
     @property
     def run(self) -> Path:
@@ -128,14 +128,14 @@ def load_run(
     name: str | None = None,
     device: str | torch.device | None = None,
     *,
-    trusted: bool = True,
+    from_hub: bool = False,
 ) -> TrainedModel:
-    """Loads the model of a run's folder; see `mtlkit.load`. Only a `trusted` folder may name plug-ins to import."""
+    """Loads the model of a run's folder; see `mtlkit.load`."""
     place = _device(device)
     check_run(run, CONFIG)
     described = Description.read(run)
     kinds = {key: target.type for key, target in described.targets.items()}
-    config = read_trained(run / CONFIG, kinds, adapters=described.adapters, trusted=trusted)
+    config = read_trained(run / CONFIG, kinds, adapters=described.adapters, from_hub=from_hub)
     if name:
         folder = checkpoint.find_checkpoint(run, name)
     else:
@@ -160,7 +160,7 @@ def load_run(
         if part is not None:  # before the weights are loaded, to keep all their digits
             part.to(place, dtype_of(precision)).requires_grad_(False).eval()
     checkpoint.load_weights(model, balancer, folder)
-    return TrainedModel(config, described, Predictor(model, tasks, balancer, place, precision), folder, trusted)
+    return TrainedModel(config, described, Predictor(model, tasks, balancer, place, precision), folder, from_hub)
 
 
 def _device(name: str | torch.device | None) -> torch.device:

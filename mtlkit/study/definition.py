@@ -1,7 +1,7 @@
 """The definition of a study: what is compared, from the words of a command or from a YAML file."""
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 
 from mtlkit.config.composition import compose
 from mtlkit.config.overrides import parse_words
+from mtlkit.config.plugins import checked, import_found, import_installed
 from mtlkit.config.sweeps import combinations
 from mtlkit.config.yaml_files import read_mapping
 from mtlkit.files import write_whole
@@ -89,28 +90,60 @@ class Study:
         write_whole(folder / STUDY, OmegaConf.to_yaml(OmegaConf.create(values)).encode())
 
 
-def read_study(path: Path, words: Sequence[str] = (), **options: Any) -> tuple[Study, Path]:
+def read_study(
+    path: Path, words: Sequence[str] = (), *, trust_plugins: bool = False, **options: Any
+) -> tuple[Study, Path]:
     """Reads a study's file and adds words to it. Returns the study and its folder.
 
     The word `seed=...` replaces the seeds, `output_dir` names the folder, and the others are for all runs. `options`
-    replace keys of the file. Raises `ValueError` for an unknown key and for a sweep of anything but seeds.
+    replace keys of the file. A study's own file, in its folder, is as a run's: the modules that it names are imported
+    only if they are installed, or with `trust_plugins`. Raises `ValueError` for other such modules, for an unknown key
+    and for a sweep of anything but seeds.
     """
     values = read_mapping(path)
     experiment = str(values.get("experiment", ""))
+    if not isinstance(own := values.get("words") or [], list):
+        raise ValueError(f"{path}: words: expected a list of overrides, found {own!r}.")
     if isinstance(values.get("methods"), list | Mapping):
         values["methods"] = _methods(values["methods"], path)
+    if path.name == STUDY:
+        source = Source(str(path))
+        names = checked([module for named in _plugins(values) for module in checked(named, source)], source)
+        if trust_plugins:
+            import_found(names)
+        import_installed(names, source)
     found = combinations(experiment, words) if experiment else None
     if found is not None:
         seeds = _seeds(found.swept) or _seeds([found.words])
         if any(not word.startswith("seed=") for job in found.swept for word in job):
             raise ValueError(f"{path} names the methods. On the command line, only seed=... may have several values.")
-        values["words"] = [*(values.get("words") or ()), *_without_seed(found.words)]
+        values["words"] = [*own, *_without_seed(found.words)]
         values["seeds"] = seeds or values.get("seeds")
     study = to_dataclass(Study, {**values, **options}, "", Source(str(path)))
     # A copy of a study's own file in its folder means that study.
     given = any(word.partition("=")[0] == "output_dir" for word in words)
     folder = found.folder if given and found else path.parent if path.name == STUDY else Path("studies", path.stem)
     return study, folder
+
+
+def _plugins(values: Mapping[str, Any]) -> Iterator[Any]:
+    """Yields what a study's file says about the key `plugins`: in its words, and in the file of its experiment."""
+    file = Path(str(values.get("experiment", "")))
+    if file.suffix in (".yaml", ".yml") and file.is_file():
+        yield read_mapping(file).get("plugins")
+    methods = values.get("methods")
+    lines = methods.values() if isinstance(methods, Mapping) else ()
+    given = [values.get(key) for key in ("words", "tune")]
+    words = [str(word) for one in given if isinstance(one, list) for word in one]
+    try:
+        parsed = parse_words([*words, *(word for line in lines for word in shlex.split(line))])
+    except OverrideParseException as error:
+        raise ValueError(
+            f"Cannot read {error.override!r}, expected key=value: {' '.join(str(error).split())}"
+        ) from None
+    for word in parsed:
+        if word.key_or_group.partition(".")[0] == "plugins" and not word.is_delete():
+            yield word.value() if not word.is_sweep_override() else word.input_line
 
 
 def _methods(given: Sequence[Any] | Mapping[Any, Any], path: Path) -> dict[str, str]:

@@ -12,8 +12,10 @@ from typing import Any, Protocol
 import torch
 
 from mtlkit.config.checks import check_config
+from mtlkit.config.plugins import import_plugins
 from mtlkit.data.workers import loading_trouble, own_words
 from mtlkit.errors import for_users
+from mtlkit.plain_text import plain
 from mtlkit.run.console import Console
 from mtlkit.run.progress import bring_to_end
 from mtlkit.study.plan import Job
@@ -115,12 +117,13 @@ def train(values: Mapping[str, Any], watch: bool = False) -> str:
     standard error.
     """
     try:
+        import_plugins(values["plugins"], Source("the study"))  # the study trusts them, and this may be a new process
         config = check_config(values, Source("the study"))
         bring_to_end(config, [Console()] if watch else [])
     except Exception as error:  # noqa: BLE001 - a run whose plug-in has a fault must not stop the other methods
         if found := loading_trouble(error) or (own_words(error) if for_users(error) else ""):
             return found
-        traceback.print_exc()
+        sys.stderr.write(plain(traceback.format_exc()))
         return f"{type(error).__name__}: {own_words(error)}"
     return ""
 

@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from mtlkit.files import write_whole
 from mtlkit.study.claims import parse_claim
 from mtlkit.study.comparison import Comparison
@@ -12,6 +10,7 @@ from mtlkit.study.page import write_page
 from mtlkit.study.results_csv import write_results, write_tuning
 from mtlkit.study.tables import latex, markdown, terminal
 from mtlkit.study.verdicts import Verdict, judge
+from mtlkit.terminal import Terminal
 
 FILES = ("results.csv", "table.md", "table.tex", "compare.html")
 
@@ -36,6 +35,6 @@ def write_all(
 
 def show(comparison: Comparison, folder: Path, verdicts: Sequence[Verdict] = ()) -> None:
     """Prints the table, the verdicts on the claims, and where the results are."""
-    console = Console()
+    console = Terminal()
     console.print(terminal(comparison, verdicts=verdicts, width=console.width))
     console.print(f"Results: {folder}/ {', '.join(FILES)}", highlight=False, soft_wrap=True)

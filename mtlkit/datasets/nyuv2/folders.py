@@ -9,6 +9,7 @@ import numpy as np
 
 from mtlkit.data.dataset import BadSampleError, Camera
 from mtlkit.data.files import (
+    inside,
     lacking,
     names_in,
     natural,
@@ -221,4 +222,6 @@ def _ids(file: Path) -> list[str]:
         ) from error
     if not ids or len(set(ids)) < len(ids):
         raise ValueError(f"{file} names {'some frames twice' if ids else 'no frames'}.")
+    for name in ids:
+        inside(file.parents[1], name, file)
     return sorted(ids, key=natural)

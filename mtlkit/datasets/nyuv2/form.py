@@ -11,6 +11,7 @@ import numpy as np
 from mtlkit.data.dataset import BadSampleError, Camera
 from mtlkit.data.files import check_shape, unreadable
 from mtlkit.data.geometry import normals_from_depth
+from mtlkit.data.limits import check_pixels
 from mtlkit.data.splits import Indices, hold_out_blocks
 
 Key = TypeVar("Key")  # the type of a form's frame keys
@@ -98,12 +99,17 @@ def reach(width: int) -> int:
 
 def read_mat(path: Path, key: str) -> np.ndarray:
     """Reads an array of numbers from a MATLAB file older than v7.3. Raises `BadSampleError`."""
-    from scipy.io import loadmat
+    from scipy.io import loadmat, whosmat
     from scipy.io.matlab import MatReadError
 
     damage = (MatReadError, OSError, ValueError, TypeError, LookupError, NotImplementedError, zlib.error)
     try:
+        for name, shape, _ in whosmat(path, appendmat=False):
+            if name == key:
+                check_pixels(path, shape)
         values = loadmat(path, appendmat=False, variable_names=[key]).get(key)
+    except BadSampleError:
+        raise
     except damage as error:
         raise unreadable(path, error) from error
     if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiub":

@@ -21,11 +21,11 @@ from pathlib import Path
 
 import numpy as np
 from numpy.lib import format as npy
-from rich.console import Console
 from rich.progress import Progress
 
 from mtlkit.datasets.scenes.attributes import ATTRIBUTES
 from mtlkit.datasets.scenes.render import VERSION, Frame, Knobs, render_frame
+from mtlkit.terminal import Terminal
 
 LOG = logging.getLogger("mtlkit")
 FEW = 300_000  # one process renders so many pixels before other processes have started
@@ -135,7 +135,7 @@ def _render(folder: Path, settings: Settings) -> None:
         _reserve(folder / f"{name}.npy", dtype, settings.shape(name))
     pixels = settings.count * settings.size[0] * settings.size[1]
     parts = 1 if pixels < FEW else min(_processors(), settings.count)
-    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    console = Terminal(stderr=True, soft_wrap=True, highlight=False)
     title = f"scenes: rendering {settings.count} {settings.split} frames at {settings.size[0]}x{settings.size[1]}"
     if pixels >= FEW and not console.is_terminal:
         console.print(f"{title} into {folder.parent}")

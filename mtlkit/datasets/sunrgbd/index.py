@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mtlkit.data.files import first_that_exists, lacking, names_in
+from mtlkit.data.files import first_that_exists, inside, lacking, names_in
 
 PAGE = "https://rgbd.cs.princeton.edu"
 PICTURES_PAGE = "https://github.com/ankurhanda/sunrgbd-meta-data"
@@ -136,7 +136,7 @@ def frame_folder(path: str, source: Path | None) -> str:
     start = next((number for number, part in enumerate(parts) if part in SENSORS), None)
     if start is None:
         raise ValueError(f"{source} names {path!r}, expected one with {', '.join(SENSORS)} in it. Unpack it anew.")
-    return "/".join(parts[start:])
+    return inside(Path(), "/".join(parts[start:]), source or "The list").as_posix()
 
 
 def _names(folder: Path) -> Iterable[str]:
