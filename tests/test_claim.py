@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from test_distributed import launch
 
+from mtlkit import process as processes
+from mtlkit.errors import RESUME
 from mtlkit.run import claim
 from mtlkit.run.claim import CLAIM, claimed
 
@@ -52,7 +54,7 @@ def wait_for(*paths):
 def left_by(folder, **changes):
     """Writes the claim of another process into the folder: this process's claim with some facts changed."""
     folder.mkdir(exist_ok=True)
-    (folder / CLAIM).write_text(json.dumps(claim._me() | {"token": "other"} | changes))
+    (folder / CLAIM).write_text(json.dumps(processes.this_process() | {"token": "other"} | changes))
 
 
 @pytest.fixture
@@ -88,7 +90,7 @@ def test_of_several_claimants_at_once_one_wins_also_the_claim_of_a_dead_process(
 
 
 def test_a_living_process_is_named_and_keeps_its_folder(tmp_path, sleeper):
-    left_by(tmp_path, pid=sleeper.pid, born=claim._birth(sleeper.pid))
+    left_by(tmp_path, pid=sleeper.pid, born=processes.birth(sleeper.pid))
     before = (tmp_path / CLAIM).read_bytes()
     words = rf"in use: process {sleeper.pid} on .*, since 2.*another output_dir"
     with pytest.raises(FileExistsError, match=words), claimed(tmp_path):
@@ -110,10 +112,10 @@ def test_a_number_that_another_process_got_does_not_count(tmp_path, sleeper):
 
 
 def test_a_killed_process_that_nobody_counted_yet_is_dead(tmp_path, sleeper):
-    left_by(tmp_path, pid=sleeper.pid, born=claim._birth(sleeper.pid))
+    left_by(tmp_path, pid=sleeper.pid, born=processes.birth(sleeper.pid))
     sleeper.kill()
     deadline = time.monotonic() + 60
-    while claim._birth(sleeper.pid) != "":
+    while processes.birth(sleeper.pid) != "":
         assert time.monotonic() < deadline
     with claimed(tmp_path):
         pass
@@ -167,9 +169,8 @@ def test_a_scheduler_that_ends_the_job_leaves_no_claim(tmp_path):
     code += "with claimed(Path(sys.argv[1])): time.sleep(1000)"
     job = process(code, tmp_path / "run")
     wait_for(tmp_path / "run" / CLAIM)
-    time.sleep(0.2)  # the handler of the signal is set right after the claim
     job.send_signal(signal.SIGTERM)
-    assert job.wait(60) == 143, job.communicate()[1]
+    assert job.wait(60) == RESUME, job.communicate()[1]
     job.communicate()
     assert not (tmp_path / "run").exists()
 

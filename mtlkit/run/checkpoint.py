@@ -154,6 +154,7 @@ def _state_of(engine: Engine) -> dict[str, Any]:
         "scaler": None if scaler is None else scaler.state_dict(),
         "first_losses": engine.first_losses.sums,
         "step": engine.step,
+        "evaluation_due": engine.evaluation_due,
         "monitor": {name: getattr(engine.monitor, name) for name in MONITOR},
     }
 
@@ -168,5 +169,6 @@ def _restore(engine: Engine, state: dict[str, Any]) -> None:
         engine.accelerator.scaler.load_state_dict(state["scaler"])
     engine.first_losses.sums = state["first_losses"]  # or the losses would be divided by those of a trained model
     engine.step = state["step"]
+    engine.evaluation_due = state.get("evaluation_due", False)  # earlier releases saved only where none was due
     for name in MONITOR:
         setattr(engine.monitor, name, state["monitor"][name])

@@ -1,6 +1,8 @@
 """Runs an experiment: trains a model as its configuration says and writes a folder."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from mtlkit import distributed
@@ -12,7 +14,7 @@ from mtlkit.data.loader import Samples, eval_loader, train_loader
 from mtlkit.engine.engine import Engine, Record
 from mtlkit.engine.evaluation import evaluate_constants, evaluate_model
 from mtlkit.engine.optim import check_optimizer
-from mtlkit.errors import StepError
+from mtlkit.errors import StepError, Stopped
 from mtlkit.log import JsonLines
 from mtlkit.observer import OBSERVERS, Observer, Observers
 from mtlkit.report import save_pictures, write_report
@@ -34,6 +36,7 @@ from mtlkit.run.first_look import FirstLook
 from mtlkit.run.init_from import take_weights
 from mtlkit.run.memory import PeakMemory
 from mtlkit.run.start import Start, open_run
+from mtlkit.run.stop import in_training
 from mtlkit.run.trackers import start_trackers
 from mtlkit.run.trial_pass import check_halves, check_normalisation
 from mtlkit.run_folder import CONFIG, LOG
@@ -73,6 +76,7 @@ class Experiment:
                 set.
             FileNotFoundError: there is no run to resume, or a part of it is missing.
             NonFiniteError: a loss or a gradient is not finite. The checkpoints are intact.
+            Stopped: a signal asked the run to end. It goes on by `resume`.
         """
         distributed.start()  # before the claim, which only the main process takes
         with claimed(self.folder):
@@ -146,8 +150,8 @@ class Experiment:
             engine.observer = Observers([*self._own_observers(engine, start), *observers])
 
         distributed.main_decides(prepare)  # a tracker that cannot start must not leave the other processes waiting
-        status = "stopped"  # unless the last line of the block is reached
-        try:
+        save = self._saver(engine)
+        with _ended(engine) as end:
             engine.start(facts(config, parts, engine))
             for incident in start.incidents:  # found before there was a log
                 engine.note({"incident": incident})
@@ -161,17 +165,13 @@ class Experiment:
                 engine.note(look.record())
                 constants = look.constants(parts.tasks)
                 engine.note_evaluation(evaluate_constants(checks, engine.predictor, constants), "val_constant")
-            engine.fit(batches, lambda: evaluate_engine(engine, checks), self._saver(engine))
-            # The pictures and the model after `run` are those of the checkpoint that the results are taken from.
-            distributed.main_decides(lambda: self._load_results(engine))
-            engine.note({"status": "finished", "peak_memory": memory.bytes(), "memory_of": memory.of})
-            status = "finished"  # a report that cannot be drawn does not make a finished run a stopped one
-            distributed.main_decides(lambda: self._show(engine, validation))
-        except StepError as error:
-            engine.note({"status": "diverged", "incident": str(error)})  # for those who read the log of many runs
-            raise
-        finally:
-            engine.finish(status)
+            with in_training(partial(save, False)) as stop:
+                engine.fit(batches, lambda: evaluate_engine(engine, checks), save, stop)
+                # The pictures and the model after `run` are those of the checkpoint that the results are taken from.
+                distributed.main_decides(lambda: self._load_results(engine))
+                engine.note({"status": "finished", "peak_memory": memory.bytes(), "memory_of": memory.of})
+                end["status"] = "finished"  # a report that cannot be drawn does not make a finished run a stopped one
+                distributed.main_decides(lambda: self._show(engine, validation))
 
     def _own_observers(self, engine: Engine, start: Start) -> list[Observer]:
         own = [OBSERVERS.build(name, self.config) for name in self.config.trainer.observers]
@@ -216,6 +216,26 @@ class Experiment:
             bounds=dataset.bounds,
         ).save(self.folder)
         self.config.save(self.folder / CONFIG)
+
+
+@contextmanager
+def _ended(engine: Engine) -> Iterator[dict[str, str]]:
+    """Tells the observers how a run has ended, and the log why it ended early, for those who read many logs.
+
+    Yields a dictionary; the block sets its `status` to `finished`.
+    """
+    end = {"status": "stopped"}
+    try:
+        yield end
+    except StepError as error:
+        engine.note({"status": "diverged", "incident": str(error)})
+        raise
+    except (Stopped, KeyboardInterrupt) as stopped:
+        if end["status"] == "stopped":
+            engine.note({"status": "stopped", "reason": str(stopped) or "Ctrl-C"})
+        raise
+    finally:
+        engine.finish(end["status"])
 
 
 def evaluate_engine(engine: Engine, batches: Iterable[object]) -> Record:

@@ -48,6 +48,7 @@ def open_run(config: Config, words: Sequence[str] | None, resume: bool) -> Start
         ValueError: a setting differs that would make it another run, or the log is damaged.
     """
     folder = Path(config.output_dir)
+    _remove_left(folder)
     kept = finished_work(folder)
     if not resume and kept:
         raise FileExistsError(
@@ -83,6 +84,15 @@ def _clear(folder: Path) -> None:
             shutil.rmtree(folder / name)
         else:
             (folder / name).unlink(missing_ok=True)
+
+
+def _remove_left(folder: Path) -> None:
+    """Removes what a killed run was just writing. The folder is claimed, so nobody else writes there."""
+    for path in (*folder.glob(".*.tmp"), *folder.glob("checkpoints/*.tmp")):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _unresumable(folder: Path, kept: Sequence[str]) -> str:

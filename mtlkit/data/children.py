@@ -1,0 +1,31 @@
+"""The processes that load data: only the main process gets signals, and no worker outlives it."""
+
+import multiprocessing
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from mtlkit.process import end_with_parent, for_main_only
+
+
+class Loader(DataLoader):
+    """A `DataLoader` whose workers leave signals to the main process and end with it.
+
+    Ctrl-C reaches all processes of a terminal, and launchers such as torchrun signal a whole group. A worker that such
+    a signal ended would take the step at hand with it.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, worker_init_fn=_end_with_parent, **options)
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        with for_main_only():  # the workers start here
+            return super().__iter__()
+
+
+def _end_with_parent(number: int) -> None:
+    # The process that starts workers is the main one or, with the start method `forkserver`, a server of it.
+    main = multiprocessing.parent_process()
+    end_with_parent(os.getppid(), main.pid if main else None)
