@@ -17,8 +17,8 @@ class Loader(DataLoader):
     a signal ended would take the step at hand with it.
     """
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, worker_init_fn=_end_with_parent, **options)
+    def __init__(self, dataset: Any, **options: Any) -> None:
+        super().__init__(dataset, **options, worker_init_fn=_end_with_parent)
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         with for_main_only():  # the workers start here

@@ -82,10 +82,10 @@ class StopAfter:
         # for the device. After how many steps the next look comes is agreed with it: their clocks differ.
         time_now = time.perf_counter()
         pace = LOOK if self._step is None else (time_now - self._time) / max(step - self._step, 1)
-        found = distributed.gather((_Heard.signal, pace))
+        heard, paces = zip(*distributed.gather((_Heard.signal, pace)), strict=True)
         self._step, self._time = step, time_now
-        self._next = step + max(1, int(LOOK / max(1e-6, *(one[1] for one in found))))
-        return max(one[0] for one in found)
+        self._next = step + max(1, int(LOOK / max(1e-6, *paces)))
+        return int(max(heard))
 
 
 def _hear(number: int, frame: FrameType | None) -> None:
