@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from pathlib import Path
 from typing import Any, Literal
 
@@ -110,15 +110,15 @@ def birth(pid: int) -> str | None:
 
 
 @contextlib.contextmanager
-def for_main_only() -> Iterator[None]:
-    """Starts children within the block that do not get `FOR_THE_MAIN_ONE`. They call `end_with_parent`."""
+def for_main_only(signals: Set[signal.Signals] = FOR_THE_MAIN_ONE) -> Iterator[None]:
+    """Starts children within the block that do not get `signals`. Something else must end them: `end_with_parent`."""
     # Blocked, and not ignored: this process gets what arrives meanwhile, after the block. Children inherit the block,
     # so there is no moment in which Ctrl-C makes a worker print a traceback.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, FOR_THE_MAIN_ONE) if FOR_THE_MAIN_ONE else ()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals) if signals else set()
     try:
         yield
     finally:
-        if FOR_THE_MAIN_ONE:
+        if signals:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 

@@ -89,6 +89,7 @@ class StopAfter:
 
 
 def _hear(number: int, frame: FrameType | None) -> None:
-    _Heard.signal = number
-    if not _Heard.waits:
-        raise Stopped(number)
+    if not _Heard.signal:  # launchers repeat themselves; a run that ends must not be disturbed in it
+        _Heard.signal = number
+        if not _Heard.waits:
+            raise Stopped(number)
