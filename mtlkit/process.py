@@ -8,7 +8,8 @@ import signal
 import socket
 import subprocess
 import threading
-from collections.abc import Iterator, Set
+import time
+from collections.abc import Callable, Iterator, Set
 from pathlib import Path
 from typing import Any, Literal
 
@@ -137,10 +138,21 @@ def end_with_parent(parent: int, sender: int | None = None) -> None:
     threading.Thread(target=watch, daemon=True, name="end_with_parent").start()
 
 
+def terminate_when(ended: Callable[[], bool]) -> None:
+    """Sends SIGTERM to this process when `ended()` is true. A thread looks once a second."""
+
+    def watch() -> None:
+        while not ended():
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True, name="terminate_when").start()
+
+
 def _terminated(seconds: float) -> int:
     """Waits so long for a blocked SIGTERM. Returns the process that sent it, or 0."""
     if not FOR_THE_MAIN_ONE:
-        threading.Event().wait(seconds)
+        time.sleep(seconds)
         return 0
     found = signal.sigtimedwait({signal.SIGTERM}, seconds)
     return found.si_pid if found else 0

@@ -82,6 +82,7 @@ def test_a_signal_saves_and_the_run_goes_on_as_if_there_had_been_none(name, step
     last = log.read_log(Path("stopped/metrics.jsonl"))[-1]
     assert (last["status"], last["step"]) == ("stopped", step)
     assert progress_of(Path("stopped")) == "begun"
+    assert figures(Path("stopped"))[-1]["split"] == "train"  # no time for an evaluation
     assert not list(Path("stopped").glob(".*"))
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     Path("stopped/.report.html.tmp").touch()  # as SIGKILL leaves them

@@ -4,6 +4,7 @@ A run that trains makes its optimizer step to the end, saves a checkpoint and en
 training there is nothing to save, so it ends at once. After training it writes its results, which takes seconds.
 """
 
+import os
 import signal
 import threading
 import time
@@ -13,6 +14,7 @@ from types import FrameType
 
 from mtlkit import distributed
 from mtlkit.errors import Stopped
+from mtlkit.process import terminate_when
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 LOOK = 1.0  #: seconds of training between two looks at the signals of all processes
@@ -23,6 +25,7 @@ class _Heard:
 
     signal = 0
     waits = False  # whether a run is in training, which looks for itself
+    launcher = 0  # the process of torchrun that started this one
 
 
 @contextmanager
@@ -35,6 +38,10 @@ def ends_by_signal() -> Iterator[None]:
     mine = [number for number in SIGNALS if main and signal.getsignal(number) is signal.SIG_DFL]
     for number in mine:
         signal.signal(number, _hear)
+    if mine and "TORCHELASTIC_RUN_ID" in os.environ and not _Heard.launcher:
+        # torchrun ends what it started, but not when it is killed. Its processes would then train for nobody.
+        _Heard.launcher = os.getppid()
+        terminate_when(lambda: os.getppid() != _Heard.launcher)
     try:
         if _Heard.signal:  # it arrived while the run before this one wrote its results
             raise Stopped(_Heard.signal)

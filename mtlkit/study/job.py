@@ -1,14 +1,11 @@
 """A run of a study in a process of its own, which submitit starts."""
 
-import os
 import signal
-import threading
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from mtlkit.errors import Stopped
-from mtlkit.process import state_of, this_process
+from mtlkit.process import state_of, terminate_when, this_process
 from mtlkit.run.stop import SIGNALS
 
 
@@ -25,8 +22,8 @@ class InJob:
 
     def __call__(self, values: Mapping[str, Any]) -> str:
         theirs = {number: signal.signal(number, signal.SIG_DFL) for number in SIGNALS}  # for our own
-        if self.starter:
-            threading.Thread(target=self._watch, daemon=True).start()
+        if starter := self.starter:
+            terminate_when(lambda: state_of(starter) == "dead")
         try:
             return self.train(values)
         except Stopped as stopped:
@@ -39,9 +36,3 @@ class InJob:
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self, values)
-
-    def _watch(self) -> None:
-        assert self.starter is not None
-        while state_of(self.starter) != "dead":
-            time.sleep(1)
-        os.kill(os.getpid(), signal.SIGTERM)
