@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -112,10 +114,15 @@ def test_processes_agree_on_the_step_though_one_of_them_hears_the_signal(tmp_pat
     assert same(tmp_path / "whole", tmp_path / "stopped")
 
 
-def start(code: str, *words: str) -> subprocess.Popen[str]:
-    env = os.environ | {"OMP_NUM_THREADS": "1"}
-    call = [sys.executable, "-c", code, *words]
-    return subprocess.Popen(call, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0)
+@contextmanager
+def started(code: str, *words: str) -> Iterator[subprocess.Popen[str]]:
+    env, call = os.environ | {"OMP_NUM_THREADS": "1"}, [sys.executable, "-c", code, *words]
+    with subprocess.Popen(call, env=env, stdout=-1, stderr=-1, text=True, process_group=0) as run:
+        try:
+            yield run
+        finally:
+            if run.returncode is None:  # a failed test leaves nothing behind
+                os.killpg(run.pid, signal.SIGKILL)
 
 
 def wait_until(what) -> None:
@@ -132,12 +139,12 @@ def alive(process: psutil.Process) -> bool:
 @pytest.mark.usefixtures("_lab")
 def test_ctrl_c_is_one_line_also_with_workers(tmp_path):
     code = "import sys; from mtlkit.cli.main import main; sys.exit(main())"
-    run = start(code, "train", "lab.yaml", "data.workers=1", "trainer.max_steps=100000", "output_dir=run")
     path = tmp_path / "run" / "metrics.jsonl"
-    wait_until(lambda: path.exists() and '"step": 2,' in path.read_text())
-    os.killpg(run.pid, signal.SIGINT)  # as a terminal does
-    assert run.communicate()[1] == "mtlkit: Interrupted.\n"
-    assert run.returncode == 130
+    with started(code, "train", "lab.yaml", "data.workers=1", "trainer.max_steps=100000", "output_dir=run") as run:
+        wait_until(lambda: path.exists() and '"step": 2,' in path.read_text())
+        os.killpg(run.pid, signal.SIGINT)  # as a terminal does
+        assert run.communicate()[1] == "mtlkit: Interrupted.\n"
+        assert run.returncode == 130
     assert json.loads(path.read_text().splitlines()[-1])["reason"] == "Ctrl-C"
     assert not (tmp_path / "run" / ".claim").exists()
 
@@ -162,18 +169,18 @@ def load_and_render(folder: str) -> None:
 
 def test_workers_leave_signals_to_the_main_process_and_end_with_it(tmp_path):
     code = "import sys; sys.path.insert(0, sys.argv[1]); from test_signals import load_and_render as f; f(sys.argv[2])"
-    run = start(code, str(Path(__file__).parent), str(tmp_path))
-    wait_until(lambda: len(list(tmp_path.glob(".rendering-*/done-*"))) == 2)
-    children = psutil.Process(run.pid).children()
-    assert len(children) == 3
-    for child in children:  # as Ctrl-C and launchers do
-        child.send_signal(signal.SIGINT)
-        child.send_signal(signal.SIGTERM)
-    time.sleep(0.2)
-    assert all(map(alive, children))
-    run.kill()
-    run.communicate()
-    wait_until(lambda: not any(map(alive, children)))
+    with started(code, str(Path(__file__).parent), str(tmp_path)) as run:
+        wait_until(lambda: len(list(tmp_path.glob(".rendering-*/done-*"))) == 2)
+        children = psutil.Process(run.pid).children()
+        assert len(children) == 3
+        for child in children:  # as Ctrl-C and launchers do
+            child.send_signal(signal.SIGINT)
+            child.send_signal(signal.SIGTERM)
+        time.sleep(0.2)
+        assert all(map(alive, children))
+        run.kill()
+        run.communicate()
+        wait_until(lambda: not any(map(alive, children)))
     (left,) = tmp_path.glob(".*")
     (other := tmp_path / f"{cache.TEMPORARY}other").mkdir()
     (other / cache.OWNER).write_text(json.dumps(this_process()))
