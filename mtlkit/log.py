@@ -8,8 +8,9 @@ A record is a dictionary with at least `step` and `split`. The splits:
   evaluations use, or null), `data` (what was found, see `mtlkit.run.first_look`), `init_from` (`folder`, `checkpoint`
   and `step` of the weights that the run started from), `model` (sentences about the model, such as what was taken), and
   by "<task>/<metric>" `higher_is_better` (bool or null) and `units` (text). A resumed run writes another such record;
-  the last one counts. The record with which a run ended has a `status` (`finished` or `diverged`), `peak_memory`
-  (bytes, or null) and `memory_of` (what they count, see `mtlkit.run.memory`).
+  the last one counts. The record with which a run ended has a `status` (`finished`, `diverged` or `stopped`).
+  With `finished` come `peak_memory` (bytes, or null) and `memory_of` (what they count, see `mtlkit.run.memory`), with
+  `stopped` a `reason`: the signal, or Ctrl-C.
 - `train`: `epoch`, `loss/<task>`, `weight/<task>`, `grad_norm/<task>`, `cosine/<a>/<b>` (each pair once),
   `lr/<group>`, `balancer/...` (the balancer's own figures), `step_time` (seconds). Instead of `weight/<task>`,
   elementwise methods have `direction/<task>`, the cosine of the combined gradient with the task's gradient, and

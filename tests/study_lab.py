@@ -44,6 +44,13 @@ class Stops(Observer):
         if self.here and record["step"] == 3:
             raise KeyboardInterrupt
 
+@OBSERVERS.register("terminated")
+class Terminated(Stops):
+    """A scheduler ends the process in that step."""
+    def step(self, record):
+        if self.here and record["step"] == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
 @BALANCERS.register("killed")
 class Killed(Balancer):
     """Memory runs out: the system kills the process."""

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from test_distributed import launch
 
+from mtlkit import process as processes
+from mtlkit.errors import RESUME
 from mtlkit.run import claim
 from mtlkit.run.claim import CLAIM, claimed
 
@@ -52,7 +54,7 @@ def wait_for(*paths):
 def left_by(folder, **changes):
     """Writes the claim of another process into the folder: this process's claim with some facts changed."""
     folder.mkdir(exist_ok=True)
-    (folder / CLAIM).write_text(json.dumps(claim._me() | {"token": "other"} | changes))
+    (folder / CLAIM).write_text(json.dumps(processes.this_process() | {"token": "other"} | changes))
 
 
 @pytest.fixture
@@ -88,7 +90,7 @@ def test_of_several_claimants_at_once_one_wins_also_the_claim_of_a_dead_process(
 
 
 def test_a_living_process_is_named_and_keeps_its_folder(tmp_path, sleeper):
-    left_by(tmp_path, pid=sleeper.pid, born=claim._birth(sleeper.pid))
+    left_by(tmp_path, pid=sleeper.pid, born=processes.birth(sleeper.pid))
     before = (tmp_path / CLAIM).read_bytes()
     words = rf"in use: process {sleeper.pid} on .*, since 2.*another output_dir"
     with pytest.raises(FileExistsError, match=words), claimed(tmp_path):
@@ -110,28 +112,105 @@ def test_a_number_that_another_process_got_does_not_count(tmp_path, sleeper):
 
 
 def test_a_killed_process_that_nobody_counted_yet_is_dead(tmp_path, sleeper):
-    left_by(tmp_path, pid=sleeper.pid, born=claim._birth(sleeper.pid))
+    left_by(tmp_path, pid=sleeper.pid, born=processes.birth(sleeper.pid))
     sleeper.kill()
     deadline = time.monotonic() + 60
-    while claim._birth(sleeper.pid) != "":
+    while processes.birth(sleeper.pid) != "":
         assert time.monotonic() < deadline
     with claimed(tmp_path):
         pass
 
 
-@pytest.mark.parametrize("elsewhere", [{"host": "another"}, {"pid_namespace": "pid:[1]"}])
-def test_of_another_host_or_container_nothing_is_assumed(tmp_path, elsewhere):
-    left_by(tmp_path, pid=2**22 + 1, born="1", **elsewhere)  # there is no such process here
+DEAD = {"pid": 2**22 + 1, "born": "1"}  # there is no such process here
+
+
+@pytest.mark.parametrize(
+    "elsewhere",
+    [
+        {"pid_namespace": "pid:[1]"},  # a container
+        {"host": "another", "machine": "m", "boot": "b"},
+        {"machine": "m", "boot": "b"},  # another machine with our name: both are called localhost
+        {"machine": "", "boot": "b"},  # perhaps this one before it was started again, but nothing says so
+        {"host": "another", "boot": ""},  # what releases before 0.3 wrote
+    ],
+)
+def test_of_another_machine_or_container_nothing_is_assumed(tmp_path, elsewhere, monkeypatch):
+    if elsewhere.get("machine") == "":
+        monkeypatch.setattr(processes, "_line", lambda path: "" if "machine" in path else "now")
+    left_by(tmp_path, **DEAD | elsewhere)
     with pytest.raises(FileExistsError, match=r"another machine or container.* remove .*\.claim"), claimed(tmp_path):
         pass
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", "half a cl"])
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"since": "2999-01-01T00:00:00+00:00"},  # the clock was set back since then
+        {"host": "renamed"},
+        {"boot": "before", "pid": os.getpid()},  # the machine was started again, and now we have that number
+    ],
+)
+def test_the_claim_of_a_dead_process_of_this_machine_is_replaced(tmp_path, facts, monkeypatch):
+    monkeypatch.setattr(processes, "_line", lambda path: path)  # a machine may have no such files
+    left_by(tmp_path, **DEAD | facts)
+    (tmp_path / f"{CLAIM}.0123.tmp").touch()  # of a start that was killed
+    with claimed(tmp_path):
+        assert json.loads((tmp_path / CLAIM).read_text())["pid"] == os.getpid()
+    assert not list(tmp_path.iterdir())
+
+
+def me(**changes):
+    return json.dumps(processes.this_process() | changes)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "[]", "{}", "half a cl", "[" * 100_000, "\udcff"),
+        *(me(pid=pid) for pid in ("1", -1, 0, True, 2**80, 1.5, None)),
+        *(me(host=["a"]), me(born=7), me(since="\x1b[31m"), me(boot=1)),
+    ],
+)
 def test_a_claim_that_cannot_be_read_is_respected(tmp_path, text):
-    (tmp_path / CLAIM).write_text(text)
+    (tmp_path / CLAIM).write_text(text, encoding="utf-8", errors="surrogateescape")
+    before = (tmp_path / CLAIM).read_bytes()
     with pytest.raises(FileExistsError, match=r"remove that file.* cannot be read"), claimed(tmp_path):
         pass
-    assert (tmp_path / CLAIM).read_text() == text
+    assert (tmp_path / CLAIM).read_bytes() == before
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, lambda path: path.symlink_to("nowhere"), os.mkfifo])
+def test_a_claim_that_is_no_file_is_respected(tmp_path, make):
+    make(tmp_path / CLAIM)
+    with pytest.raises(FileExistsError, match=r"remove that file.* It is not a file"), claimed(tmp_path):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == [CLAIM]
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
+def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch, number):
+    def refuse(self, text):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    with pytest.raises(OSError, match=f"output_dir={tmp_path} cannot be written: .*only|denied"), claimed(tmp_path):
+        pass
+
+
+def test_a_folder_that_can_be_written_no_more_does_not_hide_how_the_run_ended(tmp_path, monkeypatch):
+    def refuse(self):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    def train():
+        with claimed(tmp_path):
+            monkeypatch.setattr(Path, "unlink", refuse)
+            raise KeyError
+
+    with pytest.warns(UserWarning, match=r"claim .*\.claim could not be removed"), pytest.raises(KeyError):
+        train()
+    monkeypatch.undo()
+    with pytest.raises(FileExistsError, match=r"does not belong to mtlkit, remove .*\.claim"), claimed(tmp_path):
+        pass
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
@@ -167,9 +246,8 @@ def test_a_scheduler_that_ends_the_job_leaves_no_claim(tmp_path):
     code += "with claimed(Path(sys.argv[1])): time.sleep(1000)"
     job = process(code, tmp_path / "run")
     wait_for(tmp_path / "run" / CLAIM)
-    time.sleep(0.2)  # the handler of the signal is set right after the claim
     job.send_signal(signal.SIGTERM)
-    assert job.wait(60) == 143, job.communicate()[1]
+    assert job.wait(60) == RESUME, job.communicate()[1]
     job.communicate()
     assert not (tmp_path / "run").exists()
 

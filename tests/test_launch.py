@@ -1,15 +1,23 @@
 """Runs of a study as jobs of submitit: in processes of their own, and where no cluster is."""
 
+import json
+import os
 import re
+import signal
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 from study_lab import write_lab
+from test_signals import alive, wait_until
 
 from mtlkit.cli.main import main
+from mtlkit.log import read_log
 from mtlkit.report.history import History
+from mtlkit.run.progress import progress_of
 from mtlkit.study.launch import Submitit
 
 WORDS = ["compare", "lab.yaml", "balancer=uniform,falls", "seed=0", "--no-baselines"]
@@ -108,3 +116,42 @@ def test_without_submitit_the_message_says_what_to_install(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "submitit", None)
     assert main([*WORDS, "output_dir=c", "--jobs", "2"]) == 2
     assert "pip install 'mtlkit[submitit]'" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("_submitit")
+def test_jobs_save_and_end_with_the_command_and_the_cluster_may_start_them_again(tmp_path):
+    """Also after SIGKILL of the command. A signal of the cluster, here of this test, starts a job again."""
+    code = "import sys; from mtlkit.cli.main import main; sys.exit(main())"
+    words = [
+        "compare",
+        "lab.yaml",
+        "seed=0",
+        "--no-baselines",
+        "trainer.max_steps=100000",
+        "output_dir=a",
+        "--jobs",
+        "1",
+    ]
+    command = subprocess.Popen([sys.executable, "-c", code, *words], stdout=subprocess.DEVNULL)
+    run = tmp_path / "a" / "runs" / "uniform,seed=0"
+
+    def records():
+        return read_log(run / "metrics.jsonl") if (run / "metrics.jsonl").exists() else []
+
+    def job():
+        return json.loads((run / ".claim").read_text())["pid"]
+
+    try:
+        wait_until(lambda: len(records()) > 9)
+        os.kill(job(), signal.SIGUSR2)
+        wait_until(lambda: sum("started" in record for record in records()) == 2 and "loss/area" in records()[-1])
+        (stopped,) = (record for record in records() if "reason" in record)
+        assert stopped["reason"].startswith("SIGUSR2: stopped after step")
+        jobs = psutil.Process(command.pid).children(recursive=True)
+    finally:
+        command.kill()
+        command.wait()
+    wait_until(lambda: not any(map(alive, jobs)))
+    assert records()[-1]["reason"].startswith("SIGTERM: stopped after step")
+    assert progress_of(run) == "begun"
+    assert not (run / ".claim").exists()

@@ -92,14 +92,16 @@ def test_a_second_call_makes_nothing_anew(capsys):
     assert {run: (run / "metrics.jsonl").stat().st_mtime_ns for run in runs("studies/whole")} == before
 
 
-def test_ctrl_c_and_another_call_give_the_same_figures(capsys):
-    words = [*WORDS, "--no-baselines", "output_dir=studies/stopped"]
-    assert main([*words, "trainer.observers=[stops]"]) == 130
-    stopped = Path("studies/stopped/runs/cagrad,seed=1")
+@pytest.mark.parametrize(("way", "status"), [("stops", 130), ("terminated", 75)])
+def test_ctrl_c_or_sigterm_and_another_call_give_the_same_figures(capsys, way, status):
+    words = [*WORDS, "--no-baselines", f"output_dir=studies/{way}"]
+    assert main([*words, f"trainer.observers=[{way}]"]) == status
+    assert capsys.readouterr().err.count("\n") == 1
+    stopped = Path(f"studies/{way}/runs/cagrad,seed=1")
     assert progress_of(stopped) == "begun"
     assert main(words) == 0
     assert "3 of 4 runs are done already." in capsys.readouterr().out
-    for run in runs("studies/stopped"):
+    for run in runs(f"studies/{way}"):
         assert figures(run) == figures(Path("studies/whole/runs") / run.name)
 
 

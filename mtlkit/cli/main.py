@@ -2,7 +2,9 @@
 
 Exit status: 0 for success. 2, with one message on stderr, for a mistake of the user, and if a process that loads data
 dies or has no memory. 3 for a run that stopped because a loss is not finite or a balancer's problem cannot be solved.
-130 after Ctrl-C. 1, with a traceback, for any other error. `MTLKIT_DEBUG=1` shows every traceback.
+75 for a run that SIGTERM, SIGUSR1 or SIGUSR2 stopped after it saved a checkpoint, or before it began: the same command
+goes on (`mtlkit train` with --resume). 130 after Ctrl-C. 1, with a traceback, for any other error. `MTLKIT_DEBUG=1`
+shows every traceback.
 """
 
 import argparse
@@ -26,7 +28,7 @@ from mtlkit.cli.experiments import experiments, presets, studies
 from mtlkit.cli.output import is_main, print_lines
 from mtlkit.cli.parser import EXAMPLES, Parser
 from mtlkit.data.workers import loading_trouble, own_words
-from mtlkit.errors import USER_ERRORS, StepError, for_users
+from mtlkit.errors import RESUME, USER_ERRORS, StepError, Stopped, for_users
 from mtlkit.plain_text import plain
 from mtlkit.run_folder import CHECKPOINTS
 
@@ -47,6 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         result.status = 130
         _complain("Interrupted.")
+    except Stopped as stopped:
+        result.status = RESUME
+        _complain(f"{stopped} The same command goes on (`mtlkit train` with --resume).")
     return result.status
 
 

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from safetensors.torch import save
 from torch import Tensor
-from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from mtlkit.data.blocks import Block, block_file, narrow, widen
+from mtlkit.data.children import Loader
 from mtlkit.data.dataset import BadSampleError, Camera
 from mtlkit.data.loader import Samples
 
@@ -62,7 +62,7 @@ class BlockMaker:
             yield self._block(number, rows, skipped)
 
     def _rows(self, start: int) -> Iterator["Row | ValueError"]:
-        yield from DataLoader(
+        yield from Loader(
             _Rows(self.samples),
             batch_size=None,
             sampler=range(start, len(self.samples)),

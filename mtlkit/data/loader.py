@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
+from mtlkit.data.children import Loader
 from mtlkit.data.dataset import BadSampleError, Dataset, Sample, read_sample
 from mtlkit.data.order import Key, Order, StepSampler
 from mtlkit.seeding import seed_of
@@ -204,7 +205,7 @@ def micro_batches(batch: dict[str, Any], accumulation: int) -> Iterator[dict[str
 
 
 def _loader(samples: Samples, workers: int, **options: Any) -> DataLoader:
-    return DataLoader(
+    return Loader(
         samples,
         num_workers=workers,
         persistent_workers=workers > 0,  # starting them anew at each evaluation takes seconds

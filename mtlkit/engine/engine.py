@@ -46,6 +46,7 @@ class Engine:
 
     Attributes:
         step: the number of optimizer steps that are done.
+        evaluation_due: whether the present model has still to be evaluated.
         monitor: knows which evaluation is the best so far.
     """
 
@@ -93,25 +94,27 @@ class Engine:
         self.prepare = self.predictor.inputs
 
         self.step = 0
+        self.evaluation_due = True
         self.monitor = Monitor(self.tasks, config.monitor, config.baseline)
         self.first_losses = FirstLosses(config.normalize_losses, config.normalize_again)
         self.left_out = LeftOut()
         self._turns = Turns(seed)
         self._window = Window()  # of the micro-batches since the last optimizer step
 
-    # -- the run ----------------------------------------------------------------------------------------------
-
-    def fit(self, batches: Iterable[Batch], evaluate: Callable[[], Record], save: Callable[[bool], None]) -> None:
+    def fit(
+        self, batches: Iterable[Batch], evaluate: Callable[[], Record], save: Callable[[bool], None],
+        stop: Callable[[int, bool], None] = lambda step, due: None
+    ) -> None:  # fmt: skip
         """Trains until `total_steps`, or until `early_stopping` evaluations in a row brought no gain.
 
         Args:
             batches: start at the current step; each one holds this process's samples of one optimizer step.
             evaluate: returns the validation record of the present model, on all processes.
             save: writes a checkpoint; its argument says whether the model is the best so far.
+            stop: gets each step and whether an evaluation is due. It may save and raise; the resumed run evaluates.
         """
-        if self.monitor.initial is None:  # not after a resume: the untrained model is gone then
-            self.note_evaluation(evaluate())
-            save(False)
+        if self.evaluation_due:  # that of the untrained model, or the one before which the run was stopped
+            save(self.note_evaluation(evaluate()) and self.step > 0)
         started, since = time.perf_counter(), self.step
         if not self._finished():  # a run that is resumed may be finished already, by its steps or by early stopping
             for batch in batches:
@@ -122,7 +125,9 @@ class Engine:
                     left_out = self.left_out.report() if "error" in batch else {}
                     self.observer.step(self._training_record(steps) | {"step_time": seconds / done} | left_out)
                     started, since = time.perf_counter(), self.step
-                if self._evaluates():
+                self.evaluation_due = self._evaluates()
+                stop(self.step, self.evaluation_due)  # before the evaluation, which can take too long
+                if self.evaluation_due:
                     save(self.note_evaluation(evaluate()))
                 elif self.config.save_every and self.step % self.config.save_every == 0:
                     save(False)
@@ -146,6 +151,7 @@ class Engine:
         """Logs an evaluation. Returns whether it is the best so far; only the split `val` can be."""
         record = {"step": self.step, "epoch": self.step // self.steps_per_epoch, "split": split} | record
         best = split == "val" and self.monitor.update(record)
+        self.evaluation_due &= split != "val"
         self.observer.evaluation(record | self.monitor.entries if split == "val" else record)
         if split == "val" and self.monitor.remark:
             self.note({"incident": self.monitor.remark})
@@ -171,8 +177,6 @@ class Engine:
     def _finished(self) -> bool:
         patience = self.config.early_stopping
         return self.step >= self.total_steps or (patience is not None and self.monitor.without_gain >= patience)
-
-    # -- training ---------------------------------------------------------------------------------------------
 
     def train_step(self, batch: Batch) -> Step:
         """Runs one micro-batch. With the last one of an accumulation window, the optimizers move."""

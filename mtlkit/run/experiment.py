@@ -1,6 +1,7 @@
 """Runs an experiment: trains a model as its configuration says and writes a folder."""
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 from mtlkit import distributed
@@ -12,7 +13,6 @@ from mtlkit.data.loader import Samples, eval_loader, train_loader
 from mtlkit.engine.engine import Engine, Record
 from mtlkit.engine.evaluation import evaluate_constants, evaluate_model
 from mtlkit.engine.optim import check_optimizer
-from mtlkit.errors import StepError
 from mtlkit.log import JsonLines
 from mtlkit.observer import OBSERVERS, Observer, Observers
 from mtlkit.report import save_pictures, write_report
@@ -29,13 +29,15 @@ from mtlkit.run.build import (
 from mtlkit.run.claim import claimed
 from mtlkit.run.description import Description
 from mtlkit.run.drawing import draw
+from mtlkit.run.ending import ended, why_it_ended
 from mtlkit.run.facts import about_the_model, facts
 from mtlkit.run.first_look import FirstLook
 from mtlkit.run.init_from import take_weights
 from mtlkit.run.launcher import ignored_requests
-from mtlkit.run.length import check_length, why_it_ended
+from mtlkit.run.length import check_length
 from mtlkit.run.memory import PeakMemory
 from mtlkit.run.start import Start, open_run
+from mtlkit.run.stop import in_training
 from mtlkit.run.trackers import start_trackers
 from mtlkit.run.trial_pass import check_halves, check_normalisation
 from mtlkit.run_folder import CONFIG, LOG
@@ -77,6 +79,7 @@ class Experiment:
             ValueError: a setting differs that would make it another run, or the checkpoint is damaged. The message
                 names the file, and offers another checkpoint.
             NonFiniteError: a loss or a gradient is not finite. The checkpoints are intact.
+            Stopped: a signal asked the run to end. It goes on by `resume`.
         """
         distributed.start()  # before the claim, which only the main process takes
         with claimed(self.folder):
@@ -142,8 +145,8 @@ class Experiment:
             engine.observer = Observers([*self._own_observers(engine, start), *observers])
 
         distributed.main_decides(prepare)  # a tracker that cannot start must not leave the other processes waiting
-        status = "stopped"  # unless the last line of the block is reached
-        try:
+        save = self._saver(engine)
+        with ended(engine) as end:
             engine.start(facts(config, parts, engine))
             # Found before there was a log.
             for incident in (*start.incidents, *ignored_requests(accelerator), *too_short):
@@ -158,19 +161,14 @@ class Experiment:
                 engine.note(look.record())
                 constants = look.constants(parts.tasks)
                 engine.note_evaluation(evaluate_constants(checks, engine.predictor, constants), "val_constant")
-            engine.fit(batches, lambda: evaluate_engine(engine, checks), self._saver(engine))
-            # The pictures and the model after `run` are those of the checkpoint that the results are taken from.
-            distributed.main_decides(lambda: self._load_results(engine))
-            ended = {"status": "finished", "why": why_it_ended(engine)}
-            engine.note({**ended, "peak_memory": memory.bytes(), "memory_of": memory.of})
-            status = "finished"  # a report that cannot be drawn does not make a finished run a stopped one
-            distributed.main_decides(lambda: self._show(engine, validation))
-        except StepError as error:
-            # For those who read the log of many runs.
-            engine.note({"status": "diverged", "why": "it diverged", "incident": str(error)})
-            raise
-        finally:
-            engine.finish(status)
+            with in_training(partial(save, False)) as stop:
+                engine.fit(batches, lambda: evaluate_engine(engine, checks), save, stop)
+                # The pictures and the model after `run` are those of the checkpoint that the results are taken from.
+                distributed.main_decides(lambda: self._load_results(engine))
+                finished = {"status": "finished", "why": why_it_ended(engine)}
+                engine.note({**finished, "peak_memory": memory.bytes(), "memory_of": memory.of})
+                end["status"] = "finished"  # a report that cannot be drawn does not make a finished run a stopped one
+                distributed.main_decides(lambda: self._show(engine, validation))
 
     def _go_on(self, engine: Engine, start: Start) -> bool:
         """Gives the engine the state of the run, if it goes on. Returns whether its best evaluation does not count."""

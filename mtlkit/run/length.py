@@ -32,12 +32,3 @@ def _too_short(engine: Engine) -> Iterator[str]:
     if (first := engine.balancer.settling_steps(engine.steps_per_epoch)) >= steps:
         name = type(engine.balancer).__name__
         yield f"{name} settles in its first {first} steps, and this run has {steps}: it shows only how that begins."
-
-
-def why_it_ended(engine: Engine) -> str:
-    """Returns the key that ended a run that came to its end, in words."""
-    config = engine.config
-    if engine.step < engine.total_steps:
-        return f"no gain in {engine.monitor.without_gain} evaluations (trainer.early_stopping={config.early_stopping})"
-    key = "max_steps" if config.max_steps == engine.total_steps else "max_epochs"
-    return f"trainer.{key}={getattr(config, key)}"

@@ -60,7 +60,8 @@ def checked_progress(config: Config) -> Progress:
 def progress_of(folder: Path) -> Progress:
     """Returns how far the run in a folder is. Raises `ValueError` if its log cannot be read.
 
-    `new`: there is no finished step, so a run may begin here. `begun`: it did not come to its end.
+    `new`: there is no finished step, so a run may begin here. `begun`: it did not come to its end: a
+    signal stopped it, or it was killed.
     """
     if not finished_work(folder):
         return "new"

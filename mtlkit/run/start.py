@@ -56,6 +56,7 @@ def open_run(config: Config, words: Sequence[str] | None, resume: bool | str) ->
     folder = Path(config.output_dir)
     if isinstance(resume, str) and resume not in CHECKPOINTS:
         raise ValueError(f"A run cannot go on from {resume!r}. {suggest(resume, CHECKPOINTS)}")
+    _remove_left(folder)
     kept = finished_work(folder)
     if not resume and kept:
         raise FileExistsError(
@@ -99,6 +100,15 @@ def _clear(folder: Path) -> None:
             shutil.rmtree(folder / name)
         else:
             (folder / name).unlink(missing_ok=True)
+
+
+def _remove_left(folder: Path) -> None:
+    """Removes what a killed run was just writing. The folder is claimed, so nobody else writes there."""
+    for path in (*folder.glob(".*.tmp"), *folder.glob("checkpoints/*.tmp")):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _unresumable(folder: Path, name: str, kept: Sequence[str]) -> str:

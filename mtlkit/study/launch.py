@@ -1,5 +1,7 @@
 """Where the runs of a study are carried out: in this process, or as jobs of submitit."""
 
+import os
+import signal
 import sys
 import tempfile
 import time
@@ -16,14 +18,18 @@ from mtlkit.config.plugins import import_plugins
 from mtlkit.data.workers import loading_trouble, own_words
 from mtlkit.errors import for_users
 from mtlkit.plain_text import plain
+from mtlkit.process import FOR_THE_MAIN_ONE, for_main_only
 from mtlkit.run.console import Console
 from mtlkit.run.progress import bring_to_end
+from mtlkit.study.job import InJob
 from mtlkit.study.plan import Job
 from mtlkit.typed import Source
 
 LAUNCHERS = ("local", "slurm", "debug")  #: as submitit calls them
 LONG = 60 * 24 * 365  #: minutes; without a limit, submitit ends a local job after two minutes
 PAUSE = 0.5  #: seconds between two looks at the jobs
+GRACE = 20  #: seconds that jobs of this machine get to end
+INTERRUPT = FOR_THE_MAIN_ONE & {signal.SIGINT}
 
 
 class Launcher(Protocol):
@@ -68,6 +74,8 @@ class Submitit:
         self.at_a_time = at_a_time
         self._auto = submitit.AutoExecutor
         self._cluster, self._folder, self._options = cluster, folder, options
+        # A job of `debug` is this process, which looks after its signals itself.
+        self._work = train if cluster == "debug" else InJob(train, cluster == "local")
         self._gpus = list(range(torch.cuda.device_count())) if cluster == "local" else []
         # submitit makes the folder at once, and a refused word must leave nothing behind.
         with tempfile.TemporaryDirectory() as trial:
@@ -99,15 +107,26 @@ class Submitit:
                     gpu = min(self._gpus, key=used.count, default=None)  # each its own; more jobs than GPUs share them
                     if gpu is not None:
                         executor.update_parameters(gpus_per_node=1, local_visible_gpus=[gpu])
-                    running.append((job, executor.submit(train, job.config.to_dict()), gpu))
+                    with for_main_only(INTERRUPT):  # Ctrl-C is for this process, which ends the jobs below
+                        running.append((job, executor.submit(self._work, job.config.to_dict()), gpu))
                 ended = [one for one in running if one[1].done()]
                 running = [one for one in running if one not in ended]
                 for job, handle, _ in ended:
                     yield job, _outcome(handle)
                 time.sleep(0 if ended else PAUSE)
         finally:
-            for _, handle, _ in running:
+            self._end([handle for _, handle, _ in running])
+
+    def _end(self, handles: Sequence[Any]) -> None:
+        """Ends jobs. Those of this machine get time to save their checkpoints."""
+        for handle in handles:
+            if self._cluster == "local":
+                os.kill(int(handle.job_id), signal.SIGTERM)  # submitit's `cancel` would kill it after one second
+            else:
                 handle.cancel()
+        end = time.monotonic() + GRACE
+        while self._cluster == "local" and time.monotonic() < end and not all(handle.done() for handle in handles):
+            time.sleep(PAUSE)
 
 
 def train(values: Mapping[str, Any], watch: bool = False) -> str:

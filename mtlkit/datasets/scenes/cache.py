@@ -2,7 +2,8 @@
 
 A set of frames is a folder with one .npy file per array and a manifest with the settings and the files' SHA-256. It is
 written under a temporary name and renamed, so it is complete or absent. If two processes render the same set at the
-same time, the second one deletes its own result.
+same time, the second one deletes its own result. A temporary folder has the mark of the process that writes it. What a
+killed process left is removed when the next one renders.
 """
 
 import hashlib
@@ -25,11 +26,13 @@ from rich.progress import Progress
 
 from mtlkit.datasets.scenes.attributes import ATTRIBUTES
 from mtlkit.datasets.scenes.render import VERSION, Frame, Knobs, render_frame
+from mtlkit.process import end_with_parent, for_main_only, read_mark, state_of, this_process
 from mtlkit.terminal import Terminal
 
 LOG = logging.getLogger("mtlkit")
 FEW = 300_000  # one process renders so many pixels before other processes have started
 DTYPES = {"image": "u1", "label": "i1", "depth": "<u2", "normals": "<i2", "attributes": "u1"}  # depth in millimetres
+TEMPORARY, OWNER = ".rendering-", "owner.json"  # how temporary folders begin, and the file with the mark
 Arrays = dict[str, np.ndarray]
 
 
@@ -75,7 +78,8 @@ def cached(root: Path, settings: Settings) -> Path:
     temporary = None
     try:
         root.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{settings.name()}-", dir=root))
+        _remove_left(root)
+        temporary = _temporary_in(root)
         _render(temporary, settings)
         _publish(temporary, folder, settings)
     except OSError as error:
@@ -87,6 +91,23 @@ def cached(root: Path, settings: Settings) -> Path:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
     return folder
+
+
+def _temporary_in(root: Path) -> Path:
+    folder = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=root))
+    (folder / OWNER).write_text(json.dumps(this_process()))
+    return folder
+
+
+def _remove_left(root: Path) -> None:
+    """Removes the temporary folders of dead processes. Those of other machines, whose state is unknown, stay."""
+    for folder in root.glob(f"{TEMPORARY}*"):
+        try:
+            dead = state_of(read_mark(folder / OWNER)) == "dead"
+        except (OSError, ValueError):  # another process has just made it, or removes it
+            continue
+        if dead:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def load_arrays(folder: Path) -> Arrays:
@@ -145,8 +166,8 @@ def _render(folder: Path, settings: Settings) -> None:
             fill(folder, settings, 0, 1)
         else:
             _fill_in_parallel(folder, settings, parts, lambda done: progress.update(bar, completed=done))
-    for counter in folder.glob("done-*"):
-        counter.unlink()
+    for used in (folder / OWNER, *folder.glob("done-*")):
+        used.unlink()
     manifest = {
         "settings": json.loads(settings.text()),
         "sha256": {name: _digest(folder / f"{name}.npy") for name in DTYPES},
@@ -162,13 +183,14 @@ def _fill_in_parallel(folder: Path, settings: Settings, parts: int, report: Call
     """
     threads = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
     environment = os.environ | threads | {"PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)}
-    command = [sys.executable, "-m", __name__, str(folder), settings.text(), str(parts)]
+    command = [sys.executable, "-m", __name__, str(os.getpid()), str(folder), settings.text(), str(parts)]
     with ExitStack() as stack:
         said = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(parts)]
         workers = []
         for part in range(parts):
             call = [*command, str(part)]
-            workers.append(subprocess.Popen(call, env=environment, stdin=subprocess.DEVNULL, stderr=said[part]))
+            with for_main_only():
+                workers.append(subprocess.Popen(call, env=environment, stdin=subprocess.DEVNULL, stderr=said[part]))
             stack.callback(workers[-1].wait)
             stack.callback(workers[-1].kill)  # does nothing if the process has ended
         while any(worker.poll() is None for worker in workers):
@@ -186,7 +208,7 @@ def _publish(temporary: Path, folder: Path, settings: Settings) -> None:
         return  # another process was faster
     if folder.exists():
         folder.rename(temporary / "damaged")  # is deleted together with the temporary folder
-        stay = Path(tempfile.mkdtemp(prefix=".damaged-", dir=folder.parent))
+        stay = _temporary_in(folder.parent)
         (temporary / "damaged").rename(stay / "damaged")
         shutil.rmtree(stay)
     try:
@@ -215,5 +237,6 @@ def _processors() -> int:
 
 
 if __name__ == "__main__":
-    _folder, _settings, _parts, _part = sys.argv[1:]
+    _parent, _folder, _settings, _parts, _part = sys.argv[1:]
+    end_with_parent(int(_parent))
     fill(Path(_folder), Settings.parse(_settings), int(_part), int(_parts))
