@@ -30,7 +30,7 @@ from torch.utils._pytree import tree_iter, tree_map
 DEVICE = "mock"
 aten = torch.ops.aten
 
-# `operations`, and the two kinds for which a GPU's queue is emptied: `reads` of values (`item`, `tolist`, `bool`, a copy to
+# `operations`, and the two kinds for which a GPU's queue is emptied: `reads` of values (`item`, `tolist`, copies to
 # the CPU), and `sizes`, results whose size depends on values (`nonzero`, an index that is a mask).
 COUNTS: collections.Counter[str] = collections.Counter()
 
@@ -41,8 +41,8 @@ JOINING = {"aten::cat", "aten::stack"}  # not elementwise: CUDA takes no number 
 
 # What CUDA computes in half precision under autocast, and what it computes in float32.
 HALF = """conv1d conv2d conv3d conv_transpose2d linear matmul mm mv bmm addmm baddbmm scaled_dot_product_attention"""
-SINGLE = """acos cosh exp expm1 log log10 log1p log2 pow reciprocal rsqrt softplus layer_norm group_norm norm cumsum cumprod
-    sum prod softmax log_softmax cross_entropy_loss nll_loss mse_loss l1_loss smooth_l1_loss huber_loss kl_div
+SINGLE = """acos cosh exp expm1 log log10 log1p log2 pow reciprocal rsqrt softplus layer_norm group_norm norm cumsum
+    cumprod sum prod softmax log_softmax cross_entropy_loss nll_loss mse_loss l1_loss smooth_l1_loss huber_loss kl_div
     binary_cross_entropy_with_logits poisson_nll_loss cosine_similarity"""
 
 
@@ -146,7 +146,7 @@ def _check_places(name: str, args: Any, kwargs: Any) -> None:
     else:
         values = [args, kwargs]
     for value in tree_iter(values):
-        if isinstance(value, torch.Generator):
+        if isinstance(value, torch._C.Generator) and getattr(value, "place", value.device).type != DEVICE:
             raise RuntimeError(f"{name}: a generator on {value.device} cannot draw on {DEVICE}")
         if isinstance(value, Tensor) and not isinstance(value, MockTensor) and (value.dim() > 0 or name in JOINING):
             raise RuntimeError(f"{name}: a tensor of the CPU {tuple(value.shape)} met tensors on {DEVICE}")
@@ -179,6 +179,17 @@ def _inside(value: Any) -> Any:
     if isinstance(value, torch.device) and value.type == DEVICE:
         return torch.device("cpu")
     return _raw(value)
+
+
+class Generator(torch.Generator):
+    """A generator of the device, too; its numbers are those of the CPU."""
+
+    place: torch.device
+
+    def __new__(cls, device: Any = "cpu") -> "Generator":
+        made = super().__new__(cls)
+        made.place = torch.device(device)
+        return made
 
 
 class _Module:
@@ -226,7 +237,6 @@ def install() -> None:
     if register is None:
         raise RuntimeError(f"torch {torch.__version__} has no interface for a backend in Python")
     register(DEVICE, backend_module=_Module())
-    torch.__future__.set_swap_module_params_on_conversion(True)  # so that Module.to keeps the class of parameters
     every = torch.library.Library("_", "IMPL")
     every.fallback(lambda op, *args, **kwargs: run(op, args, kwargs), "PrivateUse1")
     _libraries.append(every)
@@ -273,7 +283,7 @@ def _casting(op: Any, half: bool) -> Any:
 
 def _replace_constructors() -> None:
     """Replaces those functions whose C++ code cannot reach a backend in Python."""
-    tensor = torch.tensor
+    tensor, load = torch.tensor, torch.nn.Module.load_state_dict
 
     def moved(make: Any) -> Any:
         def made(*args: Any, device: Any = None, **kwargs: Any) -> Any:
@@ -288,6 +298,19 @@ def _replace_constructors() -> None:
 
     torch.tensor, torch.as_tensor, torch.eye = moved(torch.tensor), moved(torch.as_tensor), moved(torch.eye)
     torch.Tensor.new_tensor = new_tensor  # type: ignore[method-assign]
+    torch.Generator = Generator  # type: ignore[misc]
+
+    # `Module.to` exchanges what is inside a parameter, which stays the same object, as on a GPU. `load_state_dict`
+    # would do so, too, and the parameter would lose its hooks: there, it must copy.
+    def load_state_dict(self: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+        torch.__future__.set_swap_module_params_on_conversion(False)
+        try:
+            return load(self, *args, **kwargs)
+        finally:
+            torch.__future__.set_swap_module_params_on_conversion(True)
+
+    torch.__future__.set_swap_module_params_on_conversion(True)
+    torch.nn.Module.load_state_dict = load_state_dict  # type: ignore[method-assign]
 
 
 @contextmanager

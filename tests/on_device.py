@@ -1,13 +1,12 @@
 """Checks on a second device, which `device_worker.py` runs: pytest collects this file only there.
 
-What is compared with the CPU computes the same operations on the same numbers there, so it is equal to the last bit.
+The device computes on the CPU, but torch divides some operations into others on it. So results equal those of the CPU
+up to rounding.
 """
 
 import copy
 import json
-from pathlib import Path
 
-import mock_device
 import numpy as np
 import pytest
 import torch
@@ -15,7 +14,7 @@ import toys
 from loops import Loop
 from mock_device import COUNTS, DEVICE, no_device
 from PIL import Image
-from tolerances import SINGLE, SINGLE_SUM
+from tolerances import NETWORK, SINGLE, SINGLE_SUM
 
 import mtlkit
 from mtlkit import BALANCERS, DECODERS, ENCODERS, TASKS, Experiment
@@ -45,11 +44,11 @@ def on_device(value):
     return value.to(DEVICE)
 
 
-def assert_equal(found, expected):
+def assert_equal(found, expected, rtol=NETWORK, atol=NETWORK):
     assert found.keys() == expected.keys()
     for key, value in expected.items():
         assert found[key].device.type == DEVICE, f"{key} is on {found[key].device}"
-        assert torch.equal(found[key].cpu().nan_to_num(7), value.nan_to_num(7)), f"{key} differs from the CPU's"
+        torch.testing.assert_close(found[key].cpu(), value.cpu(), rtol=rtol, atol=atol, equal_nan=True, msg=key)
 
 
 # -- the device itself --------------------------------------------------------------------------------------------
@@ -103,7 +102,8 @@ def test_training_steps_equal_those_of_the_cpu(name, space):
     COUNTS.clear()
     found, *states = train()
     assert COUNTS["operations"] > 300
-    assert found == losses
+    for one, other in zip(found, losses, strict=True):
+        assert one == pytest.approx(other, rel=NETWORK)
     for state, other in zip(states, expected, strict=True):
         assert_equal(state, other)
 
@@ -112,17 +112,26 @@ def test_training_steps_equal_those_of_the_cpu(name, space):
     "more",
     [
         {"precision": "bf16"},
-        {"precision": "fp32", "accumulation": 2, "clip": 0.1, "ema": 0.5, "schedule": "cosine", "optimizer": "sgd"},
+        {
+            "precision": "fp32",
+            "accumulation": 2,
+            "clip_norm": 0.1,
+            "ema": 0.5,
+            "schedule": "cosine",
+            "optimizer": "sgd",
+        },
         {"precision": "fp32", "encoder": toys.ToyLateEncoder, "normalize_losses": True},
     ],
     ids=lambda more: "-".join(map(str, more)),
 )
 def test_other_ways_of_training(more):
-    engine = toys.make_engine("rotograd", **more)
-    steps = [engine.train_step(toys.make_batch(number)) for number in range(4)]
+    def train():
+        engine = toys.make_engine("rotograd", **more)
+        return engine, [engine.train_step(toys.make_batch(number)) for number in range(4)]
+
     with no_device():
-        other = toys.make_engine("rotograd", **more)
-        expected = [other.train_step(toys.make_batch(number)) for number in range(4)]
+        _, expected = train()
+    engine, steps = train()
     # Autocast on a GPU and on the CPU round other operations: three digits of bfloat16 are 4e-3.
     error = 2e-2 if more["precision"] == "bf16" else SINGLE
     for step, one in zip(steps, expected, strict=True):
@@ -140,12 +149,11 @@ def test_a_loss_scaler_skips_a_step_and_lowers_its_scale(monkeypatch):
     engine = toys.make_engine("gradnorm", precision="bf16")
     engine.train_step(toys.make_batch(0))
     before = copy.deepcopy(engine.network.state_dict())
-    batch = toys.make_batch(1)
-    batch["targets"]["depth"] = batch["targets"]["depth"] * 1e36
-    engine.train_step(batch)
+    engine.network.encoder.first.weight.register_hook(lambda gradient: gradient * torch.inf)
+    engine.train_step(toys.make_batch(1))
     assert engine.optimizer.step_was_skipped
     assert engine.accelerator.scaler.get_scale() == 2.0**15
-    assert_equal(before, {key: value.cpu() for key, value in engine.network.state_dict().items()})
+    assert_equal(before, engine.network.state_dict(), 0, 0)
 
 
 def waits(name, space, count):
@@ -155,7 +163,7 @@ def waits(name, space, count):
     encoder = toys.ToyEncoder()
     model = MultiTaskModel(encoder, {key: task.decoder(encoder.info) for key, task in tasks.items()})
     balancer = BALANCERS.build(name, tasks=tuple(tasks), **options_of(name, space))
-    balancer.setup(tasks, encoder.info)
+    balancer.setup(tasks, model.encoder_info)
     config = TrainerConfig(max_steps=9, log_every=10**6)
     engine = Engine(
         model, list(tasks.values()), balancer, config, accelerator=make_accelerator(config), steps_per_epoch=2
@@ -168,7 +176,15 @@ def waits(name, space, count):
     return COUNTS["reads"], COUNTS["sizes"]
 
 
-@pytest.mark.parametrize(("name", "space"), PAIRS)
+@pytest.mark.parametrize(
+    ("name", "space"),
+    [
+        pytest.param(
+            name, space, marks=() if name in SOME | {"adversarial", "excess_mtl", "stch"} else pytest.mark.long
+        )
+        for name, space in PAIRS
+    ],
+)
 def test_the_waits_of_a_step_do_not_grow_with_the_number_of_tasks(name, space):
     few, many = waits(name, space, 3), waits(name, space, 6)
     if name == "rotograd_procrustes":  # its matrices have the size of a rank, which is read for each task
@@ -183,14 +199,21 @@ def test_the_waits_of_a_step_do_not_grow_with_the_number_of_tasks(name, space):
 # -- the contract --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_balancers_keep_their_promises(name, monkeypatch):
+#: The promises that are quick to check; `two_ranks` needs two devices.
+QUICK = ("one_task", "absent_task", "no_labels", "skipped_step", "accumulation", "resume")
+LONG = tuple(p.__name__ for p in PROMISES if p.__name__ not in (*QUICK, "two_ranks"))
+ROWS = [pytest.param(name, QUICK) for name in ("cosreg", "rotograd", "uncertainty")]
+ROWS += [pytest.param(name, QUICK + LONG, marks=pytest.mark.long) for name in BALANCERS.names()]
+
+
+@pytest.mark.parametrize(("name", "promises"), ROWS)
+def test_balancers_keep_their_promises(name, promises, monkeypatch):
     def run_here(_, *calls):  # a second process has no such device
         for function, arguments in calls:
             function(*arguments)
 
     monkeypatch.setattr(testing_processes, "run", run_here)
-    check_balancer(name, device=DEVICE, only=[p.__name__ for p in PROMISES if p.__name__ != "two_ranks"])
+    check_balancer(name, device=DEVICE, only=promises)
 
 
 @pytest.mark.parametrize("name", TASKS.names())
@@ -210,10 +233,7 @@ def test_balanced_follows_the_features_to_their_device(name):
         batch = toys.make_batch(number)
         here.step(batch)
         there.step(on_device(batch))
-    for key, value in here.state().items():
-        found = there.state()[key]
-        assert found.device.type == DEVICE, key
-        torch.testing.assert_close(found.cpu(), value, rtol=SINGLE_SUM, atol=SINGLE, equal_nan=True, msg=key)
+    assert_equal(there.state(), here.state(), SINGLE_SUM, SINGLE)
 
 
 # -- networks ------------------------------------------------------------------------------------------------------
@@ -240,7 +260,7 @@ def test_networks_compute_what_they_compute_on_the_cpu(name, size, options, deco
     torch.manual_seed(0)
     encoder = build_encoder(name, image_size=size, **options)
     heads = {key: DECODERS.build(key, encoder.info, 2, **more) for key, more in decoders.items()}
-    model, image = MultiTaskModel(encoder, heads), torch.rand(2, 3, size[1], size[0])
+    model, image = MultiTaskModel(encoder, heads).double(), torch.rand(2, 3, size[1], size[0]).double()
     sizes = {key: size[::-1] for key, head in heads.items() if head.dense}
     other = copy.deepcopy(model).to(DEVICE)
     outputs = []
@@ -275,7 +295,9 @@ def test_a_run_with_augmentation_its_resume_evaluation_and_predictions(tmp_path,
     """They equal those of the CPU. The run stops in the middle, and another machine with a CPU can use it."""
     words = ["data.size=[32,32]", "data.train_size=8", "data.val_size=4", "data.batch_size=4", "data.augment=true"]
     words += ["model.encoder=test_resnet", "model.levels=null", "trainer.max_epochs=null", "trainer.log_every=1"]
-    words += ["trainer.ema=0.5", "trainer.eval_every=2", "balancer=rotograd", f"data.root={tmp_path / 'cache'}"]
+    words += ["trainer.ema=0.5", "trainer.eval_every=2", "trainer.precision=fp64", "trainer.schedule=constant"]
+    words += ["balancer=rotograd"]
+    words += [f"data.root={tmp_path / 'cache'}"]
 
     def train(name, steps, resume=False):
         more = [f"output_dir={tmp_path / name}", f"trainer.max_steps={steps}"]
@@ -285,21 +307,22 @@ def test_a_run_with_augmentation_its_resume_evaluation_and_predictions(tmp_path,
         expected = train("cpu", 4)
     run = train("mock", 2)
     train("mock", 4, resume=True)
-    assert records(run) == records(expected)
+    for record, other in zip(records(run), records(expected), strict=True):
+        assert record.keys() == other.keys()
+        for key, value in other.items():
+            assert record[key] == (pytest.approx(value, rel=NETWORK) if isinstance(value, float) else value), key
     figures = inference.evaluate_run(run)
     Image.fromarray(np.arange(20 * 30 * 3, dtype=np.uint8).reshape(20, 30, 3)).save(tmp_path / "photo.png")
     there = mtlkit.load(run)
     assert there.device.type == DEVICE
-    predictions = there.predict(Path(tmp_path, "photo.png"))
+    predictions = there(tmp_path / "photo.png")
     assert {value.device.type for value in predictions.values()} == {DEVICE}
     predicting.predict_files(run, [tmp_path / "photo.png"], tmp_path / "predicted")
-    with no_device():
-        assert inference.evaluate_run(run) == figures  # on the CPU, from a checkpoint that the device wrote
-        here = mtlkit.load(expected).predict(Path(tmp_path, "photo.png"))
+    with no_device():  # from a checkpoint that the device wrote
+        here = inference.evaluate_run(run)
+        assert figures == {key: value and pytest.approx(value, rel=NETWORK) for key, value in here.items()}
+        here = mtlkit.load(expected)(tmp_path / "photo.png")
     for key, value in here.items():
-        assert torch.equal(predictions[key].cpu(), value), key
-        assert np.array_equal(np.load(tmp_path / "predicted" / "photo" / f"{key}.npy"), value.numpy()), key
-
-
-def test_mock_device_is_installed():
-    assert mock_device.DEVICE == torch.accelerator.current_accelerator().type
+        torch.testing.assert_close(predictions[key].cpu(), value, rtol=NETWORK, atol=NETWORK)
+        array = np.load(tmp_path / "predicted" / "photo" / f"{key}.npy")
+        np.testing.assert_allclose(array, value.numpy(), rtol=NETWORK, atol=NETWORK)
