@@ -102,17 +102,14 @@ class Adversarial(Balancer):
         return self.alpha * (2 / (1 + math.exp(-10 * progress)) - 1)
 
     def objective(self, step: "Step") -> Tensor:
-        rows, labels = [], []
-        for k, levels in enumerate(step.local_gradients):
-            gradient = levels[self.level]
-            assert gradient is not None
-            row = _normalized(gradient.to(self.first.weight.dtype))
-            rows.append(row)
-            labels.append(torch.full((len(row),), k, device=row.device))
-        vectors = torch.cat(rows)
+        gradients = [levels[self.level] for levels in step.local_gradients]
+        present = [gradient.to(self.first.weight.dtype) for gradient in gradients if gradient is not None]
+        assert len(present) == len(gradients)
+        vectors, samples = _normalized(torch.cat(present))
+        labels = torch.arange(len(present), device=vectors.device).repeat_interleave(len(present[0]))[samples]
         alpha = self.strength(step.epoch) if self.ramp_epochs else self.alpha
         reversed_ = vectors.detach() - alpha * (vectors - vectors.detach())  # the value of v, minus its gradient
-        local = F.cross_entropy(self.discriminate(reversed_, step.tasks), torch.cat(labels), reduction="sum")
+        local = F.cross_entropy(self.discriminate(reversed_, step.tasks), labels, reduction="sum")
         counts = torch.stack([local.detach(), local.new_tensor(len(vectors)), local.new_ones(())])
         total, count, processes = step.sum_over_ranks(counts)
         step.extras["cross_entropy"] = total / count.clamp_min(1)
@@ -120,14 +117,17 @@ class Adversarial(Balancer):
         return step.losses.sum() + local * (processes / count.clamp_min(1))
 
 
-def _normalized(gradient: Tensor) -> Tensor:
+def _normalized(gradient: Tensor) -> tuple[Tensor, Tensor]:
     """Turns (B, C, ...) into (n, C): one row per position, with a mean square length of 1 in each sample.
+
+    The second result (n,) has the number of each row's sample.
 
     Samples without a gradient are left out. The rows are not divided by their own lengths: where contributions cancel,
     such a length is only rounding noise.
     """
     rows = gradient[..., None].flatten(2)
-    rows = rows[rows.ne(0).flatten(1).any(dim=1)]
+    samples = rows.ne(0).flatten(1).any(dim=1).nonzero().flatten()  # once: a device waits for each such size
+    rows = rows[samples]
     rows = rows / rows.detach().abs().amax(dim=(1, 2), keepdim=True)  # squares of tiny numbers would vanish
     rows = rows / rows.square().sum(dim=1, keepdim=True).mean(dim=2, keepdim=True).sqrt()
-    return rows.transpose(1, 2).flatten(0, 1)
+    return rows.transpose(1, 2).flatten(0, 1), samples.repeat_interleave(rows.shape[2])

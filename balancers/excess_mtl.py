@@ -97,16 +97,16 @@ class ExcessMTL(Balancer):
         waits = stack(self.warmed_up, step.tasks) < self.warmup_steps
         old = stack(self.log_weight, step.tasks).double()
         new = self.moved(old, torch.where(waits, 1.0, risks / first))
-        for k, task in enumerate(step.tasks):
+        for k, (task, wait) in enumerate(zip(step.tasks, waits.tolist(), strict=True)):
             step.extras[f"excess_risk/{task}"] = risks[k]
             step.add_change(self.root[task], root[k] - before[k])
             step.add_change(self.log_weight[task], new[k] - old[k])
-            if waits[k]:
+            if wait:
                 step.add_change(self.first_risk[task], risks[k] / self.warmup_steps)
         return new.softmax(0) * (len(new) if self.match_sum else 1)
 
     def after_step(self, step: "Step") -> None:
-        for task, count in self.warmed_up.items():
-            risk = self.first_risk[task].grad
-            if risk is not None and risk > 0:
-                count += 1
+        risks = {task: risk.grad for task, risk in self.first_risk.items() if risk.grad is not None}
+        if risks:
+            for task, positive in zip(risks, (torch.stack(list(risks.values())) > 0).tolist(), strict=True):
+                self.warmed_up[task].add_(int(positive))

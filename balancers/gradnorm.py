@@ -73,8 +73,8 @@ class GradNorm(Balancer):
         losses = step.losses.detach().double()
         refuse_negative_losses(losses, step.tasks)
         initial = self._first_losses(step, losses)
-        known = initial > 0
-        if known.any():
+        known = (initial > 0).tolist()
+        if any(known):
             tasks, norms = tuple(compress(step.tasks, known)), step.norms[known]
             weights = stack(self.weight, tasks).double()
             target = targets(weights, norms, losses[known] / initial[known], self.alpha)
@@ -84,8 +84,9 @@ class GradNorm(Balancer):
 
     def _first_losses(self, step: "Step", losses: Tensor) -> Tensor:
         """Returns each task's first loss that was not 0, (k,) float64; 0 where there was none yet."""
-        for task, loss in zip(step.tasks, losses, strict=True):
-            if self.initial_loss[task] == 0 and loss != 0:
+        new = (stack(self.initial_loss, step.tasks) == 0) & (losses != 0)
+        for task, loss, is_new in zip(step.tasks, losses, new.tolist(), strict=True):
+            if is_new:
                 step.note(task, loss)  # is kept after the step only, which may yet be skipped
         firsts = [(step.noted(task) or [self.initial_loss[task]])[0] for task in step.tasks]
         return torch.stack([first.to(losses) for first in firsts])
@@ -98,7 +99,8 @@ class GradNorm(Balancer):
         moved = [task for task in self.tasks if self.weight[task].grad is not None]
         if moved:  # the weights of absent tasks do not change, and neither does the sum of all weights
             weights = stack(self.weight, moved).clamp_min(1e-3)  # Adam's step may cross zero
-            kept = sum(float(self.weight[task]) for task in self.tasks if task not in moved)
+            absent = [task for task in self.tasks if task not in moved]
+            kept = sum(stack(self.weight, absent).tolist()) if absent else 0.0
             for task, value in zip(moved, weights * (len(self.tasks) - kept) / weights.sum(), strict=True):
                 self.weight[task].copy_(value)
 
@@ -115,8 +117,8 @@ def refuse_negative_losses(losses: Tensor, tasks: Sequence[str]) -> None:
 
 def first_losses(kept: ParameterDict, losses: Tensor, tasks: Sequence[str]) -> Tensor:
     """Returns each task's first loss that was not 0, (k,) float64, and keeps it; 0 where there was none yet."""
-    for task, loss in zip(tasks, losses, strict=True):
-        if kept[task] == 0:
+    for task, loss, is_new in zip(tasks, losses, (stack(kept, tasks) == 0).tolist(), strict=True):
+        if is_new:
             kept[task].copy_(loss)
     return stack(kept, tasks).double()
 

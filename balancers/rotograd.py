@@ -21,7 +21,7 @@ from mtlkit.rotations import (
     skew,
     small_rotation,
 )
-from mtlkit.state import per_task
+from mtlkit.state import per_task, stack
 from mtlkit.task import Task
 
 if TYPE_CHECKING:
@@ -175,13 +175,18 @@ class RotoGrad(Balancer):
 
     def _first_lengths(self, step: "Step", norms: Tensor) -> Tensor:
         """Returns the tasks' |G_k^0|, (k,). One that is new is kept after the step only, which may yet be skipped."""
-        settles, found = step.number >= self.burn_in, []
-        for task, norm in zip(step.tasks, norms, strict=True):
-            initial, noted = self.initial_norm[task], step.noted(("length", task))
-            if not any(noted) and (initial == 0 or (settles and not self.settled[task])):
-                step.note(("length", task), norm.to(initial.dtype))
-            found.append(next((length for length in noted if length), initial))
-        return torch.stack(found)
+        firsts, lengths = stack(self.initial_norm, step.tasks), norms.to(self.initial_norm[step.tasks[0]])
+        waits = firsts == 0
+        if step.number >= self.burn_in:
+            waits |= stack(self.settled, step.tasks) == 0
+        # Of several micro-batches, the last noted one is the only one that is not 0: after it, nothing is noted.
+        noted = torch.stack([(step.noted(("length", t)) or [torch.zeros_like(firsts[0])])[-1] for t in step.tasks])
+        waits &= noted == 0
+        for task, length, wait in zip(step.tasks, lengths, waits.tolist(), strict=True):
+            if wait:
+                step.note(("length", task), length)
+        found = torch.where(waits, lengths, noted)
+        return torch.where(found == 0, firsts, found)
 
     def _note_directions(self, step: "Step", norms: Tensor) -> None:
         if all(row[self.level] is None for row in step.local_gradients):  # no present task uses this level

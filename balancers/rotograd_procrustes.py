@@ -174,12 +174,13 @@ class RotogradProcrustes(Balancer):
         """Moves the weights by |G_k| and L_k of each task that was present."""
         found = torch.stack(list(sizes.values()))
         initial = first_losses(self.initial_loss, found[:, 1], tuple(sizes))
-        tasks = list(compress(sizes, initial > 0))
+        known = (initial > 0).tolist()
+        tasks = list(compress(sizes, known))
         if not tasks:
             return
-        norms, losses = found[initial > 0].unbind(1)
+        norms, losses = found[known].unbind(1)
         weights = stack(self.weight, tasks).double()
-        target = targets(weights, norms, losses / initial[initial > 0], self.alpha)
+        target = targets(weights, norms, losses / initial[known], self.alpha)
         gap = torch.where(norms > 0, weights - target * inverse(norms), 0.0)
         moved = (weights - gap.clamp(-rate, rate)).clamp_min(1e-3)
         for task, value in zip(tasks, moved * weights.sum() / moved.sum(), strict=True):

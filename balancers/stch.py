@@ -112,8 +112,9 @@ class SmoothTchebycheff(Balancer):
     def after_step(self, step: "Step") -> None:
         if self.warmup_epochs is None or step.epoch < self.warmup_epochs:
             return
-        for task, loss in zip(step.tasks, step.losses, strict=True):
-            if self.nadir_epoch[task] in (-1, step.epoch):
+        epochs = stack(self.nadir_epoch, step.tasks).tolist()
+        for task, loss, epoch in zip(step.tasks, step.losses, epochs, strict=True):
+            if epoch in (-1, step.epoch):
                 self.nadir_epoch[task].fill_(step.epoch)
                 self.nadir_sum[task].add_(loss)
                 self.nadir_count[task].add_(1)

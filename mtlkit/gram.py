@@ -39,7 +39,7 @@ def any_order(
     def weights(self: Owner, gram: Tensor, *args: P.args, **options: P.kwargs) -> Tensor:
         # On the CPU: the matrices are tiny, their solvers take hundreds of small steps, and a GPU would start a kernel
         # for each of them. All processes compute the same numbers there, so that they need not exchange the result.
-        m = checked_gram(gram).cpu()
+        m = checked_gram(gram.cpu())
         m = (m + m.T) / 2  # rounding of a sum over processes may have made it unsymmetric
         order, alike = own_order(m)
         found = torch.empty_like(m[0])

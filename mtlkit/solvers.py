@@ -72,7 +72,8 @@ def project_to_simplex(point: Tensor) -> Tensor:
     """
     ordered = point.sort(descending=True).values
     shifts = (ordered.cumsum(0) - 1) / torch.arange(1, len(point) + 1, dtype=point.dtype, device=point.device)
-    return (point - shifts[(ordered > shifts).sum() - 1]).clamp_min(0)
+    last = (ordered > shifts).sum(dim=0, keepdim=True) - 1  # (1,), as a device would have to wait for a single number
+    return (point - shifts[last]).clamp_min(0)
 
 
 def dual_cone_projection(gram: Tensor, start: Tensor) -> Tensor:

@@ -1,38 +1,27 @@
-"""Trains loops on a second device that is no hardware, and compares them with loops on the CPU.
+"""Runs the checks of `on_device.py` in a process that has the second device of `mock_device.py`.
 
-python tests/device_worker.py METHOD ...
+python tests/device_worker.py [arguments of pytest]
 """
 
 import sys
-import warnings
 from pathlib import Path
 
-import torch
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "shared"))
 import mock_device
 
-warnings.simplefilter("ignore")
-mock_device.install()  # replaces functions of torch, so this runs in a process of its own
+NO_INTERFACE = 77  #: the exit status where torch lacks the interface; the reason is on stdout
 
-import toys  # noqa: E402
-from loops import Loop  # noqa: E402
-from tolerances import SINGLE, SINGLE_SUM  # noqa: E402
 
-torch.set_num_threads(1)
-for method in sys.argv[1:]:
-    engine = toys.make_engine(method, precision="fp32")
-    here, there = Loop(engine, method), Loop(engine, method)
-    there.net.encoder.to("mock")  # `balanced` itself is not moved: it follows the features
-    there.net.heads.to("mock")
-    for number in range(3):
-        batch = toys.make_batch(number)
-        here.step(batch)
-        there.step(
-            {"image": batch["image"].to("mock"), "targets": {k: v.to("mock") for k, v in batch["targets"].items()}}
-        )
-    for key, value in here.state().items():
-        found = there.state()[key]
-        assert found.device.type == "mock", key
-        torch.testing.assert_close(found.cpu(), value, rtol=SINGLE_SUM, atol=SINGLE, equal_nan=True, msg=key)
-    sys.stdout.write(f"{method}\n")
+def main() -> int:
+    try:
+        mock_device.install()  # before anything else: other packages take functions of torch that it replaces
+    except (RuntimeError, AttributeError, TypeError) as error:
+        sys.stdout.write(f"{error}\n")
+        return NO_INTERFACE
+    import pytest
+
+    checks = str(Path(__file__).with_name("on_device.py"))
+    return pytest.main(["-p", "no:xdist", "-p", "no:cacheprovider", "-q", checks, *sys.argv[1:]])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -2,8 +2,6 @@
 
 import copy
 import io
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -178,13 +176,3 @@ def test_a_second_follow_replaces_the_first(toys):
     loop.step(toys.make_batch(0))
     assert loop.balanced.number == 1
     assert "gradnorm, tasks=(" in repr(loop.net)
-
-
-def test_the_state_follows_the_features_to_their_device():
-    """On a device that is no hardware, but on which a tensor of the CPU raises an error."""
-    if not (SHARED / "mock_device.py").exists():
-        pytest.skip(f"the second device is not in {SHARED}")
-    methods = ["rotograd", "gradnorm", "uncertainty", "famo", "moco", "dtp", "rotograd_procrustes"]
-    worker = str(Path(__file__).parent / "device_worker.py")
-    result = subprocess.run([sys.executable, worker, *methods], capture_output=True, text=True, check=False)
-    assert result.stdout.split() == methods, result.stderr[-3000:]

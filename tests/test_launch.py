@@ -145,13 +145,13 @@ def test_jobs_save_and_end_with_the_command_and_the_cluster_may_start_them_again
         wait_until(lambda: len(records()) > 9)
         os.kill(job(), signal.SIGUSR2)
         wait_until(lambda: sum("started" in record for record in records()) == 2 and "loss/area" in records()[-1])
-        (stopped,) = (record for record in records() if "reason" in record)
-        assert stopped["reason"].startswith("SIGUSR2: stopped after step")
+        (stopped,) = (record for record in records() if "why" in record)
+        assert stopped["why"].startswith("SIGUSR2: stopped after step")
         jobs = psutil.Process(command.pid).children(recursive=True)
     finally:
         command.kill()
         command.wait()
     wait_until(lambda: not any(map(alive, jobs)))
-    assert records()[-1]["reason"].startswith("SIGTERM: stopped after step")
+    assert records()[-1]["why"].startswith("SIGTERM: stopped after step")
     assert progress_of(run) == "begun"
     assert not (run / ".claim").exists()

@@ -107,9 +107,9 @@ def test_processes_agree_on_the_step_though_one_of_them_hears_the_signal(tmp_pat
         "import torch; torch.distributed.destroy_process_group()\n"
     )
     launch(2, "-c", code, *STEPS)
-    said = [record for record in log.read_log(tmp_path / "stopped" / "metrics.jsonl") if "reason" in record]
+    said = [record for record in log.read_log(tmp_path / "stopped" / "metrics.jsonl") if "why" in record]
     assert len(said) == 1
-    assert "SIGUSR1: stopped after step" in said[0]["reason"]
+    assert "SIGUSR1: stopped after step" in said[0]["why"]
     assert said[0]["step"] < 6
     assert same(tmp_path / "whole", tmp_path / "stopped")
 

@@ -1,6 +1,7 @@
 """The tools: their arithmetic, and a tiny complete run of each."""
 
 import importlib
+import re
 import sys
 from pathlib import Path
 
@@ -127,3 +128,57 @@ def test_a_loop_is_measured_against_the_engine(bench, small):
 def test_an_unknown_contestant_is_refused(bench):
     with pytest.raises(SystemExit, match="There is no gradnrm"):
         bench.contestants(["gradnrm"])
+
+
+# -- check_gpu --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def check_gpu(monkeypatch):
+    monkeypatch.syspath_prepend(TOOLS)
+    return importlib.import_module("check_gpu")
+
+
+def test_a_part_that_fails_hangs_or_dies_is_on_the_page_and_the_others_run(check_gpu, tmp_path, monkeypatch, capsys):
+    script, page = tmp_path / "parts.py", tmp_path / "page.md"
+    script.write_text(
+        """
+import os, sys, time
+part, into = sys.argv[sys.argv.index("--part") + 1], sys.argv[-1]
+open(into, "w").write(f"found by {part}\\nLeft out: sleep" if part == "loader" else f"found by {part}")
+if part == "kit":
+    raise ValueError("no such balancer")
+if part == "precision":
+    time.sleep(60)
+if part == "compile":
+    os.abort()
+"""
+    )
+    monkeypatch.setattr(check_gpu, "__file__", str(script))
+    names = ["kit", "precision", "compile", "loader"]
+    monkeypatch.setattr(
+        check_gpu, "PARTS", {n: (*check_gpu.PARTS[n][:2], 0.3 if n == "precision" else 9) for n in names}
+    )
+    check_gpu.main(["--parts", *names, "--toy", "--balancers", "uniform", "--markdown", str(page)])
+    text = page.read_text()
+    assert [f"found by {name}" in text for name in names] == [True] * 4
+    outcomes = [re.sub(r", \d+ s", "", line) for line in text.splitlines() if line.startswith("**")]
+    assert outcomes == [
+        "**failed**: ValueError: no such balancer",
+        "**failed**: not done after 1.2 s; what it found until then is below",
+        "**failed**: it died with the status -6",
+        "**ok, but some is left out**",
+    ]
+    assert f"torch {torch.__version__}" in text
+    assert "toy sizes" in text
+    with pytest.raises(SystemExit, match="There is no balancer unifrm"):
+        check_gpu.main(["--balancers", "unifrm"])
+
+
+@pytest.mark.long
+def test_the_check_of_a_gpu_runs_on_a_cpu(check_gpu, tmp_path, capsys):
+    page = tmp_path / "page.md"
+    check_gpu.main(["--toy", "--markdown", str(page)])
+    outcomes = [line for line in page.read_text().splitlines() if line.startswith("**")]
+    assert len(outcomes) == len(check_gpu.PARTS)
+    assert all(line.startswith("**ok") for line in outcomes), outcomes

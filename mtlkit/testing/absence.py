@@ -18,7 +18,6 @@ from mtlkit.testing.toys import (
     of_task,
     state_of,
     train_steps,
-    with_other_names,
 )
 
 
@@ -92,15 +91,21 @@ def _rows_stay(method: Method) -> None:
 def _by_two_names(method: Method, absent: tuple[str, ...] = ()) -> tuple[State, State]:
     """Returns two states of the model and of all that belongs to tasks. The second run has the names in reverse."""
     engine, renamed = make_engine(method), make_engine(method, TASKS[::-1], scales=SCALES[::-1])
-    renamed.network.load_state_dict(with_other_names(engine.network.state_dict()))
-    renamed.balancer.load_state_dict(with_other_names(engine.balancer.state_dict()))
+    renamed.network.load_state_dict(_with_other_names(engine.network.state_dict()))
+    renamed.balancer.load_state_dict(_with_other_names(engine.balancer.state_dict()))
     for number in range(5):
         batch = make_batch(number, absent=absent if number in (2, 3) else ())
         engine.train_step(batch)
-        renamed.train_step(batch | {"targets": with_other_names(batch["targets"])})
-    one, two = state_of(engine), with_other_names(state_of(renamed))
+        renamed.train_step(batch | {"targets": _with_other_names(batch["targets"])})
+    one, two = state_of(engine), _with_other_names(state_of(renamed))
     keys = {key for key in one if key.startswith("model.")}.union(*(of_task(one, task) for task in TASKS))
     return {key: one[key] for key in keys}, {key: two[key] for key in keys}
+
+
+def _with_other_names(values: State) -> State:
+    """Returns the state with every task's name replaced by the name at the mirrored place of `TASKS`."""
+    other = dict(zip(TASKS, TASKS[::-1], strict=True))
+    return {".".join(other.get(part, part) for part in key.split(".")): value for key, value in values.items()}
 
 
 def _remembered(method: Method, absent: tuple[str, ...] = ()) -> set[str]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torchmetrics import MetricCollection
 
 from mtlkit.engine.losses import loss_of
 from mtlkit.target import Kind
@@ -24,10 +25,17 @@ class Case:
     output: Tensor
     target: Tensor
 
+    def metrics(self) -> MetricCollection:
+        return self.task.metrics().to(self.target.device)
+
+    def constant(self) -> Tensor:
+        """Returns the task's constant as a run has it: computed on the CPU, and moved."""
+        return self.task.constant(self.target.cpu()).to(self.target.device)
+
     @property
     def unknown(self) -> Tensor:
         """Returns a batch without any label."""
-        return self.kind.invalid(HEIGHT, WIDTH).expand_as(self.target).clone()
+        return self.kind.invalid(HEIGHT, WIDTH).to(self.target.device).expand_as(self.target).clone()
 
     def rows(self, start: int, end: int) -> tuple[Tensor, Tensor]:
         return self.output[start:end], self.target[start:end]
@@ -43,8 +51,8 @@ class Case:
         return total.detach(), count.detach(), gradient
 
 
-def make_case(name: str, options: Mapping[str, Any]) -> Case:
-    """Builds a case. Raises `ValueError` or `LookupError` for an unknown task, kind or option."""
+def make_case(name: str, options: Mapping[str, Any], device: str = "cpu") -> Case:
+    """Builds a case on the device. Raises `ValueError` or `LookupError` for an unknown task, kind or option."""
     classes = () if TASKS.get(name).named is False else CLASSES
     task = TASKS.build(name, "checked", **{"classes": classes} | dict(options))
     kind = task.own_kind()
@@ -59,4 +67,5 @@ def make_case(name: str, options: Mapping[str, Any]) -> Case:
         if problem := kind.problem(value):
             raise ValueError(f"{type(kind).__name__}.example returns a value that does not {problem}: override it.")
     size = task.map_size(target) or ((HEIGHT, WIDTH) if task.dense else ())
-    return Case(task, kind, torch.randn(SAMPLES, task.out_channels, *size, generator=draw), target)
+    output = torch.randn(SAMPLES, task.out_channels, *size, generator=draw)
+    return Case(task, kind, output.to(device), target.to(device))

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from mtlkit.balancer import BALANCERS, Balancer
+from mtlkit.balancer import BALANCERS
 from mtlkit.engine.engine import Engine
 from mtlkit.registry import options_of
 from mtlkit.testing import processes as testing_processes
@@ -36,7 +36,7 @@ CONFLICTING = (1.0, 10.0, 0.3)
 DIFFERENT = 1e-7
 
 
-def check_balancer(name: str, *, only: Sequence[str] = (), **options: Any) -> None:
+def check_balancer(name: str, *, only: Sequence[str] = (), device: str = "cpu", **options: Any) -> None:
     """Trains small problems by the balancer and checks the promises of every balancer.
 
     - `one_task`: it trains a single task.
@@ -60,6 +60,9 @@ def check_balancer(name: str, *, only: Sequence[str] = (), **options: Any) -> No
 
     Args:
         only: the promises to check, while you work on one of them (empty: all of them).
+        device: `cpu`, or the kind of GPU that Accelerate finds here, such as `cuda`. `two_ranks` runs on CPUs always:
+            two processes would need two GPUs.
+        options: those of the balancer.
 
     Raises `AssertionError` with the name of the broken promise, and `LookupError` or `ValueError` for an unknown
     balancer, option or promise.
@@ -69,7 +72,7 @@ def check_balancer(name: str, *, only: Sequence[str] = (), **options: Any) -> No
     if testing_processes.in_child:
         return
     promises = chosen(PROMISES, only)
-    for method in _methods(name, options):
+    for method in _methods(name, options, device):
         where = f" in the space {method.options['space']}" if "space" in method.options else ""
         with _one_thread():
             keep(name, promises, method, where)
@@ -116,7 +119,8 @@ def accumulation(method: Method) -> None:
 
 
 def differs_from_uniform(method: Method) -> None:
-    engine, plain = (make_engine(build, scales=CONFLICTING, steps_per_epoch=2) for build in (method, Balancer))
+    uniform = Method("uniform", device=method.device)
+    engine, plain = (make_engine(m, scales=CONFLICTING, steps_per_epoch=2) for m in (method, uniform))
     difference = 0.0
     for number in range(8):  # four epochs, because some methods begin late
         plain.network.load_state_dict(engine.network.state_dict())
@@ -177,13 +181,13 @@ PROMISES: tuple[Callable[[Method], None], ...] = (
 )
 
 
-def _methods(name: str, options: Mapping[str, Any]) -> list[Method]:
+def _methods(name: str, options: Mapping[str, Any], device: str) -> list[Method]:
     """Returns the method in each space to check. Raises `LookupError` or `ValueError` for an unknown name or option."""
     BALANCERS.build(name, tasks=TASKS, **options)
     cls = BALANCERS.get(name)
     if "space" in options or "space" not in options_of(cls) or len(cls.spaces) == 1:
-        return [Method(name, options)]
-    return [Method(name, {**options, "space": space}) for space in cls.spaces]
+        return [Method(name, options, device)]
+    return [Method(name, {**options, "space": space}, device) for space in cls.spaces]
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, wait
 from contextlib import contextmanager, redirect_stdout, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from importlib.metadata import entry_points
 from operator import attrgetter
@@ -55,6 +55,7 @@ def _resume(method: Method, folder: str) -> None:
 
 
 def two_ranks(method: Method) -> None:
+    method = replace(method, device="cpu")  # two processes would need two GPUs
     one = _train_share(method)
     with tempfile.TemporaryDirectory() as folder:
         run(method.name, *((_train_rank, (method, folder, rank)) for rank in (0, 1)))

@@ -9,14 +9,14 @@ from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
 from mtlkit.engine.evaluation import spread_constant
-from mtlkit.testing.cases import HEIGHT, SAMPLES, WIDTH, Case, make_case
+from mtlkit.testing.cases import HEIGHT, SAMPLES, Case, make_case
 from mtlkit.testing.promises import assert_close, chosen, keep
 
 SUM = 1e-9  #: relative error of sums of about a thousand numbers in float64, times a thousand
 FIGURE = 1e-5  #: relative error of metrics, which may add in float32
 
 
-def check_task(name: str, *, only: Sequence[str] = (), **options: Any) -> None:
+def check_task(name: str, *, only: Sequence[str] = (), device: str = "cpu", **options: Any) -> None:
     """Tries the task on random outputs and targets and checks the promises of every task.
 
     - `loss_is_a_sum`: the loss is (sum, count), two scalars, and the sum has a gradient.
@@ -37,13 +37,15 @@ def check_task(name: str, *, only: Sequence[str] = (), **options: Any) -> None:
 
     Args:
         only: the promises to check (empty: all of them).
+        device: where outputs and targets are, such as `cuda`.
+        options: those of the task.
 
     Raises `AssertionError` with the name of the broken promise. Raises `LookupError` or `ValueError` for an unknown
     task, kind, option or promise.
 
     >>> check_task("depth", loss="berhu")
     """
-    promises, case = chosen(PROMISES, only), make_case(name, options)
+    promises, case = chosen(PROMISES, only), make_case(name, options, device)
     keep(name, promises, case)
 
 
@@ -73,7 +75,7 @@ def nothing_valid(case: Case) -> None:
 def unknown_elements(case: Case) -> None:
     """Checks unknown samples, unknown pixels and, where the output has the target's shape, unknown single numbers."""
     target = case.target.clone()
-    target[0] = case.kind.invalid(HEIGHT, WIDTH)
+    target[0] = case.unknown[0]
     valid, output = case.kind.valid(target), case.output
     known = valid.reshape(SAMPLES, -1).any(1).view(-1, *[1] * (output.ndim - 1)).expand_as(output)
     if case.kind.map_size(target) is not None:
@@ -107,7 +109,7 @@ def extreme_outputs(case: Case) -> None:
 
 
 def prediction(case: Case) -> None:
-    found, constant = case.task.predict(case.output), case.task.constant(case.target)
+    found, constant = case.task.predict(case.output), case.constant()
     form = spread_constant(case.task, constant, case.target).shape
     assert isinstance(found, Tensor), f"`predict` gives {type(found).__name__}, not a tensor"
     assert found.shape == form, f"`predict` gives the shape {tuple(found.shape)}, `constant` spreads to {tuple(form)}"
@@ -116,7 +118,7 @@ def prediction(case: Case) -> None:
         rows = torch.cat([case.task.predict(part) for part in case.output.split([1, HEIGHT - 1], dim=-2)], dim=-2)
         assert_close(rows, found, "the prediction of a pixel depends on the outputs of other rows")
     for word, value in (("prediction", found[0]), ("target", case.target[0]), ("unknown target", case.unknown[0])):
-        picture = case.task.picture(value)
+        picture = case.task.picture(value.cpu())
         fits = isinstance(picture, np.ndarray) and picture.dtype == np.uint8 and picture.shape[2:] == (3,)
         found_as = f"{picture.dtype} {picture.shape}" if isinstance(picture, np.ndarray) else type(picture).__name__
         assert fits, f"the picture of a {word} is {found_as}, not uint8 (H, W, 3)"
@@ -124,10 +126,10 @@ def prediction(case: Case) -> None:
 
 
 def constant(case: Case) -> None:
-    found = case.task.constant(case.target)
+    found = case.task.constant(case.target.cpu())
     assert isinstance(found, Tensor), f"`constant` gives {type(found).__name__}, not a tensor"
     assert len(found) == 1, f"`constant` gives the shape {tuple(found.shape)}, not one prediction (1, ...)"
-    figures = _figures(case, [(spread_constant(case.task, found, case.target), case.target)])
+    figures = _figures(case, [(spread_constant(case.task, case.constant(), case.target), case.target)])
     assert any(bool(figure.isfinite()) for figure in figures.values()), "every figure of the constant is NaN"
 
 
@@ -194,7 +196,7 @@ def _check_directions(metrics: MetricCollection) -> None:
 
 def _check_classes(case: Case, guess: Tensor) -> None:
     """Checks the figures of single classes, where a metric has them."""
-    for key, metric in case.task.metrics().items():
+    for key, metric in case.metrics().items():
         per_class = getattr(metric, "per_class", None)
         if per_class is not None:
             metric.update(guess, case.target)
@@ -204,7 +206,7 @@ def _check_classes(case: Case, guess: Tensor) -> None:
 
 
 def _figures(case: Case, batches: Sequence[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
-    metrics = case.task.metrics()
+    metrics = case.metrics()
     for guess, target in batches:
         metrics.update(guess, target)
     return {key: torch.as_tensor(value) for key, value in metrics.compute().items()}

@@ -1,6 +1,6 @@
 """The small problems of the contract kit, and its functions that look at an engine's state."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -23,16 +23,16 @@ TASKS = ("a", "b", "c")
 SCALES = (1.0, 3.0, 0.3)  # of the tasks' losses
 PARABOLA_STEPS = 150
 
-Build = Callable[[tuple[str, ...]], Balancer]
 State = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
 class Method:
-    """A registered balancer with its options; a picklable recipe for engines that use it."""
+    """A registered balancer with its options; a picklable recipe for engines that use it, on a kind of device."""
 
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    device: str = "cpu"
 
     def __call__(self, tasks: tuple[str, ...]) -> Balancer:
         return BALANCERS.build(self.name, tasks=tasks, **self.options)
@@ -93,7 +93,7 @@ class _Task(Task):
 
 
 def make_engine(
-    build: Build,
+    method: Method,
     tasks: tuple[str, ...] = TASKS,
     *,
     scales: tuple[float, ...] = SCALES,
@@ -101,13 +101,13 @@ def make_engine(
     accumulation: int = 1,
     steps_per_epoch: int = 10,
 ) -> Engine:
-    """Returns an engine for the three tasks, on the CPU. It always starts with the same values."""
+    """Returns an engine for the three tasks. It always starts with the same values."""
     torch.manual_seed(0)
     encoder, decoders = _Encoder(), {task: _Decoder() for task in TASKS}
     model = MultiTaskModel(encoder, {task: decoders[task] for task in tasks})
     built = [_Task(task, scales[TASKS.index(task)]) for task in tasks]
     config = TrainerConfig(max_steps=100, lr=1e-2, precision=precision, accumulation=accumulation)
-    return _engine(build, model, built, config, steps_per_epoch)
+    return _engine(method, model, built, config, steps_per_epoch)
 
 
 def make_batch(number: int, absent: tuple[str, ...] = (), absent_late: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -172,13 +172,13 @@ FAR = torch.tensor([3.0, -2.5, -2.0, 3.5])
 GOALS = {"a": torch.tensor([1.0, 2.0, 0.0, -1.0]), "b": torch.tensor([-1.0, 0.5, 1.0, 1.0])}
 
 
-def make_parabola(build: Build, start: Tensor) -> tuple[Engine, dict[str, Any]]:
+def make_parabola(method: Method, start: Tensor) -> tuple[Engine, dict[str, Any]]:
     """Returns an engine for tasks |(x - goal) map|^2 of one shared point x, and the batch to train on."""
     torch.manual_seed(0)
     encoder = _Point(start)
     model = MultiTaskModel(encoder, {task: _Map(MAPS[task]) for task in MAPS})
     config = TrainerConfig(max_steps=PARABOLA_STEPS, lr=0.2, precision="fp64", schedule="cosine")
-    engine = _engine(build, model, [_Task(task) for task in MAPS], config, steps_per_epoch=2)
+    engine = _engine(method, model, [_Task(task) for task in MAPS], config, steps_per_epoch=2)
     targets = {task: (GOALS[task] @ MAPS[task]).repeat(4, 1) for task in MAPS}
     return engine, {"image": torch.zeros(4, 3, 1, 1), "targets": targets}
 
@@ -200,32 +200,31 @@ def stationarity(engine: Engine, batch: dict[str, Any]) -> float:
 
 
 def _engine(
-    build: Build, model: MultiTaskModel, tasks: list[_Task], config: TrainerConfig, steps_per_epoch: int
+    method: Method, model: MultiTaskModel, tasks: list[_Task], config: TrainerConfig, steps_per_epoch: int
 ) -> Engine:
-    balancer = build(tuple(task.name for task in tasks))
+    balancer = method(tuple(task.name for task in tasks))
     balancer.setup({task.name: task for task in tasks}, model.encoder_info)
     AcceleratorState._reset_state(reset_partial_state=True)  # an earlier engine of the caller may have been on a GPU
     accelerator = Accelerator(
-        cpu=True, gradient_accumulation_steps=config.accumulation, step_scheduler_with_optimizer=False
+        cpu=method.device == "cpu",
+        gradient_accumulation_steps=config.accumulation,
+        step_scheduler_with_optimizer=False,
     )
+    if accelerator.device.type != method.device:
+        raise ValueError(f"Accelerate takes the device {accelerator.device.type!r} here, not {method.device!r}.")
     return Engine(model, tasks, balancer, config, accelerator=accelerator, steps_per_epoch=steps_per_epoch)
 
 
 def state_of(engine: Engine) -> State:
-    """Returns copies of all parameters and buffers of the model and the balancer."""
-    found = {f"model.{key}": value.clone() for key, value in engine.network.state_dict().items()}
-    return found | {f"balancer.{key}": value.clone() for key, value in engine.balancer.state_dict().items()}
+    """Returns copies, on the CPU, of all parameters and buffers of the model and the balancer."""
+    state = {f"model.{key}": value for key, value in engine.network.state_dict().items()}
+    state |= {f"balancer.{key}": value for key, value in engine.balancer.state_dict().items()}
+    return {key: value.to("cpu", copy=True) for key, value in state.items()}
 
 
 def of_task(state: State, task: str) -> State:
     """Returns the part of a state that has the task's name."""
     return {key: value for key, value in state.items() if task in key.split(".")}
-
-
-def with_other_names(values: State) -> State:
-    """Returns the state with every task's name replaced by the name at the mirrored place of `TASKS`."""
-    other = dict(zip(TASKS, TASKS[::-1], strict=True))
-    return {".".join(other.get(part, part) for part in key.split(".")): value for key, value in values.items()}
 
 
 def assert_finite(engine: Engine, when: str = "") -> None:
