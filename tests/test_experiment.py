@@ -20,8 +20,8 @@ from mtlkit.data.files import image_tensor, resize
 from mtlkit.data.pictures import read_picture
 from mtlkit.engine.losses import NonFiniteError
 from mtlkit.run import checkpoint, inference, predicting
+from mtlkit.run.ending import why_it_ended
 from mtlkit.run.experiment import Experiment
-from mtlkit.run.length import why_it_ended
 from mtlkit.study.delta_m import figures_of
 
 TINY = [

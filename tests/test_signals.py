@@ -107,7 +107,9 @@ def test_processes_agree_on_the_step_though_one_of_them_hears_the_signal(tmp_pat
         "import torch; torch.distributed.destroy_process_group()\n"
     )
     launch(2, "-c", code, *STEPS)
-    said = [record for record in log.read_log(tmp_path / "stopped" / "metrics.jsonl") if "why" in record]
+    said = [
+        record for record in log.read_log(tmp_path / "stopped" / "metrics.jsonl") if record.get("status") == "stopped"
+    ]
     assert len(said) == 1
     assert "SIGUSR1: stopped after step" in said[0]["why"]
     assert said[0]["step"] < 6
@@ -145,7 +147,7 @@ def test_ctrl_c_is_one_line_also_with_workers(tmp_path):
         os.killpg(run.pid, signal.SIGINT)  # as a terminal does
         assert run.communicate()[1] == "mtlkit: Interrupted.\n"
         assert run.returncode == 130
-    assert json.loads(path.read_text().splitlines()[-1])["reason"] == "Ctrl-C"
+    assert json.loads(path.read_text().splitlines()[-1])["why"] == "Ctrl-C"
     assert not (tmp_path / "run" / ".claim").exists()
 
 
