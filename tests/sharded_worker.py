@@ -8,11 +8,15 @@ import functools
 import importlib.util
 import itertools
 import json
+import os
 import sys
 import warnings
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator, DistributedType, PartialState
+from accelerate.state import AcceleratorState
+from accelerate.utils import FullyShardedDataParallelPlugin, GradientAccumulationPlugin
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -96,7 +100,7 @@ def make_wide_encoder(toys):
     return Wide
 
 
-LAYOUTS = {2: ["root", "parts", "blocks"], 4: ["parts", "hybrid", "tensorwise"]}
+LAYOUTS = {2: ["root", "parts", "blocks", "accelerate"], 4: ["parts", "hybrid", "tensorwise"]}
 #: What `make test` has of these: every layout, every space, and every kind of method.
 SHORT = {
     2: [
@@ -111,6 +115,7 @@ SHORT = {
         ("cagrad", "parameters", "root", 1),
         ("nash", "parameters", "blocks", 2),
         ("sdmgrad", "parameters", "parts", 1),  # takes the batch in halves
+        ("mgda", "parameters", "accelerate", 2),
     ],
     4: [
         ("rotograd", "features", "tensorwise", 1),
@@ -119,6 +124,33 @@ SHORT = {
         ("cagrad", "parameters", "hybrid", 1),
     ],
 }
+
+
+def make_with_accelerate(toys, *given, **made):
+    """Makes an engine with Accelerate's FSDP2. Accelerate has it for GPUs only, so it is told that this is one."""
+    make, state = toys.make_accelerator, PartialState()
+
+    def launched(config):
+        make(config)
+        AcceleratorState._reset_state()
+        state.distributed_type = DistributedType.MULTI_GPU  # `run` takes it back
+        return Accelerator(
+            fsdp_plugin=FullyShardedDataParallelPlugin(
+                fsdp_version=2,
+                auto_wrap_policy="transformer_based_wrap",
+                transformer_cls_names_to_wrap=["ToyEncoder", "ToyMap", "ToyVector"],
+            ),
+            gradient_accumulation_plugin=GradientAccumulationPlugin(config.accumulation, sync_with_dataloader=False),
+            step_scheduler_with_optimizer=False,
+        )
+
+    toys.make_accelerator = launched
+    os.environ |= {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
+    try:
+        return toys.make_engine(*given, **made)
+    finally:
+        toys.make_accelerator = make
+        del os.environ["ACCELERATE_USE_FSDP"], os.environ["FSDP_VERSION"]
 
 
 def cases(world, short):
@@ -167,9 +199,10 @@ def in_doubles(batch):
 def run(toys, plain_loop, loops, method, space, layout, micro):
     """Returns how far the engine and a loop with `Balanced` are apart from a plain loop in one process."""
     dist = torch.distributed
+    PartialState().distributed_type = DistributedType.MULTI_CPU
     options = {"space": space} if len(BALANCERS.get(method).spaces) > 1 else {}
     tensorwise = Tensorwise() if layout == "tensorwise" else None
-    shard = tensorwise or {"root": by_root, "parts": by_parts, "blocks": by_blocks, "hybrid": hybrid}[layout]
+    shard = tensorwise or {"root": by_root, "parts": by_parts, "blocks": by_blocks, "hybrid": hybrid}.get(layout)
     mesh = tensorwise and tensorwise.mesh
     made = {"options": options, "encoder": make_wide_encoder(toys) if tensorwise else None}
     made |= {"accumulation": micro} | ADAMW
@@ -179,10 +212,14 @@ def run(toys, plain_loop, loops, method, space, layout, micro):
     start = toys.make_engine(method, **made)  # it gives the start values and is not trained
     network, balancer = copy.deepcopy(start.network), copy.deepcopy(start.balancer)
     plain = plain_loop.PlainLoop(network, balancer, start.tasks, start.config)
-    engine = toys.make_engine(method, **made, shard=shard, mesh=mesh)
+    if layout == "accelerate":
+        engine = make_with_accelerate(toys, method, **made)
+    else:
+        engine = toys.make_engine(method, **made, shard=shard, mesh=mesh)
     assert all(isinstance(p, DTensor) for p in engine.network.parameters())
     loop = None
-    if layout != "root" or "create_graph" not in balancer.needs:  # else it is refused
+    refused = layout == "root" and "create_graph" in balancer.needs
+    if layout != "accelerate" and not refused:
         loop = loops.Loop(start, method, options, tell_heads=True, shard=shard, mesh=mesh)
 
     for number in range(STEPS):
@@ -217,7 +254,10 @@ def refusals(toys, loops):
     }
     if tensorwise is not None:
         space = {"options": {"space": "parameters"}, "encoder": make_wide_encoder(toys)}
-        calls = {"tensorwise": lambda: toys.make_engine("cagrad", **space, shard=tensorwise, mesh=tensorwise.mesh)}
+        calls = {
+            "tensorwise": lambda: toys.make_engine("cagrad", **space, shard=tensorwise, mesh=tensorwise.mesh),
+            "no mesh": lambda: toys.make_engine("cagrad", encoder=space["encoder"], shard=tensorwise),
+        }
     found = {}
     for name, call in calls.items():
         try:
@@ -258,6 +298,7 @@ def main():
     world, rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
     chosen = cases(world, "short" in sys.argv)
     found = {"/".join(map(str, case)): run(toys, plain_loop, loops, *case) for case in chosen}
+    PartialState().distributed_type = DistributedType.MULTI_CPU
     if rank == 0:
         Path(sys.argv[1]).write_text(json.dumps({"cases": found, "refusals": refusals(toys, loops)}))
     else:

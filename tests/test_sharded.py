@@ -54,6 +54,7 @@ def test_split_parameters_give_what_one_process_gives(results, world, case):
         (2, "heads", r"CosReg differentiates gradients once more.*pass encoder= and heads="),
         (2, "loop", r"MoCo with balancer.space=parameters reads the whole gradients"),
         (2, "ema", r"trainer.ema: FSDP splits the weights"),
+        (4, "no mesh", r"The encoder is split along tp, where processes have the same samples.*mesh=mesh\['dp'\]"),
         (4, "tensorwise", r"CAGrad with balancer.space=parameters takes parameters that FSDP2 splits.*tensor parallel"),
     ],
 )

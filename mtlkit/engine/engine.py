@@ -87,7 +87,7 @@ class Engine:
         # Those that the optimizer moves. From the forward pass on, FSDP may have others in the modules.
         self._decoders = {name: list(decoder.parameters()) for name, decoder in self.network.decoders.items()}
         self._shards = shards.Shards(self.network.encoder, [self.network])
-        shards.check_split(self.network.encoder, balancer)
+        shards.check_split(self.network.encoder, balancer, self.samples)
         shared.set_up_late(self.network.encoder, balancer, accelerator)
         self.averaged = averaged.Averaged(self.network, config.ema, accelerator)
         self.predictor = Predictor(self.averaged.model, self.tasks, balancer, accelerator.device, config.precision)

@@ -12,6 +12,8 @@ from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 from torch.optim import Optimizer
 
 from mtlkit.balancer import Balancer
+from mtlkit.distributed import world_size
+from mtlkit.sample_group import SAME_SAMPLES, SampleGroup
 
 
 class Shards:
@@ -144,12 +146,19 @@ def check_launcher(kind: str, balancer: Balancer) -> None:
         )
 
 
-def check_split(encoder: nn.Module, balancer: Balancer) -> None:
+def check_split(encoder: nn.Module, balancer: Balancer, samples: SampleGroup) -> None:
     """Raises `ValueError` if the balancer cannot work with an encoder whose parameters are split as they are.
 
-    It reads gradients of parameters, and no process has all of them, or they are split along more than the samples.
+    It reads gradients of parameters, and no process has all of them, or they are split along more than the samples. Or
+    several processes have the same samples, and nobody said which.
     """
     split = [parameter for parameter in encoder.parameters() if isinstance(parameter, DTensor)]
+    names = {name for parameter in split for name in parameter.device_mesh.mesh_dim_names or ()}
+    if samples.size == world_size() > 1 and (same := sorted(names.intersection(SAME_SAMPLES))):
+        raise ValueError(
+            f"The encoder is split along {', '.join(same)}, where processes have the same samples; they would be counted "
+            f"several times. Pass the other dimensions of the device mesh, such as mesh=mesh['dp']."
+        )
     if not split or balancer.space == "features":
         return
     who = f"{type(balancer).__name__} with balancer.space={balancer.space}"

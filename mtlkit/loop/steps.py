@@ -117,7 +117,7 @@ class Steps:
         """Raises `ValueError` if the model is split over processes in a way that the method cannot work with."""
         own = self.balancer
         if self.encoder.module is not None:
-            check_split(self.encoder.module, own)
+            check_split(self.encoder.module, own, self._samples)
         split = any(mesh_of(p) is not None for group in optimizer.param_groups for p in group["params"])
         if split and "create_graph" in own.needs and not self._shards.units:
             raise ValueError(
