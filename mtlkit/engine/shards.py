@@ -156,8 +156,8 @@ def check_split(encoder: nn.Module, balancer: Balancer, samples: SampleGroup) ->
     names = {name for parameter in split for name in parameter.device_mesh.mesh_dim_names or ()}
     if samples.size == world_size() > 1 and (same := sorted(names.intersection(SAME_SAMPLES))):
         raise ValueError(
-            f"The encoder is split along {', '.join(same)}, where processes have the same samples; they would be counted "
-            f"several times. Pass the other dimensions of the device mesh, such as mesh=mesh['dp']."
+            f"The encoder is split along {', '.join(same)}, where processes have the same samples; they would be "
+            f"counted several times. Pass the other dimensions of the device mesh, such as mesh=mesh['dp']."
         )
     if not split or balancer.space == "features":
         return
