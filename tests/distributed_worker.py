@@ -52,12 +52,12 @@ def every_balancer():
 
 
 BALANCERS = dict(every_balancer()) | VARIANTS
-OTHERS = [name for name in BALANCERS if name not in VARIANTS]  # in the same order on all processes
-WHOLE = [case for case in CASES if case not in ("sharded", "all_at_once")]
+APART = ("accumulation", "missing_on_a_rank", "missing_everywhere", "weighted_decoders")
 SHARDED = ["cagrad in features", "gradnorm_features"]  # clipped; `test_sharded.py` has the rest
 RUNS = [
-    *itertools.product(VARIANTS, WHOLE, ("fp64", "fp32")),
-    *itertools.product(OTHERS, ("all_at_once",), ("fp64",)),  # see also the promise `two_ranks` of mtlkit.testing
+    *itertools.product(BALANCERS, ("all_at_once",), ("fp64",)),  # in the same order on all processes
+    *itertools.product(VARIANTS, ("plain",), ("fp64", "fp32")),
+    *itertools.product(("uniform", "rotograd", "gradnorm_last_layer"), APART, ("fp64",)),
     *itertools.product(SHARDED, ("sharded",), ("fp64",)),
 ]
 
