@@ -2,9 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule
@@ -14,6 +13,9 @@ from torch.optim import Optimizer
 from mtlkit.balancer import Balancer
 from mtlkit.distributed import world_size
 from mtlkit.sample_group import SAME_SAMPLES, SampleGroup
+
+if TYPE_CHECKING:  # importing it takes seconds
+    from accelerate import Accelerator
 
 
 class Shards:
@@ -97,7 +99,7 @@ def sum_over_shards(like: DTensor, tensor: Tensor) -> Tensor:
     return DTensor.from_local(tensor, like.device_mesh, placements, run_check=False).full_tensor()
 
 
-def prepare(accelerator: Accelerator, model: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Any]:
+def prepare(accelerator: "Accelerator", model: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Any]:
     """Returns model and optimizer as the accelerator prepares them.
 
     A model that was split with `fully_shard` or `parallelize_module` stays as it is: the accelerator would wrap it once
