@@ -1,8 +1,9 @@
 """The command `mtlkit`.
 
 Exit status: 0 for success. 2, with one message on stderr, for a mistake of the user, and if a process that loads data
-dies or has no memory. 3 for a run that stopped because a loss is not finite or a balancer's problem cannot be solved.
-130 after Ctrl-C. 1, with a traceback, for any other error. `MTLKIT_DEBUG=1` shows every traceback.
+or another process of the run dies or has no memory. 3 for a run that stopped because a loss is not finite or a
+balancer's problem cannot be solved. 130 after Ctrl-C. 1, with a traceback, for any other error. `MTLKIT_DEBUG=1` shows
+every traceback.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from mtlkit.cli import runs as cli_runs
 from mtlkit.cli.experiments import experiments, presets, studies
 from mtlkit.cli.output import is_main, print_lines
 from mtlkit.cli.parser import EXAMPLES, Parser
+from mtlkit.cli.voices import known_to_all, lost_process, voice
 from mtlkit.data.workers import loading_trouble, own_words
 from mtlkit.errors import USER_ERRORS, StepError, for_users
 from mtlkit.run_folder import CHECKPOINTS
@@ -78,11 +80,11 @@ class Outcome:
         try:
             yield
         except (*USER_ERRORS, RuntimeError, MemoryError) as error:
-            loading = loading_trouble(error)
-            if not (loading or for_users(error)) or os.environ.get("MTLKIT_DEBUG"):
+            trouble = loading_trouble(error) or lost_process(error)
+            if not (trouble or for_users(error)) or os.environ.get("MTLKIT_DEBUG"):
                 raise
             self.status = self.status or (3 if isinstance(error, StepError) else 2)
-            _complain(f"{job}{loading or own_words(error)}", everywhere=bool(loading))
+            _say(voice(f"{job}{trouble or own_words(error)}"))
 
 
 def train_command(arguments: argparse.Namespace, result: Outcome) -> None:
@@ -93,8 +95,9 @@ def train_command(arguments: argparse.Namespace, result: Outcome) -> None:
     from mtlkit.config.composition import compose
     from mtlkit.config.sweeps import sweep
 
-    jobs = sweep(arguments.experiment, arguments.overrides) if arguments.multirun else [arguments.overrides]
-    configs = [compose(arguments.experiment, job) for job in jobs]  # all are checked before the first one starts
+    with known_to_all():
+        jobs = sweep(arguments.experiment, arguments.overrides) if arguments.multirun else [arguments.overrides]
+        configs = [compose(arguments.experiment, job) for job in jobs]  # all are checked before the first one starts
 
     from mtlkit.run.console import Console
     from mtlkit.run.experiment import Experiment
@@ -116,7 +119,7 @@ def train_command(arguments: argparse.Namespace, result: Outcome) -> None:
                     print_lines(["It has finished already."])
                 _summarise(folder)
             except RuntimeError as error:
-                if isinstance(error, StepError) or loading_trouble(error):
+                if isinstance(error, StepError) or loading_trouble(error) or lost_process(error):
                     raise
                 traceback.print_exc()  # for example, the GPU's memory is too small for this job
                 result.status = result.status or 1
@@ -148,8 +151,13 @@ def list_command(arguments: argparse.Namespace, result: Outcome) -> None:
         print_lines(["", "model.encoder also takes the name of any timm model: timm.list_models() lists them."])
 
 
-def _complain(message: str, everywhere: bool = False) -> None:
-    if everywhere or is_main():  # problems that the main process may not have
+def _complain(message: str) -> None:
+    if is_main():
+        _say(message)
+
+
+def _say(message: str) -> None:
+    if message:
         sys.stderr.write(f"mtlkit: {message}\n")
 
 
