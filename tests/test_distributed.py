@@ -11,8 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
+import mtlkit
+
 sys.path.insert(0, str(Path(__file__).parent))
 from distributed_worker import RUNS
+from nodes import command, ends, free_port, line_of_readme, start
 from tolerances import NETWORK
 
 
@@ -72,8 +75,11 @@ SETS = """
 
 
 @pytest.mark.parametrize("several", [False, True], ids=["one_set", "two_sets"])
-def test_a_whole_run_on_two_processes_is_that_on_one(tmp_path, several):
-    """Every part is equal: rendering, loading, augmentation, training, evaluation, checkpoints and log."""
+def test_a_whole_run_on_two_processes_is_that_on_one(tmp_path, several, no_report):
+    """Every part is equal: rendering, loading, augmentation, training, evaluation, checkpoints and log.
+
+    The lines of README.md start the processes: those for one machine, and those for several.
+    """
     experiment = tmp_path / "experiment.yaml"
     one = f"name: scenes\nroot: {tmp_path / 'cache'}\ntrain_size: 12\nval_size: 5\n"
     sets = f"concat: {SETS}mixing: uniform\n".replace("ROOT", str(tmp_path / "cache"))
@@ -96,9 +102,14 @@ def test_a_whole_run_on_two_processes_is_that_on_one(tmp_path, several):
         "trainer.log_every=1",
         "trainer.eval_every=2",
     ]
-    tool = str(Path(__file__).parents[1] / "tools" / "train.py")
-    for world in (1, 2):
-        launch(world, tool, str(experiment), *words, f"output_dir={tmp_path / str(world)}")
+    mtlkit.Experiment.compose(str(experiment), [*words, f"output_dir={tmp_path / '1'}"]).run()
+    line, words = line_of_readme("torchrun", nodes=several), [*words, f"output_dir={tmp_path / '2'}"]
+    if several:
+        agents = [start(command(line, str(experiment), 1, words, port)) for port in [free_port()] * 2]
+    else:
+        agents = [start(command(line, str(experiment), 2, words))]
+    for status, said in ends(agents):
+        assert status == 0, said
     one, two = (
         [json.loads(line) for line in (tmp_path / str(world) / "metrics.jsonl").read_text().splitlines()]
         for world in (1, 2)
