@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from operator import eq
 
-SHOWN = 4  #: differences in a message
+SHOWN = 3  #: differences in a message
 
 Facts = Mapping[str, object]
 
@@ -25,7 +25,7 @@ def check_agreement(found: Sequence[tuple[int, Facts]], what: str, same: Callabl
     """
     (first, wanted), *others = found
     differences = []
-    for name in sorted({name for _, facts in found for name in facts}):
+    for name in dict.fromkeys(name for _, facts in found for name in facts):
         by_value: dict[str, list[int]] = {}
         for rank, facts in others:
             if (name in facts) != (name in wanted) or not same(facts.get(name), wanted.get(name)):

@@ -61,6 +61,7 @@ def ends(processes: list[subprocess.Popen]) -> list[tuple[int, str]]:
     try:
         said = [process.communicate(timeout=300)[1] for process in processes]
     finally:
-        for process in processes:
-            process.kill()
+        for process in processes:  # an agent ends its workers, but not when it is killed
+            process.terminate()
+            process.wait()
     return [(process.returncode, text) for process, text in zip(processes, said, strict=True)]

@@ -1,7 +1,6 @@
 import errno
 import json
 import os
-import runpy
 import subprocess
 import sys
 import warnings
@@ -281,14 +280,6 @@ def test_predict_and_report_name_what_they_wrote(monkeypatch: pytest.MonkeyPatch
 def test_a_folder_without_a_run_is_a_users_mistake(tmp_path: Path, capsys: pytest.CaptureFixture):
     assert main(["evaluate", str(tmp_path)]) == 2
     assert str(tmp_path) in capsys.readouterr().err
-
-
-def test_the_launchers_file_takes_the_same_words(runs: SimpleNamespace, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(sys, "argv", ["train.py", "multimnist", "--resume", "output_dir=runs/a"])
-    with pytest.raises(SystemExit) as end:
-        runpy.run_path(str(ROOT / "tools" / "train.py"), run_name="__main__")
-    assert end.value.code == 0
-    assert runs.done == [("a", True)]
 
 
 def test_a_process_of_its_own_says_one_message_and_leaves_nothing(tmp_path: Path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -137,6 +138,20 @@ def test_cases_are_what_they_say(results):
     for name in ("gradnorm_features", "gradnorm_last_layer", "rotograd", "uncertainty"):
         weights = one[name, "plain", "fp64"]["weights"][-1]
         assert len({round(value, 3) for value in weights.values()}) > 1, name
+
+
+def test_processes_with_another_run_are_refused_together_and_named(results):
+    seed, resume, code, content, length = results[1]["disagreements"]  # equal data and data.root have no message
+    start = "All processes must have the same settings and code, but rank 1 has"
+    assert seed == f"{start} seed=1, rank 0 has seed=0."
+    assert resume == f"{start} resume=True, rank 0 has resume=False."
+    assert re.fullmatch(rf"{start} code of pictures_lab=(\w+), rank 0 has code of pictures_lab=(?!\1)\w+\.", code)
+    start = "All processes must have the same data, but rank 1 has"
+    assert re.match(rf"{start} mean of image in training sample 0=[\d.]+, rank 0 has mean of image in", content)
+    assert re.search(r"; and \d+ more\.$", content)
+    assert length.startswith(
+        f"{start} training samples=13, rank 0 has training samples=12; rank 1 has validation samples"
+    )
 
 
 def test_buffers_become_their_mean_and_equal_ones_stay_as_they_are():

@@ -43,15 +43,10 @@ def check_same_data(training: Samples, validation: Samples) -> None:
     Raises `ValueError`, which names the process and what it has.
     """
     if distributed.world_size() > 1:
-        facts: dict[str, object] = {}
-        for name, samples in (("training", training), ("validation", validation)):
-            facts |= {
-                f"{name} samples": len(samples),
-                f"{name} images": (samples.channels, *samples.image_size),
-                f"{name} targets": {key: (t.type, t.classes) for key, t in samples.dataset.targets.items()},
-            }
-            facts |= dict(_content(samples.dataset, name))
-        _check(facts, "data")
+        both = {"training": training, "validation": validation}
+        # First the form: of two data sets of different lengths, other samples would be compared.
+        _check({f"{name} {key}": value for name, one in both.items() for key, value in _form(one)}, "data")
+        _check({key: value for name, one in both.items() for key, value in _content(one.dataset, name)}, "data")
 
 
 def _check(facts: Facts, what: str) -> None:
@@ -92,6 +87,12 @@ def _digest(module: str) -> str:
     return digest.hexdigest()[:8]
 
 
+def _form(samples: Samples) -> Iterator[tuple[str, object]]:
+    yield "samples", len(samples)
+    yield "images", (samples.channels, *samples.image_size)
+    yield "targets", {name: (target.type, target.classes) for name, target in samples.dataset.targets.items()}
+
+
 def _content(dataset: Dataset, split: str) -> Iterator[tuple[str, object]]:
     last = len(dataset) - 1
     for index in sorted({round(last * part / (COMPARED - 1)) for part in range(COMPARED)}):
@@ -103,7 +104,7 @@ def _content(dataset: Dataset, split: str) -> Iterator[tuple[str, object]]:
         tensors = {"image": sample["image"], **sample["targets"]}
         for name, values in tensors.items():
             if values is not None:
-                yield f"the mean of {name} in {split} sample {index}", _mean(values)
+                yield f"mean of {name} in {split} sample {index}", _mean(values)
 
 
 def _mean(values: Tensor) -> float | None:
