@@ -111,8 +111,10 @@ def test_only_the_main_process_speaks(
     runs: SimpleNamespace, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
     runs.failures["a"] = ValueError("no such size")
     assert main(["train", "multimnist", "output_dir=runs/a"]) == 2
+    assert capsys.readouterr() == ("", "mtlkit: rank 1: no such size\n")  # the main process may not have failed
     assert main(["train", "multimnist", "output_dir=runs/b"]) == 0
     assert capsys.readouterr() == ("", "")
 

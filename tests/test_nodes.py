@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from nodes import ROOT, command, ends, free_port, line_of_readme, ranks, start
 from study_lab import write_lab
+from torch.distributed import TCPStore
 from torch.distributed.run import get_args_parser
 
-from mtlkit.cli.voices import ENDED
+from mtlkit.cli.voices import ENDED, voice
 
 BAD = '''
 class Torn(Pictures):
@@ -53,6 +54,22 @@ def test_what_fails_on_one_process_ends_all_with_its_message(lab):
     assert told.splitlines() == ["mtlkit: rank 1: Sample 4: pictures/4.png is damaged"], told
     assert [line for line in said.splitlines() if line.startswith("mtlkit")] == [f"mtlkit: {ENDED}"], said
     assert "Traceback" not in said
+
+
+def test_of_those_that_fail_with_the_same_words_one_prints_them(monkeypatch):
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    for name, value in {"WORLD_SIZE": 3, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": store.port}.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr("mtlkit.cli.voices.PATIENCE", 0.2)
+
+    def said(rank: int, message: str) -> str:
+        monkeypatch.setenv("RANK", str(rank))
+        return voice(message)
+
+    assert [said(rank, "no such file") for rank in (0, 1, 2)] == ["no such file", "", ""]
+    assert [said(rank, "memory is full") for rank in (2, 1)] == ["rank 2: memory is full", ""]
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")  # after a restart, the same is news
+    assert said(0, "no such file") == "no such file"
 
 
 @pytest.mark.long
