@@ -82,6 +82,13 @@ class SampleGroup:
                 tensor = torch.cat(parts)
         return tensor
 
+    def texts(self, text: str, device: torch.device) -> list[str]:
+        """Returns the texts of all processes in order of rank. Every process must call it."""
+        own = torch.tensor(list(text.encode()), dtype=torch.uint8, device=device)
+        lengths = self.join(torch.tensor([len(own)], device=device)).tolist()
+        rows = self.join(nn.functional.pad(own, (0, max(lengths) - len(own)))[None]).tolist()
+        return [bytes(row[:length]).decode() for row, length in zip(rows, lengths, strict=True)]
+
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Replaces each `.grad` by its mean over the group: for the balancer's parameters, which DDP does not see."""
         # Which parameters have a gradient depends on the present tasks only. These are equal on all processes, and so

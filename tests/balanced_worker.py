@@ -13,6 +13,8 @@ from loops import Loop
 from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
+from mtlkit import Balanced
+
 STEPS = 6
 METHODS = {
     "uniform": ("uniform", {}),
@@ -112,6 +114,25 @@ def refusal(toys):
     return ""
 
 
+def disagreements():
+    """Returns the messages where the processes passed other arguments to `Balanced`."""
+    rank, messages = dist.get_rank(), []
+    for given in (
+        {"seed": rank},
+        {"alpha": 1.0 + rank},
+        {"method": ("uniform", "gradnorm")[rank]},
+        {"tasks": "abc"[: 2 + rank]},
+    ):
+        words = {"method": "gradnorm", "tasks": "ab"} | given
+        balanced = Balanced(words.pop("method"), tasks=tuple(words.pop("tasks")), **words)
+        z = balanced(torch.rand(4, 3, requires_grad=True))
+        try:
+            balanced.loss({name: z[name].square().mean() for name in z})
+        except ValueError as error:
+            messages.append(str(error))
+    return messages
+
+
 if __name__ == "__main__":
     import toys
 
@@ -122,6 +143,7 @@ if __name__ == "__main__":
     found = {run_: run(toys, *run_) for run_ in RUNS}
     if dist.get_world_size() > 1:
         found["refusal"] = refusal(toys)
+        found["disagreements"] = disagreements()
     if dist.get_rank() == 0:
         torch.save(found, sys.argv[1])
     dist.barrier()

@@ -6,6 +6,7 @@ RANK=0 WORLD_SIZE=1 ... python tests/distributed_worker.py OUT.pt
 import importlib.util
 import itertools
 import sys
+import tempfile
 import warnings
 from pathlib import Path
 
@@ -117,11 +118,49 @@ def run(toys, name, case, precision):
     return {"losses": losses, "weights": weights, "state": state, "spread": spread}
 
 
+def disagreements():
+    """Returns the messages where the processes have other settings, code or data."""
+    from study_lab import write_lab
+
+    from mtlkit import distributed
+    from mtlkit.config.composition import compose
+    from mtlkit.data.dataset import DATASETS
+    from mtlkit.data.loader import Samples
+    from mtlkit.run.same import check_same_data, check_same_run
+
+    rank, messages = distributed.rank(), []
+
+    def attempt(work, *given):
+        try:
+            work(*given)
+        except ValueError as error:
+            messages.append(str(error))
+
+    own = [f"seed={rank}", f"data.root=/{rank}", f"data.workers={rank}", "output_dir=runs"]
+    attempt(check_same_run, compose("scenes", own), False)
+    attempt(check_same_run, compose("scenes"), rank == 1)
+    with tempfile.TemporaryDirectory() as folder:
+        write_lab(Path(folder))
+        with Path(folder, "pictures_lab.py").open("a") as file:
+            file.write(f"# {rank}")
+        sys.path.append(folder)
+        attempt(check_same_run, compose(f"{folder}/lab.yaml"), False)
+    pictures = DATASETS.get("lab_pictures")
+    good, other = Samples(pictures()), Samples(pictures(split="val"))
+    attempt(check_same_data, good, good)
+    attempt(check_same_data, (good, other)[rank], good)
+    pictures.__len__ = lambda self: 12 + rank
+    attempt(check_same_data, good, good)
+    return messages
+
+
 def main():
     import toys
 
     torch.set_num_threads(1)
     found = {key: run(toys, *key) for key in RUNS}
+    if torch.distributed.is_initialized():
+        found["disagreements"] = disagreements()
     if int(__import__("os").environ["RANK"]) == 0:
         torch.save(found, sys.argv[1])
     if torch.distributed.is_initialized():

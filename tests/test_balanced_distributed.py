@@ -37,3 +37,13 @@ def test_two_processes_equal_one(results, name, case):
 def test_processes_with_different_heads_are_refused_together(results):
     assert "The processes ran different heads in this step" in results[1]["refusal"]
     assert "heads={...}" in results[1]["refusal"]
+
+
+def test_processes_with_different_arguments_are_refused_together(results):
+    start = "All processes must have the same arguments of mtlkit.Balanced, but rank 1 has "
+    assert results[1]["disagreements"] == [
+        f"{start}seed=1, rank 0 has seed=0.",
+        f"{start}alpha=2.0, rank 0 has alpha=1.0.",
+        f"{start}method='gradnorm', rank 0 has method='uniform'.",
+        f"{start}tasks={{'a': None, 'b': None, 'c': None}}, rank 0 has tasks={{'a': None, 'b': None}}.",
+    ]

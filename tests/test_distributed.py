@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -11,8 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 
+import mtlkit
+
 sys.path.insert(0, str(Path(__file__).parent))
 from distributed_worker import RUNS
+from nodes import command, ends, free_port, line_of_readme, start
 from tolerances import NETWORK
 
 
@@ -71,8 +75,11 @@ SETS = """
 """
 
 
-def test_a_whole_run_on_two_processes_is_that_on_one(tmp_path):
-    """Every part is equal: rendering, loading, mixing two sets, augmentation, training, evaluation and log."""
+def test_a_whole_run_on_two_processes_is_that_on_one(tmp_path, no_report):
+    """Every part is equal: rendering, loading, mixing two sets, augmentation, training, evaluation and log.
+
+    The lines of README.md start the processes: that for one machine, and that for several.
+    """
     experiment = tmp_path / "experiment.yaml"
     sets = f"concat: {SETS}mixing: uniform\n".replace("ROOT", str(tmp_path / "cache"))
     experiment.write_text(
@@ -94,22 +101,28 @@ def test_a_whole_run_on_two_processes_is_that_on_one(tmp_path):
         "trainer.log_every=1",
         "trainer.eval_every=2",
     ]
-    tool = str(Path(__file__).parents[1] / "tools" / "train.py")
-    for world in (1, 2):
-        launch(world, tool, str(experiment), *words, f"output_dir={tmp_path / str(world)}")
-    one, two = (
-        [json.loads(line) for line in (tmp_path / str(world) / "metrics.jsonl").read_text().splitlines()]
-        for world in (1, 2)
+    mtlkit.Experiment.compose(str(experiment), [*words, f"output_dir={tmp_path / 'alone'}"]).run()
+    for name, several, processes in (("agent", False, 2), ("agents", True, 1)):
+        line = line_of_readme("torchrun", nodes=several)
+        given = (line, str(experiment), processes, [*words, f"output_dir={tmp_path / name}"])
+        port = [free_port()] * several
+        agents = [start(command(*given, *port)) for _ in range(2 // processes)]
+        for status, said in ends(agents):
+            assert status == 0, said
+    one, *others = (
+        [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("alone", "agent", "agents")
     )
-    assert [r["processes"] for r in (one[0], two[0])] == [1, 2]
-    assert len(one) == len(two) > 8
     assert {"loss/depth", "loss/normals"} <= one[4].keys()  # both sets are in the first step
-    for a, b in zip(one[1:], two[1:], strict=True):
-        assert a.keys() == b.keys()
-        for key in a.keys() - {"step_time", "peak_memory"}:
-            exact = a[key] is None or isinstance(a[key], str | dict)  # None: a class that does not occur
-            same = a[key] if exact else pytest.approx(a[key], rel=NETWORK, abs=NETWORK)
-            assert b[key] == same, (a["step"], key)
+    for two in others:
+        assert [r["processes"] for r in (one[0], two[0])] == [1, 2]
+        assert len(one) == len(two) > 8
+        for a, b in zip(one[1:], two[1:], strict=True):
+            assert a.keys() == b.keys()
+            for key in a.keys() - {"step_time", "peak_memory"}:
+                exact = a[key] is None or isinstance(a[key], str | dict)  # None: a class that does not occur
+                same = a[key] if exact else pytest.approx(a[key], rel=NETWORK, abs=NETWORK)
+                assert b[key] == same, (a["step"], key)
 
 
 def test_cases_are_what_they_say(results):
@@ -124,6 +137,20 @@ def test_cases_are_what_they_say(results):
     for name in ("gradnorm_features", "gradnorm_last_layer", "rotograd", "uncertainty"):
         weights = one[name, "plain", "fp64"]["weights"][-1]
         assert len({round(value, 3) for value in weights.values()}) > 1, name
+
+
+def test_processes_with_another_run_are_refused_together_and_named(results):
+    seed, resume, code, content, length = results[1]["disagreements"]  # equal data and data.root have no message
+    start = "All processes must have the same settings and code, but rank 1 has"
+    assert seed == f"{start} seed=1, rank 0 has seed=0."
+    assert resume == f"{start} resume=True, rank 0 has resume=False."
+    assert re.fullmatch(rf"{start} code of pictures_lab=(\w+), rank 0 has code of pictures_lab=(?!\1)\w+\.", code)
+    start = "All processes must have the same data, but rank 1 has"
+    assert re.match(rf"{start} mean of image in training sample 0=[\d.]+, rank 0 has mean of image in", content)
+    assert re.search(r"; and \d+ more\.$", content)
+    assert length.startswith(
+        f"{start} training samples=13, rank 0 has training samples=12; rank 1 has validation samples"
+    )
 
 
 def test_buffers_become_their_mean_and_equal_ones_stay_as_they_are():

@@ -158,7 +158,6 @@ def make_engine(
     accelerator = make_accelerator(config)
     if shard is not None:
         shard(model.to(accelerator.device))
-        accelerator.prepare_model = lambda model, *_, **__: model
     return Engine(model, list(tasks.values()), balancer, config, accelerator=accelerator, steps_per_epoch=100)
 
 

@@ -1,10 +1,10 @@
 """The command `mtlkit`.
 
 Exit status: 0 for success. 2, with one message on stderr, for a mistake of the user, and if a process that loads data
-dies or has no memory. 3 for a run that stopped because a loss is not finite or a balancer's problem cannot be solved.
-75 for a run that SIGTERM, SIGUSR1 or SIGUSR2 stopped after it saved a checkpoint, or before it began: the same command
-goes on (`mtlkit train` with --resume). 130 after Ctrl-C. 1, with a traceback, for any other error. `MTLKIT_DEBUG=1`
-shows every traceback.
+or another process of the run dies or has no memory. 3 for a run that stopped because a loss is not finite or a
+balancer's problem cannot be solved. 75 for a run that SIGTERM, SIGUSR1 or SIGUSR2 stopped after it saved a checkpoint,
+or before it began: the same command goes on (`mtlkit train` with --resume). 130 after Ctrl-C. 1, with a traceback, for
+any other error. `MTLKIT_DEBUG=1` shows every traceback.
 """
 
 import argparse
@@ -27,6 +27,7 @@ from mtlkit.cli import runs as cli_runs
 from mtlkit.cli.experiments import experiments, presets, studies
 from mtlkit.cli.output import is_main, print_lines
 from mtlkit.cli.parser import EXAMPLES, Parser
+from mtlkit.cli.voices import known_to_all, lost_process, voice
 from mtlkit.data.workers import loading_trouble, own_words
 from mtlkit.errors import RESUME, USER_ERRORS, StepError, Stopped, for_users
 from mtlkit.plain_text import plain
@@ -83,11 +84,11 @@ class Outcome:
         try:
             yield
         except (*USER_ERRORS, RuntimeError, MemoryError) as error:
-            loading = loading_trouble(error)
-            if not (loading or for_users(error)) or os.environ.get("MTLKIT_DEBUG"):
+            trouble = loading_trouble(error) or lost_process(error)
+            if not (trouble or for_users(error)) or os.environ.get("MTLKIT_DEBUG"):
                 raise
             self.status = self.status or (3 if isinstance(error, StepError) else 2)
-            _complain(f"{job}{loading or own_words(error)}", everywhere=bool(loading))
+            _say(voice(f"{job}{trouble or own_words(error)}"))
 
 
 def train_command(arguments: argparse.Namespace, result: Outcome) -> None:
@@ -98,10 +99,11 @@ def train_command(arguments: argparse.Namespace, result: Outcome) -> None:
     from mtlkit.config.composition import compose
     from mtlkit.config.sweeps import sweep
 
-    cli_runs.trust(arguments, Path(arguments.experiment))  # it may be the config.yaml of a run
-    jobs = sweep(arguments.experiment, arguments.overrides) if arguments.multirun else [arguments.overrides]
-    configs = [compose(arguments.experiment, job) for job in jobs]  # all are checked before the first one starts
-    cli_runs.trust(arguments, *(Path(config.output_dir) for config in configs))
+    with known_to_all():
+        cli_runs.trust(arguments, Path(arguments.experiment))  # it may be the config.yaml of a run
+        jobs = sweep(arguments.experiment, arguments.overrides) if arguments.multirun else [arguments.overrides]
+        configs = [compose(arguments.experiment, job) for job in jobs]  # all are checked before the first one starts
+        cli_runs.trust(arguments, *(Path(config.output_dir) for config in configs))
 
     from mtlkit.run.console import Console
     from mtlkit.run.experiment import Experiment
@@ -123,7 +125,7 @@ def train_command(arguments: argparse.Namespace, result: Outcome) -> None:
                     print_lines(["It has finished already."])
                 _summarise(folder)
             except RuntimeError as error:
-                if isinstance(error, StepError) or loading_trouble(error):
+                if isinstance(error, StepError) or loading_trouble(error) or lost_process(error):
                     raise
                 # For example, the GPU's memory is too small for this job.
                 sys.stderr.write(plain(traceback.format_exc()))
@@ -155,8 +157,13 @@ def list_command(arguments: argparse.Namespace, result: Outcome) -> None:
         print_lines(["", "model.encoder also takes the name of any timm model: timm.list_models() lists them."])
 
 
-def _complain(message: str, everywhere: bool = False) -> None:
-    if everywhere or is_main():  # problems that the main process may not have
+def _complain(message: str) -> None:
+    if is_main():
+        _say(message)
+
+
+def _say(message: str) -> None:
+    if message:
         sys.stderr.write(f"mtlkit: {plain(message)}\n")
 
 

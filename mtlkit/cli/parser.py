@@ -17,7 +17,7 @@ examples:
   mtlkit train scenes balancer=uniform,rotograd seed=0,1 output_dir=runs/sweep --multirun
   mtlkit compare scenes balancer=uniform,rotograd seed=0,1,2 output_dir=studies/a
   mtlkit train my_experiment.yaml 'plugins=[my_lab.balancers]' balancer=my_balancer
-  accelerate launch tools/train.py scenes balancer=rotograd
+  torchrun --nproc_per_node 4 -m mtlkit train scenes balancer=rotograd
   mtlkit evaluate runs/a --split test
   mtlkit predict runs/a photo.jpg --out predictions
   mtlkit explain runs/a

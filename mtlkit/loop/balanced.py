@@ -10,6 +10,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from mtlkit.balancer import BALANCERS, Balancer
 from mtlkit.engine import balancer_state
 from mtlkit.loop import state
+from mtlkit.loop.arguments import Arguments
 from mtlkit.loop.heads import checked_heads
 from mtlkit.loop.levels import check_channels, to_levels
 from mtlkit.loop.losses import Again, LossOf
@@ -105,12 +106,12 @@ class Balanced(nn.Module):
             balancer = BALANCERS.build(method, tasks=self._told.names, **options)
         shared = make_encoder(method, balancer.space, encoder, last_layer)
         own_heads = checked_heads(heads, balancer.tasks)
-        self.method = method
-        self._seed = seed
+        self.method, self._seed = method, seed
         self._place = (CPU, torch.float32)
         self._loaded: dict[str, Tensor] = {}  # a state that waits for the method to be set up
+        said = Arguments(tasks, method, decoder_gradients, steps_per_epoch, options)
         self._steps = Steps(
-            balancer, shared, own_heads, decoder_gradients, steps_per_epoch, observe, seed, SampleGroup(mesh)
+            balancer, shared, own_heads, decoder_gradients, steps_per_epoch, observe, seed, SampleGroup(mesh), said
         )
         self._ready = self._set_up(None)
 
@@ -161,8 +162,7 @@ class Balanced(nn.Module):
         self._ready = self._ready or self._set_up(named)
         if self._told.channels is not None:
             check_channels(self._told.channels, named)
-        wider = torch.float64 if levels[0].dtype == torch.float64 else self._place[1]
-        self._move(levels[0].device, wider)
+        self._move(levels[0].device, torch.float64 if levels[0].dtype == torch.float64 else self._place[1])
         return {name: rebuild(own) for name, own in self._steps.forward(levels).items()}
 
     @torch.compiler.disable
@@ -187,7 +187,8 @@ class Balanced(nn.Module):
         Under `torch.no_grad()`, it returns the sum of the mean losses and records nothing.
 
         Raises:
-            ValueError: a name, shape, device or gradient is wrong; the message names the task.
+            ValueError: a name, shape, device or gradient is wrong; the message names the task. Or, in the first call,
+                the processes have different arguments (all raise it).
             NonFiniteError: a loss is not finite. All processes raise it.
         """
         return self._steps.loss(losses, indicators, again)
@@ -195,8 +196,7 @@ class Balanced(nn.Module):
     def scalars(self) -> dict[str, float]:
         """Returns the figures of the last finished optimizer step, under the keys of `metrics.jsonl`.
 
-        They are means over its micro-batches: losses, weights, lengths and cosines of the task gradients, and what the
-        method adds. Before the first step there are none.
+        They are means over its micro-batches: losses, weights, lengths and cosines of task gradients, the method's own.
         """
         return self._steps.scalars()
 

@@ -17,6 +17,7 @@ from mtlkit.engine.scalars import mean_scalars
 from mtlkit.engine.shards import Shards, check_split, mesh_of
 from mtlkit.engine.tap import Seed
 from mtlkit.loop import losses as given
+from mtlkit.loop.arguments import Arguments
 from mtlkit.loop.following import Following, after_backward, bare_optimizer
 from mtlkit.loop.heads import check_arrived, parameters_of_heads
 from mtlkit.loop.look_again import Look, as_before
@@ -73,6 +74,7 @@ class Steps:
         observe: bool,
         seed: int,
         samples: SampleGroup,
+        arguments: Arguments,
     ) -> None:
         if steps_per_epoch is not None:
             check_whole_number("steps_per_epoch", steps_per_epoch, 1)
@@ -86,6 +88,7 @@ class Steps:
         self._steps_per_epoch = steps_per_epoch
         self._turns = Turns(seed)
         self._samples = samples
+        self._arguments = arguments
         self._shards = Shards(encoder.module, [*heads.values()] if heads else [])
         self._leave_the_loop()
 
@@ -163,6 +166,8 @@ class Steps:
             raise ValueError(
                 "balanced.loss(...) needs a forward pass of its own: call balanced(features) before it, once per call."
             )
+        mine = {"seed": self._turns.seed, "observe": self.observe, "number": self.number}
+        self._arguments.check(self._samples, now.features[0].device, **mine)
         given.check_extras(own, again, indicators)
         self._following.check(self.encoder.module, now.features)
         aliases, weighs = now.one.aliases, self._gradients.weighs

@@ -36,13 +36,12 @@ from mtlkit.run.init_from import take_weights
 from mtlkit.run.launcher import ignored_requests
 from mtlkit.run.length import check_length
 from mtlkit.run.memory import PeakMemory
+from mtlkit.run.same import check_same_data, check_same_run
 from mtlkit.run.start import Start, open_run
 from mtlkit.run.stop import in_training
 from mtlkit.run.trackers import start_trackers
 from mtlkit.run.trial_pass import check_halves, check_normalisation
 from mtlkit.run_folder import CONFIG, LOG
-
-PACKAGES = ("mtlkit", "torch", "timm", "segmentation-models-pytorch", "accelerate", "albumentations", "numpy")
 
 
 class Experiment:
@@ -76,12 +75,13 @@ class Experiment:
             FileExistsError: another run uses the folder, or it holds a run with a finished step and `resume` is not
                 set.
             FileNotFoundError: there is no run to resume, or a part of it is missing.
-            ValueError: a setting differs that would make it another run, or the checkpoint is damaged. The message
-                names the file, and offers another checkpoint.
+            ValueError: a setting differs that would make it another run, the processes have different settings, code
+                or data, or the checkpoint is damaged. The message names the file, and offers another checkpoint.
             NonFiniteError: a loss or a gradient is not finite. The checkpoints are intact.
             Stopped: a signal asked the run to end. It goes on by `resume`.
         """
         distributed.start()  # before the claim, which only the main process takes
+        check_same_run(self.config, resume)
         with claimed(self.folder):
             # One process reads the folder and all go by its answer: two that look at different times could disagree.
             start = distributed.main_decides(lambda: open_run(self.config, self._words, resume))
@@ -103,6 +103,7 @@ class Experiment:
                 build_samples(config, build_dataset(config, split), augment=split == "train")
                 for split in ("train", config.data.validation)
             )
+        check_same_data(training, validation)
         dataset, size = training.dataset, training.image_size
         parts = build_parts(config, dataset.targets, size, notes=dataset.notes, channels=training.channels)
         order = build_order(config, dataset)
