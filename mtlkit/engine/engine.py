@@ -13,7 +13,7 @@ from mtlkit import distributed
 from mtlkit.balancer import Balancer
 from mtlkit.config.schema import TrainerConfig
 from mtlkit.data.loader import micro_batches
-from mtlkit.engine import averaged, balancer_state, optim, shards, shared
+from mtlkit.engine import averaged, balancer_state, faster, optim, shards, shared
 from mtlkit.engine.decoder_gradients import DecoderGradients
 from mtlkit.engine.evaluation import LeftOut, output_sizes
 from mtlkit.engine.losses import FirstLosses, Losses, loss_of
@@ -79,6 +79,7 @@ class Engine:
         model.to(dtype)
         self.balancer = balancer.to(accelerator.device, dtype)
         distributed.broadcast_state(self.balancer)
+        faster.set_up(model, balancer, config, accelerator)
         # Only the model's optimizer is prepared: two would share one loss scaler, and each would update its scale.
         self.balancer_optimizer = balancer_state.balancer_optimizer(balancer)
         self.model, self.optimizer = shards.prepare(accelerator, model, optim.model_optimizer(model, config))
