@@ -1,8 +1,9 @@
-"""Trains the toy on two processes with compiled code, checkpointing, and an overflow on one process. Stores what it finds.
+"""Trains the toy on two processes: compiled code, checkpointing, an overflow on one process. Stores what it finds.
 
 RANK=0 WORLD_SIZE=2 ... python tests/memory_worker.py OUT.json
 """
 
+import itertools
 import json
 import math
 import sys
@@ -96,7 +97,7 @@ def overflow(toys, method):
         states.append(state_of(engine))
         scales.append(scaler.get_scale())
     return {
-        "moved": [gap(a, b) for a, b in zip(states, states[1:], strict=False)],
+        "moved": [gap(a, b) for a, b in itertools.pairwise(states)],
         "scales": scales,
         "spread": max(spread(state) for state in states),
     }

@@ -183,7 +183,7 @@ def test_an_overflow_on_one_process_stops_both_without_a_scaler(found):
     """In bf16. A process that went on would wait for the other one for ever."""
     for own in found:
         for case in own["stopped"].values():
-            assert "The gradient is" in case["error"] and "at step 0" in case["error"]
+            assert case["error"].startswith("The gradient is nan at step 0")
             assert case["moved"] == 0
 
 
@@ -214,9 +214,7 @@ def test_a_run_has_all_three_and_may_go_on_without(tmp_path, counter, no_report)
     assert History(run).notes == [
         "Without model.channels_last and trainer.compile, the figures are the same only up to rounding."
     ]
-    ends = [
-        [r for r in History(folder).records if r["split"] == "val"][-1] for folder in (plain, run)
-    ]
+    ends = [[r for r in History(folder).records if r["split"] == "val"][-1] for folder in (plain, run)]
     for key, value in ends[0].items():
         assert ends[1][key] == (pytest.approx(value, rel=1e-3, abs=1e-4) if isinstance(value, float) else value), key
     assert evaluate_run(run)["loss/segmentation"] == ends[1]["loss/segmentation"]  # to the last digit

@@ -1,4 +1,4 @@
-"""Trains the toy under DeepSpeed's ZeRO on gloo processes, beside plain data parallelism. Stores how far they are apart.
+"""Trains the toy under DeepSpeed's ZeRO on gloo processes, beside DDP. Stores how far they are apart.
 
 RANK=0 WORLD_SIZE=2 ... python tests/zero_worker.py OUT.json
 """

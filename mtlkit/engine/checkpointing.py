@@ -28,7 +28,7 @@ def checkpoint_activations(model: MultiTaskModel) -> None:
 
 def _set_aside(module: nn.Module, given: Any) -> None:
     # Copies, and not the old values written back at the end: autograd saved the buffers, and would refuse ones that
-    # were written to. Compiled code does not come here: its compiler knows which writes belong to the first computation.
+    # were written to. Compiled code does not come here: its compiler knows which writes belong to the first one.
     if not torch.compiler.is_compiling() and _computes_again():
         setattr(module, KEPT, dict(module._buffers))
         module._buffers.update({name: _copy(buffer) for name, buffer in module._buffers.items()})

@@ -25,7 +25,7 @@ def check_compilable(balancer: Balancer) -> None:
 
 def set_channels_last(model: MultiTaskModel) -> None:
     """Keeps maps and kernels in memory with the channels last, at which the kernels of many GPUs are faster."""
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's hints lack it
+    model.to(memory_format=torch.channels_last)
     model.channels_last = True
 
 

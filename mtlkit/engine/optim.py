@@ -100,7 +100,7 @@ def _encoder_groups(encoder: Encoder, config: TrainerConfig) -> list[dict[str, A
 def check_gradients(
     accelerator: Accelerator, model: MultiTaskModel, config: TrainerConfig, step: Step, balancer: Balancer
 ) -> None:
-    """Clips the gradient. Raises an error before a gradient that is not finite moves anything; with DeepSpeed, after.
+    """Clips the gradient. Raises an error before a gradient that is not finite moves anything.
 
     A loss scaler skips such a step and lowers its scale instead. This is a normal part of its work.
     """
