@@ -105,6 +105,8 @@ def test_every_decoder_is_compiled_and_a_smaller_batch_once_more(toys, counter):
     for size in (8, 8, 4, 6, 5, 3, 8):
         engine.train_step(toys.make_batch(size, size=size))
         counts.append(counter.frame_count)
+        engine.predictor.outputs(torch.rand(1, 3, 8 * size, 12), {})  # is not compiled
+        assert counter.frame_count == counts[-1]
     assert counts[1] - counts[0] == 4  # the encoder and three decoders
     assert counts[3] > counts[2] == counts[1]
     assert counts[-1] == counts[3]  # the second version takes any size
