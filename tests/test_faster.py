@@ -21,6 +21,7 @@ from mtlkit.run.inference import evaluate_run, load_run
 
 sys.path.insert(0, str(Path(__file__).parent))
 from test_distributed import launch
+from tolerances import SINGLE_SUM
 
 OPTIONS = {"stch": {"warmup_epochs": 0}, "adversarial": {"ramp_epochs": 3}, "torchjd": {"weighting": "UPGrad"}}
 TWICE = [name for name in BALANCERS.names() if "create_graph" in BALANCERS.get(name).needs]
@@ -60,7 +61,8 @@ def assert_same(plain, engine):
         assert expected.keys() == found.keys()  # a compiled module must not have names of its own
         for name, value in expected.items():
             value, other = value.double().nan_to_num(7), found[name].double().nan_to_num(7)
-            assert (value - other).abs().max() <= 1e-5 * value.abs().max() + 1e-7, name
+            # A few numbers are near zero by nature: the rest of a rounded sum.
+            assert (value - other).abs().max() <= SINGLE_SUM * value.abs().max() + 1e-7, name
 
 
 def train(toys, counter, plain, engine):
@@ -74,7 +76,8 @@ def train(toys, counter, plain, engine):
             one.train_step(batch)
         image = torch.rand(1 + number % 2, 3, 8 + 4 * number, 12 + 8 * number)
         expected, found = (one.predictor.outputs(one.predictor.image(image), {}) for one in (plain, engine))
-        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+        # Ten times what the parameters may differ.
+        torch.testing.assert_close(found, expected, rtol=10 * SINGLE_SUM, atol=10 * SINGLE_SUM)
         counts.append(counter.frame_count)
     return counts
 
@@ -192,7 +195,7 @@ def test_an_overflow_on_one_process_stops_both_without_a_scaler(found):
 def test_compiled_code_and_checkpointing_go_with_ddp_and_fsdp(found):
     for own in found:
         for case in own["same"].values():
-            assert case["gap"] <= 1e-5
+            assert case["gap"] <= SINGLE_SUM
             assert case["spread"] == 0
             assert case["counts"][1] == case["counts"][-1]
     assert any(case["counts"][-1] for case in found[0]["same"].values())
@@ -217,6 +220,7 @@ def test_a_run_has_all_three_and_may_go_on_without(tmp_path, counter, no_report)
         "Without model.channels_last and trainer.compile, the figures are the same only up to rounding."
     ]
     ends = [[r for r in History(folder).records if r["split"] == "val"][-1] for folder in (plain, run)]
+    # Adam makes a large step of a tiny gradient, and so of its rounding; another model differs by tenths.
     for key, value in ends[0].items():
         assert ends[1][key] == (pytest.approx(value, rel=1e-3, abs=1e-4) if isinstance(value, float) else value), key
     assert evaluate_run(run)["loss/segmentation"] == ends[1]["loss/segmentation"]  # to the last digit
@@ -224,6 +228,7 @@ def test_a_run_has_all_three_and_may_go_on_without(tmp_path, counter, no_report)
     assert {k: v.shape for k, v in one.items()} == {k: v.shape for k, v in two.items()}
     image = torch.rand(3, 32, 32)
     model = load_run(run)
+    # As above.
     torch.testing.assert_close(model(image), load_run(plain)(image), rtol=1e-2, atol=1e-3)
     export_model(model, tmp_path / "model.pt2", "pt2")
     Experiment.compose("scenes", [*words, *(f"{key}=false" for key in keys), "trainer.max_steps=3"]).run(resume=True)

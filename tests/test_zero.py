@@ -13,6 +13,7 @@ from mtlkit.engine.zero import configure
 
 sys.path.insert(0, str(Path(__file__).parent))
 from test_distributed import launch
+from tolerances import SINGLE
 
 
 def configured(theirs, **ours):
@@ -54,5 +55,5 @@ def test_zero_gives_what_plain_data_parallelism_gives(tmp_path, monkeypatch):
     found = json.loads((tmp_path / "found.json").read_text())
     assert len(found) == 8
     for case in found.values():
-        assert case["gap"] < 1e-6
+        assert case["gap"] < SINGLE
         assert case["rates"]
