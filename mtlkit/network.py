@@ -89,6 +89,17 @@ class Encoder(nn.Module, ABC):
             f"true or false then, and trainer.layer_decay null. timm's encoders say it."
         )
 
+    def set_checkpointing(self) -> None:
+        """From now on, drops activations in training and computes them again in the backward pass.
+
+        An encoder calls its blocks through `torch.utils.checkpoint.checkpoint(block, x, use_reentrant=False)` then.
+        Raises `ValueError` where an encoder cannot do so, as here.
+        """
+        raise ValueError(
+            f"model.checkpointing: {type(self).__name__} cannot compute its activations again (it does not override "
+            f"Encoder.set_checkpointing). Set model.checkpointing=false, or take an encoder of timm."
+        )
+
     def check_size(self, width: int, height: int) -> None:
         """Raises `ValueError` for an image size that the encoder cannot take. Any size is fine by default."""
 

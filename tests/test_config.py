@@ -229,6 +229,10 @@ REFUSED = {
     "a fraction": ("seed=1.5", "seed: expected an integer >= 0, found 1.5"),
     "a number for a switch": ("data.augment=1", "data.augment: expected true or false, found 1"),
     "a switch for a number": ("data.workers=true", "data.workers: expected an integer >= 0, found True"),
+    "saves nothing": (
+        "+model={freeze: true, checkpointing: true}",
+        "model.checkpointing: it saves nothing with model.freeze=true: a frozen encoder keeps no activations",
+    ),
     "no choice": ("trainer.precision=fp8", "trainer.precision: expected one of fp32, bf16, fp16, fp64, found 'fp8'"),
     "one side": ("data.size=64", r"data.size: expected \[an integer >= 1, an integer >= 1\] or null, found 64"),
     "three sides": ("data.size=[64,48,3]", r"data.size: .*found \[64, 48, 3\]"),

@@ -2,6 +2,7 @@
 
 import json
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -95,6 +96,7 @@ def test_a_launcher_that_splits_the_weights_is_refused(toys, monkeypatch, launch
         """The accelerator of this process, which says that another launcher started it."""
 
         distributed_type = DistributedType(launcher)
+        deepspeed_plugin = SimpleNamespace(deepspeed_config={})
 
         def __init__(self, config):
             self.__dict__["own"] = make(config)

@@ -16,7 +16,7 @@ from mtlkit import BALANCERS, distributed
 from mtlkit.balancer import Balancer
 from mtlkit.config.schema import TrainerConfig
 from mtlkit.engine.losses import NonFiniteError
-from mtlkit.engine.optim import check_clipping, clip_gradients, rate_factor
+from mtlkit.engine.optim import clip_gradients, rate_factor
 from mtlkit.engine.scalars import scalars_of
 from mtlkit.observer import Observer
 from mtlkit.seeding import Turns
@@ -212,13 +212,6 @@ def test_clipping_the_encoder_hides_no_gradient_that_is_not_finite(toys, part):
         parameter.grad = torch.ones_like(parameter)
     next(getattr(engine.network, part).parameters()).grad[0] = math.inf
     assert not torch.isfinite(clip_gradients(engine.accelerator, engine.network, engine.config))
-
-
-def test_clipping_the_encoder_is_refused_where_the_launcher_clips_for_itself():
-    launcher = SimpleNamespace(distributed_type=SimpleNamespace(value="DEEPSPEED"))
-    check_clipping(TrainerConfig(max_steps=1), launcher)
-    with pytest.raises(ValueError, match=r"trainer\.clip_encoder: DEEPSPEED keeps .*clip_encoder=null, or launch"):
-        check_clipping(TrainerConfig(max_steps=1, clip_encoder=1.0), launcher)
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,11 @@ def impossible(config: Config) -> list[tuple[str, str]]:
             config.model.lora is not None and config.model.freeze is not False,
             "it does not go with model.lora, which freezes the encoder and trains adapters in it",
         ),
+        (
+            "model.checkpointing",
+            config.model.checkpointing and config.model.freeze is True,
+            "it saves nothing with model.freeze=true: a frozen encoder keeps no activations",
+        ),
         ("model.lora.targets", config.model.lora is not None and not config.model.lora.targets, "it names no layer"),
         (
             "trainer.max_steps",

@@ -103,6 +103,8 @@ class ModelConfig:
     freeze: bool | Count = False  #: true: the whole encoder does not learn; a number N: its stem and first N stages
     lora: LoraConfig | None = None  #: trains adapters in the encoder, whose own weights stand still
     batch_norm: Literal["local", "sync", "frozen"] = "local"  #: statistics of one process, of all processes, or fixed
+    checkpointing: bool = False  #: the encoder computes its activations again in the backward pass: less memory
+    channels_last: bool = False  #: the layout of maps in memory that is faster on many GPUs in bf16 and fp16
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -150,6 +152,7 @@ class TrainerConfig:
     eval_every_epochs: Count | None = None  #: in epochs; null: every epoch
     save_every: Count | None = None  #: in steps; null: at every evaluation
     precision: Literal["fp32", "bf16", "fp16", "fp64"] = "fp32"
+    compile: bool = False  #: torch.compile makes faster code of the encoder and the decoders, which takes minutes
     accumulation: Count = 1  #: the number of micro-batches in one batch
     optimizer: str = "adam"  #: adam, adamw, sgd (torch's), or another one of timm.optim.list_optimizers()
     optimizer_options: dict[str, Any] = field(

@@ -13,7 +13,7 @@ from mtlkit import distributed
 from mtlkit.balancer import Balancer
 from mtlkit.config.schema import TrainerConfig
 from mtlkit.data.loader import micro_batches
-from mtlkit.engine import averaged, balancer_state, optim, shards, shared
+from mtlkit.engine import averaged, balancer_state, faster, optim, shards, shared, zero
 from mtlkit.engine.decoder_gradients import DecoderGradients
 from mtlkit.engine.evaluation import LeftOut, output_sizes
 from mtlkit.engine.losses import FirstLosses, Losses, loss_of
@@ -64,7 +64,7 @@ class Engine:
     ) -> None:
         launcher = "FSDP2" if accelerator.is_fsdp2 else accelerator.distributed_type.value
         shards.check_launcher(launcher, balancer)  # before anything moves
-        optim.check_clipping(config, accelerator)
+        zero.configure(accelerator, config)
         self.decoder_gradients = DecoderGradients(config.decoder_gradients, balancer, launcher)
         self.samples = SampleGroup(mesh)
         self.accelerator = accelerator
@@ -80,6 +80,7 @@ class Engine:
         model.to(dtype)
         self.balancer = balancer.to(accelerator.device, dtype)
         distributed.broadcast_state(self.balancer)
+        faster.set_up(model, balancer, config, accelerator)
         # Only the model's optimizer is prepared: two would share one loss scaler, and each would update its scale.
         self.balancer_optimizer = balancer_state.balancer_optimizer(balancer)
         self.model, self.optimizer = shards.prepare(accelerator, model, optim.model_optimizer(model, config))
@@ -208,6 +209,8 @@ class Engine:
             if "indicators" in self.balancer.needs:
                 one.record_indicators({n: t.indicator(outputs[n], targets[n]) for n, t in self.tasks.items()})
 
+            # Before the backward pass: with DeepSpeed, the optimizer moves at its end.
+            optim.set_rates(self.optimizer, self.config, self.step, self.total_steps)
             # The only backward pass. When it reaches the features, the tap hands the K task gradients to
             # `balancer.combine` and lets one gradient through to the encoder.
             with self.decoder_gradients.weighed(step, self._decoders):
@@ -232,9 +235,6 @@ class Engine:
                 parameter.grad = None
         if len(absent) < len(self.tasks):  # else no label at all: weight decay alone must not move the encoder
             optim.check_gradients(self.accelerator, self.network, self.config, one.step, self.balancer)
-            factor = optim.rate_factor(self.config, self.step, self.total_steps)
-            for group in self.optimizer.param_groups:  # by hand: Accelerate's scheduler moves once per process
-                group["lr"] = group["initial_lr"] * factor
             self.optimizer.step()
             if not self.optimizer.step_was_skipped:  # by the loss scaler: then the balancer stays where it is, too
                 self.averaged.update()

@@ -41,6 +41,8 @@ class MultiTaskModel(nn.Module):
         self.encoder = encoder
         self.decoders = nn.ModuleDict(decoders)
         self.frozen_batch_norm = False  #: set by `set_batch_norm`
+        self.channels_last = False  #: set by `mtlkit.engine.faster`
+        self.compiled = False  #: set by `mtlkit.engine.faster`
         self.frozen: tuple[nn.Module, ...] = ()  #: modules that stay in eval mode, set by `mtlkit.engine.freeze`
 
     @property
@@ -66,7 +68,7 @@ class MultiTaskModel(nn.Module):
         # Encoder, balancer and decoders run in one forward call of one module. DDP, FSDP and DeepSpeed prepare the sums
         # of gradients there; a decoder that is called outside would keep its gradients on its own process without a
         # word.
-        features = self.encoder(image)
+        features = self.encoder(image.contiguous(memory_format=torch.channels_last) if self.channels_last else image)
         levels = len(features) - self.encoder.info.guides
         # Detached: a gradient through a guide would reach the encoder without passing the balancer.
         features, guides = features[:levels], [guide.detach() for guide in features[levels:]]

@@ -20,6 +20,7 @@ from mtlkit.config.schema import TrainerConfig
 from mtlkit.engine.losses import gradient_error
 from mtlkit.engine.model import MultiTaskModel
 from mtlkit.engine.shards import here, mesh_of, whole
+from mtlkit.engine.zero import is_deepspeed
 from mtlkit.network import Encoder
 from mtlkit.step import Step
 
@@ -96,16 +97,6 @@ def _encoder_groups(encoder: Encoder, config: TrainerConfig) -> list[dict[str, A
     ]
 
 
-def check_clipping(config: TrainerConfig, accelerator: Accelerator) -> None:
-    """Raises `ValueError` if the launcher cannot clip a part of the gradient."""
-    launcher = accelerator.distributed_type.value
-    if config.clip_encoder is not None and launcher == "DEEPSPEED":
-        raise ValueError(
-            f"trainer.clip_encoder: {launcher} keeps the gradients to itself and clips only all of them together. Set "
-            f"trainer.clip_encoder=null, or launch with DDP or FSDP."
-        )
-
-
 def check_gradients(
     accelerator: Accelerator, model: MultiTaskModel, config: TrainerConfig, step: Step, balancer: Balancer
 ) -> None:
@@ -113,7 +104,10 @@ def check_gradients(
 
     A loss scaler skips such a step and lowers its scale instead. This is a normal part of its work.
     """
-    norm = clip_gradients(accelerator, model, config)
+    if is_deepspeed(accelerator):  # it has clipped and moved already, and freed the gradients
+        norm = torch.as_tensor(accelerator.clip_grad_norm_((), 0.0))
+    else:
+        norm = clip_gradients(accelerator, model, config)
     if accelerator.scaler is None and not bool(torch.isfinite(norm)):
         raise gradient_error(float(norm), step.number, step.tasks, step.weights, type(balancer).__name__)
 
@@ -188,6 +182,13 @@ def rate_factor(config: TrainerConfig, step: int, total: int) -> float:
         assert config.step_size is not None
         return config.gamma ** (step // config.step_size)
     return 1.0
+
+
+def set_rates(optimizer: Optimizer, config: TrainerConfig, step: int, total: int) -> None:
+    """Sets the learning rates of optimizer step `step` of `total`."""
+    factor = rate_factor(config, step, total)
+    for group in optimizer.param_groups:  # by hand: Accelerate's scheduler moves once per process
+        group["lr"] = group["initial_lr"] * factor
 
 
 def balancer_rate(balancer: Balancer, config: TrainerConfig, step: int, total: int) -> float:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mtlkit.balancer import Balancer
+from mtlkit.engine.faster import uncompiled
 from mtlkit.engine.model import MultiTaskModel
 from mtlkit.task import Task
 
@@ -93,7 +94,8 @@ class Predictor:
         training = self.model.training  # it may be off already, as in a loaded run
         self.model.eval()
         try:
-            yield
+            with uncompiled(self.model):
+                yield
         finally:
             self.model.train(training)
 

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
-from mtlkit.network import DECODERS, ENCODERS, Decoder, EncoderInfo, Features
+from mtlkit.network import DECODERS, ENCODERS, Decoder, Encoder, EncoderInfo, Features
 from mtlkit.networks.light import features_in_words
 from mtlkit.networks.segnet import CHANNELS, CONVOLUTIONS, check_multiples, conv_block, unpool
 from mtlkit.networks.timm_encoder import TimmEncoder
@@ -52,6 +52,9 @@ class SegNetVGG16Encoder(TimmEncoder):
                 x, places = x
                 guides.append(places)
         return [x, *guides]
+
+    def set_checkpointing(self) -> None:
+        Encoder.set_checkpointing(self)  # which refuses: `forward` calls the layers in its own way, not in timm's
 
     def check_size(self, width: int, height: int) -> None:
         check_multiples("segnet_vgg16", width, height)

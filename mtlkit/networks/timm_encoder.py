@@ -131,6 +131,17 @@ class TimmEncoder(Encoder):
         number = layer_numbers(self.architecture, list(own.values()), coarse)
         return lambda name: number[own[name]]
 
+    def set_checkpointing(self) -> None:
+        from timm.layers import set_reentrant_ckpt
+
+        set_reentrant_ckpt(False)  # the other kind cannot give single gradients, which some balancers ask for
+        net = self.net if hasattr(self.net, "set_grad_checkpointing") else self.net.model  # ViT: timm wraps it
+        try:
+            net.set_grad_checkpointing(True)
+        except (AssertionError, AttributeError) as error:
+            what = f"timm's {self.architecture!r} cannot compute its activations again ({error})"
+            raise ValueError(f"model.checkpointing: {what}. Set it to false, or take another encoder.") from error
+
     def check_size(self, width: int, height: int) -> None:
         if (width, height) == self.image_size:
             return

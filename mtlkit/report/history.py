@@ -101,6 +101,9 @@ class History:
                 )
         if self.info.get("ema"):
             self.notes.append(f"Figures of averaged weights (trainer.ema={self.info['ema']:g}).")
+        computed_by = {key for record in self._of("info") for key in record.get("computed_by", ())}
+        if rounding := sorted(computed_by - {"model.checkpointing"}):
+            self.notes.append(f"Without {' and '.join(rounding)}, the figures are the same only up to rounding.")
         self.trained, self.trained_text = results(evaluations, self.selection)
         self.selects_on_test = self.info.get("validation") == "test"
 

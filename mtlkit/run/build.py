@@ -18,6 +18,8 @@ from mtlkit.data.dataset import DATASETS, Dataset, Split
 from mtlkit.data.loader import Samples
 from mtlkit.data.order import Mixed, Order, Shuffled
 from mtlkit.data.prepared import Prepared, is_prepared
+from mtlkit.engine.checkpointing import checkpoint_activations
+from mtlkit.engine.faster import check_compilable, set_channels_last
 from mtlkit.engine.freeze import check_space, freeze, frozen_space
 from mtlkit.engine.lora import add_lora
 from mtlkit.engine.model import MultiTaskModel, build_encoder, set_batch_norm
@@ -129,6 +131,8 @@ def build_balancer(config: Config) -> Balancer:
     balancer = BALANCERS.build(config.balancer.name, tasks=tuple(config.task), **config.balancer.options)
     if config.model.freeze is True and balancer.space != "features":
         raise frozen_space(balancer, config.balancer.name)
+    if config.trainer.compile:
+        check_compilable(balancer)
     return balancer
 
 
@@ -156,6 +160,8 @@ def build_parts(
     freeze(model, config.model.freeze)
     if config.model.lora is not None:
         add_lora(model, config.model.lora)
+    if config.model.checkpointing:
+        checkpoint_activations(model)
     check_space(model, balancer, config.balancer.name)
     balancer.setup(tasks, replace(model.encoder_info, image=size))
     return Parts(tasks, model, balancer)
@@ -195,7 +201,10 @@ def build_model(
     encoder = build_encoder(
         config.encoder, image_size=size, in_channels=channels, pretrained=pretrained, **config.options
     )
-    return MultiTaskModel(encoder, {name: task.decoder(encoder.info) for name, task in tasks.items()})
+    model = MultiTaskModel(encoder, {name: task.decoder(encoder.info) for name, task in tasks.items()})
+    if config.channels_last:
+        set_channels_last(model)
+    return model
 
 
 def _check_format(task: Task, type_: str, target: str, size: tuple[int, int]) -> None:

@@ -95,6 +95,7 @@ def export_model(
     checked = find_check_images(model, check)
     network, balancer = deepcopy((model.predictor.model, model.predictor.balancer))
     merge_lora(network.encoder)
+    network.channels_last = False  # who runs the program chooses a layout
     for part in filter(None, (network, balancer)):
         part.to("cpu", torch.float32)
         for tensor in (*part.parameters(), *part.buffers()):

@@ -34,6 +34,16 @@ def facts(config: Config, parts: Parts, engine: Engine) -> Record:
         "monitor_of": engine.monitor.name,
         "decoders": str(engine.decoder_gradients),
         "ema": config.trainer.ema,
+        "computed_by": [key for key, on in _computed_by(config).items() if on],
+    }
+
+
+def _computed_by(config: Config) -> dict[str, bool]:
+    """Returns the keys that change how the same numbers are computed, and whether they are on."""
+    return {
+        "model.checkpointing": config.model.checkpointing,
+        "model.channels_last": config.model.channels_last,
+        "trainer.compile": config.trainer.compile,
     }
 
 
