@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +11,8 @@ import pytest
 
 from mtlkit.config.schema import TrainerConfig
 from mtlkit.engine.zero import configure
+from mtlkit.run import checkpoint, training_state
+from mtlkit.run.launcher import about_the_launcher
 
 sys.path.insert(0, str(Path(__file__).parent))
 from test_distributed import launch
@@ -57,3 +60,31 @@ def test_zero_gives_what_plain_data_parallelism_gives(tmp_path, monkeypatch):
     for case in found.values():
         assert case["gap"] < SINGLE
         assert case["rates"]
+
+
+def test_a_run_without_the_optimizers_state_cannot_go_on(toys, tmp_path, monkeypatch):
+    engine = toys.make_engine()
+    with monkeypatch.context() as deepspeed:
+        deepspeed.setattr(training_state, "is_deepspeed", lambda accelerator: True)
+        checkpoint.save_checkpoint(engine, tmp_path / "last")
+        with pytest.raises(ValueError, match=r"a run under DeepSpeed cannot go on, .* model\.init_from"):
+            checkpoint.load_checkpoint(engine, tmp_path / "last")
+    with pytest.raises(ValueError, match="a run under DeepSpeed cannot go on"):
+        checkpoint.load_checkpoint(engine, tmp_path / "last")
+
+
+@pytest.mark.parametrize(
+    ("asked", "kind", "processes", "said"),
+    [
+        ("ACCELERATE_USE_FSDP", "MULTI_CPU", 2, r"asks for FSDP, but .* plain data parallelism \(MULTI_CPU\)"),
+        ("ACCELERATE_USE_DEEPSPEED", "NO", 1, "asks for DeepSpeed, but .* one process"),
+        ("ACCELERATE_USE_DEEPSPEED", "DEEPSPEED", 2, "this run cannot be resumed"),
+        ("ACCELERATE_USE_FSDP", "FSDP", 2, None),
+    ],
+)
+def test_what_a_launcher_does_not_do_is_said(monkeypatch, asked, kind, processes, said):
+    monkeypatch.setenv(asked, "true")
+    accelerator = SimpleNamespace(distributed_type=SimpleNamespace(value=kind), num_processes=processes)
+    lines = about_the_launcher(accelerator)
+    assert len(lines) == (said is not None)
+    assert not lines or re.search(said, lines[0])

@@ -11,14 +11,8 @@ SHOWN = 5  #: the largest number of parameters that a message names
 
 
 def named_state(optimizer: Optimizer, module: nn.Module) -> dict[str, Any]:
-    """Returns the optimizer's state, and the names that the module gives its parameters: one list per group.
-
-    DeepSpeed's optimizer has no parameters of the module, but parts of its own. Then there are no names.
-    """
-    state, own = optimizer.state_dict(), set(module.parameters())
-    if all(parameter in own for group in optimizer.param_groups for parameter in group["params"]):
-        state = {**state, NAMES: _names(optimizer, module)}
-    return state
+    """Returns the optimizer's state, and the names that the module gives its parameters: one list per group."""
+    return {**optimizer.state_dict(), NAMES: _names(optimizer, module)}
 
 
 def load_named_state(optimizer: Optimizer, module: nn.Module, state: Mapping[str, Any]) -> None:

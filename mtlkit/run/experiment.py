@@ -33,7 +33,7 @@ from mtlkit.run.ending import ended, why_it_ended
 from mtlkit.run.facts import about_the_model, facts
 from mtlkit.run.first_look import FirstLook
 from mtlkit.run.init_from import take_weights
-from mtlkit.run.launcher import ignored_requests
+from mtlkit.run.launcher import about_the_launcher
 from mtlkit.run.length import check_length
 from mtlkit.run.memory import PeakMemory
 from mtlkit.run.same import check_same_data, check_same_run
@@ -150,7 +150,7 @@ class Experiment:
         with ended(engine) as end:
             engine.start(facts(config, parts, engine))
             # Found before there was a log.
-            for incident in (*start.incidents, *ignored_requests(accelerator), *too_short):
+            for incident in (*start.incidents, *about_the_launcher(accelerator), *too_short):
                 engine.note({"incident": incident})
             if best_lost:
                 engine.note({"best_lost": True, "incident": start.best_gone})

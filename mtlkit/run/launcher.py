@@ -5,6 +5,8 @@ import os
 from accelerate import Accelerator
 from accelerate.utils import str_to_bool
 
+from mtlkit.engine.zero import is_deepspeed
+
 #: What a configuration of Accelerate can ask for: the name, the variable that asks, and the kind that it becomes.
 REQUESTS = (
     ("FSDP", "ACCELERATE_USE_FSDP", "FSDP"),
@@ -13,13 +15,14 @@ REQUESTS = (
 )
 
 
-def ignored_requests(accelerator: Accelerator) -> list[str]:
-    """Returns a sentence for each way to split a model that the launcher asked for and does not get.
+def about_the_launcher(accelerator: Accelerator) -> list[str]:
+    """Returns sentences about ways to split a model: those that the launcher asked for and does not get, and limits.
 
     Accelerate splits models only over several processes with GPUs. Elsewhere it trains in another way, without a word.
     """
     kind = accelerator.distributed_type.value
-    return [
+    limits = ["Under DeepSpeed, this run cannot be resumed: checkpoints have no state of the optimizer."]
+    return limits * is_deepspeed(accelerator) + [
         f"The launcher asks for {name}, but Accelerate ignores it here and trains with "
         f"{'one process' if accelerator.num_processes == 1 else f'plain data parallelism ({kind})'}: it splits a model "
         f"only over several processes with GPUs. The results are the same; the memory is not."

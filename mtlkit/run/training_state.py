@@ -8,6 +8,7 @@ import torch
 from mtlkit.engine.engine import Engine
 from mtlkit.engine.optimizer_state import NAMES, load_named_state, named_state
 from mtlkit.engine.shards import is_split
+from mtlkit.engine.zero import is_deepspeed
 from mtlkit.run import optimizer_shards
 
 #: What a state holds, with the types of the values.
@@ -34,7 +35,7 @@ def state_of(engine: Engine) -> dict[str, Any]:
     averaged = engine.averaged.model is not engine.network
     return {
         "weights": engine.network.state_dict() if averaged else None,  # else they are those of `model.safetensors`
-        "optimizer": named_state(engine.optimizer, engine.network),
+        "optimizer": {} if is_deepspeed(engine.accelerator) else named_state(engine.optimizer, engine.network),
         "balancer_optimizer": None if own is None else named_state(own, engine.balancer),
         "scaler": None if scaler is None else scaler.state_dict(),
         "first_losses": engine.first_losses.sums,
@@ -68,7 +69,7 @@ def restore(engine: Engine, path: Path, step: int | None) -> str:
     if NAMES in state["optimizer"]:
         return ""
     return (
-        f"{path} has no names of parameters (earlier versions of mtlkit wrote none, nor does DeepSpeed) and goes by "
+        f"{path} has no names of parameters (earlier versions of mtlkit wrote none) and goes by "
         "their order, so the tasks must stand in config.yaml in the order of then."
     )
 
@@ -96,6 +97,12 @@ def _optimizer_state(engine: Engine, state: dict[str, Any], folder: Path) -> dic
 
 
 def _put(engine: Engine, state: dict[str, Any], folder: Path) -> None:
+    if is_deepspeed(engine.accelerator) or not state["optimizer"]:
+        # Each process has a part of its optimizer's state, in a form of its own.
+        raise ValueError(
+            "a run under DeepSpeed cannot go on, as its checkpoints have no state of the optimizer. Begin a new run from "
+            "its weights, with model.init_from"
+        )
     if state.get("weights") is not None:
         engine.network.load_state_dict(state["weights"])
     load_named_state(engine.optimizer, engine.network, _optimizer_state(engine, state["optimizer"], folder))
