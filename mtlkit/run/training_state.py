@@ -100,8 +100,8 @@ def _put(engine: Engine, state: dict[str, Any], folder: Path) -> None:
     if is_deepspeed(engine.accelerator) or not state["optimizer"]:
         # Each process has a part of its optimizer's state, in a form of its own.
         raise ValueError(
-            "a run under DeepSpeed cannot go on, as its checkpoints have no state of the optimizer. Begin a new run from "
-            "its weights, with model.init_from"
+            "a run under DeepSpeed cannot go on, as its checkpoints have no state of the optimizer. Begin a new run "
+            "from its weights, with model.init_from"
         )
     if state.get("weights") is not None:
         engine.network.load_state_dict(state["weights"])
