@@ -1,6 +1,6 @@
 """Trains the toy with its parameters split over processes, and a plain loop beside it. Stores how far they are apart.
 
-RANK=0 WORLD_SIZE=2 ... python tests/sharded_worker.py OUT.json [short]
+RANK=0 WORLD_SIZE=2 ... python tests/sharded_worker.py OUT.json short|LAYOUT
 """
 
 import copy
@@ -153,14 +153,13 @@ def make_with_accelerate(toys, *given, **made):
         del os.environ["ACCELERATE_USE_FSDP"], os.environ["FSDP_VERSION"]
 
 
-def cases(world, short):
-    """Returns (method, space, layout, number of micro-batches)."""
-    if short:
+def cases(world, layout):
+    """Returns (method, space, layout, number of micro-batches), for one layout or the short list."""
+    if layout == "short":
         return SHORT[world]
-    every = itertools.product(LAYOUTS[world], methods(), (1, 2))
     return [
         (method, space, layout, micro)
-        for layout, (method, space), micro in every
+        for (method, space), micro in itertools.product(methods(), (1, 2))
         if layout != "tensorwise" or space == "features"  # other spaces are refused
     ]
 
@@ -296,7 +295,7 @@ def main():
     torch.set_num_threads(1)
     toys.make_engine()  # joins the processes
     world, rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
-    chosen = cases(world, "short" in sys.argv)
+    chosen = cases(world, sys.argv[2])
     found = {"/".join(map(str, case)): run(toys, plain_loop, loops, *case) for case in chosen}
     PartialState().distributed_type = DistributedType.MULTI_CPU
     if rank == 0:
