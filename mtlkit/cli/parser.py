@@ -55,7 +55,7 @@ class Parser(argparse.ArgumentParser):
             missing = message.removeprefix(REQUIRED).split(", ")
             message = "; ".join(f"{name} is missing: {self.helps[name]}" for name in missing if name in self.helps)
             examples = (line.strip() for line in EXAMPLES.splitlines())
-            message += f". For example: {next(line for line in examples if line.startswith(f'{self.prog} '))}"
+            message += "".join([f". For example: {line}" for line in examples if line.startswith(f"{self.prog} ")][:1])
         elif found := re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message):
             known = [name.strip(" '") for name in found[2].split(",")]
             message = f"there is no {found[1]!r} here. {suggest(found[1], known)}"
