@@ -23,25 +23,39 @@ from trust.result import MESSAGE, HangsError, Result, guarded
 SETTINGS = (
     *("seed=1", "output_dir=other", "balancer=rotograd", "balancer=cagrad", "balancer.c=0.5", "data.batch_size=4"),
     *("data.size=[64,48]", "data.workers=0", "data.root=lab", "data.augmentation.flip=0.5", "trainer.lr=1e-2"),
-    *("trainer.max_steps=3", "trainer.precision=bf16", "trainer.schedule=cosine", "trainer.trackers=[wandb]", "task=[depth]"),
-    *("trainer.optimizer=adamw", "trainer.optimizer_options={betas:[0.9,0.95]}", "model.encoder=lenet", "model=segnet"),
-    *("model.freeze=true", "~task.depth", "+task=[depth]", "++trainer.lr=0.1", "preset=nash_mtl", "plugins=[pictures_lab]"),
-    *("task.depth.decoder=linear", "task.depth.loss=l1", "model.lora.rank=4", "trainer.baseline={area/miou:0.5}", "protocol=published"),
+    *("trainer.max_steps=3", "trainer.precision=bf16", "trainer.schedule=cosine", "trainer.trackers=[wandb]",
+    "task=[depth]"),
+    *("trainer.optimizer=adamw", "trainer.optimizer_options={betas:[0.9,0.95]}", "model.encoder=lenet",
+    "model=segnet"),
+    *("model.freeze=true", "~task.depth", "+task=[depth]", "++trainer.lr=0.1", "preset=nash_mtl",
+    "plugins=[pictures_lab]"),
+    *("task.depth.decoder=linear", "task.depth.loss=l1", "model.lora.rank=4", "trainer.baseline={area/miou:0.5}",
+    "protocol=published"),
 )  # fmt: skip
 LINES = (
-    *(("train", "lab.yaml", *SETTINGS[:1]), ("train", "scenes"), ("train", "lab.yaml", "--resume"), ("train", "run/config.yaml")),
-    *(("train", "lab.yaml", "seed=0,1", "-m"), ("train", "lab.yaml", "--resume-from", "best"), ("train", "celeba", "--trust-plugins")),
+    *(("train", "lab.yaml", *SETTINGS[:1]), ("train", "scenes"), ("train", "lab.yaml", "--resume"), ("train",
+    "run/config.yaml")),
+    *(("train", "lab.yaml", "seed=0,1", "-m"), ("train", "lab.yaml", "--resume-from", "best"), ("train", "celeba",
+    "--trust-plugins")),
     *(("evaluate", "run", "--split", "val"), ("evaluate", "run", "--json", "data.batch_size=2"), ("explain", "run")),
-    *(("predict", "run", "a.png", "--out", "predictions"), ("predict", "run", "a.png", "--out", "p", "--batch", "2", "--tasks", "depth")),
-    *(("report", "run"), ("export", "run", "--encoder", "e.safetensors"), ("export", "run", "--format", "pt2", "--out", "m.pt2")),
-    *(("data", "show", "lab.yaml", "--samples", "2"), ("data", "prepare", "lab.yaml", "--out", "prepared", "--splits", "val")),
-    *(("list", "balancers"), ("list", "presets", "--markdown"), ("push", "run", "me/model", "--private", "--licence", "mit")),
-    *(("compare", "lab.yaml", "balancer=uniform,cagrad", "seed=0,1", "--plan"), ("compare", "run", "run", "output_dir=c")),
-    *(("compare", "lab.yaml", "balancer=uniform,cagrad", "--tune", "trainer.lr=0.1,0.01", "--tune-seeds", "7", "--delta-m", "average=tasks")),
+    *(("predict", "run", "a.png", "--out", "predictions"), ("predict", "run", "a.png", "--out", "p", "--batch",
+    "2", "--tasks", "depth")),
+    *(("report", "run"), ("export", "run", "--encoder", "e.safetensors"), ("export", "run", "--format", "pt2",
+    "--out", "m.pt2")),
+    *(("data", "show", "lab.yaml", "--samples", "2"), ("data", "prepare", "lab.yaml", "--out", "prepared",
+    "--splits", "val")),
+    *(("list", "balancers"), ("list", "presets", "--markdown"), ("push", "run", "me/model", "--private",
+    "--licence", "mit")),
+    *(("compare", "lab.yaml", "balancer=uniform,cagrad", "seed=0,1", "--plan"), ("compare", "run", "run",
+    "output_dir=c")),
+    *(("compare", "lab.yaml", "balancer=uniform,cagrad", "--tune", "trainer.lr=0.1,0.01", "--tune-seeds", "7",
+    "--delta-m", "average=tasks")),
 )  # fmt: skip
 ODD = ("--help", "--version", "--", "-", "", "=", "a=", "=a", "--resume=1", "-mx", "é", "\udcff", "\x1b[2J", "x" * 5000, "[", "{a:", "a=[1,", "a='", "$(b)",
-       "/", "/dev/null", "run", "nothing.yaml", "a.png", "--out", "--batch", "-1", "seed", "hydra.run.dir=x", "experiment=demo", "@x=1", "a@b=1", "a=1,2",
-       "a=glob(*)", "seed=range(1,3)", "seed=choice(1,2)", "seed=int('1')", "seed=shuffle(1,2)", "trainer=null", "task=null", "data=1", "~seed", "~x.y.z")  # fmt: skip
+       "/", "/dev/null", "run", "nothing.yaml", "a.png", "--out", "--batch", "-1", "seed", "hydra.run.dir=x",
+       "experiment=demo", "@x=1", "a@b=1", "a=1,2",
+       "a=glob(*)", "seed=range(1,3)", "seed=choice(1,2)", "seed=int('1')", "seed=shuffle(1,2)", "trainer=null",
+       "task=null", "data=1", "~seed", "~x.y.z")  # fmt: skip
 
 
 class Composed(BaseException):
@@ -156,10 +170,20 @@ def unlike(words: list[str], config: Config) -> Iterator[str]:
     typed = [word for word in words[2:] if "=" in word and word[0].isalpha()]
     last = {word.partition("=")[0]: word for word in typed}
     for key, word in last.items():
-        parsed, place, text = parser.parse_override(word) if _parses(parser, word) else None, values, word.partition("=")[2]
+        parsed, place, text = (
+            parser.parse_override(word) if _parses(parser, word) else None,
+            values,
+            word.partition("=")[2],
+        )
         for part in key.split("."):
             place = place.get(part, "absent") if isinstance(place, dict) else "absent"
-        if parsed is None or parsed.is_sweep_override() or isinstance(place, dict) or "${" in text or key in ("output_dir", "plugins", "preset"):
+        if (
+            parsed is None
+            or parsed.is_sweep_override()
+            or isinstance(place, dict)
+            or "${" in text
+            or key in ("output_dir", "plugins", "preset")
+        ):
             continue
         if place != parsed.value() and place != text and str(place) != text:
             yield f"{word!r:.100} was typed, and {key} is {place!r:.100}"
@@ -203,7 +227,9 @@ def other_value(words: list[str], at: int, draw: random.Random) -> None:
 def misspelt(words: list[str], at: int, draw: random.Random) -> None:
     word = words[at] or "x"
     i = draw.randrange(len(word))
-    words[at] = draw.choice([word[:i] + word[i + 1 :], word[:i] + word[i] + word[i:], word.upper(), f"-{word}", f"--{word}", f" {word}"])
+    words[at] = draw.choice(
+        [word[:i] + word[i + 1 :], word[:i] + word[i] + word[i:], word.upper(), f"-{word}", f"--{word}", f" {word}"]
+    )
 
 
 def exchanged(words: list[str], at: int, draw: random.Random) -> None:

@@ -19,12 +19,18 @@ EXPERIMENTS = ("scenes", "demo", "nyuv2", "cityscapes", "multimnist", "celeba")
 #: Keys whose typed value has a short form or is added to others.
 SHORT = ("defaults", "plugins", "preset", "output_dir")
 HOSTILE: tuple[Any, ...] = (
-    *(None, True, False, 0, -1, 1, 2, 10**12, 10**40, -(10**19), 0.5, -0.5, 1e308, 1e-320, math.inf, -math.inf, math.nan),
-    *("", " ", "0", "1e5", "true", "null", "nan", "adam", "???", "${seed}", "${nothing.here}", "${", "${seed", "$${seed}"),
-    *("größe", "深度", "\u202egnp", "a\x00b", "\x1b[31m", "x" * 20_000, "../../etc", "/dev/null", "a b", "a: b", "-", "~"),
-    *("uniform", "rotograd", "segmentation", "scenes", "test_resnet", "linear", "True", "1_000", "0x10", "1:30", "2026-01-01"),
-    *([], [[]], [1], [1, 2], [1.5, "a"], ["a", "b"], [None], list(range(2000)), {}, {"name": "uniform"}, {"a": {"b": {}}}),
-    *({"": 1}, {1: 2}, {None: 1}, {True: 1}, {"name": None}, {"name": ["a"]}, {"type": "depth"}, {"a.b": 1}, {"größe": 1}),
+    *(None, True, False, 0, -1, 1, 2, 10**12, 10**40, -(10**19),
+    0.5, -0.5, 1e308, 1e-320, math.inf, -math.inf, math.nan),
+    *("", " ", "0", "1e5", "true", "null", "nan", "adam", "???", "${seed}", "${nothing.here}", "${", "${seed",
+    "$${seed}"),
+    *("größe", "深度", "\u202egnp", "a\x00b", "\x1b[31m", "x" * 20_000, "../../etc", "/dev/null", "a b", "a: b", "-",
+    "~"),
+    *("uniform", "rotograd", "segmentation", "scenes", "test_resnet", "linear", "True", "1_000", "0x10", "1:30",
+    "2026-01-01"),
+    *([], [[]], [1], [1, 2], [1.5, "a"], ["a", "b"], [None], list(range(2000)), {}, {"name": "uniform"},
+    {"a": {"b": {}}}),
+    *({"": 1}, {1: 2}, {None: 1}, {True: 1}, {"name": None}, {"name": ["a"]}, {"type": "depth"}, {"a.b": 1},
+    {"größe": 1}),
 )  # fmt: skip
 
 
@@ -157,7 +163,15 @@ def misspelt_key(values: dict[str, Any], draw: random.Random) -> None:
     inner, key = _place(values, draw)
     text = str(key) or "x"
     at = draw.randrange(len(text))
-    new = draw.choice([text[:at] + text[at + 1 :], text[:at] + text[at:][:2][::-1] + text[at + 2 :], text.upper(), f"{text}s", f" {text}"])
+    new = draw.choice(
+        [
+            text[:at] + text[at + 1 :],
+            text[:at] + text[at:][:2][::-1] + text[at + 2 :],
+            text.upper(),
+            f"{text}s",
+            f" {text}",
+        ]
+    )
     inner[new] = inner.pop(key)
 
 
@@ -169,9 +183,11 @@ def lost_key(values: dict[str, Any], draw: random.Random) -> None:
 
 def new_key(values: dict[str, Any], draw: random.Random) -> None:
     inner, _ = _place(values, draw)
-    inner[draw.choice(["x", "name", "type", 7, True, None, 1.5, "größe", "a.b", "_target_", "", "hydra", "decoder", "concat"])] = (
-        copy.deepcopy(draw.choice(HOSTILE))
-    )
+    inner[
+        draw.choice(
+            ["x", "name", "type", 7, True, None, 1.5, "größe", "a.b", "_target_", "", "hydra", "decoder", "concat"]
+        )
+    ] = copy.deepcopy(draw.choice(HOSTILE))
 
 
 def nested(values: dict[str, Any], draw: random.Random) -> None:
@@ -203,7 +219,11 @@ def lost_text(text: str, draw: random.Random) -> str:
 
 def typed_text(text: str, draw: random.Random) -> str:
     at = draw.randrange(len(text))
-    return text[:at] + draw.choice([*":#-?&*!|>%@`{}[]'\",\t\n \\", "\x00", "\u2028", "\ufeff", "é", "🙂", "\udcff", "<<: "]) + text[at:]
+    return (
+        text[:at]
+        + draw.choice([*":#-?&*!|>%@`{}[]'\",\t\n \\", "\x00", "\u2028", "\ufeff", "é", "🙂", "\udcff", "<<: "])
+        + text[at:]
+    )
 
 
 def twice(text: str, draw: random.Random) -> str:
@@ -229,7 +249,9 @@ def aliases(text: str, draw: random.Random) -> str:
 
 
 def tags(text: str, draw: random.Random) -> str:
-    tag = draw.choice(["!!python/object/apply:os.getcwd []", "!!binary aGVsbG8=", "!!set {a, b}", "!!float 3", "!x y", "!!int x"])
+    tag = draw.choice(
+        ["!!python/object/apply:os.getcwd []", "!!binary aGVsbG8=", "!!set {a, b}", "!!float 3", "!x y", "!!int x"]
+    )
     lines, at = _line(text, draw)
     lines[at] = lines[at].partition(":")[0] + f": {tag}\n"
     return "".join(lines)

@@ -32,7 +32,8 @@ from trust.result import Result
 SECONDS = 240  #: a command that takes longer hangs
 #: Audit events that change a folder, and which of their arguments are paths.
 CHANGES = {
-    **{"os.rename": (0, 1), "os.remove": (0,), "os.mkdir": (0,), "os.rmdir": (0,), "os.link": (0, 1), "os.symlink": (0, 1)},
+    **{"os.rename": (0, 1), "os.remove": (0,), "os.mkdir": (0,), "os.rmdir": (0,), "os.link": (0, 1),
+    "os.symlink": (0, 1)},
     **{"os.chmod": (0,), "os.truncate": (0,), "shutil.rmtree": (0,), "shutil.copyfile": (1,)},
 }  # fmt: skip
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
@@ -54,15 +55,34 @@ class Scenario:
 STEPS = ("trainer.max_steps=4", "trainer.eval_every=2", "trainer.log_every=1", "balancer=gradnorm", "data.augment=true")
 TRAIN = ("train", "lab.yaml", *STEPS, "output_dir={folder}")
 SWEEP = ("train", "lab.yaml", "trainer.max_steps=2", "seed=0,1", "output_dir={folder}/s${{seed}}", "--multirun")
-STUDY = ("compare", "lab.yaml", "trainer.max_steps=2", "balancer=uniform,cagrad", "seed=0", "--no-baselines", "output_dir={folder}")
+STUDY = (
+    "compare",
+    "lab.yaml",
+    "trainer.max_steps=2",
+    "balancer=uniform,cagrad",
+    "seed=0",
+    "--no-baselines",
+    "output_dir={folder}",
+)
 PREPARE = ("data", "prepare", "lab.yaml", "--out", "{folder}")
-EXPORT = ("export", "run", "--encoder", "{folder}/encoder.safetensors", "--format", "pt2", "--out", "{folder}/model.pt2")
+EXPORT = (
+    "export",
+    "run",
+    "--encoder",
+    "{folder}/encoder.safetensors",
+    "--format",
+    "pt2",
+    "--out",
+    "{folder}/model.pt2",
+)
 
 
 def scenarios() -> tuple[Scenario, ...]:
     return (
         Scenario("run", TRAIN, (*TRAIN, "--resume"), runs, 18),
-        Scenario("resume of a resume", (*TRAIN, "--resume"), (*TRAIN, "--resume"), runs, 9, first="rename last.tmp last"),
+        Scenario(
+            "resume of a resume", (*TRAIN, "--resume"), (*TRAIN, "--resume"), runs, 9, first="rename last.tmp last"
+        ),
         Scenario("prepared data", PREPARE, PREPARE, prepared, 6),
         Scenario("multirun", SWEEP, SWEEP, runs, 6),
         Scenario("study", STUDY, STUDY, study, 7),
@@ -112,12 +132,14 @@ def _try(scenario: Scenario, share: int, draw: random.Random, result: Result) ->
         if call(_words(scenario.words, place), place, number).status != -signal.SIGKILL:
             result.fault(f"{what}: it was not killed there")
             continue
-        after = call(_words(scenario.again, place), place)
+        after = begin_again(_words(scenario.words, place), _words(scenario.again, place), place)
         if after.status:
             result.fault(f"{what}: status {after.status} then: {Path(f'{place}.txt').read_text()[-400:]}")
             continue
         found = scenario.state(place)
-        if other := sorted(key for key in expected.keys() | found.keys() if not same(expected.get(key), found.get(key))):
+        if other := sorted(
+            key for key in expected.keys() | found.keys() if not same(expected.get(key), found.get(key))
+        ):
             result.fault(f"{what}: other than undisturbed: {', '.join(other[:5])}")
             continue
         result.outcomes[scenario.name] += 1
@@ -133,6 +155,14 @@ def _begin(scenario: Scenario, folder: Path) -> bool:
         return True
     words = [word for word in _words(scenario.words, folder) if word != "--resume"]
     return call(words, folder, name=scenario.first).status == -signal.SIGKILL
+
+
+def begin_again(words: Sequence[str], again: Sequence[str], folder: Path) -> "Ended":
+    """Says the words that go on and, where the command says that there is nothing to go on with, the first ones."""
+    after = call(again, folder)
+    if after.status == 2 and f"There is no run in {folder} to resume" in Path(f"{folder}.txt").read_text():
+        return call([word for word in words if word != "--resume"], folder)
+    return after
 
 
 def _words(words: Sequence[str], folder: Path) -> list[str]:
@@ -169,7 +199,7 @@ class Ended:
 
 
 def call(words: Sequence[str], folder: Path, number: int = 0, name: str = "") -> Ended:
-    """Runs the command in a fork of this process. It is killed at the event of that number, or at the second of a name."""
+    """Runs the command in a fork of this process. It is killed at the event of a number, or at the second of a name."""
     told = Path(f"{folder}.events")
     child = os.fork()
     if not child:
@@ -192,7 +222,7 @@ def _child(words: Sequence[str], folder: Path, number: int, name: str, told: Pat
         out = os.open(f"{folder}.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         for stream in (1, 2):
             os.dup2(out, stream)
-        watch(folder, number, name, told)
+        Watch(folder, number, name, told).begin()
         status = main(list(words))
     except SystemExit as ended:
         status = int(ended.code or 0)
@@ -206,53 +236,56 @@ def _child(words: Sequence[str], folder: Path, number: int, name: str, told: Pat
         os._exit(status & 0xFF)
 
 
-def watch(folder: Path, number: int, name: str, told: Path) -> None:
+class Watch:
     """Writes every event below `folder` into the file `told`, and kills this process at the chosen one."""
-    top = os.path.abspath(folder)
-    lines = open(told, "w", buffering=1)  # noqa: SIM115 (as long as the process)
-    seen, same_name, own = 0, 0, {name: getattr(os, name) for name in ("write", "fsync", "ftruncate")}
 
-    def tick(what: str, paths: Sequence[object], last: Callable[[], object] = lambda: None) -> None:
-        nonlocal seen, same_name
+    def __init__(self, folder: Path, number: int, name: str, told: Path) -> None:
+        self.top, self.number, self.name = os.path.abspath(folder), number, name
+        self.lines = open(told, "w", buffering=1)  # noqa: SIM115 (as long as the process)
+        self.seen = self.same_name = 0
+
+    def tick(self, what: str, paths: Sequence[object], last: Callable[[], object] = lambda: None) -> None:
+        """Counts an event. `last` is what is still done before the process is killed there."""
         texts = [os.path.abspath(os.fsdecode(path)) for path in paths if isinstance(path, str | bytes | os.PathLike)]
-        if not any(text == top or text.startswith(f"{top}{os.sep}") for text in texts):
+        if not any(text == self.top or text.startswith(f"{self.top}{os.sep}") for text in texts):
             return
-        seen += 1
-        event = " ".join([what, *(os.path.relpath(text, top) for text in texts)])
-        same_name += bool(name) and event.replace("checkpoints/", "") == name
-        lines.write(event.replace("\n", " ") + "\n")
-        if seen == number or same_name == 2:
+        event = " ".join([what, *(os.path.relpath(text, self.top) for text in texts)]).replace("\n", " ")
+        self.seen += 1
+        self.same_name += event.replace("checkpoints/", "") == self.name
+        self.lines.write(f"{event}\n")
+        if self.seen == self.number or self.same_name == 2:
             last()
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def hook(event: str, args: tuple[Any, ...]) -> None:
+    def hook(self, event: str, args: tuple[Any, ...]) -> None:
+        """What Python calls at its audit events."""
         if event == "open" and isinstance(args[2], int) and args[2] & WRITING:
-            tick("open", args[:1])
+            self.tick("open", args[:1])
         elif event in CHANGES:
-            tick(event.rpartition(".")[2], [args[i] for i in CHANGES[event]])
+            self.tick(event.rpartition(".")[2], [args[i] for i in CHANGES[event]])
 
-    def of_number(what: str, number: int, *rest: Any) -> Any:
-        path = os.readlink(f"/proc/self/fd/{number}")
-        half = partial(own["write"], number, bytes(rest[0])[: len(rest[0]) // 2]) if what == "write" else (lambda: None)
-        tick(what, [path], half)
-        return own[what](number, *rest)
+    def of_number(self, own: Callable[..., Any], what: str, number: int, *rest: Any) -> Any:
+        """Stands for a function of `os` that takes an open file, for which there is no audit event."""
+        half = partial(own, number, bytes(rest[0])[: len(rest[0]) // 2]) if what == "write" else (lambda: None)
+        self.tick(what, [os.readlink(f"/proc/self/fd/{number}")], half)
+        return own(number, *rest)
 
-    def whole_then_half(save: Callable[..., Any]) -> Callable[..., Any]:
-        def saved(value: Any, path: Any, *rest: Any, **options: Any) -> Any:
-            found = save(value, path, *rest, **options)
-            if isinstance(path, str | os.PathLike):
-                tick("half written", [path], lambda: os.truncate(path, os.path.getsize(path) // 2))
-            return found
+    def saved(self, own: Callable[..., Any], value: Any, path: Any, *rest: Any, **options: Any) -> Any:
+        """Stands for a function that writes a whole file, which can be killed when half of it is there."""
+        found = own(value, path, *rest, **options)
+        if isinstance(path, str | os.PathLike):
+            self.tick("half written", [path], lambda: os.truncate(path, os.path.getsize(path) // 2))
+        return found
 
-        return saved
+    def begin(self) -> None:
+        """Watches from here on."""
+        from mtlkit.run import checkpoint
 
-    from mtlkit.run import checkpoint
-
-    for what in own:
-        setattr(os, what, partial(of_number, what))
-    for module, function in ((torch, "save"), (checkpoint, "save_model"), (checkpoint, "save_file")):
-        setattr(module, function, whole_then_half(getattr(module, function)))
-    sys.addaudithook(hook)
+        for what in ("write", "fsync", "ftruncate"):
+            setattr(os, what, partial(self.of_number, getattr(os, what), what))
+        for module, function in ((torch, "save"), (checkpoint, "save_model"), (checkpoint, "save_file")):
+            setattr(module, function, partial(self.saved, getattr(module, function)))
+        sys.addaudithook(self.hook)
 
 
 # What must be the same
