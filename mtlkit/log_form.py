@@ -10,8 +10,8 @@ from mtlkit.typed import MisfitError, convert
 NUMBERS = ("epoch", "step_time", "monitor", "direction_norm", "left_out")  #: numbers, as all keys with a `/` are
 #: The other keys that mtlkit reads, with the types of their values.
 FACTS: Mapping[str, Any] = {
-    **dict.fromkeys(("incident", "status", "why", "protocol", "validation", "selection", "monitor_of", "decoders"), str | None),
-    **dict.fromkeys(("started", "memory_of", "reason"), str | None),
+    **dict.fromkeys(("incident", "status", "why", "reason", "protocol", "validation", "selection"), str | None),
+    **dict.fromkeys(("monitor_of", "decoders", "started", "memory_of"), str | None),
     **dict.fromkeys(("total_steps", "processes", "peak_memory"), int | None),
     **dict.fromkeys(("best", "best_lost"), bool),
     **dict.fromkeys(("versions", "units"), dict[str, str]),

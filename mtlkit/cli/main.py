@@ -29,7 +29,7 @@ from mtlkit.cli.output import is_main, print_lines
 from mtlkit.cli.parser import EXAMPLES, Parser
 from mtlkit.data.workers import loading_trouble, own_words
 from mtlkit.errors import RESUME, USER_ERRORS, StepError, Stopped, for_users
-from mtlkit.plain_text import plain
+from mtlkit.plain_text import plain, short
 from mtlkit.run_folder import CHECKPOINTS
 
 # Torch takes a second to import, and training imports other slow modules. `--help` and a mistake in the words must get
@@ -157,7 +157,7 @@ def list_command(arguments: argparse.Namespace, result: Outcome) -> None:
 
 def _complain(message: str, everywhere: bool = False) -> None:
     if everywhere or is_main():  # problems that the main process may not have
-        sys.stderr.write(f"mtlkit: {plain(message)}\n")
+        sys.stderr.write(f"mtlkit: {plain(short(message, 4000))}\n")
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -49,7 +49,9 @@ def _fails(optimizer: Optimizer, group: dict[str, Any], parameter: Tensor, state
     alone = copy.copy(optimizer)
     own = torch.nn.Parameter(torch.zeros_like(parameter))
     own.grad = torch.zeros_like(parameter)
-    alone.param_groups = [{**group, "params": [own]}]
+    # A copy also of the group's values: some optimizers count their steps there, in a tensor.
+    values = copy.deepcopy({key: value for key, value in group.items() if key != "params"})
+    alone.param_groups = [{**values, "params": [own]}]
     alone.state = defaultdict(dict, {own: copy.deepcopy(state)})
     try:
         alone.step()

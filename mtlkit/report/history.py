@@ -50,7 +50,7 @@ class Times(NamedTuple):
 
     first: int
     last: int
-    count: int
+    often: int
 
 
 def results(evaluations: Sequence[dict[str, Any]], selection: str) -> tuple[dict[str, Any], str]:
@@ -158,7 +158,7 @@ class History:
             texts += [f"{key} ({record['split']}) {_why(record)}" for key in missing]
         for text in texts:
             before = self._incidents.get(text, Times(record["step"], record["step"], 0))
-            self._incidents[text] = Times(before.first, record["step"], before.count + 1)
+            self._incidents[text] = Times(before.first, record["step"], before.often + 1)
 
     def data_in_words(self) -> list[str]:
         """Returns what the run found in its data. Raises `ValueError` if the record of it is damaged."""

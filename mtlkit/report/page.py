@@ -146,7 +146,7 @@ def _classes(history: History) -> str:
 def _incidents(history: History) -> str:
     items = ""
     for text, times in history.incidents():
-        more = f" (and {times.count - 1} more, the last at step {times.last})" if times.count > 1 else ""
+        more = f" (and {times.often - 1} more, the last at step {times.last})" if times.often > 1 else ""
         items += f"<li>step {times.first}: {escape(text)}{more}"
     return section("Incidents", "", f'<ul class="scroll">{items}</ul>') if items else ""
 

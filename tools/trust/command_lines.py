@@ -51,7 +51,8 @@ LINES = (
     *(("compare", "lab.yaml", "balancer=uniform,cagrad", "--tune", "trainer.lr=0.1,0.01", "--tune-seeds", "7",
     "--delta-m", "average=tasks")),
 )  # fmt: skip
-ODD = ("--help", "--version", "--", "-", "", "=", "a=", "=a", "--resume=1", "-mx", "é", "\udcff", "\x1b[2J", "x" * 5000, "[", "{a:", "a=[1,", "a='", "$(b)",
+ODD = ("--help", "--version", "--", "-", "", "=", "a=", "=a", "--resume=1", "-mx", "é", "\udcff", "\x1b[2J", "x" * 5000,
+       "[", "{a:", "a=[1,", "a='", "$(b)",
        "/", "/dev/null", "run", "nothing.yaml", "a.png", "--out", "--batch", "-1", "seed", "hydra.run.dir=x",
        "experiment=demo", "@x=1", "a@b=1", "a=1,2",
        "a=glob(*)", "seed=range(1,3)", "seed=choice(1,2)", "seed=int('1')", "seed=shuffle(1,2)", "trainer=null",
@@ -168,7 +169,8 @@ def unlike(words: list[str], config: Config) -> Iterator[str]:
     """Yields the words whose value is another in the configuration. The last word for a key counts."""
     values, parser = config.to_dict(), OverridesParser.create()
     typed = [word for word in words[2:] if "=" in word and word[0].isalpha()]
-    last = {word.partition("=")[0]: word for word in typed}
+    gone = tuple(word[1:] for word in words if word.startswith("~"))
+    last = {key: word for word in typed if not (key := word.partition("=")[0]).startswith(gone)}
     for key, word in last.items():
         parsed, place, text = (
             parser.parse_override(word) if _parses(parser, word) else None,

@@ -221,8 +221,9 @@ def nested(data: bytes, draw: random.Random) -> tuple[bytes, str]:
 
 
 WAYS: tuple[Callable[..., tuple[bytes | None, str]], ...] = (
-    *(damage.flip_bit, damage.flip_at_the_start, damage.flip_at_the_start, damage.cut, damage.lose_a_block, damage.extend),
-    *(damage.remove, replaced, many_bits, other_head, other_head, other_number, other_number, doubled, nested),
+    *(damage.flip_bit, damage.flip_at_the_start, damage.flip_at_the_start, damage.cut, damage.extend),
+    *(damage.lose_a_block, damage.remove, replaced, many_bits, other_head, other_head, other_number),
+    *(other_number, doubled, nested),
 )  # fmt: skip
 
 

@@ -90,8 +90,8 @@ def scenarios() -> tuple[Scenario, ...]:
     )
 
 
-def run(folder: Path, seed: int, count: int) -> Result:
-    """Kills commands at `count` events in all."""
+def run(folder: Path, seed: int, count: int, only: Sequence[str] = ()) -> Result:
+    """Kills commands at `count` events in all, those of all scenarios or of the named ones."""
     result = Result()
     folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
@@ -100,7 +100,7 @@ def run(folder: Path, seed: int, count: int) -> Result:
     with contextlib.chdir(folder):
         write_lab(Path())
         sys.path.insert(0, os.getcwd())
-        made = scenarios()
+        made = [one for one in scenarios() if not only or one.name in only]
         shares = _shares([one.share for one in made], count)
         assert call([word.format(folder="run") for word in TRAIN], Path("run")).status == 0
         for scenario, share in zip(made, shares, strict=True):
@@ -222,6 +222,7 @@ def _child(words: Sequence[str], folder: Path, number: int, name: str, told: Pat
         out = os.open(f"{folder}.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         for stream in (1, 2):
             os.dup2(out, stream)
+        sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")  # tests put others in their place
         Watch(folder, number, name, told).begin()
         status = main(list(words))
     except SystemExit as ended:

@@ -90,6 +90,7 @@ def _forked(words: list[str], at: int) -> tuple[int, str]:
         status = 1
         try:
             os.dup2(write, 2)
+            sys.stderr = os.fdopen(2, "w")  # tests put another one in its place
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             counted = _fill(at)
             status = main(words)
@@ -184,7 +185,8 @@ def long_run(folder: Path, seed: int, count: int) -> Result:
         memory = [max(row[1] for row in part) / MIB for part in (first, last)]
         pace = [1000 * (part[-1][0] - part[0][0]) / (len(part) - 1) / every for part in (first, last)]
         result.notes.append(
-            f"memory {memory[0]:.0f} and {memory[1]:.0f} MiB, a step {pace[0]:.2f} and {pace[1]:.2f} ms in the first and the last quarter"
+            f"in the first and the last quarter, memory {memory[0]:.0f} and {memory[1]:.0f} MiB, a step "
+            f"{pace[0]:.2f} and {pace[1]:.2f} ms"
         )
         if memory[1] > memory[0] + SLACK / MIB:
             result.fault(f"memory grew from {memory[0]:.0f} to {memory[1]:.0f} MiB")
