@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: install demo test test-examples test-extras test-portable lower-bounds release-check lint proofs docs mutants
+.PHONY: install demo test test-examples test-extras test-portable lower-bounds release-check lint proofs trust docs mutants
 
 EXTRAS = tests/test_export_lora.py tests/test_folder.py tests/test_hf.py tests/test_image_channels.py tests/test_launch.py tests/test_lora.py \
   tests/test_trackers.py tests/test_your_own_data.py
@@ -73,3 +73,7 @@ docs: $(STAMP)
 # Longer proofs; docs/proofs.md has their results.
 proofs: $(STAMP)
 	$(BIN)/python -m pytest -m long --log-cli-level=WARNING
+
+# Kills, damage and nonsense; docs/trust.md has the results. TRUST="files kills" runs these parts only.
+trust: $(STAMP)
+	OMP_NUM_THREADS=1 PYTHONPATH=tools:tests $(BIN)/python -m trust $(TRUST)

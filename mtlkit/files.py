@@ -2,17 +2,21 @@
 
 import errno
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)  # the errors of file systems that cannot sync a folder
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Writes a file under a temporary name beside it and renames it, so that no reader sees a half-written file."""
+def write_whole(path: Path, data: bytes | Iterable[bytes]) -> None:
+    """Writes a file under a temporary name beside it and renames it, so that no reader sees a half-written file.
+
+    The data may come in parts, which are then never in memory together.
+    """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with temporary.open("wb") as file:
-            file.write(data)
+            file.writelines([data] if isinstance(data, bytes) else data)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -34,12 +34,15 @@ import json
 import math
 import numbers
 import os
+import sys
 import warnings
+from collections import deque
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from mtlkit.files import write_whole
+from mtlkit.log_form import misfit
 from mtlkit.observer import Observer, Record
 
 RESERVED = (
@@ -119,13 +122,22 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     Raises `ValueError`, which names the file and line, for a line that is not a record (a JSON object with an integer
     `step` and a `split`). A crash may leave a last line without its end. This line is left out with a warning.
     """
-    records = []
+    return list(read_records(path))
+
+
+def read_records(path: Path) -> Iterator[dict[str, Any]]:
+    """Yields the records of a log one by one, as `read_log` returns them: a long log needs no memory."""
     for number, line, whole in _lines(path):
         if not whole:
-            warnings.warn(f"{path}:{number}: the last line is incomplete (a crash?) and is ignored.", stacklevel=2)
+            warnings.warn(f"{path}:{number}: the last line is incomplete (a crash?) and is ignored.", stacklevel=3)
             continue
-        records.append(_parse(path, number, line))
-    return records
+        yield _parse(path, number, line)
+
+
+def last_record(path: Path) -> dict[str, Any]:
+    """Returns the last record of a log, or nothing if there is no record or no log. Raises `ValueError`."""
+    last = deque(read_records(path), maxlen=1) if path.exists() else ()
+    return last[0] if last else {}
 
 
 def tasks_of(record: Record) -> list[str]:
@@ -177,8 +189,8 @@ def truncate_after(path: Path, step: int) -> None:
 
     The other lines do not change by a byte. Raises `ValueError` like `read_log`.
     """
-    kept = [line for number, line, whole in _lines(path) if whole and _parse(path, number, line)["step"] <= step]
-    write_whole(path, b"".join(kept))
+    lines = _lines(path)
+    write_whole(path, (line for number, line, whole in lines if whole and _parse(path, number, line)["step"] <= step))
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes, bool]]:
@@ -190,12 +202,18 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes, bool]]:
 
 def _parse(path: Path, number: int, line: bytes) -> dict[str, Any]:
     try:
-        record = json.loads(line, parse_constant=_refuse_constant)
+        record = json.loads(line, parse_constant=_refuse_constant, object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}:{number}: not valid JSON ({error}). Repair or delete the line.") from error
-    if not isinstance(record, dict) or not isinstance(record.get("step"), int) or "split" not in record:
-        raise ValueError(f"{path}:{number}: expected an object with an integer 'step' and a 'split', got {record!r}.")
-    return record
+    if problem := misfit(record):
+        raise ValueError(f"{path}:{number}: {problem}. Repair or delete the line.")
+    found: dict[str, Any] = record
+    return found
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Keeps one text for a key that is in every line."""
+    return {sys.intern(key): value for key, value in pairs}
 
 
 def _refuse_constant(name: str) -> None:

@@ -17,3 +17,12 @@ def plain(text: str) -> str:
     café \x1b[2Jred\r\u202egnp.jpg
     """
     return text.translate(SHOWN)
+
+
+def short(text: str, most: int = 500) -> str:
+    """Returns the text or, where it is longer, its begin and its end: a message must not be a page of one value.
+
+    >>> short("x" * 10), short("0123456789" * 3, 20)
+    ('xxxxxxxxxx', '0123456789 ... 56789')
+    """
+    return text if len(text) <= most else f"{text[: most // 2]} ... {text[len(text) - most // 4 :]}"

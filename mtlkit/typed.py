@@ -8,6 +8,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
+from mtlkit.plain_text import short
 from mtlkit.registry import suggest
 from mtlkit.typed_words import NAMES, annotation_in_words, hint_for
 
@@ -65,7 +66,7 @@ class Source:
     def error(self, key: str, problem: str, hint: str = "") -> ValueError:
         """A `ValueError` with the key, what is wrong with it, where it came from and a hint."""
         place = f" (in {self.of(key)})" if self.of(key) else ""
-        return ValueError(f"{key}: {problem}{place}. {hint}".rstrip())
+        return ValueError(f"{short(key)}: {short(problem)}{short(place)}. {hint}".rstrip())
 
     def unknown(self, key: str, problem: str, known: Iterable[str]) -> ValueError:
         """The error for an unknown key where only those `known` may stand: with close ones, there or elsewhere."""

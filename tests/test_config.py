@@ -605,7 +605,7 @@ def test_a_path_may_be_quoted_or_absent_or_begin_at_home(monkeypatch: pytest.Mon
     [
         ("defaults: 3", r"mine\.yaml: defaults: expected a list, such as \[nyuv2\], found 3"),
         ("3", r"mine\.yaml: expected a mapping of keys, found a single value"),
-        ("a: " + "[" * 5000, r"mine\.yaml is not valid YAML: maximum recursion"),
+        ("a: " + "[" * 5000, r"mine\.yaml is not valid YAML for mtlkit: its values are nested"),
         ("balancer: [2]", r"balancer\.name: expected the name of a balancer, found \[2\]"),
         ("trainer: {encoder_lr: 1e300}", r"trainer\.encoder_lr: expected a number >= 1e-30 and <= 1e\+06"),
         ("trainer: {clip_norm: 1e-300}", r"trainer\.clip_norm: expected a number >= 1e-30 and <= 1e\+30"),

@@ -30,7 +30,7 @@ from mtlkit.cli.parser import EXAMPLES, Parser
 from mtlkit.cli.voices import known_to_all, lost_process, voice
 from mtlkit.data.workers import loading_trouble, own_words
 from mtlkit.errors import RESUME, USER_ERRORS, StepError, Stopped, for_users
-from mtlkit.plain_text import plain
+from mtlkit.plain_text import plain, short
 from mtlkit.run_folder import CHECKPOINTS
 
 # Torch takes a second to import, and training imports other slow modules. `--help` and a mistake in the words must get
@@ -164,7 +164,7 @@ def _complain(message: str) -> None:
 
 def _say(message: str) -> None:
     if message:
-        sys.stderr.write(f"mtlkit: {plain(message)}\n")
+        sys.stderr.write(f"mtlkit: {plain(short(message, 4000))}\n")
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn, cast
 
 from mtlkit.config.keys import meant, schema_keys
-from mtlkit.plain_text import plain
+from mtlkit.plain_text import plain, short
 from mtlkit.registry import suggest
 
 EXAMPLES = """\
@@ -55,11 +55,11 @@ class Parser(argparse.ArgumentParser):
             missing = message.removeprefix(REQUIRED).split(", ")
             message = "; ".join(f"{name} is missing: {self.helps[name]}" for name in missing if name in self.helps)
             examples = (line.strip() for line in EXAMPLES.splitlines())
-            message += f". For example: {next(line for line in examples if line.startswith(f'{self.prog} '))}"
+            message += "".join([f". For example: {line}" for line in examples if line.startswith(f"{self.prog} ")][:1])
         elif found := re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message):
             known = [name.strip(" '") for name in found[2].split(",")]
             message = f"there is no {found[1]!r} here. {suggest(found[1], known)}"
-        self.exit(2, f"{self.prog}: error: {message}\n{self.prog} --help says more.\n")
+        self.exit(2, f"{self.prog}: error: {short(message, 4000)}\n{self.prog} --help says more.\n")
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
         super().exit(status, message and plain(message))  # a shell may have put a file's name among the words

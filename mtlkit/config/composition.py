@@ -27,6 +27,7 @@ from mtlkit.config.presets import put_preset, unlike_published
 from mtlkit.config.schema import Config
 from mtlkit.config.unused import unused
 from mtlkit.config.yaml_files import read_mapping
+from mtlkit.plain_text import short
 from mtlkit.registry import suggest
 from mtlkit.run_folder import CONFIG
 from mtlkit.typed import Source
@@ -120,15 +121,17 @@ def hydra_words(experiment: str, overrides: Sequence[str]) -> Iterator[tuple[Con
             known = suggest(missing, _files(loader, group))
             if group.startswith("experiment/"):  # Hydra searches for it beside the experiment
                 known = f"In an experiment's defaults, groups begin with a slash: /{group.removeprefix('experiment/')}."
-            raise ValueError(f"{group}: there is no {missing!r} (in {experiment}). {known}") from None
+            raise ValueError(f"{group}: there is no {short(missing)!r} (in {experiment}). {known}") from None
         except OverrideParseException as error:
             problem = str(error).replace("\n", "; ")
-            raise ValueError(f"Cannot read the override {error.override!r}, expected key=value: {problem}") from None
+            raise ValueError(
+                f"Cannot read the override {short(str(error.override))!r}, expected key=value: {short(problem)}"
+            ) from None
         except (HydraException, OmegaConfBaseException) as error:
             problem = " ".join(f"{error} {error.__cause__ or ''}".replace(f"experiment/{FILE}", experiment).split())
             if "defaults" in problem:  # Hydra's message names neither the file nor the expected form
                 problem += f" An entry of the defaults in {experiment} is `- NAME` or `- /balancer: NAME`."
-            raise ValueError(problem) from None
+            raise ValueError(short(problem, 1000)) from None
 
 
 def _of_a_run(experiment: str, own: Mapping[str, Any]) -> bool:
@@ -143,11 +146,11 @@ def _own(loader: ConfigLoader, experiment: str) -> dict[str, Any]:
         values = read_mapping(path)
         entries = values.get("defaults") or ()
         if not isinstance(entries, list | tuple):
-            raise ValueError(f"{experiment}: defaults: expected a list, such as [nyuv2], found {entries!r}.")
+            raise ValueError(f"{experiment}: defaults: expected a list, such as [nyuv2], found {short(repr(entries))}.")
         for entry in entries:
             if isinstance(entry, dict) and any(isinstance(choice, dict) for choice in entry.values()):
                 raise ValueError(
-                    f"{experiment}: defaults: expected `- NAME` or `- /balancer: NAME`, found {entry}. Options "
+                    f"{experiment}: defaults: expected `- NAME` or `- /balancer: NAME`, found {short(str(entry))}. Options "
                     "are keys of the file: balancer: {name: NAME, option: value}, without an entry in the defaults."
                 )
         return values
@@ -159,7 +162,7 @@ def _own(loader: ConfigLoader, experiment: str) -> dict[str, Any]:
         raise ValueError(f"{experiment}: the experiment comes first, before any key=value. {hint}")
     for file in (path / CONFIG, Path(f"{experiment}.yaml")):
         hint = f"Did you mean the file {file}?" if file.is_file() else hint
-    raise LookupError(f"No experiment is called {experiment!r}. {hint}")
+    raise LookupError(f"No experiment is called {short(experiment)!r}. {hint}")
 
 
 def _put_files(draft: Draft, loader: ConfigLoader, experiment: str) -> None:

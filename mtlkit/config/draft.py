@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mtlkit.config.sections import SECTIONS, Section, section_at
+from mtlkit.plain_text import short
 from mtlkit.registry import suggest
 from mtlkit.typed import Source
 
@@ -137,7 +138,7 @@ class Draft:
         if file is None:
             if not section.knows(name):
                 hint = section.suggest(name, self._names(group))
-                raise ValueError(f"{group}: there is no {name!r} (in {place}). {hint}")
+                raise ValueError(f"{group}: there is no {short(name)!r} (in {short(place)}). {hint}")
             self._put((group,), {section.naming: name}, place)
             return
         origin, path, values = file
@@ -160,7 +161,7 @@ class Draft:
             file = None if name in before else self._find("task", name)
             if name not in before and file is None:
                 known = {*before, *self._names("task")}
-                raise ValueError(f"task: there is no {name!r} (in {place}). {suggest(name, known)}")
+                raise ValueError(f"task: there is no {short(name)!r} (in {short(place)}). {suggest(name, known)}")
             if file is None:
                 tasks[name] = before[name]
                 continue

@@ -114,8 +114,8 @@ def presets_with(method: str) -> list[str]:
 def put_preset(draft: Draft, experiment: str) -> str | None:
     """Puts the preset's values for the balancer into the draft of an experiment, which may be the user's own file.
 
-    They replace those of mtlkit's files, but not those of words. Keys of the user's own file stay if that file names
-    the preset; if a word names it, its values replace them, too. A run's config.yaml says with `preset.method` for
+    They replace those of mtlkit's files, but not those of words and of the user's own file. If a word names the preset,
+    its values replace those of the file, too. A run's config.yaml says with `preset.method` for
     which balancer it has the values already; for another one they are put in anew.
 
     Raises `ValueError` if the code base does not have the method. If one of mtlkit's own experiments names the preset,
@@ -141,7 +141,7 @@ def put_preset(draft: Draft, experiment: str) -> str | None:
     data = named(draft.values.get("data"), SECTIONS[("data",)])
 
     def stays(known: str) -> bool:
-        return known.startswith(WORD) or (by_user and not saved and known == experiment)
+        return known.startswith(WORD) or (not by_word and not saved and known == experiment)
 
     for section, values in preset.values(balancer, data).items():
         draft.put_default((section,), values, preset.place, stays)

@@ -10,6 +10,8 @@ from mtlkit.config.plugins import TRUST, checked, exists, import_found, installe
 from mtlkit.config.schema import TrainedConfig
 from mtlkit.config.sections import SECTIONS, named
 from mtlkit.config.yaml_files import read_mapping
+from mtlkit.plain_text import short
+from mtlkit.run_folder import DATA
 from mtlkit.target import KINDS
 from mtlkit.typed import Source
 
@@ -75,7 +77,7 @@ def _unknown(values: Mapping[str, Any], kinds: Mapping[str, str]) -> Iterator[st
         if isinstance(task, Mapping):
             parts.append((("task", "*", "decoder"), task.get("decoder")))
         if kinds.get(name, "") not in ("", *KINDS.names()):
-            yield f"the kind of target {kinds[name]!r}"
+            yield f"the kind of target {short(kinds[name], 100)!r} (in {DATA})"
     for path, part in parts:
         section = SECTIONS[path]
         name = named(part, section)

@@ -68,6 +68,7 @@ def prepare_dataset(
     if manifests.is_prepared(out):
         _refuse_other(out, asdict(manifests.read_manifest(out).recipe), recipe)
         if not (faults := manifests.damaged(out)):
+            (out / PROGRESS).unlink(missing_ok=True)  # of a process that was killed between the manifest and this
             console.print(f"{whole}, and all checksums are right.")
             return out
         console.print(f"{out}: damaged blocks are made again: {', '.join(faults)}.")

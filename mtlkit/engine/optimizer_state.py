@@ -6,6 +6,8 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
+from mtlkit.engine.optimizer_trial import check_steps
+
 NAMES = "names"
 SHOWN = 5  #: the largest number of parameters that a message names
 
@@ -22,7 +24,7 @@ def load_named_state(optimizer: Optimizer, module: nn.Module, state: Mapping[str
     without names, such as one of an earlier version, is loaded by the place.
 
     Raises:
-        ValueError: the state is of other parameters, or of other groups of them.
+        ValueError: the state is of other parameters, or of other groups of them, or no step is possible with it.
 
     >>> import torch
     >>> def made(*names):
@@ -40,6 +42,7 @@ def load_named_state(optimizer: Optimizer, module: nn.Module, state: Mapping[str
     if NAMES in state:
         rest["param_groups"] = _in_place(state["param_groups"], state[NAMES], optimizer, _names(optimizer, module))
     optimizer.load_state_dict(rest)
+    check_steps(optimizer, {parameter: name for name, parameter in module.named_parameters()})
 
 
 def _in_place(

@@ -4,14 +4,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-import yaml  # type: ignore[import-untyped]
 
 from mtlkit import log
+from mtlkit.config.yaml_files import read_mapping
+from mtlkit.data.summary import facts_in_words
 from mtlkit.run_folder import CONFIG, LOG, check_run
 
+MOST = 10_000  #: the largest number of training records that are kept: a report of a longer log needs no more memory
 Series = tuple[np.ndarray, np.ndarray]  # steps and values, float64; NaN stands for a null in the log
 
 
@@ -41,6 +43,14 @@ class Row:
     def relative_gain(self) -> float | None:
         """The gain divided by the value of the constant prediction. None if that value is 0."""
         return self.gain / abs(self.constant) if self.gain is not None and self.constant else None
+
+
+class Times(NamedTuple):
+    """When something happened: at which step first and last, and how often."""
+
+    first: int
+    last: int
+    often: int
 
 
 def results(evaluations: Sequence[dict[str, Any]], selection: str) -> tuple[dict[str, Any], str]:
@@ -79,18 +89,28 @@ class History:
         path = run / LOG
         check_run(run, LOG, CONFIG)
         self.run = run
-        self.records = log.read_log(path) if path.is_file() else []
-        self.config_text = (run / CONFIG).read_text() if (run / CONFIG).exists() else ""
-        self.config = _parse_yaml(run / CONFIG, self.config_text)
+        self.last_step = 0
+        self.records: list[dict[str, Any]] = []  #: those of training are at most `MOST`
+        self._tasks: dict[str, None] = {}
+        self._trained = 0
+        self._incidents: dict[str, Times] = {}
+        stride = self._read(log.read_records(path) if path.is_file() else ())
+        there = (run / CONFIG).exists()
+        self.config = read_mapping(run / CONFIG) if there else {}
+        self.config_text = (run / CONFIG).read_text(encoding="utf-8") if there else ""
         self.info: dict[str, Any] = {}
         for record in self._of("info"):
             self.info.update(record)
-        self.tasks = list(dict.fromkeys(task for record in self.records for task in log.tasks_of(record)))
+        self.tasks = list(self._tasks)
         self.selection = self.info.get("selection", "best")  #: where the results come from
         self.notes: list[str] = []  #: sentences that a reader must know together with the figures
         if not self.records:
             lost = "is empty" if path.is_file() else "was lost"
             self.notes.append(f"{LOG} {lost}: there are no figures. `mtlkit evaluate` measures those of the model.")
+        if stride > 1:
+            self.notes.append(
+                f"The log is long: curves and figures of training use every {stride}th of its training records."
+            )
         evaluations = _evaluations(self.records)
         if self.selection == "best" and not any(record.get("best") for record in evaluations):
             self.selection = "last"
@@ -115,9 +135,40 @@ class History:
     def _of(self, *splits: str) -> list[dict[str, Any]]:
         return [record for record in self.records if record["split"] in splits]
 
-    @property
-    def last_step(self) -> int:
-        return max((record["step"] for record in self.records), default=0)
+    def _read(self, records: Iterable[dict[str, Any]]) -> int:
+        """Keeps the records, and of those of training only every n-th where there are too many. Returns n."""
+        stride, training, others = 1, [], []
+        for number, record in enumerate(records):
+            self.last_step = max(self.last_step, record["step"])
+            self._tasks |= dict.fromkeys(log.tasks_of(record))
+            self._note_incidents(record)
+            if record["split"] != "train":
+                others.append((number, record))
+                continue
+            if self._trained % stride == 0:
+                training.append((number, record))
+            self._trained += 1
+            if len(training) > MOST:
+                stride, training = 2 * stride, training[::2]
+        self.records = [record for _, record in sorted([*training, *others], key=lambda pair: pair[0])]
+        return stride
+
+    def _note_incidents(self, record: dict[str, Any]) -> None:
+        """Notes the problems of a record: a reported incident and missing values."""
+        texts = [str(record["incident"])] if record.get("incident") else []
+        if record["split"] != "info":  # a fact may be null: no preset, no averaged weights
+            missing = [key for key, value in record.items() if value is None and not log.class_key(key)]
+            texts += [f"{key} ({record['split']}) {_why(record)}" for key in missing]
+        for text in texts:
+            before = self._incidents.get(text, Times(record["step"], record["step"], 0))
+            self._incidents[text] = Times(before.first, record["step"], before.often + 1)
+
+    def data_in_words(self) -> list[str]:
+        """Returns what the run found in its data. Raises `ValueError` if the record of it is damaged."""
+        try:
+            return facts_in_words(self.info["data"])
+        except (ValueError, TypeError, LookupError, AttributeError) as error:  # a foreign value may cause any of them
+            raise ValueError(f"{self.run / LOG}: its record of the data is damaged ({error}).") from error
 
     def keys(self, prefix: str) -> list[str]:
         """Returns the keys of training records that start with `prefix/`, in order of appearance."""
@@ -159,17 +210,9 @@ class History:
         ]
         return sorted(rows, key=lambda row: self.tasks.index(row.task))
 
-    def incidents(self) -> list[tuple[str, list[int]]]:
-        """Returns the problems and the steps at which they occurred: reported incidents and missing values."""
-        found: dict[str, list[int]] = {}
-        for record in self.records:
-            texts = [str(record["incident"])] if record.get("incident") else []
-            facts = record["split"] == "info"  # a fact may be null: no preset, no averaged weights
-            missing = [key for key, value in record.items() if value is None and not facts and not log.class_key(key)]
-            texts += [f"{key} ({record['split']}) {_why(record)}" for key in missing]
-            for text in texts:
-                found.setdefault(text, []).append(record["step"])
-        return sorted(found.items(), key=lambda item: item[1])
+    def incidents(self) -> list[tuple[str, Times]]:
+        """Returns the problems, by their first steps: reported incidents and missing values."""
+        return sorted(self._incidents.items(), key=lambda item: item[1].first)
 
 
 def _evaluations(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -186,11 +229,3 @@ def _evaluations(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 def _why(record: dict[str, Any]) -> str:
     """Explains a null value. A training step has no entry for a task without labels."""
     return "was not finite" if record["split"] == "train" else "had no value: no label, or not finite"
-
-
-def _parse_yaml(path: Path, text: str) -> dict[str, Any]:
-    try:
-        config = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {error}") from error
-    return config if isinstance(config, dict) else {}

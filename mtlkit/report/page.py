@@ -10,7 +10,6 @@ from statistics import median
 from PIL import Image
 
 from mtlkit.data.pictures import read_picture
-from mtlkit.data.summary import facts_in_words
 from mtlkit.files import write_whole
 from mtlkit.log import class_tables
 from mtlkit.report import curves
@@ -146,9 +145,9 @@ def _classes(history: History) -> str:
 
 def _incidents(history: History) -> str:
     items = ""
-    for text, steps in history.incidents():
-        more = f" (and {len(steps) - 1} more, the last at step {steps[-1]})" if len(steps) > 1 else ""
-        items += f"<li>step {steps[0]}: {escape(text)}{more}"
+    for text, times in history.incidents():
+        more = f" (and {times.often - 1} more, the last at step {times.last})" if times.often > 1 else ""
+        items += f"<li>step {times.first}: {escape(text)}{more}"
     return section("Incidents", "", f'<ul class="scroll">{items}</ul>') if items else ""
 
 
@@ -222,7 +221,7 @@ def _image(path: Path, text: str) -> str:
 def _data(history: History) -> str:
     if "data" not in history.info:
         return ""
-    first, *lines = facts_in_words(history.info["data"])
+    first, *lines = history.data_in_words()
     return section("Data", f"{first}.", "".join(f"<p>{escape(line)}</p>" for line in lines))
 
 

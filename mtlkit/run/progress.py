@@ -52,7 +52,7 @@ def checked_progress(config: Config) -> Progress:
     if progress != "new":
         check_same(folder, config)
     if progress == "diverged":
-        reason = str(log.read_log(folder / LOG)[-1].get("incident", "")).rstrip(".")
+        reason = str(log.last_record(folder / LOG).get("incident", "")).rstrip(".")
         raise StepError(f"{reason}. It would do so again; to try all the same, remove {folder}.")
     return progress
 
@@ -65,8 +65,7 @@ def progress_of(folder: Path) -> Progress:
     """
     if not finished_work(folder):
         return "new"
-    records = log.read_log(folder / LOG) if (folder / LOG).exists() else []
-    status = records[-1].get("status") if records else None
+    status = log.last_record(folder / LOG).get("status")
     return status if status in ("finished", "diverged") else "begun"
 
 

@@ -120,7 +120,7 @@ def read_outcome(entry: Entry, split: Split | None = None) -> Outcome:
         step_time=median(times) if times else None,
         peak_memory=info.get("peak_memory"),
         memory_of=info.get("memory_of", ""),
-        incidents=sum(len(steps) for _, steps in history.incidents()),
+        incidents=sum(times.often for _, times in history.incidents()),
         config=history.config,
     )
 
