@@ -378,8 +378,8 @@ def test_killed_anywhere_it_goes_on_and_gives_the_same_files(tmp_path: Path, bef
         assert without_date(found) == without_date(expected)
         if len(whole) > 1:
             assert 1 not in toy.asked  # finished blocks are not read again
-    # One kill for the settings. A file and its folder are synced one after the other: two kills for each of four blocks,
-    # and one for its line of progress; two for the manifest. The last run is not killed.
+    # One kill for the settings. A file and its folder are synced one after the other: two kills for each of four
+    # blocks, and one for its line of progress; two for the manifest. The last run is not killed.
     assert number == 1 + 3 * 4 + 2 + 1
 
 
