@@ -151,7 +151,8 @@ def _own(loader: ConfigLoader, experiment: str) -> dict[str, Any]:
             if isinstance(entry, dict) and any(isinstance(choice, dict) for choice in entry.values()):
                 raise ValueError(
                     f"{experiment}: defaults: expected `- NAME` or `- /balancer: NAME`, found {short(str(entry))}. "
-                    "Options are keys of the file: balancer: {name: NAME, option: value}, without an entry in the defaults."
+                    "Options are keys of the file: balancer: {name: NAME, option: value}, without an entry in the "
+                    "defaults."
                 )
         return values
     known = _files(loader, "experiment")
