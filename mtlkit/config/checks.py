@@ -61,7 +61,7 @@ def _of_model(values: Mapping[str, Any], source: Source) -> dict[str, Any]:
     if "model" in values:
         sections["model"] = _section(_with_lora(values["model"], source), ("model",), source)
     if isinstance(tasks := values.get("task"), Mapping):
-        sections["task"] = {str(name): _task(str(name), task, source) for name, task in tasks.items()}
+        sections["task"] = {name: _task(name, task, source) for name, task in tasks.items()}
     if "balancer" in values:
         sections["balancer"] = _balancer(values["balancer"], tuple(sections.get("task") or ()), source)
     return sections
@@ -85,9 +85,11 @@ def _with_lora(values: Any, source: Source) -> Any:
     return {**values, "lora": to_dataclass(LoraConfig, values["lora"], "model.lora", source)}
 
 
-def _task(name: str, values: Any, source: Source) -> TaskConfig:
+def _task(name: Any, values: Any, source: Source) -> TaskConfig:
     """Checks a task. A task that names no decoder gets the default decoder of its type."""
     path = ("task", name)
+    if not isinstance(name, str):  # YAML reads yes, no, on and off as true and false
+        raise source.error(f"task.{name}", f"a task's name must be text, found {name!r}", 'In YAML, write it as "on".')
     if not name.isidentifier():
         raise source.error(f"task.{name}", "a task's name must be a Python identifier")
     type_name = named(values, section := SECTIONS[("task", "*")])

@@ -4,13 +4,13 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from mtlkit.data.limits import check_pixels
 from mtlkit.files import write_whole
 from mtlkit.run_folder import DATA
 from mtlkit.target import Target
-from mtlkit.typed import Count, Source, to_dataclass
+from mtlkit.typed import Bound, Count, Source, to_dataclass
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Description:
     targets: dict[str, Target]
     resizing: Literal["area", "torchvision"] = "area"  # runs up to version 0.2 have only this way, and do not say it
     adapters: bool = True  # these runs do not say it, either. With the balancer, the model is complete in any case
-    channels: Count = 3
+    channels: Annotated[int, Bound(1, 10_000)] = 3
     bounds: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:

@@ -166,10 +166,13 @@ class Experiment:
                 engine.fit(batches, lambda: evaluate_engine(engine, checks), save, stop)
                 # The pictures and the model after `run` are those of the checkpoint that the results are taken from.
                 distributed.main_decides(lambda: self._load_results(engine))
-                finished = {"status": "finished", "why": why_it_ended(engine)}
-                engine.note({**finished, "peak_memory": memory.bytes(), "memory_of": memory.of})
+                finished: dict[str, object] = {"status": "finished", "why": why_it_ended(engine)}
+                finished |= {"peak_memory": memory.bytes(), "memory_of": memory.of}
                 end["status"] = "finished"  # a report that cannot be drawn does not make a finished run a stopped one
-                distributed.main_decides(lambda: self._show(engine, validation))
+                try:
+                    distributed.main_decides(lambda: self._show(engine, validation))
+                finally:
+                    engine.note(finished)  # last: a run that is killed before goes on, and gets its report
 
     def _go_on(self, engine: Engine, start: Start) -> bool:
         """Gives the engine the state of the run, if it goes on. Returns whether its best evaluation does not count."""

@@ -192,7 +192,7 @@ def new_key(values: dict[str, Any], draw: random.Random) -> None:
 
 def nested(values: dict[str, Any], draw: random.Random) -> None:
     inner, key = _place(values, draw)
-    for _ in range(draw.choice([1, 2, 5, 50, 300])):
+    for _ in range(draw.choice([1, 2, 5, 50, 120])):
         inner[key] = draw.choice([[inner[key]], {"a": inner[key]}])
 
 

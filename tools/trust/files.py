@@ -251,7 +251,7 @@ def readers() -> Iterator[Reader]:
     for name, pattern, read in OF_RUN:
         yield Reader(f"{name} of a run", _run, read, (pattern,))
     yield Reader("weights", _weights, _read_weights)
-    yield Reader("study", _study, _read_study, named=("override", "expected key=value", "scenes", "experiment"))
+    yield Reader("study", _study, _read_study, named=("=", "scenes", "experiment"))
 
 
 def _pictures(folder: Path) -> None:

@@ -162,6 +162,10 @@ def begin_again(words: Sequence[str], again: Sequence[str], folder: Path) -> "En
     after = call(again, folder)
     if after.status == 2 and f"There is no run in {folder} to resume" in Path(f"{folder}.txt").read_text():
         return call([word for word in words if word != "--resume"], folder)
+    if after.status == 2 and "exists already. Remove it" in Path(f"{folder}.txt").read_text():  # as an export says
+        shutil.rmtree(folder)
+        folder.mkdir()
+        return call(words, folder)
     return after
 
 

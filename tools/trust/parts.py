@@ -40,6 +40,7 @@ def alone(name: str, folder: Path, seed: int, count: int) -> Result:
     try:
         found: Result = results.recv()
     except EOFError:
+        child.join()
         found = Result()
         found.fault(f"the process died, status {child.exitcode}")
     child.join()
