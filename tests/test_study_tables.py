@@ -357,7 +357,7 @@ def test_test_data_are_loud(tmp_path):
     run = write_run(tmp_path / "a", validation="test", selection="best")
     log = run / "metrics.jsonl"
     log.write_text(
-        log.read_text().replace('"step": 40, "epoch": 0, "split": "val"', '"step": 40, "split": "val", "best": 1')
+        log.read_text().replace('"step": 40, "epoch": 0, "split": "val"', '"step": 40, "split": "val", "best": true')
     )
     study = Comparison([read_outcome(Entry("uniform", 0, run))])
     assert study.on_test
