@@ -229,7 +229,7 @@ def test_a_description_of_an_older_version_means_that_the_balancer_is_needed(lef
     [
         ("size", [-5, 5], r"size: expected \[an integer >= 1"),
         ("size", [10**9, 10**9], "size is too large"),
-        ("channels", 0, "channels: expected an integer >= 1, found 0"),
+        ("channels", 0, "channels: expected an integer >= 1 and <= 10000, found 0"),
         ("bounds", [1], "bounds: expected .*found \\[1\\]"),
         ("bounds", [2, 1], "bounds: expected the values of black and white, ascending"),
         ("adapters", "no", "adapters: expected true or false, found 'no'"),
