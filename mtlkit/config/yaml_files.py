@@ -11,7 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 from mtlkit.plain_text import short
 from mtlkit.registry import suggest
 
-MOST = 100_000  #: the largest number of values in a file, where each alias counts as all that it stands for
+MOST = 10_000  #: the largest number of values in a file, where each alias counts as all that it stands for
 
 
 def read_mapping(path: Path) -> dict[str, Any]:

@@ -5,6 +5,8 @@ import math
 import random
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +37,22 @@ HOSTILE: tuple[Any, ...] = (
 
 
 def run(folder: Path, seed: int, count: int) -> Result:
-    """Mutates `count` files: every third one is an experiment and is composed, the others are config.yaml of runs."""
+    """Mutates `count` files, many of them in two processes. Every third is an experiment, the others are of runs."""
+    if count < 1000:
+        return _some(folder, seed, range(count))
+    result, half = Result(), count // 2
+    with ProcessPoolExecutor(2, get_context("spawn")) as pool:
+        parts = (range(half), range(half, count))
+        for found in pool.map(_some, (folder / "0", folder / "1"), (seed, seed), parts):
+            result.outcomes += found.outcomes
+            result.faults += found.faults
+    return result
+
+
+def _some(folder: Path, seed: int, numbers: range) -> Result:
     result, bases = Result(), [compose(name).to_dict() for name in EXPERIMENTS]
     folder.mkdir(parents=True, exist_ok=True)
-    for number in range(count):
+    for number in numbers:
         draw = random.Random(f"{seed} {number}")
         name, base = draw.choice(list(zip(EXPERIMENTS, bases, strict=True)))
         of_run = number % 3 > 0
