@@ -201,9 +201,8 @@ class Engine:
             )
             image, targets = self.prepare(batch)
             self._turns.next(self.step)
-            self._turns.model(
-                self.accelerator.device, self.samples.rank
-            )  # dropout draws the same whatever the balancer drew before
+            # Dropout draws the same, whatever the balancer drew before.
+            self._turns.model(self.accelerator.device, self.samples.rank)
             outputs, losses = self._forward(partial(self.model, late=one.late), image, targets, one.tap)
             one.record(losses, outputs)
             if "indicators" in self.balancer.needs:

@@ -58,8 +58,11 @@ class ParameterSpace(Space):
             for j, like in enumerate(self._split, start=len(whole) - len(self._split)):
                 found[j] = shard_of_sum(like, found[j].view(like.shape)).flatten()
             torch.cat(found, out=total[i])
-        # One collective for all K gradients. Of the shards, the sums are there already.
-        total[:, : self._wholes] = self.samples.add(total[:, : self._wholes].contiguous())
+        # One collective for all K gradients, and no copy of them. Of the shards, the sums are there already.
+        if self._split:
+            total[:, : self._wholes] = self.samples.sum(total[:, : self._wholes])
+        else:
+            self.samples.add(total)
         self._halves = total.view(2, len(rows), -1) if self.halves else None
         self._total = total if self._halves is None else self._halves.sum(0)  # `unit` times too large, like the rows
 
