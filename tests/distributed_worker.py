@@ -16,6 +16,8 @@ from torch.distributed.tensor import DTensor
 from mtlkit import BALANCERS as registry  # noqa: N811
 
 sys.path.insert(0, str(Path(__file__).parent))
+from splits import by_parts
+
 warnings.simplefilter("error")
 
 STEPS = 10
@@ -97,7 +99,7 @@ def run(toys, name, case, precision):
         options=options,
         precision=precision,
         optimizer="adamw",
-        shard=toys.by_parts if sharded else None,
+        shard=by_parts if sharded else None,
         **trainer,
     )
     assert all(isinstance(p, DTensor) for p in engine.network.parameters()) == sharded

@@ -10,6 +10,7 @@ import warnings
 import torch
 from accelerate.utils import DistributedDataParallelKwargs
 from distributed_worker import batch_of, share_of
+from splits import by_parts
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
@@ -57,7 +58,7 @@ def run(toys, name, case):
         balancer,
         options=options,
         optimizer="adamw",
-        shard=toys.by_parts if sharded else None,
+        shard=by_parts if sharded else None,
         encoder=toys.ToyLateEncoder,
         ddp=ddp,
         **trainer,
@@ -84,7 +85,7 @@ def refusal(toys):
             fully_shard(self.late.mix)
 
     try:
-        toys.make_engine("cagrad", encoder=Wrapped, shard=toys.by_parts)
+        toys.make_engine("cagrad", encoder=Wrapped, shard=by_parts)
     except ValueError as error:
         return str(error)
     return "nothing"

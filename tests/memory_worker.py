@@ -12,13 +12,13 @@ from pathlib import Path
 
 import torch
 from accelerate.optimizer import AcceleratedOptimizer
-from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
-from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
 
 sys.path.insert(0, str(Path(__file__).parent))
+from splits import by_blocks
+
 warnings.simplefilter("error")
 warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf", UserWarning)
 
@@ -127,13 +127,6 @@ def train(toys, method, counter=None, **more):
         counts.append(counter.frame_count if counter else 0)
     state = state_of(engine)
     return state, counts
-
-
-def by_blocks(model):
-    for part in list(model.modules()):
-        if isinstance(part, nn.Conv2d | nn.Linear):
-            fully_shard(part)
-    fully_shard(model)
 
 
 def with_blocks(toys):

@@ -17,6 +17,7 @@ import torch
 from accelerate import Accelerator, DistributedType, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import FullyShardedDataParallelPlugin, GradientAccumulationPlugin
+from splits import by_blocks, by_parts, by_root, parts_of
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -41,28 +42,6 @@ def methods():
             if space == "parameters" and "jacobian" in cls.needs:
                 continue  # is refused
             yield name, space
-
-
-def parts_of(model):
-    """Returns the encoder, the heads and all, of an engine's model or of a loop's."""
-    heads = model.decoders if hasattr(model, "decoders") else model.heads
-    return model.encoder, *heads.values(), model
-
-
-def by_parts(model):
-    for part in parts_of(model):
-        fully_shard(part)
-
-
-def by_root(model):
-    fully_shard(model)
-
-
-def by_blocks(model):
-    for part in list(model.modules()):
-        if isinstance(part, nn.Conv2d | nn.Linear):
-            fully_shard(part)
-    fully_shard(model)
 
 
 def hybrid(model):

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import textwrap
@@ -22,9 +21,7 @@ from tolerances import NETWORK
 
 def launch(world: int, *command: str) -> None:
     """Starts the command in `world` processes, which gloo connects."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     processes = []
     for rank in range(world):
         env = os.environ | {

@@ -2,7 +2,6 @@
 
 import torch
 from torch import nn
-from torch.distributed.fsdp import fully_shard
 
 from mtlkit import BALANCERS, DECODERS, ENCODERS, TASKS, Decoder, Encoder, EncoderInfo
 from mtlkit.config.schema import TrainerConfig
@@ -122,7 +121,7 @@ def make_engine(
 ):
     """Returns an engine with fixed start values.
 
-    `shard`: splits the model over processes, such as `by_parts`; Accelerate does it only on GPUs. `mesh`: the
+    `shard`: splits the model over processes, such as those in `splits.py`. `mesh`: the
     dimensions over which samples differ. `encoder`: makes the encoder, in place of `ToyEncoder`. `ddp`: options of DDP.
     """
     torch.manual_seed(0)
@@ -138,12 +137,6 @@ def make_engine(
     if shard is not None:
         shard(model.double())
     return Engine(model, list(tasks.values()), balancer, config, accelerator=accelerator, steps_per_epoch=10, mesh=mesh)
-
-
-def by_parts(model):
-    """Makes the encoder and each decoder an FSDP unit."""
-    for part in (model.encoder, *model.decoders.values(), model):
-        fully_shard(part)
 
 
 def make_batch(number=0, size=8):
