@@ -58,9 +58,9 @@ class RotoGrad(Balancer):
     Decoders: plain, as in the authors' package.
 
     When to use: for tasks that learn at about the same speed. All tasks get the same length, so a task that has
-    converged keeps 1/K of the encoder's step, and its noise harms the others. The digits in docs/digits_notes.md become
-    worse by this, and `rotate_only` loses almost nothing. Try `rotate_only` where one task converges long before the
-    others.
+    converged keeps 1/K of the encoder's step, and its noise harms the others. The digits in
+    docs/results/digits_notes.md become worse by this, and `rotate_only` loses almost nothing. Try `rotate_only` where
+    one task converges long before the others.
 
     Differs from the published experiments: the rotations move by geodesics; `update=adam` gives the paper's rule. They
     start near the identity, so that decoders that were trained before still fit; the authors' package starts at any

@@ -31,8 +31,8 @@ class Uncertainty(Balancer):
 
     Differs from the published experiments: the code behind most published tables takes the Gaussian likelihood for all
     tasks, which `likelihood=gaussian` gives. Some of it also starts the s_k elsewhere and trains them at the model's
-    rate. The presets have the values of each code base (docs/presets.md). The paper does not name the rate of the s_k;
-    0.025 is the rate of the GradNorm paper and of AvivNavon/nash-mtl.
+    rate. The presets have the values of each code base (docs/reference/presets.md). The paper does not name the rate of
+    the s_k; 0.025 is the rate of the GradNorm paper and of AvivNavon/nash-mtl.
 
     Args:
         likelihood: `by_task`, or `gaussian` for all tasks.

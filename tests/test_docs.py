@@ -46,7 +46,9 @@ def test_the_python_of_readme_and_docs_runs(tmp_path, monkeypatch):
     readme = (Path(__file__).parents[1] / "README.md").read_text()
     blocks = re.findall(PYTHON, readme, re.DOTALL)
     assert len(blocks) == 2
-    blocks += [block for file in sorted(DOCS.glob("*.md")) for block in re.findall(PYTHON, file.read_text(), re.DOTALL)]
+    blocks += [
+        block for file in sorted(DOCS.rglob("*.md")) for block in re.findall(PYTHON, file.read_text(), re.DOTALL)
+    ]
     assert len(blocks) > 2
     for block in blocks:
         exec(compile(block, "README.md", "exec"), {"__name__": "readme"})

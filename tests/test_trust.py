@@ -1,4 +1,4 @@
-"""A few cases of every part of `make trust`, with the seeds of that harness (docs/trust.md)."""
+"""A few cases of every part of `make trust`, with the seeds of that harness (docs/results/trust.md)."""
 
 import sys
 from pathlib import Path

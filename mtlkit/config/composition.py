@@ -48,7 +48,7 @@ def compose(experiment: str, overrides: Sequence[str] = ()) -> Config:
 
     `experiment` is a name (`mtlkit list experiments`) or the path of a YAML file, which may be a run's config.yaml.
     `overrides` use Hydra's grammar: `key=value`, a choice such as `balancer=rotograd` or `task=[depth]`, `~task.depth`.
-    docs/experiments.md shows all forms.
+    docs/reference/configuration.md shows all forms.
 
     Raises:
         ValueError: a key is unknown, a type is wrong or values cannot be combined; it names the key and its source. Or:

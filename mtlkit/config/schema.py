@@ -185,7 +185,7 @@ class TrainerConfig:
     #: the decoders: as in the paper of each method, never, or always
     normalize_losses: Natural = 0  #: divides each loss by its mean over this many first steps
     normalize_again: Count | None = None  #: from this step on by its mean over so many steps from there; null: never
-    trackers: tuple[Tracker, ...] = ()  #: also get the log: docs/experiments.md
+    trackers: tuple[Tracker, ...] = ()  #: also get the log: docs/reference/configuration.md
     observers: tuple[str, ...] = ()  #: names in OBSERVERS, which plug-ins register
     selection: Literal["best", "last", "last10"] = "best"  #: the results: of the best evaluation, of the
     #: last one, or the mean of the last ten, as in tables on NYUv2
@@ -211,7 +211,7 @@ class Config:
     deterministic: bool = False  #: raises an error for operations that are not deterministic on this device
     plugins: tuple[str, ...] = ()  #: modules to import first; they register the names that other keys use
     protocol: Literal["strict", "published"] = "strict"  #: published: selection on test data is allowed
-    preset: PresetConfig | None = None  #: what a published code base does with the balancer; docs/presets.md
+    preset: PresetConfig | None = None  #: what a published code base does with the balancer; docs/reference/presets.md
     data: DataConfig
     model: ModelConfig
     task: dict[str, Any]  #: the tasks by name, each a TaskConfig

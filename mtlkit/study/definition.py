@@ -35,7 +35,7 @@ FIXED = {
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """What a study compares. These are the keys of a study's file; docs/compare.md shows one.
+    """What a study compares. These are the keys of a study's file; docs/how_to/compare.md shows one.
 
     Raises `ValueError` if the values do not fit together.
     """

@@ -30,7 +30,7 @@ class Folder(Dataset):
     `images` is a pattern, and so is `files` of each label. Both are below `root`; `*` stands for a part of a name, and
     `**` for any folders. A file belongs to the image for which the wildcards stand for the same text (`matching.stem`):
     `depth/**/*.png` has the depth of `images/**/*.jpg`, and `*/rgb/*.png` goes with `*/depth/*_depth.png`. `labels`
-    names the targets. docs/your_own_data.md explains all options with examples.
+    names the targets. docs/tutorials/your_own_data.md explains all options with examples.
 
     Sample: image (C, H, W), C from the files or from `channels`; every label of `labels` that the image has.
 
