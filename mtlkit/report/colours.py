@@ -27,12 +27,12 @@ def rows(
     steps, values = matrix(series)
     shown, words = _shown(values, list(series), scaled, better or {})
     names = [svg.middle_out(name, 18) for name in series]
-    left, height = 8 + 6 * max(map(len, names)), max(9.0, min(13.0, 420 / len(names)))
+    left, height = 8 + 5.2 * max(map(len, names)), max(9.5, min(13.0, 420 / len(names)))
     bottom = 4 + height * len(names)
     across = svg.Scale(0.0, max(1.0, float(steps[-1])), left, RIGHT, whole=True)
     body = colours(shown, left, 4, RIGHT - left, bottom - 4)
     for place, (name, full) in enumerate(zip(names, series, strict=True)):
-        body += svg.text(left - 5, 4 + height * (place + 0.5) + 3.3, name, "small end", full)
+        body += svg.text(left - 5, 4 + height * (place + 0.5) + 3.3, name, "tiny end", full)
     for value, text in across.ticks(3):
         body += svg.text(across(value), bottom + 13, text, "tick middle")
     body += svg.text(left, bottom + 26, "step", "tick")

@@ -8,7 +8,7 @@ import numpy as np
 
 from mtlkit.page import svg
 from mtlkit.report.colours import colours, matrix, rows
-from mtlkit.report.explanation import direction_sheet, percent, share_sheet, signed
+from mtlkit.report.explanation import Sheet, direction_sheet, percent, share_sheet, signed
 from mtlkit.report.gradients import BLOCKS, Directions, Pair, cosines, directions, mean, pairs
 from mtlkit.report.history import History
 from mtlkit.report.html import paragraph, section, table
@@ -79,17 +79,23 @@ def _conflicts(history: History, known: Sequence[Pair]) -> str:
 def _forest(caption: str, known: Sequence[Pair]) -> str:
     ends = [value for pair in known for value in (pair.mean, *(pair.interval or ()))]
     left, right, top = 148, 312, 8
-    bottom = top + 20 * len(known)
+    long = max(len(pair.first) + len(pair.second) for pair in known) > 18
+    row = 26 if long else 20
+    bottom = top + row * len(known)
     across = svg.Scale(*svg.padded([*ends, 0.0]), left, right)
     body = "".join(
         svg.line(across(value), top, across(value), bottom) + svg.text(across(value), bottom + 14, words, "tick middle")
-        for value, words in across.ticks(4)
+        for value, words in across.ticks(3)
     )
     body += svg.line(across(0), top, across(0), bottom, "zero")
     for place, pair in enumerate(known):
-        y = top + 20 * place + 10
+        y = top + row * place + row / 2
         css = _side(pair)
-        body += svg.label(0, y, f"{pair.first} · {pair.second}", left - 8)
+        if long:
+            body += svg.text(0, y - 2.5, svg.middle_out(pair.first, 24), "small", pair.first)
+            body += svg.text(0, y + 9, svg.middle_out(pair.second, 24), "small", pair.second)
+        else:
+            body += svg.text(0, y + 4, f"{pair.first} · {pair.second}")
         if pair.interval:
             body += svg.line(across(pair.interval[0]), y, across(pair.interval[1]), y, f"bar {css}")
         body += f'<circle class="dot {css}" cx="{across(pair.mean):.1f}" cy="{y}" r="3.6"/>'
@@ -120,14 +126,13 @@ def _map(known: Sequence[Pair]) -> str:
         i, j = tasks.index(pair.first), tasks.index(pair.second)
         values[i, j] = values[j, i] = pair.mean
     most = float(np.nanmax(np.abs(values))) or 1.0
-    left, side = 8 + 5.8 * min(18, max(map(len, tasks))), max(8.0, 240 / len(tasks))
-    side = min(side, (svg.WIDTH - left - 4) / len(tasks))
-    size = side * len(tasks)
-    body = colours((values / most + 1) / 2, left, 4, size, size, "RdBu")
+    left, row = 8 + 5.2 * min(18, max(map(len, tasks))), max(9.5, 200 / len(tasks))
+    width, height = min(svg.WIDTH - left - 4, row * len(tasks)), row * len(tasks)
+    body = colours((values / most + 1) / 2, left, 4, width, height, "RdBu")
     for place, task in enumerate(tasks):
-        body += svg.text(left - 5, 4 + side * (place + 0.5) + 3, svg.middle_out(task, 18), "tiny end", task)
+        body += svg.text(left - 5, 4 + row * (place + 0.5) + 3, svg.middle_out(task, 18), "tiny end", task)
     words = f"red −{most:.2g}, white 0, blue +{most:.2g}; columns in the order of the rows"
-    drawing = svg.picture(size + 8, f"Mean cosine of every pair of {len(tasks)} tasks: {words}.", body)
+    drawing = svg.picture(height + 8, f"Mean cosine of every pair of {len(tasks)} tasks: {words}.", body)
     return f"<figure><figcaption>Mean cosine of all pairs<small> {words}</small></figcaption>{drawing}</figure>"
 
 
@@ -158,16 +163,19 @@ def _balancer(history: History, found: Directions) -> str:
     if np.isfinite(found.cosine).any():
         line = Line("with the plain sum", (found.steps, found.cosine), "c0", True)
         figures.append(panel("Cosine of the step with the plain sum", [line]))
-    body = (
-        paragraph(_turned(found))
-        + paragraph(" ".join(sheet.notes))
-        + table("Direction of the step", sheet.head, sheet.rows)
-    )
+    body = paragraph(_turned(found)) + _sheet(sheet)
     if found.weighted:
-        shares = share_sheet(found)
+        body += _sheet(share_sheet(found))
         figures.append(_of_tasks("Share of each task in the step", found.series(found.shares)))
-        body += paragraph(" ".join(shares.notes)) + table("Shares of the tasks", shares.head, shares.rows)
     return f"<h3>What the balancer did</h3>{body}{panels(figures)}"
+
+
+def _sheet(sheet: Sheet) -> str:
+    """Shows a table with its notes. That of many tasks is closed: the figures show the same."""
+    body = paragraph(" ".join(sheet.notes)) + table(sheet.title, sheet.head, sheet.rows)
+    if len(sheet.rows) <= FEW + 1:
+        return body
+    return f"<details><summary>{escape(sheet.title)}<small> ({len(sheet.rows)} rows)</small></summary>{body}</details>"
 
 
 def _turned(found: Directions) -> str:

@@ -15,7 +15,7 @@ from mtlkit.page.axes import BOTTOM, HEIGHT, LEFT, TOP, axes
 from mtlkit.page.look import DASHES
 from mtlkit.report.history import Series
 
-RIGHT, RIGHT_OF_LABELS = 350, 268  #: the right edge of the plot, without and with labels at the ends of the lines
+RIGHT, RIGHT_OF_LABELS = 342, 268  #: the right edge of the plot, without and with labels at the ends of the lines
 POINTS = 160  #: a longer series is divided into this many equal parts, and the plot shows their means
 LOG_RANGE = 20  #: if positive values span more than this factor, the axis is logarithmic
 NAME = 11  #: letters of a label

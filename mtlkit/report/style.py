@@ -18,7 +18,7 @@ tbody th { font-weight: 400; border: 0; position: static }
 .boxes .scroll { max-height: 26rem } summary { font-weight: 600; font-size: .9rem; padding: .2rem 0 }
 svg .level { stroke: var(--ink); stroke-width: 1; stroke-dasharray: 5 3; opacity: .6 }
 svg .ring { fill: none; stroke: currentColor; stroke-width: 1.8 } svg .noisy { stroke-width: 1.1; opacity: .85 }
-svg .cursor { stroke: var(--ink); stroke-width: .8 } svg .tiny { font-size: 8px }
+svg .cursor { stroke: var(--ink); stroke-width: .8 } svg .tiny { font-size: 9px }
 svg .pixels { image-rendering: pixelated }
 svg .good { color: var(--good) } svg .bad { color: var(--bad) } svg circle.soft, svg line.soft { color: var(--soft) }
 svg[data-plot] { touch-action: pan-y }
@@ -46,7 +46,7 @@ figure output { display: block; font-size: .78rem; min-height: 1.2em; color: var
 svg .bubble { fill: currentColor; fill-opacity: .55; stroke: currentColor }
 .values th, .values td { padding: .1rem .6rem .1rem 0 } .values .bar { padding-left: .4rem; min-width: 5rem }
 @media (max-width: 36rem) {
-  .figures { font-size: .78rem; width: 100% } .figures td, .figures th { padding-right: .35rem }
+  table { font-size: .78rem } td, th { padding-right: .5rem } .figures { width: 100% } .figures td, .figures th { padding-right: .35rem }
   .kinds { grid-template-columns: repeat(auto-fit, minmax(5.5rem, 1fr)) } .cards figure { max-width: none }
 }
 @page { size: A4; margin: 14mm }

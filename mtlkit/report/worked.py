@@ -95,12 +95,11 @@ def _many(history: History, rows: Sequence[Row], single: Single) -> str:
     """Shows the means over the tasks, the best and the worst, and all rows in a closed box."""
     ranked = sorted(main_rows(rows), key=lambda row: -1e9 if row.relative_gain is None else row.relative_gain)
     chosen = [*reversed(ranked[-EXTREMES:]), *ranked[: min(EXTREMES, len(ranked) - EXTREMES)]]
-    extremes = [row for one in chosen for row in rows if row.task == one.task]
     tasks = len({row.task for row in rows})
     return (
         f"<h3>Means over {tasks} tasks</h3>{_table(history, means(rows), {})}"
         f"<h3>The {EXTREMES} tasks with the largest gain over the constant, and the {EXTREMES} with the smallest</h3>"
-        f"{_table(history, extremes, single)}"
+        f"{_table(history, chosen, single, by_task=False)}"
         f"<details class=long><summary>All {tasks} tasks<small> ({len(rows)} rows)</small></summary>"
         f"{_table(history, rows, single)}</details>"
     )
@@ -128,20 +127,21 @@ def means(rows: Sequence[Row]) -> list[Row]:
     return found
 
 
-def _table(history: History, rows: Sequence[Row], single: Single) -> str:
-    """Returns the table, with one heading row per task, so that the figures fit a phone."""
+def _table(history: History, rows: Sequence[Row], single: Single, *, by_task: bool = True) -> str:
+    """Returns the table. `by_task` gives each task a heading row above its metrics, so that the figures fit a phone."""
     heads = ["trained", "vs constant", *(["alone"] if single else []), "constant", "untrained"]
     columns = "".join(f'<th scope=col class="n">{escape(text)}' for text in heads)
     body, task = "", None
     for row in rows:
-        if row.task != task:
+        if by_task and row.task != task:
             body += f'<tr class=task><th scope=rowgroup colspan="{len(heads) + 1}">{escape(row.task)}'
             task = row.task
+        name = metric_text(row) if by_task else f"{row.task}: {metric_text(row)}"
         gain = row.gain or 0
         alone = [short_value(single.get(_key(row)))] if single else []
         numbers = [*alone, short_value(row.constant), short_value(row.untrained)]
         body += (
-            f"<tr><th scope=row>{escape(metric_text(row))}<td class=n><b>{short_value(row.trained)}</b>"
+            f"<tr><th scope=row>{escape(name)}<td class=n><b>{short_value(row.trained)}</b>"
             f'<td class="n {"good" if gain > 0 else "bad" if gain < 0 else ""}">{gain_text(row)}'
             + "".join(f"<td class=n>{number}" for number in numbers)
         )
