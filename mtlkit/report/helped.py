@@ -143,11 +143,10 @@ def _over_time(history: History, known: Sequence[Pair]) -> str:
         return panel("Cosine over the run", lines, zero="below: conflict", labels=True)
     steps, values = matrix(series)
     quantiles = np.nanquantile(values, (0.1, 0.5, 0.9), axis=0)
-    names = ("lowest tenth of the pairs", "median pair", "highest tenth of the pairs")
-    lines = [
-        Line(name, (steps, row), css, True) for name, row, css in zip(names, quantiles, ("c1", "c0", "c2"), strict=True)
-    ]
-    return panel("Cosine over the run", lines, zero="below: conflict", note=f"{len(known)} pairs")
+    names = {"lowest 10 %": "c1", "median": "c0", "highest 10 %": "c2"}
+    lines = [Line(name, (steps, row), css, True) for (name, css), row in zip(names.items(), quantiles, strict=True)]
+    note = f"{len(known)} pairs"
+    return panel("Cosine over the run", lines, zero="below: conflict", labels=True, note=note)
 
 
 def _short(pair: str) -> str:

@@ -28,10 +28,11 @@ figure output { display: block; font-size: .78rem; min-height: 1.2em; color: var
 .sample { margin: 1.6rem 0 0; padding-top: .6rem; border-top: 1px solid var(--rule) }
 .sample h4 { margin: 0 0 .5rem; font-size: .95rem } .sample h4 small { display: inline; font-size: .85em }
 .cards { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(min(15rem, 100%), 1fr)) }
-.cards figure { max-width: 24rem } .cards figure + figure { margin-top: 1rem }
+.cards figure { max-width: 24rem } .cards > div figure + figure { margin-top: 1rem }
 .cards img { width: 100%; display: block } img.small { image-rendering: pixelated }
 .kinds { display: grid; gap: .4rem } .kinds > div { min-width: 0 } .kinds small { margin-bottom: .1rem }
-.legends { display: grid; gap: .5rem 2rem; font-size: .85rem; margin: .8rem 0 }
+.legends { display: grid; gap: .5rem 2rem;
+  grid-template-columns: repeat(auto-fill, minmax(min(24rem, 100%), 1fr)); font-size: .85rem; margin: .8rem 0 }
 .swatches { list-style: none; padding: 0; margin: 0; display: flex; flex-wrap: wrap; gap: .15rem .9rem }
 .swatches i { display: inline-block; width: .85rem; height: .85rem; margin-right: .35rem; vertical-align: -.1rem;
   border: 1px solid var(--rule) }
@@ -46,7 +47,8 @@ figure output { display: block; font-size: .78rem; min-height: 1.2em; color: var
 svg .bubble { fill: currentColor; fill-opacity: .55; stroke: currentColor }
 .values th, .values td { padding: .1rem .6rem .1rem 0 } .values .bar { padding-left: .4rem; min-width: 5rem }
 @media (max-width: 36rem) {
-  table { font-size: .78rem } td, th { padding-right: .5rem } .figures { width: 100% } .figures td, .figures th { padding-right: .35rem }
+  table { font-size: .78rem }
+  td, th { padding-right: .5rem } .figures { width: 100% } .figures td, .figures th { padding-right: .35rem }
   .kinds { grid-template-columns: repeat(auto-fit, minmax(5.5rem, 1fr)) } .cards figure { max-width: none }
 }
 @page { size: A4; margin: 14mm }
