@@ -226,7 +226,7 @@ class Task(ABC):
         return None
 
     def chances(self, prediction: Tensor, target: Tensor) -> Chances | None:
-        """The probabilities in a batch of predictions, where the target is known. A page says whether they are right."""
+        """The probabilities in a batch of predictions, where its target is known. The page says if they are right."""
         return None
 
 

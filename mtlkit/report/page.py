@@ -2,6 +2,7 @@
 
 import base64
 import io
+from collections.abc import Mapping
 from datetime import datetime
 from html import escape
 from pathlib import Path
@@ -49,7 +50,7 @@ pre { overflow: auto; font-size: .85rem }
 """
 
 
-def write_report(run: Path) -> Path:
+def write_report(run: Path, single: Mapping[str, float] | None = None) -> Path:
     """Writes `RUN/report.html` from the files of the run's folder and returns its path. The run may be unfinished.
 
     It reads metrics.jsonl and, if they exist, config.yaml and pictures/ (see `save_pictures`). Raises
