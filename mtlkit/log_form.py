@@ -12,10 +12,12 @@ NUMBERS = ("epoch", "step_time", "monitor", "direction_norm", "left_out")  #: nu
 FACTS: Mapping[str, Any] = {
     **dict.fromkeys(("incident", "status", "why", "reason", "protocol", "validation", "selection"), str | None),
     **dict.fromkeys(("monitor_of", "decoders", "started", "memory_of"), str | None),
+    **dict.fromkeys(("command", "device", "precision"), str | None),
     **dict.fromkeys(("total_steps", "processes", "peak_memory"), int | None),
     **dict.fromkeys(("best", "best_lost"), bool),
     **dict.fromkeys(("versions", "units"), dict[str, str]),
-    "ema": float | None,
+    **dict.fromkeys(("ema", "seconds"), float | None),
+    "commit": dict[str, str | bool | None] | None,
     "higher_is_better": dict[str, bool | None],
     "model": list[str],
     "data": dict[str, Any],

@@ -44,8 +44,11 @@ class Observer:
     def evaluation(self, record: Record) -> None:
         """Gets a record of the split `val` or `val_constant`."""
 
+    def working(self, what: str) -> None:
+        """Gets a sentence about work that may take a while and that no record tells of."""
+
     def pictures(self, step: int, samples: Sequence[Sample]) -> None:
-        """Gets the pictures of some samples at the end of a run: image, targets and predictions."""
+        """Gets the pictures of some evenly spread samples at the end of a run: images, targets, predictions, errors."""
 
     def finish(self, summary: Record) -> None:
         """Is called when the run is over, also after an exception. `summary["status"]` is, for example, "finished"."""
@@ -75,6 +78,10 @@ class Observers(Observer):
     def evaluation(self, record: Record) -> None:
         for observer in self.observers:
             observer.evaluation(record)
+
+    def working(self, what: str) -> None:
+        for observer in self.observers:
+            observer.working(what)
 
     def pictures(self, step: int, samples: Sequence[Sample]) -> None:
         for observer in self.observers:

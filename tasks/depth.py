@@ -10,9 +10,10 @@ from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
 from mtlkit.gradients import at_least_float32
+from mtlkit.legend import Scale, stops
 from mtlkit.metrics import Pooled, batch_means, check_shapes, collect
 from mtlkit.options import check_owner
-from mtlkit.task import TASKS, Task
+from mtlkit.task import TASKS, ErrorMap, Task
 from mtlkit.typed import Positive, Share
 
 MAP = ("B", 1, "H", "W")
@@ -123,6 +124,13 @@ class Depth(Task):
         depth = value[0].float().cpu().numpy()
         colours = matplotlib.colormaps["turbo"](depth / self.options.max_depth, bytes=True)[..., :3]
         return np.where(depth[..., None] != 0, colours, np.uint8(0))
+
+    def legend(self) -> Scale:
+        colours = stops(lambda share: matplotlib.colormaps["turbo"](share, bytes=True))
+        return Scale(0, self.options.max_depth, colours, self.unit, "Black: no label.")
+
+    def errors(self, prediction: Tensor, target: Tensor) -> ErrorMap:
+        return ErrorMap(torch.where(target > 0, (prediction - target).abs(), torch.nan)[0], self.unit)
 
 
 def _or_half(value: float | None) -> float:

@@ -16,7 +16,7 @@ from torchmetrics.utilities import dim_zero_cat
 from mtlkit.gradients import at_least_float32
 from mtlkit.metrics import Pooled, check_shapes, collect
 from mtlkit.options import check_owner
-from mtlkit.task import TASKS, Task
+from mtlkit.task import TASKS, Chances, Task
 from mtlkit.typed import Bound, NonNegative, Positive
 
 
@@ -112,6 +112,13 @@ class Multilabel(Task):
 
     def picture(self, value: Tensor) -> np.ndarray:
         return bars(self.classes, value)
+
+    def numbers(self, value: Tensor) -> Tensor:
+        return value
+
+    def chances(self, prediction: Tensor, target: Tensor) -> Chances:
+        known = ~target.isnan()
+        return Chances("the probability of each attribute", prediction[known], target[known])
 
 
 class Labels(Pooled):

@@ -272,7 +272,7 @@ def test_predict_and_report_name_what_they_wrote(monkeypatch: pytest.MonkeyPatch
         return [out / image.stem for image in images]
 
     monkeypatch.setattr(mtlkit.run.predicting, "predict_files", predict)
-    monkeypatch.setattr(mtlkit.report, "write_report", lambda run: run / "report.html")
+    monkeypatch.setattr(mtlkit.report, "write_report", lambda run, single: run / "report.html")
     options = ["--tasks", "a,b", "--no-arrays", "--batch", "4"]
     assert main(["predict", "runs/a", "1.png", "2.png", "--out", "out", *options]) == 0
     assert main(["report", "runs/a"]) == 0

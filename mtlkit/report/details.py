@@ -1,15 +1,16 @@
 """Reads what a run's model does on a whole split: `RUN/details.json`."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+from mtlkit.files import write_whole
 from mtlkit.plain_text import short
 from mtlkit.report.samples import mapping
+from mtlkit.run_folder import DETAILS
 from mtlkit.typed import Bound, MisfitError, Natural, Share, Source, convert, to_dataclass
 
-FILE = "details.json"
 MOST_CLASSES = 100  #: a confusion of more classes is not stored
 BINS = 10  #: of the predicted probability
 Counted = Annotated[int, Bound(0, 1e18)]
@@ -75,12 +76,17 @@ class Details:
     reliability: dict[str, Reliability]
 
 
+def save_details(run: Path, details: Details) -> None:
+    """Writes `details.json` into the folder of a run."""
+    write_whole(run / DETAILS, json.dumps(asdict(details), allow_nan=False).encode())
+
+
 def details(run: Path) -> Details | None:
     """Returns the tables of a run, or None if it has no `details.json`, such as one that has not finished.
 
     Raises `ValueError`, which names the file, if it is damaged.
     """
-    path = run / FILE
+    path = run / DETAILS
     if not path.is_file():
         return None
     try:

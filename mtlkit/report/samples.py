@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -106,6 +106,14 @@ def look(run: Path) -> Look | None:
         ) from error
 
 
+def as_json(look: Look) -> bytes:
+    """Returns what `samples.json` holds. The pictures are files of the folder, so the file does not name them."""
+    samples = [{key: value for key, value in asdict(one).items() if key != "pictures"} for one in look.samples]
+    legends = {name: one if isinstance(one, str) else asdict(one) for name, one in look.legends.items()}
+    values = {key: value for key, value in vars(look).items() if key not in ("samples", "legends")}
+    return json.dumps({**values, "legends": legends, "samples": samples}, indent=1, allow_nan=False).encode()
+
+
 def _look(found: Any, pictures: list[dict[str, Path]]) -> Look:
     found = mapping(found, "the file")
     samples = found.get("samples")
@@ -145,10 +153,11 @@ def _legend(found: Any, key: str) -> Legend:
     values = mapping(found, key)
     if "colours" in values and "low" not in values:
         try:
-            legend: Classes | Scale = Classes(convert(values["colours"], list[tuple[str, str]]))
+            pairs = convert(values["colours"], list[tuple[str, str]])
         except MisfitError:
             raise ValueError(f"{key}: expected pairs of a class and a colour") from None
-        colours = [pair[1] for pair in legend.colours]
+        legend: Classes | Scale = to_dataclass(Classes, {**values, "colours": pairs}, key, Source(""))
+        colours = [pair[1] for pair in pairs]
     else:
         legend = to_dataclass(Scale, values, key, Source(""))
         colours = legend.colours

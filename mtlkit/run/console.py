@@ -85,6 +85,9 @@ class Console(Observer):
                 self._dim(line)
         self._incident(record)
 
+    def working(self, what: str) -> None:
+        self._dim(what)
+
     def finish(self, summary: Record) -> None:
         if self._live:
             self._live.stop()

@@ -15,7 +15,6 @@ from mtlkit.engine.evaluation import evaluate_constants, evaluate_model
 from mtlkit.engine.optim import check_optimizer
 from mtlkit.log import JsonLines
 from mtlkit.observer import OBSERVERS, Observer, Observers
-from mtlkit.report import save_pictures, write_report
 from mtlkit.run import checkpoint
 from mtlkit.run.build import (
     build_balancer,
@@ -28,7 +27,6 @@ from mtlkit.run.build import (
 )
 from mtlkit.run.claim import claimed
 from mtlkit.run.description import Description
-from mtlkit.run.drawing import draw
 from mtlkit.run.ending import ended, why_it_ended
 from mtlkit.run.facts import about_the_model, facts
 from mtlkit.run.first_look import FirstLook
@@ -37,6 +35,7 @@ from mtlkit.run.launcher import about_the_launcher
 from mtlkit.run.length import check_length
 from mtlkit.run.memory import PeakMemory
 from mtlkit.run.same import check_same_data, check_same_run
+from mtlkit.run.showing import show
 from mtlkit.run.start import Start, open_run
 from mtlkit.run.stop import in_training
 from mtlkit.run.trackers import start_trackers
@@ -167,10 +166,11 @@ class Experiment:
                 # The pictures and the model after `run` are those of the checkpoint that the results are taken from.
                 distributed.main_decides(lambda: self._load_results(engine))
                 finished: dict[str, object] = {"status": "finished", "why": why_it_ended(engine)}
+                finished |= {"seconds": engine.clock.seconds}
                 finished |= {"peak_memory": memory.bytes(), "memory_of": memory.of}
                 end["status"] = "finished"  # a report that cannot be drawn does not make a finished run a stopped one
                 try:
-                    distributed.main_decides(lambda: self._show(engine, validation))
+                    distributed.main_decides(lambda: show(engine, validation, checks, self.folder))
                 finally:
                     engine.note(finished)  # last: a run that is killed before goes on, and gets its report
 
@@ -215,13 +215,6 @@ class Experiment:
             engine.note({"incident": remark})
         checkpoint.load_weights(engine.averaged.model, engine.balancer, folder)
         checkpoint.drop_previous(self.folder)
-
-    def _show(self, engine: Engine, validation: Samples) -> None:
-        """Writes the pictures and the report, on the main process."""
-        pictures = draw(engine.predictor, validation)
-        save_pictures(self.folder, pictures)
-        engine.observer.pictures(engine.step, pictures)
-        write_report(self.folder)
 
     def _write_description(self, training: Samples, balancer: Balancer) -> None:
         dataset = training.dataset
