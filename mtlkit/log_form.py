@@ -12,7 +12,7 @@ NUMBERS = ("epoch", "step_time", "monitor", "direction_norm", "left_out")  #: nu
 FACTS: Mapping[str, Any] = {
     **dict.fromkeys(("incident", "status", "why", "reason", "protocol", "validation", "selection"), str | None),
     **dict.fromkeys(("monitor_of", "decoders", "started", "memory_of"), str | None),
-    **dict.fromkeys(("total_steps", "processes", "peak_memory"), int | None),
+    **dict.fromkeys(("total_steps", "steps_per_epoch", "batch_size", "processes", "peak_memory"), int | None),
     **dict.fromkeys(("best", "best_lost"), bool),
     **dict.fromkeys(("versions", "units"), dict[str, str]),
     "ema": float | None,
