@@ -35,6 +35,12 @@ class Observer:
     def start(self, total_steps: int, step: int) -> None:
         """Is called when the run begins. `step` of its `total_steps` optimizer steps are done already (0: new)."""
 
+    def phase(self, words: str) -> None:
+        """Is called when a part of the run begins that may take a while, also before `start`. `words` say which part.
+
+        Only the observers that `Experiment.run` gets are told: those of the configuration are made later.
+        """
+
     def note(self, record: Record) -> None:
         """Gets a record of the split `info`, or an incident outside the other records. It may be called at any time."""
 
@@ -43,9 +49,6 @@ class Observer:
 
     def evaluation(self, record: Record) -> None:
         """Gets a record of the split `val` or `val_constant`."""
-
-    def working(self, what: str) -> None:
-        """Gets a sentence about work that may take a while and that no record tells of."""
 
     def pictures(self, step: int, samples: Sequence[Sample]) -> None:
         """Gets the pictures of some evenly spread samples at the end of a run: images, targets, predictions, errors."""
@@ -67,6 +70,10 @@ class Observers(Observer):
         for observer in self.observers:
             observer.start(total_steps, step)
 
+    def phase(self, words: str) -> None:
+        for observer in self.observers:
+            observer.phase(words)
+
     def note(self, record: Record) -> None:
         for observer in self.observers:
             observer.note(record)
@@ -78,10 +85,6 @@ class Observers(Observer):
     def evaluation(self, record: Record) -> None:
         for observer in self.observers:
             observer.evaluation(record)
-
-    def working(self, what: str) -> None:
-        for observer in self.observers:
-            observer.working(what)
 
     def pictures(self, step: int, samples: Sequence[Sample]) -> None:
         for observer in self.observers:

@@ -96,6 +96,8 @@ def train_command(arguments: argparse.Namespace, result: Outcome) -> None:
 
     `--multirun` can be called again: it leaves finished runs as they are, resumes begun ones and starts the others.
     """
+    if "torch" not in sys.modules:
+        print_lines(["Loading PyTorch ..."])
     from mtlkit.config.composition import compose
     from mtlkit.config.sweeps import sweep
 
@@ -105,14 +107,15 @@ def train_command(arguments: argparse.Namespace, result: Outcome) -> None:
         configs = [compose(arguments.experiment, job) for job in jobs]  # all are checked before the first one starts
         cli_runs.trust(arguments, *(Path(config.output_dir) for config in configs))
 
-    from mtlkit.run.console import Console
+    from mtlkit.console import Console
     from mtlkit.run.experiment import Experiment
     from mtlkit.run.progress import bring_to_end
 
     experiments = [Experiment(config, job) for config, job in zip(configs, jobs, strict=True)]
     resume = arguments.resume_from or arguments.resume
     if not arguments.multirun:
-        _summarise(experiments[0].run(resume=resume, observers=[Console()]))
+        only = experiments[0]
+        _summarise(only.run(resume=resume, observers=[Console(only.folder)]))
         return
     for number, experiment in enumerate(experiments, 1):
         folder = experiment.folder
@@ -120,8 +123,8 @@ def train_command(arguments: argparse.Namespace, result: Outcome) -> None:
         with result.watch(f"{folder}: "):
             try:
                 if resume:
-                    experiment.run(resume=resume, observers=[Console()])
-                elif not bring_to_end(experiment.config, [Console()]):
+                    experiment.run(resume=resume, observers=[Console(folder)])
+                elif not bring_to_end(experiment.config, [Console(folder)]):
                     print_lines(["It has finished already."])
                 _summarise(folder)
             except RuntimeError as error:
@@ -134,12 +137,11 @@ def train_command(arguments: argparse.Namespace, result: Outcome) -> None:
 
 def _summarise(run: Path) -> None:
     """Prints the figures of a run beside those of the untrained start and of constant predictions."""
-    from mtlkit.report import summary_table
+    from mtlkit.report import summary
     from mtlkit.terminal import Terminal
 
     if is_main():
-        Terminal().print(summary_table(run))
-        print_lines([f"Report: {run / 'report.html'}"])
+        Terminal().print(*summary(run), highlight=False, soft_wrap=False, sep="\n")
 
 
 def list_command(arguments: argparse.Namespace, result: Outcome) -> None:

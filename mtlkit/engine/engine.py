@@ -128,11 +128,13 @@ class Engine:
                     self.observer.step(self._training_record(steps) | {"step_time": seconds / done} | left_out)
                     started, since = time.perf_counter(), self.step
                 self.evaluation_due = self._evaluates()
+                paused = time.perf_counter()
                 stop(self.step, self.evaluation_due)  # before the evaluation, which can take too long
                 if self.evaluation_due:
                     save(self.note_evaluation(evaluate()))
                 elif self.config.save_every and self.step % self.config.save_every == 0:
                     save(False)
+                started += time.perf_counter() - paused  # `step_time` is about training alone
                 if self._finished():
                     return
 

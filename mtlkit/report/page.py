@@ -15,6 +15,7 @@ from mtlkit.report.helped import helped
 from mtlkit.report.history import History
 from mtlkit.report.predicted import predicted
 from mtlkit.report.style import STYLE
+from mtlkit.report.table import ended_text
 from mtlkit.report.trained import trained
 from mtlkit.report.worked import answer, worked
 
@@ -53,10 +54,7 @@ def _header(history: History, single: Mapping[str, float]) -> str:
         f"seed {seed}" if seed is not None else "",
         *(f"{key} {info[key]}" for key in ("protocol", "preset") if info.get(key)),
     )
-    status = str(info.get("status") or "not finished")
-    why = f": {info['why']}" if info.get("why") else ""
-    total = f" of {info['total_steps']}" if info.get("total_steps") else ""
-    ended = f"{status} at step {history.last_step}{total}{why}"
+    ended = ended_text(history) or f"not finished, at step {history.last_step}"
     links = (
         ("did-it-work", "Did it work?"),
         ("what-does-it-predict", "What does it predict?"),

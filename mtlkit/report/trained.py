@@ -94,8 +94,7 @@ def _per_second(times: Series, batch: int) -> np.ndarray:
 
 
 def _batch(history: History) -> int:
-    size = (history.config.get("data") or {}).get("batch_size")
-    return size if isinstance(size, int) else 0
+    return history.info.get("batch_size") or 0  # a run of an earlier version did not log it
 
 
 def _costs(history: History) -> str:
@@ -107,7 +106,6 @@ def _costs(history: History) -> str:
     total = info.get("total_steps")
     memory = info.get("peak_memory")
     named = {
-        "Ended": ", ".join(str(one) for one in (info.get("status"), info.get("why")) if one),
         "Steps": f"{history.last_step} of {total}" if total else str(history.last_step),
         "Time": _duration(info.get("seconds")),
         "Median step": f"{1000 * step:.4g} ms" if step else "",
@@ -120,10 +118,15 @@ def _costs(history: History) -> str:
         "Precision": str(info.get("precision") or ""),
         "Started": str(info.get("started", "")).replace("T", " "),
         "Command": str(info.get("command") or ""),
-        "Commit": str(info.get("commit") or ""),
+        "Commit": _commit(info.get("commit") or {}),
         "Versions": ", ".join(f"{name} {version}" for name, version in info.get("versions", {}).items()),
     }
     return f"<h3>Costs and environment</h3>{facts(named)}"
+
+
+def _commit(commit: dict[str, Any]) -> str:
+    changed = {True: ", with changes that are not committed", False: "", None: ", changes unknown"}
+    return f"{commit['hash']}{changed[commit.get('changed')]}" if commit.get("hash") else ""
 
 
 def _duration(seconds: Any) -> str:

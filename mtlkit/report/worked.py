@@ -7,10 +7,10 @@ from mtlkit.page.parts import scroll
 from mtlkit.report.classes import classes
 from mtlkit.report.history import History, Row
 from mtlkit.report.html import section
-from mtlkit.report.table import decoders_text, gain_text, metric_text, split_text
+from mtlkit.report.many import is_many
+from mtlkit.report.table import decoders_text, gain_text, metric_text, remarkable, split_text
 
-ALL_ROWS = 8  #: with more tasks than this, the page shows means and extremes first
-EXTREMES = 3  #: so many of the best and of the worst tasks
+LISTED = 3  #: so many names of tasks are in the answer
 
 Single = Mapping[str, float]  #: "<task>/<metric>" -> the figure of the task trained alone, same seed
 
@@ -58,8 +58,8 @@ def _key(row: Row) -> str:
 
 
 def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:EXTREMES])
-    return f"{shown} and {len(names) - EXTREMES} more" if len(names) > EXTREMES else shown
+    shown = ", ".join(names[:LISTED])
+    return f"{shown} and {len(names) - LISTED} more" if len(names) > LISTED else shown
 
 
 def main_rows(rows: Sequence[Row]) -> list[Row]:
@@ -86,48 +86,32 @@ def worked(history: History, single: Single) -> str:
         decoders_text(history),
         *history.notes,
     ]
-    many = len({row.task for row in rows}) > ALL_ROWS
-    body = _many(history, rows, single) if many else _table(history, rows, single)
+    body = _many(history, rows, single) if is_many(history.tasks) else _table(rows, single)
     return section("Did it work?", " ".join(filter(None, note)), body + classes(history))
 
 
 def _many(history: History, rows: Sequence[Row], single: Single) -> str:
-    """Shows the means over the tasks, the best and the worst, and all rows in a closed box."""
-    ranked = sorted(main_rows(rows), key=lambda row: -1e9 if row.relative_gain is None else row.relative_gain)
-    chosen = [*reversed(ranked[-EXTREMES:]), *ranked[: min(EXTREMES, len(ranked) - EXTREMES)]]
-    tasks = len({row.task for row in rows})
-    return (
-        f"<h3>Means over {tasks} tasks</h3>{_table(history, means(rows), {})}"
-        f"<h3>The {EXTREMES} tasks with the largest gain over the constant, and the {EXTREMES} with the smallest</h3>"
-        f"{_table(history, chosen, single, by_task=False)}"
-        f"<details class=long><summary>All {tasks} tasks<small> ({len(rows)} rows)</small></summary>"
-        f"{_table(history, rows, single)}</details>"
+    """Shows the means over the tasks, the tasks that stand out, and all rows in a closed box."""
+    titles = {
+        "mean": "Means over the tasks that have all figures",
+        "best": "The best tasks",
+        "worst": "The worst tasks",
+        "changed": "The tasks that changed most",
+    }
+    groups = remarkable(history)
+    shown = "".join(
+        f"<h3>{titles[group]}</h3>{_table(found, single, by_task=group == 'mean')}" for group, found in groups.items()
     )
+    tasks = len({row.task for row in rows})
+    whole = f"<summary>All {tasks} tasks<small> ({len(rows)} rows)</small></summary>{_table(rows, single)}"
+    return f"{shown}<details class=long>{whole}</details>"
 
 
 def short_value(value: float | None) -> str:
     return "–" if value is None else f"{value:.3g}"
 
 
-def means(rows: Sequence[Row]) -> list[Row]:
-    """Returns one row per metric that several tasks have: the means over these tasks.
-
-    A task without one of the three figures is left out of all three, so that they are comparable.
-    """
-    found = []
-    for metric in dict.fromkeys(row.metric for row in rows):
-        same = [row for row in rows if row.metric == metric]
-        whole = [row for row in same if None not in (row.constant, row.untrained, row.trained)]
-        if len(same) < 2 or not whole or len({(row.unit, row.higher) for row in same}) > 1:
-            continue
-        columns = zip(*((row.constant, row.untrained, row.trained) for row in whole), strict=True)
-        constant, untrained, trained = (sum(filter(None, column)) / len(whole) for column in columns)
-        name = "mean" if len(whole) == len(same) else f"mean of {len(whole)}"
-        found.append(Row(name, metric, same[0].unit, same[0].higher, constant, untrained, trained))
-    return found
-
-
-def _table(history: History, rows: Sequence[Row], single: Single, *, by_task: bool = True) -> str:
+def _table(rows: Sequence[Row], single: Single, *, by_task: bool = True) -> str:
     """Returns the table. `by_task` gives each task a heading row above its metrics, so that the figures fit a phone."""
     heads = ["trained", "vs constant", *(["alone"] if single else []), "constant", "untrained"]
     columns = "".join(f'<th scope=col class="n">{escape(text)}' for text in heads)

@@ -24,6 +24,8 @@ def facts(config: Config, parts: Parts, engine: Engine) -> Record:
     return {
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "total_steps": engine.total_steps,
+        "steps_per_epoch": engine.steps_per_epoch,
+        "batch_size": config.data.batch_size,
         "processes": distributed.world_size(),
         "versions": {"python": platform.python_version()} | versions,
         "higher_is_better": directions(parts.tasks),

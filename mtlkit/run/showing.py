@@ -26,7 +26,7 @@ def show(engine: Engine, samples: Samples, batches: DataLoader, folder: Path) ->
     else:
         batch_indices = [[index for _, index in batch] for batch in batches.batch_sampler]  # type: ignore[union-attr]
         count = sum(map(len, batch_indices))
-        engine.observer.working(f"Looking at {count} of {len(samples)} samples once more, for the report.")
+        engine.observer.phase(f"Looking at {count} of {len(samples)} samples once more, for the report")
         found = survey(engine.predictor, batches, batch_indices)
         _show_samples(engine, samples, found, folder)
         save_details(folder, found.details(len(samples)))
