@@ -28,11 +28,12 @@ def meanings(cls: Any) -> dict[str, str]:
     classes = [parent for one in (cls, getattr(cls, "Options", object)) for parent in one.__mro__]
     found: dict[str, str] = {}
     for one in reversed(classes):
-        found |= _arguments(vars(one).get("__doc__") or "")
+        found |= arguments(vars(one).get("__doc__") or "")
     return found
 
 
-def _arguments(text: str) -> dict[str, str]:
+def arguments(text: str) -> dict[str, str]:
+    """Returns the entries of the section `Args:` of a docstring."""
     _, title, section = inspect.cleandoc(text).partition("\nArgs:\n")
     found: dict[str, str] = {}
     names: list[str] = []

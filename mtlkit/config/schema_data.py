@@ -67,7 +67,7 @@ class DataConfig:
         eval_batch_size: the batch of an evaluation; null: batch_size
         workers: the number of loading processes per training process
         augment: changes the training images at random, as `augmentation` says
-        augmentation: how; a mapping of the keys below
+        augmentation: how `augment` changes them
     """
 
     name: str | None = None

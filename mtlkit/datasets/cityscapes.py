@@ -55,9 +55,7 @@ class Cityscapes(Dataset):
     values next to 0 raise it to 20 and more.
 
     "val" is held out of the 2,975 training frames in blocks of neighbours, because the frames are in the order of
-        cities
-    (`mtlkit.data.splits.hold_out_blocks`). "test" is the archive's `val`, Cityscapes' 500 validation frames, which
-    published tables use for testing.
+    cities. "test" is the archive's `val`, Cityscapes' 500 validation frames, which published tables use for testing.
 
     Raises `FileNotFoundError` for missing folders, `ValueError` for options out of range and labels of other classes,
     and `BadSampleError` for a damaged file or values out of range when a sample is read.
