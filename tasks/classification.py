@@ -21,10 +21,15 @@ ClassWeight = Annotated[Positive, "To leave a class out, mark it unknown."]
 
 @dataclass(frozen=True)
 class CrossEntropyOptions:
-    """The options of `cross_entropy`."""
+    """The options of `cross_entropy`.
+
+    Args:
+        label_smoothing: the share of each label that is spread over all classes
+        class_weights: the weight of each class in the loss, one number per class; null: 1 for all
+    """
 
     label_smoothing: ShareBelowOne = 0.0
-    class_weights: tuple[ClassWeight, ...] | None = None  #: one per class
+    class_weights: tuple[ClassWeight, ...] | None = None
 
 
 @TASKS.register("classification")

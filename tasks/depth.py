@@ -53,12 +53,20 @@ class Depth(Task):
 
     @dataclass(frozen=True)
     class Options:
-        """The options of the task."""
+        """The options of the task.
+
+        Args:
+            loss: the absolute error, the squared error, both joined (berhu), or the scale-invariant error
+            berhu_threshold: the error from which `loss: berhu` is a square; null: 0.5
+            silog_lambda: with 1, `loss: silog` ignores the scale of the prediction; null: 0.5
+            max_depth: the depth with the last colour of a picture
+            compat: `mtan`: each metric is the mean over the batches of an evaluation, as in most published tables
+        """
 
         loss: Literal["l1", "mse", "berhu", "silog"] = "l1"
-        berhu_threshold: Positive | None = None  #: of `loss: berhu`; null: 0.5
-        silog_lambda: Share | None = None  #: of `loss: silog`; null: 0.5
-        max_depth: Positive = 10.0  #: the depth with the last colour of a picture
+        berhu_threshold: Positive | None = None
+        silog_lambda: Share | None = None
+        max_depth: Positive = 10.0
         compat: Literal["mtan"] | None = None
 
         def __post_init__(self) -> None:

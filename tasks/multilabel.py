@@ -47,12 +47,19 @@ class Multilabel(Task):
 
     @dataclass(frozen=True)
     class Options:
-        """The options of the task."""
+        """The options of the task.
+
+        Args:
+            loss: binary cross-entropy, or the focal loss
+            positive_weights: the weights of present attributes in `loss: bce`, one per attribute
+            gamma: how much less `loss: focal` weighs what is right already; null: 2
+            alpha: the weight of present attributes in `loss: focal`; null: all labels weigh the same
+        """
 
         loss: Literal["bce", "focal"] = "bce"
-        positive_weights: tuple[Positive, ...] | None = None  #: of `loss: bce`, one per attribute
-        gamma: NonNegative | None = None  #: of `loss: focal`; null: 2
-        alpha: Annotated[float, Bound(0, 1, open=True, open_high=True)] | None = None  #: of `loss: focal`
+        positive_weights: tuple[Positive, ...] | None = None
+        gamma: NonNegative | None = None
+        alpha: Annotated[float, Bound(0, 1, open=True, open_high=True)] | None = None
 
         def __post_init__(self) -> None:
             check_owner(self, "loss", "bce", "positive_weights")

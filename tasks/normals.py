@@ -58,7 +58,12 @@ class Normals(Task):
 
     @dataclass(frozen=True)
     class Options:
-        """The options of the task."""
+        """The options of the task.
+
+        Args:
+            loss: 1 - cosine of the angle, or the mean error of the three components
+            compat: `mtan` and `cosreg`: metrics as in these published codes
+        """
 
         loss: Literal["cosine", "l1", "mse"] = "cosine"
         compat: Literal["mtan", "cosreg"] | None = None

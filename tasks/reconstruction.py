@@ -43,11 +43,18 @@ class Reconstruction(Task):
 
     @dataclass(frozen=True)
     class Options:
-        """The options of the task."""
+        """The options of the task.
+
+        Args:
+            loss: the squared or the absolute error
+            mean: the mean of the pictures' values; the prediction for an output of 0
+            deviation: the standard deviation of the pictures' values; the prediction changes by it if the output
+                changes by 1
+        """
 
         loss: Literal["mse", "l1"] = "mse"
-        mean: Share = 0.0  #: of the pictures' values; the prediction for an output of 0
-        deviation: Positive = 1.0  #: of the pictures' values; the prediction changes by it if the output changes by 1
+        mean: Share = 0.0
+        deviation: Positive = 1.0
 
     dense = True
     learns = "reconstruction"

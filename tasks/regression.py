@@ -35,7 +35,11 @@ class Regression(Task):
 
     @dataclass(frozen=True)
     class Options:
-        """The options of the task."""
+        """The options of the task.
+
+        Args:
+            loss: the squared or the absolute error
+        """
 
         loss: Literal["mse", "l1"] = "mse"
 

@@ -140,10 +140,10 @@ def test_wrong_words_are_a_users_mistake(words: list[str], capsys: pytest.Captur
 
 
 ADVICE = {
-    "train": "EXPERIMENT is missing: a name (mtlkit list experiments) or a YAML file. For example: mtlkit train ",
-    "list": "KIND is missing: balancers, tasks, datasets, kinds, encoders, decoders, experiments, presets, studies. ",
+    "train": "EXPERIMENT is missing: a name (mtlkit list experiments) or a YAML file.\nFor example: mtlkit train ",
+    "list": "KIND is missing: balancers, tasks, datasets, kinds, encoders, decoders, experiments, presets, studies.\n",
     "predict": "RUN is missing: a run's folder; IMAGE is missing: image files and folders of images; --out is ",
-    "data": "COMMAND is missing: show, prepare. For example: mtlkit data show ",
+    "data": "COMMAND is missing: show, prepare.\nFor example: mtlkit data show ",
     "data show": "EXPERIMENT is missing: ",
     "": "COMMAND is missing: train, compare, evaluate, predict, report, explain, export, push, data, list. ",
     "trian scenes": "there is no 'trian' here. Did you mean 'train'? ",
