@@ -38,7 +38,8 @@ class Uncertainty(Balancer):
         likelihood: `by_task`, or `gaussian` for all tasks.
         initial: the value at which every s_k starts.
         weight_decay: pulls every s_k to 0. Adam gets the gradient plus this number times s_k.
-        lr, lr_decay: the learning rate of the s_k, and its decay.
+        lr: the learning rate of the s_k.
+        lr_decay: the factor of that rate per step.
 
     >>> import torch
     >>> from mtlkit import BALANCERS

@@ -36,7 +36,8 @@ def lab(tmp_path_factory, forgetting):
     folder = tmp_path_factory.mktemp("lab")
     write_lab(folder)
     with pytest.MonkeyPatch.context() as patch, forgetting():
-        patch.setattr("mtlkit.run.experiment.write_report", lambda run: None)  # as in the fixture `no_report`
+        patch.setattr("mtlkit.run.showing.write_report", lambda run: None)  # as in the fixture `no_report`
+        patch.setattr("mtlkit.study.single.write_report", lambda run, single: None)
         patch.chdir(folder)
         patch.syspath_prepend(str(folder))
         assert main([*WORDS, "output_dir=studies/whole"]) == 0

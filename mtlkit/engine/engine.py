@@ -14,6 +14,7 @@ from mtlkit.balancer import Balancer
 from mtlkit.config.schema import TrainerConfig
 from mtlkit.data.loader import micro_batches
 from mtlkit.engine import averaged, balancer_state, faster, optim, shards, shared, zero
+from mtlkit.engine.clock import Clock
 from mtlkit.engine.decoder_gradients import DecoderGradients
 from mtlkit.engine.evaluation import LeftOut, output_sizes
 from mtlkit.engine.losses import FirstLosses, Losses, loss_of
@@ -94,7 +95,7 @@ class Engine:
         self.predictor = Predictor(self.averaged.model, self.tasks, balancer, accelerator.device, config.precision)
         self.prepare = self.predictor.inputs
 
-        self.step = 0
+        self.step, self.clock = 0, Clock()
         self.evaluation_due = True
         self.monitor = Monitor(self.tasks, config.monitor, config.baseline)
         self.first_losses = FirstLosses(config.normalize_losses, config.normalize_again)
@@ -127,11 +128,13 @@ class Engine:
                     self.observer.step(self._training_record(steps) | {"step_time": seconds / done} | left_out)
                     started, since = time.perf_counter(), self.step
                 self.evaluation_due = self._evaluates()
+                paused = time.perf_counter()
                 stop(self.step, self.evaluation_due)  # before the evaluation, which can take too long
                 if self.evaluation_due:
                     save(self.note_evaluation(evaluate()))
                 elif self.config.save_every and self.step % self.config.save_every == 0:
                     save(False)
+                started += time.perf_counter() - paused  # `step_time` is about training alone
                 if self._finished():
                     return
 

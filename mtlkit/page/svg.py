@@ -8,20 +8,33 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Protocol
 
 WIDTH = 360
 LETTER = 6.4  #: the width of a letter of a label, on average
 SMALL = 5.8  #: the same for small text
 
 
+class Axis(Protocol):
+    """What `axes` needs of a scale."""
+
+    @property
+    def start(self) -> float: ...
+    @property
+    def end(self) -> float: ...
+    def __call__(self, value: float) -> float: ...
+    def ticks(self, count: int = 4) -> list[tuple[float, str]]: ...
+
+
 @dataclass(frozen=True)
 class Scale:
-    """Turns values from `low` to `high` into places from `start` to `end`."""
+    """Turns values from `low` to `high` into places from `start` to `end`. `whole`: the values are whole numbers."""
 
     low: float
     high: float
     start: float
     end: float
+    whole: bool = False
 
     def __call__(self, value: float) -> float:
         return self.start + (self.end - self.start) * (value - self.low) / (self.high - self.low)
@@ -35,12 +48,53 @@ class Scale:
 
         >>> Scale(-0.04, 0.11, 0, 1).ticks()
         [(0.0, '0'), (0.05, '0.05'), (0.1, '0.10')]
+        >>> Scale(0, 3, 0, 1, whole=True).ticks(8)
+        [(0.0, '0'), (1.0, '1'), (2.0, '2'), (3.0, '3')]
         """
         step = _round_step((self.high - self.low) / count)
-        decimals = max(0, -math.floor(math.log10(step) + 1e-9))  # against rounding: log10(0.001) may be -3.0000001
+        step = max(step, 1.0) if self.whole else step
         first = math.ceil(self.low / step - 1e-9)
         last = math.floor(self.high / step + 1e-9)
-        return [(i * step, f"{i * step:.{decimals}f}".replace("-", "−") if i else "0") for i in range(first, last + 1)]
+        return [(i * step, _tick(i * step, step)) for i in range(first, last + 1)]
+
+
+@dataclass(frozen=True)
+class Log:
+    """The same for positive values on a logarithmic axis."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+
+    def __call__(self, value: float) -> float:
+        if value <= 0:
+            return self.start
+        return Scale(math.log(self.low), math.log(self.high), self.start, self.end)(math.log(value))
+
+    def ticks(self, count: int = 4) -> list[tuple[float, str]]:
+        """Returns powers of ten, or if they are few, 1, 2 and 5 times these.
+
+        >>> [text for _, text in Log(0.01, 2, 0, 1).ticks()]
+        ['0.01', '0.1', '1']
+        >>> [text for _, text in Log(0.3, 7, 0, 1).ticks()]
+        ['0.5', '1', '2', '5']
+        """
+        decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
+        every = max(1, round(len(decades) / (count + 1)))
+        tens = [10.0**power for power in decades if power % every == 0]
+        values = [value for value in tens if self.low <= value <= self.high]
+        if len(values) < 3:
+            values = [f * 10.0**p for p in decades for f in (1, 2, 5) if self.low <= f * 10.0**p <= self.high]
+        return [(value, f"{value:.3g}") for value in values]
+
+
+def _tick(value: float, step: float) -> str:
+    if not value:
+        return "0"
+    decimals = max(0, -math.floor(math.log10(step) + 1e-9))  # against rounding: log10(0.001) may be -3.0000001
+    long = decimals > 4 or abs(value) >= 1e6
+    return (f"{value:.3g}" if long else f"{value:.{decimals}f}").replace("-", "−")
 
 
 def _round_step(step: float) -> float:
@@ -52,7 +106,9 @@ def _round_step(step: float) -> float:
 def padded(values: Sequence[float], part: float = 0.08) -> tuple[float, float]:
     """Returns the limits of values with some room at both ends."""
     low, high = min(values), max(values)
-    room = part * (high - low) or abs(high) * part or 1.0
+    size = max(abs(low), abs(high))
+    flat = high - low <= 1e-4 * size  # the rest are rounding errors, which should not fill the panel
+    room = (part * size or 1.0) if flat else part * (high - low)
     return low - room, high + room
 
 
