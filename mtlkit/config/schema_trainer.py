@@ -60,7 +60,7 @@ class TrainerConfig:
         normalize_losses: divides each loss by its mean over this many first steps
         normalize_again: from this step on, normalize_losses divides by the mean over so many steps from there; null:
             never
-        trackers: programs that also get the log, such as tensorboard or wandb: docs/experiments.md
+        trackers: programs that also get the log, such as tensorboard or wandb: docs/reference/configuration.md
         observers: names of observers, which plug-ins register
         selection: which evaluation gives the results: the best, the last, or the mean of the last ten, as in tables on
             NYUv2
