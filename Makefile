@@ -3,10 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: install demo test test-examples test-extras test-portable lower-bounds release-check lint proofs trust docs mutants
+.PHONY: install demo test test-examples test-extras test-portable lower-bounds release-check lint proofs trust docs site mutants
 
 EXTRAS = tests/test_export_lora.py tests/test_folder.py tests/test_hf.py tests/test_image_channels.py tests/test_launch.py tests/test_lora.py \
-  tests/test_trackers.py tests/test_your_own_data.py
+  tests/test_site.py tests/test_trackers.py tests/test_your_own_data.py
 
 install: $(STAMP)
 
@@ -37,7 +37,7 @@ test-examples: $(STAMP)
 
 # What needs optional packages, and is skipped without them: trackers, tables and data sets of others, adapters, jobs.
 test-extras: $(STAMP)
-	$(BIN)/python -m pip install -e ".[hf,lora,parquet,submitit,tensorboard,tiff,wandb]"
+	$(BIN)/python -m pip install -e ".[docs,hf,lora,parquet,submitit,tensorboard,tiff,wandb]"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(EXTRAS)
 
 # The suite as processors with SSE4, AVX2 and AVX-512 compute, as far as this one has them: part of the release check.
@@ -69,6 +69,15 @@ docs: $(STAMP)
 	mv docs/reference/balancers.md.new docs/reference/balancers.md
 	$(BIN)/mtlkit list presets --markdown > docs/reference/presets.md.new
 	mv docs/reference/presets.md.new docs/reference/presets.md
+
+# The documentation as a site, which needs no network: neither to be read, nor to be built once the packages are there.
+site: .venv/.docs-installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "Open file://$(CURDIR)/site/index.html"
+
+.venv/.docs-installed: $(STAMP)
+	$(BIN)/python -m pip install -e ".[docs]"
+	touch $@
 
 # Longer proofs; docs/results/proofs.md has their results.
 proofs: $(STAMP)

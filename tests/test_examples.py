@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import GradientState
 from loops import Loop, Net, engine_state
-from pages import REPOSITORY, page_of
+from pages import PAGES, REPOSITORY, page_of
 from safetensors.torch import load_file
 from test_distributed import launch
 from tolerances import NETWORK, SINGLE_SUM
@@ -72,8 +72,8 @@ def test_an_example_runs_and_learns(name, tmp_path, monkeypatch, capsys):
 
 def quotes():
     """Yields the quotations of examples in the pages, in pieces: a line `...` stands for lines that were left out."""
-    for page in ("README.md", "docs/how_to/own_loop.md"):
-        for file, text in re.findall(r"```py\n# (\S+)\n(.*?)```", page_of(page), re.DOTALL):
+    for page in PAGES:
+        for file, text in re.findall(r"```py\n# (docs/\S+)\n(.*?)```", page_of(page), re.DOTALL):
             for number, piece in enumerate(re.split(r"^\.\.\.\n", text, flags=re.MULTILINE)):
                 yield pytest.param(file, piece, id=f"{page}-{Path(file).stem}-{number}")
 
