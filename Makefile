@@ -3,10 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: install demo test test-examples test-extras test-portable lower-bounds release-check lint proofs trust docs mutants
+.PHONY: install demo test test-examples test-extras test-portable lower-bounds release-check lint proofs trust docs site mutants
 
 EXTRAS = tests/test_export_lora.py tests/test_folder.py tests/test_hf.py tests/test_image_channels.py tests/test_launch.py tests/test_lora.py \
-  tests/test_trackers.py tests/test_your_own_data.py
+  tests/test_site.py tests/test_trackers.py tests/test_your_own_data.py
 
 install: $(STAMP)
 
@@ -28,7 +28,7 @@ lint: $(STAMP)
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
-# The examples of docs/own_loop.md with the frameworks that they are about, which `make install` leaves out. Without them,
+# The examples of docs/how_to/own_loop.md with the frameworks that they are about, which `make install` leaves out. Without them,
 # `make test` runs the others and says which ones it skipped.
 test-examples: $(STAMP)
 	$(BIN)/python -m pip install -e ".[examples]"
@@ -37,7 +37,7 @@ test-examples: $(STAMP)
 
 # What needs optional packages, and is skipped without them: trackers, tables and data sets of others, adapters, jobs.
 test-extras: $(STAMP)
-	$(BIN)/python -m pip install -e ".[hf,lora,parquet,submitit,tensorboard,tiff,wandb]"
+	$(BIN)/python -m pip install -e ".[docs,hf,lora,parquet,submitit,tensorboard,tiff,wandb]"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(EXTRAS)
 
 # The suite as processors with SSE4, AVX2 and AVX-512 compute, as far as this one has them: part of the release check.
@@ -58,22 +58,31 @@ lower-bounds:
 release-check: $(STAMP)
 	$(BIN)/python tools/release_check.py
 
-# Do the tests notice faults? Hours; it goes on where it stopped. docs/mutants.md has the score.
+# Do the tests notice faults? Hours; it goes on where it stopped. docs/results/mutants.md has the score.
 # MUTANTS="balancers/nash.py" or "--sample 400 --seed 1" for a part.
 mutants: $(STAMP)
 	nice $(BIN)/python tools/mutants.py $(MUTANTS)
 
 # What is generated from the code; tests compare it.
 docs: $(STAMP)
-	$(BIN)/mtlkit list balancers --markdown > docs/balancers.md.new
-	mv docs/balancers.md.new docs/balancers.md
-	$(BIN)/mtlkit list presets --markdown > docs/presets.md.new
-	mv docs/presets.md.new docs/presets.md
+	$(BIN)/mtlkit list balancers --markdown > docs/reference/balancers.md.new
+	mv docs/reference/balancers.md.new docs/reference/balancers.md
+	$(BIN)/mtlkit list presets --markdown > docs/reference/presets.md.new
+	mv docs/reference/presets.md.new docs/reference/presets.md
 
-# Longer proofs; docs/proofs.md has their results.
+# The documentation as a site, which needs no network: neither to be read, nor to be built once the packages are there.
+site: .venv/.docs-installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "Open file://$(CURDIR)/site/index.html"
+
+.venv/.docs-installed: $(STAMP)
+	$(BIN)/python -m pip install -e ".[docs]"
+	touch $@
+
+# Longer proofs; docs/results/proofs.md has their results.
 proofs: $(STAMP)
 	$(BIN)/python -m pytest -m long --log-cli-level=WARNING
 
-# Kills, damage and nonsense; docs/trust.md has the results. TRUST="files kills" runs these parts only.
+# Kills, damage and nonsense; docs/results/trust.md has the results. TRUST="files kills" runs these parts only.
 trust: $(STAMP)
 	OMP_NUM_THREADS=1 PYTHONPATH=tools:tests $(BIN)/python -m trust $(TRUST)

@@ -50,7 +50,8 @@ class Adversarial(Balancer):
         ramp_epochs: the number of epochs over which alpha grows (0: it has its full value from the start).
         hidden: the width of the discriminator.
         level: the level of a feature pyramid at which the gradients are taken (-1: the deepest).
-        lr, lr_decay: the learning rate of the discriminator, and its decay.
+        lr: the learning rate of the discriminator.
+        lr_decay: the factor of that rate per step.
 
     Raises:
         ValueError: an option is out of its range, or, in training, a layer has no double backward.

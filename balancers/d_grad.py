@@ -32,7 +32,8 @@ class DGrad(Balancer):
 
     Args:
         level: the level of a feature pyramid that is mapped (-1: the deepest).
-        lr, lr_decay: the learning rate of the maps, and its decay.
+        lr: the learning rate of the maps.
+        lr_decay: the factor of that rate per step.
 
     Raises:
         ValueError: in `setup`, the encoder has no such level.

@@ -42,7 +42,8 @@ class FAMO(LossBalancer):
     Args:
         gamma: how strongly xi is pulled to 0, the weight decay of its Adam.
         min_losses: task name -> b_k, in the unit of the losses as they are balanced; 0 for a task that is not named.
-        lr, lr_decay: the learning rate of xi, and its decay.
+        lr: the learning rate of xi.
+        lr_decay: the factor of that rate per step.
 
     Raises:
         ValueError: an option is out of its range or names no task, or, in training, a loss is below its bound.

@@ -37,7 +37,8 @@ class GradNorm(Balancer):
     Args:
         alpha: how strongly slow tasks are favoured.
         space: `features` or `last_layer`.
-        lr, lr_decay: the learning rate of the weights, and its decay.
+        lr: the learning rate of the weights.
+        lr_decay: the factor of that rate per step.
 
     Raises:
         ValueError: `alpha` is negative, or, in training, a loss is negative. The message names the task.

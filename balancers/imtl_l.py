@@ -29,7 +29,8 @@ class ImpartialLosses(Balancer):
     most similar balancer. The authors' code is not public.
 
     Args:
-        lr, lr_decay: the learning rate of the s_k, and its decay.
+        lr: the learning rate of the s_k.
+        lr_decay: the factor of that rate per step.
 
     Raises:
         ValueError: in training, a loss is negative. The message names the task.

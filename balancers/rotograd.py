@@ -58,9 +58,9 @@ class RotoGrad(Balancer):
     Decoders: plain, as in the authors' package.
 
     When to use: for tasks that learn at about the same speed. All tasks get the same length, so a task that has
-    converged keeps 1/K of the encoder's step, and its noise harms the others. The digits in docs/digits_notes.md become
-    worse by this, and `rotate_only` loses almost nothing. Try `rotate_only` where one task converges long before the
-    others.
+    converged keeps 1/K of the encoder's step, and its noise harms the others. The digits in
+    docs/results/digits_notes.md become worse by this, and `rotate_only` loses almost nothing. Try `rotate_only` where
+    one task converges long before the others.
 
     Differs from the published experiments: the rotations move by geodesics; `update=adam` gives the paper's rule. They
     start near the identity, so that decoders that were trained before still fit; the authors' package starts at any
@@ -83,10 +83,12 @@ class RotoGrad(Balancer):
         level: the level of a feature pyramid that is rotated (-1: the deepest). Lengths are always those over all
             levels.
         burn_in: the number of steps after which |G_k^0| is taken once more (0: never). The default is the package's.
-        rotate_only, scale_only: the paper's two ablations.
-        lr, lr_decay: the learning rate of the rotations, and its decay. The rate should be lower than the network's,
-            because the rotations lead in a Stackelberg game. Without lr it is 2e-3 for `geodesic` and 5e-4 for `adam`
-            (the paper uses 5e-4 and 1e-3 on digits).
+        rotate_only: leaves the lengths of the gradients as they are (an ablation of the paper).
+        scale_only: leaves the features as they are (an ablation of the paper).
+        lr: the learning rate of the rotations. The rate should be lower than the network's, because the rotations lead
+            in a Stackelberg game. Without lr it is 2e-3 for `geodesic` and 5e-4 for `adam` (the paper uses 5e-4 and
+            1e-3 on digits).
+        lr_decay: the factor of that rate per step.
 
     Raises:
         ValueError: `update` or `start` is none of the above, `burn_in` is negative, or both ablations are chosen.

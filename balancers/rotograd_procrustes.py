@@ -69,8 +69,9 @@ class RotogradProcrustes(Balancer):
         level: the level of a feature pyramid that is rotated (-1: the deepest).
         alpha: how strongly slow tasks are favoured.
         weight_lr: the learning rate of the weights; `lr_decay` applies to it too.
-        lr, lr_decay: the learning rate of rotations and centres, and its decay. The paper starts at 0.02 and does best
-            with decays of 0.9 and 0.99.
+        lr: the learning rate of rotations and centres. The paper starts at 0.02 and does best with decays of 0.9 and
+            0.99.
+        lr_decay: the factor of that rate per step.
 
     Raises:
         ValueError: an option is out of its range, or, in training, a loss is negative. The message names the task.

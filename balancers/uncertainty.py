@@ -31,14 +31,15 @@ class Uncertainty(Balancer):
 
     Differs from the published experiments: the code behind most published tables takes the Gaussian likelihood for all
     tasks, which `likelihood=gaussian` gives. Some of it also starts the s_k elsewhere and trains them at the model's
-    rate. The presets have the values of each code base (docs/presets.md). The paper does not name the rate of the s_k;
-    0.025 is the rate of the GradNorm paper and of AvivNavon/nash-mtl.
+    rate. The presets have the values of each code base (docs/reference/presets.md). The paper does not name the rate of
+    the s_k; 0.025 is the rate of the GradNorm paper and of AvivNavon/nash-mtl.
 
     Args:
         likelihood: `by_task`, or `gaussian` for all tasks.
         initial: the value at which every s_k starts.
         weight_decay: pulls every s_k to 0. Adam gets the gradient plus this number times s_k.
-        lr, lr_decay: the learning rate of the s_k, and its decay.
+        lr: the learning rate of the s_k.
+        lr_decay: the factor of that rate per step.
 
     >>> import torch
     >>> from mtlkit import BALANCERS

@@ -57,7 +57,8 @@ class Balancer(nn.Module, ABC):
         space: the place where task gradients are compared, one of the class's `spaces`: `features` (the shared
             features), `parameters` (the encoder's parameters, by one encoder backward pass per task) or `last_layer`
             (the weights of the encoder's last layer).
-        lr, lr_decay: the learning rate of the balancer's own parameters, and its decay.
+        lr: the learning rate of the balancer's own parameters.
+        lr_decay: the factor of that rate per step.
     """
 
     #: What the engine must provide: names of `NEEDS`.

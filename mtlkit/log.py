@@ -2,19 +2,23 @@
 
 A record is a dictionary with at least `step` and `split`. The splits:
 
-- `info`: facts about the run, each optional: `started` (ISO 8601), `total_steps`, `versions` (name -> version),
-  `processes` (their number), `protocol`, `validation` and `selection` as configured, `monitor_of` (what decides which
-  evaluation is the best, in words), `decoders` (what they get, in words), `ema` (the decay of the averaged weights that
-  evaluations use, or null), `data` (what was found, see `mtlkit.run.first_look`), `init_from` (`folder`, `checkpoint`
-  and `step` of the weights that the run started from), `model` (sentences about the model, such as what was taken), and
-  by "<task>/<metric>" `higher_is_better` (bool or null) and `units` (text). A resumed run writes another such record;
-  the last one counts. The record with which a run ended has a `status` (`finished`, `diverged` or `stopped`).
-  With `finished` come `peak_memory` (bytes, or null) and `memory_of` (what they count, see `mtlkit.run.memory`), with
-  `stopped` a `reason`: the signal, or Ctrl-C.
+- `info`: facts about the run, each optional: `started` (ISO 8601), `total_steps`, `steps_per_epoch`, `batch_size` (the
+  samples of one step, on all processes), `versions` (name -> version), `processes` (their number), `protocol`,
+  `validation` and `selection` as configured, `monitor_of` (what decides which evaluation is the best, in words),
+  `decoders` (what they get, in words), `ema` (the decay of the averaged weights that evaluations use, or null), `data`
+  (what was found, see `mtlkit.run.first_look`), `init_from` (`folder`, `checkpoint` and `step` of the weights that the
+  run started from), `model` (sentences about the model, such as what was taken), and by "<task>/<metric>"
+  `higher_is_better` (bool or null) and `units` (text). `command` has the words as typed (absent if
+  a Python program started the run), `commit` the git checkout in the current folder (`hash`, and `changed`: whether
+  tracked files differ, or null; absent without a checkout), `device` the name of the accelerator or of the CPU, and
+  `precision` that of the computation. A resumed run writes another such record; the last one counts. The record with
+  which a run ended has a `status` (`finished`, `diverged` or `stopped`). With `finished` come `seconds` (of training
+  and evaluations, in all parts of a resumed run), `peak_memory` (bytes, or null) and `memory_of` (what they count, see
+  `mtlkit.run.memory`), with `stopped` a `reason`: the signal, or Ctrl-C.
 - `train`: `epoch`, `loss/<task>`, `weight/<task>`, `grad_norm/<task>`, `cosine/<a>/<b>` (each pair once),
-  `lr/<group>`, `balancer/...` (the balancer's own figures), `step_time` (seconds). Instead of `weight/<task>`,
-  elementwise methods have `direction/<task>`, the cosine of the combined gradient with the task's gradient, and
-  `direction_norm`, the length of the combined gradient.
+  `lr/<group>`, `balancer/...` (the balancer's own figures), `step_time` (seconds of training per step, the mean since
+  the record before, without evaluations). Instead of `weight/<task>`, elementwise methods have `direction/<task>`, the
+  cosine of the combined gradient with the task's gradient, and `direction_norm`, the length of the combined gradient.
 - `val`: `epoch`, `loss/<task>`, `<task>/<metric>`, and `<task>/<metric>/<class>` for the metrics that have figures of
   single classes (null: the class does not occur). `monitor` is the figure that decides which evaluation is the best
   (lower is better, see `mtlkit.engine.monitor`). The first one is at step 0, untrained. `"best": true` marks an

@@ -127,6 +127,10 @@ class Confusion(Pooled):
         counts = torch.bincount(target * classes + prediction, minlength=classes * classes)
         self.sums = self.sums + counts.view(classes, classes)
 
+    def confusion(self) -> Tensor:
+        """Returns the counts (C, C) of targets (rows) by predictions (columns), int64."""
+        return self.sums
+
     def shares(self) -> tuple[Tensor, Tensor, Tensor]:
         """Returns per class, in float64: the hits, the pixels in the target, the pixels in the prediction."""
         sums = self.sums.double()

@@ -35,6 +35,12 @@ class Observer:
     def start(self, total_steps: int, step: int) -> None:
         """Is called when the run begins. `step` of its `total_steps` optimizer steps are done already (0: new)."""
 
+    def phase(self, words: str) -> None:
+        """Is called when a part of the run begins that may take a while, also before `start`. `words` say which part.
+
+        Only the observers that `Experiment.run` gets are told: those of the configuration are made later.
+        """
+
     def note(self, record: Record) -> None:
         """Gets a record of the split `info`, or an incident outside the other records. It may be called at any time."""
 
@@ -45,7 +51,7 @@ class Observer:
         """Gets a record of the split `val` or `val_constant`."""
 
     def pictures(self, step: int, samples: Sequence[Sample]) -> None:
-        """Gets the pictures of some samples at the end of a run: image, targets and predictions."""
+        """Gets the pictures of some evenly spread samples at the end of a run: images, targets, predictions, errors."""
 
     def finish(self, summary: Record) -> None:
         """Is called when the run is over, also after an exception. `summary["status"]` is, for example, "finished"."""
@@ -63,6 +69,10 @@ class Observers(Observer):
     def start(self, total_steps: int, step: int) -> None:
         for observer in self.observers:
             observer.start(total_steps, step)
+
+    def phase(self, words: str) -> None:
+        for observer in self.observers:
+            observer.phase(words)
 
     def note(self, record: Record) -> None:
         for observer in self.observers:

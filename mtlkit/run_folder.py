@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-CONFIG, DATA, LOG = "config.yaml", "data.json", "metrics.jsonl"
+CONFIG, DATA, LOG, DETAILS = "config.yaml", "data.json", "metrics.jsonl", "details.json"
 CHECKPOINTS = ("last", "previous", "best")  #: the folders in `checkpoints`
 STUDY = "study.yaml"  #: in the folder of a study
 SHOWN = 10  #: the largest number of runs that a message names

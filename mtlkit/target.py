@@ -222,7 +222,7 @@ def kinds_of(targets: Mapping[str, Target]) -> dict[str, Kind]:
                 f"The target {name!r} is of the kind {target.type!r}, which is not registered. "
                 f"{suggest(target.type, known)} A kind of your own is a subclass of mtlkit.Kind (or mtlkit.DenseKind: "
                 f"one value per pixel) under @mtlkit.KINDS.register({target.type!r}), in a module that is named in "
-                '`plugins`. docs/data.md, "A kind of target of your own", has an example.'
+                '`plugins`. docs/how_to/data.md, "A kind of target of your own", has an example.'
             )
     return {name: KINDS.build(target.type, target.classes) for name, target in targets.items()}
 

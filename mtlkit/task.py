@@ -2,13 +2,14 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from mtlkit.contract import check_hooks
+from mtlkit.legend import Legend
 from mtlkit.log import RESERVED
 from mtlkit.network import DECODERS, Decoder, EncoderInfo
 from mtlkit.options import NoOptions, check_options_class, make_options
@@ -19,11 +20,31 @@ if TYPE_CHECKING:  # importing it takes seconds
     from torchmetrics import MetricCollection
 
 
+class ErrorMap(NamedTuple):
+    """How wrong the pixels of one prediction are: (H, W), 0 or more, NaN where the target is unknown.
+
+    With `binary`, a pixel is right (0) or wrong (1), and otherwise the errors are in the `unit`.
+    """
+
+    errors: Tensor
+    unit: str = ""
+    binary: bool = False
+
+
+class Chances(NamedTuple):
+    """Predicted probabilities (N,) and whether each of these things was so (N,), 0 or 1. `of` says what they are of."""
+
+    of: str
+    probability: Tensor
+    outcome: Tensor
+
+
 class Task(ABC):
     """One thing to learn from the shared features: a decoder, a loss, metrics and a picture.
 
-    A subclass implements the abstract methods. The only implemented method that it may override is `indicator`. Its
-    options are the fields of a dataclass `Options` inside the class; `self.options` is an instance of it:
+    A subclass implements the abstract methods. The implemented methods that it may override are `indicator` and, for
+    the page of a run, `legend`, `errors`, `numbers` and `chances`. Each returns None by default. The options of a task
+    are the fields of a dataclass `Options` inside the class; `self.options` is an instance of it:
 
         @dataclass(frozen=True)
         class Options:
@@ -171,7 +192,8 @@ class Task(ABC):
         Each has `higher_is_better`, and `unit`, a text, unless its figure has none; `compute` returns one scalar
         under the metric's own name, which has no slash. A metric may also have `per_class()`. It returns {name: (C,)}:
         a value per class in the order of `classes`, NaN where a class has none. The log has each of them as
-        `<task>/<name>/<class>`.
+        `<task>/<name>/<class>`. And it may have `confusion()`, the counts (C, C) of targets (rows) by predictions
+        (columns), int64, for the page of a run.
         """
 
     @abstractmethod
@@ -183,7 +205,29 @@ class Task(ABC):
 
     @abstractmethod
     def picture(self, value: Tensor) -> np.ndarray:
-        """One prediction or target without batch axis -> RGB picture (H, W, 3) uint8, for reports."""
+        """One prediction or target without batch axis -> RGB picture (H, W, 3) uint8, for reports and `mtlkit predict`.
+
+        The colours mean the same in every picture, so that a prediction can be compared with its target.
+        """
+
+    def legend(self) -> Legend | None:
+        """What the colours of `picture` mean: classes, a scale or a text."""
+        return None
+
+    def errors(self, prediction: Tensor, target: Tensor) -> ErrorMap | None:
+        """How wrong each pixel of one prediction is. Both have no batch axis. All tasks' errors are drawn alike."""
+        return None
+
+    def numbers(self, value: Tensor) -> Tensor | None:
+        """One prediction or target without batch axis -> (C,), a number for each of `classes`, NaN unknown.
+
+        The page of a run then shows these numbers and no pictures of the task.
+        """
+        return None
+
+    def chances(self, prediction: Tensor, target: Tensor) -> Chances | None:
+        """The probabilities in a batch of predictions, where its target is known. The page says if they are right."""
+        return None
 
 
 TASKS: Registry[Task] = Registry("task", Task, own="tasks")

@@ -27,7 +27,7 @@ def annotation_in_words(annotation: Any, tasks: Sequence[str] = ()) -> str:
     if origin is Literal:
         return f"one of {', '.join(map(str, args))}"
     if origin in (Union, UnionType):
-        return " or ".join(annotation_in_words(arg, tasks) for arg in args)
+        return " or ".join(dict.fromkeys(annotation_in_words(arg, tasks) for arg in args))
     if origin is tuple and args[-1] is not Ellipsis:
         return f"[{', '.join(map(annotation_in_words, args))}]"
     if origin in (list, tuple, Sequence, Iterable):

@@ -11,7 +11,7 @@ from torchmetrics import MetricCollection
 
 from mtlkit.gradients import at_least_float32
 from mtlkit.metrics import Accuracy, ClassesPresent, MacroF1, check_shapes, collect
-from mtlkit.task import TASKS, Task
+from mtlkit.task import TASKS, Chances, Task
 from mtlkit.typed import Positive, ShareBelowOne
 
 from .multilabel import bars
@@ -21,10 +21,15 @@ ClassWeight = Annotated[Positive, "To leave a class out, mark it unknown."]
 
 @dataclass(frozen=True)
 class CrossEntropyOptions:
-    """The options of `cross_entropy`."""
+    """The options of `cross_entropy`.
+
+    Args:
+        label_smoothing: the share of each label that is spread over all classes
+        class_weights: the weight of each class in the loss, one number per class; null: 1 for all
+    """
 
     label_smoothing: ShareBelowOne = 0.0
-    class_weights: tuple[ClassWeight, ...] | None = None  #: one per class
+    class_weights: tuple[ClassWeight, ...] | None = None
 
 
 @TASKS.register("classification")
@@ -83,10 +88,18 @@ class Classification(Task):
         return (frequencies / frequencies.sum())[None]
 
     def picture(self, value: Tensor) -> np.ndarray:
-        if value.ndim == 0:
-            shares = F.one_hot(value.clamp_min(0), len(self.classes)).float()
-            value = torch.where(value == -1, torch.nan, shares)
-        return bars(self.classes, value)
+        return bars(self.classes, self.numbers(value))
+
+    def numbers(self, value: Tensor) -> Tensor:
+        if value.ndim:
+            return value
+        shares = F.one_hot(value.clamp_min(0), len(self.classes)).float()
+        return torch.where(value == -1, torch.nan, shares)
+
+    def chances(self, prediction: Tensor, target: Tensor) -> Chances:
+        known = target != -1
+        probability, label = prediction[known].max(1)
+        return Chances("the probability of the predicted class", probability, label == target[known])
 
 
 def cross_entropy(output: Tensor, target: Tensor, options: CrossEntropyOptions) -> tuple[Tensor, Tensor]:

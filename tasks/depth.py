@@ -10,9 +10,10 @@ from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
 from mtlkit.gradients import at_least_float32
+from mtlkit.legend import Scale, stops
 from mtlkit.metrics import Pooled, batch_means, check_shapes, collect
 from mtlkit.options import check_owner
-from mtlkit.task import TASKS, Task
+from mtlkit.task import TASKS, ErrorMap, Task
 from mtlkit.typed import Positive, Share
 
 MAP = ("B", 1, "H", "W")
@@ -52,12 +53,20 @@ class Depth(Task):
 
     @dataclass(frozen=True)
     class Options:
-        """The options of the task."""
+        """The options of the task.
+
+        Args:
+            loss: the absolute error, the squared error, both joined (berhu), or the scale-invariant error
+            berhu_threshold: the error from which `loss: berhu` is a square; null: 0.5
+            silog_lambda: with 1, `loss: silog` ignores the scale of the prediction; null: 0.5
+            max_depth: the depth with the last colour of a picture
+            compat: `mtan`: each metric is the mean over the batches of an evaluation, as in most published tables
+        """
 
         loss: Literal["l1", "mse", "berhu", "silog"] = "l1"
-        berhu_threshold: Positive | None = None  #: of `loss: berhu`; null: 0.5
-        silog_lambda: Share | None = None  #: of `loss: silog`; null: 0.5
-        max_depth: Positive = 10.0  #: the depth with the last colour of a picture
+        berhu_threshold: Positive | None = None
+        silog_lambda: Share | None = None
+        max_depth: Positive = 10.0
         compat: Literal["mtan"] | None = None
 
         def __post_init__(self) -> None:
@@ -123,6 +132,13 @@ class Depth(Task):
         depth = value[0].float().cpu().numpy()
         colours = matplotlib.colormaps["turbo"](depth / self.options.max_depth, bytes=True)[..., :3]
         return np.where(depth[..., None] != 0, colours, np.uint8(0))
+
+    def legend(self) -> Scale:
+        colours = stops(lambda share: matplotlib.colormaps["turbo"](share, bytes=True))
+        return Scale(0, self.options.max_depth, colours, self.unit, "Black: no label.")
+
+    def errors(self, prediction: Tensor, target: Tensor) -> ErrorMap:
+        return ErrorMap(torch.where(target > 0, (prediction - target).abs(), torch.nan)[0], self.unit)
 
 
 def _or_half(value: float | None) -> float:

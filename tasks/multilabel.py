@@ -16,7 +16,7 @@ from torchmetrics.utilities import dim_zero_cat
 from mtlkit.gradients import at_least_float32
 from mtlkit.metrics import Pooled, check_shapes, collect
 from mtlkit.options import check_owner
-from mtlkit.task import TASKS, Task
+from mtlkit.task import TASKS, Chances, Task
 from mtlkit.typed import Bound, NonNegative, Positive
 
 
@@ -47,12 +47,19 @@ class Multilabel(Task):
 
     @dataclass(frozen=True)
     class Options:
-        """The options of the task."""
+        """The options of the task.
+
+        Args:
+            loss: binary cross-entropy, or the focal loss
+            positive_weights: the weights of present attributes in `loss: bce`, one per attribute
+            gamma: how much less `loss: focal` weighs what is right already; null: 2
+            alpha: the weight of present attributes in `loss: focal`; null: all labels weigh the same
+        """
 
         loss: Literal["bce", "focal"] = "bce"
-        positive_weights: tuple[Positive, ...] | None = None  #: of `loss: bce`, one per attribute
-        gamma: NonNegative | None = None  #: of `loss: focal`; null: 2
-        alpha: Annotated[float, Bound(0, 1, open=True, open_high=True)] | None = None  #: of `loss: focal`
+        positive_weights: tuple[Positive, ...] | None = None
+        gamma: NonNegative | None = None
+        alpha: Annotated[float, Bound(0, 1, open=True, open_high=True)] | None = None
 
         def __post_init__(self) -> None:
             check_owner(self, "loss", "bce", "positive_weights")
@@ -112,6 +119,13 @@ class Multilabel(Task):
 
     def picture(self, value: Tensor) -> np.ndarray:
         return bars(self.classes, value)
+
+    def numbers(self, value: Tensor) -> Tensor:
+        return value
+
+    def chances(self, prediction: Tensor, target: Tensor) -> Chances:
+        known = ~target.isnan()
+        return Chances("the probability of each attribute", prediction[known], target[known])
 
 
 class Labels(Pooled):

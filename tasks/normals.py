@@ -12,7 +12,7 @@ from torchmetrics import Metric, MetricCollection
 
 from mtlkit.gradients import at_least_float32
 from mtlkit.metrics import Pooled, batch_means, check_shapes, collect
-from mtlkit.task import TASKS, Task
+from mtlkit.task import TASKS, ErrorMap, Task
 
 MAP = ("B", 3, "H", "W")
 BINS = 1000  # per degree, in the histogram of angles
@@ -58,7 +58,12 @@ class Normals(Task):
 
     @dataclass(frozen=True)
     class Options:
-        """The options of the task."""
+        """The options of the task.
+
+        Args:
+            loss: 1 - cosine of the angle, or the mean error of the three components
+            compat: `mtan` and `cosreg`: metrics as in these published codes
+        """
 
         loss: Literal["cosine", "l1", "mse"] = "cosine"
         compat: Literal["mtan", "cosreg"] | None = None
@@ -117,12 +122,25 @@ class Normals(Task):
             colours[..., channel] = np.where(valid, levels, 0)
         return colours
 
+    def legend(self) -> str:
+        return "Red: to the right. Green: up. Blue: towards the camera. Black: no label."
+
+    def errors(self, prediction: Tensor, target: Tensor) -> ErrorMap:
+        angles = _angles(prediction.movedim(0, -1).double(), target.movedim(0, -1).double())
+        return ErrorMap(torch.where(target.square().sum(0) > 0.25, angles, torch.nan), "°")
+
 
 def _unit(vectors: Tensor) -> Tensor:
     """Returns unit vectors along axis 1. A vector without direction becomes (0, 0, -1), which faces the camera."""
     length = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
     camera = vectors.new_tensor([0, 0, -1]).view(3, 1, 1)
     return torch.where(length < 1e-12, camera, vectors / length.clamp_min(1e-12))
+
+
+def _angles(a: Tensor, b: Tensor) -> Tensor:
+    """Returns the angles in degrees between vectors (..., 3); NaN where one of them has no direction."""
+    cross, dot = torch.linalg.vector_norm(torch.linalg.cross(a, b), dim=-1), (a * b).sum(-1)
+    return torch.where((cross == 0) & (dot == 0), torch.nan, torch.atan2(cross, dot).rad2deg())
 
 
 class Angles(Pooled):
@@ -142,10 +160,7 @@ class Angles(Pooled):
     def update(self, prediction: Tensor, target: Tensor) -> None:
         check_shapes("normals metrics", ("prediction", prediction, MAP, "float"), ("target", target, MAP, "float"))
         valid = target.square().sum(1) > 0.25
-        a, b = (x.movedim(1, -1)[valid].double() for x in (prediction, target))
-        cross, dot = torch.linalg.vector_norm(torch.linalg.cross(a, b), dim=-1), (a * b).sum(-1)
-        angles = torch.atan2(cross, dot).rad2deg()
-        angles = torch.where((cross == 0) & (dot == 0), torch.nan, angles)
+        angles = _angles(*(x.movedim(1, -1)[valid].double() for x in (prediction, target)))
         bins = (angles * BINS).nan_to_num(180 * BINS + 1).long()
         self.sums = self.sums + torch.bincount(bins, minlength=len(self.sums))
         self.total = self.total + angles.sum()

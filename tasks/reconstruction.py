@@ -9,8 +9,9 @@ from torch import Tensor
 from torchmetrics import MetricCollection
 
 from mtlkit.gradients import at_least_float32
+from mtlkit.legend import Scale
 from mtlkit.metrics import Pooled, check_shapes, collect
-from mtlkit.task import TASKS, Task
+from mtlkit.task import TASKS, ErrorMap, Task
 from mtlkit.typed import Positive, Share
 
 MAP = ("B", "C", "H", "W")
@@ -42,11 +43,18 @@ class Reconstruction(Task):
 
     @dataclass(frozen=True)
     class Options:
-        """The options of the task."""
+        """The options of the task.
+
+        Args:
+            loss: the squared or the absolute error
+            mean: the mean of the pictures' values; the prediction for an output of 0
+            deviation: the standard deviation of the pictures' values; the prediction changes by it if the output
+                changes by 1
+        """
 
         loss: Literal["mse", "l1"] = "mse"
-        mean: Share = 0.0  #: of the pictures' values; the prediction for an output of 0
-        deviation: Positive = 1.0  #: of the pictures' values; the prediction changes by it if the output changes by 1
+        mean: Share = 0.0
+        deviation: Positive = 1.0
 
     dense = True
     learns = "reconstruction"
@@ -86,6 +94,15 @@ class Reconstruction(Task):
         if levels.shape[2] != 3:
             levels = levels.mean(2, keepdims=True).repeat(3, axis=2)
         return np.uint8(np.round(255 * levels))
+
+    def legend(self) -> Scale | str:
+        if len(self.classes) == 3:
+            return "The picture's own colours. Black: also where nothing is known."
+        of = "" if len(self.classes) == 1 else f"The mean of {len(self.classes)} channels. "
+        return Scale(0, 1, ["#000000", "#ffffff"], note=f"{of}Black: also where nothing is known.")
+
+    def errors(self, prediction: Tensor, target: Tensor) -> ErrorMap:
+        return ErrorMap((prediction - target).abs().nanmean(0))
 
 
 class Errors(Pooled):

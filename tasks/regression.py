@@ -35,7 +35,11 @@ class Regression(Task):
 
     @dataclass(frozen=True)
     class Options:
-        """The options of the task."""
+        """The options of the task.
+
+        Args:
+            loss: the squared or the absolute error
+        """
 
         loss: Literal["mse", "l1"] = "mse"
 
@@ -75,6 +79,9 @@ class Regression(Task):
 
     def picture(self, value: Tensor) -> np.ndarray:
         return bars(self.classes, value, value / (1 + value.abs()))
+
+    def numbers(self, value: Tensor) -> Tensor:
+        return value
 
 
 class Errors(Pooled):

@@ -2,11 +2,13 @@
 
 import matplotlib
 import numpy as np
+import torch
 from torch import Tensor
 from torchmetrics import MetricCollection
 
+from mtlkit.legend import Classes, hexed
 from mtlkit.metrics import Accuracy, ClassesPresent, MeanIoU, check_shapes, collect
-from mtlkit.task import TASKS, Task
+from mtlkit.task import TASKS, ErrorMap, Task
 
 from .classification import CrossEntropyOptions, cross_entropy, label_counts, right_labels
 
@@ -72,6 +74,13 @@ class Segmentation(Task):
     def picture(self, value: Tensor) -> np.ndarray:
         labels = value.cpu().numpy()
         return np.where(labels[..., None] == -1, np.uint8(0), PALETTE[labels % len(PALETTE)])
+
+    def legend(self) -> Classes:
+        colours = [(name, hexed(PALETTE[number % len(PALETTE)])) for number, name in enumerate(self.classes)]
+        return Classes(colours, "Black: no label.")
+
+    def errors(self, prediction: Tensor, target: Tensor) -> ErrorMap:
+        return ErrorMap(torch.where(target == -1, torch.nan, (prediction != target).float()), binary=True)
 
 
 # Sixty colours. Class 60 has the first colour again. None is black, because black means void.

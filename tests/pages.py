@@ -1,14 +1,38 @@
-"""Extracts files and commands from the pages of the documentation, for tests."""
+"""Extracts files, commands and other blocks from the pages of the documentation, for tests."""
 
 import re
+import textwrap
 from pathlib import Path
+from typing import NamedTuple
 
 REPOSITORY = Path(__file__).parents[1]
+#: Every page whose blocks of code must be right.
+PAGES = ("README.md", *sorted(page.relative_to(REPOSITORY).as_posix() for page in REPOSITORY.glob("docs/**/*.md")))
+
+FENCE = re.compile(
+    r"(?:^ *<!-- not run: (?P<reason>[^>]+?) -->\s*?\n)?"
+    r"^(?P<indent> *)```(?P<language>\w*)[^\n]*\n(?P<text>.*?)^(?P=indent)```",
+    re.MULTILINE | re.DOTALL,
+)
+
+
+class Block(NamedTuple):
+    """A block of code between fences. `reason` says why tests cannot run it: a comment above the block."""
+
+    language: str
+    text: str
+    reason: str | None
 
 
 def page_of(name: str) -> str:
     """Returns the text of a page, by its path in the repository."""
     return (REPOSITORY / name).read_text(encoding="utf-8")
+
+
+def blocks_of(text: str) -> list[Block]:
+    """Returns the page's blocks of code."""
+    found = FENCE.finditer(text)
+    return [Block(block["language"], textwrap.dedent(block["text"]), block["reason"]) for block in found]
 
 
 def files_of(text: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""docs/balancers.md is current, and every balancer's docstring has the paragraphs that it needs."""
+"""docs/reference/balancers.md is current, and every balancer's docstring has the paragraphs that it needs."""
 
 import doctest
 import importlib.util
@@ -24,7 +24,7 @@ from mtlkit.cli.catalog import (
 )
 from mtlkit.cli.main import main
 
-PAGE = Path(__file__).parents[1] / "docs" / "balancers.md"
+PAGE = Path(__file__).parents[1] / "docs" / "reference" / "balancers.md"
 OURS = [name for name in BALANCERS.names() if BALANCERS.get(name).__module__.startswith("mtlkit.")]
 NO_PAPER = {"uniform", "fixed"}  # methods without a paper
 PACKAGES = {"torchjd": "torchjd"}  # balancers that need another package

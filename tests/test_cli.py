@@ -47,7 +47,7 @@ class FakeExperiment:
 def runs(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     monkeypatch.setattr(FakeExperiment, "failures", {}, raising=False)
     monkeypatch.setattr(FakeExperiment, "runs", [], raising=False)
-    monkeypatch.setattr(mtlkit.report, "summary_table", lambda run: f"figures of {run}")
+    monkeypatch.setattr(mtlkit.report, "summary", lambda run: [f"figures of {run}"])
     monkeypatch.setattr(mtlkit.run.experiment, "Experiment", FakeExperiment)
     monkeypatch.setattr(mtlkit.run.progress, "Experiment", FakeExperiment)  # that of a sweep
     monkeypatch.delenv("MTLKIT_DEBUG", raising=False)
@@ -58,7 +58,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 def test_a_run(runs: SimpleNamespace, capsys: pytest.CaptureFixture):
     assert main(["train", "multimnist", "balancer=rotograd", "output_dir=runs/a"]) == 0
     assert runs.done == [("a", False)]
-    assert capsys.readouterr().out == "figures of runs/a\nReport: runs/a/report.html\n"
+    assert capsys.readouterr().out == "figures of runs/a\n"
 
 
 def test_options_may_stand_anywhere(runs: SimpleNamespace):
@@ -140,10 +140,10 @@ def test_wrong_words_are_a_users_mistake(words: list[str], capsys: pytest.Captur
 
 
 ADVICE = {
-    "train": "EXPERIMENT is missing: a name (mtlkit list experiments) or a YAML file. For example: mtlkit train ",
-    "list": "KIND is missing: balancers, tasks, datasets, kinds, encoders, decoders, experiments, presets, studies. ",
+    "train": "EXPERIMENT is missing: a name (mtlkit list experiments) or a YAML file.\nFor example: mtlkit train ",
+    "list": "KIND is missing: balancers, tasks, datasets, kinds, encoders, decoders, experiments, presets, studies.\n",
     "predict": "RUN is missing: a run's folder; IMAGE is missing: image files and folders of images; --out is ",
-    "data": "COMMAND is missing: show, prepare. For example: mtlkit data show ",
+    "data": "COMMAND is missing: show, prepare.\nFor example: mtlkit data show ",
     "data show": "EXPERIMENT is missing: ",
     "": "COMMAND is missing: train, compare, evaluate, predict, report, explain, export, push, data, list. ",
     "trian scenes": "there is no 'trian' here. Did you mean 'train'? ",
@@ -272,7 +272,7 @@ def test_predict_and_report_name_what_they_wrote(monkeypatch: pytest.MonkeyPatch
         return [out / image.stem for image in images]
 
     monkeypatch.setattr(mtlkit.run.predicting, "predict_files", predict)
-    monkeypatch.setattr(mtlkit.report, "write_report", lambda run: run / "report.html")
+    monkeypatch.setattr(mtlkit.report, "write_report", lambda run, single: run / "report.html")
     options = ["--tasks", "a,b", "--no-arrays", "--batch", "4"]
     assert main(["predict", "runs/a", "1.png", "2.png", "--out", "out", *options]) == 0
     assert main(["report", "runs/a"]) == 0

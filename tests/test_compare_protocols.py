@@ -121,7 +121,7 @@ def test_every_experiment_is_compared_or_said_why_not(tool):
 
 
 def test_the_committed_page_has_a_table_for_each_protocol_and_no_surprise(tool):
-    text = page_of("docs/protocols.md")
+    text = page_of("docs/reference/protocols.md")
     assert "Unexpected." not in text
     assert "out of date" not in text
     for name in tool.PROTOCOLS:

@@ -19,8 +19,8 @@ from nodes import command, ends, free_port, line_of_readme, start
 from tolerances import NETWORK
 
 
-def launch(world: int, *command: str) -> None:
-    """Starts the command in `world` processes, which gloo connects."""
+def launch(world: int, *command: str, limit: float = 600) -> None:
+    """Starts the command in `world` processes, which gloo connects. None of them is left after `limit` seconds."""
     port = free_port()
     processes = []
     for rank in range(world):
@@ -33,7 +33,11 @@ def launch(world: int, *command: str) -> None:
             "OMP_NUM_THREADS": "1",
         }
         processes.append(subprocess.Popen([sys.executable, *command], env=env, stderr=subprocess.PIPE, text=True))
-    errors = [process.communicate(timeout=600)[1] for process in processes]
+    try:
+        errors = [process.communicate(timeout=limit)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
     assert all(process.returncode == 0 for process in processes), "\n".join(errors)[-4000:]
 
 

@@ -3,17 +3,12 @@
 import doctest
 import importlib
 import pkgutil
-import re
-from pathlib import Path
 
 import pytest
-import torch
 
 import mtlkit
 
 PACKAGES = ("mtlkit", "mtlkit.balancers", "mtlkit.tasks")
-DOCS = Path(__file__).parents[1] / "docs"
-PYTHON = r"```python\n(.*?)```"
 
 
 def modules():
@@ -39,16 +34,3 @@ def test_plugins_have_a_doctest():
             cls = registry.get(name)
             if cls.__module__.startswith("mtlkit."):
                 assert any(test.examples for test in finder.find(cls)), name
-
-
-def test_the_python_of_readme_and_docs_runs(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    readme = (Path(__file__).parents[1] / "README.md").read_text()
-    blocks = re.findall(PYTHON, readme, re.DOTALL)
-    assert len(blocks) == 2
-    blocks += [block for file in sorted(DOCS.glob("*.md")) for block in re.findall(PYTHON, file.read_text(), re.DOTALL)]
-    assert len(blocks) > 2
-    for block in blocks:
-        exec(compile(block, "README.md", "exec"), {"__name__": "readme"})
-    gram = torch.tensor([[4.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
-    assert mtlkit.BALANCERS.build("inverse_norm", tasks=("a", "b")).weights(gram).tolist() == [0.75, 1.5]

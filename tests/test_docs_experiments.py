@@ -1,4 +1,4 @@
-"""The page docs/experiments.md: tests write its files, run its commands, and compare its ways to write one thing."""
+"""docs/reference/configuration.md: tests write its files, run its commands, and compare its ways to write one thing."""
 
 import shlex
 from dataclasses import replace
@@ -11,7 +11,7 @@ from mtlkit.cli.main import main
 from mtlkit.config.composition import compose, read_config
 from mtlkit.config.schema import LoraConfig
 
-PAGE = page_of("docs/experiments.md")
+PAGE = page_of("docs/reference/configuration.md")
 FILES, COMMANDS = files_of(PAGE), commands_of(PAGE)
 
 

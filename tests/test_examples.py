@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import GradientState
 from loops import Loop, Net, engine_state
-from pages import REPOSITORY, page_of
+from pages import PAGES, REPOSITORY, page_of
 from safetensors.torch import load_file
 from test_distributed import launch
 from tolerances import NETWORK, SINGLE_SUM
@@ -72,8 +72,8 @@ def test_an_example_runs_and_learns(name, tmp_path, monkeypatch, capsys):
 
 def quotes():
     """Yields the quotations of examples in the pages, in pieces: a line `...` stands for lines that were left out."""
-    for page in ("README.md", "docs/own_loop.md"):
-        for file, text in re.findall(r"```py\n# (\S+)\n(.*?)```", page_of(page), re.DOTALL):
+    for page in PAGES:
+        for file, text in re.findall(r"```py\n# (docs/\S+)\n(.*?)```", page_of(page), re.DOTALL):
             for number, piece in enumerate(re.split(r"^\.\.\.\n", text, flags=re.MULTILINE)):
                 yield pytest.param(file, piece, id=f"{page}-{Path(file).stem}-{number}")
 
@@ -87,7 +87,7 @@ def test_the_pages_quote_what_the_examples_say(file, piece):
 
 
 def test_the_pages_quote_every_example():
-    quoted = set(re.findall(r"```py\n# (\S+)\n", page_of("docs/own_loop.md")))
+    quoted = set(re.findall(r"```py\n# (\S+)\n", page_of("docs/how_to/own_loop.md")))
     assert quoted == {f"docs/examples/{path.name}" for path in EXAMPLES.glob("*.py")}
 
 
@@ -96,7 +96,7 @@ def test_the_counted_passes_are_those_of_the_page(capsys):
     rows = capsys.readouterr().out.splitlines()
     assert len(rows) == 7
     for row in rows:
-        assert row in page_of("docs/own_loop.md").splitlines() or row.endswith("is not installed | | |")
+        assert row in page_of("docs/how_to/own_loop.md").splitlines() or row.endswith("is not installed | | |")
 
 
 def test_accelerate_on_two_processes_is_accelerate_on_one(tmp_path):

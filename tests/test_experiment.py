@@ -61,7 +61,15 @@ def finished(cache, tmp_path_factory):
 
 def test_the_folder_of_a_run(finished):
     names = {path.name for path in finished.iterdir()}
-    assert names == {"checkpoints", "config.yaml", "data.json", "metrics.jsonl", "pictures", "report.html"}
+    assert names == {
+        "checkpoints",
+        "config.yaml",
+        "data.json",
+        "details.json",
+        "metrics.jsonl",
+        "pictures",
+        "report.html",
+    }
     for name in ("last", "best"):
         files = {path.name for path in (finished / "checkpoints" / name).iterdir()}
         assert files == {"model.safetensors", "balancer.safetensors", "training.pt", "checksums.json"}

@@ -15,7 +15,7 @@ from mtlkit.config.sweeps import sweep
 from mtlkit.run.experiment import Experiment
 from mtlkit.run.resume import resumed
 
-PAGE = Path(__file__).parents[1] / "docs" / "presets.md"
+PAGE = Path(__file__).parents[1] / "docs" / "reference" / "presets.md"
 METHODS = [(name, method) for name in preset_names() for method in load_preset(name).methods]
 #: The experiments that use each preset by default, or whose published rows it is for.
 EXPERIMENTS = {
@@ -301,7 +301,7 @@ def test_the_log_says_that_a_published_protocol_ran_without_a_preset(tmp_path: P
 
 
 def test_the_page_is_current_and_the_list_has_them_all(capsys):
-    assert PAGE.read_text() == markdown(), "docs/presets.md is out of date: run `make docs`"
+    assert PAGE.read_text() == markdown(), "docs/reference/presets.md is out of date: run `make docs`"
     assert main(["list", "presets"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == preset_names()

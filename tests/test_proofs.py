@@ -1,4 +1,4 @@
-"""Longer proofs, which `make proofs` runs. docs/proofs.md has their results."""
+"""Longer proofs, which `make proofs` runs. docs/results/proofs.md has their results."""
 
 import logging
 from statistics import fmean

@@ -95,7 +95,7 @@ def test_a_damaged_shard_is_named(toys, results, tmp_path):
 @pytest.mark.long
 @pytest.mark.parametrize(("world", "layout"), [(world, layout) for world in LAYOUTS for layout in LAYOUTS[world]])
 def test_every_balancer_in_every_space(tmp_path, world, layout):
-    launch(world, WORKER, str(tmp_path / "found.json"), layout)
+    launch(world, WORKER, str(tmp_path / "found.json"), layout, limit=5400)
     cases = json.loads((tmp_path / "found.json").read_text())["cases"]
     assert len(cases) >= 60
     for case in cases.values():

@@ -6,8 +6,10 @@ import torch
 from torchmetrics import MeanSquaredError, MetricCollection
 
 from mtlkit import KINDS, TASKS, Kind
+from mtlkit.legend import Classes
 from mtlkit.metrics import Pooled
-from mtlkit.tasks import Regression
+from mtlkit.task import Chances, ErrorMap
+from mtlkit.tasks import Depth, Regression
 from mtlkit.testing import check_task
 
 
@@ -160,9 +162,41 @@ class Greedy(Regression):
         return ((output - target).abs() < 1).sum(), torch.tensor(target.numel())
 
 
+class Short(Regression):
+    """Shows only the first number."""
+
+    def numbers(self, value):
+        return value[:1]
+
+
+class Sure(Regression):
+    """Is sure of what is unknown, too."""
+
+    def chances(self, prediction, target):
+        return Chances("all", prediction.sigmoid().flatten(), (target > 0).flatten())
+
+
+class Painted(Regression):
+    """Names a colour."""
+
+    def legend(self):
+        return Classes([("a", "red")])
+
+
+class Everywhere(Depth):
+    """Has errors where nothing is known."""
+
+    def errors(self, prediction, target):
+        return ErrorMap((prediction - target).abs()[0])
+
+
 @pytest.mark.parametrize(
     ("cls", "promise", "reason"),
     [
+        (Short, "shown", r"the numbers of a prediction have the shape \(1,\), not \(3,\)"),
+        (Sure, "shown", "18 probabilities count where nothing is known"),
+        (Painted, "shown", r"the legend has the colour \['red'\], not one such as #20a0ff"),
+        (Everywhere, "shown", "the errors are not NaN exactly where the target is unknown"),
         (Mean, "loss_is_a_sum", r"ValueError: Mean\.loss .* must return \(sum"),
         (
             Uneven,

@@ -1,4 +1,4 @@
-"""A few cases of every part of `make trust`, with the seeds of that harness (docs/trust.md)."""
+"""A few cases of every part of `make trust`, with the seeds of that harness (docs/results/trust.md)."""
 
 import sys
 from pathlib import Path
@@ -32,8 +32,9 @@ def test_a_few_cases(name, tmp_path):
 
 @pytest.mark.filterwarnings("ignore")  # of Pillow and SciPy, about damaged files
 def test_a_few_damaged_files(tmp_path):
-    readers = ("pictures", "npy", "mat", "folder", "multimnist", "prepared data", "log of a run", "study")
-    assert passed(files.run(tmp_path, 1, 40, readers)) == 40
+    of_runs = ("log of a run", "samples of a run", "details of a run", "study")
+    readers = ("pictures", "npy", "mat", "folder", "multimnist", "prepared data", *of_runs)
+    assert passed(files.run(tmp_path, 1, 60, readers)) == 60
 
 
 @pytest.mark.filterwarnings("ignore:.*fork")

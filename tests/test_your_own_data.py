@@ -1,4 +1,4 @@
-"""The page docs/your_own_data.md: a test makes its folder, shows it, and trains with its YAML to a report."""
+"""The page docs/tutorials/your_own_data.md: a test makes its folder, shows it, and trains with its YAML to a report."""
 
 import importlib.util
 import runpy
@@ -14,7 +14,7 @@ from mtlkit.cli.main import main
 from mtlkit.config.composition import read_config
 from mtlkit.log import read_log
 
-PAGE = page_of("docs/your_own_data.md")
+PAGE = page_of("docs/tutorials/your_own_data.md")
 FILES, COMMANDS = files_of(PAGE), commands_of(PAGE)
 
 

@@ -1,6 +1,6 @@
 """Compares the published protocols with the public code that they repeat.
 
-    python tools/compare_protocols.py PATH [--only EXPERIMENT ...] [--write docs/protocols.md]
+    python tools/compare_protocols.py PATH [--only EXPERIMENT ...] [--write docs/reference/protocols.md]
 
 PATH is a folder with clones of the public repositories, each under its own name, such as PATH/nash-mtl. What has no
 clone there is "not compared". The tool takes single classes and functions out of the clones and compares them in a run

@@ -1,4 +1,4 @@
-"""The table of all balancers, as `docs/balancers.md` shows it."""
+"""The table of all balancers, as `docs/reference/balancers.md` shows it."""
 
 import inspect
 import json

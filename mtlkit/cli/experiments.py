@@ -24,6 +24,11 @@ def preset_comments() -> dict[str, str]:
     return {name: "\n".join(lines).strip() for name, lines in _comments("balancer_preset").items()}
 
 
+def file_names(group: str) -> list[str]:
+    """Returns the names of the files in a group of configs/."""
+    return list(_comments(group))
+
+
 def _files(group: str) -> dict[str, str]:
     lines = _comments(group).items()
     return {name: next((line for line in found if line and line[0] != "@"), "") for name, found in lines}

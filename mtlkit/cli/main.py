@@ -21,12 +21,14 @@ from typing import Any
 
 import mtlkit
 from mtlkit.cli import compare as cli_compare
+from mtlkit.cli import completion as cli_completion
+from mtlkit.cli import configuration as cli_configuration
 from mtlkit.cli import data as cli_data
 from mtlkit.cli import export as cli_export
 from mtlkit.cli import runs as cli_runs
 from mtlkit.cli.experiments import experiments, presets, studies
 from mtlkit.cli.output import is_main, print_lines
-from mtlkit.cli.parser import EXAMPLES, Parser
+from mtlkit.cli.parser import Parser
 from mtlkit.cli.voices import known_to_all, lost_process, voice
 from mtlkit.data.workers import loading_trouble, own_words
 from mtlkit.errors import RESUME, USER_ERRORS, StepError, Stopped, for_users
@@ -96,23 +98,30 @@ def train_command(arguments: argparse.Namespace, result: Outcome) -> None:
 
     `--multirun` can be called again: it leaves finished runs as they are, resumes begun ones and starts the others.
     """
+    if "torch" not in sys.modules:
+        print_lines(["Loading PyTorch ..."])
     from mtlkit.config.composition import compose
     from mtlkit.config.sweeps import sweep
 
     with known_to_all():
         cli_runs.trust(arguments, Path(arguments.experiment))  # it may be the config.yaml of a run
+        if arguments.cfg:
+            _refuse_with_cfg(arguments)
+            cli_configuration.print_configuration(arguments.experiment, arguments.overrides)
+            return
         jobs = sweep(arguments.experiment, arguments.overrides) if arguments.multirun else [arguments.overrides]
         configs = [compose(arguments.experiment, job) for job in jobs]  # all are checked before the first one starts
         cli_runs.trust(arguments, *(Path(config.output_dir) for config in configs))
 
-    from mtlkit.run.console import Console
+    from mtlkit.console import Console
     from mtlkit.run.experiment import Experiment
     from mtlkit.run.progress import bring_to_end
 
     experiments = [Experiment(config, job) for config, job in zip(configs, jobs, strict=True)]
     resume = arguments.resume_from or arguments.resume
     if not arguments.multirun:
-        _summarise(experiments[0].run(resume=resume, observers=[Console()]))
+        only = experiments[0]
+        _summarise(only.run(resume=resume, observers=[Console(only.folder)]))
         return
     for number, experiment in enumerate(experiments, 1):
         folder = experiment.folder
@@ -120,8 +129,8 @@ def train_command(arguments: argparse.Namespace, result: Outcome) -> None:
         with result.watch(f"{folder}: "):
             try:
                 if resume:
-                    experiment.run(resume=resume, observers=[Console()])
-                elif not bring_to_end(experiment.config, [Console()]):
+                    experiment.run(resume=resume, observers=[Console(folder)])
+                elif not bring_to_end(experiment.config, [Console(folder)]):
                     print_lines(["It has finished already."])
                 _summarise(folder)
             except RuntimeError as error:
@@ -132,14 +141,19 @@ def train_command(arguments: argparse.Namespace, result: Outcome) -> None:
                 result.status = result.status or 1
 
 
+def _refuse_with_cfg(arguments: argparse.Namespace) -> None:
+    for option in ("multirun", "resume", "resume_from"):
+        if getattr(arguments, option):
+            raise ValueError(f"--cfg shows the configuration of one new run. Leave --{option.replace('_', '-')} out.")
+
+
 def _summarise(run: Path) -> None:
     """Prints the figures of a run beside those of the untrained start and of constant predictions."""
-    from mtlkit.report import summary_table
+    from mtlkit.report import summary
     from mtlkit.terminal import Terminal
 
     if is_main():
-        Terminal().print(summary_table(run))
-        print_lines([f"Report: {run / 'report.html'}"])
+        Terminal().print(*summary(run), highlight=False, crop=False, sep="\n")
 
 
 def list_command(arguments: argparse.Namespace, result: Outcome) -> None:
@@ -168,13 +182,7 @@ def _say(message: str) -> None:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = Parser(
-        "mtlkit",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser("mtlkit", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=importlib.metadata.version("mtlkit"))
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -191,6 +199,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     sub.add_argument(
         "-m", "--multirun", action="store_true", help="one run per combination of key=a,b; it can be called again"
     )
+    sub.add_argument("--cfg", action="store_true", help="print the configuration and its sources, and train nothing")
     cli_runs.add_trust(sub)
     cli_compare.add_commands(add)
     cli_runs.add_commands(add)
@@ -202,7 +211,15 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     sub.add_argument("kind", metavar="KIND", choices=LISTS, help=", ".join(LISTS))
     sub.add_argument("--markdown", action="store_true", help="as the page of docs/: balancers and presets")
 
+    cli_configuration.add_commands(add)
+    cli_completion.add_command(add)
+    if cli_completion.asked():  # by a shell; it prints candidates and ends the process
+        cli_completion.complete(parser)
+
     words = list(sys.argv[1:] if argv is None else argv)
+    if not words:  # as git: it helps, and a script whose words are missing does not count it as a success
+        print_lines(parser.format_help().splitlines())
+        parser.exit(2)
     arguments, rest = parser.parse_known_args(words)
     # argparse does not parse words after an option: mtlkit train scenes --multirun seed=0,1
     unknown = [word for word in rest if word.startswith("-") or not hasattr(arguments, "overrides")]

@@ -2,31 +2,19 @@
 
 import argparse
 import difflib
+import functools
 import re
 from collections.abc import Sequence
 from typing import Any, NoReturn, cast
 
+from mtlkit.cli.experiments import experiments
+from mtlkit.cli.help import EXAMPLES, examples, whole
 from mtlkit.config.keys import meant, schema_keys
 from mtlkit.plain_text import plain, short
 from mtlkit.registry import suggest
 
-EXAMPLES = """\
-examples:
-  mtlkit train scenes balancer=rotograd 'data.size=[64,48]' trainer.max_epochs=2 output_dir=runs/a
-  mtlkit train scenes output_dir=runs/a --resume
-  mtlkit train scenes balancer=uniform,rotograd seed=0,1 output_dir=runs/sweep --multirun
-  mtlkit compare scenes balancer=uniform,rotograd seed=0,1,2 output_dir=studies/a
-  mtlkit train my_experiment.yaml 'plugins=[my_lab.balancers]' balancer=my_balancer
-  torchrun --nproc_per_node 4 -m mtlkit train scenes balancer=rotograd
-  mtlkit evaluate runs/a --split test
-  mtlkit predict runs/a photo.jpg --out predictions
-  mtlkit explain runs/a
-  mtlkit export runs/a --format onnx --out model.onnx
-  mtlkit push runs/a somebody/my-model --licence cc-by-4.0
-  mtlkit data show nyuv2 data.root=/data/nyuv2
-  mtlkit data prepare nyuv2 data.root=/data/nyuv2 --out /fast/nyuv2
-  mtlkit list balancers
-"""
+WIDTH = 100  #: of the help, in columns
+FORM = functools.partial(argparse.RawDescriptionHelpFormatter, width=WIDTH)
 REQUIRED = "the following arguments are required: "  #: argparse's words for missing arguments
 
 
@@ -35,6 +23,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         self.flags: list[str] = []
+        self.commands: dict[str, str] = {}  #: what the commands below this one do
         self.helps: dict[str, str] = {}  #: the help of required arguments, by the names in argparse's messages
         super().__init__(*args, **options)
 
@@ -48,14 +37,21 @@ class Parser(argparse.ArgumentParser):
     def add_command(self, commands: Any, name: str, text: str) -> "Parser":
         """Returns a parser below this one. `commands` is the result of `add_subparsers`."""
         self.helps["COMMAND"] = ", ".join([*commands.choices, name])
-        return cast("Parser", commands.add_parser(name, help=text, description=text, allow_abbrev=False))
+        self.commands[name] = text
+        path = f"{self.prog} {name}".removeprefix("mtlkit ")
+        options: dict[str, Any] = {"epilog": examples(path), "formatter_class": FORM, "allow_abbrev": False}
+        return cast("Parser", commands.add_parser(name, help=text, description=text, **options))
+
+    def format_help(self) -> str:
+        return super().format_help() if " " in self.prog else whole(self.commands)
 
     def error(self, message: str) -> NoReturn:
         if message.startswith(REQUIRED):
             missing = message.removeprefix(REQUIRED).split(", ")
             message = "; ".join(f"{name} is missing: {self.helps[name]}" for name in missing if name in self.helps)
-            examples = (line.strip() for line in EXAMPLES.splitlines())
-            message += "".join([f". For example: {line}" for line in examples if line.startswith(f"{self.prog} ")][:1])
+            message += "".join(f".\nFor example: {line}" for line in EXAMPLES.get(self.prog.partition(" ")[2], ())[:1])
+            if "EXPERIMENT" in missing:
+                message += f"\nExperiments: {', '.join(experiments())}."
         elif found := re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message):
             known = [name.strip(" '") for name in found[2].split(",")]
             message = f"there is no {found[1]!r} here. {suggest(found[1], known)}"

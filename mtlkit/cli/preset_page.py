@@ -1,4 +1,4 @@
-"""The table of all presets, as `docs/presets.md` shows it."""
+"""The table of all presets, as `docs/reference/presets.md` shows it."""
 
 import json
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ a YAML file of the same form: `preset=path/to/mine.yaml`.
 
 The columns are:
 
-- *balancer*: options of the balancer. mtlkit's defaults hold for all others (docs/balancers.md).
+- *balancer*: options of the balancer. mtlkit's defaults hold for all others (docs/reference/balancers.md).
 - *trainer*: keys of `trainer`. The line above each table has those for all methods. `decoder_gradients` is what the
   decoders get; `clip_encoder` clips the combined gradient of the shared parameters alone.
 - *source*: files and lines of the code.

@@ -100,8 +100,9 @@ def report_command(arguments: argparse.Namespace, result: Any) -> None:
     """Writes report.html again."""
     check_run(arguments.run, LOG, CONFIG)
     from mtlkit.report import write_report
+    from mtlkit.study.single import single_task
 
-    print_lines([str(write_report(arguments.run))])
+    print_lines([str(write_report(arguments.run, single=single_task(arguments.run)))])
 
 
 def explain_command(arguments: argparse.Namespace, result: Any) -> None:

@@ -1,8 +1,10 @@
 """Composes a configuration from Hydra's groups and overrides, an experiment's YAML file, or a run's config.yaml."""
 
+import copy
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -48,7 +50,7 @@ def compose(experiment: str, overrides: Sequence[str] = ()) -> Config:
 
     `experiment` is a name (`mtlkit list experiments`) or the path of a YAML file, which may be a run's config.yaml.
     `overrides` use Hydra's grammar: `key=value`, a choice such as `balancer=rotograd` or `task=[depth]`, `~task.depth`.
-    docs/experiments.md shows all forms.
+    docs/reference/configuration.md shows all forms.
 
     Raises:
         ValueError: a key is unknown, a type is wrong or values cannot be combined; it names the key and its source. Or:
@@ -56,6 +58,20 @@ def compose(experiment: str, overrides: Sequence[str] = ()) -> Config:
         LookupError, FileNotFoundError: the experiment does not exist.
         ModuleNotFoundError, or any error that a plug-in raises: a plug-in cannot be imported.
     """
+    return compose_with_sources(experiment, overrides).config
+
+
+@dataclass(frozen=True)
+class Composed:
+    """A checked configuration, the values of files and words that it was made from, and where they came from."""
+
+    config: Config
+    given: Mapping[str, Any]
+    source: Source
+
+
+def compose_with_sources(experiment: str, overrides: Sequence[str] = ()) -> Composed:
+    """Returns what `compose` returns, and where each value came from. Raises the same errors."""
     # Hydra parses words and finds files. It does not compose the values: its merge would keep the options of a class
     # that was replaced, and would not know which file or word each value came from.
     with hydra_words(experiment, overrides) as (loader, name, words):
@@ -71,9 +87,11 @@ def compose(experiment: str, overrides: Sequence[str] = ()) -> Config:
             values = cast(dict[str, Any], OmegaConf.to_container(node, resolve=True, throw_on_missing=True))
         except OmegaConfBaseException as error:
             raise source.error(error.full_key or "", str(error).partition("\n")[0]) from None
+    given = copy.deepcopy(values)  # without what follows, which is mtlkit's own
     values["experiment"] = name
     # The default folder has the balancer and the seed in its name, so that runs to be compared do not collide.
     if values.get("output_dir") is None:
+        given.pop("output_dir", None)
         balancer = values["balancer"].get("name") if isinstance(values.get("balancer"), dict) else ""
         values["output_dir"] = f"runs/{name}_{balancer}_{values.get('seed', 0)}"
     if isinstance(values["output_dir"], str):  # shells do not replace a ~ after key=
@@ -84,7 +102,7 @@ def compose(experiment: str, overrides: Sequence[str] = ()) -> Config:
         warn(f"trainer.{key} (in {source.of(f'trainer.{key}')}) has no effect: {why}.", stacklevel=2)
     if remark := unlike_published(config, left_out):
         warn(remark, stacklevel=2)
-    return config
+    return Composed(config, given, source)
 
 
 @contextmanager

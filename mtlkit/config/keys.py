@@ -7,7 +7,7 @@ import difflib
 from collections.abc import Iterable
 from dataclasses import fields, is_dataclass
 from types import UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from mtlkit.config.schema import Config, DataConfig, ModelConfig, SetConfig
 
@@ -20,12 +20,20 @@ SYNONYMS = {
     "amp": "precision",
     "gradient_accumulation_steps": "accumulation",
 }
+#: The constructor arguments that mtlkit sets itself, by the variable of the registry. They are not options.
+GIVEN = {
+    "DATASETS": {"root", "split", "size", "limit"},
+    "ENCODERS": {"image_size", "in_channels"},
+    "TASKS": {"name", "classes", "decoder"},
+    "DECODERS": {"info", "out_channels"},
+    "BALANCERS": {"tasks"},
+}
 CLOSE = 0.65  #: difflib's similarity from which a key is proposed; `epochs` and `max_epochs` have 0.75
 
 
 def schema_keys() -> list[str]:
     """Returns the dotted keys that every configuration can have, whatever classes it names."""
-    return list(_schema(Config, ""))
+    return [key for key, _ in _schema_hints(Config, "")]
 
 
 def text_keys() -> dict[str, Any]:
@@ -34,6 +42,26 @@ def text_keys() -> dict[str, Any]:
     found = {f"{place}{key}": hint for place, cls in places for key, hint in get_type_hints(cls).items()}
     unions = (Union, UnionType)
     return {k: hint for k, hint in found.items() if str in (get_args(hint) if get_origin(hint) in unions else (hint,))}
+
+
+def words_of_keys() -> dict[str, list[str]]:
+    """Returns the words that a key can have as its value, for the keys that take one of a few words.
+
+    >>> words_of_keys()["data.on_error"], words_of_keys()["deterministic"]
+    (['raise', 'skip'], ['true', 'false'])
+    """
+    found = {key: list(_words(hint)) for key, hint in _schema_hints(Config, "")}
+    return {key: words for key, words in found.items() if words}
+
+
+def _words(annotation: Any) -> Iterable[str]:
+    if get_origin(annotation) is Literal:
+        yield from map(str, get_args(annotation))
+    elif annotation is bool:
+        yield from ("true", "false")
+    elif get_origin(annotation) in (Union, UnionType):
+        for inner in get_args(annotation):
+            yield from _words(inner)
 
 
 def meant(word: str, keys: Iterable[str]) -> list[str]:
@@ -54,10 +82,11 @@ def meant(word: str, keys: Iterable[str]) -> list[str]:
     return sorted(found, key=lambda key: not key.startswith("trainer."))[:3]  # stable: otherwise the closest first
 
 
-def _schema(cls: Any, prefix: str) -> Iterable[str]:
+def _schema_hints(cls: Any, prefix: str) -> Iterable[tuple[str, Any]]:
+    """Yields the dotted keys of a dataclass and of those below it, each with its annotation."""
     hints = get_type_hints(cls)
     for field in fields(cls):
         if field.name != "options":
-            yield f"{prefix}{field.name}"
+            yield f"{prefix}{field.name}", hints[field.name]
             if is_dataclass(hints[field.name]):
-                yield from _schema(hints[field.name], f"{prefix}{field.name}.")
+                yield from _schema_hints(hints[field.name], f"{prefix}{field.name}.")

@@ -22,20 +22,28 @@ FOLDER = "balancer_preset"
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """What the code base does with one method."""
+    """What the code base does with one method.
 
-    source: str  #: the files and lines of the code that say it
-    balancer: dict[str, Any] = field(default_factory=dict)  #: options of the balancer
-    trainer: dict[str, Any] = field(default_factory=dict)  #: keys of `trainer`, on top of those for all methods
-    for_data: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)  #: the same by the name of a data set
-    note: str | None = None  #: what differs all the same
+    Args:
+        source: the files and lines of the code that say it
+        balancer: options of the balancer
+        trainer: keys of `trainer`, on top of those for all methods
+        for_data: balancer and trainer by the name of a data set
+        note: what differs all the same
+    """
+
+    source: str
+    balancer: dict[str, Any] = field(default_factory=dict)
+    trainer: dict[str, Any] = field(default_factory=dict)
+    for_data: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    note: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
     """A code base, and what it does with each method.
 
-    Attributes:
+    Args:
         place: the file, for messages.
         code: the repository and its commit, or the paper.
         trainer: keys of `trainer` for all methods.

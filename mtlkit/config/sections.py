@@ -7,6 +7,7 @@ from inspect import Parameter
 from typing import Any
 
 from mtlkit.balancer import BALANCERS
+from mtlkit.config.keys import GIVEN as GIVEN_BY_NAME
 from mtlkit.config.keys import schema_keys
 from mtlkit.config.schema import BalancerConfig, DataConfig, DecoderConfig, ModelConfig, SetConfig, TaskConfig
 from mtlkit.data.dataset import DATASETS
@@ -15,13 +16,14 @@ from mtlkit.registry import Registry, options_of, suggest
 from mtlkit.task import TASKS
 
 #: The constructor arguments that mtlkit sets itself, by registry. They are not options.
-GIVEN = {
-    DATASETS: {"root", "split", "size", "limit"},
-    ENCODERS: {"image_size", "in_channels"},
-    TASKS: {"name", "classes", "decoder"},
-    DECODERS: {"info", "out_channels"},
-    BALANCERS: {"tasks"},
+_REGISTRIES: dict[str, Registry] = {
+    "DATASETS": DATASETS,
+    "ENCODERS": ENCODERS,
+    "TASKS": TASKS,
+    "DECODERS": DECODERS,
+    "BALANCERS": BALANCERS,
 }
+GIVEN = {registry: GIVEN_BY_NAME[name] for name, registry in _REGISTRIES.items()}
 
 
 @dataclass(frozen=True)

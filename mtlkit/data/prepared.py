@@ -51,10 +51,15 @@ class Prepared(Dataset):
 
     @dataclass(frozen=True)
     class Options:
-        """The options of the data set."""
+        """The options of the data set.
 
-        cache: str | None = None  #: the folder for blocks of a URL; null: ~/.cache/mtlkit/prepared
-        source: Mapping[str, Any] | None = None  #: the data set that this must have been prepared from
+        Args:
+            cache: the folder for blocks of a URL; null: ~/.cache/mtlkit/prepared
+            source: the data set that this must have been prepared from
+        """
+
+        cache: str | None = None
+        source: Mapping[str, Any] | None = None
 
     options: Options
 

@@ -54,11 +54,8 @@ class Cityscapes(Dataset):
     task of the type `depth` then describe inverse depth, as in published tables: `rel` is the mean ratio itself, and
     values next to 0 raise it to 20 and more.
 
-    - `classes`: 7 categories, 19 classes, or 2 (people and vehicles, and everything else).
-    - `size`: (width, height). None: the size of the files.
-    - `holdout`: the share of the 2,975 training frames that becomes "val". It is held out in blocks of neighbours,
-      because the frames are in the order of cities (`mtlkit.data.splits.hold_out_blocks`). "test" is the archive's
-      `val`, Cityscapes' 500 validation frames, which published tables use for testing.
+    "val" is held out of the 2,975 training frames in blocks of neighbours, because the frames are in the order of
+    cities. "test" is the archive's `val`, Cityscapes' 500 validation frames, which published tables use for testing.
 
     Raises `FileNotFoundError` for missing folders, `ValueError` for options out of range and labels of other classes,
     and `BadSampleError` for a damaged file or values out of range when a sample is read.
@@ -71,10 +68,15 @@ class Cityscapes(Dataset):
 
     @dataclass(frozen=True)
     class Options:
-        """The options of the data set."""
+        """The options of the data set.
+
+        Args:
+            classes: 7 categories, 19 classes, or 2 (people and vehicles, and everything else)
+            holdout: the share of the training frames that becomes "val"
+        """
 
         classes: Literal[2, 7, 19] = 7
-        holdout: ShareBelowOne = 0.1  #: the share of the training frames that becomes "val"
+        holdout: ShareBelowOne = 0.1
 
     options: Options
 

@@ -43,17 +43,29 @@ class HuggingFace(Dataset):
 
     @dataclass(frozen=True)
     class Options:
-        """The options of the data set."""
+        """The options of the data set.
 
-        labels: Mapping[str, Stored]  #: the targets by name
-        image: str = "image"  #: the column of the images
-        splits: Mapping[str, str] | None = None  #: {train: NAME, val: NAME, test: NAME}; null: those of these names
-        holdout: ShareBelowOne | None = None  #: the share of the training data that becomes val; null: 0.2
-        block: Count = 20  #: neighbours that are held out together
-        gap: Natural = 5  #: unused neighbours on both sides of a block
-        channels: Count | None = None  #: of the images; null: 3, or those of the first array
-        bounds: tuple[float, float] | None = None  #: the values of black and white; null: those of the type
-        camera: Camera | None = None  #: f_x / width, f_y / height, c_x / width, c_y / height; for zooming on normals
+        Args:
+            labels: the targets by name
+            image: the column of the images
+            splits: {train: NAME, val: NAME, test: NAME}; null: those of these names
+            holdout: the share of the training data that becomes val; null: 0.2
+            block: neighbours that are held out together
+            gap: unused neighbours on both sides of a block
+            channels: the number of channels of the images; null: 3, or those of the first array
+            bounds: the values of black and white; null: those of the type
+            camera: f_x / width, f_y / height, c_x / width, c_y / height; for zooming on normals
+        """
+
+        labels: Mapping[str, Stored]
+        image: str = "image"
+        splits: Mapping[str, str] | None = None
+        holdout: ShareBelowOne | None = None
+        block: Count = 20
+        gap: Natural = 5
+        channels: Count | None = None
+        bounds: tuple[float, float] | None = None
+        camera: Camera | None = None
 
         def __post_init__(self) -> None:
             check_images(self.labels, self.bounds)

@@ -52,11 +52,17 @@ class MultiDigitMNIST(Dataset):
 
     @dataclass(frozen=True)
     class Options:
-        """The options of the data set."""
+        """The options of the data set.
+
+        Args:
+            classes: even digits on the left and odd ones on the right, or all digits on both sides
+            per_class: the number of pictures of each pair
+            download: downloads missing files
+        """
 
         classes: Literal["parity", "all"] = "parity"
-        per_class: Count = 1000  #: the number of pictures of each pair
-        download: bool = False  #: downloads missing files
+        per_class: Count = 1000
+        download: bool = False
 
     options: Options
 

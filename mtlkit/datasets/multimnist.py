@@ -18,10 +18,15 @@ SUM, DENSITY = Target("regression", ("sum",)), Target("regression", ("density",)
 
 @dataclass(frozen=True)
 class PairOptions:
-    """The options of `overlapping_digits`."""
+    """The options of `overlapping_digits`.
 
-    dataset_seed: Natural = 0  #: draws the pairs
-    download: bool = False  #: downloads missing files
+    Args:
+        dataset_seed: draws the pairs
+        download: downloads missing files
+    """
+
+    dataset_seed: Natural = 0
+    download: bool = False
 
 
 @DATASETS.register("multimnist")
@@ -62,9 +67,13 @@ class MultiMNIST(Dataset):
 
     @dataclass(frozen=True)
     class Options(PairOptions):
-        """The options of the data set."""
+        """The options of the data set.
 
-        parity: bool = False  #: the tasks of RotoGrad's later version
+        Args:
+            parity: the tasks of RotoGrad's later version
+        """
+
+        parity: bool = False
 
     options: Options
 

@@ -1,6 +1,5 @@
 """The training engine. It knows tasks and balancers only by their contracts."""
 
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -14,6 +13,7 @@ from mtlkit.balancer import Balancer
 from mtlkit.config.schema import TrainerConfig
 from mtlkit.data.loader import micro_batches
 from mtlkit.engine import averaged, balancer_state, faster, optim, shards, shared, zero
+from mtlkit.engine.clock import Clock
 from mtlkit.engine.decoder_gradients import DecoderGradients
 from mtlkit.engine.evaluation import LeftOut, output_sizes
 from mtlkit.engine.losses import FirstLosses, Losses, loss_of
@@ -94,7 +94,7 @@ class Engine:
         self.predictor = Predictor(self.averaged.model, self.tasks, balancer, accelerator.device, config.precision)
         self.prepare = self.predictor.inputs
 
-        self.step = 0
+        self.step, self.clock = 0, Clock()
         self.evaluation_due = True
         self.monitor = Monitor(self.tasks, config.monitor, config.baseline)
         self.first_losses = FirstLosses(config.normalize_losses, config.normalize_again)
@@ -116,22 +116,22 @@ class Engine:
         """
         if self.evaluation_due:  # that of the untrained model, or the one before which the run was stopped
             save(self.note_evaluation(evaluate()) and self.step > 0)
-        started, since = time.perf_counter(), self.step
+        self.clock.lap(self.step)  # training begins
         if not self._finished():  # a run that is resumed may be finished already, by its steps or by early stopping
             for batch in batches:
                 steps = [self.train_step(part) for part in micro_batches(batch, self.config.accumulation)]
                 self.left_out.add(batch)
                 if self._logs(self.step):  # the mean time since the last record: single steps vary
-                    seconds, done = time.perf_counter() - started, self.step - since
+                    times = {"step_time": self.clock.lap(self.step)}
                     left_out = self.left_out.report() if "error" in batch else {}
-                    self.observer.step(self._training_record(steps) | {"step_time": seconds / done} | left_out)
-                    started, since = time.perf_counter(), self.step
+                    self.observer.step(self._training_record(steps) | times | left_out)
                 self.evaluation_due = self._evaluates()
-                stop(self.step, self.evaluation_due)  # before the evaluation, which can take too long
-                if self.evaluation_due:
-                    save(self.note_evaluation(evaluate()))
-                elif self.config.save_every and self.step % self.config.save_every == 0:
-                    save(False)
+                with self.clock.paused():
+                    stop(self.step, self.evaluation_due)  # before the evaluation, which can take too long
+                    if self.evaluation_due:
+                        save(self.note_evaluation(evaluate()))
+                    elif self.config.save_every and self.step % self.config.save_every == 0:
+                        save(False)
                 if self._finished():
                     return
 

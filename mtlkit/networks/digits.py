@@ -130,6 +130,10 @@ class MLPDecoder(Decoder):
     This is the classifier of CL_RR (Gama and Grassi, arXiv 2505.10347). Raises `ValueError` if the deepest level is a
     map.
 
+    Args:
+        width: the number of values between the layers.
+        dropout: the probability that one of them is set to 0.
+
     >>> import torch
     >>> tuple(MLPDecoder(EncoderInfo((50,), (0,)), out_channels=10)([torch.rand(2, 50)]).shape)
     (2, 10)
@@ -149,11 +153,15 @@ class MLPDecoder(Decoder):
 class ImageDecoder(Decoder):
     """Makes a picture from a vector: a linear layer to `width` values, ReLU, dropout, a linear layer to all pixels.
 
-    `size` is (width, height) of the picture. If the target has another size, the model resizes the picture. The values
-    are not limited to [0, 1].
+    The values are not limited to [0, 1].
 
     This is the decoder that reconstructs in CL_RR (Gama and Grassi, arXiv 2505.10347). Raises `ValueError` if the
     deepest level is a map.
+
+    Args:
+        size: (width, height) of the picture. If the target has another size, the model resizes the picture.
+        width: the number of values between the layers.
+        dropout: the probability that one of them is set to 0.
 
     >>> import torch
     >>> tuple(ImageDecoder(EncoderInfo((50,), (0,)), out_channels=3, size=(28, 20))([torch.rand(2, 50)]).shape)

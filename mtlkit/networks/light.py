@@ -43,6 +43,10 @@ class ConvDecoder(Decoder):
     more. Then follow a 3x3 convolution, GroupNorm (which does not depend on the batch or the number of processes),
     ReLU, dropout and a 1x1 convolution. Raises `ValueError` if a level is a vector.
 
+    Args:
+        width: the number of channels.
+        dropout: the probability that a channel is set to 0.
+
     >>> import torch
     >>> decoder = ConvDecoder(EncoderInfo((8, 16), (4, 8)), out_channels=3, width=32)
     >>> tuple(decoder([torch.rand(2, 8, 12, 16), torch.rand(2, 16, 6, 8)]).shape)
@@ -73,6 +77,9 @@ class ConvDecoder(Decoder):
 @DECODERS.register("linear")
 class LinearDecoder(Decoder):
     """One linear layer on the deepest level. A map is first averaged over its positions.
+
+    Args:
+        dropout: the probability that an input is set to 0.
 
     >>> import torch
     >>> tuple(LinearDecoder(EncoderInfo((25,), (0,)), out_channels=10)([torch.rand(2, 25)]).shape)

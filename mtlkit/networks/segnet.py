@@ -171,9 +171,12 @@ class HeadDecoder(Decoder):
     """A 3x3 convolution and a 1x1 convolution on a single map, without normalisation or activation.
 
     This is the task's part of the "split" SegNet in MTAN's experiments (arXiv 1803.10704) and in RotoGrad's experiments
-    on NYUv2 (arXiv 2103.02631). The output has the resolution of the map. `start` is Xavier's distribution, as in
-    MTAN's code, or torch's own (`default`), as in the public code of RotoGrad on NYUv2. Raises `ValueError` unless the
+    on NYUv2 (arXiv 2103.02631). The output has the resolution of the map. Raises `ValueError` unless the
     features are one map, and for another start.
+
+    Args:
+        start: the initial weights: Xavier's distribution, as in MTAN's code, or torch's own (`default`), as in the
+            public code of RotoGrad on NYUv2.
 
     >>> import torch
     >>> tuple(HeadDecoder(EncoderInfo((64,), (1,)), out_channels=13)([torch.rand(2, 64, 8, 8)]).shape)

@@ -44,8 +44,11 @@ class _SMPDecoder(Decoder):
 class UNetDecoder(_SMPDecoder):
     """U-Net (arXiv 1505.04597): enlarges the deepest level to the image's size, with one skip connection per level.
 
-    `channels`: the width after each doubling of the size, coarsest first. Without it, the widths are halved from 256
-    down to 16. Needs a pyramid whose strides are powers of two. Some strides may be missing.
+    Needs a pyramid whose strides are powers of two. Some strides may be missing.
+
+    Args:
+        channels: the width after each doubling of the size, coarsest first. Without it, the widths are halved from 256
+            down to 16.
 
     >>> import torch
     >>> decoder = UNetDecoder(EncoderInfo((8, 16, 24), (2, 4, 8)), out_channels=3)
@@ -96,8 +99,11 @@ def _empty(coarser: Tensor) -> Tensor:
 class FPNDecoder(_SMPDecoder):
     """Feature pyramid network with the segmentation branch of Panoptic FPN (arXiv 1901.02446), GroupNorm.
 
-    `width`: the number of channels of the pyramid, a multiple of 64. The branch has half of it. Needs four levels, each
-    twice as fine as the next.
+    Needs four levels, each twice as fine as the next.
+
+    Args:
+        width: the number of channels of the pyramid, a multiple of 64. The branch has half of it.
+        dropout: the probability that a channel of the branch is set to 0.
 
     >>> import torch
     >>> decoder = FPNDecoder(EncoderInfo((8, 8, 8, 8), (4, 8, 16, 32)), out_channels=3)
@@ -132,6 +138,10 @@ class DeepLabV3PlusDecoder(_SMPDecoder):
     pixels. The paper's encoders have `output_stride: 16`. Needs a level of stride 4 and a deepest level of stride 8, 16
     or 32.
 
+    Args:
+        width: the number of channels.
+        dropout: the probability that a value after the pooling is set to 0.
+
     >>> import torch
     >>> decoder = DeepLabV3PlusDecoder(EncoderInfo((8, 16), (4, 16)), out_channels=3)
     >>> tuple(decoder([torch.rand(2, 8, 16, 16), torch.rand(2, 16, 4, 4)]).shape)
@@ -164,6 +174,9 @@ class SegFormerDecoder(_SMPDecoder):
 
     Works with all maps, also with those of a ViT.
 
+    Args:
+        width: the number of channels.
+
     >>> import torch
     >>> decoder = SegFormerDecoder(EncoderInfo((8, 16), (4, 8)), out_channels=3)
     >>> tuple(decoder([torch.rand(2, 8, 16, 16), torch.rand(2, 16, 8, 8)]).shape)
@@ -189,6 +202,9 @@ class DPTDecoder(_SMPDecoder):
 
     Needs one to four maps of one stride. The map that becomes the finest level comes first. Class and register tokens
     are ignored.
+
+    Args:
+        width: the number of channels.
 
     >>> import torch
     >>> decoder = DPTDecoder(EncoderInfo((32, 32), (16, 16)), out_channels=3)

@@ -5,16 +5,20 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
 from mtlkit.report.history import History, Series
 
 WINDOW = 50  #: the number of logged steps for the standard deviation of a cosine
+BLOCKS = 10  #: the number of parts of a run whose means give the interval of a mean
+LEVEL = 0.95  #: of the interval
 
 
 @dataclass(frozen=True)
 class Pair:
     """The relation of two task gradients over `count` logged steps.
 
+    `interval` is the 95 % interval of the mean cosine (see `interval`), or None if there are too few steps.
     `conflicts` is the share of steps with a negative cosine. `deviation` is the mean of the standard deviations over
     all windows of `WINDOW` consecutive logged steps, or over one window if there are fewer steps (Suteu and Guo, arXiv
     1912.06844).
@@ -26,6 +30,7 @@ class Pair:
     conflicts: float
     mean: float
     deviation: float
+    interval: tuple[float, float] | None
 
 
 def pairs(history: History) -> list[Pair]:
@@ -33,7 +38,8 @@ def pairs(history: History) -> list[Pair]:
     found = []
     for (first, second), (_, values) in cosines(history).items():
         conflicts, mean = float((values < 0).mean()), float(values.mean())
-        found.append(Pair(first, second, len(values), conflicts, mean, float(moving_deviation(values).mean())))
+        deviation = float(moving_deviation(values).mean())
+        found.append(Pair(first, second, len(values), conflicts, mean, deviation, interval(values)))
     return found
 
 
@@ -49,6 +55,23 @@ def cosines(history: History) -> dict[tuple[str, str], Series]:
         if kept.any():
             found[first, second] = steps[kept], values[kept]
     return found
+
+
+def interval(values: np.ndarray) -> tuple[float, float] | None:
+    """Returns the 95 % interval of the mean of a series, or None if it has fewer than 20 values.
+
+    Neighbouring steps are alike, so the values are not independent. The means of 10 consecutive parts nearly are. The
+    interval is theirs, by Student's t with 9 degrees of freedom (the method of batch means).
+
+    >>> interval(np.tile([0.0, 1.0], 10)), interval(np.ones(5))
+    ((0.5, 0.5), None)
+    """
+    if len(values) < 2 * BLOCKS:
+        return None
+    means = np.array([part.mean() for part in np.array_split(values, BLOCKS)])
+    reach = float(stats.t.ppf((1 + LEVEL) / 2, BLOCKS - 1) * means.std(ddof=1) / np.sqrt(BLOCKS))
+    centre = float(values.mean())
+    return centre - reach, centre + reach
 
 
 def moving_deviation(values: np.ndarray) -> np.ndarray:

@@ -189,7 +189,7 @@ class History:
     def rows(self) -> list[Row]:
         """Returns the rows of the table: every metric of every task, in the order of the run."""
         constant = next(iter(self._of("val_constant")), {})
-        untrained = next((record for record in self._of("val") if record["step"] == 0), {})
+        untrained = self._untrained()
         keys = dict.fromkeys(
             key
             for record in self._of("val", "val_constant")
@@ -209,6 +209,16 @@ class History:
             for key in keys
         ]
         return sorted(rows, key=lambda row: self.tasks.index(row.task))
+
+    def losses(self) -> list[Row]:
+        """Returns one row per task with its validation loss. Constant predictions have none."""
+        untrained, of = self._untrained(), {task: f"loss/{task}" for task in self.tasks}
+        return [
+            Row(task, "loss", "", False, None, untrained.get(key), self.trained.get(key)) for task, key in of.items()
+        ]
+
+    def _untrained(self) -> dict[str, Any]:
+        return next((record for record in self._of("val") if record["step"] == 0), {})
 
     def incidents(self) -> list[tuple[str, Times]]:
         """Returns the problems, by their first steps: reported incidents and missing values."""

@@ -1,25 +1,34 @@
 """The HTML parts of the report page."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from html import escape
 
-MAX_PANELS = 24  #: more plots than this are shown in a box that scrolls
+from mtlkit.page.parts import scroll
 
 
 def section(title: str, note: str, body: str) -> str:
-    return f"<h2>{title}</h2>{f'<p>{escape(note)}</p>' if note else ''}{body}\n"
+    """Returns a section. `note` is text, in which `code` stands between backticks."""
+    name = "".join(letter for letter in title.lower().replace(" ", "-") if letter.isalpha() or letter == "-")
+    return f'<section id="{name}"><h2>{escape(title)}</h2>{paragraph(note)}{body}</section>\n'
 
 
-def grid(figures: Collection[str]) -> str:
-    return f'<div class="grid{" scroll" if len(figures) > MAX_PANELS else ""}">{"".join(figures)}</div>'
+def paragraph(note: str) -> str:
+    parts = escape(note).split("`")
+    text = "".join(f"<code>{part}</code>" if number % 2 else part for number, part in enumerate(parts))
+    return f"<p>{text}</p>" if note else ""
 
 
-def figure(caption: str, svg: str) -> str:
-    return f"<figure><figcaption>{escape(caption)}</figcaption>{svg}</figure>"
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(name: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Makes an HTML table of text. The first column is aligned left, the numbers are aligned right."""
-    headings = f"<th>{escape(head[0])}" + "".join(f'<th class="n">{escape(text)}' for text in head[1:])
-    lines = (f"<tr><td>{escape(row[0])}" + "".join(f'<td class="n">{escape(text)}' for text in row[1:]) for row in rows)
-    return f'<div class="scroll"><table><thead><tr>{headings}<tbody>{"".join(lines)}</table></div>'
+    headings = f"<th scope=col>{escape(head[0])}" + "".join(f"<th scope=col class=n>{escape(one)}" for one in head[1:])
+    lines = (
+        f"<tr><th scope=row>{escape(row[0])}" + "".join(f"<td class=n>{escape(text)}" for text in row[1:])
+        for row in rows
+    )
+    return scroll(f"<table><thead><tr>{headings}<tbody>{''.join(lines)}</table>", name)
+
+
+def facts(values: dict[str, str]) -> str:
+    """Makes a list of facts of the values that are known."""
+    items = "".join(f"<dt>{escape(key)}<dd>{escape(value)}" for key, value in values.items() if value)
+    return f"<dl class=facts>{items}</dl>" if items else ""

@@ -10,12 +10,11 @@ from mtlkit.config.composition import compose
 from mtlkit.config.presets import unlike_published
 from mtlkit.config.schema import Config
 from mtlkit.data.loader import Samples, eval_loader, train_loader
-from mtlkit.engine.engine import Engine, Record
-from mtlkit.engine.evaluation import evaluate_constants, evaluate_model
+from mtlkit.engine.engine import Engine
+from mtlkit.engine.evaluation import evaluate_constants
 from mtlkit.engine.optim import check_optimizer
 from mtlkit.log import JsonLines
 from mtlkit.observer import OBSERVERS, Observer, Observers
-from mtlkit.report import save_pictures, write_report
 from mtlkit.run import checkpoint
 from mtlkit.run.build import (
     build_balancer,
@@ -28,8 +27,8 @@ from mtlkit.run.build import (
 )
 from mtlkit.run.claim import claimed
 from mtlkit.run.description import Description
-from mtlkit.run.drawing import draw
 from mtlkit.run.ending import ended, why_it_ended
+from mtlkit.run.evaluating import evaluate_engine
 from mtlkit.run.facts import about_the_model, facts
 from mtlkit.run.first_look import FirstLook
 from mtlkit.run.init_from import take_weights
@@ -37,6 +36,7 @@ from mtlkit.run.launcher import about_the_launcher
 from mtlkit.run.length import check_length
 from mtlkit.run.memory import PeakMemory
 from mtlkit.run.same import check_same_data, check_same_run
+from mtlkit.run.showing import show
 from mtlkit.run.start import Start, open_run
 from mtlkit.run.stop import in_training
 from mtlkit.run.trackers import start_trackers
@@ -86,11 +86,11 @@ class Experiment:
             # One process reads the folder and all go by its answer: two that look at different times could disagree.
             start = distributed.main_decides(lambda: open_run(self.config, self._words, resume))
             self.config = start.config  # that of the folder, if the run goes on
-            self._run(start, observers)
+            self._run(start, tuple(observers) if distributed.rank() == 0 else ())
         return self.folder
 
-    def _run(self, start: Start, observers: Iterable[Observer]) -> None:
-        config = self.config
+    def _run(self, start: Start, observers: Sequence[Observer]) -> None:
+        config, phase = self.config, Observers(observers).phase
         # This order matters. The device comes first, then the seeds, and then the parts that draw their start values.
         accelerator = make_accelerator(config.trainer, self.folder / "trackers")
         memory = PeakMemory(accelerator.device)
@@ -98,6 +98,7 @@ class Experiment:
         # Both only to find a wrong option before the data sets are opened, which can take long.
         build_balancer(config)
         check_optimizer(config.trainer, accelerator.device)
+        phase("Opening the data")
         with distributed.main_first():  # the main process may fill a cache, which the other processes then use
             training, validation = (
                 build_samples(config, build_dataset(config, split), augment=split == "train")
@@ -105,6 +106,7 @@ class Experiment:
             )
         check_same_data(training, validation)
         dataset, size = training.dataset, training.image_size
+        phase("Building the model")
         parts = build_parts(config, dataset.targets, size, notes=dataset.notes, channels=training.channels)
         order = build_order(config, dataset)
         rank, world = distributed.rank(), distributed.world_size()
@@ -131,6 +133,8 @@ class Experiment:
             seed=config.seed,
         )
         too_short = check_length(engine)
+        if start.source:
+            phase(f"Loading the checkpoint {start.source.name!r}")
         # The engine is built as for a new run and then gets the saved state, so both start through the same code.
         best_lost = self._go_on(engine, start)
         # Only now: the checkpoint says at which step the batches go on.
@@ -158,19 +162,22 @@ class Experiment:
                 engine.note(about_the_model(config, parts, engine, taken))
                 if remark := unlike_published(config):
                     engine.note({"incident": remark})
+                phase("Looking at the data")
                 look = FirstLook(training, validation, config.data.validation)
                 engine.note(look.record())
                 constants = look.constants(parts.tasks)
                 engine.note_evaluation(evaluate_constants(checks, engine.predictor, constants), "val_constant")
             with in_training(partial(save, False)) as stop:
-                engine.fit(batches, lambda: evaluate_engine(engine, checks), save, stop)
+                engine.fit(batches, lambda: evaluate_engine(engine, checks, phase), save, stop)
                 # The pictures and the model after `run` are those of the checkpoint that the results are taken from.
+                phase("Drawing the pictures and the report")
                 distributed.main_decides(lambda: self._load_results(engine))
                 finished: dict[str, object] = {"status": "finished", "why": why_it_ended(engine)}
+                finished |= {"seconds": engine.clock.seconds}
                 finished |= {"peak_memory": memory.bytes(), "memory_of": memory.of}
                 end["status"] = "finished"  # a report that cannot be drawn does not make a finished run a stopped one
                 try:
-                    distributed.main_decides(lambda: self._show(engine, validation))
+                    distributed.main_decides(lambda: show(engine, validation, checks, self.folder))
                 finally:
                     engine.note(finished)  # last: a run that is killed before goes on, and gets its report
 
@@ -216,13 +223,6 @@ class Experiment:
         checkpoint.load_weights(engine.averaged.model, engine.balancer, folder)
         checkpoint.drop_previous(self.folder)
 
-    def _show(self, engine: Engine, validation: Samples) -> None:
-        """Writes the pictures and the report, on the main process."""
-        pictures = draw(engine.predictor, validation)
-        save_pictures(self.folder, pictures)
-        engine.observer.pictures(engine.step, pictures)
-        write_report(self.folder)
-
     def _write_description(self, training: Samples, balancer: Balancer) -> None:
         dataset = training.dataset
         description = Description(
@@ -236,12 +236,3 @@ class Experiment:
         description.check_outputs(self.folder, self.config.task)
         description.save(self.folder)
         self.config.save(self.folder / CONFIG)
-
-
-def evaluate_engine(engine: Engine, batches: Iterable[object]) -> Record:
-    """Returns the losses and metrics of the engine's current model."""
-    # One model for all processes: `batch_norm: local` leaves statistics of its own on each.
-    engine.samples.average_buffers(engine.network)
-    if engine.averaged.model is not engine.network:
-        engine.samples.average_buffers(engine.averaged.model)
-    return evaluate_model(batches, engine.predictor)

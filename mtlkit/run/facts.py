@@ -13,6 +13,7 @@ from mtlkit.engine.evaluation import directions, units
 from mtlkit.engine.freeze import frozen_in_words
 from mtlkit.engine.lora import lora_in_words
 from mtlkit.run.build import Parts
+from mtlkit.run.machine import device_in_words, started_by
 
 PACKAGES = ("mtlkit", "torch", "timm", "segmentation-models-pytorch", "accelerate", "albumentations", "numpy")
 
@@ -23,6 +24,8 @@ def facts(config: Config, parts: Parts, engine: Engine) -> Record:
     return {
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "total_steps": engine.total_steps,
+        "steps_per_epoch": engine.steps_per_epoch,
+        "batch_size": config.data.batch_size,
         "processes": distributed.world_size(),
         "versions": {"python": platform.python_version()} | versions,
         "higher_is_better": directions(parts.tasks),
@@ -34,7 +37,10 @@ def facts(config: Config, parts: Parts, engine: Engine) -> Record:
         "monitor_of": engine.monitor.name,
         "decoders": str(engine.decoder_gradients),
         "ema": config.trainer.ema,
+        "device": device_in_words(engine.accelerator.device),
+        "precision": config.trainer.precision,
         "computed_by": [key for key, on in _computed_by(config).items() if on],
+        **started_by(),
     }
 
 

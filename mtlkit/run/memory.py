@@ -40,11 +40,25 @@ class PeakMemory:
         return found
 
 
+def memory_now() -> tuple[int | None, str]:
+    """Returns bytes and what they count: the peak on this process's GPU so far, or the memory of this process now.
+
+    It does not wait for the GPU. The bytes are None on a system that does not tell them.
+    """
+    if torch.cuda.is_initialized():
+        return int(torch.cuda.max_memory_allocated()), "GPU peak"
+    return _resident("VmRSS"), "process memory"
+
+
 def _resident_peak() -> int | None:
     """Returns the peak of this process's memory as Linux counts it; None on other systems."""
+    return _resident("VmHWM")
+
+
+def _resident(name: str) -> int | None:
     try:
         text = (PROCESS / "status").read_text()
     except OSError:
         return None
-    found = re.search(r"VmHWM:\s*(\d+) kB", text)
+    found = re.search(rf"{name}:\s*(\d+) kB", text)
     return 1024 * int(found[1]) if found else None

@@ -12,9 +12,10 @@ from mtlkit.run import checkpoint
 from mtlkit.run.checkpoint_folder import check_writable
 from mtlkit.run.init_from import Weights, find_weights
 from mtlkit.run.resume import resumed
-from mtlkit.run_folder import CHECKPOINTS, CONFIG, DATA, LOG
+from mtlkit.run_folder import CHECKPOINTS, CONFIG, DATA, DETAILS, LOG
 
-MADE = (CONFIG, DATA, LOG, "report.html", "pictures.png", "checkpoints", "pictures", "trackers")  #: what a run writes
+#: What a run writes.
+MADE = (CONFIG, DATA, LOG, DETAILS, "report.html", "pictures.png", "checkpoints", "pictures", "trackers")
 TAKES_PLACE = "the best evaluation from here on takes its place."
 
 

@@ -40,6 +40,7 @@ def state_of(engine: Engine) -> dict[str, Any]:
         "scaler": None if scaler is None else scaler.state_dict(),
         "first_losses": engine.first_losses.sums,
         "step": engine.step,
+        "seconds": engine.clock.seconds,
         "evaluation_due": engine.evaluation_due,
         "monitor": {name: getattr(engine.monitor, name) for name in MONITOR},
     }
@@ -116,6 +117,7 @@ def _put(engine: Engine, state: dict[str, Any], folder: Path) -> None:
     sums = state["first_losses"].items()
     engine.first_losses.sums = {name: [float(total), int(count)] for name, (total, count) in sums}
     engine.step = state["step"]
+    engine.clock.before = float(state.get("seconds", 0.0))  # earlier releases did not count them
     engine.evaluation_due = bool(state.get("evaluation_due", False))  # earlier releases saved only where none was due
     for name in MONITOR:
         setattr(engine.monitor, name, state["monitor"][name])

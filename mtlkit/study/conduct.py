@@ -17,6 +17,7 @@ from mtlkit.study.definition import Study, read_study
 from mtlkit.study.launch import Launcher
 from mtlkit.study.outcome import read_outcome
 from mtlkit.study.plan import Job, Plan
+from mtlkit.study.single import write_reports
 from mtlkit.study.tuning import choose
 
 REPORTING = {"reference", "metrics", "split", "delta_m", "all_definitions", "claims"}  #: what no run depends on
@@ -31,6 +32,7 @@ class Carried:
     def __init__(self, launcher: Launcher, tell: Tell, folder: Path) -> None:
         self.launcher, self.tell, self.study = launcher, tell, folder
         self.failed: dict[Path, tuple[str, str]] = {}  # folder -> the run in words, and why
+        self.made: set[Path] = set()  # by this call
         # How many runs shared the machine when each was made. Calls may differ in it, and step times depend on it.
         kept = json.loads((folder / SHARED).read_text()) if (folder / SHARED).exists() else {}
         self.shared: dict[Path, int | None] = {folder / name: count for name, count in kept.items()}
@@ -50,6 +52,7 @@ class Carried:
                 self.tell(f"{job}: FAILED in an earlier call: {error}")
         if done := len(jobs) - len(waiting):
             self.tell(f"{done} of {len(jobs)} {what} are done already.")
+        self.made |= {job.folder for job in waiting}
         self.shared |= {job.folder: self.launcher.at_a_time for job in waiting}
         self._save_shared()
         for number, (job, reason) in enumerate(self.launcher.run(waiting), 1):
@@ -91,10 +94,21 @@ def run_study(study: Study, folder: Path, launcher: Launcher, tell: Tell, comman
             tell(f"Tuning chose {trial.words} for {trial.method} {trial.task}".rstrip())
         jobs = plan.runs(plan.untuned | chosen)
         carried.out(jobs, "runs")
+        _write_reports(jobs, carried)
         return Comparison(
             [read_outcome(job.entry, study.split) for job in jobs if job.folder not in carried.failed],
             _context(study, folder, jobs, trials, carried, command),
         )
+
+
+def _write_reports(jobs: Sequence[Job], carried: Carried) -> None:
+    """Writes the pages of runs again that can now show single-task training beside them: of the seeds with new runs."""
+    seeds = {job.seed for job in jobs if job.folder in carried.made}
+    done = [job for job in jobs if not job.method.task and job.folder not in carried.failed]
+    runs = [job.folder for job in done if job.seed in seeds]
+    if runs and any(job.method.task for job in jobs):
+        carried.tell(f"Writing the pages of {len(runs)} runs again, with the figures of single-task training.")
+        write_reports(runs)
 
 
 def check_unchanged(study: Study, folder: Path) -> None:

@@ -15,6 +15,7 @@ from mtlkit.config.plugins import checked, import_found, import_installed
 from mtlkit.config.sweeps import combinations
 from mtlkit.config.yaml_files import read_mapping
 from mtlkit.files import write_whole
+from mtlkit.plain_text import short
 from mtlkit.run_folder import STUDY
 from mtlkit.study.methods import STATIC, balancer_word, chooses_balancer, name_of
 from mtlkit.study.outcome import SINGLE
@@ -35,7 +36,7 @@ FIXED = {
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """What a study compares. These are the keys of a study's file; docs/compare.md shows one.
+    """What a study compares. These are the keys of a study's file; docs/how_to/compare.md shows one.
 
     Raises `ValueError` if the values do not fit together.
     """
@@ -105,7 +106,7 @@ def read_study(
     if not isinstance(own := values.get("words") or [], list):
         raise ValueError(f"{path}: words: expected a list of overrides, found {own!r}.")
     if isinstance(values.get("methods"), list | Mapping):
-        values["methods"] = _methods(values["methods"], path)
+        values["methods"] = read_methods(values["methods"], path)
     if path.name == STUDY:
         source = Source(str(path))
         names = checked([module for named in _plugins(values) for module in checked(named, source)], source)
@@ -146,8 +147,10 @@ def _plugins(values: Mapping[str, Any]) -> Iterator[Any]:
             yield word.value() if not word.is_sweep_override() else word.input_line
 
 
-def _methods(given: Sequence[Any] | Mapping[Any, Any], path: Path) -> dict[str, str]:
+def read_methods(given: Any, path: Path) -> dict[str, str]:
     """Returns the overrides of each method of a study's file by name. Raises `ValueError` for anything else."""
+    if not isinstance(given, list | Mapping):
+        raise ValueError(f"{path}: methods: expected a mapping or a list, found {short(repr(given), 100)}.")
     if not isinstance(given, Mapping):  # balancers, each a name or a mapping of its name and its options
         words = [balancer_word(one) if isinstance(one, Mapping) else f"balancer={one}" for one in given]
         return {name_of([word]): shlex.join([word]) for word in words}

@@ -15,11 +15,11 @@ import torch
 
 from mtlkit.config.checks import check_config
 from mtlkit.config.plugins import import_plugins
+from mtlkit.console import Console
 from mtlkit.data.workers import loading_trouble, own_words
 from mtlkit.errors import for_users
 from mtlkit.plain_text import plain
 from mtlkit.process import FOR_THE_MAIN_ONE, for_main_only
-from mtlkit.run.console import Console
 from mtlkit.run.progress import bring_to_end
 from mtlkit.study.job import InJob
 from mtlkit.study.plan import Job
@@ -138,7 +138,7 @@ def train(values: Mapping[str, Any], watch: bool = False) -> str:
     try:
         import_plugins(values["plugins"], Source("the study"))  # the study trusts them, and this may be a new process
         config = check_config(values, Source("the study"))
-        bring_to_end(config, [Console()] if watch else [])
+        bring_to_end(config, [Console(config.output_dir)] if watch else [])
     except Exception as error:  # noqa: BLE001 - a run whose plug-in has a fault must not stop the other methods
         if found := loading_trouble(error) or (own_words(error) if for_users(error) else ""):
             return found

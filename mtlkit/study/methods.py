@@ -1,6 +1,7 @@
 """The methods of a study: their names, the words that make them, and what single-task training is for them."""
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -86,6 +87,27 @@ def balancer_word(values: Mapping[str, Any]) -> str:
 def chooses_balancer(word: str) -> bool:
     """Returns whether a word chooses the balancer or sets one of its options."""
     return word.lstrip("+").partition("=")[0].partition(".")[0] in ("balancer", "preset")
+
+
+def base_of(line: str) -> str:
+    """Returns the name of the single-task training that belongs to a method, from the method's overrides in one line.
+
+    Single-task training has the settings of the method, except for the balancer.
+
+    >>> base_of("balancer=rotograd"), base_of("balancer=rotograd trainer.lr=0.1")
+    ('single-task', 'single-task trainer.lr=0.1')
+    """
+    others = [word for word in shlex.split(line) if not chooses_balancer(word)]
+    return f"{SINGLE} {name_of(others)}" if others else SINGLE
+
+
+def static_name(base: str) -> str:
+    """Returns the name of the best fixed weighting that is compared with these single-task runs.
+
+    >>> static_name("single-task trainer.lr=0.1")
+    'static weights trainer.lr=0.1'
+    """
+    return f"{STATIC}{base.removeprefix(SINGLE)}"
 
 
 def single_task(config: Config, task: str) -> Config:

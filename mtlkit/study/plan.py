@@ -10,8 +10,8 @@ from mtlkit.config.composition import compose
 from mtlkit.config.schema import Config
 from mtlkit.config.sweeps import combinations, safe_name
 from mtlkit.study.definition import Study
-from mtlkit.study.methods import STATIC, Method, chooses_balancer, name_of, single_task, weightings
-from mtlkit.study.outcome import SINGLE, Entry
+from mtlkit.study.methods import Method, base_of, chooses_balancer, single_task, static_name, weightings
+from mtlkit.study.outcome import Entry
 
 LONGEST = 60  #: characters of a setting in the name of a folder; longer ones have a number
 
@@ -112,8 +112,7 @@ class Plan:
         return tuple(tuple(words) for words in found.swept)
 
     def _method(self, name: str, words: Sequence[str]) -> Method:
-        others = [word for word in words if not chooses_balancer(word)]
-        base = f"{SINGLE} {name_of(others)}" if others else SINGLE
+        base = base_of(shlex.join(words))
         if base not in self._templates or name == self.study.reference:
             self._templates[base] = tuple(words)
         return Method(name, tuple(words), self._grid, base=base)
@@ -131,7 +130,7 @@ class Plan:
             for base in dict.fromkeys(method.base for method in own):
                 others = tuple(word for word in self._templates[base] if not chooses_balancer(word))
                 candidates = tuple((*weighting, *words) for weighting in weights for words in self._grid)
-                yield Method(f"{STATIC}{base.removeprefix(SINGLE)}", others, candidates, base=base)
+                yield Method(static_name(base), others, candidates, base=base)
 
     # -- runs -----------------------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from torchmetrics import Metric, MetricCollection
 from mtlkit.engine.evaluation import spread_constant
 from mtlkit.testing.cases import HEIGHT, SAMPLES, Case, make_case
 from mtlkit.testing.promises import assert_close, chosen, keep
+from mtlkit.testing.shown import shown
 
 SUM = 1e-9  #: relative error of sums of about a thousand numbers in float64, times a thousand
 FIGURE = 1e-5  #: relative error of metrics, which may add in float32
@@ -29,6 +30,8 @@ def check_task(name: str, *, only: Sequence[str] = (), device: str = "cpu", **op
     - `constant`: the constant broadcasts to the shape of a prediction, and the metrics accept it.
     - `metrics_pool`: two halves of a split give the figures of the whole. A batch without labels changes no figure, and
       alone it gives NaN. Each metric has `higher_is_better`: True, False, or None for neither.
+    - `shown`: the hooks for the page of a run (`legend`, `errors`, `numbers`, `chances`, `confusion` of a metric) are
+      None, or have the right form and leave out what is unknown.
     - `indicator`: it is None, or the number of right elements and the number of known ones. It has no gradient, and
       parts of a batch add up.
 
@@ -178,6 +181,7 @@ PROMISES = (
     prediction,
     constant,
     metrics_pool,
+    shown,
     indicator,
 )
 

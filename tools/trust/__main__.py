@@ -1,4 +1,4 @@
-"""`make trust` runs all parts; TRUST="files kills" runs these. docs/trust.md gets a line per part."""
+"""`make trust` runs all parts; TRUST="files kills" runs these. docs/results/trust.md gets a line per part."""
 
 import argparse
 import datetime
@@ -14,7 +14,7 @@ from pathlib import Path
 from trust.parts import PARTS, alone
 from trust.result import Result
 
-PAGE = Path(__file__).parents[2] / "docs" / "trust.md"
+PAGE = Path(__file__).parents[2] / "docs" / "results" / "trust.md"
 ROW = re.compile(r"^\| `(\w+)` \|.*$", re.MULTILINE)
 
 

@@ -26,6 +26,8 @@ from mtlkit.data.prepare import prepare_dataset
 from mtlkit.datasets.nyuv2.form import read_mat
 from mtlkit.log import read_log, truncate_after
 from mtlkit.report import explain, summary_table, write_report
+from mtlkit.report.details import details
+from mtlkit.report.samples import look
 from mtlkit.run.description import Description
 from mtlkit.run.progress import progress_of
 from trust.result import HangsError, Result, guarded, misbehaved
@@ -409,6 +411,8 @@ OF_RUN: tuple[tuple[str, str, Callable[[Path, Path], object]], ...] = (
     ("config.yaml", "run/config.yaml", _load),
     ("config.yaml and report", "run/config.yaml", _pages),
     ("pictures", "run/pictures/**/*.png", _pages),
+    ("samples", "run/pictures/samples.json", lambda folder, _: [look(folder / "run"), _pages(folder, _)]),
+    ("details", "run/details.json", lambda folder, _: [details(folder / "run"), _pages(folder, _)]),
     ("checkpoint", "run/checkpoints/*/*", lambda folder, _: [_load(folder, _), _begin_from(folder)]),
 )
 

@@ -305,7 +305,7 @@ def runs(folder: Path) -> dict[str, Any]:
     for path in folder.rglob("*.safetensors"):
         found[str(path.relative_to(folder))] = safetensors.torch.load_file(path)
     for path in folder.rglob("training.pt"):
-        found[str(path.relative_to(folder))] = torch.load(path, weights_only=True)
+        found[str(path.relative_to(folder))] = _without(torch.load(path, weights_only=True), "seconds")
     for path in folder.rglob("config.yaml"):
         found[str(path.relative_to(folder))] = path.read_text().replace(str(folder), "FOLDER")
     return found

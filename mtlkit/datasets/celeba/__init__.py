@@ -77,10 +77,16 @@ class CelebA(LabelledPictures):
 
     @dataclass(frozen=True)
     class Options:
-        """The options of the data set."""
+        """The options of the data set.
+
+        Args:
+            tasks: how the attributes become targets: one target of all 40, each its own, or nine regions of the face
+            resize: how pictures get the size `data.size`: by the mean over the area of each new pixel, or as
+                torchvision
+        """
 
         tasks: Literal["attributes", "each", "regions"] = "attributes"
-        resize: Literal["area", "torchvision"] = "area"  #: how pictures get the size `data.size`
+        resize: Literal["area", "torchvision"] = "area"
 
     options: Options
 

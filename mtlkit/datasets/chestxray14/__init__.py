@@ -63,12 +63,19 @@ class ChestXray14(LabelledPictures):
 
     @dataclass(frozen=True)
     class Options:
-        """The options of the data set."""
+        """The options of the data set.
+
+        Args:
+            tasks: one target `findings` of all 14, or each finding its own target
+            split_lists: the official lists, or those of a public re-implementation of CheXNet
+            holdout: the share of the training pictures that becomes "val", by patient, with `split_lists: official`
+            share: trains on at most this share of the training pictures, by patient
+        """
 
         tasks: Literal["findings", "each"] = "findings"
         split_lists: Literal["official", "chexnet"] = "official"
-        holdout: ShareBelowOne = HOLDOUT  #: of `split_lists: official`
-        share: Annotated[float, Bound(0, 1, open=True)] = 1.0  #: of the training data, by patient
+        holdout: ShareBelowOne = HOLDOUT
+        share: Annotated[float, Bound(0, 1, open=True)] = 1.0
 
         def __post_init__(self) -> None:
             if self.split_lists == "chexnet" and self.holdout != HOLDOUT:

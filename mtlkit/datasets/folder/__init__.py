@@ -30,7 +30,7 @@ class Folder(Dataset):
     `images` is a pattern, and so is `files` of each label. Both are below `root`; `*` stands for a part of a name, and
     `**` for any folders. A file belongs to the image for which the wildcards stand for the same text (`matching.stem`):
     `depth/**/*.png` has the depth of `images/**/*.jpg`, and `*/rgb/*.png` goes with `*/depth/*_depth.png`. `labels`
-    names the targets. docs/your_own_data.md explains all options with examples.
+    names the targets. docs/tutorials/your_own_data.md explains all options with examples.
 
     Sample: image (C, H, W), C from the files or from `channels`; every label of `labels` that the image has.
 
@@ -43,17 +43,25 @@ class Folder(Dataset):
 
     @dataclass(frozen=True)
     class Options:
-        """The options of the data set."""
+        """The options of the data set.
 
-        images: str | tuple[str, ...]  #: one or several patterns, such as images/**/*.jpg
-        labels: Mapping[str, Label]  #: the targets by name
+        Args:
+            images: one or several patterns, such as images/**/*.jpg
+            labels: the targets by name
+            table: a table with one row per image
+            splits: which samples train, validate and test
+            channels: the number of channels of the images; null: 3, or those of the first .npy file
+            bounds: the values of black and white; null: those of the files' type
+            camera: f_x / width, f_y / height, c_x / width, c_y / height; zooming on normals needs it
+        """
+
+        images: str | tuple[str, ...]
+        labels: Mapping[str, Label]
         table: TableOptions = field(default_factory=TableOptions)
         splits: Splits = field(default_factory=Splits)
-        channels: Count | None = None  #: of the images; null: 3, or those of the first .npy file
-        bounds: tuple[float, float] | None = None  #: the values of black and white; null: those of the files' type
-        camera: Camera | None = (
-            None  #: f_x / width, f_y / height, c_x / width, c_y / height; zooming on normals needs it
-        )
+        channels: Count | None = None
+        bounds: tuple[float, float] | None = None
+        camera: Camera | None = None
 
         def __post_init__(self) -> None:
             check_images(self.labels, self.bounds)

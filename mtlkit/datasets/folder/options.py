@@ -23,22 +23,31 @@ class Stored:
 
     A label is stored value * `scale` + `offset`, for kinds of numbers. Kinds of class numbers have `classes`, `ignore`
     and `map` instead, or `colours`, and normals have `axes`.
+
+    Args:
+        type: a kind of target: `mtlkit list kinds`
+        columns: the columns of the table that hold it
+        classes: the names of the classes, or how many there are
+        scale: the stored value is multiplied by it; null: 1
+        offset: it is added to the scaled value; null: 0
+        invalid: stored values without a label; null: the kind's own, 0 for depth
+        axes: which axis each channel of normals holds; null: xyz, x right, y down, z forward
+        ignore: stored class numbers without a label
+        map: the class for each stored number, {stored: class number or name}; then all that occur must be in it
+        colours: the colours of each class, {class: [red, green, blue], or a list of them}, for masks of colours; those
+            of "ignore" have no label
     """
 
-    type: str  #: a kind of target: `mtlkit list kinds`
-    columns: tuple[str, ...] | None = None  #: the columns of the table that hold it
-    classes: Count | tuple[str, ...] | None = None  #: the names of the classes, or how many there are
-    scale: float | None = None  #: null: 1
-    offset: float | None = None  #: null: 0
-    invalid: float | tuple[float, ...] | None = (
-        None  #: stored values without a label; null: the kind's own, 0 for depth
-    )
-    axes: str | None = None  #: which axis each channel of normals holds; null: xyz, x right, y down, z forward
-    ignore: int | tuple[int, ...] | None = None  #: stored class numbers without a label
-    map: Mapping[Any, int | str] | None = None  #: {stored: class number or name}; then all that occur must be in it
-    colours: Mapping[str, Colour | tuple[Colour, ...]] | None = (
-        None  #: {class: [red, green, blue], or a list of them}, for masks of colours; those of "ignore" have no label
-    )
+    type: str
+    columns: tuple[str, ...] | None = None
+    classes: Count | tuple[str, ...] | None = None
+    scale: float | None = None
+    offset: float | None = None
+    invalid: float | tuple[float, ...] | None = None
+    axes: str | None = None
+    ignore: int | tuple[int, ...] | None = None
+    map: Mapping[Any, int | str] | None = None
+    colours: Mapping[str, Colour | tuple[Colour, ...]] | None = None
 
     def __post_init__(self) -> None:
         if self.type not in KINDS.names():
@@ -124,9 +133,13 @@ def options_of(kind: Kind) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Label(Stored):
-    """One target of a folder: from one file per image, or from columns of the table."""
+    """One target of a folder: from one file per image, or from columns of the table.
 
-    files: str | None = None  #: a pattern such as depth/**/*.png; null: from the table
+    Args:
+        files: a pattern such as depth/**/*.png; null: from the table
+    """
+
+    files: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -138,14 +151,23 @@ class Label(Stored):
 
 @dataclass(frozen=True)
 class TableOptions:
-    """A table with one row per image."""
+    """A table with one row per image.
 
-    file: str | None = None  #: a .csv, .tsv, .txt or .parquet file, below the root
-    image: str | None = None  #: the column with the images' names; null: the first one
-    delimiter: str | None = None  #: between the cells; null: found among , ; tab and |
-    encoding: str | None = None  #: of the text; null: UTF-8, or UTF-16 with its mark
-    decimal: Literal[".", ","] = "."  #: the sign in 12.5
-    missing: tuple[str, ...] = ("", "NA", "N/A", "NaN", "nan", "null", "None")  #: cells that mean "no label"
+    Args:
+        file: a .csv, .tsv, .txt or .parquet file, below the root
+        image: the column with the images' names; null: the first one
+        delimiter: the sign between cells; null: found among , ; tab and |
+        encoding: how the text is encoded; null: UTF-8, or UTF-16 with its mark
+        decimal: the sign before a fraction, as in 12.5
+        missing: cells that mean "no label"
+    """
+
+    file: str | None = None
+    image: str | None = None
+    delimiter: str | None = None
+    encoding: str | None = None
+    decimal: Literal[".", ","] = "."
+    missing: tuple[str, ...] = ("", "NA", "N/A", "NaN", "nan", "null", "None")
 
 
 @dataclass(frozen=True)
@@ -153,16 +175,26 @@ class Splits:
     """Which samples train, validate and test. At most one of `folders`, `lists` and `column` is set.
 
     Without a split `val`, a part of the training data is held out: whole groups of `group`, or blocks of neighbours.
+
+    Args:
+        folders: the folders of each split, such as {train: images/train, val: images/val}
+        lists: files with one image per line, such as {train: train.txt}
+        column: the column of the table that names the split
+        names: the split for each word of the column, such as {dev: val}
+        holdout: the share of the training data that becomes val; null: 0.2
+        block: neighbours that are held out together
+        gap: unused neighbours on both sides of a block
+        group: a column of the table, such as the patient: no group is in two splits
     """
 
-    folders: Mapping[str, str | tuple[str, ...]] | None = None  #: {train: images/train, val: images/val}
-    lists: Mapping[str, str] | None = None  #: {train: train.txt}: files with one image per line
-    column: str | None = None  #: a column of the table
-    names: Mapping[Any, Literal["train", "val", "test"]] = field(default_factory=dict)  #: {what the column says: split}
-    holdout: ShareBelowOne | None = None  #: the share of the training data that becomes val; null: 0.2
-    block: Count = 20  #: neighbours that are held out together
-    gap: Natural = 5  #: unused neighbours on both sides of a block
-    group: str | None = None  #: a column of the table, such as the patient: no group is in two splits
+    folders: Mapping[str, str | tuple[str, ...]] | None = None
+    lists: Mapping[str, str] | None = None
+    column: str | None = None
+    names: Mapping[Any, Literal["train", "val", "test"]] = field(default_factory=dict)
+    holdout: ShareBelowOne | None = None
+    block: Count = 20
+    gap: Natural = 5
+    group: str | None = None
 
     def __post_init__(self) -> None:
         given = [f.name for f in fields(self)[:3] if getattr(self, f.name) is not None]

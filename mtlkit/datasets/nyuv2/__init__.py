@@ -43,15 +43,6 @@ class NYUv2(Dataset):
     Targets: `segmentation`, 13 classes (Couprie et al., arXiv 1301.3572) or the 40 of Gupta et al. (CVPR 2013);
     `depth` in metres; `normals`, if they exist. Published results of balancers use MTAN's arrays.
 
-    `classes`: 13 or 40; MTAN's arrays have only 13. With 14, `background` (the unlabelled pixels) comes before the 13.
-    `convention`: which axis each stored channel of the normals holds. "auto" finds it by a comparison with normals from
-    depth. A name sets it, such as "zyx" (Ladicky's files: z, y, x) or "x-yz" (y up).
-    `crop`, of the official form: "eigen" (561 x 427 pixels), "gupta" (560 x 425) or None. Whole frames have white
-    borders, and Eigen's normals end at Eigen's crop.
-    `depth`, of the official form: "filled", or "raw", the sensor's own values with holes.
-    `normals`, of the official form: None uses the folder `normals_gt` (Eigen's) or `nyu_normals_gt` (Ladicky's) beside
-    the .mat. The path of one of them also works. "depth" computes normals from the filled depth.
-
     Raises `FileNotFoundError` and `ValueError` for parts that are missing or do not fit.
     """
 
@@ -62,15 +53,29 @@ class NYUv2(Dataset):
 
     @dataclass(frozen=True)
     class Options:
-        """The options of the data set."""
+        """The options of the data set.
+
+        Args:
+            classes: 13 or 40; MTAN's arrays have only 13. With 14, `background` (the unlabelled pixels) comes before
+                the 13.
+            crop: the part of each frame of the official form that is used: "eigen" (561 x 427 pixels), "gupta"
+                (560 x 425) or null. Whole frames have white borders, and Eigen's normals end at Eigen's crop.
+            depth: "filled", or "raw", the sensor's own values with holes; of the official form.
+            normals: of the official form: the path of a folder of normals, or "depth" to compute them from the filled
+                depth. null uses `normals_gt` (Eigen's) or `nyu_normals_gt` (Ladicky's) beside the .mat.
+            convention: which axis each stored channel of the normals holds. "auto" finds it by a comparison with
+                normals from depth. A name sets it, such as "zyx" (Ladicky's files: z, y, x) or "x-yz" (y up).
+            holdout: the share of the training frames that becomes "val".
+            form: the only form of the data to accept; null: any.
+        """
 
         classes: Literal[13, 14, 40] = 13
-        crop: Literal["eigen", "gupta"] | None = "eigen"  #: of the official form
-        depth: Literal["filled", "raw"] = "filled"  #: of the official form
-        normals: str | None = None  #: of the official form: a folder, or "depth"
-        convention: str = "auto"  #: which axis each stored channel of the normals holds
-        holdout: ShareBelowOne = 0.12  #: the share of the training frames that becomes "val"
-        form: Literal["official", "mtan", "astmt"] | None = None  #: the only form to accept
+        crop: Literal["eigen", "gupta"] | None = "eigen"
+        depth: Literal["filled", "raw"] = "filled"
+        normals: str | None = None
+        convention: str = "auto"
+        holdout: ShareBelowOne = 0.12
+        form: Literal["official", "mtan", "astmt"] | None = None
 
         def __post_init__(self) -> None:
             if self.convention != "auto":

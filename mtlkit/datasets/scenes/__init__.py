@@ -44,19 +44,21 @@ class Scenes(Dataset):
     frames are rendered at this size, not resized. `limit` uses only so many first frames of the 800, 200 and 650 frames
     of train, val and test.
 
-    Knobs (see `Knobs`): `cue_p`, `decoy_p`, `scale_jitter`, `light_jitter` between 0 and 1, `sensor`, `border`.
-    `depth_unit`: "m", or "dm" for values ten times as large, which increases the difference of the losses' scales.
-
-    `controls` adds tasks whose correct treatment is known: "noise" (a random class per pixel, which should be ignored),
-    "opposite" (normals turned by 180 degrees about the optical axis, so that x and y are negated), "duplicate" (the
-    segmentation a second time).
+    Of the tasks that `controls` adds, "noise" should be ignored, and "opposite" has x and y of the normals negated.
 
     Raises `ValueError` for options out of range and for a cache folder that cannot be written.
     """
 
     @dataclass(frozen=True)
     class Options(Knobs):
-        """The options of the data set."""
+        """The options of the data set.
+
+        Args:
+            dataset_seed: decides which rooms are rendered
+            depth_unit: "m", or "dm" for values ten times as large, which increases the difference of the losses' scales
+            controls: adds tasks whose right treatment is known: "noise" (a random class per pixel), "opposite" (normals
+                turned by 180 degrees about the optical axis), "duplicate" (the segmentation a second time)
+        """
 
         dataset_seed: Annotated[int, Bound(0, 2**64 - 1)] = 0
         depth_unit: Literal["m", "dm"] = "m"

@@ -30,12 +30,14 @@ LAYOUT, SCALES, CAMERA, MATERIALS, LIGHTS, SENSOR, CONTROLS = range(7)
 class Knobs:
     """Settings that make the tasks easier or harder, and increase or reduce their conflicts.
 
-    cue_p: the probability that a material comes from the pool of its class (1: colour and texture tell the class).
-    decoy_p: the probability that a relief is painted on a material: shading that says nothing about shape.
-    scale_jitter: 0 to 1. 1 draws the scale of every thing between 1/1.6 and 1.6, so that the apparent size says little
-    about distance. light_jitter: 0 to 1, the variety of the lights' strength, colour and place, and of exposure and
-    white balance. sensor: depth has noise that grows as z^2, and normals are fitted to it, instead of exact values.
-    border: a white frame without labels, as in NYUv2's pictures.
+    Args:
+        cue_p: the probability that a material comes from the pool of its class (1: colour and texture tell the class)
+        decoy_p: the probability that a relief is painted on a material: shading that says nothing about shape
+        scale_jitter: the variety of sizes; 1 draws the scale of every thing between 1/1.6 and 1.6, so that the apparent
+            size says little about distance
+        light_jitter: the variety of the lights' strength, colour and place, and of exposure and white balance
+        sensor: depth has noise that grows as z^2, and normals are fitted to it, instead of exact values
+        border: a white frame without labels, as in NYUv2's pictures
     """
 
     cue_p: Share = 0.6

@@ -44,12 +44,9 @@ class SunRGBD(Dataset):
     of NYUv2's 40, if the labels have them; `depth` in metres, 0 unknown, at most 8 as in the toolbox; `normals`, if you
     ask for them. Void is ignored. The sensors' images differ in size: for several sensors set `size`, (width, height).
 
-    - `depth`: "refined", filled by the authors (depth_bfx), or "raw" (depth).
-    - `normals`: None, or "depth" for normals of that depth (`mtlkit.data.geometry.normals_from_depth`). They are
-      computed before resizing, with the frame's own intrinsics. SUN RGB-D itself has no normals.
-    - `holdout`: the share of the 5,285 training frames that becomes "val", by scene (see `scenes.scenes`). Frames with
-      numbers next to these may show the same scene, so they are not used. "test" are the 5,050 test frames. The
-      toolbox's `trainvalsplit` is not used.
+    "val" is held out of the 5,285 training frames by scene (see `scenes.scenes`). Frames with numbers next to these may
+    show the same scene, so they are not used. "test" are the 5,050 test frames. The toolbox's `trainvalsplit` is not
+    used. Normals are computed before resizing, with the frame's own intrinsics. SUN RGB-D itself has no normals.
 
     Depth is published in millimetres whose bits are rotated by 3, but some copies do not rotate them. mtlkit decides
     from the values of some frames which version it is, and `notes` says so.
@@ -62,11 +59,17 @@ class SunRGBD(Dataset):
 
     @dataclass(frozen=True)
     class Options:
-        """The options of the data set."""
+        """The options of the data set.
+
+        Args:
+            depth: "refined", filled by the authors (depth_bfx), or "raw" (depth)
+            normals: "depth" adds normals that are computed from depth; null: no normals
+            holdout: the share of the training frames that becomes "val"
+        """
 
         depth: Literal["refined", "raw"] = "refined"
-        normals: Literal["depth"] | None = None  #: depth: computed from depth
-        holdout: ShareBelowOne = 0.1  #: the share of the training frames that becomes "val"
+        normals: Literal["depth"] | None = None
+        holdout: ShareBelowOne = 0.1
 
     options: Options
 

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
+from mtlkit.page.parts import Numbers, panel, panels, section
 from mtlkit.report.table import ARROWS
 from mtlkit.study.outcome import Metric
 from mtlkit.study.page import series
 from mtlkit.study.page.findings import Findings
 from mtlkit.study.page.lines import drawing, kept, rows_of
-from mtlkit.study.page.parts import Numbers, panel, panels, section
 
 HEAD = ("method", "step", "mean", "lowest", "highest", "seeds")
 BAND = "Lines: mean over seeds. Bands: from the lowest to the highest seed."

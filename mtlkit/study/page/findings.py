@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from mtlkit.page.look import Look
 from mtlkit.study.comparison import Comparison
 from mtlkit.study.cost import peak_memory, step_time
 from mtlkit.study.delta_m import Result
 from mtlkit.study.gains import delta, gains
 from mtlkit.study.outcome import Metric
-from mtlkit.study.page.looks import Look, looks
+from mtlkit.study.page.looks import looks
 from mtlkit.study.ranking import ranks
 from mtlkit.study.statistics import Ranks, Summary, best_of, summarise
 

@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 
-from mtlkit.study.page import svg
+from mtlkit.page import svg
+from mtlkit.page.look import Look
+from mtlkit.page.parts import Numbers, panel, panels, section
 from mtlkit.study.page.findings import Findings
-from mtlkit.study.page.looks import Look
-from mtlkit.study.page.parts import Numbers, panel, panels, section
 from mtlkit.study.page.words import interval, percent
 from mtlkit.study.statistics import Summary
 

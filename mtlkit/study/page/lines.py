@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from mtlkit.study.page import svg
-from mtlkit.study.page.looks import Look
-from mtlkit.study.page.parts import Cell
+from mtlkit.page import svg
+from mtlkit.page.axes import BOTTOM, HEIGHT, LEFT, TOP, axes
+from mtlkit.page.look import Look
+from mtlkit.page.parts import Cell
 from mtlkit.study.page.series import Band
 
-TOP, BOTTOM, LEFT, RIGHT = 10, 186, 44, 262  # the edges of the plot; the labels stand to its right
-HEIGHT = 218
+RIGHT = 262  #: the right edge of the plot; the labels stand to its right
 MAX_LABELS = 14  #: more lines than this have no labels; the key above the figures names them
 NAME = 12  #: letters of a label
 
@@ -25,8 +25,8 @@ def drawing(title: str, lines: Lines, *, better: str = "", zero: str = "", calm:
     """
     limits = _limits([band for _, band in lines], calm, zero != "")
     up = svg.Scale(*limits, BOTTOM, TOP)
-    across = svg.Scale(*_steps([band for _, band in lines]), LEFT, RIGHT)
-    body = _axes(up, across, better)
+    across = svg.Scale(*_steps([band for _, band in lines]), LEFT, RIGHT, whole=True)
+    body = axes(up, across, better)
     if zero:
         body += svg.line(LEFT, up(0), RIGHT, up(0), "zero") + svg.text(LEFT + 4, BOTTOM - 6, zero, "tick")
     clip = f"clip-path:inset({TOP - 4}px {svg.WIDTH - RIGHT - 2}px {HEIGHT - BOTTOM - 1}px {LEFT}px) view-box"
@@ -58,18 +58,6 @@ def _limits(bands: Sequence[Band], calm: bool, zero: bool) -> tuple[float, float
 
 def _steps(bands: Sequence[Band]) -> tuple[float, float]:
     return 0.0, max(1.0, *(float(band.steps[-1]) for band in bands))
-
-
-def _axes(up: svg.Scale, across: svg.Scale, better: str) -> str:
-    body = ""
-    for value, words in up.ticks():
-        body += svg.line(LEFT, up(value), RIGHT, up(value)) + svg.text(LEFT - 6, up(value) + 3.5, words, "tick end")
-    body += svg.line(LEFT, BOTTOM, RIGHT, BOTTOM, "axis")
-    for value, words in across.ticks(3):
-        body += svg.line(across(value), BOTTOM, across(value), BOTTOM + 4, "axis")
-        body += svg.text(across(value), BOTTOM + 16, words, "tick middle")
-    body += svg.text(LEFT, BOTTOM + 28, "step", "tick")
-    return body + (svg.text(RIGHT, BOTTOM + 28, better, "tick end") if better else "")
 
 
 def _labels(lines: Lines, up: svg.Scale, across: svg.Scale) -> str:

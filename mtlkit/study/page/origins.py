@@ -3,10 +3,10 @@
 from collections.abc import Callable, Iterator
 from html import escape
 
+from mtlkit.page.parts import Numbers, section
 from mtlkit.study.comparison import Comparison
 from mtlkit.study.numbers import counted
 from mtlkit.study.outcome import Outcome
-from mtlkit.study.page.parts import Numbers, section
 
 
 def tuning(comparison: Comparison) -> str:

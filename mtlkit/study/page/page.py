@@ -5,12 +5,13 @@ from html import escape
 from pathlib import Path
 
 from mtlkit.files import write_whole
+from mtlkit.page.look import key
+from mtlkit.page.style import document
 from mtlkit.study.comparison import Comparison
 from mtlkit.study.page.curves import learning, training
 from mtlkit.study.page.findings import find
 from mtlkit.study.page.forest import forest
 from mtlkit.study.page.headline import headline
-from mtlkit.study.page.looks import key
 from mtlkit.study.page.origins import origins, tuning
 from mtlkit.study.page.parallel import parallel
 from mtlkit.study.page.rank_diagram import rank_diagram
@@ -36,10 +37,5 @@ def write_page(comparison: Comparison, path: Path, verdicts: Sequence[Verdict] =
         tuning(comparison),
         origins(comparison),
     )
-    page = (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(comparison.context.title)} – mtlkit</title><style>{STYLE}</style></head>\n"
-        f"<body><main>\n{''.join(sections)}</main></body></html>\n"
-    )
+    page = document(escape(comparison.context.title), STYLE, "".join(sections))
     write_whole(path, page.encode())

@@ -1,8 +1,8 @@
 """The parallel plot of tasks: one axis per task, one line per method."""
 
-from mtlkit.study.page import svg
+from mtlkit.page import svg
+from mtlkit.page.parts import Numbers, panel, paragraph, section
 from mtlkit.study.page.findings import Findings
-from mtlkit.study.page.parts import Numbers, panel, paragraph, section
 from mtlkit.study.page.words import percent
 
 TOP, NAMES, LEFT, RIGHT = 10, 82, 94, 348

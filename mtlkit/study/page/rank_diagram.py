@@ -1,9 +1,9 @@
 """Mean ranks with the critical difference: which methods cannot be told apart."""
 
+from mtlkit.page import svg
+from mtlkit.page.parts import Numbers, panel, paragraph, section
 from mtlkit.study.numbers import counted
-from mtlkit.study.page import svg
 from mtlkit.study.page.findings import Findings
-from mtlkit.study.page.parts import Numbers, panel, paragraph, section
 from mtlkit.study.page.words import joined, number, p_text
 from mtlkit.study.ranking import unranked
 from mtlkit.study.statistics import Ranks

@@ -3,13 +3,13 @@
 from collections.abc import Callable, Iterator
 from html import escape
 
+from mtlkit.page.parts import Cell, Numbers, scroll, section
 from mtlkit.report.table import ARROWS
 from mtlkit.study.delta_m import Result
 from mtlkit.study.gains import all_deltas, worse
 from mtlkit.study.numbers import NONE
 from mtlkit.study.outcome import Metric
 from mtlkit.study.page.findings import Findings
-from mtlkit.study.page.parts import Cell, Numbers, scroll, section
 from mtlkit.study.page.words import decimals_of, number, p_text
 from mtlkit.study.statistics import LEVEL, Summary
 

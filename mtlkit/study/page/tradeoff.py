@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from mtlkit.study.page import svg
+from mtlkit.page import svg
+from mtlkit.page.look import Look
+from mtlkit.page.parts import Numbers, panel, paragraph, section
 from mtlkit.study.page.findings import Findings
-from mtlkit.study.page.looks import Look
-from mtlkit.study.page.parts import Numbers, panel, paragraph, section
 from mtlkit.study.page.words import interval, number, percent
 from mtlkit.study.statistics import Summary
 
