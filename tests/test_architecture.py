@@ -35,7 +35,7 @@ def test_no_core_file_is_longer_than_250_lines(file):
 
 
 #: Rooms (packages), the lowest first. A file imports from its own room and from lower ones, also for type checking.
-ROOMS = ("top", "data", "config", "engine", "loop", "report", "run", "console", "study", "testing", "cli")
+ROOMS = ("top", "data", "config", "engine", "loop", "page", "report", "run", "console", "study", "testing", "cli")
 
 
 def modules():

@@ -47,7 +47,7 @@ class FakeExperiment:
 def runs(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     monkeypatch.setattr(FakeExperiment, "failures", {}, raising=False)
     monkeypatch.setattr(FakeExperiment, "runs", [], raising=False)
-    monkeypatch.setattr(mtlkit.report, "summary_table", lambda run: f"figures of {run}")
+    monkeypatch.setattr(mtlkit.report, "summary", lambda run: [f"figures of {run}"])
     monkeypatch.setattr(mtlkit.run.experiment, "Experiment", FakeExperiment)
     monkeypatch.setattr(mtlkit.run.progress, "Experiment", FakeExperiment)  # that of a sweep
     monkeypatch.delenv("MTLKIT_DEBUG", raising=False)
@@ -58,7 +58,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 def test_a_run(runs: SimpleNamespace, capsys: pytest.CaptureFixture):
     assert main(["train", "multimnist", "balancer=rotograd", "output_dir=runs/a"]) == 0
     assert runs.done == [("a", False)]
-    assert capsys.readouterr().out == "figures of runs/a\nReport: runs/a/report.html\n"
+    assert capsys.readouterr().out == "figures of runs/a\n"
 
 
 def test_options_may_stand_anywhere(runs: SimpleNamespace):

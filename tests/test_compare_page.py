@@ -3,12 +3,11 @@
 import csv
 import io
 import re
-import shutil
-import subprocess
 from html.parser import HTMLParser
 from urllib.parse import unquote
 
 import pytest
+from browser import browse, contrast, luminance, needs_chromium, on_a_phone
 from studies import FIGURES, compare, entries, write_run
 from tolerances import ROUNDING
 from wide_studies import study
@@ -21,7 +20,6 @@ from mtlkit.study.page import write_page
 from mtlkit.study.ranking import ranks
 from mtlkit.study.verdicts import judge
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 PRINTED = 6e-6  # CSV has six significant digits, so half a unit of the sixth at most
 
 
@@ -279,49 +277,16 @@ def test_forty_tasks_and_twelve_methods(large):
         assert any(f", {task}:" in one["aria-label"] for one in forest)
 
 
-PROBE = """<script>
-addEventListener("load", () => setTimeout(() => {
-  const say = (name, value) => console.log(`PROBE ${name}=${value};`), style = getComputedStyle(document.body)
-  say("width", document.documentElement.scrollWidth + " of " + innerWidth)
-  say("colours", style.color + " on " + style.backgroundColor)
-  say("cut", [...document.querySelectorAll("figure > svg text")].filter(t => {
-    const a = t.getBoundingClientRect(), b = t.closest("svg").getBoundingClientRect()
-    return a.left < b.left - 2 || a.right > b.right + 2 || a.bottom > b.bottom + 2 }).map(t => t.textContent).join("|"))
-  say("reach", [...document.querySelectorAll(".scroll")].every(box => box.tabIndex === 0)) }, 300))
-</script>"""
-
-
-def browse(path, *options):
-    """Opens a page in Chromium and returns what the probe says. There must be no other line of the console."""
-    command = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
-    command += ["--enable-logging=stderr", "--virtual-time-budget=2000", f"--user-data-dir={path.parent / 'profile'}"]
-    done = subprocess.run([*command, *options, path.as_uri()], capture_output=True, text=True, timeout=120, check=True)
-    lines = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-    assert all("PROBE" in line for line in lines), lines
-    return dict(re.findall(r"PROBE (\w+)=(.*?);", "".join(lines)))
-
-
-def luminance(colour):
-    parts = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
-    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="There is no Chromium here (chromium, chromium-browser, google-chrome).")
+@needs_chromium
 def test_in_a_browser_at_390_px_in_the_dark_and_on_paper(large, tmp_path):
-    path = tmp_path / "probe.html"
-    path.write_text(large[1].replace("</body>", f"{PROBE}</body>"))
-    frame = tmp_path / "frame.html"  # a window cannot be narrower than 500 px
-    style = "<style>:root { color-scheme: dark } iframe { border: 0 }</style>"
-    frame.write_text(f'<!doctype html>{style}<iframe src="probe.html" width=390 height=800></iframe>')
-    found = browse(frame, "--blink-settings=preferredColorScheme=0", f"--screenshot={tmp_path / 'page.png'}")
+    found = on_a_phone(large[1], tmp_path, f"--screenshot={tmp_path / 'page.png'}")
     assert found["width"] == "390 of 390"
     assert found["reach"] == "true"
     assert found["cut"] == ""
-    ink, paper = sorted(map(luminance, found["colours"].split(" on ")), reverse=True)
-    assert luminance(found["colours"].split(" on ")[1]) == paper  # the page is dark, the text light
-    assert (ink + 0.05) / (paper + 0.05) > 7
-    browse(path, f"--print-to-pdf={tmp_path / 'page.pdf'}", "--no-pdf-header-footer")
+    ink, paper = found["colours"].split(" on ")
+    assert luminance(paper) < luminance(ink)  # the page is dark, the text light
+    assert contrast(ink, paper) > 7
+    browse(tmp_path / "probe.html", f"--print-to-pdf={tmp_path / 'page.pdf'}", "--no-pdf-header-footer")
     assert (tmp_path / "page.pdf").read_bytes().startswith(b"%PDF")
 
 

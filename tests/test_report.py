@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mtlkit.report import pictures_png, save_pictures, summary_table, write_report
+from mtlkit.report import pictures_png, save_pictures, summary, write_report
 from mtlkit.report.history import History
 from mtlkit.terminal import Terminal
 
@@ -56,9 +56,9 @@ def write(tmp_path: Path) -> Write:
     return write
 
 
-def text(run: Path) -> str:
+def text(run: Path, width: int = 100) -> str:
     file = io.StringIO()
-    Terminal(file=file, width=100).print(summary_table(run))
+    Terminal(file=file, width=width).print(*summary(run), highlight=False, crop=False, sep="\n")
     return file.getvalue()
 
 
@@ -108,13 +108,75 @@ def test_the_table_compares_the_best_model_with_the_constant_prediction(write):
     shown = text(write(RECORDS))
     assert "abs ↓ (m)" in shown
     assert "delta ↑" in shown
-    assert re.search(r"best\s+\(step\s+10\)", shown)
+    assert re.search(r" best +vs *\n.*\(step 10\) +constant", shown)
+
+
+def of_tasks(count: int, name: str = "task_{}") -> list[dict[str, Any]]:
+    """The records of a run: task i ends at an accuracy of i / 100, and task 20 came from 0.9."""
+    names = [name.format(i) for i in range(count)]
+    ends = {f"{task}/accuracy": i / 100 for i, task in enumerate(names)}
+    begins = {key: 0.9 if key == f"{name.format(20)}/accuracy" else 0.01 for key in ends}
+    sizes = {f"{task}/size": 4.0 for task in names}
+    ways = dict.fromkeys(ends, True) | dict.fromkeys(sizes)
+    return [
+        {"step": 0, "split": "info", "total_steps": 20, "higher_is_better": ways, "units": dict.fromkeys(sizes, "m")},
+        {"step": 0, "split": "val_constant", **dict.fromkeys(ends, 0.1)},
+        {"step": 0, "split": "val", **begins, **sizes},
+        {"step": 20, "split": "val", **ends, **sizes, "best": True},
+        {"step": 20, "split": "info", "status": "finished", "why": "trainer.max_steps=20"},
+    ]
+
+
+@pytest.mark.parametrize("width", [80, 100, 140])
+@pytest.mark.parametrize("name", ["task_{}", "a_task_with_a_name_that_is_longer_than_half_of_a_line_{}"])
+@pytest.mark.parametrize("count", [4, 40])
+def test_the_table_is_whole_at_every_width(write: Write, width: int, name: str, count: int) -> None:
+    run = write(of_tasks(count, name))
+    whole = text(run, width)
+    table, _, rest = whole.rstrip().rpartition("On the validation split.")
+    assert all(len(line.rstrip()) <= width for line in table.splitlines())
+    names = table.replace("\n", " ").replace(" ", "")
+    assert len([line for line in table.splitlines() if "accuracy ↑" in line]) == (4 if count == 4 else 10)
+    assert re.search(r"accuracy ↑ +0\.1 +0\.01 +0 +-100 %", table)
+    assert "size (m)" in table
+    if len(name) < 20 or width > 100:  # else it is wrapped
+        assert name.format(3 if count == 4 else 39) in names
+    assert "…" not in table
+    assert rest.split("\n")[1:] == [
+        f"Run:    {run}",
+        "Ended:  finished at step 20 of 20: trainer.max_steps=20",
+        f"Report: {run}/report.html",
+    ]
+
+
+def test_of_many_tasks_the_table_shows_means_and_those_that_stand_out(write: Write) -> None:
+    records = of_tasks(40)
+    records[3]["task_5/accuracy"] = None
+    run = write(records)
+    lines = [line.split() for line in text(run).splitlines()]
+    (mean,) = [line for line in lines if line[:1] == ["mean"]]
+    others = [i / 100 for i in range(40) if i != 5]
+    assert mean[:8] == ["mean", "39", "tasks", "accuracy", "↑", "0.1", "0.03282", f"{sum(others) / 39:.4g}"]
+    best = next(place for place, line in enumerate(lines) if line[:1] == ["best"] and "task_39" in line)
+    shown = [line[line.index("accuracy") - 1] for line in lines[best:] if "accuracy" in line]
+    assert shown == ["task_39", "task_38", "task_37", "task_0", "task_1", "task_2", "task_20", "task_39", "task_38"]
+    assert f"mtlkit evaluate {run}" in text(run, 300)
+
+
+def test_many_tasks_without_a_common_metric_are_ordered_by_their_losses(write: Write) -> None:
+    losses = {f"loss/task_{i}": 2.0 for i in range(20)}
+    later = {key: 0.1 * (1 + i) for i, key in enumerate(losses)}
+    figures = {f"task_{i}/metric_{i}": 1.0 for i in range(20)}
+    info = {"step": 0, "split": "info", "higher_is_better": dict.fromkeys(figures, True)}
+    records = [{"step": 0, "split": "val"} | losses | figures, {"step": 9, "split": "val"} | later | figures]
+    found = re.findall(r"(task_\d+) +loss ↓", text(write([info, *records])))
+    assert found == ["task_0", "task_1", "task_2", "task_19", "task_18", "task_17", "task_0", "task_1", "task_2"]
 
 
 def test_without_a_marked_best_the_last_evaluation_counts(write):
     run = write([INFO, CONSTANT, UNTRAINED, {**BETTER, "best": False}, WORSE])
     assert cells(run)["abs"] == ["2", "4", "3", "-50 %"]
-    assert re.search(r"last\s+\(step\s+20\)", text(run))
+    assert re.search(r" last +vs *\n.*\(step 20\) +constant", text(run))
 
 
 def test_the_last_marked_evaluation_is_the_best(write):
@@ -250,7 +312,7 @@ def test_the_last_facts_count(write):
     assert "2.99" in page.text
 
 
-@pytest.mark.parametrize("use", [write_report, summary_table])
+@pytest.mark.parametrize("use", [write_report, summary])
 def test_a_folder_that_is_no_run_is_an_error(tmp_path, use):
     with pytest.raises(FileNotFoundError, match=r"has no metrics\.jsonl"):
         use(tmp_path)

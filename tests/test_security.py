@@ -20,10 +20,10 @@ from mtlkit import Experiment
 from mtlkit.cli.main import main, warnings_in_words
 from mtlkit.cli.output import print_lines
 from mtlkit.config import plugins
+from mtlkit.console import Console
 from mtlkit.plain_text import plain
 from mtlkit.report import write_report
 from mtlkit.run.checksums import seal
-from mtlkit.run.console import Console
 from mtlkit.terminal import Terminal
 from mtlkit.typed import Source
 
@@ -226,7 +226,7 @@ def test_no_text_of_a_file_steers_the_terminal(
         file = io.StringIO()
         terminal = Terminal(file=file, width=200, force_terminal=live, force_interactive=live, color_system=None)
         terminal.print(HOSTILE, Text(HOSTILE), table, Group(HOSTILE))
-        console = Console(terminal)
+        console = Console(None, terminal)
         console.start(2, 0)
         figures = {"step": 1, f"depth/{HOSTILE}": 0.5, f"loss/{HOSTILE}": 1.0}
         console.note({"step": 0, "split": "info", "incident": HOSTILE, "model": [HOSTILE], "decoders": HOSTILE})

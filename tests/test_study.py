@@ -6,6 +6,7 @@ import importlib
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,7 @@ from mtlkit.study.existing import compare_runs
 from mtlkit.study.methods import STATIC, name_of, single_task, weightings
 from mtlkit.study.outcome import SINGLE
 from mtlkit.study.plan import Plan
+from mtlkit.study.single import single_task as single_figures
 
 WORDS = ["compare", "lab.yaml", "balancer=uniform,cagrad", "seed=0,1"]
 
@@ -37,11 +39,20 @@ def lab(tmp_path_factory, forgetting):
     write_lab(folder)
     with pytest.MonkeyPatch.context() as patch, forgetting():
         patch.setattr("mtlkit.run.showing.write_report", lambda run: None)  # as in the fixture `no_report`
-        patch.setattr("mtlkit.study.single.write_report", lambda run, single: None)
+        pages = folder / "pages.jsonl"
+        patch.setattr(
+            "mtlkit.study.single.write_report",
+            lambda run, single: write_text(pages, f"{json.dumps([run.name, single])}\n"),
+        )
         patch.chdir(folder)
         patch.syspath_prepend(str(folder))
         assert main([*WORDS, "output_dir=studies/whole"]) == 0
     return folder
+
+
+def write_text(path: Path, text: str) -> None:
+    with path.open("a") as file:
+        file.write(text)
 
 
 @pytest.fixture(autouse=True)
@@ -73,6 +84,35 @@ def test_a_study_makes_its_runs_and_those_it_needs():
     assert (list(single.task), single.balancer.name, single.seed) == (["depth"], "uniform", 1)
     assert single.task["depth"] == both.task["depth"]
     assert (single.trainer, single.model, single.data) == (both.trainer, both.model, both.data)
+
+
+def alone(seed, *tasks):
+    """The figures of the single-task runs of a seed, without those of single classes."""
+    found = [figures(Path(f"studies/whole/runs/single-task_{task},seed={seed}")) for task in tasks]
+    return {k: v for one in found for k, v in one.items() if k.count("/") == 1 and not k.startswith("loss/")}
+
+
+def test_the_pages_of_runs_have_the_figures_of_single_task_training(tmp_path):
+    whole = Path("studies/whole").resolve()
+    for seed in (0, 1):
+        own = single_figures(whole / f"runs/cagrad,seed={seed}")
+        assert own == alone(seed, "area", "depth")
+        assert {"area/miou", "depth/abs"} < set(own)
+    assert alone(0, "depth") != alone(1, "depth")
+    pages = [json.loads(line) for line in Path("pages.jsonl").read_text().splitlines()]
+    assert pages == [
+        [f"{method},seed={seed}", alone(seed, "area", "depth")] for seed in (0, 1) for method in ("uniform", "cagrad")
+    ]
+    assert single_figures(whole / "runs/single-task_depth,seed=1") == {}
+    shutil.copytree(whole, tmp_path / "copy")
+    log = tmp_path / "copy/runs/single-task_depth,seed=1/metrics.jsonl"
+    log.write_text("".join(log.read_text().splitlines(keepends=True)[:-1]))  # it was killed before its end
+    assert single_figures(tmp_path / "copy/runs/cagrad,seed=1") == alone(1, "area")
+    (tmp_path / "copy/runs/cagrad,seed=1").rename(tmp_path / "cagrad,seed=1")
+    assert single_figures(tmp_path / "cagrad,seed=1") == {}  # it lies in no study
+    (tmp_path / "copy/study.yaml").write_text("methods: 3\n")
+    with pytest.raises(ValueError, match=r"study\.yaml: methods: expected a mapping or a list, found 3\."):
+        single_figures(tmp_path / "copy/runs/uniform,seed=1")
 
 
 def test_results_are_files():

@@ -153,7 +153,7 @@ def _summarise(run: Path) -> None:
     from mtlkit.terminal import Terminal
 
     if is_main():
-        Terminal().print(*summary(run), highlight=False, soft_wrap=False, sep="\n")
+        Terminal().print(*summary(run), highlight=False, crop=False, sep="\n")
 
 
 def list_command(arguments: argparse.Namespace, result: Outcome) -> None:

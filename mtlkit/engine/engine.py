@@ -1,6 +1,5 @@
 """The training engine. It knows tasks and balancers only by their contracts."""
 
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -117,24 +116,22 @@ class Engine:
         """
         if self.evaluation_due:  # that of the untrained model, or the one before which the run was stopped
             save(self.note_evaluation(evaluate()) and self.step > 0)
-        started, since = time.perf_counter(), self.step
+        self.clock.lap(self.step)  # training begins
         if not self._finished():  # a run that is resumed may be finished already, by its steps or by early stopping
             for batch in batches:
                 steps = [self.train_step(part) for part in micro_batches(batch, self.config.accumulation)]
                 self.left_out.add(batch)
                 if self._logs(self.step):  # the mean time since the last record: single steps vary
-                    seconds, done = time.perf_counter() - started, self.step - since
+                    times = {"step_time": self.clock.lap(self.step)}
                     left_out = self.left_out.report() if "error" in batch else {}
-                    self.observer.step(self._training_record(steps) | {"step_time": seconds / done} | left_out)
-                    started, since = time.perf_counter(), self.step
+                    self.observer.step(self._training_record(steps) | times | left_out)
                 self.evaluation_due = self._evaluates()
-                paused = time.perf_counter()
-                stop(self.step, self.evaluation_due)  # before the evaluation, which can take too long
-                if self.evaluation_due:
-                    save(self.note_evaluation(evaluate()))
-                elif self.config.save_every and self.step % self.config.save_every == 0:
-                    save(False)
-                started += time.perf_counter() - paused  # `step_time` is about training alone
+                with self.clock.paused():
+                    stop(self.step, self.evaluation_due)  # before the evaluation, which can take too long
+                    if self.evaluation_due:
+                        save(self.note_evaluation(evaluate()))
+                    elif self.config.save_every and self.step % self.config.save_every == 0:
+                        save(False)
                 if self._finished():
                     return
 

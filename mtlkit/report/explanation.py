@@ -1,7 +1,7 @@
 """Explains a run: which tasks conflicted, how the balancer changed the direction, and which tasks it favoured."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ from rich.text import Text
 
 from mtlkit.report.gradients import WINDOW, Directions, Pair, directions, mean, pairs, thirds
 from mtlkit.report.history import History
+from mtlkit.report.many import EACH, Figures, is_many, stand_out
 from mtlkit.run_folder import LOG
 
 MAX_ROWS = 15  #: the largest number of listed pairs; pairs with the most conflicts come first
@@ -19,21 +20,33 @@ MAX_ROWS = 15  #: the largest number of listed pairs; pairs with the most confli
 
 @dataclass(frozen=True)
 class Sheet:
-    """A table of text for the console and the page. The first column names the subject of the row."""
+    """A table of text for the console and the page. The first column names the subject of the row.
+
+    `early` and `late` are the figures of the tasks by which the console chooses rows, if there are many tasks.
+    """
 
     title: str
     notes: list[str]
     head: list[str]
     rows: list[list[str]]
+    early: Figures = field(default_factory=dict)
+    late: Figures = field(default_factory=dict)
 
     def table(self) -> Table:
         """Returns the table for the console, which must not read its texts as markup (`mtlkit.terminal`)."""
-        table = Table(box=box.SIMPLE, title=self.title, title_justify="left", title_style="bold")
-        table.caption, table.caption_justify, table.caption_style = "\n".join(self.notes), "left", "dim"
-        table.add_column(self.head[0], no_wrap=True)
-        for heading in self.head[1:]:
-            table.add_column(heading, justify="right")
-        for row in self.rows:
+        rows, notes = self.rows, self.notes
+        if is_many(list(self.late)):
+            chosen = {task for group in stand_out(self.late, self.early, higher=True).values() for task in group}
+            rows = [row for row in rows if row[0] in chosen or row[0] not in self.late]
+            shown = f"the {EACH} highest and the {EACH} lowest late, and the {EACH} that changed most since early"
+            notes = [f"Of {len(self.late)} tasks, {shown}. report.html has all.", *notes]
+        table = Table(box=box.SIMPLE_HEAD, title=self.title, title_justify="left", title_style="bold")
+        table.pad_edge, table.padding = False, (0, 1, 0, 0)
+        table.caption, table.caption_justify, table.caption_style = "\n".join(notes), "left", "dim"
+        table.add_column(self.head[0], overflow="fold")
+        for heading in self.head[1:]:  # its words below each other: only names are wrapped where it is too wide
+            table.add_column(heading.replace(" ", "\n"), justify="right", no_wrap=True)
+        for row in rows:
             table.add_row(*row)
         return table
 
@@ -94,12 +107,14 @@ def direction_sheet(history: History, found: Directions) -> Sheet:
     """Builds the table that compares the combined gradient with the plain sum and with each task's own gradient."""
     head = ["cosine of the step with", "mean", "lowest", "early", "late", "against"]
     notes, rows = [], []
+    ends: dict[str, tuple[float | None, ...]] = {}
     if len(found.steps):
         values = {"the plain sum": found.cosine} | dict(zip(found.tasks, found.alignment.T, strict=True))
         for name, column in values.items():
             there = column[np.isfinite(column)]
             lowest, against = (there.min(), (there < 0).mean()) if there.size else (None, None)
             rows.append([name, signed(mean(column)), signed(lowest), *map(signed, thirds(column)), percent(against)])
+        ends = {task: thirds(values[task]) for task in found.tasks}
         whole, (early, late) = number(mean(found.length)), map(number, thirds(found.length))
         notes.append("Early and late: the first and the last third of the logged steps.")
         notes.append("Against: the share of steps with a negative cosine.")
@@ -113,20 +128,21 @@ def direction_sheet(history: History, found: Directions) -> Sheet:
     accumulation = (history.config.get("trainer") or {}).get("accumulation") or 1
     if accumulation > 1:
         notes.append(f"From means over {accumulation} micro-batches, so approximate.")
-    return Sheet("Direction", notes, head, rows)
+    return Sheet("Direction", notes, head, rows, *_ends(ends))
 
 
 def share_sheet(found: Directions) -> Sheet:
     """Builds the table of each task's share of the combined gradient, beside its share of the plain sum."""
     columns = (found.norms, found.weights, found.plain_shares, found.shares)
-    rows, gains = [], {}
+    rows, gains, ends = [], {}, {}
     for task, norms, weights, plain, shares in zip(found.tasks, *(column.T for column in columns), strict=True):
         present = norms > 0
         before, after = mean(plain), mean(shares)
         rows.append(
             [task, number(mean(norms[present])), number(mean(weights[present])), percent(before), percent(after)]
         )
-        rows[-1] += map(percent, thirds(shares))
+        ends[task] = thirds(shares)
+        rows[-1] += map(percent, ends[task])
         if before is not None and after is not None:
             gains[task] = 100 * (after - before)
     notes = ["Share: weight times gradient norm, divided by the sum over all tasks. Plain: with equal weights."]
@@ -134,7 +150,12 @@ def share_sheet(found: Directions) -> Sheet:
         most, least = max(gains, key=gains.__getitem__), min(gains, key=gains.__getitem__)
         notes.append(f"Favoured most: {most} ({gains[most]:+.0f} points); least: {least} ({gains[least]:+.0f} points).")
     head = ["task", "gradient norm", "weight", "plain share", "share", "early", "late"]
-    return Sheet("Shares", notes, head, rows)
+    return Sheet("Shares", notes, head, rows, *_ends(ends))
+
+
+def _ends(thirds: Mapping[str, tuple[float | None, ...]]) -> tuple[Figures, Figures]:
+    """Returns the figures of the first and of the last third, by task."""
+    return {task: ends[0] for task, ends in thirds.items()}, {task: ends[1] for task, ends in thirds.items()}
 
 
 def percent(value: float | None) -> str:

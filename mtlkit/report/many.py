@@ -16,7 +16,7 @@ class Mean(NamedTuple):
     """A mean over the tasks that have a finite value, and how many these are. Without any, the value is None."""
 
     value: float | None
-    count: int
+    of: int
 
 
 def is_many(tasks: Sequence[str]) -> bool:
@@ -27,9 +27,9 @@ def is_many(tasks: Sequence[str]) -> bool:
 def mean(values: Iterable[float | None]) -> Mean:
     """
     >>> mean([1.0, None, 3.0, float("nan")])
-    Mean(value=2.0, count=2)
+    Mean(value=2.0, of=2)
     """
-    found = [value for value in values if finite(value)]
+    found = [value for value in values if value is not None and finite(value)]
     return Mean(fmean(found), len(found)) if found else Mean(None, 0)
 
 

@@ -43,7 +43,7 @@ def _numbered(found: Look) -> list[tuple[str, Sample]]:
 
 def _sample(sample: Sample, title: str, tasks: list[str], history: History, embed: Embedder) -> str:
     first = _card("image", {"": "image"}, sample, "", embed) if "image" in sample.pictures else ""
-    ordered = [task for task in history.tasks if task in sample.numbers]
+    ordered = list(dict.fromkeys([*(task for task in history.tasks if task in sample.numbers), *sample.numbers]))
     first += "".join(_numbers(task, sample.numbers[task], _loss(sample, task)) for task in ordered[:MAX_TASKS])
     rest = len(ordered) - MAX_TASKS
     first += f"<p>{rest} more tasks are in pictures/samples.json.</p>" if rest > 0 else ""

@@ -52,8 +52,10 @@ def metrics_table(groups: Mapping[str, Sequence[Row]], headings: Iterable[str]) 
             gain = row.gain or 0
             style = "green" if gain > 0 else "red" if gain < 0 else ""
             numbers = [value_text(value) for value in (row.constant, row.untrained, row.trained)]
-            cells = [row.task if row.task != before else "", metric_text(row), *numbers, Text(gain_text(row), style)]
-            table.add_row(*([group if before is None else ""] if len(groups) > 1 else []), *cells)
+            names = [row.task if row.task != before else "", metric_text(row)]
+            if len(groups) > 1:
+                names.insert(0, group if before is None else "")
+            table.add_row(*names, *numbers, Text(gain_text(row), style))
             before = row.task
         table.add_section()
     return table
