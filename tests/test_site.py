@@ -48,7 +48,8 @@ def test_pages_say_what_the_classes_say(site: Path) -> None:
     ):
         assert words in page
     assert "trainer.lr" in (site / "reference/keys.html").read_text()
-    assert "--multirun" in (site / "reference/commands.html").read_text()
+    commands = (site / "reference/commands.html").read_text()
+    assert all(f'id="mtlkit-{words}"' in commands for words in ("train", "compare", "data-show", "data-prepare"))
     assert "steps_per_epoch" in (site / "reference/python.html").read_text()
 
 

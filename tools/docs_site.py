@@ -24,7 +24,7 @@ from mtlkit.cli import catalog, experiments
 from mtlkit.cli.main import main
 from mtlkit.config.presets import load_preset
 from mtlkit.config.reference import NONE, Key, keys_below, keys_of, option_keys
-from mtlkit.config.schema import Config
+from mtlkit.config.schema import Config, DecoderConfig, TaskConfig
 from mtlkit.config.shown import yaml_text
 from mtlkit.typed_words import annotation_in_words
 
@@ -76,6 +76,7 @@ The sections `data`, `model`, `task.NAME`, `task.NAME.decoder` and `balancer` na
 options of this class: see its page below [Data sets](datasets.md), [Encoders](encoders.md), [Tasks](tasks.md),
 [Decoders](decoders.md) or [Balancers](balancers.md).
 """
+TITLES = "Decoders|Differs from the published experiments|Licence|Memory|Sample|Source|Target|When to use"
 GREEK = "alpha beta gamma delta epsilon eta theta lambda mu xi rho sigma tau omega"
 
 
@@ -85,7 +86,7 @@ GREEK = "alpha beta gamma delta epsilon eta theta lambda mu xi rho sigma tau ome
 def on_config(config):
     """Adds the made pages to the navigation."""
     (reference,) = (entry["Reference"] for entry in config.nav if "Reference" in entry)
-    plug_ins = [{title: [f"reference/{kind}.md", *_names(kind)]} for kind, title in KINDS.items()]
+    plug_ins = [{title: [{"Overview": f"reference/{kind}.md"}, *_names(kind)]} for kind, title in KINDS.items()]
     pages = {"Experiments": "experiments", "Commands": "commands", "Python": "python", "The log of a run": "log"}
     reference += [{title: f"reference/{name}.md"} for title, name in pages.items()]
     reference[:0] = [*plug_ins, {"Keys of a configuration": "reference/keys.md"}]
@@ -138,6 +139,12 @@ def on_page_content(html, page, config, files):
     return re.sub(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', _mathml, html, flags=re.DOTALL)
 
 
+def on_post_page(output, page, config):
+    """Takes docs/worker.js in place of a program from the network."""
+    here = posixpath.relpath("worker.js", posixpath.dirname(page.url) or ".")
+    return output.replace("https://unpkg.com/iframe-worker/shim", here)
+
+
 def _mathml(found: re.Match) -> str:
     made = convert(html.unescape(found[2]), display="inline" if found[1] == "span" else "block")
     if "\\" in made:
@@ -172,9 +179,10 @@ def _list(title: str, described: dict[str, str], folder: str = "") -> str:
 def _plug_in(kind: str, name: str) -> str:
     """Returns the page of one class: its docstring and, of a balancer, the facts of the table."""
     cls = _registry(kind).get(name)
-    parts = [f"# {name}", readable(inspect.getdoc(cls) or "")]
-    if kind != "kinds" and (options := option_keys(_registry(kind), name)):
-        parts += ["## Options", _table(options.items())]
+    options = {} if kind == "kinds" else option_keys(_registry(kind), name)
+    table = f"## Options\n\n{_table(options.items())}" if options else ""
+    text = readable(inspect.getdoc(cls) or "", options=table)
+    parts = [f"# {name}", text if table in text else f"{text}\n\n{table}"]
     if kind == "balancers":
         parts += ["## Facts", _facts(name, cls), "## Use it", f"```console\nmtlkit train scenes balancer={name}\n```"]
     home = Path(inspect.getfile(cls)).relative_to(ROOT).as_posix()
@@ -182,8 +190,9 @@ def _plug_in(kind: str, name: str) -> str:
 
 
 def _facts(name: str, cls: type) -> str:
-    titles = ("needs", "spaces", "decoders", "options", "cost", "state", "memory")
+    titles = ("needs", "spaces", "decoders", "options", "cost", "state", "memory")  # as in the table of all balancers
     facts = dict(zip(titles, catalog.row(name)[2:-1], strict=True))
+    del facts["options"]  # they have a table of their own
     having = [preset for preset in experiments.presets() if name in load_preset(preset).methods]
     facts["presets"] = ", ".join(f"[`{preset}`](../presets.md#{preset})" for preset in having) or "none"
     rows = [f"| {title} | {words} |" for title, words in facts.items()]
@@ -204,7 +213,9 @@ def _table(keys: Iterable[tuple[str, Key]]) -> str:
 
 
 def _keys_page() -> str:
-    return "\n\n".join([KEYS, *_keys(Config)])
+    return "\n\n".join(
+        [KEYS, *_keys(Config), *_keys(TaskConfig, "task.NAME."), *_keys(DecoderConfig, "task.NAME.decoder.")]
+    )
 
 
 def _keys(cls: type, prefix: str = "") -> Iterator[str]:
@@ -215,7 +226,7 @@ def _keys(cls: type, prefix: str = "") -> Iterator[str]:
     for name, key in keys.items():
         below, between = keys_below(key.annotation)
         if below:
-            yield from _keys(below, f"{name}.{'NAME.' if between else ''}")
+            yield from _keys(below, f"{name}.{'N.' if between else ''}")
 
 
 def _commands() -> str:
@@ -225,7 +236,8 @@ def _commands() -> str:
     while todo:
         words, text = todo[0], _help(*todo[0])
         parts.append(f"## {' '.join(('mtlkit', *words))}\n\n```text\n{text}```\n")
-        below = re.findall(r"^    (\w+)(?:  .*)?$", text, re.MULTILINE) if "\n  COMMAND\n" in text else []
+        found = re.search(r"^(?:Commands:|  COMMAND)\n((?: +\w+ .*\n)+)", text, re.MULTILINE)
+        below = re.findall(r"^ {2,4}(\w+) ", found[1], re.MULTILINE) if found else []
         todo[:1] = [(*words, name) for name in below]
     return "\n".join(parts)
 
@@ -260,26 +272,26 @@ class Readable(griffe.Extension):
     def on_object(self, *, obj: griffe.Object, **_) -> None:
         """Replaces a docstring's text."""
         if obj.docstring:
-            obj.docstring.value = readable(inspect.cleandoc(obj.docstring.value), sections=False)
+            obj.docstring.value = readable(inspect.cleandoc(obj.docstring.value), options=None)
 
 
-def readable(text: str, sections: bool = True) -> str:
+def readable(text: str, options: str | None = "") -> str:
     """Returns a docstring as Markdown: examples in blocks of code, formulas with indices, links.
 
-    With `sections`, `Raises:` becomes a list, and `Args:` is left out: a table of options has it. Otherwise, both stay
-    for mkdocstrings.
+    `options` replaces `Args:`, and `Raises:` becomes a list. With None, both stay for mkdocstrings.
     """
     made = []
     for part in re.split(r"\n\s*\n", text):
         if part.lstrip().startswith(">>>"):
-            indent = part[: len(part) - len(part.lstrip())]
-            made.append(f"{indent}```pycon\n{part}\n{indent}```" if sections else part)
+            title = "" if options is None else "## Example\n\n"
+            made.append(f"{title}```pycon\n{inspect.cleandoc(part)}\n```")
         elif title := re.match(r"(Args|Raises|Returns|Yields):\n", part):
-            if sections and title[1] == "Raises":
-                made.append(f"## Errors\n\n{_entries(part[title.end() :])}")
-            elif not sections:
-                change = lambda m: m[1] + _outside_code(m[2], _mathematics)  # noqa: E731
-                made.append(re.sub(r"^( {4}[\w, ]+:| *)(.*)", change, part, flags=re.MULTILINE))
+            if options is not None:
+                made.append(options if title[1] == "Args" else f"## Errors\n\n{_entries(part[title.end() :])}")
+            else:
+                pieces = re.split(r"(^ {4}\w[\w, ]*:(?= |$))", part[title.end() :], flags=re.MULTILINE)
+                pieces[::2] = (_outside_code(piece, _mathematics) for piece in pieces[::2])
+                made.append(title[0] + "".join(pieces))
         elif re.match(r" {4}", part):
             made.append(part)
         else:
@@ -306,9 +318,11 @@ def _mathematics(text: str) -> str:
     for plain, sign in {"<=": "≤", ">=": "≥", "<-": "←", "->": "→", "sum_": "∑_"}.items():
         text = text.replace(plain, sign)
     text = text.replace("<", "&lt;").replace("*", "&#42;").replace("$", "&#36;").replace("[", "&#91;")
-    base, index = r"(?<![\w])(\w|&\w+;|∑|min|max|mean|grad|argmin)([~']?)", r"(\{[^{}]*\}|\w+)"
+    base, index = r"(?<![\w])(d?\w|&\w+;|∑|min|max|mean|grad|argmin|target)([~']?)", r"(\{[^{}]*\}|\w+)"
     text = re.sub(rf"{base}_{index}", lambda m: f"{m[1]}{m[2]}<sub>{m[3].strip('{}')}</sub>", text)
-    text = re.sub(r"(?<=[\w;>)|])\^(\{[^{}]*\}|-?\w+|\([^()]*\))", lambda m: f"<sup>{m[1].strip('{}')}</sup>", text)
+    text = re.sub(
+        r"(?<=[\w;>)|])\^(\{[^{}]*\}|-?\w+|&\w+;|\([^()]*\))", lambda m: f"<sup>{m[1].strip('{}')}</sup>", text
+    )
     text = re.sub(r"\bdocs/([\w/]+)\.md", lambda m: f"[{m[1].rpartition('/')[2]}.md]({m[0]})".replace("_", "\0"), text)
     text = re.sub(r"\barXiv (\d{4}\.\d{4,5})", r"[arXiv \1](https://arxiv.org/abs/\1)", text)
-    return re.sub(r"^([A-Z][\w ]+):(?= |$)", r"**\1:**", text).replace("_", "&#95;").replace("\0", "_")
+    return re.sub(rf"^({TITLES}):", r"**\1:**", text).replace("_", "&#95;").replace("\0", "_")
