@@ -335,7 +335,7 @@ def test_new_pictures_replace_the_old(tmp_path):
 @pytest.mark.parametrize(
     ("name", "pixels", "message"),
     [
-        ("depth", picture(4, 4), "<task>_target or <task>_prediction, got 'depth'"),
+        ("depth", picture(4, 4), "<task>_prediction or <task>_error, got 'depth'"),
         ("../depth_target", picture(4, 4), "got '../depth_target'"),
         ("_target", picture(4, 4), "got '_target'"),
         ("image", picture(4, 4).astype(np.float32), "must be .* uint8"),
