@@ -17,9 +17,8 @@ import torch
 from accelerate import Accelerator, DistributedType, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import FullyShardedDataParallelPlugin, GradientAccumulationPlugin
-from splits import by_blocks, by_parts, by_root, parts_of
+from splits import by_blocks, by_parts, by_root, mesh_of, parts_of
 from torch import nn
-from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
@@ -45,7 +44,7 @@ def methods():
 
 
 def hybrid(model):
-    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("replicate", "shard"))
+    mesh = mesh_of(replicate=2, shard=2)
     for part in parts_of(model):
         fully_shard(part, mesh=mesh)
 
@@ -54,7 +53,7 @@ class Tensorwise:
     """FSDP2 along one dimension of a mesh and tensor parallelism along the other."""
 
     def __init__(self):
-        self.whole = init_device_mesh("cpu", (2, 2), mesh_dim_names=("dp", "tp"))
+        self.whole = mesh_of(dp=2, tp=2)
         self.mesh = self.whole["dp"]
 
     def __call__(self, model):
@@ -222,7 +221,7 @@ def run(toys, plain_loop, loops, method, space, layout, micro):
 def refusals(toys, loops):
     """Returns the messages about what cannot work, by a word for each."""
     tensorwise = Tensorwise() if torch.distributed.get_world_size() == 4 else None
-    mesh = init_device_mesh("cpu", (torch.distributed.get_world_size(), 1), mesh_dim_names=("dp", "tp"))
+    mesh = mesh_of(dp=torch.distributed.get_world_size(), tp=1)
     calls = {
         "jacobian": lambda: toys.make_engine("moco", shard=by_parts),
         "mesh": lambda: toys.make_engine("cagrad", shard=by_parts, mesh=mesh),

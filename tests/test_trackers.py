@@ -56,8 +56,8 @@ def test_tensorboard_gets_what_the_log_has(words: list[str]) -> None:
     assert {"train/loss/depth", "val/depth/abs", "val/segmentation/iou/wall"} < {key for key, _ in expected}
     # TensorBoard keeps single precision.
     assert found == {key: pytest.approx(value, rel=1e-6) for key, value in expected.items()}
-    kinds = ("image", "depth_target", "depth_prediction", "segmentation_target", "segmentation_prediction")
-    assert set(events.Tags()["images"]) == {f"pictures/{name}" for name in kinds}
+    kinds = [f"{task}_{kind}" for task in ("depth", "segmentation") for kind in ("target", "prediction", "error")]
+    assert set(events.Tags()["images"]) == {f"pictures/{name}" for name in ("image", *kinds)}
     (image,) = events.Images("pictures/image")
     assert image.step == 2
     with Image.open(io.BytesIO(image.encoded_image_string)) as picture:  # TensorBoard lays the four side by side

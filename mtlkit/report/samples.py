@@ -50,6 +50,7 @@ class Sample:
         role: why it was chosen: evenly spread, or one of the best or the worst.
         label: what the data set calls it, such as its file; empty for an old run.
         losses: the loss of this sample alone, by task. A task without a label, or with an infinite loss, is missing.
+            There is none for an evenly spread sample that only another process has evaluated.
         pictures: the files by name: `image`, `<task>_target`, `<task>_prediction`, `<task>_error`.
         numbers: by task, in place of pictures.
     """
