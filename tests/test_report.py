@@ -55,7 +55,8 @@ def write(tmp_path: Path) -> Write:
 
 def text(run: Path, width: int = 100) -> str:
     file = io.StringIO()
-    Terminal(file=file, width=width).print(*summary(run), highlight=False, crop=False, sep="\n")
+    for part in summary(run):
+        Terminal(file=file, width=width).print(part, highlight=False, crop=False)
     return file.getvalue()
 
 

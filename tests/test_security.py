@@ -236,7 +236,7 @@ def test_no_text_of_a_file_steers_the_terminal(
         shown = file.getvalue()
         if live:  # without what rich itself writes to move the cursor
             shown = re.sub(r"\x1b\[[?\d;]*[A-Za-z]", "", shown).replace("\r", "")
-        assert shown.count(SHOWN) >= 10
+        assert shown.count(SHOWN) >= 8  # names longer than 32 characters are cut
         assert plain(shown) == shown
 
 

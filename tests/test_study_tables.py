@@ -5,11 +5,13 @@ import io
 import re
 from dataclasses import replace
 from statistics import fmean
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from scipy import stats
 from studies import FIGURES, compare, entries, write_run
+from wide_studies import study as wide_study
 
 from mtlkit.study.claims import parse_claim
 from mtlkit.study.comparison import Comparison, Context, Trial
@@ -17,7 +19,7 @@ from mtlkit.study.numbers import fixed, interval_text, mean_text, p_text
 from mtlkit.study.outcome import SINGLE, Entry, read_outcome
 from mtlkit.study.results_csv import RESULTS, write_results, write_tuning
 from mtlkit.study.statistics import Summary, summarise
-from mtlkit.study.table_rows import Cell, Column, Table, main_table
+from mtlkit.study.table_rows import Cell, Column, Table, differing, main_table
 from mtlkit.study.tables import latex, markdown, terminal
 from mtlkit.study.verdicts import judge
 from mtlkit.terminal import Terminal
@@ -384,7 +386,7 @@ def wide(tmp_path, tasks):
     return Comparison(outcomes)
 
 
-@pytest.mark.parametrize("tasks", [4, 30])
+@pytest.mark.parametrize("tasks", [4, 10])
 def test_many_tasks_fit_and_numbers_stay_with_their_names(tmp_path, tasks):
     study = wide(tmp_path, tasks)
     text = shown(study)
@@ -418,3 +420,26 @@ def test_parts_repeat_the_names_and_lose_no_column():
     assert ["".join(column.name for column in part.columns) for part in parts] == ["kab", "kcd", "ke"]
     never = list(Table("t", columns).parts(lambda some: False))
     assert len(never) == 5
+
+
+@pytest.mark.parametrize("width", [80, 100, 140])
+@pytest.mark.parametrize("count", [3, 12])
+def test_of_many_tasks_the_terminal_shows_those_on_which_the_methods_differ(tmp_path, width, count):
+    methods = {f"method_{i}": (float(i), 0.1) for i in range(count)}
+    found = wide_study(tmp_path, methods=methods, tasks=[f"task_{i}" for i in range(12)], seeds=1)
+    text = shown(found, width)
+    assert max(map(len, text.splitlines())) <= width
+    assert len(set(re.findall(r"task_\d+", text))) == 3
+    assert "Shown are the 3 of 12 tasks" in text
+    assert "compare.html and table.md have all" in " ".join(text.split())
+    assert all(len(re.findall(rf"^ *{name} ", text, re.M)) >= 1 for name in methods)
+
+
+def test_the_tasks_on_which_methods_differ(monkeypatch):
+    values = {"a": {"x": 1.0, "y": 5.0, "z": 0.0, "w": 1.0}, "b": {"x": 2.0, "y": -5.0, "z": 9.0}, "c": {"x": 1.5}}
+    monkeypatch.setattr(
+        "mtlkit.study.table_rows.gains",
+        lambda _, row: {task: Summary(value, 1) for task, value in values[row].items()},
+    )
+    found = SimpleNamespace(rows=["base", *values], base="base", tasks=["v", "w", "x", "y", "z"])
+    assert differing(found) == ["y", "z", "x"]

@@ -153,7 +153,9 @@ def _summarise(run: Path) -> None:
     from mtlkit.terminal import Terminal
 
     if is_main():
-        Terminal().print(*summary(run), highlight=False, crop=False, sep="\n")
+        terminal = Terminal()
+        for part in summary(run):
+            terminal.print(part, highlight=False, crop=False)
 
 
 def list_command(arguments: argparse.Namespace, result: Outcome) -> None:

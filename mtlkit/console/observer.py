@@ -15,6 +15,7 @@ from mtlkit.console.state import State
 from mtlkit.console.words import clock
 from mtlkit.data.summary import facts_in_words
 from mtlkit.observer import Observer, Record
+from mtlkit.plain_text import plain
 from mtlkit.report.many import EACH, is_many, where_the_rest_is
 from mtlkit.run.memory import memory_now
 from mtlkit.terminal import Terminal
@@ -47,7 +48,7 @@ class Console(Observer):
             self._progress.update(self._bar, phase=words.partition(" ")[0].lower())
         elif words not in self._phases:  # the first evaluation is news, the others have lines of their own
             self._phases.add(words)
-            self._dim(f"{words} ...")
+            self._say(f"{words} ...")
 
     def start(self, total_steps: int, step: int) -> None:
         self.state.start(total_steps, step)
@@ -88,14 +89,14 @@ class Console(Observer):
         self.state.note(record)
         self._why = record.get("why", self._why)
         if "decoders" in record:
-            self._dim(f"In training, {record['decoders']}.")
+            self._say(f"In training, {record['decoders']}.")
         for line in record.get("model", ()):
-            self._dim(line)
+            self._say(line)
         lines = tuple(_data_in_words(record["data"])) if "data" in record else ()
         if lines not in self._told:  # print once, not again for each job of a sweep on the same data
             self._told.add(lines)
             for line in lines:
-                self._dim(line)
+                self._say(line)
         self._incident(record)
 
     def finish(self, summary: Record) -> None:
@@ -105,14 +106,14 @@ class Console(Observer):
         status = summary.get("status", "stopped")
         why = f": {self._why}" if self._why else ""
         steps = f"{self.state.done}/{self.state.total}"
-        self._print(Text(f"{status} at step {steps} after {clock(self.state.seconds)}{why}", "bold"))
+        self._say(f"{status} at step {steps} after {clock(self.state.seconds)}{why}", "bold")
 
     def _advance(self) -> None:
         if self._live:
             self._progress.update(self._bar, completed=self.state.done, left=self.state.left())
         if is_many(self.state.tasks) and not self._explained:
             self._explained = True
-            self._dim(where_the_rest_is(len(self.state.tasks), self.run))
+            self._say(where_the_rest_is(len(self.state.tasks), self.run))
 
     def _record(self, name: str, facts: list[str], body: RenderableType) -> None:
         """Prints a record as plain lines: what it is, and its figures below."""
@@ -121,10 +122,10 @@ class Console(Observer):
 
     def _incident(self, record: Record) -> None:
         if text := record.get("incident"):
-            self._print(Text.assemble(("warning", "yellow"), f"  step {record['step']}: {text}"))
+            self._print(Text.assemble(("warning", "yellow"), f"  step {record['step']}: {plain(text)}"))
 
-    def _dim(self, line: str) -> None:
-        self._print(Text(line, "dim"))
+    def _say(self, line: str, style: str = "dim") -> None:
+        self._print(Text(plain(line), style))  # rich takes out some characters that are not plain
 
     def _print(self, shown: RenderableType) -> None:
         if self.console.is_interactive:

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from mtlkit.plain_text import plain
+
 
 def number(value: Any) -> str:
     """Formats a number with four significant digits. `-` means that it is missing.
@@ -30,9 +32,10 @@ def size(count: int) -> str:
 
 
 def clip(name: str, most: int = 32) -> str:
-    """Returns a name, or its begin and its end where it is longer than `most`.
+    """Returns a name as a terminal may show it, or its begin and its end where it is longer than `most`.
 
     >>> clip("Mouth_Slightly_Open", 12), clip("Bald", 12)
     ('Mouth_…_Open', 'Bald')
     """
+    name = plain(name)
     return name if len(name) <= most else f"{name[: most // 2]}…{name[len(name) - (most - 1) // 2 :]}"

@@ -4,10 +4,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from rich import box
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from mtlkit.plain_text import plain
 from mtlkit.report.history import History, Row
 from mtlkit.report.many import common_metric, finite, is_many, mean, stand_out, where_the_rest_is
 
@@ -28,10 +29,11 @@ def summary(run: Path) -> list[RenderableType]:
         groups, rest = remarkable(history), where_the_rest_is(len(history.tasks), run)
     words = [rest, split_text(history), decoders_text(history), *history.notes]
     ends = [("Run", str(run)), ("Ended", ended_text(history)), ("Report", str(run / "report.html"))]
+    lines = [Text(f"{name + ':':<8}{plain(text)}", overflow="ignore", no_wrap=True) for name, text in ends if text]
     return [
         metrics_table(groups, headings(history)),
-        *(Text(line, "dim") for line in words if line),
-        *(Text(f"{name + ':':<8}{text}", overflow="ignore", no_wrap=True) for name, text in ends if text),
+        *(Text(plain(line), "dim") for line in words if line),
+        Group(*lines),  # rich would join texts to one text, which is wrapped: a path would come apart
     ]
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from mtlkit.report.many import EACH, is_many
 from mtlkit.report.table import ARROWS
 from mtlkit.study.comparison import BySeed, Comparison
 from mtlkit.study.cost import peak_memory, step_time
@@ -71,8 +72,12 @@ def main_table(comparison: Comparison) -> Table:
 
 
 def overview_table(comparison: Comparison, intervals: bool = True) -> Table:
-    """Returns delta-m, rank and cost, and one column per task, the gain over the base in percent."""
-    columns = [_methods(comparison.rows), *_overall(comparison, False), *_gains(comparison, intervals)]
+    """Returns delta-m, rank and cost, and one column per task, the gain over the base in percent.
+
+    Of many tasks (`mtlkit.report.many`), there are only those on which the methods differ most.
+    """
+    tasks = differing(comparison) if is_many(comparison.tasks) else comparison.tasks
+    columns = [_methods(comparison.rows), *_overall(comparison, False), *_gains(comparison, intervals, tasks=tasks)]
     return Table(f"Gains over {comparison.base} in %", columns)
 
 
@@ -180,12 +185,22 @@ def _overall(comparison: Comparison, intervals: bool = True) -> Iterator[Column]
     yield _column(comparison, "memory", f"↓ ({'GiB' if large else 'MiB'})", memories, interval=intervals)
 
 
-def _gains(comparison: Comparison, intervals: bool, rows: Sequence[str] = ()) -> list[Column]:
-    rows = rows or comparison.rows
+def differing(comparison: Comparison) -> list[str]:
+    """Returns the `EACH` tasks with the largest range of gains over the methods, the largest first."""
+    found = [gains(comparison, row) for row in comparison.rows if row != comparison.base]
+    values = {task: [gain[task].mean for gain in found if task in gain] for task in comparison.tasks}
+    ranges = {task: max(means) - min(means) for task, means in values.items() if means}
+    return sorted(ranges, key=lambda task: -ranges[task])[:EACH]
+
+
+def _gains(
+    comparison: Comparison, intervals: bool, rows: Sequence[str] = (), tasks: Sequence[str] = ()
+) -> list[Column]:
+    rows, tasks = rows or comparison.rows, tasks or comparison.tasks
     found = {row: gains(comparison, row) if row != comparison.base else {} for row in rows}
     return [
         _column(comparison, task, "↑", {row: found[row].get(task) for row in rows}, signed=True, interval=intervals)
-        for task in comparison.tasks
+        for task in tasks
     ]
 
 

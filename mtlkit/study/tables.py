@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from mtlkit.report.many import EACH, is_many
 from mtlkit.study.comparison import Comparison
 from mtlkit.study.remarks import remarks
 from mtlkit.study.statistics import FEWEST
@@ -88,8 +89,9 @@ def latex(comparison: Comparison) -> str:
 def terminal(comparison: Comparison, *, verdicts: Sequence[Verdict] = (), width: int = 100) -> RenderableType:
     """Returns a short text for the terminal: one table, what it shows, remarks and verdicts.
 
-    If the metrics do not fit, there is one column per task, the gain in percent. If these do not fit either, they lose
-    their intervals, and then the table comes in parts. A number is never wrapped if the console has this width.
+    If the metrics do not fit, there is one column per task, the gain in percent (of many tasks: the few on which the
+    methods differ most). If these do not fit either, they lose their intervals, and then the table comes in parts. A
+    number is never wrapped if the console has this width.
     """
 
     def fits(columns: Sequence[Column]) -> bool:
@@ -111,6 +113,9 @@ def terminal(comparison: Comparison, *, verdicts: Sequence[Verdict] = (), width:
     shown: list[RenderableType] = [title, *(_rich(part) for part in table.parts(fits))]
     is_main = table.title == "Results"
     lines = [] if is_main else [f"{table.title}, mean over the metrics of a task; positive is better."]
+    if not is_main and is_many(comparison.tasks):
+        few = f"Shown are the {EACH} of {len(comparison.tasks)} tasks on which the methods differ most"
+        lines.append(f"{few}; compare.html and table.md have all of them, and every metric.")
     lines += [figures_note(comparison), marks(comparison, "Bold", f"{NEAR} marks"), *delta_notes(comparison)]
     lines += cost_notes(comparison)
     shown += [Text(line, "dim") for line in lines]
