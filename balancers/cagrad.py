@@ -1,6 +1,7 @@
 """CAGrad: the mean gradient, moved towards the task that is worst off (Liu et al.)."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 from torch import Tensor
 
@@ -47,7 +48,7 @@ class CAGrad(GramBalancer):
         tasks: Sequence[str],
         *,
         c: float = 0.5,
-        rescale: str = "none",
+        rescale: Literal["none", "c", "c2"] = "none",
         match_sum: bool = False,
         space: str = "features",
     ) -> None:

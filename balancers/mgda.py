@@ -1,7 +1,7 @@
 """MGDA: the shortest combined gradient (Sener and Koltun)."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -57,8 +57,8 @@ class MGDA(GramBalancer):
         self,
         tasks: Sequence[str],
         *,
-        normalization: str = "none",
-        weigh: str = "normalised",
+        normalization: Literal["none", "l2", "loss", "loss+"] = "none",
+        weigh: Literal["normalised", "losses"] = "normalised",
         space: str = "features",
     ) -> None:
         super().__init__(tasks, space=space)

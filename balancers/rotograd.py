@@ -1,7 +1,7 @@
 """RotoGrad: even lengths and aligned directions of the task gradients."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
@@ -110,8 +110,8 @@ class RotoGrad(Balancer):
         self,
         tasks: Sequence[str],
         *,
-        update: str = "geodesic",
-        start: str = "small",
+        update: Literal["geodesic", "adam"] = "geodesic",
+        start: Literal["small", "random"] = "small",
         dim: int | None = None,
         flatten: bool = False,
         level: int = -1,

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import compress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -94,7 +94,7 @@ class RotogradProcrustes(Balancer):
         self,
         tasks: Sequence[str],
         *,
-        update: str = "closed_form_step",
+        update: Literal["closed_form_step", "sgd", "jump"] = "closed_form_step",
         dim: int | None = None,
         level: int = -1,
         alpha: float = 1.5,

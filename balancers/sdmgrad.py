@@ -1,7 +1,7 @@
 """SDMGrad: weights between those of the mean gradient and those of minimum norm, from two halves of the batch."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -79,7 +79,7 @@ class SDMGrad(Balancer):
         iterations: int = 20,
         beta: float = 0.1,
         momentum: float = 0.0,
-        divide_by: str = "squares",
+        divide_by: Literal["squares", "lengths"] = "squares",
         match_sum: bool = False,
         max_norm: float | None = None,
     ) -> None:

@@ -1,7 +1,7 @@
 """Homoscedastic uncertainty weighting (Kendall et al.)."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -54,7 +54,7 @@ class Uncertainty(Balancer):
         self,
         tasks: Sequence[str],
         *,
-        likelihood: str = "by_task",
+        likelihood: Literal["by_task", "gaussian"] = "by_task",
         initial: float = 0.0,
         weight_decay: float = 0.0,
         lr: float = 0.025,

@@ -165,7 +165,9 @@ def to_dataclass(
     refuses in its `__post_init__`: the key and the source of an `OptionError` are those of its option.
     """
     if not isinstance(values, Mapping):
-        raise source.error(key, f"expected a mapping, found {values!r}")
+        names = [f.name for f in fields(cast(Any, cls)) if f.name != "options"]
+        some = f" of keys, such as {' and '.join(names[:2])}" if names else ""
+        raise source.error(key, f"expected a mapping{some}, found {values!r}")
     hints = get_type_hints(cls, include_extras=True)
     required = {f.name for f in fields(cast(Any, cls)) if f.default is MISSING and f.default_factory is MISSING}
     known = {f.name: hints[f.name] for f in fields(cast(Any, cls)) if f.name != "options"}

@@ -36,6 +36,8 @@ def annotation_in_words(annotation: Any, tasks: Sequence[str] = ()) -> str:
         example = ", ".join(f"{name}: {args[1](1)}" for name in tasks[:2] or ("NAME",))
         what = "task names" if tasks else "names"
         return f"a mapping of {what} to values, each {annotation_in_words(args[1])}, such as {{{example}}}"
+    if origin in (dict, Mapping) and args[1] is Any:
+        return "a mapping of names to values, such as {NAME: VALUE}"
     return NAMES.get(origin or annotation, str(annotation))
 
 

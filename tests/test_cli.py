@@ -122,7 +122,6 @@ def test_only_the_main_process_speaks(
 @pytest.mark.parametrize(
     "words",
     [
-        [],
         ["trian", "multimnist"],
         ["train"],
         ["train", "multimnist", "--resum"],
@@ -145,7 +144,6 @@ ADVICE = {
     "predict": "RUN is missing: a run's folder; IMAGE is missing: image files and folders of images; --out is ",
     "data": "COMMAND is missing: show, prepare.\nFor example: mtlkit data show ",
     "data show": "EXPERIMENT is missing: ",
-    "": "COMMAND is missing: train, compare, evaluate, predict, report, explain, export, push, data, list. ",
     "trian scenes": "there is no 'trian' here. Did you mean 'train'? ",
     "list balancer": "there is no 'balancer' here. Did you mean 'balancers'? ",
     "train scenes --lr 0.1": "there is no --lr here; settings are written key=value, without dashes: trainer.lr=0.1.",

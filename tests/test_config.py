@@ -256,7 +256,7 @@ REFUSED = {
         "data={name: chestxray14, split_lists: chexnet, holdout: 0.3}",
         r"data.holdout: 0.3 has no effect with split_lists: chexnet.* \(in the override .*\)\. Leave it out",
     ),
-    "no section": ("trainer=5", "trainer: expected a mapping, found 5"),
+    "no section": ("trainer=5", "trainer: expected a mapping of keys, such as max_steps and max_epochs, found 5"),
     "task name": ("task.a-b.type=depth", "task.a-b: a task's name must be a Python identifier"),
     "untyped task": ("task.new.decoder=conv", "task.new.type: expected the name of a task"),
     "no task": ("task=[]", "task: missing"),

@@ -23,7 +23,8 @@ METRICS = [package for package in HEAVY if package in (*TRAINING[:3], "albumenta
 #: Words of the command, its exit status, a part of what it prints, and the packages that it must not import. Cases
 #: that must not import torch come first.
 COMMANDS = [
-    (["--help"], 0, "mtlkit list balancers", ALL),
+    (["--help"], 0, "mtlkit list experiments", ALL),
+    ([], 2, "mtlkit list experiments", ALL),
     (["train", "--help"], 0, "--resume", ALL),
     (["data", "prepare", "--help"], 0, "{train,val,test}", ALL),
     (["lst"], 2, "Did you mean 'list'?", ALL),
@@ -37,6 +38,9 @@ COMMANDS = [
     (["export", "nowhere", "--encoder", "e"], 2, "nowhere is not the folder of a run", ALL),
     (["export", "nowhere"], 2, "There is nothing to write", ALL),
     (["push", "nowhere", "a/b"], 2, "nowhere is not the folder of a run", ALL),
+    (["completion", "bash"], 0, "_ARGCOMPLETE", ALL),
+    (["describe"], 2, "WHAT is missing", ALL),
+    (["describe", "trainer.lr"], 0, "the learning rate of the decoders", TRAINING),
     (["list", "balancers"], 0, "rotograd", [*HEAVY, *HYDRA]),
     (["list", "kinds"], 0, "multilabel", [*HEAVY, *HYDRA]),
     (["list", "encoders"], 0, "timm", [*HEAVY, *HYDRA]),

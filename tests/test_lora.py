@@ -168,7 +168,7 @@ def test_adapters_start_from_a_plain_run_and_a_plain_run_from_adapters(train, ad
         (["model.lora={rank: 0}"], "model.lora.rank: expected an integer >= 1, found 0"),
         (["model.lora={targets: [qkv]}"], "model.lora.rank: missing"),
         (["model.lora={rnk: 2}"], "model.lora.rnk: unknown key"),
-        (["model.lora=8"], "model.lora: expected a mapping, found 8"),
+        (["model.lora=8"], "model.lora: expected a mapping of keys, such as rank and targets, found 8"),
         ([LORA, "model.freeze=true"], "model.freeze: it does not go with model.lora"),
         (
             [LORA, "balancer=gradnorm", "balancer.space=last_layer"],

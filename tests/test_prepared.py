@@ -531,7 +531,7 @@ def change_block(**values):
         (lambda m: m.update(format="zip"), "manifest.json does not belong to a prepared data set"),
         (lambda m: m.pop("targets"), "manifest.targets: missing"),
         (lambda m: m.update(target={}), "manifest.target: unknown key .*Did you mean 'targets'"),
-        (lambda m: m["targets"].update(x=1), "manifest.targets.x: expected a mapping, found 1"),
+        (lambda m: m["targets"].update(x=1), "manifest.targets.x: expected a mapping of keys, .*found 1"),
         (lambda m: m["targets"]["label"].pop("type"), "manifest.targets.label.type: missing"),
         (lambda m: m["splits"].update(trian=m["splits"].pop("train")), "splits.trian: unknown split.*mean 'train'"),
         (lambda m: m["splits"].pop("val"), r"\{'train': 10\} samples, but the recipe has \{'train': 10, 'val': 3\}"),

@@ -42,8 +42,9 @@ def describe(what: str) -> list[str]:
     word, _, name = what.partition("=")
     place = _place(word)
     task, _, type_name = word.partition(".")
-    if task == "task" and type_name in _names("task"):  # the name of a task is mostly that of its type
-        place, name = "task", type_name
+    if task == "task" and type_name and "." not in type_name:
+        place = "task"
+        name = type_name if type_name in _names("task") else ""  # a task often has the name of its type
     if name and (place or word in FILES):
         return _describe_name(place or word, name)
     if place:

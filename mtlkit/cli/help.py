@@ -27,9 +27,9 @@ END = """\
 mtlkit COMMAND --help shows words and examples of a command. mtlkit --version prints the version.
 Documentation: README.md and the folder docs of the repository.
 
-Exit status: 0 success; 2 a mistake in words or files, or a process died or had no memory; 3 a loss is
-not finite or a balancer's problem has no solution; 75 a signal stopped the run after a checkpoint, and
-the same command goes on (train with --resume); 130 Ctrl-C; 1, with a traceback, any other error.
+Exit status: 0 success; 2 a mistake in words or files, or a process died or had no memory; 3 a loss
+is not finite or a balancer's problem has no solution; 75 a signal stopped the run, and the same
+command goes on (train: with --resume); 130 Ctrl-C; 1, with a traceback, any other error.
 MTLKIT_DEBUG=1 shows every traceback.
 """
 

@@ -4,6 +4,7 @@ import argparse
 import difflib
 import functools
 import re
+import textwrap
 from collections.abc import Sequence
 from typing import Any, NoReturn, cast
 
@@ -40,7 +41,8 @@ class Parser(argparse.ArgumentParser):
         self.commands[name] = text
         path = f"{self.prog} {name}".removeprefix("mtlkit ")
         options: dict[str, Any] = {"epilog": examples(path), "formatter_class": FORM, "allow_abbrev": False}
-        return cast("Parser", commands.add_parser(name, help=text, description=text, **options))
+        options["description"] = textwrap.fill(text, WIDTH)  # `FORM` leaves lines as they are, for the examples
+        return cast("Parser", commands.add_parser(name, help=text, **options))
 
     def format_help(self) -> str:
         return super().format_help() if " " in self.prog else whole(self.commands)

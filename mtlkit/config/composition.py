@@ -31,7 +31,7 @@ from mtlkit.config.unused import unused
 from mtlkit.config.yaml_files import read_mapping
 from mtlkit.plain_text import short
 from mtlkit.registry import suggest
-from mtlkit.run_folder import CONFIG
+from mtlkit.run_folder import CONFIG, runs_in
 from mtlkit.typed import Source
 
 __all__ = ["Config", "compose", "hydra_words", "read_config"]
@@ -181,7 +181,10 @@ def _own(loader: ConfigLoader, experiment: str) -> dict[str, Any]:
         raise ValueError(f"{experiment}: the experiment comes first, before any key=value. {hint}")
     for file in (path / CONFIG, Path(f"{experiment}.yaml")):
         hint = f"Did you mean the file {file}?" if file.is_file() else hint
-    raise LookupError(f"No experiment is called {short(experiment)!r}. {hint}")
+    what = " It is a folder." if path.is_dir() else ""
+    if what and (inside := runs_in(path)):
+        hint = f"Runs in it: {inside}. A run's {CONFIG} is an experiment, too."
+    raise LookupError(f"No experiment is called {short(experiment)!r}.{what} {hint}")
 
 
 def _put_files(draft: Draft, loader: ConfigLoader, experiment: str) -> None:

@@ -71,15 +71,17 @@ def _registers(cls: ast.AST, registry: str, name: str) -> bool:
 
 def _files() -> Iterator[Path]:
     """Yields the files of all plug-ins. Looking for a package imports only the packages above it."""
-    for point in entry_points(group=ENTRY_POINTS):
-        ours = point.module.startswith("mtlkit.")
-        spec = importlib.util.find_spec(point.module if ours else point.module.partition(".")[0])
-        if spec is None:
-            continue
-        for folder in spec.submodule_search_locations or ():
-            yield from sorted(Path(folder).rglob("*.py"))
-        if not spec.submodule_search_locations and spec.origin:
-            yield Path(spec.origin)
+    modules = {point.module for point in entry_points(group=ENTRY_POINTS)}
+    # Balancers and tasks lie outside the folder of mtlkit while it is installed for development.
+    ours = {module for module in modules if module.startswith("mtlkit.")}
+    files: dict[Path, None] = {}
+    for module in sorted({*ours, *(module.partition(".")[0] for module in modules)}):
+        spec = importlib.util.find_spec(module)
+        folders = (spec.submodule_search_locations or ()) if spec else ()
+        files |= dict.fromkeys(file for folder in folders for file in Path(folder).rglob("*.py"))
+        if spec and not folders and spec.origin:
+            files[Path(spec.origin)] = None
+    yield from sorted(files)
 
 
 def _text(file: Path) -> str:
