@@ -252,23 +252,25 @@ def test_a_folder_that_is_no_run_is_a_users_mistake(tmp_path, capsys):
     assert "has no metrics.jsonl" in capsys.readouterr().err
 
 
-def test_the_page_has_the_same_numbers(write, capsys):
-    records = run_of(draw(WINDOW + 5), drawn_weights(WINDOW + 5))
-    run = write(records)
+def test_the_page_has_the_same_numbers(write):
+    run = write(run_of(draw(WINDOW + 5), drawn_weights(WINDOW + 5)))
     page = write_report(run).read_text()
     history = History(run)
     for pair in pairs(history):
-        assert page.count(f"{100 * pair.conflicts:.0f} %<small>{pair.mean:+.3f} ± {pair.deviation:.3f}</small>") == 2
+        low, high = pair.interval
+        assert f"{pair.first} and {pair.second} {pair.mean:+.3f}, interval {low:+.3f} to {high:+.3f}" in page
+        assert f">{100 * pair.conflicts:.0f} %</text>" in page
     found = directions(history)
-    assert f'<td>the plain sum<td class="n">{found.cosine.mean():+.3f}' in page
+    assert f"the plain sum<td class=n>{found.cosine.mean():+.3f}" in page
     for task, column in zip(TASKS, found.alignment.T, strict=True):
-        assert f'<td>{task}<td class="n">{column.mean():+.3f}' in page
-    assert page.count("<svg") == 3 + 2 + 3 + 1 + 2  # losses, weights and norms, pairs, deviations, the two sections
+        assert f"{task}<td class=n>{column.mean():+.3f}" in page
 
 
-def test_the_page_of_many_tasks_lists_the_worst_pairs(write):
+def test_the_page_of_many_tasks_lists_the_extreme_pairs(write):
     names = tuple(f"t{i}" for i in range(12))
-    records = run_of(draw(3, names), drawn_weights(3, names))
-    page = write_report(write(records)).read_text()
-    assert "The 15 of 66 pairs with most conflicts." in page
-    assert "<small>" not in page
+    run = write(run_of(draw(3, names), drawn_weights(3, names)))
+    page = write_report(run).read_text()
+    assert "Listed are the 15 of 66 pairs" in page
+    known = sorted(pairs(History(run)), key=lambda pair: pair.mean)
+    shown = [f"{pair.first} and {pair.second} {pair.mean:+.3f}" in page for pair in known]
+    assert shown == [True] * 7 + [False] * 51 + [True] * 8
