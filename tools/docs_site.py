@@ -67,6 +67,7 @@ API = {
         "mtlkit.testing.check_dataset",
     ),
 }
+SHIM = "https://unpkg.com/iframe-worker/shim"  #: what the theme loads for the search in files
 KEYS = """\
 # Keys of a configuration
 
@@ -90,19 +91,8 @@ def on_config(config):
     pages = {"Experiments": "experiments", "Commands": "commands", "Python": "python", "The log of a run": "log"}
     reference += [{title: f"reference/{name}.md"} for title, name in pages.items()]
     reference[:0] = [*plug_ins, {"Keys of a configuration": "reference/keys.md"}]
-    config.nav = _existing(config.nav, Path(config.docs_dir))
-    config.nav = _existing(config.nav, Path(config.docs_dir))
     config.nav.append({"Project": [{title: f"project/{name}"} for name, title in ABOVE.items()]})
     return config
-
-
-def _existing(nav, folder):
-    """Returns the navigation without the pages that are not written yet."""
-    if isinstance(nav, str):
-        return nav if nav.startswith("reference/") or (folder / nav).exists() else None
-    if isinstance(nav, dict):
-        return {title: entry for title, below in nav.items() if (entry := _existing(below, folder))}
-    return [entry for one in nav if (entry := _existing(one, folder))]
 
 
 def on_files(files, config):
@@ -141,8 +131,12 @@ def on_page_content(html, page, config, files):
 
 def on_post_page(output, page, config):
     """Takes docs/worker.js in place of a program from the network."""
-    here = posixpath.relpath("worker.js", posixpath.dirname(page.url) or ".")
-    return output.replace("https://unpkg.com/iframe-worker/shim", here)
+    return output.replace(SHIM, posixpath.relpath("worker.js", posixpath.dirname(page.url) or "."))
+
+
+def on_post_template(output_content, template_name, config):
+    """Does the same in 404.html, which belongs to no folder."""
+    return output_content.replace(SHIM, "/worker.js")
 
 
 def _mathml(found: re.Match) -> str:
