@@ -1,7 +1,7 @@
 """The text of `mtlkit describe`: what a key, a section or a name means."""
 
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from importlib.resources import files
 from typing import Any, get_origin
 
@@ -239,7 +239,7 @@ def _first_sentence(cls: Any) -> str:
     return f"{(cls.__doc__ or '').split('. ')[0].rstrip('.')}."
 
 
-def _wrapped(text: str, first: str, further: str) -> Iterable[str]:
+def _wrapped(text: str, first: str, further: str) -> list[str]:
     return textwrap.wrap(
         text, WIDTH, initial_indent=first, subsequent_indent=further, break_long_words=False, break_on_hyphens=False
     )

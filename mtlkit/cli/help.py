@@ -82,8 +82,8 @@ EXAMPLES = {
 def whole(commands: Mapping[str, str]) -> str:
     """Returns what `mtlkit --help` prints, for commands with their descriptions: each one on one line.
 
-    >>> print(whole({"list": "Lists names. And more."}).splitlines()[19])
-      list        Lists names.
+    >>> print(whole({"list": "Lists names. And more."}).splitlines()[18].strip())
+    list        Lists names.
     """
     firsts = {name: text.partition(". ")[0].partition(": ")[0].rstrip(".") for name, text in commands.items()}
     lines = [f"  {name:<11} {first}.\n" for name, first in firsts.items()]
