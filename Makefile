@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: install demo test test-examples test-extras test-portable lower-bounds release-check lint proofs trust docs site mutants
+.PHONY: install demo test test-examples test-extras test-portable lower-bounds release-check lint proofs trust docs site gallery mutants
 
 EXTRAS = tests/test_export_lora.py tests/test_folder.py tests/test_hf.py tests/test_image_channels.py tests/test_launch.py tests/test_lora.py \
   tests/test_site.py tests/test_trackers.py tests/test_your_own_data.py
@@ -78,6 +78,11 @@ site: .venv/.docs-installed
 .venv/.docs-installed: $(STAMP)
 	$(BIN)/python -m pip install -e ".[docs]"
 	touch $@
+
+# The pages of docs/gallery.md and the pictures of README: trains small runs, about half an hour on two cores, and needs
+# Chromium and MNIST's files. GALLERY="rooms pictures" makes these parts only; GALLERY="digits --mnist FOLDER".
+gallery: $(STAMP)
+	PYTHONPATH=tools $(BIN)/python -m gallery $(GALLERY)
 
 # Longer proofs; docs/results/proofs.md has their results.
 proofs: $(STAMP)
