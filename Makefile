@@ -18,7 +18,10 @@ $(STAMP): pyproject.toml
 
 # A new folder each time: a run is never overwritten.
 demo: $(STAMP)
-	$(BIN)/mtlkit train demo output_dir=runs/demo-$$(date +%Y%m%d-%H%M%S)
+	@run=runs/demo-$$(date +%Y%m%d-%H%M%S); $(BIN)/mtlkit train demo output_dir=$$run && printf '%s\n' "" \
+	  "Look at it: open $$run/report.html in a browser. It says what was learned, and what the balancer did." \
+	  "Ask why:    $(BIN)/mtlkit explain $$run" \
+	  "Go on:      $(BIN)/mtlkit train demo balancer=uniform output_dir=runs/plain trains the same by plain summing."
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

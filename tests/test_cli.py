@@ -335,3 +335,13 @@ def test_a_wrong_option_of_a_balancer_is_refused_before_the_data_sets_are_opened
     assert main(["train", "scenes", "balancer=cagrad", "balancer.c=nan", *words]) == 2
     assert "balancer.c must be a number" in capsys.readouterr().err
     assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("words", [["list", "balancers"], ["describe", "trainer"], ["train", "demo", "--cfg"]])
+def test_a_reader_that_stops_gets_no_complaint(words):
+    """As `mtlkit list balancers | head -n 1` does. Enough lines follow that the pipe breaks."""
+    command = [sys.executable, "-m", "mtlkit", *words]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait(120) == 141

@@ -27,7 +27,7 @@ from mtlkit.cli import data as cli_data
 from mtlkit.cli import export as cli_export
 from mtlkit.cli import runs as cli_runs
 from mtlkit.cli.experiments import experiments, presets, studies
-from mtlkit.cli.output import is_main, print_lines
+from mtlkit.cli.output import is_main, nobody_reads, print_lines
 from mtlkit.cli.parser import Parser
 from mtlkit.cli.voices import known_to_all, lost_process, voice
 from mtlkit.data.workers import loading_trouble, own_words
@@ -86,6 +86,9 @@ class Outcome:
         try:
             yield
         except (*USER_ERRORS, RuntimeError, MemoryError) as error:
+            if isinstance(error, BrokenPipeError) and nobody_reads():  # such as `mtlkit list balancers | head`
+                self.status = 141  # as of a program that SIGPIPE ended
+                return
             trouble = loading_trouble(error) or lost_process(error)
             if not (trouble or for_users(error)) or os.environ.get("MTLKIT_DEBUG"):
                 raise
@@ -98,7 +101,7 @@ def train_command(arguments: argparse.Namespace, result: Outcome) -> None:
 
     `--multirun` can be called again: it leaves finished runs as they are, resumes begun ones and starts the others.
     """
-    if "torch" not in sys.modules:
+    if "torch" not in sys.modules and not arguments.cfg:  # whose output is a file
         print_lines(["Loading PyTorch ..."])
     from mtlkit.config.composition import compose
     from mtlkit.config.sweeps import sweep

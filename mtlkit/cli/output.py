@@ -1,6 +1,7 @@
 """What the commands print: lines on standard output, by the main process only."""
 
 import os
+import select
 import sys
 from collections.abc import Iterable
 
@@ -17,6 +18,19 @@ def print_lines(lines: Iterable[str]) -> None:
 def is_main() -> bool:
     """Returns whether this process prints. Launchers set RANK before anything is initialised."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def nobody_reads() -> bool:
+    """Returns whether the program that read the standard output has ended, such as `head` after its last line."""
+    try:
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), select.POLLOUT)
+        gone = any(event & select.POLLERR for _, event in poll.poll(0))
+    except (OSError, ValueError, AttributeError):  # no file, or a system without `poll`
+        return False
+    if gone:  # Python writes the rest at its end, and would complain
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return gone
 
 
 def aligned(rows: Iterable[tuple[str, ...]]) -> list[str]:
