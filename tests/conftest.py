@@ -131,7 +131,7 @@ def forgetting(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Abstrac
 def no_report() -> Iterator[pytest.MonkeyPatch]:
     """Runs write no page at their end, which takes three quarters of a short run. `no_report.undo()` brings it back."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mtlkit.run.showing.write_report", lambda run: None)
+        patch.setattr("mtlkit.run.showing.write_report", lambda run, ending: None)
         patch.setattr("mtlkit.study.single.write_report", lambda run, single: None)
         yield patch
 

@@ -84,6 +84,8 @@ def test_the_folder_of_a_run(finished):
     constant = next(r for r in records if r["split"] == "val_constant")
     assert constant["depth/abs"] is not None
     page = (finished / "report.html").read_text()
+    assert "Finished at step 4 of 4: trainer.max_steps=4" in page  # though the log says so only after the report
+    assert "Peak memory" in page
     assert "rotograd" in page
     assert "<img" in page
 

@@ -96,7 +96,7 @@ def test_every_experiment_is_here() -> None:
 @pytest.mark.filterwarnings("ignore:trainer.*has no effect")
 def test_trains_two_steps(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # The report takes seconds, and test_report.py tests it.
-    monkeypatch.setattr("mtlkit.run.showing.write_report", lambda run: None)
+    monkeypatch.setattr("mtlkit.run.showing.write_report", lambda run, ending: None)
     words = WHERE[name](tmp_path / "data")
     words += SMALLER.get(name, [])
     words += ["trainer.max_steps=2", "trainer.log_every=1", "data.train_size=12", "data.val_size=4"]

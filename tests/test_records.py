@@ -189,8 +189,8 @@ def test_a_split_model_has_a_report_and_a_word_about_the_pictures(monkeypatch, t
     notes: list[dict] = []
     engine = SimpleNamespace(predictor=SimpleNamespace(model=None), note=notes.append)
     monkeypatch.setattr(showing, "is_split", lambda model: True)
-    monkeypatch.setattr(showing, "write_report", lambda run: (run / "report.html").touch())
-    showing.show(engine, [], [], tmp_path)  # type: ignore[arg-type]
+    monkeypatch.setattr(showing, "write_report", lambda run, ending: (run / "report.html").touch())
+    showing.show(engine, [], [], tmp_path, {})  # type: ignore[arg-type]
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
     assert "split" in notes[0]["incident"]
 

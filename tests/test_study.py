@@ -38,7 +38,7 @@ def lab(tmp_path_factory, forgetting):
     folder = tmp_path_factory.mktemp("lab")
     write_lab(folder)
     with pytest.MonkeyPatch.context() as patch, forgetting():
-        patch.setattr("mtlkit.run.showing.write_report", lambda run: None)  # as in the fixture `no_report`
+        patch.setattr("mtlkit.run.showing.write_report", lambda run, ending: None)  # as in the fixture `no_report`
         pages = folder / "pages.jsonl"
         patch.setattr(
             "mtlkit.study.single.write_report",

@@ -57,9 +57,9 @@ def _confusions(found: Details) -> str:
     )
     note = (
         f"Of all elements of a class (row), the percentage that the model took for each class (column). On "
-        f"{found.samples} of {found.split_size} samples of the split."
+        f"{found.samples:,} of {found.split_size:,} samples of the split."
     )
-    return f"<h3>What is taken for what</h3><p>{note}</p>{boxes}"
+    return f'<h3>What is taken for what</h3><p>{note}</p><div class="boxes">{boxes}</div>'
 
 
 def _matrix(task: str, one: Confusion) -> str:

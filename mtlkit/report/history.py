@@ -13,6 +13,7 @@ from mtlkit.config.yaml_files import read_mapping
 from mtlkit.data.summary import facts_in_words
 from mtlkit.run_folder import CONFIG, LOG, check_run
 
+NEARLY_ZERO = 0.02  #: a constant prediction with less than this part of the gain has no relative gain
 MOST = 10_000  #: the largest number of training records that are kept: a report of a longer log needs no more memory
 Series = tuple[np.ndarray, np.ndarray]  # steps and values, float64; NaN stands for a null in the log
 
@@ -41,8 +42,13 @@ class Row:
 
     @property
     def relative_gain(self) -> float | None:
-        """The gain divided by the value of the constant prediction. None if that value is 0."""
-        return self.gain / abs(self.constant) if self.gain is not None and self.constant else None
+        """The gain divided by the value of the constant prediction.
+
+        None if that value is 0, or so close to 0 that the quotient says nothing (R2 of a constant is nearly 0).
+        """
+        if self.gain is None or not self.constant or abs(self.constant) < NEARLY_ZERO * abs(self.gain):
+            return None
+        return self.gain / abs(self.constant)
 
 
 class Times(NamedTuple):

@@ -20,14 +20,18 @@ from mtlkit.report.trained import trained
 from mtlkit.report.worked import answer, worked
 
 
-def write_report(run: Path, single: Mapping[str, float] | None = None) -> Path:
+def write_report(
+    run: Path, single: Mapping[str, float] | None = None, ending: Mapping[str, object] | None = None
+) -> Path:
     """Writes `RUN/report.html` from the files of the run's folder and returns its path. The run may be unfinished.
 
     It reads metrics.jsonl and, if they exist, config.yaml, details.json and pictures/. `single` has the figures of the
-    same tasks trained alone, by "<task>/<metric>", where they are known. Raises `FileNotFoundError` for a folder
-    without a log, and `ValueError` for a file that cannot be read.
+    same tasks trained alone, by "<task>/<metric>", where they are known.
+    `ending` has facts of the last record of the log, where the log does not hold it yet. Raises `FileNotFoundError` for
+    a folder without a log, and `ValueError` for a file that cannot be read.
     """
     history = History(run)
+    history.info.update(ending or {})
     alone = single or {}
     body = (
         _header(history, alone),

@@ -11,7 +11,7 @@ from mtlkit.report.pictures import pictured_tasks
 from mtlkit.report.samples import Look, Numbers, Sample, look
 
 MAX_TASKS = 12  #: the largest number of tasks of a sample with pictures, and of those with numbers
-MAX_NAMES = 12  #: the largest number of classes or outputs of a task that are shown per sample
+MAX_NAMES, MAX_CLASSES = 12, 3  #: the largest number of outputs of a task, or of its classes, shown per sample
 KINDS = {"target": "ground truth", "prediction": "prediction", "error": "error"}
 ROLES = {"spread": "Sample", "best": "Best", "worst": "Worst"}
 
@@ -47,7 +47,7 @@ def _sample(sample: Sample, title: str, tasks: list[str], history: History, embe
     first += "".join(_numbers(task, sample.numbers[task], _loss(sample, task)) for task in ordered[:MAX_TASKS])
     rest = len(ordered) - MAX_TASKS
     first += f"<p>{rest} more tasks are in pictures/samples.json.</p>" if rest > 0 else ""
-    cards = f"<div>{first}</div>" if first else ""
+    cards = f"<div>{first}</div>" if first and tasks else first
     for task in tasks:
         kinds = {text: f"{task}_{kind}" for kind, text in KINDS.items() if f"{task}_{kind}" in sample.pictures}
         cards += _card(task, kinds, sample, _loss(sample, task), embed) if kinds else ""
@@ -74,9 +74,11 @@ def _caption(task: str, note: str) -> str:
 def _numbers(task: str, numbers: Numbers, note: str) -> str:
     """Shows the numbers of a task that has no picture. Those that matter come first: true ones and likely ones."""
     rows = list(zip(numbers.names, numbers.target, numbers.prediction, strict=True))
-    left = max(0, len(rows) - MAX_NAMES)
+    one_is_right = sorted(map(str, numbers.target)) == ["0.0"] * (len(rows) - 1) + ["1.0"]
+    most = MAX_CLASSES if one_is_right else MAX_NAMES
+    left = max(0, len(rows) - most)
     if left:
-        rows = sorted(rows, key=lambda row: (-(row[1] or 0), -(row[2] or 0)))[:MAX_NAMES]
+        rows = sorted(rows, key=lambda row: (-(row[1] or 0), -(row[2] or 0)))[:most]
     left += numbers.left_out
     share = all(value is None or 0 <= value <= 1 for row in rows for value in row[1:]) and not numbers.unit
     unit = f" {numbers.unit}" if numbers.unit else ""

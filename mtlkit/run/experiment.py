@@ -177,7 +177,7 @@ class Experiment:
                 finished |= {"peak_memory": memory.bytes(), "memory_of": memory.of}
                 end["status"] = "finished"  # a report that cannot be drawn does not make a finished run a stopped one
                 try:
-                    distributed.main_decides(lambda: show(engine, validation, checks, self.folder))
+                    distributed.main_decides(lambda: show(engine, validation, checks, self.folder, finished))
                 finally:
                     engine.note(finished)  # last: a run that is killed before goes on, and gets its report
 

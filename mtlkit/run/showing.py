@@ -1,5 +1,6 @@
 """What a run leaves to look at: pictures with losses and numbers, tables over the split, and the report."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from torch.utils.data import DataLoader
@@ -15,11 +16,12 @@ from mtlkit.run.drawing import PICTURES, draw
 from mtlkit.run.survey import Survey, best_and_worst, survey
 
 
-def show(engine: Engine, samples: Samples, batches: DataLoader, folder: Path) -> None:
+def show(engine: Engine, samples: Samples, batches: DataLoader, folder: Path, ending: Mapping[str, object]) -> None:
     """Writes pictures, `details.json` and the report, on the main process.
 
-    `batches` are the main process's share of an evaluation on the `samples`. The other processes wait. A model that is
-    split over them cannot compute on one process alone: then there is only the report, and a note in the log says so.
+    `ending` says how the run ended, which is not in its log yet. `batches` are the main process's share of an
+    evaluation on the `samples`. The other processes wait. A model that is split over them cannot compute on one process
+    alone: then there is only the report, and a note in the log says so.
     """
     if is_split(engine.predictor.model):
         engine.note({"incident": "There are no pictures: no process has the whole model, which is split over them."})
@@ -30,7 +32,7 @@ def show(engine: Engine, samples: Samples, batches: DataLoader, folder: Path) ->
         found = survey(engine.predictor, batches, batch_indices)
         _show_samples(engine, samples, found, folder)
         save_details(folder, found.details(len(samples)))
-    write_report(folder)
+    write_report(folder, ending=ending)
 
 
 def _show_samples(engine: Engine, samples: Samples, found: Survey, folder: Path) -> None:
