@@ -17,6 +17,7 @@ from mtlkit.report.table import value_text
 OPEN = 15  #: with more classes than this, a table of classes is closed
 CELLS = 20  #: with more classes than this, the confusion matrix becomes a list of the most frequent confusions
 LISTED = 15  #: the length of that list
+DIAGRAMS = 6  #: with more tasks than this, their diagrams are closed
 
 
 def classes(history: History) -> str:
@@ -28,6 +29,8 @@ def classes(history: History) -> str:
 def _figures(history: History) -> str:
     boxes = ""
     for task, (metrics, rows) in class_tables(history.trained).items():
+        if len(rows) < 2:  # the figures of the task are those of its class
+            continue
         head = "".join(f'<th scope=col class="n">{escape(metric)}' for metric in metrics)
         lines = (f"<tr><th scope=row>{escape(name)}" + "".join(map(bar, values)) for name, values in rows.items())
         body = f"<table><thead><tr><th scope=col>class{head}<tbody>{''.join(lines)}</table>"
@@ -107,7 +110,10 @@ def _reliability(found: Mapping[str, Reliability]) -> str:
         "predictions with 70 %, 70 % are true. Below it, the model is too sure. The area of a dot is the share of the "
         "predictions. The calibration error is the mean distance from the diagonal, weighted by these shares.</p>"
     )
-    return f"<h3>Are the probabilities right?</h3>{note}{panels(figures)}" if figures else ""
+    drawn = panels(figures)
+    if len(figures) > DIAGRAMS:
+        drawn = f"<details class=long><summary>{len(figures)} tasks</summary>{drawn}</details>"
+    return f"<h3>Are the probabilities right?</h3>{note}{drawn}" if figures else ""
 
 
 def calibration_error(one: Reliability) -> float:

@@ -47,6 +47,8 @@ def _make(part: str, command: list[str], folder: Path) -> None:
     status = mtlkit([*command, f"output_dir={folder}", *again])
     if status:
         sys.exit(status)
+    if command[0] == "train":
+        mtlkit(["report", str(folder)])  # by the present code, if the run is older
     page = folder / ("compare.html" if command[0] == "compare" else "report.html")
     (DOCS / "gallery").mkdir(exist_ok=True)
     shutil.copyfile(page, DOCS / "gallery" / f"{part}.html")
