@@ -286,7 +286,7 @@ def test_the_log_and_the_report_name_the_preset(tmp_path: Path, capsys):
     assert "warning" not in capsys.readouterr().err
     first = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])
     assert first["preset"] == "libmtl"
-    assert "<dt>preset<dd>libmtl" in (tmp_path / "report.html").read_text()
+    assert "<dt>Preset<dd>libmtl" in (tmp_path / "report.html").read_text()
 
 
 @pytest.mark.usefixtures("no_report")  # the test above looks at it

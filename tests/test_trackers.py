@@ -20,7 +20,7 @@ import mtlkit
 from mtlkit import Experiment, log
 from mtlkit.cli.main import main
 from mtlkit.config.composition import compose
-from mtlkit.config.schema import Tracker
+from mtlkit.config.schema_trainer import Tracker
 from mtlkit.run import trackers
 
 TINY = ["data.size=[32,24]", "data.train_size=8", "data.val_size=4", "data.batch_size=4", "task=[segmentation,depth]"]

@@ -78,8 +78,8 @@ def best_and_worst(losses: Mapping[int, Mapping[str, float]]) -> tuple[list[int]
     equal losses, half of them count. Its mean rank is over the tasks of which it has a label. A loss that is no number
     is higher than all others. Of equal mean ranks, the first sample comes first. Samples without labels have no rank.
 
-    >>> best_and_worst({0: {"a": 0.5}, 1: {"a": 0.1, "b": 3.0}, 2: {"a": 0.9, "b": 1.0}, 3: {}})
-    ([0], [1])
+    >>> best_and_worst({0: {"a": 0.5}, 1: {"a": 0.1, "b": 1.0}, 2: {"a": 0.9, "b": 3.0}, 3: {}})
+    ([1], [2])
     """
     ranks: dict[int, list[float]] = {}
     for task in dict.fromkeys(task for one in losses.values() for task in one):

@@ -25,7 +25,7 @@ from mtlkit.data.pictures import picture_size, read_exact, read_picture
 from mtlkit.data.prepare import prepare_dataset
 from mtlkit.datasets.nyuv2.form import read_mat
 from mtlkit.log import read_log, truncate_after
-from mtlkit.report import explain, summary_table, write_report
+from mtlkit.report import explain, summary, write_report
 from mtlkit.report.details import details
 from mtlkit.report.samples import look
 from mtlkit.run.description import Description
@@ -388,7 +388,7 @@ def _read_log(folder: Path, file: Path) -> None:
     progress_of(run)
     read_log(file)
     write_report(run)
-    summary_table(run)
+    summary(run)
     explain(run)
     truncate_after(file, 2)
 

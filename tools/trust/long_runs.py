@@ -17,7 +17,7 @@ from study_lab import write_lab
 
 from mtlkit.config.composition import compose
 from mtlkit.observer import Observer
-from mtlkit.report import explain, summary_table, write_report
+from mtlkit.report import explain, summary, write_report
 from mtlkit.run.experiment import Experiment
 from mtlkit.run.progress import progress_of
 from trust import kills
@@ -210,7 +210,7 @@ def long_log(folder: Path, seed: int, count: int) -> Result:
         write_report(run)  # once before: what is imported is no matter
         tracemalloc.start()
         write_report(run)
-        summary_table(run)
+        summary(run)
         explain(run)
         progress_of(run)
         peaks.append(tracemalloc.get_traced_memory()[1])
