@@ -19,9 +19,9 @@ $(STAMP): pyproject.toml
 # A new folder each time: a run is never overwritten.
 demo: $(STAMP)
 	@run=runs/demo-$$(date +%Y%m%d-%H%M%S); $(BIN)/mtlkit train demo output_dir=$$run && printf '%s\n' "" \
-	  "Look at it: open $$run/report.html in a browser. It says what was learned, and what the balancer did." \
+	  "Look at it: open $$run/report.html in a browser" \
 	  "Ask why:    $(BIN)/mtlkit explain $$run" \
-	  "Go on:      $(BIN)/mtlkit train demo balancer=uniform output_dir=runs/plain trains the same by plain summing."
+	  "Compare:    $(BIN)/mtlkit train demo balancer=uniform output_dir=runs/plain  (the same, by plain summing)"
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
