@@ -408,3 +408,24 @@ def test_colours_of_text_have_enough_contrast():
 
 def rgb(colour: str) -> str:
     return f"rgb({', '.join(str(int(colour[i : i + 2], 16)) for i in (1, 3, 5))})"
+
+
+def test_numbers_of_long_names_stay_in_their_column(tmp_path):
+    """Of a task with classes, the likely ones are shown; of one with attributes, all."""
+    write_looks(write(tmp_path, RECORDS))
+    path = tmp_path / "pictures" / "samples.json"
+    found = json.loads(path.read_text())
+    names = [f"class {i}" for i in range(8)]
+    digits = {"names": names, "target": [0.0, 1.0, *[0.0] * 6], "prediction": [0.1, 0.2, 0.5, 0.2, *[0.0] * 4]}
+    attributes = digits | {"prediction": [0.5] * 8}
+    for sample in found["samples"]:
+        sample["numbers"] = {"digit": digits}
+    path.write_text(json.dumps(found))
+    page = report(tmp_path)
+    assert "5 more" in page.text
+    shown = [row[:2] for row in page.rows if row and row[0].startswith("class ")][:3]
+    assert [row[0] for row in shown] == ["class 1", "class 2", "class 3"]
+    for sample in found["samples"]:
+        sample["numbers"] = {"attributes": attributes}
+    path.write_text(json.dumps(found))
+    assert "class 7" in report(tmp_path).text

@@ -74,8 +74,8 @@ def _caption(task: str, note: str) -> str:
 def _numbers(task: str, numbers: Numbers, note: str) -> str:
     """Shows the numbers of a task that has no picture. Those that matter come first: true ones and likely ones."""
     rows = list(zip(numbers.names, numbers.target, numbers.prediction, strict=True))
-    one_is_right = sorted(map(str, numbers.target)) == ["0.0"] * (len(rows) - 1) + ["1.0"]
-    most = MAX_CLASSES if one_is_right else MAX_NAMES
+    parts_of_one = len(rows) > 1 and abs(sum(value or 0.0 for value in numbers.prediction) - 1) < 1e-3  # rounding
+    most = MAX_CLASSES if parts_of_one else MAX_NAMES
     left = max(0, len(rows) - most)
     if left:
         rows = sorted(rows, key=lambda row: (-(row[1] or 0), -(row[2] or 0)))[:most]

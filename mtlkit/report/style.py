@@ -45,7 +45,9 @@ figure output { display: block; font-size: .78rem; min-height: 1.2em; color: var
 .cells .right { --tint: var(--c0) } .cells .wrong { --tint: var(--c1) }
 .cells .right, .cells .wrong { color: var(--ink) }
 svg .bubble { fill: currentColor; fill-opacity: .55; stroke: currentColor }
-.values th, .values td { padding: .1rem .6rem .1rem 0 } .values .bar { padding-left: .4rem; min-width: 5rem }
+.values { width: 100%; max-width: 20rem }
+.values th, .values td { padding: .1rem .6rem .1rem 0; white-space: normal; overflow-wrap: anywhere }
+.values td, .values thead th { white-space: nowrap } .values .bar { padding-left: .4rem; min-width: 5rem }
 @media (max-width: 36rem) {
   table { font-size: .78rem }
   td, th { padding-right: .5rem } .figures { width: 100% } .figures td, .figures th { padding-right: .35rem }

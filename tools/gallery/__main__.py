@@ -9,6 +9,7 @@ import argparse
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from mtlkit.cli.main import main as mtlkit
@@ -16,7 +17,7 @@ from mtlkit.report import pictures_png
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-SIZES = {"report": ("rooms", 1280, 900), "compare": ("comparison", 1280, 900)}  #: picture -> page, width, height
+SIZES = {"report": ("rooms", "#what-does-it-predict", 1060), "compare": ("comparison", "", 900)}  #: page, part, height
 
 
 def main() -> int:
@@ -60,10 +61,17 @@ def _pictures(runs: Path) -> None:
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if chromium is None:
         sys.exit("Pictures of pages need Chromium (apt-get install chromium).")
-    for name, (page, width, height) in SIZES.items():
-        options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
-        options += [f"--window-size={width},{height}", f"--screenshot={DOCS / name}.png"]
-        subprocess.run([chromium, *options, (DOCS / "gallery" / f"{page}.html").as_uri()], check=True, timeout=120)
+    for name, (page, part, height) in SIZES.items():
+        source = (DOCS / "gallery" / f"{page}.html").as_uri() + part
+        # Chromium draws nothing of a page that begins at a part of it, except inside of a frame.
+        frame = f'<body style="margin: 0"><iframe src="{source}" width="1280" height="{height}" style="border: 0">'
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "frame.html")
+            path.write_text(frame)
+            options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
+            options += [f"--window-size=1280,{height}", f"--screenshot={DOCS / name}.png", "--virtual-time-budget=2000"]
+            # It complains about much that is missing here, so its words are not shown.
+            subprocess.run([chromium, *options, path.as_uri()], check=True, timeout=120, capture_output=True)
 
 
 if __name__ == "__main__":
