@@ -169,7 +169,7 @@ def test_the_command_tells_all_of_it(write, capsys):
     run = write(run_of([{"a": g, "b": 4 * h}] * 3, [{"a": 4.0, "b": 1.0}] * 3))
     shown = text(run, capsys)
     assert f"{run}: mine, 2 tasks, 2 steps" in shown
-    assert "a · b 100 % -0.600 0.000 3" in shown
+    assert "a · b 100 % -0.600 – 0.000 3" in shown
     assert "a 1 4 20 % 50 % 50 % 50 %" in shown
     assert "Favoured most: a (+30 points); least: b (-30 points)." in shown
     plain, combined = g + 4 * h, 4 * g + 4 * h

@@ -1,6 +1,6 @@
 """Explains a run: which tasks conflicted, how the balancer changed the direction, and which tasks it favoured."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from mtlkit.report.gradients import WINDOW, Directions, Pair, directions, mean, pairs, thirds
+from mtlkit.report.gradients import BLOCKS, WINDOW, Directions, Pair, directions, mean, pairs, thirds
 from mtlkit.report.history import History
 from mtlkit.report.many import EACH, Figures, is_many, stand_out
 from mtlkit.run_folder import LOG
@@ -85,22 +85,65 @@ def sheets(history: History, found: Directions) -> Iterator[Sheet]:
         yield share_sheet(found)
 
 
+def sentence(known: Sequence[Pair]) -> str:
+    """Says how many pairs of tasks conflict, how many agree, and for how many that is unknown."""
+    if not known:
+        return "The log holds no cosines between the gradients of the tasks."
+    sure = [pair for pair in known if pair.interval]
+    if not sure:
+        steps = max(pair.count for pair in known)
+        return f"{steps} logged steps with cosines are too few to say which tasks conflict ({2 * BLOCKS} are needed)."
+    hurt = [pair for pair in sure if pair.interval and pair.interval[1] < 0]
+    help_ = [pair for pair in sure if pair.interval and pair.interval[0] > 0]
+    words = f"On average over the run, {len(hurt)} of {len(sure)} pairs of tasks conflict"
+    if hurt:
+        words += f" ({_named(sorted(hurt, key=lambda pair: pair.mean))})"
+    words += f", {len(help_)} agree"
+    if help_:
+        words += f" ({_named(sorted(help_, key=lambda pair: -pair.mean))})"
+    rest = len(sure) - len(hurt) - len(help_)
+    return f"{words}; for {rest} the 95 % interval of the mean cosine holds 0." if rest else f"{words}."
+
+
+def _named(ordered: Sequence[Pair]) -> str:
+    first = ordered[0]
+    more = f", and {len(ordered) - 1} more" if len(ordered) > 1 else ""
+    return f"{first.first} with {first.second}: {signed(first.mean)}{more}"
+
+
 def conflict_sheet(known: list[Pair]) -> Sheet:
-    """Builds the table of how often each pair of tasks conflicted."""
+    """Builds the table of how often each pair of tasks conflicted, and how sure the mean cosine is."""
     ordered = sorted(known, key=lambda pair: (-pair.conflicts, pair.mean))[:MAX_ROWS]
     rows = [
-        [f"{p.first} · {p.second}", percent(p.conflicts), signed(p.mean), f"{p.deviation:.3f}", str(p.count)]
+        [
+            f"{p.first} · {p.second}",
+            percent(p.conflicts),
+            signed(p.mean),
+            _between(p),
+            f"{p.deviation:.3f}",
+            str(p.count),
+        ]
         for p in ordered
     ]
     notes = [
-        "Conflict: the cosine is negative. Near 0, the sign means little.",
+        sentence(known),
+        "Conflict: the cosine is negative. Where the interval holds 0, the sign means little.",
+        f"Interval: 95 %, of the mean cosine, from the means of {BLOCKS} parts of the run.",
         f"Deviation: the standard deviation over {WINDOW} consecutive logged steps, averaged over all such windows.",
     ]
     if min(pair.count for pair in known) < WINDOW:
         notes.append(f"Pairs with fewer than {WINDOW} steps have only one window.")
     if len(known) > MAX_ROWS:
         notes.append(f"The {MAX_ROWS} of {len(known)} pairs with most conflicts.")
-    return Sheet("Conflicts", notes, ["pair", "conflicts", "mean cosine", "deviation", "steps"], rows)
+    return Sheet("Conflicts", notes, ["pair", "conflicts", "mean cosine", "interval", "deviation", "steps"], rows)
+
+
+def _spread(pair: Pair) -> tuple[str, str]:
+    return f"{pair.deviation:.3f}", str(pair.count)
+
+
+def _between(pair: Pair) -> str:
+    return f"{signed(pair.interval[0])} to {signed(pair.interval[1])}" if pair.interval else "–"
 
 
 def direction_sheet(history: History, found: Directions) -> Sheet:

@@ -8,7 +8,7 @@ import numpy as np
 
 from mtlkit.page import svg
 from mtlkit.report.colours import colours, matrix, rows
-from mtlkit.report.explanation import Sheet, direction_sheet, percent, share_sheet, signed
+from mtlkit.report.explanation import Sheet, direction_sheet, percent, sentence, share_sheet, signed
 from mtlkit.report.gradients import BLOCKS, Directions, Pair, cosines, directions, mean, pairs
 from mtlkit.report.history import History
 from mtlkit.report.html import paragraph, section, table
@@ -26,32 +26,6 @@ def helped(history: History) -> str:
     parts = _conflicts(history, known) + _balancer(history, found) + _state(history)
     note = "" if parts else "The log holds nothing about the gradients of the tasks."
     return section("Did the tasks help or hurt each other?", note, parts)
-
-
-def sentence(known: Sequence[Pair]) -> str:
-    """Says how many pairs of tasks conflict, agree, or cannot be told apart from neither."""
-    if not known:
-        return "The log holds no cosines between the gradients of the tasks."
-    sure = [pair for pair in known if pair.interval]
-    if not sure:
-        steps = max(pair.count for pair in known)
-        return f"{steps} logged steps with cosines are too few to say which tasks conflict ({2 * BLOCKS} are needed)."
-    hurt = [pair for pair in sure if pair.interval and pair.interval[1] < 0]
-    help_ = [pair for pair in sure if pair.interval and pair.interval[0] > 0]
-    words = f"On average over the run, {len(hurt)} of {len(sure)} pairs of tasks conflict"
-    if hurt:
-        words += f" ({_named(sorted(hurt, key=lambda pair: pair.mean))})"
-    words += f", {len(help_)} agree"
-    if help_:
-        words += f" ({_named(sorted(help_, key=lambda pair: -pair.mean))})"
-    rest = len(sure) - len(hurt) - len(help_)
-    return f"{words}; for {rest} the 95 % interval of the mean cosine holds 0." if rest else f"{words}."
-
-
-def _named(ordered: Sequence[Pair]) -> str:
-    first = ordered[0]
-    more = f", and {len(ordered) - 1} more" if len(ordered) > 1 else ""
-    return f"{first.first} with {first.second}: {signed(first.mean)}{more}"
 
 
 def _conflicts(history: History, known: Sequence[Pair]) -> str:
