@@ -71,11 +71,16 @@ def scroll(body: str, name: str) -> str:
 
 
 def section(title: str, note: str, body: str) -> str:
-    return f"<section><h2>{escape(title)}</h2>{paragraph(note)}{body}</section>\n"
+    """Returns a section that links can name. `note` is text."""
+    name = "".join(letter for letter in title.lower().replace(" ", "-") if letter.isalpha() or letter == "-")
+    return f'<section id="{name}"><h2>{escape(title)}</h2>{paragraph(note)}{body}</section>\n'
 
 
 def paragraph(note: str) -> str:
-    return f"<p>{escape(note)}</p>" if note else ""
+    """Returns a paragraph of text, in which code stands between backticks, or "" for no text."""
+    parts = escape(note).split("`")
+    text = "".join(f"<code>{part}</code>" if number % 2 else part for number, part in enumerate(parts))
+    return f"<p>{text}</p>" if note else ""
 
 
 def panel(title: str, drawing: str) -> str:

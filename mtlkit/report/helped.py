@@ -7,11 +7,12 @@ from html import escape
 import numpy as np
 
 from mtlkit.page import svg
+from mtlkit.page.parts import paragraph, section
 from mtlkit.report.colours import colours, matrix, rows
 from mtlkit.report.explanation import Sheet, direction_sheet, percent, sentence, share_sheet, signed
 from mtlkit.report.gradients import BLOCKS, Directions, Pair, cosines, directions, mean, pairs
 from mtlkit.report.history import History
-from mtlkit.report.html import paragraph, section, table
+from mtlkit.report.html import table
 from mtlkit.report.plot import Line, coloured, panel, panels
 
 FEW = 8  #: up to so many tasks have lines of their own; more have rows of colours

@@ -6,18 +6,6 @@ from html import escape
 from mtlkit.page.parts import scroll
 
 
-def section(title: str, note: str, body: str) -> str:
-    """Returns a section. `note` is text, in which `code` stands between backticks."""
-    name = "".join(letter for letter in title.lower().replace(" ", "-") if letter.isalpha() or letter == "-")
-    return f'<section id="{name}"><h2>{escape(title)}</h2>{paragraph(note)}{body}</section>\n'
-
-
-def paragraph(note: str) -> str:
-    parts = escape(note).split("`")
-    text = "".join(f"<code>{part}</code>" if number % 2 else part for number, part in enumerate(parts))
-    return f"<p>{text}</p>" if note else ""
-
-
 def table(name: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Makes an HTML table of text. The first column is aligned left, the numbers are aligned right."""
     headings = f"<th scope=col>{escape(head[0])}" + "".join(f"<th scope=col class=n>{escape(one)}" for one in head[1:])

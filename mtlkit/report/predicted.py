@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from html import escape
 
 from mtlkit.legend import Classes, Legend
+from mtlkit.page.parts import paragraph, section
 from mtlkit.report.embedding import Embedder
 from mtlkit.report.history import History
-from mtlkit.report.html import paragraph, section
 from mtlkit.report.pictures import pictured_tasks
 from mtlkit.report.samples import Look, Numbers, Sample, look
 

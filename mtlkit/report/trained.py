@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from mtlkit.page.parts import paragraph, section
 from mtlkit.report.colours import rows
 from mtlkit.report.helped import FEW
 from mtlkit.report.history import History, Series
-from mtlkit.report.html import facts, paragraph, section
+from mtlkit.report.html import facts
 from mtlkit.report.plot import POINTS, Line, coloured, panel, panels
 from mtlkit.report.table import ARROWS, metric_text
 from mtlkit.report.worked import main_rows

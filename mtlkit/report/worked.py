@@ -3,10 +3,9 @@
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from mtlkit.page.parts import scroll
+from mtlkit.page.parts import scroll, section
 from mtlkit.report.classes import classes
 from mtlkit.report.history import History, Row
-from mtlkit.report.html import section
 from mtlkit.report.many import is_many
 from mtlkit.report.table import decoders_text, gain_text, metric_text, remarkable, split_text
 
