@@ -282,6 +282,8 @@ def main():
         refusals(toys, loops)
     resumes(toys, Path(f"{sys.argv[1]}.checkpoints"))
     torch.distributed.destroy_process_group()
+    sys.stderr.flush()
+    os._exit(0)  # all is written; torch's threads may abort a process with several meshes while Python ends
 
 
 if __name__ == "__main__":
