@@ -12,7 +12,7 @@ import numpy as np
 
 from mtlkit.page import svg
 from mtlkit.page.axes import BOTTOM, HEIGHT, LEFT, TOP, axes
-from mtlkit.page.look import DASHES
+from mtlkit.page.look import COLOURS, DASHES
 from mtlkit.report.history import Series
 
 RIGHT, RIGHT_OF_LABELS = 342, 268  #: the right edge of the plot, without and with labels at the ends of the lines
@@ -42,7 +42,7 @@ Drawn = Sequence[tuple[Line, np.ndarray, np.ndarray]]  #: lines with their steps
 def coloured(series: Mapping[str, Series], noisy: bool = True) -> list[Line]:
     """Returns the lines of several tasks, each in its own colour."""
     return [
-        Line(name, values, f"c{place % 8}", noisy, DASHES[place // 8 % len(DASHES)])
+        Line(name, values, f"c{place % len(COLOURS)}", noisy, DASHES[place // len(COLOURS) % len(DASHES)])
         for place, (name, values) in enumerate(series.items())
     ]
 

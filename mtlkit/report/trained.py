@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from mtlkit.page.look import COLOURS
 from mtlkit.page.parts import paragraph, section
 from mtlkit.report.colours import rows
 from mtlkit.report.helped import FEW
@@ -156,4 +157,4 @@ def _texts(history: History) -> str:
 
 
 def _colour(history: History, task: str) -> str:
-    return f"c{history.tasks.index(task) % 8}"
+    return f"c{history.tasks.index(task) % len(COLOURS)}"

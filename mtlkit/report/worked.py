@@ -5,6 +5,7 @@ from html import escape
 
 from mtlkit.page.parts import scroll, section
 from mtlkit.report.classes import classes
+from mtlkit.report.explanation import number
 from mtlkit.report.history import History, Row
 from mtlkit.report.many import is_many
 from mtlkit.report.table import decoders_text, gain_text, metric_text, remarkable, split_text
@@ -37,7 +38,7 @@ def answer(history: History, single: Single) -> str:
 
 
 def _gain(row: Row) -> str:
-    return f"{row.task} ({row.metric} {short_value(row.constant)} → {short_value(row.trained)}{_unit(row)})"
+    return f"{row.task} ({row.metric} {number(row.constant)} → {number(row.trained)}{_unit(row)})"
 
 
 def _unit(row: Row) -> str:
@@ -106,10 +107,6 @@ def _many(history: History, rows: Sequence[Row], single: Single) -> str:
     return f"{shown}<details class=long>{whole}</details>"
 
 
-def short_value(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3g}"
-
-
 def _table(rows: Sequence[Row], single: Single, *, by_task: bool = True) -> str:
     """Returns the table. `by_task` gives each task a heading row above its metrics, so that the figures fit a phone."""
     heads = ["trained", "vs constant", *(["alone"] if single else []), "constant", "untrained"]
@@ -121,12 +118,12 @@ def _table(rows: Sequence[Row], single: Single, *, by_task: bool = True) -> str:
             task = row.task
         name = metric_text(row) if by_task else f"{row.task}: {metric_text(row)}"
         gain = row.gain or 0
-        alone = [short_value(single.get(_key(row)))] if single else []
-        numbers = [*alone, short_value(row.constant), short_value(row.untrained)]
+        alone = [number(single.get(_key(row)))] if single else []
+        numbers = [*alone, number(row.constant), number(row.untrained)]
         body += (
-            f"<tr><th scope=row>{escape(name)}<td class=n><b>{short_value(row.trained)}</b>"
+            f"<tr><th scope=row>{escape(name)}<td class=n><b>{number(row.trained)}</b>"
             f'<td class="n {"good" if gain > 0 else "bad" if gain < 0 else ""}">{gain_text(row)}'
-            + "".join(f"<td class=n>{number}" for number in numbers)
+            + "".join(f"<td class=n>{text}" for text in numbers)
         )
     table = f"<table class=figures><thead><tr><th scope=col>metric{columns}<tbody>{body}</table>"
     return scroll(table, "Figures of the trained model")
