@@ -89,13 +89,13 @@ class Adversarial(Balancer):
     def setup(self, tasks: Mapping[str, Task], encoder: EncoderInfo) -> None:
         self.first = nn.Linear(width(encoder, self.level), self.hidden)
         self.output = per_task(self.tasks, torch.zeros(self.hidden), learned=True)
-        self.output_bias = per_task(self.tasks, torch.zeros(()), learned=True)
+        self.output_bias = per_task(self.tasks, torch.zeros(1), learned=True)
         for task in sorted(self.tasks):
             nn.init.uniform_(self.output[task], -(self.hidden**-0.5), self.hidden**-0.5)
 
     def discriminate(self, vectors: Tensor, tasks: Sequence[str]) -> Tensor:
         """Returns the logits (n, k) of the named tasks for normalised gradients (n, C)."""
-        return F.relu(self.first(vectors)) @ stack(self.output, tasks).T + stack(self.output_bias, tasks)
+        return F.relu(self.first(vectors)) @ stack(self.output, tasks).T + stack(self.output_bias, tasks)[:, 0]
 
     def strength(self, epoch: int) -> float:
         """Returns the weight of the reversed gradient in an epoch, if it grows over epochs."""
@@ -104,31 +104,31 @@ class Adversarial(Balancer):
 
     def objective(self, step: "Step") -> Tensor:
         gradients = [levels[self.level] for levels in step.local_gradients]
-        present = [gradient.to(self.first.weight.dtype) for gradient in gradients if gradient is not None]
-        assert len(present) == len(gradients)
-        vectors, samples = _normalized(torch.cat(present))
-        labels = torch.arange(len(present), device=vectors.device).repeat_interleave(len(present[0]))[samples]
+        found = [gradient.to(self.first.weight.dtype) for gradient in gradients if gradient is not None]
+        assert len(found) == len(gradients)
+        vectors, counts = _normalized(torch.cat(found))
+        labels = torch.arange(len(found), device=vectors.device).repeat_interleave(len(vectors) // len(found))
         alpha = self.strength(step.epoch) if self.ramp_epochs else self.alpha
         reversed_ = vectors.detach() - alpha * (vectors - vectors.detach())  # the value of v, minus its gradient
-        local = F.cross_entropy(self.discriminate(reversed_, step.tasks), labels, reduction="sum")
-        counts = torch.stack([local.detach(), local.new_tensor(len(vectors)), local.new_ones(())])
-        total, count, processes = step.sum_over_ranks(counts)
+        local = (F.cross_entropy(self.discriminate(reversed_, step.tasks), labels, reduction="none") * counts).sum()
+        total, count = step.sum_over_ranks(torch.stack([local.detach(), counts.sum()]))
         step.extras["cross_entropy"] = total / count.clamp_min(1)
         # Gradients of processes are averaged, so this process's share of the mean is multiplied by their number.
-        return step.losses.sum() + local * (processes / count.clamp_min(1))
+        return step.losses.sum() + step.on_host(local * (step.samples.size / count.clamp_min(1)))
 
 
 def _normalized(gradient: Tensor) -> tuple[Tensor, Tensor]:
     """Turns (B, C, ...) into (n, C): one row per position, with a mean square length of 1 in each sample.
 
-    The second result (n,) has the number of each row's sample.
+    The second result (n,) is 1 for a row that counts, and 0 for those of a sample without a gradient, which stay 0.
 
-    Samples without a gradient are left out. The rows are not divided by their own lengths: where contributions cancel,
-    such a length is only rounding noise.
+    The rows are not divided by their own lengths: where contributions cancel, such a length is only rounding noise.
     """
     rows = gradient[..., None].flatten(2)
-    samples = rows.ne(0).flatten(1).any(dim=1).nonzero().flatten()  # once: a device waits for each such size
-    rows = rows[samples]
-    rows = rows / rows.detach().abs().amax(dim=(1, 2), keepdim=True)  # squares of tiny numbers would vanish
-    rows = rows / rows.square().sum(dim=1, keepdim=True).mean(dim=2, keepdim=True).sqrt()
-    return rows.transpose(1, 2).flatten(0, 1), samples.repeat_interleave(rows.shape[2])
+    # A factor, and not an index: the host would have to wait for the number of samples that remain.
+    largest = rows.detach().abs().amax(dim=(1, 2), keepdim=True)
+    counts = largest > 0
+    rows = rows / torch.where(counts, largest, 1.0)  # squares of tiny numbers would vanish
+    square = rows.square().sum(dim=1, keepdim=True).mean(dim=2, keepdim=True)
+    rows = rows / torch.where(counts, square, 1.0).sqrt()
+    return rows.transpose(1, 2).flatten(0, 1), counts.flatten().to(rows.dtype).repeat_interleave(rows.shape[2])

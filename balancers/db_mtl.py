@@ -70,13 +70,13 @@ class DBMTL(Balancer):
     def combine(self, step: "Step") -> Features:
         positive = have_logarithm(step.losses, step.tasks)  # refuses negative losses
         step.decoder_weights = torch.where(positive, 1 / step.losses.detach(), 0.0)
-        gradients = step.jacobian * step.decoder_weights[:, None]
+        gradients = step.jacobian * step.decoder_weights.to(step.jacobian)[:, None]
         before = stack(self.average, step.tasks)
         beta = self.beta / (step.number + 1) ** self.decay
         average = beta * before + (1 - beta) * gradients
         for k, task in enumerate(step.tasks):
             step.add_change(self.average[task], average[k] - before[k])
-        norms = inner_products(average.unbind()).diagonal().sqrt()
+        norms = inner_products(average.unbind()).diagonal().sqrt().to("cpu")
         weights = torch.where(norms > 0, norms.max() / norms, 0.0)
         combined = weighted_sum(average.unbind(), weights)
         assert combined is not None

@@ -92,7 +92,7 @@ class ExcessMTL(Balancer):
         gradients = step.jacobian
         before = stack(self.root, step.tasks)
         root = torch.hypot(before, gradients)  # squares would overflow or underflow
-        risks = (gradients * torch.where(root > 0, gradients / root, 0.0)).sum(dim=1).double()
+        risks = (gradients * torch.where(root > 0, gradients / root, 0.0)).sum(dim=1).double().to("cpu")
         first = stack(self.first_risk, step.tasks).double()
         waits = stack(self.warmed_up, step.tasks) < self.warmup_steps
         old = stack(self.log_weight, step.tasks).double()

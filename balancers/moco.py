@@ -106,17 +106,17 @@ class MoCo(Balancer):
         old = stack(self.weight, step.tasks).double()
         if self.published:
             factors = torch.where(step.norms > 0, step.losses.detach().abs() / step.norms, 0.0)
-            gradients = gradients * factors.to(gradients.dtype)[:, None]
+            gradients = gradients * factors.to(gradients)[:, None]
             decay = (step.number + 1) ** 0.5
             trackers = before + self.beta / decay * (gradients - before)
-            gram = inner_products(trackers.unbind())
+            gram = inner_products(trackers.unbind()).to("cpu")
             weights = self.moved_as_published(project_to_simplex(old), gram, decay)
         else:
             started = before.any(dim=1, keepdim=True)
             trackers = torch.where(started, before + self.beta * (gradients - before), gradients)
-            weights = self.moved(project_to_simplex(old), inner_products(trackers.unbind()))
+            weights = self.moved(project_to_simplex(old), inner_products(trackers.unbind()).to("cpu"))
         for k, task in enumerate(step.tasks):
             step.extras[f"weight/{task}"] = weights[k]
             step.add_change(self.tracker[task], trackers[k] - before[k])
             step.add_change(self.weight[task], weights[k] - old[k])
-        return [weights.to(trackers.dtype) @ trackers]
+        return [weights.to(trackers) @ trackers]

@@ -145,7 +145,7 @@ class RotogradProcrustes(Balancer):
         few = 4 * int(sums[-1]) <= d
         if few:  # the factors of all processes are smaller than their products
             units = step.gather(units)
-        mean = torch.einsum("nkd,k->nd", units, shares.to(z.dtype))
+        mean = torch.einsum("nkd,k->nd", units, shares.to(z))
         if few:
             found: list[tuple[Tensor | None, Tensor]] = [(unit, mean) for unit in units.unbind(1)]
         else:

@@ -1,7 +1,7 @@
 """The contract of a balancer: how K task losses become one training step."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
@@ -11,6 +11,7 @@ from mtlkit.contract import check_adapted, check_hooks, check_weights
 from mtlkit.network import EncoderInfo, Features
 from mtlkit.option_checks import check_number
 from mtlkit.registry import Registry, suggest
+from mtlkit.state import stay
 from mtlkit.task import Task
 
 if TYPE_CHECKING:
@@ -51,6 +52,10 @@ class Balancer(nn.Module, ABC):
     factor of the model's schedule (without it if `trainer.balancer_schedule` is `constant`). The gradients are those
     that autograd leaves in `.grad`, or that `combine` adds with `step.add_gradient`. Everything in a `Step` is equal on
     all processes unless its name starts with `local_`. So every process takes the same decisions.
+
+    Values per task are on the host (the CPU), whatever the training device is: those of a `Step`, weights, and state.
+    A parameter or buffer of the balancer itself stays there if its shape is (), (K,) or (K, K) with K tasks, as do
+    `Kept` and numbers in `per_task`. Larger tensors, and modules inside the balancer, move to the training device.
 
     Args:
         tasks: the names of all tasks.
@@ -98,6 +103,13 @@ class Balancer(nn.Module, ABC):
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         check_hooks(cls, [base for base in cls.__mro__ if base.__module__ == __name__])
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Balancer":
+        sizes = {(), (len(self.tasks),), (len(self.tasks),) * 2}
+        super()._apply(lambda own: stay(own, fn) if own.shape in sizes else fn(own), recurse=False)
+        for module in self.children():
+            module._apply(fn, recurse)
+        return self
 
     def setup(self, tasks: Mapping[str, Task], encoder: EncoderInfo) -> None:
         """Prepares the balancer. It is called once before training, with the tasks and the shape of the features."""

@@ -73,4 +73,4 @@ def unit_gradients(step: Step, level: int, d: int, flatten: bool = False) -> Ten
     nothing = torch.zeros_like(step.local_features[level])
     gradients = [row[level] for row in step.local_gradients]
     stacked = torch.stack([vectors(nothing if g is None else g, d, flatten) for g in gradients], dim=1)
-    return stacked * inverse(step.norms).to(stacked.dtype)[:, None]
+    return stacked * inverse(step.norms).to(stacked)[:, None]

@@ -53,16 +53,13 @@ def check_objective(balancer: object, objective: Any, losses: Tensor) -> Tensor:
 def check_weights(balancer: object, weights: Any, like: Tensor, tasks: Sequence[str], method: str) -> Tensor:
     """Returns the weights of a balancer's `method`. Raises `ValueError` unless they are floats (k,) as `like` is."""
     what = f"{type(balancer).__name__}.{method} must give a weight for each of {', '.join(tasks)}: a tensor"
-    to = "weights.to(gram) or weights.to(losses)"
     if not isinstance(weights, Tensor):
         raise ValueError(f"{what} ({len(tasks)},), got {described(weights)}. Write torch.tensor([...]) or torch.stack.")
     if weights.shape != (len(tasks),):
         raise ValueError(f"{what} ({len(tasks)},), got the shape {tuple(weights.shape)}.")
     if not weights.is_floating_point():
-        raise ValueError(f"{what} of floating-point numbers, got {weights.dtype}. Write {to}.")
-    if weights.device != like.device:
-        raise ValueError(f"{what} on {like.device}, got one on {weights.device}. Write {to}.")
-    return weights
+        raise ValueError(f"{what} of floating-point numbers, got {weights.dtype}. Write weights.to(losses).")
+    return weights.to(like.device)  # the host: a method that makes them on the device waits for it here
 
 
 def check_gradient(balancer: object, gradient: Any, like: Sequence[Tensor]) -> list[Tensor]:

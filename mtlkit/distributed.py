@@ -35,7 +35,18 @@ def broadcast_state(module: nn.Module) -> None:
     """Gives every process the main process's parameters and buffers."""
     if world_size() > 1:
         for tensor in [*module.parameters(), *module.buffers()]:
-            distributed.broadcast(tensor.detach(), 0)
+            sent = where_processes_meet(tensor.detach())
+            distributed.broadcast(sent, 0)
+            tensor.detach().copy_(sent)
+
+
+def where_processes_meet(tensor: torch.Tensor) -> torch.Tensor:
+    """Returns the tensor where the processes can send it: NCCL sends no tensor of the host."""
+    if tensor.device.type != "cpu" or "cpu" in distributed.get_backend_config():
+        return tensor
+    accelerator = torch.accelerator.current_accelerator()
+    assert accelerator is not None, "a backend without a CPU belongs to an accelerator"
+    return tensor.to(accelerator)
 
 
 def gather(value: object) -> list[object]:

@@ -1,5 +1,6 @@
 """Arithmetic on the gradients of K tasks: derivatives, inner products and weighted sums, for numbers of any size."""
 
+import math
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -84,18 +85,24 @@ def _of_size_one(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def weighted_sum(gradients: Iterable[Tensor | None], weights: Tensor) -> Tensor | None:
-    """Returns sum_k w_k g_k. A weight may be out of float32's range: 1e40 times a gradient of 1e-30 is in range."""
+    """Returns sum_k w_k g_k, for weights on the host.
+
+    A weight may be out of float32's range: 1e40 times a gradient of 1e-30 is in range.
+    """
     total: Tensor | None = None
-    # Each weight is split into two factors of about the square root of its size, so that both are in float32's range.
-    mantissa, exponent = torch.frexp(weights.double())
-    half = torch.div(exponent, 2, rounding_mode="floor")
-    first, second = mantissa * torch.exp2(half.double()), torch.exp2((exponent - half).double())
-    for k, gradient in enumerate(gradients):
-        if gradient is not None:  # the task does not use this level
-            term = at_least_float32(gradient) * first[k]
-            factor = second[k].to(term.dtype)
-            total = term.mul_(factor) if total is None else total.addcmul_(term, factor)
+    for gradient, weight in zip(gradients, weights.tolist(), strict=True):
+        if gradient is not None:  # the task uses this level
+            first, second = _factors(weight)
+            term = at_least_float32(gradient) * first
+            total = (term if second == 1 else term.mul_(second)) if total is None else total.add_(term, alpha=second)
     return total
+
+
+def _factors(weight: float) -> tuple[float, float]:
+    """Returns two factors of a weight, both in float32's range; the second one is a power of two, mostly 1."""
+    mantissa, exponent = math.frexp(weight)
+    half = 0 if -100 < exponent < 100 else exponent // 2
+    return math.ldexp(mantissa, exponent - half), math.ldexp(1.0, half)
 
 
 def inverse(values: Tensor) -> Tensor:

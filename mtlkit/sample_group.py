@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import DeviceMesh
 
-from mtlkit.distributed import rank, world_size
+from mtlkit.distributed import rank, where_processes_meet, world_size
 
 #: Dimensions of a mesh along which processes have the same samples: the names that torch and Accelerate use.
 SAME_SAMPLES = ("tp", "sp", "pp", "ep")
@@ -93,9 +93,17 @@ class SampleGroup:
         """Replaces each `.grad` by its mean over the group: for the balancer's parameters, which DDP does not see."""
         # Which parameters have a gradient depends on the present tasks only. These are equal on all processes, and so
         # is the order of the collectives.
-        for parameter in parameters:
-            if parameter.grad is not None:
-                parameter.grad.copy_(self.sum(parameter.grad) / self.size)
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        if self.size == 1 or not gradients:
+            return
+        numbers = [gradient for gradient in gradients if not gradient.dim()]
+        for gradient in gradients:
+            if gradient.dim():
+                gradient.copy_(self.sum(gradient) / self.size)
+        if numbers:  # together: one collective, and not one per task
+            sent = where_processes_meet(torch.stack([number.double() for number in numbers]))
+            for number, mean in zip(numbers, (self.sum(sent) / self.size).to("cpu"), strict=True):
+                number.copy_(mean)
 
     def average_local_gradients(self, parameters: Iterable[Tensor]) -> None:
         """Replaces each `.grad` by its mean over the group, unless a wrapper such as DDP did it already.

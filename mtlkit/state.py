@@ -10,7 +10,8 @@ def per_task(tasks: Sequence[str], value: Tensor, *, learned: bool = False) -> n
     """Returns a state with one tensor per task, which is saved under the task's name.
 
     With `learned`, the balancer's optimizer moves it. Otherwise the balancer moves it itself, either at once or, if
-    every micro-batch of a step should count, by `step.add_change`.
+    every micro-batch of a step should count, by `step.add_change`. Numbers (a `value` of no dimensions) are on the
+    host, like `step.losses` and `step.gram`. Larger tensors are on the training device.
 
     >>> sorted(per_task(("a", "b"), torch.zeros(())).state_dict())
     ['a', 'b']
@@ -18,7 +19,20 @@ def per_task(tasks: Sequence[str], value: Tensor, *, learned: bool = False) -> n
     # Under names and not as rows of one tensor: a checkpoint stays right when a user lists the tasks in another order,
     # and Adam's momentum of an absent task stays apart from the others'. Also kept states are parameters, as `.grad` is
     # where their changes are gathered.
-    return nn.ParameterDict({task: nn.Parameter(value.clone(), requires_grad=learned) for task in tasks})
+    parameters = {task: nn.Parameter(value.clone(), requires_grad=learned) for task in tasks}
+    return nn.ParameterDict(parameters) if value.dim() else Numbers(parameters)
+
+
+class Numbers(nn.ParameterDict):
+    """One number per task. They stay on the host (the CPU), where `Step` has its values per task."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        return super()._apply(lambda tensor: stay(tensor, fn), recurse)
+
+
+def stay(tensor: Tensor, fn: Callable[[Tensor], Tensor]) -> Tensor:
+    """Returns the tensor in the type that `fn` gives it, such as `module.to(device, dtype)`, but where it is."""
+    return tensor.to(fn(torch.empty(0, dtype=tensor.dtype)).dtype)
 
 
 def task_state(balancer: nn.Module, task: str) -> nn.ModuleList:
@@ -102,8 +116,5 @@ class Kept(nn.Module):
         return (rows,) if self.value.dim() == 1 else (rows[:, None], rows)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
-        """Moves the module to a device, but not to another type: in float32 an average would lose its last digits."""
-        value = self.value  # `fn` may make float32 of it
-        super()._apply(fn, recurse)
-        self.value = value.to(self.value.device)
+        """Leaves the average as it is: on the host, like the values in a `Step`, and in float64 in every precision."""
         return self

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mtlkit import contract
 from mtlkit.gradients import Row
+from mtlkit.host import Seeds, ToHost
 from mtlkit.network import Features
 from mtlkit.sample_group import SampleGroup
 from mtlkit.state import Kept
@@ -20,13 +21,13 @@ class Window:
 
     Attributes:
         notes: the values that the balancer noted, under their keys.
-        seeds: the factors that the backward passes started with, in order.
+        seeds: the factors with which the backward passes started, in order.
         tasks: the tasks that had a label in any of the micro-batches.
     """
 
     def __init__(self) -> None:
         self.notes: defaultdict[Hashable, list[Any]] = defaultdict(list)
-        self.seeds: list[Tensor] = []
+        self.seeds: list[Seeds] = []
         self.tasks: set[str] = set()
 
 
@@ -38,11 +39,14 @@ class TaskGradients(ABC):
 
     @abstractmethod
     def gram(self) -> Tensor:
-        """Returns (k, k) float64: their inner products over all processes. These stay known after the backward pass."""
+        """Returns (k, k) float64 on the host: their inner products over all processes.
+
+        They stay known after the backward pass.
+        """
 
     @abstractmethod
     def cross_gram(self) -> Tensor:
-        """Returns (k, k) float64: inner products of g_i on one half of the batch with g_j on the other half."""
+        """Returns (k, k) float64 on the host: inner products of g_i on one half of the batch with g_j on the other."""
 
     @abstractmethod
     def jacobian(self) -> Tensor:
@@ -59,6 +63,10 @@ class TaskGradients(ABC):
 
 class Step:
     """Holds the values of one micro-batch. They are equal on all processes unless the name starts with `local_`.
+
+    Values per task or per pair of tasks are on the host (the CPU), whatever the training device is: they are small, and
+    a GPU would have to be waited for at each decision that depends on one. Gradients and features are on the training
+    device. A value of the host meets them as `value.to(gradient)`, or as a Python number.
 
     Attributes:
         number: the number of optimizer steps before this one.
@@ -101,7 +109,7 @@ class Step:
         self.extras: dict[str, Tensor] = {}
         # The engine sets these as soon as they are known.
         self.gradients: TaskGradients | None = None
-        self.seed = torch.ones(())  # the backward pass begins with it: loss scale / accumulation steps
+        self.seeds = Seeds(torch.ones(()), torch.ones(()))
         self.window = Window() if window is None else window
         self.samples = samples or SampleGroup()  # the processes over which samples differ
         # By name: `losses_after` and `indicators` for the properties below; for the log `gram`, if it is known, and
@@ -172,19 +180,31 @@ class Step:
         return contract.known(self.found.get("indicators"), "indicators", "`objective`")
 
     @property
-    def scale(self) -> Tensor:
-        """The factor by which the gradients of the balancer's parameters are larger than their mean.
+    def seed(self) -> Tensor:
+        """The factor with which the backward pass started, on the training device."""
+        return self.seeds.device
+
+    def scale(self, place: torch.device) -> Tensor:
+        """Returns the factor by which gradients of the balancer's parameters there are larger than their mean.
 
         The mean is over the micro-batches. The factor is the loss scale of mixed precision, times the number of
         micro-batches where the caller did not divide by it.
         """
-        return torch.stack(self.window.seeds).sum() if self.window.seeds else self.seed
+        return torch.stack([seeds.at(place) for seeds in self.window.seeds or [self.seeds]]).sum()
+
+    def on_host(self, value: Tensor) -> Tensor:
+        """Returns a copy on the host of a value that the device computed, with its graph: one wait for the device.
+
+        An objective is a sum of terms on the host. One that depends on gradients or features is computed on the device.
+        """
+        copy: Tensor = ToHost.apply(lambda: self.seeds, value)
+        return copy
 
     def add_gradient(self, parameter: Tensor, gradient: Tensor) -> None:
         """Adds to the gradient of one of the balancer's parameters, on the scale of the backward pass."""
         # The engine divides all gradients by the scale at the end, also those that autograd computed. So this one must
         # have the scale, too, or it would become too small by it.
-        gradient = gradient.to(parameter.dtype) * self.seed.to(parameter.dtype)
+        gradient = gradient.to(parameter) * self.seeds.at(parameter.device).to(parameter.dtype)
         parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
 
     def add_change(self, state: Tensor, change: Tensor) -> None:

@@ -6,6 +6,7 @@ It is the reference for the engine on several processes, and has nothing of the 
 import torch
 from torch import nn
 
+from mtlkit.host import Seeds
 from mtlkit.sample_group import SampleGroup
 from mtlkit.seeding import Turn, Turns
 from mtlkit.state import Kept
@@ -96,8 +97,9 @@ class PlainLoop:
         step = Step(own, number=self.number, epoch=self.number // 10, rate=self.rate, window=window, samples=Alone())
         self.turns.next(self.number)
         self.turns.model(CPU)
-        step.seed = torch.tensor(share, dtype=torch.float64)
-        window.seeds.append(step.seed)
+        seed = torch.tensor(share, dtype=torch.float64)
+        step.seeds = Seeds(seed, seed)
+        window.seeds.append(step.seeds)
         levels = encoder(batch["image"])
         if self.graph:
             features = {name: [z.view_as(z) for z in levels] for name in self.tasks}

@@ -201,21 +201,23 @@ def test_a_loss_has_the_same_value_on_every_process(share: float) -> None:
         size = 3
 
         def sum(self, tensor: torch.Tensor) -> torch.Tensor:
-            return torch.tensor([[0.7, 3.0]], dtype=torch.float64)
+            return torch.tensor([[0.7], [3.0]], dtype=torch.float64)
 
     mine = torch.tensor(share, dtype=torch.float64, requires_grad=True)
     means = losses.LossMeans({"a": (mine, torch.tensor(1.0))}, {"a": mine}, FirstLosses(), 0, Three())
-    assert means.means[0].item() == 0.7 / 3
-    means.means[0].backward()
+    (mean,) = means.means()
+    assert mean.item() == means.values.item() == 0.7 / 3
+    mean.backward()
     assert mine.grad is not None
     assert mine.grad.item() == 1.0  # 3 processes / 3 labels: DDP divides by the number of processes
 
 
 def test_one_label_in_the_world_is_enough_for_an_indicator() -> None:
     pair = (torch.tensor(2.0, requires_grad=True), torch.tensor(1.0))
-    means = losses.LossMeans({"a": pair, "b": pair}, {}, FirstLosses(), number=7)
     right = (torch.tensor(1.0), torch.tensor(1.0))
-    assert means.indicators({"a": right, "b": None}) == [1.0, pytest.approx(math.exp(-2.0), rel=ROUNDING)]
+    told = {"a": right, "b": None}
+    means = losses.LossMeans({"a": pair, "b": pair}, {}, FirstLosses(), number=7, indicators=told)
+    assert means.indicators() == [1.0, pytest.approx(math.exp(-2.0), rel=ROUNDING)]
     assert means.after({"a": (torch.tensor(6.0), torch.tensor(2.0)), "b": pair}) == [3.0, 2.0]
     with pytest.raises(losses.NonFiniteError, match="task 'b' is no longer finite on the batch of step 7"):
         means.after({"a": pair, "b": (torch.tensor(torch.inf), torch.tensor(1.0))})

@@ -12,7 +12,8 @@ def balancer_optimizer(balancer: Balancer) -> Adam | None:
     """Returns the optimizer of the balancer's own parameters, or None where there are none."""
     parameters = [p for p in balancer.parameters() if p.requires_grad]
     # Adam's usual eps of 1e-8 would make small losses learn more slowly than large ones.
-    return Adam(parameters, lr=balancer.lr, eps=1e-16) if parameters else None
+    # `foreach`: a few operations for all parameters together, on every device.
+    return Adam(parameters, lr=balancer.lr, eps=1e-16, foreach=True) if parameters else None
 
 
 def complete_gradients(balancer: Balancer, step: Step) -> None:
@@ -27,7 +28,7 @@ def complete_gradients(balancer: Balancer, step: Step) -> None:
         task_state(balancer, task).zero_grad(set_to_none=True)
     for parameter in balancer.parameters():
         if parameter.grad is not None:
-            parameter.grad /= step.scale
+            parameter.grad /= step.scale(parameter.device)
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ from mtlkit.engine import averaged, balancer_state, faster, optim, shards, share
 from mtlkit.engine.clock import Clock
 from mtlkit.engine.decoder_gradients import DecoderGradients
 from mtlkit.engine.evaluation import LeftOut, output_sizes
+from mtlkit.engine.gradient_check import GradientCheck
 from mtlkit.engine.losses import FirstLosses, Losses, loss_of
 from mtlkit.engine.model import MultiTaskModel, kept_buffers
 from mtlkit.engine.monitor import Monitor
@@ -83,7 +84,9 @@ class Engine:
         faster.set_up(model, balancer, config, accelerator)
         # Only the model's optimizer is prepared: two would share one loss scaler, and each would update its scale.
         self.balancer_optimizer = balancer_state.balancer_optimizer(balancer)
-        self.model, self.optimizer = shards.prepare(accelerator, model, optim.model_optimizer(model, config))
+        optimizer = optim.model_optimizer(model, config, accelerator)
+        self.model, self.optimizer = shards.prepare(accelerator, model, optimizer)
+        self.gradient_check = GradientCheck(self.optimizer, type(balancer).__name__)
         self.network: MultiTaskModel = accelerator.unwrap_model(self.model)  # for all that must not start DDP's hooks
         # Those that the optimizer moves. From the forward pass on, FSDP may have others in the modules.
         self._decoders = {name: list(decoder.parameters()) for name, decoder in self.network.decoders.items()}
@@ -126,6 +129,8 @@ class Engine:
                     left_out = self.left_out.report() if "error" in batch else {}
                     self.observer.step(self._training_record(steps) | times | left_out)
                 self.evaluation_due = self._evaluates()
+                if self.evaluation_due:
+                    self.gradient_check.settle()
                 with self.clock.paused():
                     stop(self.step, self.evaluation_due)  # before the evaluation, which can take too long
                     if self.evaluation_due:
@@ -204,9 +209,9 @@ class Engine:
             # Dropout draws the same, whatever the balancer drew before.
             self._turns.model(self.accelerator.device, self.samples.rank)
             outputs, losses = self._forward(partial(self.model, late=one.late), image, targets, one.tap)
-            one.record(losses, outputs)
-            if "indicators" in self.balancer.needs:
-                one.record_indicators({n: t.indicator(outputs[n], targets[n]) for n, t in self.tasks.items()})
+            wants = "indicators" in self.balancer.needs
+            told = {n: t.indicator(outputs[n], targets[n]) for n, t in self.tasks.items()} if wants else None
+            one.record(losses, outputs, told, self.gradient_check.take())
 
             # Before the backward pass: with DeepSpeed, the optimizer moves at its end.
             optim.set_rates(self.optimizer, self.config, self.step, self.total_steps)
@@ -233,7 +238,9 @@ class Engine:
             for parameter in self._decoders[name]:
                 parameter.grad = None
         if len(absent) < len(self.tasks):  # else no label at all: weight decay alone must not move the encoder
-            optim.check_gradients(self.accelerator, self.network, self.config, one.step, self.balancer)
+            norm = optim.clip_gradients(self.accelerator, self.network, self.config)
+            if self.accelerator.scaler is None:  # it skips such a step and lowers its scale: a part of its work
+                self.gradient_check.look(norm, one.step)
             self.optimizer.step()
             if not self.optimizer.step_was_skipped:  # by the loss scaler: then the balancer stays where it is, too
                 self.averaged.update()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +15,16 @@ from mtlkit.sample_group import SampleGroup, of_all_ranks
 from mtlkit.task import Task, no_loss
 
 Losses = Mapping[str, tuple[Tensor, Tensor]]  # task -> (sum, count) on this process
+Key = TypeVar("Key", bound=Hashable)
+
+
+class Unread(Protocol):
+    """A number on the device that the host does not know yet."""
+
+    value: Tensor
+
+    def read(self, number: float) -> None:
+        """Takes the number when it has come to the host."""
 
 
 class NonFiniteError(StepError):
@@ -85,13 +95,18 @@ class FirstLosses:
 class LossMeans:
     """The global means of one micro-batch's losses.
 
+    One table brings all sums and counts to the host: the one time in a forward pass that it waits for the device.
+
     A mean's value is global while its gradient is this process's share, times the number of processes because DDP
-    averages: any function of the means then has the gradient it would have in one process.
+    averages: any function of the means then has the gradient it would have in one process. So a mean's gradient is
+    `factors` times that of this process's sum.
 
     Attributes:
         tasks: those with at least one valid label on any process; the order of all lists below.
         raw: task -> its mean loss as a number.
-        means: the same, divided by the first losses and differentiable.
+        values: (k,) the same, divided by the first losses, on the host.
+        sums: this process's sums over the valid elements, differentiable, on the device.
+        factors: (k,) the derivatives of the means by these sums, on the host.
         anchors: zeros that keep the decoders of absent tasks in the graph, as DDP expects of all.
 
     Raises:
@@ -105,21 +120,27 @@ class LossMeans:
         first_losses: FirstLosses,
         number: int,
         samples: SampleGroup | None = None,
+        *,
+        indicators: Mapping[str, tuple[Tensor, Tensor] | None] | None = None,
+        unread: Sequence[Unread] = (),
     ) -> None:
         self.raw: dict[str, float] = {}
-        self.means: list[Tensor] = []
+        self.sums: list[Tensor] = []
         self.anchors: list[Tensor] = []
         self._scales: list[float] = []
         self._number = number
         self._samples = samples = samples or SampleGroup()
-        totals = totals_of(losses, samples)
-        local_counts = [count for _, count in totals.values()]
-        if samples.size > 1:  # one wait for the device, and not one per task
-            local_counts = torch.stack([count.double() for _, count in losses.values()]).tolist()
-        for (name, (total, count)), local_count in zip(totals.items(), local_counts, strict=True):
-            # `count` is that of all processes, `local_count` that of this one: it may have none of the labels.
+        factors: list[float] = []
+        # The names of tasks are texts, so those of the indicators cannot be taken for them.
+        more = {(name, "indicator"): pair for name, pair in (indicators or {}).items() if pair is not None}
+        totals = totals_of({**losses, **more}, samples, unread)
+        found = {name: totals[name, "indicator"] for name in indicators or {} if (name, "indicator") in totals}
+        self._indicators = {name: total / count for name, (total, count, _) in found.items() if count > 0}
+        for name in losses:
+            total, count, here = totals[name]
+            # `count` is that of all processes, `here` that of this one: it may have none of the labels.
             mine = losses[name][0]
-            if local_count == 0:  # a decoder without a gradient would leave DDP's sum waiting on the other processes
+            if here == 0:  # a decoder without a gradient would leave DDP's sum waiting on the other processes
                 mine = no_loss(outputs[name])[0]
             if count == 0:  # no label anywhere: the balancer must not see this task, but DDP must see its decoder
                 self.anchors.append(mine)
@@ -133,12 +154,21 @@ class LossMeans:
                 )
             self.raw[name] = mean
             scale = first_losses.scale(name, mean, number)
-            # The value is the global mean. The gradient is that of `local`, this process's samples. DDP takes the mean
-            # of such gradients over processes, so the factor `samples.size` makes it a sum.
-            local = mine * (samples.size / (count * scale))
+            # The value is the global mean. The gradient is that of this process's samples. DDP takes the mean of such
+            # gradients over processes, so the factor `samples.size` makes it a sum.
             self._scales.append(scale)
-            self.means.append(of_all_ranks(mean / scale, local))
+            self.sums.append(mine)
+            factors.append(samples.size / (count * scale))
         self.tasks = tuple(self.raw)
+        # Half precision is too coarse for means. A model in float64 keeps it.
+        dtype = torch.float64 if any(own.dtype == torch.float64 for own in self.sums) else torch.float32
+        means = [mean / scale for mean, scale in zip(self.raw.values(), self._scales, strict=True)]
+        self.values, self.factors = torch.tensor(means, dtype=dtype), torch.tensor(factors, dtype=dtype)
+
+    def means(self) -> list[Tensor]:
+        """Returns the differentiable means on the device, for methods that differentiate gradients once more."""
+        pairs = zip(self.values.tolist(), self.sums, self.factors.tolist(), strict=True)
+        return [of_all_ranks(value, own * factor) for value, own, factor in pairs]
 
     def after(self, losses: Losses) -> list[float]:
         """Returns the mean losses of the same batch after the model has moved."""
@@ -151,18 +181,32 @@ class LossMeans:
                 )
         return [totals[n][0] / totals[n][1] / scale for n, scale in zip(self.tasks, self._scales, strict=True)]
 
-    def indicators(self, pairs: Mapping[str, tuple[Tensor, Tensor] | None]) -> list[float]:
+    def indicators(self) -> list[float]:
         """Returns the mean indicators of the tasks; a task without an indicator gets exp(-loss)."""
-        totals = totals_of({name: pair for name, pair in pairs.items() if pair is not None}, self._samples)
-        means = {name: total / count for name, (total, count) in totals.items() if count > 0}
-        return [means.get(name, math.exp(-max(loss, 0.0))) for name, loss in self.raw.items()]
+        return [self._indicators.get(name, math.exp(-max(loss, 0.0))) for name, loss in self.raw.items()]
 
 
-def totals_of(pairs: Losses, samples: SampleGroup) -> dict[str, tuple[float, float]]:
-    """Returns the (sum, count) of every task over all processes, by one collective operation."""
+def totals_of(
+    pairs: Mapping[Key, tuple[Tensor, Tensor]], samples: SampleGroup, unread: Sequence[Unread] = ()
+) -> dict[Key, tuple[float, float, float]]:
+    """Returns every (sum, count) over all processes, by one collective, and this process's own count.
+
+    `unread` are numbers on the device that nobody has waited for yet: they come to the host in the same transfer.
+    """
     if not pairs:
         return {}
     # One collective of 2K numbers, and one wait for the device. Float64, or a count above 2^24 pixels would be rounded.
-    table = [torch.stack([total.detach().double(), count.double()]) for total, count in pairs.values()]
-    rows = samples.sum(torch.stack(table)).tolist()
-    return {name: (total, count) for name, (total, count) in zip(pairs, rows, strict=True)}
+    with torch.no_grad():
+        here = torch.stack([_doubles([total for total, _ in pairs.values()]), _doubles([n for _, n in pairs.values()])])
+    table = [samples.sum(here), here[1:]] + [one.value.double().expand(1, len(pairs)) for one in unread]
+    total, count, own, *rest = torch.cat(table).tolist()
+    for one, row in zip(unread, rest, strict=True):
+        one.read(row[0])
+    return dict(zip(pairs, zip(total, count, own, strict=True), strict=True))
+
+
+def _doubles(values: Sequence[Tensor]) -> Tensor:
+    # Numbers of one type are converted together: one operation, and not one per task.
+    if len({value.dtype for value in values}) == 1:
+        return torch.stack(list(values)).double()
+    return torch.stack([value.double() for value in values])

@@ -1,7 +1,8 @@
 """One forward and one backward pass of a micro-batch: where the balancer's hooks are called."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -9,13 +10,14 @@ from torch import Tensor
 from mtlkit import contract
 from mtlkit.balancer import Balancer
 from mtlkit.engine import balancer_state
-from mtlkit.engine.losses import FirstLosses, Losses, LossMeans
+from mtlkit.engine.losses import FirstLosses, Losses, LossMeans, Unread
 from mtlkit.engine.parameter_space import ParameterSpace
 from mtlkit.engine.shards import Shards
 from mtlkit.engine.shared import Shared, late_parameters
 from mtlkit.engine.space import FeatureSpace, LastLayerSpace, Space
 from mtlkit.engine.tap import Coefficients, Seed, Tap
 from mtlkit.gradients import Row, weighted_sum
+from mtlkit.host import Seeds
 from mtlkit.network import Features
 from mtlkit.seeding import Turn, Turns
 from mtlkit.step import Step
@@ -32,9 +34,12 @@ class Pass:
     """Runs one step: it sets what the balancer sees of the step and calls the hooks of the balancer in order.
 
     The order of calls is `tap` (in the forward pass, between encoder and decoders), `record`, `objective`, the
-    backward pass of the objective, `end`, and `update_balancer` once the model has moved. Where the balancer needs it,
-    `record_indicators` comes before `objective`. The engine calls `backward`, which is the three in the middle. In
-    somebody else's loop, somebody else runs the backward pass, and `end` is called when it is over.
+    backward pass of the objective, `end`, and `update_balancer` once the model has moved. The engine calls `backward`,
+    which is the three in the middle. In somebody else's loop, somebody else runs the backward pass, and `end` is called
+    when it is over.
+
+    The host waits for the device twice, whatever the number of tasks: in `record` for the table of losses, and inside
+    the backward pass for the Gram matrix, if anybody asks for it. All K x K work is done on the host.
 
     Args:
         balancer: the method.
@@ -81,7 +86,7 @@ class Pass:
             # A frozen encoder. Its features become the leaves of the graph, so that the task gradients meet as usual.
             features = [level.detach().requires_grad_() for level in features]
         self._space = SPACES[own.space](
-            features, self._encoder, "second_batch" in own.needs, self.step.samples, self._shards
+            features, self._encoder, "second_batch" in own.needs, self.step.samples, self._shards, self.step.on_host
         )
         self.step.gradients, self._device = self._space, features[0].device
         # The tap has no second derivative. A method that needs one reads the gradients before the backward pass.
@@ -102,31 +107,41 @@ class Pass:
         """The late parameters as that task's decoder gets them, by name; nothing where they stay as they are."""
         return self._late[task]
 
-    def record(self, losses: Losses, outputs: Mapping[str, Tensor]) -> None:
-        """Takes this process's (sum, count) of every task and computes the means over all processes."""
-        self._losses = LossMeans(losses, outputs, self._first_losses, self.step.number, self.step.samples)
+    def record(
+        self,
+        losses: Losses,
+        outputs: Mapping[str, Tensor],
+        indicators: Mapping[str, tuple[Tensor, Tensor] | None] | None = None,
+        unread: Sequence[Unread] = (),
+    ) -> None:
+        """Takes this process's (sum, count) of every task and computes the means over all processes.
+
+        `indicators` are such pairs, too, for a balancer that needs them. `unread` come to the host with them.
+        """
+        first, number, samples = self._first_losses, self.step.number, self.step.samples
+        self._losses = LossMeans(losses, outputs, first, number, samples, indicators=indicators, unread=unread)
         # From here on a task without any valid label does not exist for the balancer.
         self.step.tasks, self.step.raw_losses = self._losses.tasks, self._losses.raw
         self.step.window.tasks.update(self.step.tasks)
         if self.step.tasks:
-            self.step.losses = Coefficients.apply(self._receive_coefficients, *self._losses.means)
+            self.step.losses = Coefficients.apply(self._receive_coefficients, self._losses.values, *self._losses.sums)
+        if indicators is not None:
+            self._tell("indicators", self._losses.indicators())
         if self._create_graph:
-            self._space.differentiate(self._losses.means, [self.aliases[task] for task in self.step.tasks])
-
-    def record_indicators(self, indicators: Mapping[str, tuple[Tensor, Tensor] | None]) -> None:
-        """Takes this process's (sum, count) of every task's indicator."""
-        self._tell("indicators", self._losses.indicators(indicators))
+            self._space.differentiate(self._losses.means(), [self.aliases[task] for task in self.step.tasks])
 
     def objective(self) -> Tensor:
         """Returns the scalar whose backward pass is the step's only one."""
         # Parts that get no gradient otherwise: DDP waits for one of every parameter.
         shared = [*self._space.levels, *late_parameters(self._encoder).values()]
-        total = self._losses.anchors + [no_loss(part)[0] for part in shared if self._create_graph]
+        anchors = self._losses.anchors + [no_loss(part)[0] for part in shared if self._create_graph]
+        objective = torch.zeros(())
         if self.step.tasks:
             with self._hook(Turn.OBJECTIVE):
                 objective = self._balancer.objective(self.step)
-            total.append(contract.check_objective(self._balancer, objective, self.step.losses))
-        scalar: Tensor = Seed.apply(self._receive_seed, sum(total[1:], total[0]))
+            contract.check_objective(self._balancer, objective, self.step.losses)
+        receive = partial(self._receive_seed, objective.device)
+        scalar: Tensor = Seed.apply(receive, objective, self._device, *anchors)
         return scalar
 
     def backward(self, backward: Callable[[Tensor], None]) -> None:
@@ -148,7 +163,7 @@ class Pass:
         self._space.release()
         if self._space.known_gram is not None:
             self.step.found["gram"] = self._space.known_gram
-        self.aliases, self._late, self._losses.means, self._losses.anchors = {}, {}, [], []
+        self.aliases, self._late, self._losses.sums, self._losses.anchors = {}, {}, [], []
         self.step.losses = self.step.losses.detach()
 
     def update_balancer(
@@ -176,19 +191,21 @@ class Pass:
 
     # -- what the autograd nodes call, in this order ----------------------------------------------------------
 
-    def _receive_seed(self, seed: Tensor) -> None:
-        self.step.seed = seed
-        self.step.window.seeds.append(seed)
+    def _receive_seed(self, home: torch.device, seed: Tensor) -> None:
+        # An objective at home on the host is differentiated without the factor; see `Seed`.
+        self.step.seeds = Seeds(seed, seed if home == seed.device else torch.ones((), dtype=seed.dtype))
+        self.step.window.seeds.append(self.step.seeds)
 
     def _receive_coefficients(self, gradient: Tensor) -> Tensor:
-        """Takes the objective's derivatives by the losses. Returns the gradient with which each loss goes on.
+        """Takes the objective's derivatives by the losses. Returns the gradients with which the local sums go on.
 
         Every decoder gets the gradient of its own loss, as if the objective were the plain sum. `_combine` multiplies
         the encoder's gradient by the derivatives, and `DecoderGradients` afterwards those of the decoders, if it was
         asked to. With a double backward there is no tap that could do this, so the derivatives go on at once.
         """
-        self.step.coefficients = gradient.detach() / self.step.seed
-        return gradient if self._create_graph else self.step.seed.expand_as(gradient)
+        self.step.coefficients = gradient.detach() / self.step.seeds.at(gradient.device)
+        factors = self._losses.factors * self.step.coefficients if self._create_graph else self._losses.factors
+        return factors.to(self._device) * self.step.seed
 
     def _combine(self, rows: list[Row]) -> list[Tensor | None]:
         """Takes the K task gradients from the tap. Returns a gradient for each of the tap's inputs.
@@ -220,7 +237,7 @@ class Pass:
             else:
                 combined = contract.check_gradient(self._balancer, combined, space.form)
                 if self._observe:
-                    step.found["products"] = space.products(combined)
+                    step.found["products"] = space.products(combined).to("cpu")
                 result = space.given(combined)
         space.rows = []  # frees the K gradients before the encoder's backward pass begins
         factors = step.coefficients if step.weights is None else step.weights

@@ -15,18 +15,20 @@ from torch.compiler import set_stance
 from torch.optim import Optimizer
 
 from mtlkit.balancer import Balancer
-from mtlkit.config.optimizers import IN_TIMM, default_options, optimizer_options
+from mtlkit.config.optimizers import IN_TIMM, USUAL, default_options, optimizer_options
 from mtlkit.config.schema import TrainerConfig
-from mtlkit.engine.losses import gradient_error
 from mtlkit.engine.model import MultiTaskModel
 from mtlkit.engine.shards import here, mesh_of, whole
 from mtlkit.engine.zero import is_deepspeed
 from mtlkit.network import Encoder
-from mtlkit.step import Step
+
+OTHER_WAYS = {"fused", "foreach", "differentiable"}  #: options by which a user says how torch's optimizers work
 
 
-def model_optimizer(model: MultiTaskModel, config: TrainerConfig) -> Optimizer:
+def model_optimizer(model: MultiTaskModel, config: TrainerConfig, accelerator: Accelerator | None = None) -> Optimizer:
     """Returns the model's optimizer, with groups of parameters for the encoder and one for the decoders.
+
+    On an accelerator, those of torch are fused: one operation for many parameters, which can leave out a step there.
 
     Raises `ValueError` if the optimizer refuses an option, or cannot work on this machine.
     """
@@ -39,7 +41,7 @@ def model_optimizer(model: MultiTaskModel, config: TrainerConfig) -> Optimizer:
     for group in groups:
         group["initial_lr"] = group["lr"]  # the schedule multiplies this one, so that no rounding adds up
     with _refusing(config, "timm cannot make it here"):
-        return _made(groups, config)
+        return _made(groups, config, accelerator is not None and _can_fuse(accelerator))
 
 
 def check_optimizer(config: TrainerConfig, device: torch.device) -> None:
@@ -60,11 +62,16 @@ def check_optimizer(config: TrainerConfig, device: torch.device) -> None:
                 optimizer.step()
 
 
-def _made(groups: list[dict[str, Any]], config: TrainerConfig) -> Optimizer:
+def _can_fuse(accelerator: Accelerator) -> bool:
+    return accelerator.device.type != "cpu" and accelerator.distributed_type.value not in ("FSDP", "DEEPSPEED")
+
+
+def _made(groups: list[dict[str, Any]], config: TrainerConfig, fused: bool = False) -> Optimizer:
     name = IN_TIMM.get(config.optimizer, config.optimizer)
-    return create_optimizer_v2(
-        groups, name, config.lr, config.weight_decay, config.momentum, **optimizer_options(config)
-    )
+    options = optimizer_options(config)
+    if fused and config.optimizer in USUAL and not OTHER_WAYS & options.keys():
+        options["fused"] = True
+    return create_optimizer_v2(groups, name, config.lr, config.weight_decay, config.momentum, **options)
 
 
 @contextmanager
@@ -97,27 +104,14 @@ def _encoder_groups(encoder: Encoder, config: TrainerConfig) -> list[dict[str, A
     ]
 
 
-def check_gradients(
-    accelerator: Accelerator, model: MultiTaskModel, config: TrainerConfig, step: Step, balancer: Balancer
-) -> None:
-    """Clips the gradient. Raises an error before a gradient that is not finite moves anything.
-
-    A loss scaler skips such a step and lowers its scale instead. This is a normal part of its work.
-    """
-    if is_deepspeed(accelerator):  # it has clipped and moved already, and freed the gradients
-        norm = torch.as_tensor(accelerator.clip_grad_norm_((), 0.0))
-    else:
-        norm = clip_gradients(accelerator, model, config)
-    if accelerator.scaler is None and not bool(torch.isfinite(norm)):
-        raise gradient_error(float(norm), step.number, step.tasks, step.weights, type(balancer).__name__)
-
-
 def clip_gradients(accelerator: Accelerator, model: MultiTaskModel, config: TrainerConfig) -> Tensor:
     """Clips the encoder's gradient, the whole one, or nothing.
 
     Returns the length of the whole gradient: before `clip_norm` scales it down, after `clip_encoder` does. If any
     gradient is not finite, the length is not finite either.
     """
+    if is_deepspeed(accelerator):  # it has clipped and moved already, and freed the gradients
+        return torch.as_tensor(accelerator.clip_grad_norm_((), 0.0))
     if config.clip_encoder is not None:
         _clip(accelerator, [p for p in model.encoder.parameters() if p.grad is not None], config.clip_encoder)
     parameters = [p for p in model.parameters() if p.grad is not None]

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from mtlkit import contract
-from mtlkit.engine.shards import Shards, here, shard_of_sum, sum_over_shards, with_shard
+from mtlkit.engine.shards import here, shard_of_sum, sum_over_shards, with_shard
 from mtlkit.engine.shared import Shared, shared_parameters
 from mtlkit.engine.space import Space
 from mtlkit.gradients import Row, at_least_float32, inner_products, pull_back, weighted_sum
 from mtlkit.network import Features
-from mtlkit.sample_group import SampleGroup
 
 
 class ParameterSpace(Space):
@@ -26,8 +27,8 @@ class ParameterSpace(Space):
     and the inner products of the shards add up.
     """
 
-    def __init__(self, levels: Features, encoder: Shared, halves: bool, samples: SampleGroup, shards: Shards) -> None:
-        super().__init__(levels, encoder, halves, samples, shards)
+    def __init__(self, levels: Features, encoder: Shared, *given: Any) -> None:
+        super().__init__(levels, encoder, *given)
         shared = shared_parameters(encoder)
         if not shared:
             raise ValueError("balancer.space=parameters needs an encoder with trainable parameters; this one has none.")
@@ -80,13 +81,13 @@ class ParameterSpace(Space):
         return total / self.unit.to(total.dtype)
 
     def _gram_of_rows(self) -> Tensor:
-        return self._products(self._whole("gram")) / self.unit.double() ** 2
+        return self._products(self._whole("gram"))
 
     def cross_gram(self) -> Tensor:
         self._whole("cross_gram")
         assert self._halves is not None, "`step.cross_gram` needs `needs = {'second_batch'}`"
         first, second = self._halves  # each is half of what the whole batch has, so each counts twice
-        return 4 * self._products(first, second) / self.unit.double() ** 2
+        return 4 * self.true_size(self._products(first, second))
 
     def weighted(self, weights: Tensor) -> list[Tensor | None]:
         total = weighted_sum(self._whole("jacobian").unbind(), weights / self.samples.size)

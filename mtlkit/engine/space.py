@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -33,15 +33,25 @@ class Space(TaskGradients):
         unit: the same, times the number of processes: each process's losses carry that factor, as DDP averages.
         samples: the processes over which samples differ.
         shards: the parameters of which this process holds only a part.
-        known_gram: the Gram matrix, if it was computed already.
+        on_host: copies a value to the host, with its graph.
+        known_gram: the Gram matrix, on the host, if it was computed already.
     """
 
-    def __init__(self, levels: Features, encoder: Shared, halves: bool, samples: SampleGroup, shards: Shards) -> None:
+    def __init__(
+        self,
+        levels: Features,
+        encoder: Shared,
+        halves: bool,
+        samples: SampleGroup,
+        shards: Shards,
+        on_host: Callable[[Tensor], Tensor],
+    ) -> None:
         self.levels = levels
         self.encoder = encoder
         self.halves = halves
         self.samples = samples
         self.shards = shards
+        self.on_host = on_host
         self.inputs: list[Tensor] = levels
         self.rows: list[Row] = []
         self.seed = self.unit = torch.ones(())
@@ -67,8 +77,19 @@ class Space(TaskGradients):
 
     def gram(self) -> Tensor:
         if self.known_gram is None:
-            self.known_gram = self._gram_with_graph(self._graph) if self._graph else self._gram_of_rows()
+            if self._graph:
+                self.known_gram = self.on_host(self._gram_with_graph(self._graph))
+            else:
+                self.known_gram = self.true_size(self._gram_of_rows())
         return self.known_gram
+
+    def true_size(self, products: Tensor) -> Tensor:
+        """Returns inner products of gradients that arrived on the host, without the factor `unit` of each gradient.
+
+        This is the one place where the host waits for the device inside the backward pass.
+        """
+        found = torch.cat([products.flatten(), self.unit.double().view(1)]).to("cpu")
+        return found[:-1].view_as(products) / found[-1] ** 2
 
     def local_gradients(self) -> list[Row]:
         if self._graph:
@@ -94,7 +115,7 @@ class Space(TaskGradients):
 
     @abstractmethod
     def _gram_of_rows(self) -> Tensor:
-        """Returns the Gram matrix of the gradients that arrived."""
+        """Returns the Gram matrix of the gradients that arrived: on the device, and `unit` squared too large."""
 
     def _gram_with_graph(self, graph: Sequence[tuple[Tensor, Features]]) -> Tensor:
         """Returns the Gram matrix before the backward pass, with a graph, so that it can be differentiated."""
@@ -117,9 +138,7 @@ class FeatureSpace(Space):
     """The gradients at the features. Each process has other samples, so the Gram matrices of the processes add up."""
 
     def _gram_of_rows(self) -> Tensor:
-        rows = contract.known(self.rows, "gram", "`combine`")
-        # An inner product has two gradients in it, so it is `unit` squared too large.
-        return self.samples.sum(gram_of(rows)) / self.unit.double() ** 2
+        return self.samples.sum(gram_of(contract.known(self.rows, "gram", "`combine`")))
 
     def weighted(self, weights: Tensor) -> list[Tensor | None]:
         # The rows keep their factor `unit`: the encoder's own backward pass, DDP and the loss scaler expect it.
@@ -149,7 +168,7 @@ class LastLayerSpace(FeatureSpace):
         self.shards.gather()
         weight = self._weight
         rows = torch.stack([torch.cat(pull_back(self.levels, row, [weight])) for row in arrived])
-        return inner_products(self.samples.add(rows).unbind()) / self.unit.double() ** 2
+        return inner_products(self.samples.add(rows).unbind())
 
     def _gram_with_graph(self, graph: Sequence[tuple[Tensor, Features]]) -> Tensor:
         self.shards.gather()

@@ -52,35 +52,43 @@ class Tap(Function):
 
 
 class Coefficients(Function):
-    """Stacks the K losses. In the backward pass, it hands over the objective's derivatives by the losses.
+    """Gives the K losses, which the host knows already, as the means that the local sums stand for.
 
-    `receive` gets them (k,) and returns the gradients (k,) with which the losses, and so the decoders, go on.
+    In the backward pass, it hands over the objective's derivatives by the losses. `receive` gets them (k,), on the
+    host, and returns the gradients (k,) with which the local sums, and so the decoders, go on.
     """
 
     @staticmethod
-    def forward(ctx: Any, receive: Callable[[Tensor], Tensor], *losses: Tensor) -> Tensor:
-        ctx.receive = receive
-        return torch.stack(losses)
+    def forward(ctx: Any, receive: Callable[[Tensor], Tensor], values: Tensor, *sums: Tensor) -> Tensor:
+        ctx.receive, ctx.dtypes = receive, [own.dtype for own in sums]
+        return values.clone()
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        return None, *ctx.receive(gradient).unbind()
+        found = ctx.receive(gradient).unbind()
+        return None, None, *(own.to(dtype) for own, dtype in zip(found, ctx.dtypes, strict=True))
 
 
 class Seed(Function):
-    """Returns the objective. In the backward pass, it hands over the factor that arrives.
+    """Gives the objective on the training device. In the backward pass, it hands over the factor that arrives.
 
-    This factor is the loss scale divided by the number of accumulation steps.
+    This factor is the loss scale divided by the number of accumulation steps. An objective on the host is
+    differentiated without it: the factor is on the device, and to bring it to the host would mean to wait.
+
+    `anchors` are zeros on the device. They only keep parts of the model in the graph.
     """
 
     @staticmethod
-    def forward(ctx: Any, receive: Callable[[Tensor], None], objective: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, receive: Callable[[Tensor], None], objective: Tensor, device: torch.device, *anchors: Tensor
+    ) -> Tensor:
         # Accelerate, the loss scaler and DeepSpeed multiply the objective where we cannot see it. Here the product
         # arrives.
-        ctx.receive = receive
-        return objective.view_as(objective)
+        ctx.receive, ctx.home, ctx.dtypes = receive, objective.device, [anchor.dtype for anchor in anchors]
+        return objective.view_as(objective) if objective.device == device else objective.to(device)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         ctx.receive(gradient.detach())
-        return None, gradient
+        own = gradient if gradient.device == ctx.home else torch.ones((), dtype=gradient.dtype, device=ctx.home)
+        return None, own, None, *(gradient.to(dtype) for dtype in ctx.dtypes)

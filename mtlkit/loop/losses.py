@@ -65,7 +65,7 @@ def plain_sum(pairs: Losses, recorded: bool, samples: SampleGroup) -> Tensor:
             "balanced(features) ran with gradients, but balanced.loss(...) runs without, under torch.no_grad(). Call "
             "both in the same way: with gradients to train, and without to evaluate."
         )
-    means = [total / count for total, count in totals_of(pairs, samples).values() if count > 0]
+    means = [total / count for total, count, _ in totals_of(pairs, samples).values() if count > 0]
     device = next((total.device for total, _ in pairs.values()), torch.device("cpu"))
     return torch.tensor(math.fsum(means), device=device)
 
@@ -131,9 +131,10 @@ def check_extras(balancer: Balancer, again: Again | None, indicators: Mapping[st
 
 
 def indicator_pairs(
-    indicators: Mapping[str, Any], tasks: Sequence[str], like: Tensor, samples: SampleGroup
+    indicators: Mapping[str, Any], tasks: Sequence[str], device: torch.device, samples: SampleGroup
 ) -> dict[str, tuple[Tensor, Tensor] | None]:
     """Returns (sum, count) of each task's indicator; None: this loop has none for it, on any process."""
+    nothing = torch.zeros((), device=device)
     for name in indicators:
         if name not in tasks:
             raise ValueError(f"There is an indicator of {name!r}, which is no task. {suggest(str(name), tasks)}")
@@ -142,16 +143,14 @@ def indicator_pairs(
         value = indicators.get(name)
         if value is None:
             # Several processes send one row for each task: another one may know this indicator.
-            given[name] = (like.detach().new_zeros(()), like.detach().new_zeros(())) if samples.size > 1 else None
+            given[name] = (nothing, nothing) if samples.size > 1 else None
             continue
-        given[name] = tuple(torch.as_tensor(x).detach().to(like.device) for x in _parts(value))  # type: ignore[assignment]
-    for name, (total, count) in _numbers({name: pair for name, pair in given.items() if pair is not None}).items():
-        if count > 0 and not 0 <= total / count <= 1:
-            raise ValueError(f"The indicator of task {name!r} is {total / count:g}. It must be in [0, 1].")
+        given[name] = tuple(torch.as_tensor(x).detach().to(device) for x in _parts(value))  # type: ignore[assignment]
     return given
 
 
-def _numbers(pairs: Losses) -> dict[str, list[float]]:
-    """Returns this process's pairs as numbers, with one wait for the device."""
-    table = [torch.stack([part.double() for part in pair]) for pair in pairs.values()]
-    return dict(zip(pairs, torch.stack(table).tolist() if table else [], strict=True))
+def check_indicators(tasks: Sequence[str], indicators: Sequence[float]) -> None:
+    """Raises `ValueError` if an indicator (the mean over all processes) is not in [0, 1]."""
+    for name, value in zip(tasks, indicators, strict=True):
+        if not 0 <= value <= 1:
+            raise ValueError(f"The indicator of task {name!r} is {value:g}. It must be in [0, 1].")

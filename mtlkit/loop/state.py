@@ -15,10 +15,10 @@ def move(balancer: Balancer, optimizer: Adam | None, device: torch.device, dtype
     """Moves the method and its optimizer's averages to the device. Their numbers become `dtype`."""
     with torch.inference_mode(False):  # an evaluation may come first, and what it made there could not be trained
         balancer.to(device, dtype)
-        for values in optimizer.state.values() if optimizer else ():
+        for parameter, values in optimizer.state.items() if optimizer else ():
             for key, value in values.items():
                 if key != "step":  # Adam keeps its count on the CPU
-                    values[key] = value.to(device, dtype)
+                    values[key] = value.to(parameter.device, dtype)
 
 
 def moved_by(

@@ -174,11 +174,14 @@ class Steps:
         heads = parameters_of_heads(pairs, aliases, now.features, self._of_heads, own, weighs)
         pairs, outputs = given.completed(pairs, aliases, "create_graph" in own.needs)
         self._pending, now.again, now.heads, now.features = None, again, heads, []
-        now.one.record(pairs, outputs)
-        if "indicators" in own.needs:
-            like = now.one.step.losses
-            now.one.record_indicators(given.indicator_pairs(indicators or {}, own.tasks, like, self._samples))
-        scalar: Tensor = Seed.apply(lambda _: self._begin(now), now.one.objective())
+        wants = "indicators" in own.needs
+        device = next(iter(outputs.values())).device
+        told = given.indicator_pairs(indicators or {}, own.tasks, device, self._samples) if wants else None
+        now.one.record(pairs, outputs, told)
+        if wants:
+            given.check_indicators(now.one.step.tasks, now.one.step.indicators.tolist())
+        objective = now.one.objective()
+        scalar: Tensor = Seed.apply(lambda _: self._begin(now), objective, objective.device)
         return scalar
 
     def scalars(self) -> dict[str, float]:

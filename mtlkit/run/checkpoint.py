@@ -46,6 +46,7 @@ def save_checkpoint(engine: Engine, folder: Path, *, keep: str = "") -> None:
     """
     temporary = folder.with_name(f"{folder.name}.tmp")
     split_again(engine.network)
+    engine.gradient_check.settle()  # a run that is about to stop leaves no checkpoint
     state = training_state.state_of(engine)
     shards: dict[str, Tensor] = {}
     if is_split(engine.network):
