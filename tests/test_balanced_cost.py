@@ -10,7 +10,6 @@ import pytest
 import torch
 from loops import Loop
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from mtlkit import BALANCERS, Balanced
 
@@ -25,53 +24,6 @@ def pair(toys, method):
     # No step computes anything for the log. Adam would read its own numbers.
     engine = toys.make_engine(method, options=options, log_every=10**9, optimizer="sgd", momentum=0.0)
     return engine, Loop(engine, method, options)
-
-
-class Reads(TorchDispatchMode):
-    """Counts how often Python reads numbers of a tensor: each time, it waits for the device."""
-
-    def __init__(self, monkeypatch):
-        super().__init__()
-        self.number = 0
-        original = torch.Tensor.tolist
-
-        def tolist(tensor):
-            self.number += tensor.dim() > 0  # a single number is read by the operation below
-            return original(tensor)
-
-        monkeypatch.setattr(torch.Tensor, "tolist", tolist)
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.number += func is torch.ops.aten._local_scalar_dense.default
-        return func(*args, **(kwargs or {}))
-
-
-def reads_of(call, monkeypatch):
-    with monkeypatch.context() as patch, Reads(patch) as reads:
-        call()
-    return reads.number
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_a_step_waits_for_the_device_less_often_than_the_engine(toys, monkeypatch, method):
-    engine, loop = pair(toys, method)
-    for i in range(2):
-        engine.train_step(toys.make_batch(i))
-        loop.step(toys.make_batch(i))
-    batch = toys.make_batch(2)
-    expected = reads_of(lambda: engine.train_step(batch), monkeypatch)
-    found = reads_of(lambda: loop.step(batch), monkeypatch)
-    # The engine reads the length of the gradient; a loop leaves that to its owner. Indicators that a loop hands over
-    # are checked, with one read for all tasks.
-    assert found == expected - 1 + ("indicators" in BALANCERS.get(method).needs)
-
-
-def test_plain_summing_waits_once_per_micro_batch(toys, monkeypatch):
-    _, loop = pair(toys, "uniform")
-    first, second = toys.make_batch(1), toys.make_batch(2)
-    assert reads_of(lambda: loop.step(first), monkeypatch) == 1  # all losses together: are they finite?
-    # One more before a second micro-batch: are the gradients of the first still there?
-    assert reads_of(lambda: loop.step(first, second), monkeypatch) == 3
 
 
 def count_passes(modules):
