@@ -4,13 +4,14 @@ import os
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from mtlkit.data.files import first_that_exists, inside, lacking, names_in
+from mtlkit.data.hdf5 import reading_hdf5
 
 PAGE = "https://rgbd.cs.princeton.edu"
 PICTURES_PAGE = "https://github.com/ankurhanda/sunrgbd-meta-data"
@@ -186,12 +187,9 @@ def _strings(cells: np.ndarray, path: Path) -> list[str]:
 def _count(path: Path) -> int:
     import h5py
 
-    try:
-        with h5py.File(path, "r", locking=False) as file:
-            labels: Any = file[LABELS]
-            return labels.shape[0]
-    except (OSError, KeyError, AttributeError, IndexError, RuntimeError) as error:
-        raise _damaged(path, error) from error
+    with reading_hdf5(partial(_damaged, path)), h5py.File(path, "r", locking=False) as file:
+        labels: Any = file[LABELS]
+        return int(labels.shape[0])
 
 
 def _damaged(path: Path, error: Exception) -> ValueError:
