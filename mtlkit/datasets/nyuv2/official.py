@@ -11,7 +11,7 @@ import numpy as np
 from mtlkit.data.dataset import BadSampleError
 from mtlkit.data.files import unreadable
 from mtlkit.data.geometry import normals_from_depth
-from mtlkit.data.hdf5 import reading_hdf5
+from mtlkit.data.matlab import reading_mat
 from mtlkit.data.splits import Indices, hold_out_groups
 from mtlkit.datasets.nyuv2.form import (
     HEIGHT,
@@ -95,7 +95,7 @@ class Official(Form[int]):
     def hold_out(self, share: float) -> tuple[Indices, Indices]:
         import h5py
 
-        with reading_hdf5(partial(unreadable, self.file)), h5py.File(self.file, "r", locking=False) as data:
+        with reading_mat(partial(unreadable, self.file)), h5py.File(self.file, "r", locking=False) as data:
             names = data["scenes"][()].ravel()
             scenes = ["".join(map(chr, data[names[key]][()].ravel())) for key in self.train]
         train, val = hold_out_groups(scenes, share)
@@ -109,7 +109,7 @@ class Official(Form[int]):
 
     def _read(self, name: str, key: int) -> np.ndarray:
         """Reads one frame of an array, (H, W) or (H, W, 3)."""
-        with reading_hdf5(partial(unreadable, Path(self.label(key)))):
+        with reading_mat(partial(unreadable, Path(self.label(key)))):
             values: np.ndarray = self._data()[name][key].T
         if values.dtype.kind not in "fiu":
             raise BadSampleError(f"{self.label(key)} holds no numbers in {name}, but {values.dtype}.")
@@ -178,7 +178,7 @@ def _check(file: Path) -> int:
     def told(error: Exception) -> ValueError:
         return ValueError(f"{file} cannot be read: {_what(file) or ' '.join(str(error).split())}. {advice}")
 
-    with reading_hdf5(told), h5py.File(file, "r", locking=False) as data:
+    with reading_mat(told), h5py.File(file, "r", locking=False) as data:
         shapes = {name: item.shape for name, item in data.items() if isinstance(item, h5py.Dataset)}
     if missing := [name for name in (*SHAPES, "scenes") if name not in shapes]:
         raise ValueError(f"{file} lacks {', '.join(missing)}; found {', '.join(sorted(shapes)) or 'nothing'}. {advice}")

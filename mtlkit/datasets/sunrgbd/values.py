@@ -7,7 +7,7 @@ import numpy as np
 
 from mtlkit.data.dataset import BadSampleError, Camera
 from mtlkit.data.files import names_in, unreadable
-from mtlkit.data.hdf5 import reading_hdf5
+from mtlkit.data.matlab import reading_mat
 from mtlkit.data.pictures import read_exact
 from mtlkit.datasets.sunrgbd.index import LABELS, Frame
 
@@ -39,7 +39,7 @@ def _from_mat(frame: Frame, place: int) -> np.ndarray:
         return BadSampleError(f"{frame.label} cannot be read: {' '.join(str(error).split())[:300]}")
 
     # Opened each time, so that no handle is shared with worker processes.
-    with reading_hdf5(told), h5py.File(frame.file, "r", locking=False) as file:
+    with reading_mat(told), h5py.File(frame.file, "r", locking=False) as file:
         return np.asarray(file[file[LABELS][place, 0]]).T
 
 
