@@ -1,6 +1,7 @@
 """Values from YAML and the command line, checked against type annotations."""
 
 import math
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from inspect import Parameter
@@ -13,11 +14,12 @@ from mtlkit.registry import suggest
 from mtlkit.typed_words import NAMES, annotation_in_words, hint_for
 
 T = TypeVar("T")
+LARGEST = sys.float_info.max  #: an integer beyond it has no float, and NaN is not even comparable with it
 
 
 @dataclass(frozen=True)
 class Bound:
-    """The range of a number, for `Annotated`: from `low` to `high`. Infinity and NaN are in no range.
+    """The range of a number, for `Annotated`: from `low` to `high`. Numbers that are not finite are in no range.
 
     With `open`, `low` itself is not allowed. With `open_high`, `high` itself is not allowed.
     """
@@ -30,7 +32,7 @@ class Bound:
     def __contains__(self, value: float) -> bool:
         above = value > self.low if self.open else value >= self.low
         below = value < self.high if self.open_high else value <= self.high
-        return math.isfinite(value) and above and below
+        return _finite(value) and above and below
 
     def __str__(self) -> str:
         low = f"{'>' if self.open else '>='} {self.low:g}"
@@ -98,6 +100,7 @@ class MisfitError(Exception):
 def convert(value: Any, annotation: Any) -> Any:
     """The value as its annotation has it: an integer where a float is due becomes one, a list becomes a tuple.
 
+    Numbers must be finite, also where the annotation says nothing of numbers: no setting has a use for infinity or NaN.
     Annotations beyond numbers, text, `None`, `Literal`, unions and containers are left to the constructor.
     Raises `MisfitError`.
 
@@ -117,12 +120,23 @@ def convert(value: Any, annotation: Any) -> Any:
         return _fit_items(value, kind, args)
     if kind in (dict, Mapping):
         items = dict(_require(isinstance(value, Mapping), value))
-        return {key: convert(item, args[1] if args else Any) for key, item in items.items()}
+        of_keys, of_items = args or (Any, Any)
+        return {convert(key, of_keys): convert(item, of_items) for key, item in items.items()}
     if kind is float:
-        return float(_require(isinstance(value, int | float) and not isinstance(value, bool), value))
+        _require(isinstance(value, int | float) and not isinstance(value, bool) and _finite(value), value)
+        return float(value)
     if kind in NAMES:
         return _require(type(value) is (str if kind is Path else kind), value)
-    return value
+    return _require(_finite(value), value)
+
+
+def _finite(value: Any) -> bool:
+    """Returns whether a number is finite and no integer too large for a float, or all numbers in a container are so."""
+    if isinstance(value, Mapping):
+        return all(map(_finite, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(_finite, value))
+    return not isinstance(value, int | float) or -LARGEST <= value <= LARGEST
 
 
 def _require(condition: bool, value: T) -> T:
@@ -208,9 +222,13 @@ def _value(value: Any, annotation: Any, key: str, source: Source, tasks: Sequenc
         )
     if _holds_dataclasses(annotation) and isinstance(value, Mapping):
         inner = get_args(annotation)[1]
+        for name in value:
+            if not isinstance(name, str):  # YAML reads 1, yes and null as a number, a switch and nothing
+                raise source.error(f"{key}.{name}", f"a name must be text, found {name!r}", f'Write it as "{name}".')
         return {name: _value(item, inner, f"{key}.{name}", source, tasks) for name, item in value.items()}
     try:
         return convert(value, annotation)
     except MisfitError:
         words = annotation_in_words(annotation, tasks)
-        raise source.error(key, f"expected {words}, found {value!r}", hint_for(value, annotation)) from None
+        hint = hint_for(value, annotation) if _finite(value) else "All numbers must be finite."
+        raise source.error(key, f"expected {words}, found {value!r}", hint) from None

@@ -240,6 +240,9 @@ REFUSED = {
     "not a number": ("trainer.lr=nan", r"trainer.lr: expected a number >= 1e-30 and <= 1e\+06, found nan"),
     "nested": ("data.augmentation.flip=2", "data.augmentation.flip: expected a number >= 0 and <= 1, found 2"),
     "option type": ("balancer.lr=fast", "balancer.lr: expected a number, found 'fast'"),
+    "option that is not a number": ("balancer.lr=nan", "balancer.lr: expected a number, found nan .* must be finite"),
+    "no number inside": ("trainer.optimizer_options={betas: [inf, 0.9]}", "trainer.optimizer_options: .* be finite"),
+    "no float": (f"seed={10**400}", "seed: expected an integer >= 0, found 1000.* must be finite"),
     "option of a task": (
         "task.left.label_smoothing=1",
         r"task.left.label_smoothing: expected a number >= 0 and < 1, found 1 \(in the override 'task.left.label_sm",
@@ -267,6 +270,11 @@ REFUSED = {
     "baseline of strangers": (
         "trainer.baseline={left/accuracy: 0.9, sun/mse: 2}",
         "trainer.baseline: expected <task>/<metric> with a task of left, .* found 'sun/mse'",
+    ),
+    "baseline of a number": ("trainer.baseline={1: 2}", r"trainer.baseline: expected a mapping .*, found \{1: 2\}"),
+    "label of a number": (
+        "data={name: folder, images: a, labels: {1: {type: depth, files: b}}}",
+        r"data.labels.1: a name must be text, found 1 \(in .*\)\. Write it as \"1\"",
     ),
     "empty baseline": ("trainer.baseline={}", "trainer.baseline: it is empty"),
     "baseline without figures": ("trainer.baseline={left/accuracy: high}", "trainer.baseline: expected a mapping of"),
@@ -548,6 +556,11 @@ def test_a_value_takes_its_annotations_form(value: Any, annotation: Any, result:
         ([1, "a"], list[int]),
         ([1], tuple[int, int]),
         ({"a": "b"}, Mapping[str, float]),
+        ({1: 1.0}, Mapping[str, float]),
+        (float("nan"), float),
+        (float("inf"), float | None),
+        (10**400, float),
+        ({"a": [float("nan")]}, Mapping[str, Any]),
         ("z", Literal["x", "y"]),
         (True, Literal[1]),
         (None, int),

@@ -294,9 +294,11 @@ def test_damaged_small_files(small: Path) -> None:
     savemat(small / "classMapping40.mat", {"mapClass": np.full((1, 894), 41)})
     with pytest.raises(ValueError, match="must hold ids from 1 to 40"):
         NYUv2(small)
-    (small / "splits.mat").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"splits\.mat is damaged"):
-        NYUv2(small)
+    data = (small / "splits.mat").read_bytes()
+    for damaged in (data[:143] + b"9999" + data[147:], b""):  # an array of no type, which SciPy does not expect
+        (small / "splits.mat").write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"splits\.mat is damaged"):
+            NYUv2(small)
 
 
 def test_a_label_that_the_map_lacks(small: Path) -> None:
@@ -315,6 +317,27 @@ def test_truncated_mat(small: Path) -> None:
     file.write_bytes(file.read_bytes()[:1_000_000])
     with pytest.raises(ValueError, match=r"labeled\.mat cannot be read: .*truncated.*2,972,037,809 bytes"):
         NYUv2(small)
+
+
+@pytest.mark.parametrize("mark", [b"TREE", b"HEAP", b"SNOD"])
+def test_damage_inside_of_the_mat(small: Path, mark: bytes) -> None:
+    file = small / "nyu_depth_v2_labeled.mat"
+    content = file.read_bytes()
+    file.write_bytes(content.replace(mark, b"9999", 1))
+    with pytest.raises(ValueError, match=r"labeled\.mat cannot be read: .*2,972,037,809 bytes"):
+        NYUv2(small)
+
+
+def test_labels_that_are_no_whole_numbers(small: Path) -> None:
+    path = small / "nyu_depth_v2_labeled.mat"
+    with h5py.File(path) as file:
+        values = file["labels"][()]
+    for changed in (values + 0.5, values.astype("S3")):
+        with h5py.File(path, "r+") as file:
+            del file["labels"]
+            file["labels"] = changed
+        with pytest.raises(BadSampleError, match=r"labeled\.mat, frame 0 holds (the labels|no numbers)"):
+            NYUv2(small, holdout=0)[0]
 
 
 def test_a_damaged_frame_among_good_ones(small: Path) -> None:

@@ -225,6 +225,24 @@ def test_a_description_of_an_older_version_means_that_the_balancer_is_needed(lef
 
 
 @pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("  levels:\n  - ", "  levels:\n  - 99", "has the levels 0 to"),
+        ("type: depth", "type: segmentation", "'depth' needs the names of its classes"),
+    ],
+)
+def test_values_of_which_no_model_can_be_built_are_refused_with_the_name_of_their_file(
+    left, tmp_path, old, new, message
+):
+    run = shutil.copytree(left, tmp_path / "run")
+    text = (run / "config.yaml").read_text()
+    assert old in text
+    (run / "config.yaml").write_text(text.replace(old, new))
+    with pytest.raises(ValueError, match=rf"run/config\.yaml.*{message}"):
+        mtlkit.load(run, device="cpu")
+
+
+@pytest.mark.parametrize(
     ("key", "value", "message"),
     [
         ("size", [-5, 5], r"size: expected \[an integer >= 1"),

@@ -1,5 +1,7 @@
 """A few cases of every part of `make trust`, with the seeds of that harness (docs/results/trust.md)."""
 
+import os
+import random
 import sys
 from pathlib import Path
 
@@ -45,6 +47,36 @@ def test_a_kill_a_full_disk_and_some_steps(tmp_path):
     assert passed(long_runs.long_run(tmp_path / "long", 1, 200)) == 200
 
 
+@pytest.mark.filterwarnings("ignore:.*fork")
+def test_a_fork_renews_the_threads_of_torch_before_it_begins(monkeypatch):
+    renewed = []
+    monkeypatch.setattr(kills.torch, "set_num_threads", renewed.append)
+    if not (child := kills.fork()):
+        os._exit(len(renewed))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+    assert renewed == []  # the parent has its own
+
+
+def test_a_command_that_ends_before_its_kill_is_a_fault_that_says_how(monkeypatch):
+    def call(words, folder, number=0, name=""):
+        Path(f"{folder}.txt").write_text("terminate called")
+        return kills.Ended(-6 if number else 0, ["open x"])
+
+    monkeypatch.setattr(kills, "call", call)
+    result = Result()
+    kills._try(kills.Scenario("a command", (), (), lambda folder: {}, 1), 1, random.Random(0), result)
+    (fault,) = result.faults
+    assert "killed at event 1 of 1, open x" in fault
+    assert "but status -6 after 1 events: terminate called" in fault
+
+
+def test_time_is_no_state_of_a_checkpoint():
+    engine = checkpoints._trained(0)
+    before = checkpoints._state(engine)
+    engine.clock.before += 1.0
+    assert same(before, checkpoints._state(engine))
+
+
 def test_a_long_log_needs_no_more_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(history, "MOST", 100)
     long_runs.write_log(tmp_path / "run", 1000)
@@ -62,8 +94,6 @@ def passed(found: Result) -> int:
 
 def test_kills_are_spread_over_all_kinds_of_events():
     events = ["mkdir a1", "open a1/x", "open a2/x", "open a3/x", "rename x y"]
-    import random
-
     chosen = spread(events, 3, random.Random(0))
     assert {kind(events[number - 1]) for number in chosen} == {"mkdir aN", "open aN/x", "rename x y"}
     assert same({"a": [1, 2.0]}, {"a": [1, 2.0]})

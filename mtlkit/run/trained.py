@@ -10,18 +10,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mtlkit.balancer import BALANCERS
+from mtlkit.balancer import BALANCERS, Balancer
 from mtlkit.config.schema import TrainedConfig
 from mtlkit.config.trained import read_trained
 from mtlkit.data.files import image_tensor, resize
 from mtlkit.data.images import Given, pixels_of
 from mtlkit.engine.lora import add_lora
+from mtlkit.engine.model import MultiTaskModel
 from mtlkit.engine.predictor import Predictor, dtype_of
+from mtlkit.errors import for_users
 from mtlkit.registry import suggest
 from mtlkit.run import checkpoint
 from mtlkit.run.build import build_model, build_tasks
 from mtlkit.run.description import Description
-from mtlkit.run_folder import CONFIG, check_run
+from mtlkit.run_folder import CONFIG, DATA, check_run
 from mtlkit.task import Task
 
 Predictions = dict[str, Tensor]
@@ -144,23 +146,33 @@ def load_run(
             warn(remark, stacklevel=3)
     if absent := [task for task in config.task if task not in described.targets]:
         raise ValueError(f"{run}: data.json has no target {absent[0]!r}. {suggest(absent[0], described.targets)}")
-    targets = {task: described.targets[task] for task in config.task}
     precision = config.trainer.precision
-    # Start values are drawn, and then replaced by the weights. The caller's random numbers must not move by this.
-    with torch.random.fork_rng(devices=[]):
-        tasks = build_tasks(config.task, targets, described.size)
-        model = build_model(config.model, tasks, described.size, described.channels, pretrained=False)
-        if config.model.lora is not None:
-            add_lora(model, config.model.lora)
-        balancer = None
-        if config.balancer is not None:
-            balancer = BALANCERS.build(config.balancer.name, tasks=tuple(tasks), **config.balancer.options)
-            balancer.setup(tasks, replace(model.encoder_info, image=described.size))
+    try:
+        tasks, model, balancer = _build(config, described)
+    except Exception as error:
+        if not for_users(error):
+            raise
+        raise ValueError(f"{run / CONFIG} and {DATA} beside it describe no model that can be built: {error}") from error
     for part in (model, balancer):
         if part is not None:  # before the weights are loaded, to keep all their digits
             part.to(place, dtype_of(precision)).requires_grad_(False).eval()
     checkpoint.load_weights(model, balancer, folder)
     return TrainedModel(config, described, Predictor(model, tasks, balancer, place, precision), folder, from_hub)
+
+
+def _build(config: TrainedConfig, described: Description) -> tuple[dict[str, Task], MultiTaskModel, Balancer | None]:
+    """Builds the tasks, the model and the balancer with start values, which the weights then replace."""
+    targets = {task: described.targets[task] for task in config.task}
+    with torch.random.fork_rng(devices=[]):  # the caller's random numbers must not move by this
+        tasks = build_tasks(config.task, targets, described.size)
+        model = build_model(config.model, tasks, described.size, described.channels, pretrained=False)
+        if config.model.lora is not None:
+            add_lora(model, config.model.lora)
+        if config.balancer is None:
+            return tasks, model, None
+        balancer = BALANCERS.build(config.balancer.name, tasks=tuple(tasks), **config.balancer.options)
+        balancer.setup(tasks, replace(model.encoder_info, image=described.size))
+    return tasks, model, balancer
 
 
 def _device(name: str | torch.device | None) -> torch.device:

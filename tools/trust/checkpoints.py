@@ -61,6 +61,7 @@ def _state(engine: Engine) -> dict[str, Any]:
         name: {key: value.clone() for key, value in part.state_dict().items()} for name, part in parts.items()
     }
     state = training_state.state_of(engine)
+    del state["seconds"]  # the clock goes on
     return found | {
         "training": torch.utils._pytree.tree_map(
             lambda value: value.clone() if torch.is_tensor(value) else value, state

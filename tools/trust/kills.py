@@ -129,8 +129,10 @@ def _try(scenario: Scenario, share: int, draw: random.Random, result: Result) ->
         place = Path(f"{name}-{number}")
         what = f"{scenario.name}, killed at event {number} of {len(last.events)}, {last.events[number - 1]}"
         _begin(scenario, place)
-        if call(_words(scenario.words, place), place, number).status != -signal.SIGKILL:
-            result.fault(f"{what}: it was not killed there")
+        killed = call(_words(scenario.words, place), place, number)
+        if killed.status != -signal.SIGKILL:
+            told = f"status {killed.status} after {len(killed.events)} events"
+            result.fault(f"{what}: it was not killed there, but {told}: {Path(f'{place}.txt').read_text()[-400:]}")
             continue
         after = begin_again(_words(scenario.words, place), _words(scenario.again, place), place)
         if after.status:
@@ -194,6 +196,19 @@ def kind(event: str) -> str:
 # One command, in a process of its own
 
 
+def fork() -> int:
+    """Forks this process, as `os.fork`. The fork may then compute with torch.
+
+    After a fork, torch renews its pool of threads at the first call that needs it. If the main thread and autograd's
+    are both there by then, one of them may find no pool, and the process aborts ("Invalid thread pool!"). So the pool
+    is renewed here, while the fork has one thread only.
+    """
+    child = os.fork()
+    if not child:
+        torch.set_num_threads(1)
+    return child
+
+
 @dataclass(frozen=True)
 class Ended:
     """The status of a command, negative for a signal, and its events as far as it came."""
@@ -205,7 +220,7 @@ class Ended:
 def call(words: Sequence[str], folder: Path, number: int = 0, name: str = "") -> Ended:
     """Runs the command in a fork of this process. It is killed at the event of a number, or at the second of a name."""
     told = Path(f"{folder}.events")
-    child = os.fork()
+    child = fork()
     if not child:
         _child(words, folder, number, name, told)
     until = time.monotonic() + SECONDS

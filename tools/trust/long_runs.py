@@ -85,7 +85,7 @@ def _forked(words: list[str], at: int) -> tuple[int, str]:
     from mtlkit.cli.main import main
 
     read, write = os.pipe()
-    child = os.fork()
+    child = kills.fork()
     if not child:
         status = 1
         try:

@@ -1,8 +1,8 @@
 """The common part of all forms in which NYUv2 is distributed."""
 
-import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -12,6 +12,7 @@ from mtlkit.data.dataset import BadSampleError, Camera
 from mtlkit.data.files import check_shape, unreadable
 from mtlkit.data.geometry import normals_from_depth
 from mtlkit.data.limits import check_pixels
+from mtlkit.data.matlab import reading_mat
 from mtlkit.data.splits import Indices, hold_out_blocks
 
 Key = TypeVar("Key")  # the type of a form's frame keys
@@ -100,18 +101,12 @@ def reach(width: int) -> int:
 def read_mat(path: Path, key: str) -> np.ndarray:
     """Reads an array of numbers from a MATLAB file older than v7.3. Raises `BadSampleError`."""
     from scipy.io import loadmat, whosmat
-    from scipy.io.matlab import MatReadError
 
-    damage = (MatReadError, OSError, ValueError, TypeError, LookupError, NotImplementedError, zlib.error)
-    try:
+    with reading_mat(partial(unreadable, path)):
         for name, shape, _ in whosmat(path, appendmat=False):
             if name == key:
                 check_pixels(path, shape)
         values = loadmat(path, appendmat=False, variable_names=[key]).get(key)
-    except BadSampleError:
-        raise
-    except damage as error:
-        raise unreadable(path, error) from error
     if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiub":
         raise BadSampleError(f"{path} holds no array of numbers {key!r}.")
     return values

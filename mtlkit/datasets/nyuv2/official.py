@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from mtlkit.data.dataset import BadSampleError
 from mtlkit.data.files import unreadable
 from mtlkit.data.geometry import normals_from_depth
+from mtlkit.data.matlab import reading_mat
 from mtlkit.data.splits import Indices, hold_out_groups
 from mtlkit.datasets.nyuv2.form import (
     HEIGHT,
@@ -67,7 +69,7 @@ class Official(Form[int]):
     def labels(self, key: int) -> np.ndarray:
         if self._labels40 is not None:
             return whole_numbers(self._classes_file, self._labels40[..., key][self.crop], 0, 40) - 1
-        ids = self._read("labels", key)[self.crop]
+        ids = whole_numbers(Path(self.label(key)), self._read("labels", key)[self.crop], 0, 2**16 - 1)
         if ids.max() >= len(self._to_40):
             raise BadSampleError(
                 f"{self.label(key)} holds the label {ids.max()}, but {self._classes_file} knows 1 to "
@@ -93,7 +95,7 @@ class Official(Form[int]):
     def hold_out(self, share: float) -> tuple[Indices, Indices]:
         import h5py
 
-        with h5py.File(self.file, "r", locking=False) as data:
+        with reading_mat(partial(unreadable, self.file)), h5py.File(self.file, "r", locking=False) as data:
             names = data["scenes"][()].ravel()
             scenes = ["".join(map(chr, data[names[key]][()].ravel())) for key in self.train]
         train, val = hold_out_groups(scenes, share)
@@ -107,10 +109,11 @@ class Official(Form[int]):
 
     def _read(self, name: str, key: int) -> np.ndarray:
         """Reads one frame of an array, (H, W) or (H, W, 3)."""
-        try:
-            return self._data()[name][key].T
-        except OSError as error:
-            raise unreadable(Path(self.label(key)), error) from error
+        with reading_mat(partial(unreadable, Path(self.label(key)))):
+            values: np.ndarray = self._data()[name][key].T
+        if values.dtype.kind not in "fiu":
+            raise BadSampleError(f"{self.label(key)} holds no numbers in {name}, but {values.dtype}.")
+        return values
 
     def _data(self) -> Mapping[str, Any]:
         """Returns the file, opened by this process. A child process must not use the handle of its parent."""
@@ -171,11 +174,12 @@ def _check(file: Path) -> int:
     import h5py
 
     advice = f"Expected {FILE} from {PAGE}: MATLAB v7.3, that is HDF5, and 2,972,037,809 bytes."
-    try:
-        with h5py.File(file, "r", locking=False) as data:
-            shapes = {name: item.shape for name, item in data.items() if isinstance(item, h5py.Dataset)}
-    except OSError as error:
-        raise ValueError(f"{file} cannot be read: {_what(file) or ' '.join(str(error).split())}. {advice}") from error
+
+    def told(error: Exception) -> ValueError:
+        return ValueError(f"{file} cannot be read: {_what(file) or ' '.join(str(error).split())}. {advice}")
+
+    with reading_mat(told), h5py.File(file, "r", locking=False) as data:
+        shapes = {name: item.shape for name, item in data.items() if isinstance(item, h5py.Dataset)}
     if missing := [name for name in (*SHAPES, "scenes") if name not in shapes]:
         raise ValueError(f"{file} lacks {', '.join(missing)}; found {', '.join(sorted(shapes)) or 'nothing'}. {advice}")
     count = shapes["images"][0]

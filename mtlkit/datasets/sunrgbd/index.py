@@ -1,16 +1,16 @@
 """Finds the frames of SUN RGB-D's published splits and their labels."""
 
 import os
-import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from mtlkit.data.files import first_that_exists, inside, lacking, names_in
+from mtlkit.data.matlab import reading_mat
 
 PAGE = "https://rgbd.cs.princeton.edu"
 PICTURES_PAGE = "https://github.com/ankurhanda/sunrgbd-meta-data"
@@ -157,23 +157,13 @@ def _meta(path: Path, stamp: int) -> tuple[str, ...]:
 
 def _variable(path: Path, name: str) -> np.ndarray:
     from scipy.io import loadmat
-    from scipy.io.matlab import MatReadError
 
-    try:
-        return loadmat(path, variable_names=[name])[name]
-    except KeyError as error:
-        raise ValueError(f"{path} has no variable {name}. {_again(path.parents[1])}") from error
-    except (
-        MatReadError,
-        zlib.error,
-        OSError,
-        EOFError,
-        LookupError,
-        ValueError,
-        TypeError,
-        NotImplementedError,
-    ) as error:
-        raise _damaged(path, error) from error
+    with reading_mat(partial(_damaged, path)):
+        found = loadmat(path, variable_names=[name])
+    if name not in found:
+        raise ValueError(f"{path} has no variable {name}. {_again(path.parents[1])}")
+    values: np.ndarray = found[name]
+    return values
 
 
 def _strings(cells: np.ndarray, path: Path) -> list[str]:
@@ -186,12 +176,9 @@ def _strings(cells: np.ndarray, path: Path) -> list[str]:
 def _count(path: Path) -> int:
     import h5py
 
-    try:
-        with h5py.File(path, "r", locking=False) as file:
-            labels: Any = file[LABELS]
-            return labels.shape[0]
-    except (OSError, KeyError, AttributeError, IndexError, RuntimeError) as error:
-        raise _damaged(path, error) from error
+    with reading_mat(partial(_damaged, path)), h5py.File(path, "r", locking=False) as file:
+        labels: Any = file[LABELS]
+        return int(labels.shape[0])
 
 
 def _damaged(path: Path, error: Exception) -> ValueError:

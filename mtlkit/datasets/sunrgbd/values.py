@@ -7,6 +7,7 @@ import numpy as np
 
 from mtlkit.data.dataset import BadSampleError, Camera
 from mtlkit.data.files import names_in, unreadable
+from mtlkit.data.matlab import reading_mat
 from mtlkit.data.pictures import read_exact
 from mtlkit.datasets.sunrgbd.index import LABELS, Frame
 
@@ -34,11 +35,12 @@ def read_label(frame: Frame, classes: int) -> np.ndarray:
 def _from_mat(frame: Frame, place: int) -> np.ndarray:
     import h5py
 
-    try:  # opened each time, so that no handle is shared with worker processes
-        with h5py.File(frame.file, "r", locking=False) as file:
-            return np.asarray(file[file[LABELS][place, 0]]).T
-    except (OSError, KeyError, IndexError, ValueError, TypeError, RuntimeError) as error:
-        raise BadSampleError(f"{frame.label} cannot be read: {' '.join(str(error).split())[:300]}") from error
+    def told(error: Exception) -> BadSampleError:
+        return BadSampleError(f"{frame.label} cannot be read: {' '.join(str(error).split())[:300]}")
+
+    # Opened each time, so that no handle is shared with worker processes.
+    with reading_mat(told), h5py.File(frame.file, "r", locking=False) as file:
+        return np.asarray(file[file[LABELS][place, 0]]).T
 
 
 def only_file(folder: Path, *suffixes: str) -> Path:
