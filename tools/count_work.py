@@ -3,7 +3,7 @@
     python tools/count_work.py [--balancers gradnorm rotograd] [--tasks 2 10] [--markdown FILE]
     python tools/count_work.py --where rotograd --tasks 10 [--space features]
 
-The counts are the same on every machine with the same version of torch. Counted is the fourth step, by
+The counts are the same on every machine with the same version of torch. Counted is the third step, by
 `Engine.train_step`, with SGD and without a step for the log. The network is tiny (the page names it), so only counts
 mean something, and no times.
 
@@ -42,11 +42,13 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 TASKS = (2, 10, 40, 128)
 CHANNELS = 32
-STEPS = 4  # the last of them counts: some methods keep numbers of their first steps
+STEPS = 3  # the last of them counts: some methods keep numbers of their first step
 #: Options without which a method would be counted in its warm-up, or does not run.
 OPTIONS: dict[str, dict[str, Any]] = {"stch": {"warmup_epochs": 0}, "torchjd": {"weighting": "UPGrad"}}
 LOOP = "plain loop"
+Row = tuple[str, str, int]  # method, space, tasks
 PARTS = ("device", "sent")
+PROCESSES = 2  # of each part
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class Counts:
     error: str = ""
 
     @property
-    def key(self) -> tuple[str, str, int]:
+    def row(self) -> Row:
         return self.name, self.space, self.tasks
 
 
@@ -142,7 +144,7 @@ def count_sent(name: str, space: str, tasks: int) -> Counts:
     )
 
 
-def work(part: str, rows: Sequence[tuple[str, str, int]], into: Path, rank: int, folder: Path) -> None:
+def work(part: str, rows: Sequence[Row], into: Path, rank: int, folder: Path) -> None:
     """Counts all rows in this process, and writes them to the file `into`, one line each."""
     import torch
 
@@ -161,41 +163,42 @@ def work(part: str, rows: Sequence[tuple[str, str, int]], into: Path, rank: int,
     gc.freeze()
     with into.open("w") as file:
         for name, space, tasks in rows:
-            started = time.monotonic()
             if part == "sent" and name == LOOP:
                 continue
+            started = time.process_time()
             try:
                 found = count(name, space, tasks)
             except (ImportError, ValueError, RuntimeError, NotImplementedError) as error:
                 found = Counts(name, space, tasks, error=f"{type(error).__name__}: {error}".splitlines()[0])
-            if rank == 0:
-                sys.stderr.write(f"{part} {name} {space} {tasks} [{time.monotonic() - started:.1f} s]\n")
+            sys.stderr.write(f"{part} {rank}: {name} {space} {tasks} [{time.process_time() - started:.1f} s]\n")
             file.write(json.dumps(asdict(found)) + "\n")
             file.flush()
 
 
-def measure(rows: Sequence[tuple[str, str, int]], parts: Sequence[str] = PARTS) -> list[Counts]:
-    """Counts all rows, each part in processes of its own, at the same time."""
+def measure(rows: Sequence[Row], parts: Sequence[str] = PARTS) -> list[Counts]:
+    """Counts all rows in new processes, all at the same time. Of the part `device`, each process has some of the rows.
+
+    The two processes of the part `sent` work together on each row.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        into = {(part, rank): Path(folder, f"{part}{rank}") for part in parts for rank in range(1 + (part == "sent"))}
-        started = [start(part, rows, file, rank, folder) for (part, rank), file in into.items()]
-        wait(started)
-        found = {part: [Counts(**json.loads(line)) for line in file.open()] for (part, rank), file in into.items()}
-    return joined(*found.values())
+        into = {(part, rank): Path(folder, f"{part}{rank}") for part in parts for rank in range(PROCESSES)}
+        shares = {key: rows[key[1] :: PROCESSES] if key[0] == "device" else rows for key in into}
+        wait([start(part, shares[part, rank], file, rank, folder) for (part, rank), file in into.items()])
+        found = [Counts(**json.loads(line)) for file in into.values() for line in file.open()]
+    by_key = joined(found)
+    return [by_key[row] for row in rows]
 
 
-def joined(*parts: Sequence[Counts]) -> list[Counts]:
-    """Joins the counts of the same rows from several parts."""
-    rows: dict[tuple[str, str, int], dict[str, Any]] = {}
-    for one in (one for part in parts for one in part):
-        row = rows.setdefault(one.key, asdict(one))
+def joined(found: Sequence[Counts]) -> dict[Row, Counts]:
+    """Joins the counts of several parts, by row. What one part did not count is 0 there."""
+    rows: dict[Row, dict[str, Any]] = {}
+    for one in found:
+        row = rows.setdefault(one.row, asdict(one))
         row.update({key: value for key, value in asdict(one).items() if value})
-    return [Counts(**row) for row in rows.values()]
+    return {key: Counts(**row) for key, row in rows.items()}
 
 
-def start(
-    part: str, rows: Sequence[tuple[str, str, int]], into: Path, rank: int, folder: str
-) -> subprocess.Popen[bytes]:
+def start(part: str, rows: Sequence[Row], into: Path, rank: int, folder: str) -> subprocess.Popen[bytes]:
     code = "import json, sys, pathlib, count_work as c; a = json.loads(sys.argv[1]); "
     code += "c.work(a[0], a[1], pathlib.Path(a[2]), a[3], pathlib.Path(a[4]))"
     words = json.dumps([part, rows, str(into), rank, folder])

@@ -12,13 +12,13 @@ from mtlkit.task import Task
 
 @ENCODERS.register("blocks")
 class Blocks(Encoder):
-    """A small residual network on a stride of 4: a stem, `depth` blocks of `width` channels, and 1x1 to `channels`.
+    """A small residual network: a stem, `depth` blocks of `width` channels, and a convolution to `channels`.
 
-    Output: one level, a map (B, channels, H / 4, W / 4).
+    The blocks work on a stride of 4. Output: one level, a map (B, channels, H / 8, W / 8).
 
     >>> import torch
-    >>> [tuple(level.shape) for level in Blocks(channels=8)(torch.rand(2, 3, 16, 32))]
-    [(2, 8, 4, 8)]
+    >>> [tuple(level.shape) for level in Blocks(channels=6)(torch.rand(2, 3, 16, 32))]
+    [(2, 6, 2, 4)]
     """
 
     def __init__(self, channels: int, width: int = 32, depth: int = 2) -> None:
@@ -28,8 +28,8 @@ class Blocks(Encoder):
             nn.Sequential(nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
             for _ in range(depth)
         )
-        self.out = nn.Conv2d(width, channels, 1)
-        self.info = EncoderInfo((channels,), (4,))
+        self.out = nn.Conv2d(width, channels, 3, stride=2, padding=1)
+        self.info = EncoderInfo((channels,), (8,))
 
     @property
     def last_layer(self) -> nn.Module:
