@@ -1,7 +1,9 @@
 """`tools/count_work.py`, `tools/many_gpus.py` and `tools/bench_growth.py`: what they count, and a tiny run of each."""
 
+import doctest
 import importlib
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -70,6 +72,13 @@ def test_where_reads_and_operations_come_from(second_device):
         int(count) for count, line in rows if line.startswith("mtlkit/networks/light.py") and "backward" in line
     ]
     assert min(backward) >= 3  # one head for each task
+
+
+@pytest.mark.parametrize("name", ["bench_growth", "many_gpus", "workload"])
+def test_doctests(tool, name):
+    found = doctest.testmod(tool(name))
+    assert found.attempted > 0
+    assert found.failed == 0
 
 
 def test_an_unknown_method_is_refused(tool):
@@ -149,8 +158,6 @@ def test_growth_from_end_to_end(tool, tmp_path, monkeypatch, capsys):
 def test_all_lines_of_a_picture_are_drawn_at_their_heights(tool):
     plots = tool("growth_plots")
     drawn = plots.picture([plots.Panel("t", "x", {"low": {1: 1.0, 100: 1.0}, "high": {1: 10.0, 100: 100.0}})], "words")
-    import re
-
     lines = [
         re.findall(r"([\d.]+),([\d.]+)", points) for points in re.findall(r'<polyline[^>]*points="([^"]*)"', drawn)
     ]

@@ -99,7 +99,7 @@ class Growth:
 
     @property
     def names(self) -> list[str]:
-        return list(self.found[self.base])
+        return [LOOP, *(f"{name} ({space})" for name, space in METHODS)]
 
     def line(self, axis: str, name: str) -> dict[int, Cost]:
         """Returns the costs of a method along an axis."""
@@ -275,10 +275,11 @@ WHY = """\
 Why:
 
 - **Methods of losses** work with K numbers. Nothing that grows with the network is added.
-- **Methods at the features** get the K gradients that the heads' backward passes make anyway. They keep them all at the
-  same time, K x B x d x H x W numbers, which plain summing adds up one by one. From them come K (K + 1) / 2 inner
-  products. The encoder's backward pass runs once. So the deeper the encoder, the smaller the share of the balancing;
-  the more tasks, the larger the share of the inner products, which grow with K squared.
+- **Methods at the features** get the K gradients that the heads' backward passes make anyway, K x B x d x H x W
+  numbers. They are all there at the same time. `uniform` does the same in mtlkit, so its memory is theirs; a plain
+  loop adds the gradients up one by one. From them come K (K + 1) / 2 inner products. The encoder's backward pass runs
+  once. So the deeper the encoder, the smaller the share of the balancing. The more tasks, the larger the share of the
+  inner products, which grow with K squared.
 - **Solvers** work with K x K numbers on a processor. Their time does not depend on the network, so it counts where
   steps are short and tasks are many.
 - **RotoGrad** multiplies the features by a matrix (d x d) for each task. That is the work of K more 1x1 convolutions,
@@ -308,9 +309,11 @@ The table has what the balancing adds, if nothing else runs meanwhile: the encod
 these sums. The sum of the model's own gradients ({in_bytes(4 * RESNET50.parameters)}), which DDP makes during the
 backward pass with every method, is not in it. Not modelled: other traffic on the network, processes that arrive late.
 
-At the features, the sums are so small that only latencies count, also on 512 GPUs. In the space `parameters`, each
-process has a part of every task's gradient, so K times the bytes of the model are summed. Such a method needs a fast
-network, few tasks or a small shared part, for instance adapters.
+Methods of losses and Gram methods at the features send a few kilobytes. Only latencies count there, so the number of
+sums counts more than their bytes, also on 512 GPUs. RotoGrad sends K d^2 numbers, and the last layer K times its
+weights: a fast network carries that, a slow one does not. In the space `parameters`, each process has a part of every
+task's gradient, so K times the bytes of the model are summed. Such a method needs a fast network, few tasks or a small
+shared part, for instance adapters.
 """
 
 

@@ -2,6 +2,7 @@
 
     python tools/count_work.py [--balancers gradnorm rotograd] [--tasks 2 10] [--markdown FILE]
     python tools/count_work.py --where rotograd --tasks 10 [--space features]
+    python tools/count_work.py --where rotograd --tasks 10 40
 
 The counts are the same on every machine with the same version of torch. Counted is the third step, by
 `Engine.train_step`, with SGD and without a step for the log. The network is tiny (the page names it), so only counts
@@ -17,8 +18,8 @@ mean something, and no times.
   processes. DDP's own sums of gradients, which plain data parallelism has too, are not in it; the page names them.
 
 `--where` prints the reads of one step with the innermost line of mtlkit, balancers or tasks that caused each, and the
-operations per line, most first. An operation of the backward pass belongs to the line of the forward pass that it
-differentiates.
+operations per line, most first. With two numbers of tasks, it prints the operations per added task. An operation of the
+backward pass belongs to the line of the forward pass that it differentiates.
 """
 
 import argparse
@@ -239,23 +240,36 @@ class Watched(Counter[str]):
         super().__setitem__(key, value)
 
 
-def where(name: str, space: str, tasks: int) -> str:
-    """Returns the reads and the operations of one step by their lines of code. It installs the device."""
+def where(name: str, space: str, tasks: Sequence[int]) -> str:
+    """Returns the reads and the operations of one step by their lines of code. It installs the device.
+
+    With two numbers of tasks, the operations are those per added task.
+    """
     import mock_device
     import torch
     from counting import Operations
 
     mock_device.install()
-    step = begin(name, space, tasks, mock_device.DEVICE)
-    for _ in range(STEPS - 1):
-        step()
-    watched = mock_device.COUNTS = Watched()
-    with torch.autograd.set_detect_anomaly(True, check_nan=False), Operations(mock_device.DEVICE, places=True) as found:
-        step()
-    lines = [f"{name} {space}, {tasks} tasks: {watched['reads']} reads, {watched['sizes']} sizes"]
-    lines += [f"  {kind}  {line}" for kind, line in watched.lines]
-    lines.append(f"{found.device} operations of the device, and {found.host} of the host")
-    lines += [f"{count:7d}  {line}" for line, count in found.where.most_common()]
+    lines, found = [], []
+    for count in tasks[:2]:
+        step = begin(name, space, count, mock_device.DEVICE)
+        for _ in range(STEPS - 1):
+            step()
+        watched = mock_device.COUNTS = Watched()
+        noted = torch.autograd.set_detect_anomaly(True, check_nan=False)  # autograd keeps the lines of the forward pass
+        with noted, Operations(mock_device.DEVICE, places=True) as operations:
+            step()
+        found.append(operations)
+        lines.append(f"{name} {space}, {count} tasks: {watched['reads']} reads, {watched['sizes']} sizes")
+        lines += [f"  {kind}  {line}" for kind, line in watched.lines]
+        lines.append(f"{operations.device} operations of the device, and {operations.host} of the host")
+    if len(found) == 1:
+        lines += [f"{count:7d}  {line}" for line, count in found[0].where.most_common()]
+    else:
+        added = tasks[1] - tasks[0]
+        slopes = {line: (count - found[0].where[line]) / added for line, count in found[1].where.items()}
+        lines.append("operations per added task:")
+        lines += [f"{slope:7.2f}  {line}" for line, slope in sorted(slopes.items(), key=lambda row: -row[1]) if slope]
     return "\n".join(lines) + "\n"
 
 
@@ -340,7 +354,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         chosen = methods([args.where], args.space)
         if not chosen:
             raise SystemExit(f"{args.where} has no space {args.space!r}.")
-        sys.stdout.write(where(*chosen[0], args.tasks[0]))
+        sys.stdout.write(where(*chosen[0], args.tasks))
         return
     rows = [(*pair, count) for pair in methods(args.balancers, args.space) for count in args.tasks]
     text = page(measure(rows, args.parts), args.tasks, shlex.join(["python", "tools/count_work.py", *words]))

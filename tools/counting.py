@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 ROOT = Path(__file__).resolve().parents[1]
 OWN = tuple(f"{ROOT / folder}/" for folder in ("mtlkit", "balancers", "tasks"))
+COLLECTIVES = ("mtlkit/sample_group.py:", "mtlkit/distributed.py:")  # where mtlkit calls them
 BACKWARD = "_engine_run_backward"  # torch's function that calls the nodes of a backward pass
 
 
@@ -86,7 +87,7 @@ class Sent(TorchDispatchMode):
         name = func._schema.name
         if name.startswith("c10d::") and name != "c10d::barrier":
             given = args[1] if "gather" in name else args[0]  # a gather has its outputs first
-            count = self.own if "/sample_group.py" in place() else self.wrapper
+            count = self.own if place().startswith(COLLECTIVES) else self.wrapper
             count["collectives"] += 1
             for tensor in tensors_of(given):
                 count["numbers"] += tensor.numel()

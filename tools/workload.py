@@ -50,7 +50,6 @@ def attributes(count: int) -> dict[str, Task]:
 def setting(tasks: int, channels: int, *, width: int = 32, depth: int = 2, size: int = 16, batch: int = 4) -> Setting:
     """Returns a setting of `bench_step` with this network and one linear head per task, for square images."""
     encoder = {"name": "blocks", "channels": channels, "width": width, "depth": depth}
-    text = (
-        f"{tasks} attributes, d = {channels}, {depth} blocks of {width} channels, batches of {batch} x {size} x {size}"
-    )
+    network = f"d = {channels}, an encoder of {width} channels and depth {depth}"
+    text = f"{tasks} attributes, {network}, batches of {batch} x {size} x {size}"
     return Setting(text, partial(attributes, tasks), encoder, (size, size), batch)
