@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: install demo test test-examples test-extras test-portable lower-bounds release-check lint proofs trust docs site gallery mutants
+.PHONY: install demo test test-examples test-extras test-portable lower-bounds release-check lint proofs trust docs site gallery mutants work growth
 
 EXTRAS = tests/test_export_lora.py tests/test_folder.py tests/test_hf.py tests/test_image_channels.py tests/test_launch.py tests/test_lora.py \
   tests/test_site.py tests/test_trackers.py tests/test_your_own_data.py
@@ -94,3 +94,13 @@ proofs: $(STAMP)
 # Kills, damage and nonsense; docs/results/trust.md has the results. TRUST="files kills" runs these parts only.
 trust: $(STAMP)
 	OMP_NUM_THREADS=1 PYTHONPATH=tools:tests $(BIN)/python -m trust $(TRUST)
+
+# Reads, operations, memory and bytes sent of a step, for every balancer: counts, which are the same on every machine.
+# WORK="--balancers rotograd" or WORK="--where rotograd --tasks 10" prints a part and writes no page.
+work: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python tools/count_work.py $(or $(WORK),--markdown docs/results/work.md)
+
+# How costs grow with tasks, features, images and encoder, and on paper with the number of GPUs. On a quiet machine.
+# GROWTH="--quick" shows that it works.
+growth: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python tools/bench_growth.py $(or $(GROWTH),--markdown docs/results/growth.md --plots docs/results)

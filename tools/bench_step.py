@@ -40,19 +40,18 @@ import platform
 import shlex
 import sys
 import time
-import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
 import torch
+from counting import LiveBytes
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from mtlkit import BALANCERS, TASKS, Balanced, GramBalancer
+from mtlkit import BALANCERS, ENCODERS, TASKS, Balanced, GramBalancer
 from mtlkit.balancer import Balancer, LossBalancer
 from mtlkit.config.schema import LoraConfig, TrainerConfig
 from mtlkit.engine.engine import Engine
@@ -97,7 +96,9 @@ class Setting:
     def model(self) -> tuple[MultiTaskModel, dict[str, Task]]:
         torch.manual_seed(0)
         tasks = self.tasks()
-        encoder = build_encoder(image_size=self.size[::-1], levels=[-1], **self.encoder)
+        # The encoders of timm have several levels, others one.
+        options = self.encoder if self.encoder["name"] in ENCODERS.names() else {"levels": [-1], **self.encoder}
+        encoder = build_encoder(image_size=self.size[::-1], **options)
         model = MultiTaskModel(encoder, {name: task.decoder(encoder.info) for name, task in tasks.items()})
         if self.lora is not None:
             add_lora(model, self.lora)
@@ -224,6 +225,7 @@ class Loop:
 
     def __init__(self, setting: Setting, batch: Batch) -> None:
         self.model, self.tasks = setting.model()
+        self.model.to(batch["image"].device)
         self.image, self.targets = batch["image"], batch["targets"]
         self.sizes = {name: setting.size for name in self.tasks}
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=RATE)
@@ -375,42 +377,6 @@ def rotograd_package(setting: Setting, batch: Batch) -> Step:
 
 
 # -- measuring --------------------------------------------------------------------------------------------------
-
-
-class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of the storages that operations create inside it, until they are freed."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = self.peak = 0
-        self._alive: set[int] = set()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        for tensor in _tensors(result):
-            if tensor.device.type != "meta":
-                self._note(tensor.untyped_storage())
-        return result
-
-    def _note(self, storage: Any) -> None:
-        key, size = id(storage), storage.nbytes()  # the same object for as long as the storage lives
-        if key not in self._alive:
-            self._alive.add(key)
-            self.now += size
-            self.peak = max(self.peak, self.now)
-            weakref.finalize(storage, self._free, key, size)
-
-    def _free(self, key: int, size: int) -> None:
-        self._alive.remove(key)
-        self.now -= size
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _tensors(item)
 
 
 @dataclass(frozen=True)
