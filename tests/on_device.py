@@ -187,13 +187,12 @@ def waits(name, space, count):
 )
 def test_the_waits_of_a_step_do_not_grow_with_the_number_of_tasks(name, space):
     few, many = waits(name, space, 3), waits(name, space, 6)
-    if name == "rotograd_procrustes":  # its matrices have the size of a rank, which is read for each task
-        assert many[0] - few[0] <= 4 * 3
-    else:
-        assert many == few
-        assert sum(many) <= 10
+    assert many == few
+    assert sum(many) <= 10
     if name == "uniform":
         assert many == (2, 0)  # the losses with their counts, and whether the gradient is finite
+    if name == "rotograd":  # only what the engine reads: losses, and whether Gram matrix and gradient are finite
+        assert sum(many) <= 3
 
 
 # -- the contract --------------------------------------------------------------------------------------------------

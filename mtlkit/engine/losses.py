@@ -14,6 +14,7 @@ from mtlkit.errors import StepError
 from mtlkit.sample_group import SampleGroup, of_all_ranks
 from mtlkit.task import Task, no_loss
 
+ROWS = ""  # no task has this name
 Losses = Mapping[str, tuple[Tensor, Tensor]]  # task -> (sum, count) on this process
 
 
@@ -92,6 +93,7 @@ class LossMeans:
         tasks: those with at least one valid label on any process; the order of all lists below.
         raw: task -> its mean loss as a number.
         means: the same, divided by the first losses and differentiable.
+        alike: whether all processes have the same number of `rows`.
         anchors: zeros that keep the decoders of absent tasks in the graph, as DDP expects of all.
 
     Raises:
@@ -105,14 +107,24 @@ class LossMeans:
         first_losses: FirstLosses,
         number: int,
         samples: SampleGroup | None = None,
+        rows: int = 1,
     ) -> None:
+        self.alike = True
         self.raw: dict[str, float] = {}
         self.means: list[Tensor] = []
         self.anchors: list[Tensor] = []
         self._scales: list[float] = []
         self._number = number
         self._samples = samples = samples or SampleGroup()
-        totals = totals_of(losses, samples)
+        if samples.size > 1 and losses:
+            # Who needs to know asks here, where a sum over the processes is read anyway. All numbers are equal if the
+            # square of their sum is their number times the sum of their squares.
+            like = next(iter(losses.values()))[0].detach().double()
+            totals = totals_of({**losses, ROWS: (torch.full_like(like, rows), torch.full_like(like, rows**2))}, samples)
+            total, squares = totals.pop(ROWS)
+            self.alike = total**2 == samples.size * squares
+        else:
+            totals = totals_of(losses, samples)
         local_counts = [count for _, count in totals.values()]
         if samples.size > 1:  # one wait for the device, and not one per task
             local_counts = torch.stack([count.double() for _, count in losses.values()]).tolist()

@@ -96,7 +96,8 @@ class Pass:
             row = aliases[k * size : (k + 1) * size]
             self._late[name], self.aliases[name] = dict(zip(late, row[: len(late)], strict=True)), row[len(late) :]
         with self._hook(Turn.ADAPTER):
-            return {n: contract.check_adapted(own, n, own.adapter(n, a), a) for n, a in self.aliases.items()}
+            found = own.adapters(self.aliases)
+            return {n: contract.check_adapted(own, n, found.get(n), a) for n, a in self.aliases.items()}
 
     def late(self, task: str) -> Mapping[str, Tensor]:
         """The late parameters as that task's decoder gets them, by name; nothing where they stay as they are."""
@@ -104,7 +105,10 @@ class Pass:
 
     def record(self, losses: Losses, outputs: Mapping[str, Tensor]) -> None:
         """Takes this process's (sum, count) of every task and computes the means over all processes."""
-        self._losses = LossMeans(losses, outputs, self._first_losses, self.step.number, self.step.samples)
+        rows = sum(level.numel() // level.shape[1] for level in self._space.levels)
+        samples = self.step.samples
+        self._losses = LossMeans(losses, outputs, self._first_losses, self.step.number, samples, rows)
+        self.step.alike = self._losses.alike
         # From here on a task without any valid label does not exist for the balancer.
         self.step.tasks, self.step.raw_losses = self._losses.tasks, self._losses.raw
         self.step.window.tasks.update(self.step.tasks)
