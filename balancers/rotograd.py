@@ -7,21 +7,27 @@ import torch
 from torch import Tensor, nn
 
 from mtlkit.balancer import BALANCERS, Balancer
-from mtlkit.channels import transform, unit_gradients, width
+from mtlkit.channels import Arrived, gathered, rows_of, transform, transform_all, unit_gradients, width
 from mtlkit.gradients import inverse
 from mtlkit.network import EncoderInfo, Features
 from mtlkit.option_checks import check_choice, check_whole_number
 from mtlkit.rotations import (
     Factors,
+    Pair,
     any_rotation,
-    exponential_change,
-    move_rotation,
+    blocks,
+    factors_of,
+    joined,
+    low_rank_change,
+    move_rotations,
     nearest_rotation,
     set_rotation,
     skew,
     small_rotation,
+    total_of,
+    whole_change,
 )
-from mtlkit.state import per_task, stack
+from mtlkit.state import Rows, per_task, stack
 from mtlkit.task import Task
 
 if TYPE_CHECKING:
@@ -45,10 +51,12 @@ class RotoGrad(Balancer):
     `update: geodesic` moves R_k <- R_k exp(S), S = lr sqrt(2) (M_k - M_k^T) / |M_k - M_k^T|: this is steepest descent
     by an arc of length lr, in radians, whatever the scale of the losses and the number of channels and samples. (The
     divisor is at least |M_k| / 1000, so a rotation that is already aligned stands still.) With n samples and positions,
-    S has at most the rank 2 n. While 4 n <= d, the exponential is taken exactly in their span, in O(d^2 n); otherwise
-    it is taken of the d x d matrix. `update: adam` is the paper's rule: R_k = B_k exp(S_k), where B_k is the rotation
-    at the start, and Adam moves each of the d (d - 1) / 2 numbers of the skew S_k by up to lr. It costs about 20 d^3
-    operations per task and step, and wide features need a lower lr.
+    S has at most the rank 2 n. While 4 n <= d, the exponential is taken in their span, in O(d^2 n); otherwise it is
+    taken of the d x d matrix. (Where all decoders average over the positions, n counts samples only.) The rotations of
+    all tasks move together, and no step waits for the device. `update: adam` is the paper's rule: R_k = B_k exp(S_k),
+    where B_k is the rotation at the start, and Adam moves each of the d (d - 1) / 2 numbers of the skew S_k by up to
+    lr. It costs about 130 d^3 operations per task and step. torch's exponential waits for the device, twice per step
+    for each 4 million numbers of the matrices. Wide features need a lower lr.
 
     R_k stays a rotation: in float32 |R^T R - 1| and |det R - 1| stay below 1e-6 over any number of steps.
 
@@ -137,29 +145,52 @@ class RotoGrad(Balancer):
         self.scale = not rotate_only
         self.initial_norm = per_task(tasks, torch.zeros(()))  # |G_k^0|; 0: not known yet
         self.settled = per_task(tasks, torch.zeros(()))  # 1 after |G_k^0| was taken again because of `burn_in`
-        self.rotation = nn.ParameterDict()  # R_k
-        self.remainder = nn.ParameterDict()  # the part of R_k that rounding removed, for `geodesic`
-        self.base = nn.ParameterDict()  # B_k, for `adam`
+        self.rotation: Rows  # R_k
+        self.remainder: Rows  # the part of R_k that rounding removed, for `geodesic`
+        self.base: Rows  # B_k, for `adam`
         self.generator = nn.ParameterDict()  # S_k is skew(generator), for `adam`
+        self._arrived: Arrived | None = None  # in a backward pass, the task gradients
 
     def setup(self, tasks: Mapping[str, Task], encoder: EncoderInfo) -> None:
         if not self.rotate:
             return
         d = width(encoder, self.level, self.dim, self.flatten)
         zeros = torch.zeros(d, d)
-        self.rotation, self.remainder = per_task(self.tasks, zeros), per_task(self.tasks, zeros)
-        for task in sorted(self.tasks):
-            set_rotation(self.rotation[task].data, self.remainder[task].data, STARTS[self.start](d))
-        if self.update == "adam":
-            self.remainder, self.base = nn.ParameterDict(), per_task(self.tasks, zeros)
+        self.rotation = Rows(self.tasks, zeros)
+        if self.update == "geodesic":
+            self.remainder = Rows(self.tasks, zeros)
+        else:
+            self.base = Rows(self.tasks, zeros)
             self.generator = per_task(self.tasks, zeros, learned=True)
-            for task, rotation in self.rotation.items():
-                self.base[task].data.copy_(rotation.data)
+        other = self.remainder if self.update == "geodesic" else self.base
+        for rotation, rest in zip(self.rotation.values(), other.values(), strict=True):
+            set_rotation(rotation, rest, STARTS[self.start](d))
+        if self.update == "adam":
+            self.base.whole.copy_(self.rotation.whole)
+
+    def operations(self, encoder: EncoderInfo, samples: int) -> dict[str, float]:
+        if not self.rotate:
+            return {}
+        d = width(encoder, self.level, self.dim, self.flatten)
+        n = rows_of(encoder, self.level, samples, self.flatten)
+        found = {"": operations(len(self.tasks), d, n, self.update)}
+        if self.update == "adam":
+            found["balancer.update=geodesic"] = operations(len(self.tasks), d, n, "geodesic")
+        return found
 
     def adapter(self, task: str, features: Features) -> Features:
         if not self.rotate:
             return features
         return transform(features, self.level, self.rotation[task], flatten=self.flatten)
+
+    def adapters(self, features: Mapping[str, Features]) -> dict[str, Features]:
+        if not self.rotate:
+            return dict(features)
+        matrices = self.rotation.of(sorted(features))
+        return transform_all(features, self.level, matrices, flatten=self.flatten, receive=self._receive)
+
+    def _receive(self, arrived: Arrived) -> None:
+        self._arrived = arrived
 
     def combine(self, step: "Step") -> Tensor:
         norms = step.norms
@@ -177,84 +208,108 @@ class RotoGrad(Balancer):
 
     def _first_lengths(self, step: "Step", norms: Tensor) -> Tensor:
         """Returns the tasks' |G_k^0|, (k,). One that is new is kept after the step only, which may yet be skipped."""
-        firsts, lengths = stack(self.initial_norm, step.tasks), norms.to(self.initial_norm[step.tasks[0]])
-        waits = firsts == 0
+        firsts = stack(self.initial_norm, step.tasks)
+        lengths, waits = norms.to(firsts), firsts == 0
         if step.number >= self.burn_in:
             waits |= stack(self.settled, step.tasks) == 0
-        # Of several micro-batches, the last noted one is the only one that is not 0: after it, nothing is noted.
-        noted = torch.stack([(step.noted(("length", t)) or [torch.zeros_like(firsts[0])])[-1] for t in step.tasks])
-        waits &= noted == 0
-        for task, length, wait in zip(step.tasks, lengths, waits.tolist(), strict=True):
-            if wait:
-                step.note(("length", task), length)
-        found = torch.where(waits, lengths, noted)
+        # Of several micro-batches, one at most notes a length that is not 0: after it, no length is noted.
+        noted = self._noted_lengths(step, step.tasks)
+        new = torch.where(waits & (noted == 0), lengths, 0.0)
+        step.note("lengths", dict(zip(step.tasks, new.unbind(), strict=True)))
+        found = noted + new
         return torch.where(found == 0, firsts, found)
 
-    def _note_directions(self, step: "Step", norms: Tensor) -> None:
-        if all(row[self.level] is None for row in step.local_gradients):  # no present task uses this level
-            return
-        d = len(self.rotation[step.tasks[0]])
-        units = unit_gradients(step, self.level, d, self.flatten)  # u_{n,k}, n over samples and positions
-        count = int(step.sum_over_ranks(torch.tensor(len(units), device=units.device)))
-        few = self.update == "geodesic" and 4 * count <= d
-        if few:  # the factors of all processes are smaller than their products
-            units = step.gather(units)
-        mean = units.mean(dim=1)
-        if few:
-            found: list[tuple[Tensor, Tensor | None]] = [(unit, mean) for unit in units.unbind(1)]
-            cosines = (units * mean[:, None]).sum(dim=(0, 2))
-        else:
-            sums = step.sum_over_ranks((mean.T @ units.flatten(1)).view(d, -1, d))  # M_k^T between the tasks' rows
-            found = [(transposed, None) for transposed in sums.unbind(1)]
-            cosines = torch.stack([transposed.trace() for transposed, _ in found])
-        for task, pair, norm, cosine in zip(step.tasks, found, norms, cosines, strict=True):
-            step.extras[f"alignment/{task}"] = -cosine
-            if self.update == "geodesic":
-                step.note(task, pair)  # factors (U_k, V) with M_k = U_k^T V, or (M_k^T, None)
-            else:
-                self._add_gradient(step, task, norm * pair[0].T)
+    def _noted_lengths(self, step: "Step", tasks: Sequence[str]) -> Tensor:
+        zero = torch.zeros_like(self.initial_norm[tasks[0]])
+        noted: list[dict[str, Tensor]] = step.noted("lengths")
+        return torch.stack([sum((found[task] for found in noted if task in found), zero) for task in tasks])
 
-    def _add_gradient(self, step: "Step", task: str, total: Tensor) -> None:
+    def _note_directions(self, step: "Step", norms: Tensor) -> None:
+        arrived, self._arrived = self._arrived, None
+        if arrived is None or not step.reaches(self.level):  # no present task uses this level
+            return
+        units, count = unit_gradients(
+            step, arrived, self.rotation.names
+        )  # u_{n,k} as (K, d, n), n over samples and positions
+        mean = units.sum(0) / len(step.tasks)  # v_n as (d, n)
+        names = self.rotation.names
+        if self.update == "geodesic" and step.alike and 4 * count <= len(mean):
+            # The factors of all processes are smaller than their products.
+            units, mean = gathered(step, units), gathered(step, mean)
+            alignments = -(units * mean).sum((1, 2))
+            step.note("factors", (units, mean))
+        else:
+            totals = step.sum_over_ranks((units.flatten(0, 1) @ mean.T).view(len(units), -1, len(mean)))  # M_k
+            alignments = -totals.diagonal(dim1=1, dim2=2).sum(1)
+            if self.update == "geodesic":
+                step.note("factors", (totals, None))
+            else:
+                self._add_gradients(step, norms, totals)
+        found = dict(zip(names, alignments.unbind(), strict=True))
+        step.extras |= {f"alignment/{task}": found[task] for task in step.tasks}
+
+    def _add_gradients(self, step: "Step", norms: Tensor, totals: Tensor) -> None:
         # L_rot = -<R_k, sum_n g~_n v_n^T> with g~ = R g held constant, and R_k = B_k exp(S_k).
-        constant = self.base[task].T @ (self.rotation[task] @ total)
-        with torch.enable_grad():
-            generator = self.generator[task]
-            loss = -(torch.linalg.matrix_exp(skew(generator)) * constant).sum()
-            (gradient,) = torch.autograd.grad(loss, generator)
-        step.add_gradient(generator, gradient)
+        lengths = dict(zip(step.tasks, norms.to(totals).unbind(), strict=True))
+        for some in blocks(step.tasks, totals.shape[1]):
+            places = [self.rotation.names.index(task) for task in some]
+            sums = totals[places] * torch.stack([lengths[task] for task in some])[:, None, None]
+            constants = self.base.of(some).mT @ (self.rotation.of(some) @ sums)
+            with torch.enable_grad():
+                generators = stack(self.generator, some).detach().requires_grad_()
+                loss = -(torch.linalg.matrix_exp(skew(generators)) * constants).sum()
+                (gradients,) = torch.autograd.grad(loss, generators)
+            for task, gradient in zip(some, gradients.unbind(), strict=True):
+                step.add_gradient(self.generator[task], gradient)
 
     @torch.no_grad()
     def after_step(self, step: "Step") -> None:
-        for task, initial in self.initial_norm.items():
-            if noted := step.noted(("length", task)):
-                initial.copy_(noted[-1])
-                self.settled[task].fill_(step.number >= self.burn_in)
-        for task, generator in self.generator.items():  # `adam`
-            turned = self.base[task] @ torch.linalg.matrix_exp(skew(generator))
-            self.rotation[task].copy_(nearest_rotation(turned))
-        for task, remainder in self.remainder.items():  # `geodesic`
-            if pairs := step.noted(task):
-                factors = turn(self.rotation[task], pairs, step.rate)
-                move_rotation(self.rotation[task], remainder, factors, number=step.number, rate=step.rate)
+        tasks = tuple(task for task in self.initial_norm if any(task in found for found in step.noted("lengths")))
+        if tasks:
+            found = self._noted_lengths(step, tasks)
+            firsts = torch.where(found == 0, stack(self.initial_norm, tasks), found)
+            for task, first in zip(tasks, firsts.unbind(), strict=True):
+                self.initial_norm[task].copy_(first)
+            if step.number >= self.burn_in:
+                settled = torch.where(found == 0, stack(self.settled, tasks), 1.0)
+                for task, value in zip(tasks, settled.unbind(), strict=True):
+                    self.settled[task].copy_(value)
+        if self.generator:  # `adam`
+            for some in blocks(self.base.names, len(self.rotation.whole[0])):
+                turned = self.base.of(some) @ torch.linalg.matrix_exp(skew(stack(self.generator, some)))
+                self.rotation.put(some, nearest_rotation(turned).to(turned))
+        elif factors := step.noted("factors"):
+            present = [task for task in self.rotation.names if task in step.window.tasks]
+            rotation, remainder = self.rotation.of(present), self.remainder.of(present)
+            places = [self.rotation.names.index(task) for task in present]
+            change = turn(rotation, factors_of(factors, places), step.rate)
+            move_rotations(rotation, remainder, change, number=step.number, rate=step.rate)
+            self.rotation.put(present, rotation)
+            self.remainder.put(present, remainder)
 
 
-def turn(rotation: Tensor, pairs: Sequence[tuple[Tensor, Tensor | None]], arc: float) -> Factors:
-    """Returns the factors of R exp(S) - R, with S = arc sqrt(2) (M - M^T) / |M - M^T|.
+def operations(k: int, d: int, n: int, update: str) -> float:
+    """Returns the floating-point operations of a step of RotoGrad in products of matrices; one with d^3 takes 2 d^3.
 
-    M is the sum of left^T right over the pairs. Without a `right` the `left` is M^T itself. See `RotoGrad`.
+    >>> f"{operations(40, 512, 32, 'geodesic'):.1e}, {operations(40, 512, 32, 'adam'):.1e}"
+    '4.4e+09, 7.0e+11'
     """
-    d = len(rotation)
-    if 4 * sum(len(left) for left, _ in pairs) > d:
-        total = torch.stack([left.T if right is None else left.T @ right for left, right in pairs]).sum(0)
-        return rotation, exponential_change(_arc(total, arc))
-    left, right = (torch.cat(parts) for parts in zip(*pairs, strict=True))
-    basis = torch.linalg.qr(torch.cat([left, right]).T).Q  # (d, 2n): S acts in this span only
-    change = exponential_change(_arc((left @ basis).T @ (right @ basis), arc))
-    return rotation @ basis @ change, basis.T
+    adapters = 2 * d * d * n  # forward and backward
+    if update == "adam":
+        # M and its two factors; exp(S) twice with 6 products, its derivative by an exponential that is twice as wide;
+        # B exp(S), and its correction.
+        return 2 * k * (adapters + d * d * n + d**3 * (2 + 6 * 2 + 6 * 8 + 1 + 2))
+    if 4 * n <= d:  # R U and the change of R; five products with n^2 d, and U P
+        return 2 * k * (adapters + 4 * d * d * n + 5 * d * n * n + 4 * d * n * n)
+    return 2 * k * (adapters + d * d * n + 2 * d**3)  # M, S^2, R exp(S)
 
 
-def _arc(total: Tensor, arc: float) -> Tensor:
-    """Returns S for M; see `turn`."""
-    difference = total - total.T
-    size = difference.norm().clamp_min(1e-3 * total.norm()).clamp_min(torch.finfo(total.dtype).tiny)
-    return difference / size * (arc * 2**0.5)
+def turn(rotation: Tensor, factors: Sequence[Pair], arc: float) -> Factors:
+    """Returns the factors of R exp(S) - R (K, d, d), with S = arc sqrt(2) (M - M^T) / |M - M^T|.
+
+    M is the sum of left right^T over the pairs. See `RotoGrad`.
+    """
+    if 4 * sum(left.shape[2] for left, _ in factors) <= rotation.shape[1]:
+        change, basis = low_rank_change(*joined(factors), arc)
+        return rotation @ change, basis
+    return rotation, whole_change(total_of(factors), arc)

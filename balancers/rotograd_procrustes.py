@@ -9,12 +9,30 @@ from torch import Tensor
 
 from mtlkit.balancer import BALANCERS, Balancer
 from mtlkit.balancers.gradnorm import first_losses, refuse_negative_losses, targets
-from mtlkit.channels import transform, unit_gradients, vectors, width
-from mtlkit.gradients import inverse
+from mtlkit.channels import (
+    Arrived,
+    columns,
+    gathered,
+    rows_of,
+    transform,
+    transform_all,
+    unit_gradients,
+    width,
+)
+from mtlkit.gradients import at_least_float32, inverse
 from mtlkit.network import EncoderInfo, Features
 from mtlkit.option_checks import check_choice, check_number
-from mtlkit.rotations import Factors, move_rotation, set_rotation, small_rotation
-from mtlkit.state import per_task, stack
+from mtlkit.rotations import (
+    Factors,
+    blocks,
+    factors_of,
+    joined,
+    move_rotations,
+    set_rotation,
+    small_rotation,
+    total_of,
+)
+from mtlkit.state import Rows, per_task, stack
 from mtlkit.task import Task
 
 if TYPE_CHECKING:
@@ -50,9 +68,8 @@ class RotogradProcrustes(Balancer):
     The state is c and, for each task, R_k and c_k - R_k c. The moves of the centres do not change c_k - R_k c, so an
     absent task keeps its features. R_k starts as the exponential of a skew matrix with random entries of about 1e-2,
     because exact conflicts would keep the identity fixed. With n samples and positions and 4 n <= d, everything is
-    solved in the span of the gradients, in O(d^2 n). Otherwise it takes two singular value decompositions of d x d
-    matrices per task and step (0.5 s on a CPU core for d = 512), until `lr` has decayed below the rounding of its
-    floats.
+    solved in the span of the gradients, in O(d^2 n). Otherwise it takes four singular value decompositions of d x d
+    matrices per task and step. All tasks are solved together. On a GPU, torch waits for each call of a decomposition.
 
     Source: Rotograd: Dynamic Gradient Homogenization for Multitask Learning, submission to ICLR 2021 (first version of
     arXiv 2103.02631); the product of gradients in the paper, read literally, gives the transpose of R^_k.
@@ -114,18 +131,33 @@ class RotogradProcrustes(Balancer):
         self.weight_lr = weight_lr
         self.weight = per_task(tasks, torch.ones(()))
         self.initial_loss = per_task(tasks, torch.zeros(()))
+        self._arrived: Arrived | None = None  # in a backward pass, the task gradients
 
     def setup(self, tasks: Mapping[str, Task], encoder: EncoderInfo) -> None:
         d = width(encoder, self.level, self.dim)
         self.register_buffer("centre", torch.zeros(d))  # c
-        self.rotation = per_task(self.tasks, torch.zeros(d, d))  # R_k
-        self.remainder = per_task(self.tasks, torch.zeros(d, d))  # the part of R_k that rounding removed
-        self.offset = per_task(self.tasks, torch.zeros(d))  # c_k - R_k c
-        for task in sorted(self.tasks):
-            set_rotation(self.rotation[task].data, self.remainder[task].data, small_rotation(d))
+        self.rotation = Rows(self.tasks, torch.zeros(d, d))  # R_k
+        self.remainder = Rows(self.tasks, torch.zeros(d, d))  # the part of R_k that rounding removed
+        self.offset = Rows(self.tasks, torch.zeros(d))  # c_k - R_k c
+        for rotation, remainder in zip(self.rotation.values(), self.remainder.values(), strict=True):
+            set_rotation(rotation, remainder, small_rotation(d))
+
+    def operations(self, encoder: EncoderInfo, samples: int) -> dict[str, float]:
+        d, n = width(encoder, self.level, self.dim), rows_of(encoder, self.level, samples)
+        found = {"": operations(len(self.tasks), d, n)}
+        if 4 * n > d >= 4:
+            found[f"balancer.dim={d // 2}"] = operations(len(self.tasks), d // 2, n)
+        return found
 
     def adapter(self, task: str, features: Features) -> Features:
         return transform(features, self.level, self.rotation[task], self.offset[task])
+
+    def adapters(self, features: Mapping[str, Features]) -> dict[str, Features]:
+        matrices, offsets = (state.of(sorted(features)) for state in (self.rotation, self.offset))
+        return transform_all(features, self.level, matrices, offsets, receive=self._receive)
+
+    def _receive(self, arrived: Arrived) -> None:
+        self._arrived = arrived
 
     def combine(self, step: "Step") -> Tensor:
         weights, norms, losses = stack(self.weight, step.tasks).double(), step.norms, step.losses.detach().double()
@@ -137,39 +169,43 @@ class RotogradProcrustes(Balancer):
         return weights
 
     def _note_directions(self, step: "Step", shares: Tensor) -> None:
-        d = len(self.centre)
-        z = vectors(step.local_features[self.level], d)
-        sums = step.sum_over_ranks(torch.cat([z.sum(0), z.new_tensor([len(z)])]))
-        step.note("sums", sums)
-        units = unit_gradients(step, self.level, d)
-        few = 4 * int(sums[-1]) <= d
-        if few:  # the factors of all processes are smaller than their products
-            units = step.gather(units)
-        mean = torch.einsum("nkd,k->nd", units, shares.to(z))
-        if few:
-            found: list[tuple[Tensor | None, Tensor]] = [(unit, mean) for unit in units.unbind(1)]
+        arrived, self._arrived = self._arrived, None
+        z = at_least_float32(columns(step.local_features[self.level], len(self.centre)))
+        step.note("sums", step.sum_over_ranks(torch.cat([z.sum(1), z.new_tensor([z.shape[1]])])))
+        if arrived is None or not step.reaches(self.level):  # no present task uses this level
+            return
+        names = self.rotation.names
+        units, count = unit_gradients(step, arrived, names)
+        weights = torch.zeros(len(names)).to(shares)
+        weights[[names.index(task) for task in step.tasks]] = shares
+        mean = torch.einsum("kdn,k->dn", units, weights.to(units))
+        # (U_k, U), the gradients of L_k and of the weighted sum at z over their lengths, (d, n): U_k U^T is
+        # R_k^T sum_i g_{i,k} g_i^T / (|G_k| |G|). Or (U_k U^T, None).
+        if step.alike and 4 * count <= len(mean):  # the factors of all processes are smaller than their products
+            step.note("factors", (gathered(step, units), gathered(step, mean)))
         else:
-            products = step.sum_over_ranks((units.flatten(1).T @ mean).view(-1, d, d))
-            found = [(None, product) for product in products]
-        # (U_k, U), the gradients of L_k and of the weighted sum at z over their lengths, (n, d): U_k^T U is
-        # R_k^T sum_i g_{i,k} g_i^T / (|G_k| |G|). Or (None, U_k^T U).
-        for task, pair in zip(step.tasks, found, strict=True):
-            step.note(("pairs", task), pair)
+            products = (units.flatten(0, 1) @ mean.T).view(len(units), -1, len(mean))
+            step.note("factors", (step.sum_over_ranks(products), None))
 
     @torch.no_grad()
     def after_step(self, step: "Step") -> None:
         sizes = {task: torch.stack(noted).mean(0) for task in self.tasks if (noted := step.noted(("sizes", task)))}
         self._move_weights(sizes, self.weight_lr * step.rate / self.lr)
         rate = 1.0 if self.update == "jump" else step.rate
-        *sums, count = torch.stack(step.noted("sums")).sum(0)
-        self.centre += rate * (torch.stack(sums).to(self.centre) / count - self.centre)
+        sums = torch.stack(step.noted("sums")).sum(0)
+        self.centre += rate * (sums[:-1].to(self.centre) / sums[-1] - self.centre)
         # Here c_k moves by lr R_k (mean z - c), as mean z_k = R_k (mean z - c) + c_k: c_k - R_k c stays as it is.
-        for task in sizes:
-            rotation, offset = self.rotation[task], self.offset[task]
+        factors: list[tuple[Tensor, Tensor | None]] = step.noted("factors")
+        names = sorted(sizes)
+        for some in blocks(names, len(self.centre)) if factors else ():
+            rotation, remainder, offset = (state.of(some) for state in (self.rotation, self.remainder, self.offset))
             task_centre = offset + rotation @ self.centre
-            factors = self._turn(rotation, step.noted(("pairs", task)), rate)
-            move_rotation(rotation, self.remainder[task], factors, number=step.number, rate=rate)
-            offset.copy_(task_centre - rotation @ self.centre)
+            places = [self.rotation.names.index(task) for task in some]
+            change = self._turn(rotation, factors_of(factors, places), rate)
+            move_rotations(rotation, remainder, change, number=step.number, rate=rate)
+            self.rotation.put(some, rotation)
+            self.remainder.put(some, remainder)
+            self.offset.put(some, task_centre - rotation @ self.centre)
 
     def _move_weights(self, sizes: Mapping[str, Tensor], rate: float) -> None:
         """Moves the weights by |G_k| and L_k of each task that was present."""
@@ -187,40 +223,55 @@ class RotogradProcrustes(Balancer):
         for task, value in zip(tasks, moved * weights.sum() / moved.sum(), strict=True):
             self.weight[task].copy_(value)
 
-    def _turn(self, rotation: Tensor, pairs: Sequence[tuple[Tensor | None, Tensor]], rate: float) -> Factors:
-        """Returns the factors of R P - R, with R^T R^ = rotation_nearest(U_k^T U).
+    def _turn(self, rotation: Tensor, factors: Sequence[tuple[Tensor, Tensor | None]], rate: float) -> Factors:
+        """Returns the factors of R P - R (K, d, d), with R^T R^ = nearest_rotations(U_k U^T).
 
         P is the identity outside the gradients' span.
         """
         basis = None
-        rows = sum(len(right) for _, right in pairs)
-        if 4 * rows <= len(rotation):
-            left, right = (torch.cat(parts) for parts in zip(*pairs, strict=True))
-            basis = torch.linalg.qr(torch.cat([left, right]).T).Q  # (d, 2n): elsewhere P is the identity
-            total = (left @ basis).T @ (right @ basis)
+        if 4 * sum(left.shape[2] for left, _ in factors) <= rotation.shape[1]:
+            left, right = joined(factors)
+            both = torch.cat([left, right.expand_as(left)], 2)
+            basis = torch.linalg.qr(both).Q  # (K, d, 2n): elsewhere P is the identity
+            total = (basis.mT @ left) @ (right.T @ basis)
         else:
-            total = sum(right if left is None else left.T @ right for left, right in pairs)
+            total = total_of(factors)
         total = total.double()
         tolerance = torch.finfo(rotation.dtype).eps ** 0.5
-        one = torch.eye(len(total)).to(total)
+        one = torch.eye(total.shape[1]).to(total)
         if self.update == "sgd":
-            moved = one + rate * (total - total.T) / len(pairs)
+            moved = one + rate * (total - total.mT) / len(factors)
         else:
-            moved = one + rate * (rotation_nearest(total, tolerance) - one)
-        change = (rotation_nearest(moved, tolerance) - one).to(rotation.dtype)
-        return (rotation, change) if basis is None else (rotation @ basis @ change, basis.T)
+            moved = one + rate * (nearest_rotations(total, tolerance) - one)
+        change = (nearest_rotations(moved, tolerance) - one).to(rotation.dtype)
+        return (rotation, change) if basis is None else (rotation @ basis @ change, basis.mT)
 
 
-def rotation_nearest(matrix: Tensor, tolerance: float) -> Tensor:
-    """Returns the rotation Q nearest to the matrix (with the largest <Q, matrix>). Of several, it is the nearest to 1.
+def operations(k: int, d: int, n: int) -> float:
+    """Returns the floating-point operations of a step: products of matrices (2 d^3), and four decompositions (22 d^3).
+
+    22 d^3 are those of a singular value decomposition with all vectors (Golub and Van Loan, Matrix Computations).
+    """
+    adapters = 4 * d * d * n  # forward and backward
+    if 4 * n <= d:
+        return k * (adapters + 8 * d * d * n + 16 * d * n * n + 4 * 22 * (2 * n) ** 3)
+    return k * (adapters + 2 * d * d * n + 2 * d**3 + 4 * 22 * d**3)
+
+
+def nearest_rotations(matrices: Tensor, tolerance: float) -> Tensor:
+    """Returns for each matrix (K, d, d) the nearest rotation Q (with the largest <Q, matrix>).
 
     There are several such rotations where the matrix does not have full rank; singular values below `tolerance` times
-    the largest count as 0.
+    the largest count as 0. Of several, it is the nearest to 1.
     """
-    u, s, vh = torch.linalg.svd(matrix)
-    fixed = min(int((s > tolerance * s[0]).sum()), len(s) - 1)
-    # Q = u1 v1^T + u2 W v2^T. W is free as long as det Q = 1; for the Q nearest to 1, tr(W v2^T u2) is largest.
-    a, _, bh = torch.linalg.svd(vh[fixed:] @ u[:, fixed:])
+    u, s, vh = torch.linalg.svd(matrices)
+    fixed = (s > tolerance * s[:, :1]).sum(1, keepdim=True).clamp_max(s.shape[1] - 1)
+    free = torch.arange(s.shape[1], device=s.device) >= fixed
+    # Q = u1 v1^T + u2 W v2^T. W is free as long as det Q = 1; for the Q nearest to 1, tr(W v2^T u2) is largest. The
+    # rank differs between matrices, so W is found in whole ones: with 2 on the diagonal in the places of u1 and v1,
+    # these get the first singular values (those of v2^T u2 are at most 1), and W leaves them as they are.
+    inner = torch.where(free[:, :, None] & free[:, None], vh @ u, 0.0) + torch.diag_embed(torch.where(free, 0.0, 2.0))
+    a, _, bh = torch.linalg.svd(inner.to(u))
     sign = torch.linalg.det(u) * torch.linalg.det(vh) * torch.linalg.det(a) * torch.linalg.det(bh)
-    bh[-1] *= sign.sign()
-    return u[:, :fixed] @ vh[:fixed] + u[:, fixed:] @ bh.T @ a.T @ vh[fixed:]
+    bh[:, -1] *= sign.sign()[:, None]
+    return u @ bh.mT @ a.mT @ vh

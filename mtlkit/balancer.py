@@ -35,7 +35,7 @@ class Balancer(nn.Module, ABC):
     The engine calls the hooks in this order, for every micro-batch:
 
         features = encoder(image)
-        outputs[k] = decoder_k(adapter(k, features))
+        outputs[k] = decoder_k(adapter(k, features))        # `adapters` calls it for all tasks
         objective(step).backward():                      # the losses are known
             combine(step) -> weights of the K gradients  # inside the backward pass, the gradients are known
         # at the end of an accumulation window the model's optimizer moves
@@ -114,6 +114,10 @@ class Balancer(nn.Module, ABC):
     def setup(self, tasks: Mapping[str, Task], encoder: EncoderInfo) -> None:
         """Prepares the balancer. It is called once before training, with the tasks and the shape of the features."""
 
+    def operations(self, encoder: EncoderInfo, samples: int) -> dict[str, float]:
+        """Returns the operations (flops) of the method itself per step, under "", and of cheaper words, if many."""
+        return {}
+
     def settling_steps(self, steps_per_epoch: int) -> int:
         """Returns the number of first steps that are not yet those of the method, such as a warm-up. Most have none."""
         return 0
@@ -121,6 +125,13 @@ class Balancer(nn.Module, ABC):
     def adapter(self, task: str, features: Features) -> Features:
         """Returns the features that a task's decoder gets, made from the shared ones, in training and in evaluation."""
         return features
+
+    def adapters(self, features: Mapping[str, Features]) -> dict[str, Features]:
+        """Returns `adapter` of each task. A method that can compute all tasks at once overrides this, beside `adapter`.
+
+        All tasks have the same features, as different tensors, so that their gradients arrive apart.
+        """
+        return {task: self.adapter(task, own) for task, own in features.items()}
 
     def objective(self, step: "Step") -> Tensor:
         """Returns the scalar to minimise, from `step.losses`. Its derivatives by them weigh the encoder's gradient."""
@@ -145,7 +156,8 @@ class Balancer(nn.Module, ABC):
 
     def adapt(self, features: Features) -> dict[str, Features]:
         """Returns every task's adapted features. The model's `forward` takes this function in evaluation."""
-        return {t: check_adapted(self, t, self.adapter(t, features), features) for t in self.tasks}
+        found = self.adapters(dict.fromkeys(self.tasks, features))
+        return {t: check_adapted(self, t, found.get(t), features) for t in self.tasks}
 
 
 class LossBalancer(Balancer):
@@ -199,7 +211,7 @@ def has_adapters(balancer: Balancer | type[Balancer]) -> bool:
     (True, False)
     """
     cls = balancer if isinstance(balancer, type) else type(balancer)
-    return cls.adapter is not Balancer.adapter
+    return cls.adapter is not Balancer.adapter or cls.adapters is not Balancer.adapters
 
 
 def have_logarithm(losses: Tensor, tasks: Sequence[str]) -> Tensor:

@@ -1,6 +1,7 @@
 """The state of a balancer: the values that it keeps for each task or pair of tasks, and how they move."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +34,74 @@ class Numbers(nn.ParameterDict):
 def stay(tensor: Tensor, fn: Callable[[Tensor], Tensor]) -> Tensor:
     """Returns the tensor in the type that `fn` gives it, such as `module.to(device, dtype)`, but where it is."""
     return tensor.to(fn(torch.empty(0, dtype=tensor.dtype)).dtype)
+
+
+class Rows(nn.Module):
+    """A state with one tensor per task, as `per_task`, for methods that compute with all of them at once.
+
+    All are rows of one tensor `whole` (K, ...), in the order of the sorted names. A checkpoint contains each row under
+    its task's name. So it stays right when a user lists the tasks in another order, and it fits `per_task`.
+
+    >>> state = Rows(("b", "a"), torch.zeros(2))
+    >>> _ = state["b"].add_(1)
+    >>> state.whole.tolist(), state.of(("b",)).tolist(), sorted(state.state_dict())
+    ([[0.0, 0.0], [1.0, 1.0]], [[1.0, 1.0]], ['a', 'b'])
+    """
+
+    whole: Tensor
+
+    def __init__(self, tasks: Sequence[str], value: Tensor) -> None:
+        super().__init__()
+        self.names = sorted(tasks)
+        self.register_buffer("whole", value.expand(len(tasks), *value.shape).clone(), persistent=False)
+
+    def __getitem__(self, task: str) -> Tensor:
+        """Returns the task's row, which shares its memory with `whole`."""
+        return self.whole[self.names.index(task)]
+
+    def items(self) -> Iterator[tuple[str, Tensor]]:
+        return zip(self.names, self.whole, strict=True)
+
+    def values(self) -> Iterator[Tensor]:
+        return iter(self.whole)
+
+    def of(self, tasks: Sequence[str]) -> Tensor:
+        """Returns the rows of the named tasks, in their order. For all names in sorted order, it is `whole` itself."""
+        if list(tasks) == self.names:
+            return self.whole
+        return self.whole[[self.names.index(task) for task in tasks]]
+
+    def put(self, tasks: Sequence[str], rows: Tensor) -> None:
+        """Writes the rows of the named tasks. What `of` returned may be `whole`, which has the new values already."""
+        if rows is not self.whole:
+            self.whole[[self.names.index(task) for task in tasks]] = rows
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        destination.update({prefix + task: row.detach() for task, row in self.items()})
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        for task, row in self.items():
+            found = state_dict.get(prefix + task)
+            if found is None:
+                missing_keys.append(prefix + task)
+            elif found.shape != row.shape:
+                error_msgs.append(
+                    f"size mismatch for {prefix}{task}: the checkpoint has {tuple(found.shape)}, here it is "
+                    f"{tuple(row.shape)}."
+                )
+            else:
+                row.detach().copy_(found)
+        own = {prefix + task for task in self.names}
+        unexpected_keys += [key for key in state_dict if strict and key.startswith(prefix) and key not in own]
 
 
 def task_state(balancer: nn.Module, task: str) -> nn.ModuleList:

@@ -60,6 +60,10 @@ class TaskGradients(ABC):
     def local_features(self) -> Features:
         """Returns the features of this process's samples, one tensor per level."""
 
+    @abstractmethod
+    def reaches(self, level: int) -> bool:
+        """Returns whether any task has a gradient at this level of the features."""
+
 
 class Step:
     """Holds the values of one micro-batch. They are equal on all processes unless the name starts with `local_`.
@@ -79,6 +83,8 @@ class Step:
         weights: (k,) factors of the task gradients in the encoder's gradient (None for elementwise methods).
         decoder_weights: (k,) factors of the decoders' gradients, if these are weighted; `combine` may set it (None:
             `weights`).
+        alike: whether all processes have equally many rows (samples and positions) of features, so that they can
+            `gather` them.
         finite: whether the task gradients are finite; if not, `combine` was not called.
         extras: other scalars for the log, by name. A balancer may add some.
         window: what all micro-batches of this optimizer step keep.
@@ -105,6 +111,7 @@ class Step:
         self.coefficients: Tensor | None = None
         self.weights: Tensor | None = None
         self.decoder_weights: Tensor | None = None
+        self.alike = True
         self.finite = True
         self.extras: dict[str, Tensor] = {}
         # The engine sets these as soon as they are known.
@@ -166,6 +173,10 @@ class Step:
     def local_features(self) -> Features:
         """The shared features of this process's samples, one tensor per level."""
         return self._gradients("local_features").local_features()
+
+    def reaches(self, level: int) -> bool:
+        """Returns whether any present task uses this level of the features, and the encoder learns from it."""
+        return self._gradients("reaches").reaches(level)
 
     @property
     def losses_after(self) -> Tensor:

@@ -265,7 +265,8 @@ def test_evaluation_records_nothing_and_both_calls_run_alike():
     with torch.no_grad():
         z = small.features()
         expected = {n: small.balanced.balancer.adapter(n, [small.encoder(small.x)])[0] for n in z}
-        assert all(torch.equal(z[n], expected[n]) for n in z)
+        for name, own in z.items():  # one product for all tasks rounds in another order than one per task
+            torch.testing.assert_close(own, expected[name])
         loss = small.balanced.loss(small.losses(z))
         assert not loss.requires_grad
     for key, value in small.balanced.state_dict().items():

@@ -17,7 +17,7 @@ from mtlkit.config.schema import TrainerConfig
 from mtlkit.engine.engine import Engine
 from mtlkit.engine.model import MultiTaskModel
 from mtlkit.engine.scalars import scalars_of
-from mtlkit.rotations import move_rotation, set_rotation
+from mtlkit.rotations import move_rotations, set_rotation
 from mtlkit.run import checkpoint
 from mtlkit.run.build import make_accelerator
 from mtlkit.sample_group import SampleGroup
@@ -31,6 +31,8 @@ NAMES = ("c", "a", "b")
 FLAT = EncoderInfo(channels=(12,), strides=(0,))
 WORKER = {  # name -> balancer, options and width of the runs that are compared between one and two processes
     "low_rank": ("rotograd", {"lr": 0.1}, 64),
+    "uneven": ("rotograd", {"lr": 0.1}, 64),  # the first process has 6 of 8 samples
+    "maps": ("rotograd", {"lr": 0.1}, 512),  # 128 channels at 4 positions, over which the decoders average
     "whole": ("rotograd", {"lr": 0.1}, 6),
     "adam": ("rotograd", {"update": "adam"}, 6),
     "procrustes_low_rank": ("rotograd_procrustes", {"lr": 0.2}, 64),
@@ -56,10 +58,12 @@ class VectorEncoder(Encoder):
         return [self.layers(image)]
 
 
-def make_engine(name, options, width=64, names=NAMES, accumulation=1, precision="fp64", labels=2, **trainer):
+def make_engine(
+    name, options, width=64, names=NAMES, accumulation=1, precision="fp64", labels=2, maps=False, **trainer
+):
     """Returns an engine for three labellings of points, with linear decoders on a vector of that width."""
     torch.manual_seed(0)
-    encoder = VectorEncoder(width)
+    encoder = MapEncoder(width) if maps else VectorEncoder(width)
     tasks = {name: TASKS.build("multilabel", name, tuple("vwxyz"[:labels]), decoder="linear") for name in sorted(names)}
     decoders = {name: task.decoder(encoder.info) for name, task in tasks.items()}
     model = MultiTaskModel(encoder, {name: decoders[name] for name in names})
@@ -133,23 +137,26 @@ def orthogonal_matrix(d):
 @pytest.mark.parametrize("arc", [1e-3, 0.3, 4.0])
 def test_the_low_rank_exponential_is_the_whole_one(d, n, arc):
     generator = torch.Generator().manual_seed(1)
-    left, right = (torch.randn(n, d, dtype=torch.float64, generator=generator) for _ in range(2))
-    for a, b in [(left, right), (left, left + 1e-3 * right), (left[:1].repeat(n, 1), right), (left * 1e-12, right)]:
-        found, whole = orthogonal_matrix(d), orthogonal_matrix(d)
-        found += product(turn(found, [(a[: n // 2], b[: n // 2]), (a[n // 2 :], b[n // 2 :])], arc))
-        whole += product(turn(whole, [((a.T @ b).T, None)], arc))
-        torch.testing.assert_close(found, whole, rtol=0, atol=ROUNDING)
-        torch.testing.assert_close(whole, orthogonal_matrix(d) @ arc_step(a.T @ b, arc), rtol=0, atol=ROUNDING)
-        assert (found - orthogonal_matrix(d)).abs().max() > arc * 1e-3 / d  # the rotation has moved
+    a, b = (torch.randn(d, n, dtype=torch.float64, generator=generator) for _ in range(2))
+    # Four tasks with the same right: as they come, almost symmetric, with equal columns, and tiny.
+    left = torch.stack([a, b + 1e-2 * a, a[:, :1].expand(d, n), a * 1e-12])
+    start = orthogonal_matrix(d).expand(4, d, d)
+    halves = [(left[:, :, : n // 2], b[:, : n // 2]), (left[:, :, n // 2 :], b[:, n // 2 :])]
+    found, whole = (start + product(turn(start, pairs, arc)) for pairs in (halves, [(left @ b.T, None)]))
+    torch.testing.assert_close(found, whole, rtol=0, atol=ROUNDING)
+    for result, own in zip(whole, left, strict=True):
+        torch.testing.assert_close(result, start[0] @ arc_step(own @ b.T, arc), rtol=0, atol=ROUNDING)
+        assert (result - start[0]).abs().max() > arc * 1e-3 / d  # the rotation has moved
 
 
 def test_what_is_aligned_or_zero_stands_still():
-    left = torch.randn(4, 40, generator=torch.Generator().manual_seed(0))
-    for factors in ((left, 3 * left), (left, 0 * left), (left, left @ (left.T @ left))):
-        rotation = orthogonal_matrix(40).float()
-        change = product(turn(rotation, [factors], 1e-2))
-        # M - M^T is a rounding error of 1e-7 |M|, divided by |M| / 1000: 1e-4 of the arc of 1e-2, and a margin of ten.
-        assert change.abs().max() < 1e-5
+    left = torch.randn(40, 4, generator=torch.Generator().manual_seed(0))
+    for right in (3 * left, 0 * left, left @ (left.T @ left)):
+        for pair in ((left[None], right), ((left @ right.T)[None], None)):
+            change = product(turn(orthogonal_matrix(40).float()[None], [pair], 1e-2))
+            # M - M^T is a rounding error of 1e-7 |M|, divided by |M| / 1000: 1e-4 of the arc of 1e-2, and a margin of
+            # ten.
+            assert change.abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("width", [6, 64])
@@ -208,6 +215,14 @@ def test_the_alignment_falls_while_the_network_stands_still(width):
     assert last < first - 0.1
 
 
+def end_step(balancer, number, rate, pair):
+    """Makes the end of a step with the only task `a`, whose M is left right^T."""
+    step = Step(balancer, number=number, rate=rate)
+    step.window.tasks.add("a")
+    step.note("factors", pair)
+    balancer.after_step(step)
+
+
 def turned(d, n, lr, steps, same_direction):
     """Returns the rotation after `steps` steps of `geodesic`, with n samples and positions per step."""
     generator = torch.Generator().manual_seed(0)
@@ -216,9 +231,8 @@ def turned(d, n, lr, steps, same_direction):
     balancer.setup({}, EncoderInfo((d,), (0,)))
     pair = torch.randn(2, n, d, generator=generator)
     for number in range(steps):
-        step = Step(balancer, number=number, rate=lr)
-        step.note("a", tuple(pair if same_direction else torch.randn(2, n, d, generator=generator)))
-        balancer.after_step(step)
+        left, right = pair if same_direction else torch.randn(2, n, d, generator=generator)
+        end_step(balancer, number, lr, (left.T[None], right.T))
     return balancer.rotation["a"]
 
 
@@ -253,6 +267,21 @@ def test_rotations_stay_rotations_and_the_alignment_loss_falls(toys, update, ste
         assert (rotation - torch.eye(6)).abs().max() > 0.1  # the rotation has moved
 
 
+@pytest.mark.parametrize("lr", [2e-3, 0.1])
+@pytest.mark.parametrize("size", [1e-2, 1e-4])
+def test_rotations_stay_rotations_where_they_are_almost_aligned(lr, size):
+    """They turn until M is symmetric. Then M - M^T is a difference of almost equal numbers."""
+    torch.manual_seed(0)
+    balancer = BALANCERS.build("rotograd", tasks=("a",))
+    balancer.setup({}, EncoderInfo((40,), (0,)))
+    right, mixing = torch.randn(40, 8), torch.randn(8, 8)
+    left = right @ (mixing + mixing.T) + size * torch.randn(40, 8)
+    for number in range(300):
+        end_step(balancer, number, lr, (left[None], right))
+        if number % 50 == 49:
+            assert_rotation(balancer.rotation["a"])
+
+
 def test_a_thousand_steps_one_way_are_one_long_arc():
     """Steps that are smaller than the rounding of the entries are not lost."""
     generator = torch.Generator().manual_seed(1)
@@ -262,9 +291,7 @@ def test_a_thousand_steps_one_way_are_one_long_arc():
     balancer.rotation["a"].data.copy_(start)
     balancer.remainder["a"].data.copy_(start - balancer.rotation["a"])
     for number in range(1000):
-        step = Step(balancer, number=number, rate=1e-6)
-        step.note("a", (total.T.float(), None))
-        balancer.after_step(step)
+        end_step(balancer, number, 1e-6, (total.float()[None], None))
     # Rounding errors (6e-8) of the direction, relative to the arc of 1e-3, and of the stored entries.
     torch.testing.assert_close(
         balancer.rotation["a"].double(), start @ arc_step(total, 1e-3), rtol=0, atol=6e-8 + 1e-3 * 1e-6
@@ -272,9 +299,8 @@ def test_a_thousand_steps_one_way_are_one_long_arc():
 
 
 def stand_still(rotation, remainder, number, rate):
-    move_rotation(
-        rotation, remainder, (torch.zeros(len(rotation), 1), torch.zeros(1, len(rotation))), number=number, rate=rate
-    )
+    none = (torch.zeros(1, len(rotation), 1), torch.zeros(1, 1, len(rotation)))
+    move_rotations(rotation[None], remainder[None], none, number=number, rate=rate)
 
 
 def test_a_rotation_and_its_remainder_keep_what_float32_cannot():
@@ -373,6 +399,23 @@ def test_an_absent_task_keeps_its_rotation_and_a_resumed_run_goes_on_bit_for_bit
     second.train_step(make_batch(2, absent=("a",)))
     second.train_step(make_batch(3))
     assert_same(state_of(whole), state_of(second))
+
+
+def test_a_run_goes_on_with_its_tasks_in_another_order_and_from_a_checkpoint_with_a_tensor_per_task():
+    one, two = (make_engine("rotograd", {"lr": 0.05}, names=names) for names in (NAMES, NAMES[::-1]))
+    one.train_step(make_batch(1))
+    saved = one.balancer.state_dict()
+    assert {"rotation.a", "rotation.b", "rotation.c", "remainder.a"} <= saved.keys()
+    two.balancer.load_state_dict({key: value.clone() for key, value in reversed(saved.items())})
+    for name in NAMES:
+        assert torch.equal(two.balancer.rotation[name], one.balancer.rotation[name])
+    assert not torch.equal(one.balancer.rotation["a"], one.balancer.rotation["b"])
+    with pytest.raises(RuntimeError, match=r"rotation\.a: the checkpoint has \(3, 3\), here it is \(64, 64\)"):
+        two.balancer.load_state_dict(saved | {"rotation.a": torch.eye(3)})
+    with pytest.raises(RuntimeError, match=r"Unexpected key.*rotation\.d"):
+        two.balancer.load_state_dict(saved | {"rotation.d": torch.eye(64)})
+    with pytest.raises(RuntimeError, match=r"Missing key.*remainder\.b"):
+        two.balancer.load_state_dict({key: value for key, value in saved.items() if key != "remainder.b"})
 
 
 def test_the_order_of_the_tasks_does_not_matter():
@@ -520,9 +563,9 @@ def test_two_processes_equal_one(tmp_path):
 
 def run(key):
     name, options, width = WORKER[key]
-    engine = make_engine(name, options, width)  # the first one connects the processes
-    share = 8 // distributed.world_size()
-    rows = slice(distributed.rank() * share, (distributed.rank() + 1) * share)
+    engine = make_engine(name, options, width, maps=key == "maps")  # the first one connects the processes
+    ends = [0, 8] if distributed.world_size() == 1 else [0, 6 if key == "uneven" else 4, 8]
+    rows = slice(*ends[distributed.rank() : distributed.rank() + 2])
     for number in range(8):
         engine.train_step(make_batch(number, rows, absent=("a",) if number == 3 else ()))
     return state_of(engine)

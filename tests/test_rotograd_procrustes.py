@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mtlkit import BALANCERS, EncoderInfo
-from mtlkit.balancers.rotograd_procrustes import rotation_nearest
+from mtlkit.balancers.rotograd_procrustes import nearest_rotations
 from mtlkit.run import checkpoint
 from mtlkit.state import stack
 from mtlkit.step import Step
@@ -26,6 +26,11 @@ def normal(*shape, seed=0):
 def rotation(d, seed=0, size=1.0):
     generator = normal(d, d, seed=seed) * size
     return torch.linalg.matrix_exp(generator - generator.T)
+
+
+def rotation_nearest(matrix, tolerance):
+    (found,) = nearest_rotations(matrix[None], tolerance)
+    return found
 
 
 def distance(q, target, source):
@@ -129,11 +134,12 @@ def test_the_forward_is_the_rigid_motion_about_the_centres():
 
 @pytest.mark.parametrize("update", ["closed_form_step", "jump", "sgd"])
 def test_the_span_of_the_gradients_is_all_that_matters(update):
-    balancer = BALANCERS.build(NAME, tasks=("a",), update=update)
-    left, right, before = normal(6, 40, seed=1), normal(6, 40, seed=2), rotation(40)
-    few, whole = before.clone(), before.clone()
-    few += product(balancer._turn(few, [(left[:2], right[:2]), (left[2:], right[2:])], 0.3))
-    whole += product(balancer._turn(whole, [(None, left[:2].T @ right[:2]), (None, left[2:].T @ right[2:])], 0.3))
+    balancer = BALANCERS.build(NAME, tasks=("a", "b"), update=update)
+    right, before = normal(40, 6, seed=2), torch.stack([rotation(40), rotation(40, 1)])
+    left = torch.stack([normal(40, 6, seed=1), normal(40, 6, seed=3) * torch.arange(6)])  # of ranks 6 and 5
+    halves = [(left[:, :, :2], right[:, :2]), (left[:, :, 2:], right[:, 2:])]
+    few = before + product(balancer._turn(before, halves, 0.3))
+    whole = before + product(balancer._turn(before, [(a @ b.T, None) for a, b in halves], 0.3))
     torch.testing.assert_close(few, whole, rtol=0, atol=NETWORK)
     assert (few - before).abs().max() > 0.01
 
@@ -205,11 +211,11 @@ def test_a_thousand_steps_in_float32_leave_a_rotation(update, lr, n, same_direct
     start = balancer.rotation["a"].detach().clone()
     for number in range(1000):
         seed = 0 if same_direction else number
-        pair = normal(n, 8, seed=seed).float(), normal(n, 8, seed=-1 - seed).float()
+        left, right = normal(n, 8, seed=seed).T.float(), normal(n, 8, seed=-1 - seed).T.float()
         step = Step(balancer, number=number, rate=lr)
         step.note(("sizes", "a"), torch.ones(2, dtype=torch.float64))
         step.note("sums", torch.ones(9))
-        step.note(("pairs", "a"), tuple(factor / factor.norm() for factor in pair))
+        step.note("factors", (left[None] / left.norm(), right / right.norm()))
         balancer.after_step(step)
     assert_rotation(balancer.rotation["a"])
     assert (balancer.rotation["a"] - start).abs().max() > 0.1
@@ -231,8 +237,8 @@ def weights_after_steps(sizes, **options):
         step = Step(balancer, number=number, rate=balancer.lr)
         for task, size in found.items():
             step.note(("sizes", task), torch.tensor(size, dtype=torch.float64))
-            # The two gradients are equal, so the rotations do not move.
-            step.note(("pairs", task), (torch.ones(1, 4), torch.ones(1, 4)))
+        # The two gradients are equal, so the rotations do not move.
+        step.note("factors", (torch.ones(3, 4, 1), torch.ones(4, 1)))
         step.note("sums", torch.ones(5))
         balancer.after_step(step)
     return [balancer.weight[task].item() for task in "abc"]

@@ -14,6 +14,7 @@ from mtlkit.errors import StepError
 from mtlkit.sample_group import SampleGroup, of_all_ranks
 from mtlkit.task import Task, no_loss
 
+ROWS = ("", "rows")  # no task has this name
 Losses = Mapping[str, tuple[Tensor, Tensor]]  # task -> (sum, count) on this process
 Key = TypeVar("Key", bound=Hashable)
 
@@ -107,6 +108,7 @@ class LossMeans:
         values: (k,) the same, divided by the first losses, on the host.
         sums: this process's sums over the valid elements, differentiable, on the device.
         factors: (k,) the derivatives of the means by these sums, on the host.
+        alike: whether all processes have the same number of `rows`.
         anchors: zeros that keep the decoders of absent tasks in the graph, as DDP expects of all.
 
     Raises:
@@ -121,9 +123,11 @@ class LossMeans:
         number: int,
         samples: SampleGroup | None = None,
         *,
+        rows: int = 1,
         indicators: Mapping[str, tuple[Tensor, Tensor] | None] | None = None,
         unread: Sequence[Unread] = (),
     ) -> None:
+        self.alike = True
         self.raw: dict[str, float] = {}
         self.sums: list[Tensor] = []
         self.anchors: list[Tensor] = []
@@ -132,8 +136,16 @@ class LossMeans:
         self._samples = samples = samples or SampleGroup()
         factors: list[float] = []
         # The names of tasks are texts, so those of the indicators cannot be taken for them.
-        more = {(name, "indicator"): pair for name, pair in (indicators or {}).items() if pair is not None}
+        more: dict[Hashable, tuple[Tensor, Tensor]] = {}
+        more |= {(name, "indicator"): pair for name, pair in (indicators or {}).items() if pair is not None}
+        if samples.size > 1 and losses:
+            # Who needs to know whether all have the same number asks here, where a sum over processes is read anyway.
+            like = next(iter(losses.values()))[0].detach().double()
+            more[ROWS] = torch.full_like(like, rows), torch.full_like(like, rows**2)
         totals = totals_of({**losses, **more}, samples, unread)
+        if ROWS in totals:  # all are equal if the square of their sum is their number times the sum of their squares
+            total, squares, _ = totals[ROWS]
+            self.alike = total**2 == samples.size * squares
         found = {name: totals[name, "indicator"] for name in indicators or {} if (name, "indicator") in totals}
         self._indicators = {name: total / count for name, (total, count, _) in found.items() if count > 0}
         for name in losses:

@@ -101,7 +101,8 @@ class Pass:
             row = aliases[k * size : (k + 1) * size]
             self._late[name], self.aliases[name] = dict(zip(late, row[: len(late)], strict=True)), row[len(late) :]
         with self._hook(Turn.ADAPTER):
-            return {n: contract.check_adapted(own, n, own.adapter(n, a), a) for n, a in self.aliases.items()}
+            found = own.adapters(self.aliases)
+            return {n: contract.check_adapted(own, n, found.get(n), a) for n, a in self.aliases.items()}
 
     def late(self, task: str) -> Mapping[str, Tensor]:
         """The late parameters as that task's decoder gets them, by name; nothing where they stay as they are."""
@@ -119,7 +120,11 @@ class Pass:
         `indicators` are such pairs, too, for a balancer that needs them. `unread` come to the host with them.
         """
         first, number, samples = self._first_losses, self.step.number, self.step.samples
-        self._losses = LossMeans(losses, outputs, first, number, samples, indicators=indicators, unread=unread)
+        rows = sum(level.numel() // level.shape[1] for level in self._space.levels)
+        self._losses = LossMeans(
+            losses, outputs, first, number, samples, rows=rows, indicators=indicators, unread=unread
+        )
+        self.step.alike = self._losses.alike
         # From here on a task without any valid label does not exist for the balancer.
         self.step.tasks, self.step.raw_losses = self._losses.tasks, self._losses.raw
         self.step.window.tasks.update(self.step.tasks)

@@ -102,6 +102,10 @@ class Space(TaskGradients):
     def local_features(self) -> Features:
         return [level.detach() for level in contract.known(self.levels, "local_features", "`combine`")]
 
+    def reaches(self, level: int) -> bool:
+        arrived = contract.known(self.rows, "reaches", "`combine`")
+        return any(row[level] is not None for row in arrived)
+
     def cross_gram(self) -> Tensor:
         raise AssertionError("`Step` asks the space `parameters` only")
 

@@ -14,8 +14,9 @@ Place = tuple[Any, int]  # a node of the graph, and the number of one of its out
 
 #: Nodes that stand for many: every output depends on every input, and a look from outside cannot tell more.
 COMPILED, CHECKPOINT = "CompiledFunctionBackward", "CheckpointFunctionBackward"
-#: DDP hands all outputs of a model through this node, each one for itself.
-SINK = "_DDPSinkBackward"
+#: Nodes whose outputs each come from the input in the same place: DDP hands all outputs of a model through the first,
+#: and `mtlkit.channels.transform_all` the features of all tasks through the second.
+ONE_BY_ONE = ("_DDPSinkBackward", "AdaptersBackward")
 
 
 @dataclass
@@ -66,9 +67,9 @@ def behind(tensors: Iterable[Tensor], stops: Mapping[Place, str]) -> Found:
             continue
         if isinstance(node, int) or node is None:
             continue
-        # Of a sink, one output leads to one input. Of all other nodes, every output leads to every input.
+        # Of all other nodes, every output leads to every input.
         name = node.name()
-        key: Place = place if name == SINK else (node, -1)
+        key: Place = place if name in ONE_BY_ONE else (node, -1)
         if key in seen:
             continue
         seen.add(key)
@@ -82,5 +83,5 @@ def behind(tensors: Iterable[Tensor], stops: Mapping[Place, str]) -> Found:
         if name in (COMPILED, CHECKPOINT):
             found.hiding.add(name)
         following = node.next_functions
-        waiting += [following[number]] if name == SINK else following
+        waiting += [following[number]] if name in ONE_BY_ONE else following
     return found

@@ -94,4 +94,9 @@ class LinearDecoder(Decoder):
         self.linear = nn.Linear(info.channels[-1], out_channels)
 
     def forward(self, features: Features) -> Tensor:
-        return self.linear(self.dropout(features[-1].flatten(2).mean(2) if features[-1].ndim == 4 else features[-1]))
+        found = features[-1]
+        if found.ndim == 4:
+            # Not `mean`: it would write its gradient once per position, where that of a sum is one number for all.
+            positions = found.flatten(2)
+            found = positions.sum(2) / positions.shape[2]
+        return self.linear(self.dropout(found))

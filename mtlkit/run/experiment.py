@@ -26,6 +26,7 @@ from mtlkit.run.build import (
     make_deterministic,
 )
 from mtlkit.run.claim import claimed
+from mtlkit.run.cost import about_the_cost
 from mtlkit.run.description import Description
 from mtlkit.run.ending import ended, why_it_ended
 from mtlkit.run.evaluating import evaluate_engine
@@ -121,6 +122,7 @@ class Experiment:
             channels=training.channels,
         )
         check_halves(parts.balancer, config, order.smallest)
+        costly = list(about_the_cost(parts, config, size, training.channels, world))
         taken = take_weights(parts, config, start.weights, dataset.targets) if start.weights else {}
         shared = {"workers": config.data.workers, "rank": rank, "world": world}
         engine = Engine(
@@ -154,7 +156,7 @@ class Experiment:
         with ended(engine) as end:
             engine.start(facts(config, parts, engine))
             # Found before there was a log.
-            for incident in (*start.incidents, *about_the_launcher(accelerator), *too_short):
+            for incident in (*start.incidents, *about_the_launcher(accelerator), *too_short, *costly):
                 engine.note({"incident": incident})
             if best_lost:
                 engine.note({"best_lost": True, "incident": start.best_gone})
