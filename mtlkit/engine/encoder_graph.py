@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 
+_ON_THE_WAY = ("ToCopyBackward0", "TBackward0")  # from a weight to its layer, under autocast and in `nn.Linear`
 Edge = tuple[Node, int]  # a node and the number of one of its outputs in the forward pass
 
 
@@ -60,7 +61,7 @@ class EncoderGraph:
             if len(readers) != 1 or node in levels:
                 return None
             reader, place = readers[0]
-            if reader.name() not in ("ToCopyBackward0", "TBackward0"):
+            if reader.name() not in _ON_THE_WAY:
                 return reader, place
             node = reader
 
@@ -112,7 +113,9 @@ class EncoderGraph:
                         heapq.heappush(ready, (-below._sequence_nr(), len(waiting) + count, below))
             if len(open_edges) == 1:
                 ((only, numbers),) = open_edges.items()
-                self._events.append(("border", [(only, number) for number in numbers]))
+                # No cut between a weight and its reader: both belong to one stage.
+                if only not in self._leaves and only.name() not in _ON_THE_WAY:
+                    self._events.append(("border", [(only, number) for number in numbers]))
 
 
 def _leading_to(roots: Sequence[Node], leaves: dict[Node, int]) -> list[Node]:

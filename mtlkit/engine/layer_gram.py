@@ -19,6 +19,7 @@ process r, the inner products are sum_rs <D_i^r, (X^r X^s^T) D_j^s>: each proces
 its own with them, and the results are summed.
 """
 
+import itertools
 from collections.abc import Sequence
 from math import prod
 from typing import Any
@@ -45,37 +46,77 @@ class Layer:
         self._node = node
         self.edge = GradientEdge(node, 0)
         self.convolution = _is_convolution(node)
-        x = self._input
+        x = self._kept_input
         if self.convolution:
             self._kernel = weight.shape[2:]
             self.width, self.channels = prod(weight.shape[1:]), weight.shape[0]
             settings = (node._saved_padding, node._saved_stride, node._saved_dilation)
-            self.rows = len(x) * prod(
+            self._output = [
                 (side + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
                 for side, kernel, padding, stride, dilation in zip(x.shape[2:], self._kernel, *settings, strict=True)
-            )
+            ]
+            self.rows = len(x) * prod(self._output)
+            # With a stride of 1, products of positions serve for all pairs of patches that have them.
+            self._by_position = tuple(node._saved_stride) == (1, 1)
+            self._positions = x.numel() // x.shape[1]
         else:
             self.rows, self.width = x.shape
             self.channels = weight.numel() // self.width
+            self._by_position = False
 
     @property
-    def _input(self) -> Tensor:
+    def _kept_input(self) -> Tensor:
         found: Tensor = getattr(self._node, _INPUTS[self._node.name()][1])
         return found
 
     def pays(self, k: int, processes: int) -> bool:
         """Whether the formula takes fewer multiplications than the gradients, and sends no more numbers."""
-        n, f, c, every = self.rows, self.width, self.channels, self.rows * processes
-        formula = n * every * (f + k * c) + k * k * n * c
-        return formula < k * n * c * f + k * k * c * f and (processes == 1 or every * (f + k * c) <= k * c * f)
+        f, c, every = self.width, self.channels, self.rows * processes
+        return self.cost(k, processes) < self.plain_cost(k) and (processes == 1 or every * (f + k * c) <= k * c * f)
 
-    def unfolded(self) -> Tensor:
-        """Returns X (N, F): for a convolution, the patches that its kernel sees."""
-        x, node = at_least_float32(self._input), self._node
-        if not self.convolution:
-            return x
-        patches = F.unfold(x, self._kernel, node._saved_dilation, node._saved_padding, node._saved_stride)
-        return patches.transpose(1, 2).reshape(-1, self.width)
+    def cost(self, k: int, processes: int) -> int:
+        """The multiplications of the formula."""
+        n, every = self.rows, self.rows * processes
+        kernel = n * every * self.width
+        if processes == 1 and self._by_position:
+            # An addition moves memory, which takes as long as some thirty multiplications in a matrix product.
+            kernel = self._positions**2 * self._kept_input.shape[1] + 30 * prod(self._kernel) * n**2
+        return kernel + k * n * every * self.channels + k * k * n * self.channels
+
+    def plain_cost(self, k: int) -> int:
+        """The multiplications of k gradients over the weight and their inner products."""
+        return k * self.rows * self.channels * self.width + k * k * self.channels * self.width
+
+    def input(self) -> Tensor:
+        """Returns what the layer was called with."""
+        return at_least_float32(self._kept_input)
+
+    def kernel(self, x: Tensor, samples: SampleGroup) -> Tensor:
+        """Returns X X^T for inputs x: the rows of this process by those of all, which are constants in it."""
+        if samples.size == 1 and self._by_position:
+            return self._from_positions(x)
+        if self.convolution:
+            node = self._node
+            x = F.unfold(x, self._kernel, node._saved_dilation, node._saved_padding, node._saved_stride)
+            x = x.transpose(1, 2).reshape(-1, self.width)
+        x = F.pad(x, (0, 0, 0, self.rows - len(x)))
+        return x @ samples.join(x).T
+
+    def _from_positions(self, x: Tensor) -> Tensor:
+        """Adds up the products of positions that lie at the same place in two patches."""
+        b, (height, width) = len(x), x.shape[2:]
+        at = x.permute(0, 2, 3, 1).reshape(self._positions, -1)
+        products = (at @ at.detach().T).view(b, height, width, b, height, width)
+        total = x.new_zeros(b, *self._output, b, *self._output)
+        for place in itertools.product(*(range(kernel) for kernel in self._kernel)):
+            mine, theirs = [slice(None)], [slice(None)]
+            for axis, side in enumerate((height, width)):
+                shift = place[axis] * self._node._saved_dilation[axis] - self._node._saved_padding[axis]
+                start, end = max(0, -shift), min(self._output[axis], side - shift)
+                mine.append(slice(start, max(start, end)))
+                theirs.append(slice(start + shift, max(start, end) + shift))
+            total[(*mine, *mine)] += products[(*theirs, *theirs)]
+        return total.view(self.rows, self.rows)
 
     def as_rows(self, gradient: Tensor) -> Tensor:
         """Returns the gradient at the output as (N, C)."""
@@ -141,15 +182,14 @@ def products_of(layer: Layer, gradients: Tensor, samples: SampleGroup) -> tuple[
     `gradients` are D (N, k, C), which this function overwrites; its rows go up to `layer.rows`. The second result has
     the derivative of the first by X and D of this process. The values of others are constants in it.
     """
-    x = layer.unfolded()
-    x = F.pad(x, (0, 0, 0, layer.rows - len(x)))
+    x = layer.input()
     # Float32 does not hold the squares of all its numbers. Powers of two change only exponents.
     largest = [torch.linalg.vector_norm(x.detach(), torch.inf).view(1)]
     largest.append(torch.linalg.vector_norm(gradients.detach(), torch.inf, dim=(0, 2)))
     sizes = torch.exp2(samples.join(torch.cat(largest).double()[None]).amax(0).log2().floor().clamp(-126, 126))
-    x, d = x * (1 / sizes[0]).to(x.dtype), gradients.mul_((1 / sizes[1:]).to(gradients.dtype)[:, None])
-    every_x, every_d = samples.join(x), samples.join(d)
-    carried = ((x @ every_x.T) @ every_d.flatten(1)).view_as(d)
+    kernel = layer.kernel(x * (1 / sizes[0]).to(x.dtype), samples)
+    d = gradients.mul_((1 / sizes[1:]).to(gradients.dtype)[:, None])
+    carried = (kernel @ samples.join(d).flatten(1)).view_as(d)
     # One K x K matrix for each row, and their sum in float64.
     part = torch.bmm(d, carried.transpose(1, 2)).sum(0, dtype=torch.float64)
     part = part * sizes[0] ** 2 * sizes[1:, None] * sizes[1:]
