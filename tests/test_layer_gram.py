@@ -1,10 +1,13 @@
 """Gram matrices of layers without their gradients: against one backward pass per task, in float64."""
 
 import copy
+import json
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
+from test_distributed import launch
 from tolerances import NETWORK
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -204,3 +207,11 @@ def test_no_task_has_a_gradient_over_a_covered_weight(monkeypatch):
     assert max(sizes) == 4 * 200
     expected = textbook(levels, rows, list(net.parameters()))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * expected.max().item())
+
+
+def test_two_processes_with_unequal_samples_and_graphs(tmp_path):
+    launch(2, str(Path(__file__).parent / "gram_worker.py"), str(tmp_path / "found"))
+    for rank in range(2):
+        errors = json.loads((tmp_path / f"found.{rank}").read_text())
+        assert len(errors) == 8
+        assert max(errors.values()) < NETWORK, errors
