@@ -28,8 +28,8 @@ def gram_over(
         layer = layers.get(number)
         return parameters[number].numel() if layer is None else layer.rows * layer.channels
 
-    # What all tasks keep in a stage is about as large as one gradient over all parameters.
-    stages = graph.stages(size, limit=sum(parameter.numel() for parameter in parameters) // k)
+    # What all tasks keep in a stage is about half as large as one gradient over all parameters.
+    stages = graph.stages(size, limit=sum(parameter.numel() for parameter in parameters) // (2 * k))
     if not agree:  # one stage with all parameters: every process has the same sums to make
         stages = [Stage(levels=list(range(len(levels))), parameters=list(range(len(parameters))))]
     total = torch.zeros(k, k, dtype=torch.float64, device=parameters[0].device)
