@@ -8,14 +8,19 @@ from pathlib import Path
 import pytest
 import torch
 from test_distributed import launch
-from tolerances import NETWORK
+from test_space import encoder_gradient
+from test_space import textbook as gradients_of
+from tolerances import NETWORK, ROUNDING, SMALL
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from mtlkit import Balanced, GramBalancer
+from mtlkit.balancer import Balancer
 from mtlkit.engine import parameter_gram
 from mtlkit.engine.encoder_graph import EncoderGraph
 from mtlkit.engine.layer_gram import Layer, layer_of
 from mtlkit.engine.parameter_gram import gram_over
+from mtlkit.engine.parameter_space import ParameterGramSpace, ParameterSpace
 from mtlkit.networks import TimmEncoder
 from mtlkit.sample_group import SampleGroup
 
@@ -36,6 +41,7 @@ def everywhere(request, monkeypatch):
     """Takes the formula for all layers that it covers, and cuts at every border."""
     if request.param == "everywhere":
         monkeypatch.setattr(Layer, "pays", lambda *_: True)
+        monkeypatch.setattr(Layer, "cost", lambda *_: 0)
         stages = EncoderGraph.stages
         monkeypatch.setattr(EncoderGraph, "stages", lambda graph, size, limit: stages(graph, size, 0))
     return request.param == "everywhere"
@@ -215,3 +221,70 @@ def test_two_processes_with_unequal_samples_and_graphs(tmp_path):
         errors = json.loads((tmp_path / f"found.{rank}").read_text())
         assert len(errors) == 8
         assert max(errors.values()) < NETWORK, errors
+
+
+def test_steps_in_the_space_parameters(everywhere, toys):
+    class InverseNorm(GramBalancer):
+        """Gives every task the same gradient length."""
+
+        def weights(self, gram):
+            return 1 / gram.diagonal().sqrt()
+
+    engine = toys.make_engine(InverseNorm(toys.TASK_NAMES, space="parameters"), accumulation=2)
+    engine._update = lambda *_: None
+    total = 0.0
+    for number in range(2):
+        batch = toys.without(toys.make_batch(number), "depth") if number else toys.make_batch()
+        _, gradients = gradients_of(engine, batch)
+        gradients = gradients[[0, 2]] if number else gradients
+        step = engine.train_step(batch)
+        torch.testing.assert_close(step.gram, gradients @ gradients.T, rtol=NETWORK, atol=SMALL)
+        total = total + step.weights @ gradients / 2
+        assert isinstance(step.gradients, ParameterGramSpace if everywhere else ParameterSpace)
+    torch.testing.assert_close(encoder_gradient(engine), total, rtol=NETWORK, atol=ROUNDING)
+
+
+def test_a_gradient_of_its_own_needs_the_jacobian(everywhere, toys):
+    class Given(Balancer):
+        """Returns a gradient, but asks only for the Gram matrix."""
+
+        spaces, needs = ("parameters",), frozenset({"gram"})
+
+        def combine(self, step):
+            return [torch.zeros(1)]
+
+    engine = toys.make_engine(Given(toys.TASK_NAMES, space="parameters"))
+    if everywhere:
+        with pytest.raises(ValueError, match=r"must declare that it needs .*'jacobian'"):
+            engine.train_step(toys.make_batch())
+
+
+@pytest.mark.parametrize("method", ["cosreg", "gradnorm"])
+def test_steps_in_the_last_layer(monkeypatch, toys, method):
+    states = []
+    for pays in (False, True):
+        monkeypatch.setattr(Layer, "pays", lambda *_, pays=pays: pays)
+        engine = toys.make_engine(method, options={"space": "last_layer"})
+        for number in range(3):
+            engine.train_step(toys.make_batch(number))
+        states.append(engine.network.state_dict())
+    for name, value in states[0].items():
+        torch.testing.assert_close(states[1][name], value, rtol=NETWORK, atol=ROUNDING)
+
+
+def test_somebody_elses_loop(monkeypatch):
+    found = []
+    for pays in (False, True):
+        monkeypatch.setattr(Layer, "pays", lambda *_, pays=pays: pays)
+        monkeypatch.setattr(Layer, "cost", lambda *_: 0)
+        torch.manual_seed(0)
+        net, heads = Net().double(), nn.ModuleDict({"a": nn.Linear(4, 1), "b": nn.Linear(4, 1)}).double()
+        optimizer = torch.optim.SGD([*net.parameters(), *heads.parameters()], lr=0.0)
+        balanced = Balanced("mgda", tasks=("a", "b"), encoder=net, space="parameters")
+        balanced.follow(optimizer)
+        z = balanced(net(torch.randn(2, 3, 9, 12, dtype=torch.float64))[1])
+        balanced.loss({name: heads[name](z[name]).square().mean() for name in heads}).backward()
+        found.append([p.grad for p in [*net.parameters(), *heads.parameters()]])
+        pickle.dumps(copy.deepcopy(net))
+    for plain, formula in zip(*found, strict=True):
+        torch.testing.assert_close(formula, plain, rtol=NETWORK, atol=ROUNDING)

@@ -155,10 +155,8 @@ def layer_of(graph: EncoderGraph, number: int, weight: Tensor) -> Layer | None:
     return Layer(node, weight) if getattr(kept, "unpack_hook", kept) is None else None
 
 
-def covered(
-    graph: EncoderGraph, parameters: Sequence[Tensor], k: int, samples: SampleGroup
-) -> tuple[dict[int, Layer], bool]:
-    """Returns the layers for which the formula pays, by the number of their weight, and whether all processes agree.
+def covered(graph: EncoderGraph, parameters: Sequence[Tensor], samples: SampleGroup) -> tuple[dict[int, Layer], bool]:
+    """Returns the layers that the formula covers, by the number of their weight, and whether all processes agree.
 
     They do not where their graphs differ, as with layers that only some processes ran. Then there are none.
     """
@@ -173,7 +171,7 @@ def covered(
             found[i] = layer if agree and min(rows) > 0 else None
             if layer is not None:
                 layer.rows = max(rows)
-    return {i: layer for i, layer in found.items() if layer is not None and layer.pays(k, samples.size)}, agree
+    return {i: layer for i, layer in found.items() if layer is not None}, agree
 
 
 def products_of(layer: Layer, gradients: Tensor, samples: SampleGroup) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ from mtlkit import contract
 from mtlkit.balancer import Balancer
 from mtlkit.engine import balancer_state
 from mtlkit.engine.losses import FirstLosses, Losses, LossMeans
-from mtlkit.engine.parameter_space import ParameterGramSpace, ParameterSpace
+from mtlkit.engine.parameter_space import ParameterSpace, parameter_space
 from mtlkit.engine.shards import Shards
 from mtlkit.engine.shared import Shared, late_parameters
 from mtlkit.engine.space import FeatureSpace, LastLayerSpace, Space
@@ -24,7 +24,7 @@ from mtlkit.task import no_loss
 SPACES: dict[str, type[Space]] = {
     "features": FeatureSpace,
     "last_layer": LastLayerSpace,
-    "parameters": ParameterSpace,
+    "parameters": ParameterSpace,  # or the other way, where `parameter_space` finds it cheaper
 }
 
 
@@ -80,11 +80,12 @@ class Pass:
         if torch.is_grad_enabled() and not any(level.requires_grad for level in features):
             # A frozen encoder. Its features become the leaves of the graph, so that the task gradients meet as usual.
             features = [level.detach().requires_grad_() for level in features]
-        kind = SPACES[own.space]
-        # Of split parameters, no process has a whole gradient, and they need their own way.
-        if own.space == "parameters" and not own.needs & {"jacobian", "second_batch"} and not self._shards.units:
-            kind = ParameterGramSpace
-        self._space = kind(features, self._encoder, "second_batch" in own.needs, self.step.samples, self._shards)
+        if own.space == "parameters":
+            self._space = parameter_space(
+                own.needs, len(names), features, self._encoder, self.step.samples, self._shards
+            )
+        else:
+            self._space = SPACES[own.space](features, self._encoder, False, self.step.samples, self._shards)
         self.step.gradients, self._device = self._space, features[0].device
         # The tap has no second derivative. A method that needs one reads the gradients before the backward pass.
         # Without the tap, autograd adds up the late gradients by itself, and the late module stays as it is.

@@ -13,16 +13,38 @@ from mtlkit.gradients import Row, at_least_float32, gradients_of, inner_products
 from mtlkit.sample_group import SampleGroup, of_all_ranks
 
 
+class Plan:
+    """Which layers of the graph behind `levels` the formula covers and pays for, with k tasks.
+
+    Every process must make it. Its `layers` are known by the number of their weight; `agree` says whether the graphs of
+    all processes are alike.
+    """
+
+    def __init__(self, levels: Sequence[Tensor], parameters: Sequence[Tensor], k: int, samples: SampleGroup) -> None:
+        self.graph = EncoderGraph(levels, parameters)
+        found, self.agree = covered(self.graph, parameters, samples)
+        self.layers = {i: layer for i, layer in found.items() if layer.pays(k, samples.size)}
+        saved = sum(layer.plain_cost(k) - layer.cost(k, samples.size) for layer in self.layers.values())
+        # Weights by the formula need one more backward pass for the weighted gradient. It costs about twice as much as
+        # the weight gradients of one task. Half of that is enough to be saved, as K whole gradients take much memory.
+        self.pays = saved > sum(layer.rows * layer.channels * layer.width for layer in found.values())
+
+
 def gram_over(
-    levels: Sequence[Tensor], rows: Sequence[Row], parameters: Sequence[Tensor], samples: SampleGroup
+    levels: Sequence[Tensor],
+    rows: Sequence[Row],
+    parameters: Sequence[Tensor],
+    samples: SampleGroup,
+    plan: Plan | None = None,
 ) -> Tensor:
     """Returns (k, k) float64: the inner products of the tasks' gradients over the parameters, summed over processes.
 
     `rows` are the gradients at the levels. They go backward stage by stage, all tasks through one stage before the next
     one, so that only the gradients of a stage are in memory. Every process must call it.
     """
-    graph, k = EncoderGraph(levels, parameters), len(rows)
-    layers, agree = covered(graph, parameters, k, samples)
+    k = len(rows)
+    plan = plan or Plan(levels, parameters, k, samples)
+    graph, layers = plan.graph, plan.layers
 
     def size(number: int) -> int:  # of what is kept of a task's gradient until the stage is over
         layer = layers.get(number)
@@ -30,7 +52,7 @@ def gram_over(
 
     # What all tasks keep in a stage is about half as large as one gradient over all parameters.
     stages = graph.stages(size, limit=sum(parameter.numel() for parameter in parameters) // (2 * k))
-    if not agree:  # one stage with all parameters: every process has the same sums to make
+    if not plan.agree:  # one stage with all parameters: every process has the same sums to make
         stages = [Stage(levels=list(range(len(levels))), parameters=list(range(len(parameters))))]
     total = torch.zeros(k, k, dtype=torch.float64, device=parameters[0].device)
     borders: list[Row] = [[] for _ in rows]
@@ -99,8 +121,7 @@ def gram_with_graph(means: Sequence[Tensor], weight: Tensor, samples: SampleGrou
 
     `means` carry a factor: the number of processes. The derivative is that of this process's part, as DDP expects it.
     """
-    graph, size = EncoderGraph(means, [weight]), samples.size
-    layer = covered(graph, [weight], len(means), samples)[0].get(0)
+    size, layer = samples.size, Plan(means, [weight], len(means), samples).layers.get(0)
     if layer is None:
         local = torch.stack([at_least_float32(gradients_of(mean, [weight])[0].flatten()) for mean in means])
         # All processes share the parameters, so their gradients add up first.

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from mtlkit import contract
-from mtlkit.engine.parameter_gram import gram_over
+from mtlkit.engine.parameter_gram import Plan, gram_over
 from mtlkit.engine.shards import Shards, here, shard_of_sum, sum_over_shards, with_shard
 from mtlkit.engine.shared import Shared, shared_parameters
 from mtlkit.engine.space import FeatureSpace, Space
@@ -23,13 +23,16 @@ class ParameterGramSpace(FeatureSpace):
     weighted gradient. No gradient over all parameters is made before.
     """
 
-    def __init__(self, levels: Features, encoder: Shared, halves: bool, samples: SampleGroup, shards: Shards) -> None:
+    def __init__(
+        self, levels: Features, encoder: Shared, halves: bool, samples: SampleGroup, shards: Shards, plan: Plan
+    ) -> None:
         super().__init__(levels, encoder, halves, samples, shards)
         self._parameters = _shared(encoder)
+        self._plan: Plan | None = plan
 
     def release(self) -> None:
         super().release()
-        self._parameters = []
+        self._parameters, self._plan = [], None
 
     @property
     def form(self) -> Features:
@@ -40,7 +43,7 @@ class ParameterGramSpace(FeatureSpace):
 
     def _gram_of_rows(self) -> Tensor:
         rows = contract.known(self.rows, "gram", "`combine`")
-        return gram_over(self.levels, rows, self._parameters, self.samples) / self.unit.double() ** 2
+        return gram_over(self.levels, rows, self._parameters, self.samples, self._plan) / self.unit.double() ** 2
 
 
 class ParameterSpace(Space):
@@ -152,6 +155,19 @@ class ParameterSpace(Space):
             for part, parameter in zip(parts, self.parameters, strict=True)
         ]
         return [*(None for _ in self.levels), *shaped]
+
+
+def parameter_space(
+    needs: frozenset[str], k: int, levels: Features, encoder: Shared, samples: SampleGroup, shards: Shards
+) -> Space:
+    """Returns the cheaper way to compare k gradients over the parameters, for what the method needs."""
+    common = (levels, encoder, "second_batch" in needs, samples, shards)
+    # Of split parameters no process has a whole gradient, and they need their own way.
+    if torch.is_grad_enabled() and not needs & {"jacobian", "second_batch"} and not shards.units:
+        plan = Plan(levels, _shared(encoder), k, samples)
+        if plan.pays:
+            return ParameterGramSpace(*common, plan)
+    return ParameterSpace(*common)
 
 
 def _shared(encoder: Shared) -> list[Tensor]:
