@@ -7,7 +7,7 @@ from mtlkit.balancer import Balancer, GramBalancer, LossBalancer
 from mtlkit.data.dataset import Dataset
 from mtlkit.engine.evaluation import evaluate_model
 from mtlkit.engine.losses import NonFiniteError
-from mtlkit.engine.one_pass import SPACES
+from mtlkit.engine.spaces import SPACES
 from mtlkit.network import Decoder, Encoder
 from mtlkit.registry import check_options
 from mtlkit.target import DenseKind, Kind

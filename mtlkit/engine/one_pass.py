@@ -11,10 +11,10 @@ from mtlkit import contract
 from mtlkit.balancer import Balancer
 from mtlkit.engine import balancer_state
 from mtlkit.engine.losses import FirstLosses, Losses, LossMeans, Unread
-from mtlkit.engine.parameter_space import ParameterSpace
 from mtlkit.engine.shards import Shards
 from mtlkit.engine.shared import Shared, late_parameters
-from mtlkit.engine.space import FeatureSpace, LastLayerSpace, Space
+from mtlkit.engine.space import Space
+from mtlkit.engine.spaces import space_of
 from mtlkit.engine.tap import Coefficients, Seed, Tap
 from mtlkit.gradients import Row, weighted_sum
 from mtlkit.host import Seeds
@@ -22,12 +22,6 @@ from mtlkit.network import Features
 from mtlkit.seeding import Turn, Turns
 from mtlkit.step import Step
 from mtlkit.task import no_loss
-
-SPACES: dict[str, type[Space]] = {
-    "features": FeatureSpace,
-    "last_layer": LastLayerSpace,
-    "parameters": ParameterSpace,
-}
 
 
 class Pass:
@@ -85,9 +79,7 @@ class Pass:
         if torch.is_grad_enabled() and not any(level.requires_grad for level in features):
             # A frozen encoder. Its features become the leaves of the graph, so that the task gradients meet as usual.
             features = [level.detach().requires_grad_() for level in features]
-        self._space = SPACES[own.space](
-            features, self._encoder, "second_batch" in own.needs, self.step.samples, self._shards, self.step.on_host
-        )
+        self._space = space_of(own, features, self._encoder, self.step, self._shards)
         self.step.gradients, self._device = self._space, features[0].device
         # The tap has no second derivative. A method that needs one reads the gradients before the backward pass.
         # Without the tap, autograd adds up the late gradients by itself, and the late module stays as it is.

@@ -9,11 +9,40 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from mtlkit import contract
+from mtlkit.engine.parameter_gram import Plan, gram_over
 from mtlkit.engine.shards import here, shard_of_sum, sum_over_shards, with_shard
 from mtlkit.engine.shared import Shared, shared_parameters
-from mtlkit.engine.space import Space
+from mtlkit.engine.space import FeatureSpace, Space
 from mtlkit.gradients import Row, at_least_float32, inner_products, pull_back, weighted_sum
 from mtlkit.network import Features
+
+
+class ParameterGramSpace(FeatureSpace):
+    """Compares the gradients over the shared parameters; the combined gradient is that of the features.
+
+    It suits methods that need only the Gram matrix: they give weights, and the encoder's own backward pass makes the
+    weighted gradient. No gradient over all parameters is made before.
+    """
+
+    def __init__(self, plan: Plan, levels: Features, encoder: Shared, *given: Any) -> None:
+        super().__init__(levels, encoder, *given)
+        self._parameters = parameters_of(encoder)
+        self._plan: Plan | None = plan
+
+    def release(self) -> None:
+        super().release()
+        self._parameters, self._plan = [], None
+
+    @property
+    def form(self) -> Features:
+        raise ValueError(
+            "balancer.space=parameters: `combine` returned a gradient in place of weights. Then the class must declare "
+            "that it needs the gradients themselves: needs = frozenset({'gram', 'jacobian'})."
+        )
+
+    def _gram_of_rows(self) -> Tensor:
+        rows = contract.known(self.rows, "gram", "`combine`")
+        return gram_over(self.levels, rows, self._parameters, self.samples, self._plan)
 
 
 class ParameterSpace(Space):
@@ -29,9 +58,7 @@ class ParameterSpace(Space):
 
     def __init__(self, levels: Features, encoder: Shared, *given: Any) -> None:
         super().__init__(levels, encoder, *given)
-        shared = shared_parameters(encoder)
-        if not shared:
-            raise ValueError("balancer.space=parameters needs an encoder with trainable parameters; this one has none.")
+        shared = parameters_of(encoder)
         # Those of which this process has only a shard come last, and so do their columns in the gradients.
         self._order = sorted(range(len(shared)), key=lambda i: isinstance(shared[i], DTensor))
         self.parameters = [shared[i] for i in self._order]
@@ -127,6 +154,13 @@ class ParameterSpace(Space):
             for part, parameter in zip(parts, self.parameters, strict=True)
         ]
         return [*(None for _ in self.levels), *shaped]
+
+
+def parameters_of(encoder: Shared) -> list[Tensor]:
+    found = shared_parameters(encoder)
+    if not found:
+        raise ValueError("balancer.space=parameters needs an encoder with trainable parameters; this one has none.")
+    return found
 
 
 def half_of(row: Row, half: int, rank: int) -> Row:

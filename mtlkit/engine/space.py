@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from mtlkit import contract
+from mtlkit.engine.parameter_gram import gram_over, gram_with_graph
 from mtlkit.engine.shards import Shards
 from mtlkit.engine.shared import Shared
-from mtlkit.gradients import Row, at_least_float32, gradients_of, gram_of, inner_products, pull_back, weighted_sum
+from mtlkit.gradients import Row, at_least_float32, gradients_of, gram_of, weighted_sum
 from mtlkit.network import Features
 from mtlkit.sample_group import SampleGroup, of_all_ranks
 from mtlkit.step import TaskGradients
@@ -170,18 +171,13 @@ class LastLayerSpace(FeatureSpace):
     def _gram_of_rows(self) -> Tensor:
         arrived = contract.known(self.rows, "gram", "`combine`")
         self.shards.gather()
-        weight = self._weight
-        rows = torch.stack([torch.cat(pull_back(self.levels, row, [weight])) for row in arrived])
-        return inner_products(self.samples.add(rows).unbind())
+        return gram_over(self.levels, arrived, [self._weight], self.samples)
 
     def _gram_with_graph(self, graph: Sequence[tuple[Tensor, Features]]) -> Tensor:
         self.shards.gather()
-        weight = self._weight
+        weight, means = self._weight, [mean for mean, _ in graph]
         with self.shards.kept():
-            local = torch.stack([at_least_float32(gradients_of(mean, [weight])[0].flatten()) for mean, _ in graph])
-        # All processes share the parameters, so here the gradients add up first. As above, the derivative is local.
-        whole = of_all_ranks(self.samples.sum(local) / self.samples.size, local)
-        return inner_products(whole.unbind())
+            return gram_with_graph(means, weight, self.samples)
 
     @property
     def _weight(self) -> Tensor:
