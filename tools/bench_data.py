@@ -37,8 +37,8 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from mtlkit.data.dataset import DATASETS, Dataset
-from mtlkit.data.loader import Samples
 from mtlkit.data.prepare import prepare_dataset
+from mtlkit.data.samples import Samples
 from mtlkit.data.transforms import Augment
 from mtlkit.datasets.scenes import render_frame
 
