@@ -18,6 +18,7 @@ from mtlkit.data.prepared import Prepared
 from mtlkit.data.samples import Samples
 from mtlkit.data.transforms import Augment
 from mtlkit.engine.predictor import Predictor
+from mtlkit.run.facts import augmented_on
 from mtlkit.target import KINDS, DenseKind, Kind, Motion
 
 HEIGHT, WIDTH = 12, 16
@@ -353,3 +354,8 @@ def test_a_kind_that_moves_only_single_values_stays_in_the_loader(kind: type, mo
     assert Samples(dataset, augment, augment_on="loader").only_in_loader == []
     batch = next(iter(eval_loader(samples, 2)))
     assert ("finish" in batch) == moves
+    record = augmented_on(samples)
+    assert record["augment_on"] == samples.augment_on
+    assert ("incident" in record) != moves
+    assert moves or "targets heat move single values only" in record["incident"]
+    assert augmented_on(Samples(dataset)) == {"augment_on": None}
