@@ -9,9 +9,10 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from mtlkit.contract import check_hooks
+from mtlkit.motion import Motion as Motion
+from mtlkit.motion import Motions
 from mtlkit.registry import Registry, suggest
 
 Camera = tuple[float, float, float, float]  # a pinhole's f_x / width, f_y / height, c_x / width, c_y / height
@@ -27,41 +28,6 @@ class Target:
 
     type: str
     classes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Motion:
-    """Describes how the augmentation changes an image of `size` (width, height): it enlarges a crop, then mirrors it.
-
-    The crop has 1 / `scale` of the image's width and height. `corner` is its (left, top), as shares of the image's.
-    `ray` is the viewing ray (t_x, t_y, 1) that becomes the optical axis, or None if the camera is not known. `compat`
-    is the augmentation's option of that name. With `mtan`, `corner` lies between whole pixels.
-    """
-
-    size: tuple[int, int]
-    scale: float
-    corner: np.ndarray
-    ray: np.ndarray | None
-    mirrored: bool
-    compat: str | None = None
-
-    def sources(self, axis: int) -> np.ndarray:
-        """Returns, for the columns (axis 0) or rows (axis 1), the pixels that the enlarged pixels take values from."""
-        size, start = self.size[axis], self.corner[axis] * self.size[axis]
-        if self.compat == "mtan":
-            # As torch's interpolation `nearest` computes it, in float32: the pixel to the left of the centre, or above.
-            part = int(size / self.scale)
-            places = np.arange(size, dtype=np.float32) * np.float32(part / size)
-            return round(start) + np.minimum(places.astype(np.intp), part - 1)
-        return (start + (np.arange(size) + 0.5) / self.scale).astype(np.intp)  # those that contain the centres
-
-    def interpolated(self, values: np.ndarray) -> np.ndarray:
-        """Returns the enlarged crop of (C, H, W), interpolated as with `compat: mtan`: corners lie on corners."""
-        width, height = self.size
-        left, top = (round(share * size) for share, size in zip(self.corner, self.size, strict=True))
-        part = values[:, top : top + int(height / self.scale), left : left + int(width / self.scale)]
-        crop = torch.from_numpy(np.ascontiguousarray(part))[None]
-        return F.interpolate(crop, size=(height, width), mode="bilinear", align_corners=True)[0].numpy()
 
 
 class Kind(ABC):
@@ -169,6 +135,13 @@ class Kind(ABC):
         """Returns the values after the image has moved, by default unchanged. It does not work in place."""
         return values
 
+    def move_batch(self, values: Tensor, motions: Motions) -> Tensor:
+        """Does the same for a batch (B, ...) on the device, without reading values there. Unknown values stay unknown.
+
+        A kind that has only `move` is augmented in the loading processes (`data.augment_on`).
+        """
+        return values
+
     def resize(self, value: Tensor, width: int, height: int) -> Tensor:
         """Returns the value at the size of maps, if that is not the image's size. By default it does not change."""
         return value
@@ -182,7 +155,7 @@ class DenseKind(Kind):
     """A kind with one value per pixel: the last two axes are the image's rows and columns.
 
     When pixels move, each one takes the value of the nearest pixel, so there is no value that was not measured. Then
-    `flip` and `zoom` change the values themselves. By default they change nothing.
+    `flip` and `zoom` change the values themselves, and `change_batch` those of a batch. By default they change nothing.
     """
 
     def flip(self, values: np.ndarray) -> np.ndarray:
@@ -199,9 +172,19 @@ class DenseKind(Kind):
             values = self.zoom(values.take(rows, axis=-2).take(columns, axis=-1), motion)
         return self.flip(values[..., ::-1]) if motion.mirrored else values
 
+    def change_batch(self, values: Tensor, motions: Motions) -> Tensor:
+        """Returns the values of pixels (B, ..., H, W) that have moved on the device: `zoom`, and then `flip`.
+
+        A sample that was not zoomed (scale 1) or not mirrored has its values as they are.
+        """
+        return values
+
+    def move_batch(self, values: Tensor, motions: Motions) -> Tensor:
+        return self.change_batch(motions.nearest(values), motions)
+
     def resize(self, value: Tensor, width: int, height: int) -> Tensor:
         columns, rows = (
-            ((torch.arange(new) + 0.5) * old / new).long()
+            ((torch.arange(new, device=value.device) + 0.5) * old / new).long()
             for new, old in zip((width, height), value.shape[:-3:-1], strict=True)
         )
         return value[..., rows[:, None], columns]

@@ -127,7 +127,7 @@ def disagreements():
     from mtlkit import distributed
     from mtlkit.config.composition import compose
     from mtlkit.data.dataset import DATASETS
-    from mtlkit.data.loader import Samples
+    from mtlkit.data.samples import Samples
     from mtlkit.run.same import check_same_data, check_same_run
 
     rank, messages = distributed.rank(), []

@@ -19,11 +19,14 @@ from tolerances import NETWORK, SINGLE, SINGLE_SUM
 import mtlkit
 from mtlkit import BALANCERS, DECODERS, ENCODERS, TASKS, Experiment
 from mtlkit.config.schema import TrainerConfig
+from mtlkit.data.finish import Finish
+from mtlkit.data.transforms import Augment
 from mtlkit.engine.engine import Engine
 from mtlkit.engine.losses import NonFiniteError
 from mtlkit.engine.model import MultiTaskModel, build_encoder
 from mtlkit.run import inference, predicting
 from mtlkit.run.build import make_accelerator
+from mtlkit.target import Target, kinds_of
 from mtlkit.testing import check_balancer, check_task
 from mtlkit.testing import processes as testing_processes
 from mtlkit.testing.kit import PROMISES
@@ -297,6 +300,35 @@ def test_all_networks_are_checked():
     assert {key for *_, decoders in [*NETWORKS, *LARGE] for key in decoders} == set(DECODERS.names()) - OF_TESTS
     encoders = {name for name, *_ in [*NETWORKS, *LARGE]}
     assert encoders >= set(ENCODERS.names()) - {"timm"} - OF_TESTS
+
+
+@pytest.mark.parametrize("compat", [None, "mtan"])
+def test_batches_are_restored_and_augmented_without_waiting(compat):
+    """The device reads nothing of a batch of stored values, and makes of it what the CPU makes."""
+    draw = torch.Generator().manual_seed(0)
+    targets = {"a": Target("segmentation", ("x", "y")), "b": Target("depth"), "c": Target("normals")}
+    targets |= {"d": Target("disparity"), "e": Target("multilabel", ("x",))}
+    augment = Augment(targets, flip=0.5, scale=[1.0, 1.5], colour=0.5, compat=compat)
+    size, count = (12, 10), 6
+    maps = torch.rand(count, 3, *size[::-1], generator=draw)
+    batch = {"image": (255 * maps).byte(), "targets": {"a": (2 * maps[:, 0]).to(torch.int8)}}
+    batch["targets"] |= {"b": (9000 * maps[:, :1]).to(torch.int16), "c": torch.nn.functional.normalize(maps, dim=1)}
+    batch["targets"] |= {"d": maps[:, 1:2].half(), "e": torch.tensor([[1], [0], [-1]] * 2, dtype=torch.int8)}
+    drawn = [augment.draw({"image": maps[0], "targets": targets}, i, (1, 1, 0.5, 0.5)) for i in range(count)]
+    batch["moves"] = tuple(torch.from_numpy(np.stack(part)) for part in zip(*drawn, strict=True))
+    finish = Finish(kinds_of(targets), (6, 5), compat, colour=True)
+    counts = []
+    for part in (slice(2), slice(count)):
+        image, *moves = (values[part] for values in (batch["image"], *batch["moves"]))
+        rest = {name: values[part] for name, values in batch["targets"].items()}
+        here = finish(image, rest, moves)
+        there = on_device(image), on_device(rest), [on_device(values) for values in moves]
+        COUNTS.clear()
+        found = finish(*there)
+        counts.append(dict(COUNTS))
+        assert_equal({"image": found[0], **found[1]}, {"image": here[0], **here[1]}, rtol=SINGLE, atol=SINGLE)
+    assert counts[0] == counts[1]  # as many operations for two samples as for six
+    assert (counts[0]["reads"], counts[0]["sizes"]) == (0, 0)
 
 
 OF_TESTS = {"toy", "toy_late", "toy_map", "toy_vector", "toy_late_map"}

@@ -17,9 +17,9 @@ from torch.utils.data import DataLoader
 from mtlkit import DATASETS, TASKS
 from mtlkit.data.concat import Concat
 from mtlkit.data.dataset import BadSampleError
-from mtlkit.data.loader import Samples
 from mtlkit.data.prepare import prepare_dataset
 from mtlkit.data.prepared import Prepared
+from mtlkit.data.samples import Samples
 from mtlkit.datasets.celeba import ATTRIBUTES, GROUPS, CelebA
 
 SPLITS = ("train", "val", "test")

@@ -11,9 +11,9 @@ from mtlkit import DATASETS, Dataset, Experiment, Target
 from mtlkit.config.composition import compose
 from mtlkit.data.concat import Concat
 from mtlkit.data.dataset import BadSampleError, Sample
-from mtlkit.data.loader import Samples
 from mtlkit.data.order import Mixed
 from mtlkit.data.ranges import Gathered, suspicions
+from mtlkit.data.samples import Samples
 from mtlkit.data.summary import look_at
 from mtlkit.run.build import build_dataset, build_order, build_samples
 from mtlkit.run.resume import resumed

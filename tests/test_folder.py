@@ -9,7 +9,7 @@ from PIL import Image
 from tolerances import SINGLE
 
 from mtlkit.data.dataset import DATASETS, BadSampleError, Dataset
-from mtlkit.data.loader import Samples
+from mtlkit.data.samples import Samples
 from mtlkit.datasets.folder.matching import Names, stem
 from mtlkit.target import KINDS, DenseKind, Kind
 from mtlkit.testing import check_dataset

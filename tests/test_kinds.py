@@ -13,7 +13,7 @@ from torch import Tensor
 import mtlkit
 from mtlkit.cli.main import main
 from mtlkit.data.dataset import DATASETS, Dataset, Sample
-from mtlkit.data.loader import Samples
+from mtlkit.data.samples import Samples
 from mtlkit.engine.evaluation import evaluate_constants, output_sizes, units
 from mtlkit.log import read_log
 from mtlkit.metrics import Pooled

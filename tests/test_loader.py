@@ -11,8 +11,8 @@ from torch import Tensor
 
 from mtlkit.data import loader
 from mtlkit.data.dataset import BadSampleError, Dataset, Sample, Target
-from mtlkit.data.loader import Samples
 from mtlkit.data.order import Shuffled
+from mtlkit.data.samples import Samples
 from mtlkit.data.transforms import Augment
 from mtlkit.target import KINDS, Kind, kinds_of
 

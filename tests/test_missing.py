@@ -9,7 +9,7 @@ from layouts import celeba, chestxray14, cityscapes, nyuv2, sunrgbd
 import mtlkit.datasets  # noqa: F401
 from mtlkit.data.concat import Concat
 from mtlkit.data.dataset import DATASETS, Dataset
-from mtlkit.data.loader import Samples
+from mtlkit.data.samples import Samples
 
 
 def sun(root: Path) -> None:

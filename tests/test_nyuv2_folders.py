@@ -14,7 +14,7 @@ from tolerances import SINGLE, SINGLE_SUM
 
 from mtlkit.config.composition import compose
 from mtlkit.data.dataset import BadSampleError
-from mtlkit.data.loader import Samples
+from mtlkit.data.samples import Samples
 from mtlkit.datasets.nyuv2 import NYUv2
 from mtlkit.datasets.nyuv2.classes import CLASSES_13, CLASSES_40, TO_13
 

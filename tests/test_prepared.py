@@ -27,10 +27,11 @@ from torch.utils.data import DataLoader
 from mtlkit.data import prepared as prepared_module
 from mtlkit.data.blocks import Block, narrow, open_block, widen
 from mtlkit.data.dataset import DATASETS, BadSampleError, Dataset, Sample, Target
-from mtlkit.data.loader import Samples, eval_loader
+from mtlkit.data.loader import eval_loader
 from mtlkit.data.manifest import damaged
 from mtlkit.data.prepare import PROGRESS, prepare_dataset
 from mtlkit.data.prepared import Prepared, is_prepared, read_manifest
+from mtlkit.data.samples import Samples
 from mtlkit.target import KINDS, Kind
 
 HEIGHT, WIDTH, NAN = 4, 6, float("nan")
@@ -163,11 +164,17 @@ def test_narrow_floats_come_back_bit_for_bit() -> None:
     [
         (torch.tensor([1.0, 0.0, NAN]), torch.int8),
         (torch.tensor([127.0]), torch.int8),
-        (torch.tensor([128.0]), torch.float32),
-        (torch.tensor([-1.0]), torch.float32),
-        (torch.tensor([-0.0]), torch.float32),
+        (torch.tensor([128.0]), torch.float16),
+        (torch.tensor([-1.0]), torch.int16),
+        (torch.tensor([-0.0]), torch.float16),
+        (torch.tensor([0.0, 0.713, 32.767]), torch.int16),  # depth in millimetres
+        (torch.tensor([0.713, 32.768]), torch.float32),
+        (torch.tensor([0.713, NAN]), torch.float32),
+        (torch.tensor([2.0**-12, -1.5]), torch.float16),
+        (torch.tensor([1e5]), torch.float32),
+        (torch.tensor([math.inf]), torch.float16),
         (torch.tensor([NAN]).view(torch.int32).bitwise_or(1).view(torch.float32), torch.float32),  # a NaN of other bits
-        (torch.tensor([1.0] * 1000 + [0.5]), torch.float32),
+        (torch.tensor([1.0] * 1000 + [0.1 + 2**-20]), torch.float32),
         (torch.tensor([0.2, 1.0]), torch.uint8),
         (torch.tensor([0.2, NAN]), torch.float32),
         (torch.tensor([0.2 + 2**-24]), torch.float32),
@@ -216,7 +223,9 @@ def test_what_loaders_give_is_the_same(tmp_path: Path) -> None:
     make(tmp_path / "out", toy)
     loaders = (eval_loader(Samples(data), batch_size=4) for data in (Prepared(tmp_path / "out"), toy))
     for one, other in zip(*loaders, strict=True):
-        torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True)
+        image, targets = one["finish"](one["image"], one["targets"])
+        found = {"image": image, "targets": targets}
+        torch.testing.assert_close(found, other, rtol=0, atol=0, equal_nan=True)
 
 
 def test_each_block_has_the_types_that_it_needs(tmp_path: Path) -> None:
@@ -419,7 +428,7 @@ def test_progress_that_is_no_progress(tmp_path: Path) -> None:
     progress.write_text(lines[0] + '{"split": "train"}\n')
     with pytest.raises(ValueError, match=r"progress.jsonl is damaged: block.bytes: missing.*into another folder"):
         make(tmp_path / "out")
-    progress.write_text(lines[0].replace('"version": 1', '"version": 9'))
+    progress.write_text(lines[0].replace('"version": 2', '"version": 9'))
     with pytest.raises(ValueError, match=r"progress.jsonl is of version 9 of the format"):
         make(tmp_path / "out")
 
@@ -526,7 +535,7 @@ def change_block(**values):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda m: m.update(version=2), "manifest.json is of version 2 of the format, and this mtlkit reads version 1"),
+        (lambda m: m.update(version=3), "manifest.json is of version 3 of the format, and this .* up to version 2"),
         (lambda m: m.pop("version"), "is of version None of the format"),
         (lambda m: m.update(format="zip"), "manifest.json does not belong to a prepared data set"),
         (lambda m: m.pop("targets"), "manifest.targets: missing"),

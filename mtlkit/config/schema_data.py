@@ -68,6 +68,8 @@ class DataConfig:
         workers: the number of loading processes per training process
         augment: changes the training images at random, as `augmentation` says
         augmentation: how `augment` changes them
+        augment_on: where they are changed: whole batches on the device that trains, or one by one in the loading
+            processes; the same changes, up to interpolation
     """
 
     name: str | None = None
@@ -87,6 +89,7 @@ class DataConfig:
     workers: Natural = 0
     augment: bool = False
     augmentation: Augmentation = Augmentation()
+    augment_on: Literal["device", "loader"] = "device"
     options: dict[str, Any] = field(default_factory=dict)
 
     @property

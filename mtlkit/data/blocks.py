@@ -23,7 +23,11 @@ from mtlkit.data.dataset import BadSampleError
 from mtlkit.typed import Count
 
 AGAIN = "Run prepare again with the same settings and folder: it keeps whole blocks and makes the others again."
-NARROWER = {torch.int64: (torch.int8, torch.int16, torch.int32), torch.float32: (torch.int8, torch.uint8)}
+NARROWER = {
+    torch.int64: (torch.int8, torch.int16, torch.int32),
+    torch.float32: (torch.int8, torch.uint8, torch.int16, torch.float16),
+}
+LEVELS = {torch.uint8: 255.0, torch.int16: 1000.0}  #: what a stored k stands for is k / LEVELS, where that is a float
 
 
 @dataclass(frozen=True)
@@ -45,13 +49,18 @@ class OpenBlock(NamedTuple):
 
     def value(self, name: str, row: int) -> Tensor | None:
         """Returns a row of a tensor as a new tensor, or None if the sample has no such value."""
+        found = self.stored(name, row)
+        return None if found is None else widen(found, self.dtypes[name])
+
+    def stored(self, name: str, row: int) -> Tensor | None:
+        """Returns the same in the type of the file. It is a part of the map, so it must not be written to."""
         if name not in self.tensors:
             return None
         if (present := self.tensors.get(f"present.{name}")) is not None:
             if not present[row]:
                 return None
             row = int(present[:row].sum())
-        return widen(self.tensors[name][row], self.dtypes[name])
+        return self.tensors[name][row]
 
 
 def open_block(path: Path, block: Block) -> OpenBlock:
@@ -104,10 +113,13 @@ def narrow(values: Tensor) -> Tensor:
     """Returns the values in the smallest type from which `widen` restores them bit for bit, or unchanged.
 
     Int64 becomes int8, int16 or int32. Float32 becomes int8 if all values are integers from 0 to 127 or NaN, which
-    becomes -1. It becomes uint8 if all values are k / 255.
+    becomes -1. It becomes uint8 if all values are k / 255 (a picture), int16 if all are k / 1000 (depth in whole
+    millimetres, up to 32.767 m), and float16 if that is exact.
 
     >>> narrow(torch.tensor([1.0, float("nan")])), narrow(torch.tensor([0.0, 0.2])), narrow(torch.tensor([-1, 300]))
     (tensor([ 1, -1], dtype=torch.int8), tensor([ 0, 51], dtype=torch.uint8), tensor([ -1, 300], dtype=torch.int16))
+    >>> narrow(torch.tensor([0.0, 2.345])), narrow(torch.tensor([2.0**-9]))
+    (tensor([   0, 2345], dtype=torch.int16), tensor([0.0020], dtype=torch.float16))
     """
     for dtype in NARROWER.get(values.dtype, ()):
         if _converted(values.reshape(-1)[:256], dtype) is None:
@@ -118,21 +130,25 @@ def narrow(values: Tensor) -> Tensor:
 
 
 def widen(stored: Tensor, dtype: torch.dtype) -> Tensor:
-    """Returns new values of the type `dtype`, restored from the result of `narrow`."""
+    """Returns new values of the type `dtype`, restored from the result of `narrow`: the same bits on any device."""
     if stored.dtype == dtype:
         return stored.clone()
     values = stored.to(dtype)
-    if dtype == torch.float32:
-        return values.div_(255) if stored.dtype == torch.uint8 else values.masked_fill_(stored < 0, math.nan)
-    return values
+    if dtype != torch.float32:
+        return values
+    if levels := LEVELS.get(stored.dtype):
+        # By a tensor: for a number, CUDA multiplies by its reciprocal, which gives other bits.
+        return values.div_(torch.full((), levels, device=values.device))
+    return values.masked_fill_(stored < 0, math.nan) if stored.dtype == torch.int8 else values
 
 
 def _converted(values: Tensor, dtype: torch.dtype) -> Tensor | None:
     """Returns the values in a smaller type, or None if they cannot be restored from it."""
     scaled = values
-    if values.dtype == torch.float32:  # kept in range, because a conversion of larger values is undefined
-        low, high, scale = (0, 255, 255) if dtype == torch.uint8 else (-1, 127, 1)
-        scaled = (values * scale).round().nan_to_num(-1).clamp(low, high)
+    if values.dtype == torch.float32 and dtype != torch.float16:
+        low, high = (-1, 127) if dtype == torch.int8 else (torch.iinfo(dtype).min, torch.iinfo(dtype).max)
+        # Kept in range, because a conversion of larger values is undefined.
+        scaled = (values * LEVELS.get(dtype, 1.0)).round().nan_to_num(-1).clamp(low, high)
     small = scaled.to(dtype)
     return small if torch.equal(_bits(widen(small, values.dtype)), _bits(values)) else None
 

@@ -59,7 +59,14 @@ class Concat(Dataset):
 
     def __getitem__(self, index: int) -> Sample:
         i, own = self._place(index)
-        sample = self.sets[i][own]
+        return self._renamed(i, self.sets[i][own])
+
+    def stored(self, index: int) -> Sample | None:
+        i, own = self._place(index)
+        sample = self.sets[i].stored(own)
+        return None if sample is None else self._renamed(i, sample)
+
+    def _renamed(self, i: int, sample: Sample) -> Sample:
         targets = {new: sample["targets"][name] for name, new in self.renames[i].items() if name in sample["targets"]}
         return {"image": sample["image"], "targets": targets}
 

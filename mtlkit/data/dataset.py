@@ -2,7 +2,8 @@
 
 import errno
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar, Literal, TypedDict
 
 from torch import Tensor
@@ -23,6 +24,7 @@ __all__ = [
     "Split",
     "Target",
     "check_request",
+    "named_errors",
     "read_sample",
 ]
 
@@ -113,6 +115,14 @@ class Dataset(ABC):
     @abstractmethod
     def __getitem__(self, index: int) -> Sample: ...
 
+    def stored(self, index: int) -> Sample | None:
+        """The same sample in the smaller types in which it is kept, or None if there are none.
+
+        `mtlkit.data.blocks.widen` restores each value, so the sample can cross to the device as it is. Nobody writes to
+        it. It is asked for only after the sample itself was read and found to be right.
+        """
+        return None
+
     def label(self, index: int) -> str:
         """What messages call a sample: its file, where it has one."""
         return f"Sample {index}"
@@ -131,14 +141,21 @@ class Dataset(ABC):
 
 
 def read_sample(dataset: Dataset, index: int) -> Sample:
-    """The sample as the data set has it, with errors that name it.
+    """The sample as the data set has it, with errors that name it (see `named_errors`)."""
+    with named_errors(dataset, index):
+        return dataset[index]
+
+
+@contextmanager
+def named_errors(dataset: Dataset, index: int) -> Iterator[None]:
+    """Names the sample in the errors of the block, which reads it.
 
     What says that this sample is bad (`ValueError`, `EOFError`, the `OSError` of one file) becomes a
     `BadSampleError`. Errors of the machine, such as a full disk, stay an `OSError`. Any other one is a fault of the
     program: it stays what it is and gets a note.
     """
     try:
-        return dataset[index]
+        yield
     except BadSampleError:
         raise
     except (ValueError, EOFError, OSError) as error:

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset as TorchDataset
 from mtlkit.data.blocks import Block, block_file, narrow, widen
 from mtlkit.data.children import Loader
 from mtlkit.data.dataset import BadSampleError, Camera
-from mtlkit.data.loader import Samples
+from mtlkit.data.samples import Samples
 
 UNKNOWN = (math.nan,) * 4
 

@@ -13,7 +13,8 @@ from mtlkit.data.dataset import SPLITS, Camera, Target
 from mtlkit.registry import suggest
 from mtlkit.typed import Count, Source, to_dataclass
 
-MANIFEST, FORMAT, VERSION = "manifest.json", "mtlkit prepared data set", 1
+MANIFEST, FORMAT, VERSION = "manifest.json", "mtlkit prepared data set", 2
+READ = (1, VERSION)  #: version 2 has more types of stored numbers
 
 
 @dataclass(frozen=True)
@@ -90,10 +91,10 @@ def parse_header(data: bytes, where: str) -> dict[str, Any]:
         raise ValueError(f"{where} is damaged: {error}. Prepare the data set again, into another folder.") from error
     if not isinstance(values, dict) or values.pop("format", None) != FORMAT:
         raise ValueError(f"{where} does not belong to a prepared data set.")
-    if (version := values.pop("version", None)) != VERSION:
+    if (version := values.pop("version", None)) not in READ:
         raise ValueError(
-            f"{where} is of version {version!r} of the format, and this mtlkit reads version {VERSION}. Use the mtlkit "
-            "that wrote it, or prepare the data set again into another folder."
+            f"{where} is of version {version!r} of the format, and this mtlkit reads up to version {VERSION}. Use the "
+            "mtlkit that wrote it, or prepare the data set again into another folder."
         )
     return values
 

@@ -24,8 +24,8 @@ from mtlkit.data import manifest as manifests
 from mtlkit.data.blocks import AGAIN, Block, is_whole
 from mtlkit.data.dataset import Dataset, Split
 from mtlkit.data.encode import BlockMaker, plain_camera
-from mtlkit.data.loader import Samples
 from mtlkit.data.manifest import MANIFEST, Manifest, Part, Recipe
+from mtlkit.data.samples import Samples
 from mtlkit.files import write_whole
 from mtlkit.registry import suggest
 from mtlkit.terminal import Terminal

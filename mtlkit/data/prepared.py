@@ -116,6 +116,14 @@ class Prepared(Dataset):
         found = ((name, opened.value(f"target.{name}", row)) for name in self.targets)
         return {"image": image, "targets": {name: value for name, value in found if value is not None}}
 
+    def stored(self, index: int) -> Sample:
+        block, row = self._place(index)
+        opened = self._open(block)
+        image = opened.stored("image", row)
+        assert image is not None
+        found = ((name, opened.stored(f"target.{name}", row)) for name in self.targets)
+        return {"image": image, "targets": {name: value for name, value in found if value is not None}}
+
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"_opened": OrderedDict()}  # maps must not be copied
 

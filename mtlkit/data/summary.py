@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from mtlkit.data.dataset import BadSampleError
-from mtlkit.data.loader import Samples
 from mtlkit.data.ranges import Gathered, from_record, in_words
+from mtlkit.data.samples import Samples
 from mtlkit.target import Kind, Target, kinds_of
 
 SHOWN = 8  #: the number of classes that a line names

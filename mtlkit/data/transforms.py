@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 from mtlkit.data.dataset import Sample
-from mtlkit.target import Camera, Kind, Motion, Target, kinds_of
+from mtlkit.motion import pack
+from mtlkit.target import Camera, DenseKind, Kind, Motion, Target, kinds_of
 
 Values = np.ndarray
 
@@ -61,27 +62,18 @@ class Augment:
         _check(flip, scale, colour, compat)
         kinds = {name: kind for name, kind in kinds_of(targets).items() if type(kind).move is not Kind.move}
         self.moved = tuple(kinds)
-        self.scale, self.colour = list(scale), colour
+        self.scale, self.colour, self.compat = list(scale), colour, compat
+        self.only_here = [name for name, kind in kinds.items() if not _moves_batches(kind)]
         turned = {name for name, kind in kinds.items() if kind.needs_camera(compat)}
         self.turned = turned if max(scale) > 1 else set()
-        steps: list[A.BasicTransform] = [_Move(kinds, self.scale, flip, compat)]
-        if colour > 0:
-            steps.append(A.ColorJitter(brightness=colour, contrast=colour, saturation=colour, hue=0, p=1))
+        self._move = _Move(kinds, self.scale, flip, compat)
+        self._jitter = A.ColorJitter(brightness=colour, contrast=colour, saturation=colour, hue=0, p=1)
+        steps: list[A.BasicTransform] = [self._move, self._jitter] if colour > 0 else [self._move]
         self._pipeline = A.Compose(steps, is_check_shapes=False)
 
     def __call__(self, sample: Sample, seed: int, camera: Camera | None = None) -> Sample:
         """Returns a new sample, always the same for a sample and `seed` (>= 0). The input does not change."""
-        if camera is None and (turned := self.turned.intersection(sample["targets"])):
-            raise ValueError(
-                f"Zooming (data.augmentation.scale={self.scale}) turns the values of {turned.pop()!r} by an angle "
-                "that depends on the camera, which the data set does not give: give its class the attribute camera = "
-                "(f_x / width, f_y / height, c_x / width, c_y / height), or set data.augmentation.scale=[1]."
-            )
-        if self.colour > 0 and len(sample["image"]) not in (1, 3):
-            raise ValueError(
-                f"data.augmentation.colour={self.colour:g} changes pictures of 1 or 3 channels, and these have "
-                f"{len(sample['image'])}. Set data.augmentation.colour=0."
-            )
+        self._check(sample, camera)
         # One generator for all steps. Compose's own set_random_seed would give each step the same draws.
         self._pipeline.set_random_state(np.random.default_rng(seed), random.Random(seed))
         present = {_KEY + n: sample["targets"][n].numpy() for n in self.moved if n in sample["targets"]}
@@ -93,8 +85,48 @@ class Augment:
         moved = {n: torch.from_numpy(np.ascontiguousarray(out[_KEY + n])) for n in self.moved if _KEY + n in out}
         return {"image": image, "targets": {**sample["targets"], **moved}}
 
+    def draw(self, sample: Sample, seed: int, camera: Camera | None = None) -> tuple[np.ndarray, ...]:
+        """Returns what a call with these arguments would do, for `mtlkit.data.finish.Finish` to do it on the device.
+
+        The result is a row of each of its `moves`. Of the sample, only the shape of the image and the names of the
+        targets matter.
+        """
+        self._check(sample, camera)
+        draw = random.Random(seed)
+        self._pipeline.set_random_state(np.random.default_rng(seed), draw)
+        draw.random()  # albumentations draws whether to begin at all
+        height, width = sample["image"].shape[1:]
+        motion = self._move.draw((width, height), camera)
+        colours = np.tile(_SAME, (3, 1))
+        if self.colour > 0:
+            drawn = self._jitter.get_params()
+            f = [drawn["brightness"], drawn["contrast"], drawn["saturation"]]
+            changes = [(f[0], 0, 0), (f[1], 1 - f[1], 0), (f[2], 0, 1 - f[2])]
+            colours = np.array([changes[i] for i in drawn["order"] if i < len(changes)], np.float32)
+        return *pack(motion), colours
+
+    def still(self, size: tuple[int, int]) -> tuple[np.ndarray, ...]:
+        """Returns the result of `draw` that leaves an image of `size` (width, height) as it is."""
+        motion = Motion(size, 1.0, np.zeros(2), None, mirrored=False, compat=self.compat)
+        return *pack(motion), np.tile(_SAME, (3, 1))
+
+    def _check(self, sample: Sample, camera: Camera | None) -> None:
+        """Raises `ValueError` if the sample cannot be augmented."""
+        if camera is None and (turned := self.turned.intersection(sample["targets"])):
+            raise ValueError(
+                f"Zooming (data.augmentation.scale={self.scale}) turns the values of {turned.pop()!r} by an angle "
+                "that depends on the camera, which the data set does not give: give its class the attribute camera = "
+                "(f_x / width, f_y / height, c_x / width, c_y / height), or set data.augmentation.scale=[1]."
+            )
+        if self.colour > 0 and len(sample["image"]) not in (1, 3):
+            raise ValueError(
+                f"data.augmentation.colour={self.colour:g} changes pictures of 1 or 3 channels, and these have "
+                f"{len(sample['image'])}. Set data.augmentation.colour=0."
+            )
+
 
 _KEY = "target_"  # keeps a target called `mask` or `bboxes` apart from albumentations' own names
+_SAME = np.array([1, 0, 0], np.float32)  # a change of colours that changes nothing, for `mtlkit.data.finish.coloured`
 
 
 class _Move(A.DualTransform):
@@ -115,19 +147,23 @@ class _Move(A.DualTransform):
         return ["camera"]
 
     def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+        height, width = data["image"].shape[:2]
+        return {"motion": self.draw((width, height), data["camera"])}
+
+    def draw(self, size: tuple[int, int], camera: Camera | None) -> Motion:
         """Draws the motion. The crop has 1 / scale of the image's size; its `corner` is (left, top) as shares of it."""
         scale = self.py_random.choice(self.scales)
-        height, width = data["image"].shape[:2]
+        width, height = size
         if self.compat == "mtan":
             corner = np.array([self.py_random.randint(0, n - int(n / scale)) / n for n in (width, height)])
         else:
             corner = np.array([self.py_random.uniform(0, 1 - 1 / scale) for _ in range(2)])
         ray = None
-        if (camera := data["camera"]) is not None:
+        if camera is not None:
             focal, centre = np.array(camera[:2]), np.array(camera[2:])
             ray = np.array([*((corner + centre / scale - centre) / focal), 1.0])
         mirrored = self.py_random.random() < self.flip
-        return {"motion": Motion((width, height), scale, corner, ray, mirrored, self.compat)}
+        return Motion(size, scale, corner, ray, mirrored, self.compat)
 
     def apply(self, img: Values, motion: Motion, **params: Any) -> Values:
         scale, corner, (width, height) = motion.scale, motion.corner, motion.size
@@ -147,6 +183,18 @@ class _Move(A.DualTransform):
 
     def move(self, kind: Kind, values: Values, motion: Motion, **params: Any) -> Values:
         return kind.move(values, motion)
+
+
+def _moves_batches(kind: Kind) -> bool:
+    """Returns whether a kind moves batches in the same way as single values: no class overrides only the latter."""
+    pairs = {"move": "move_batch"}
+    if isinstance(kind, DenseKind) and type(kind).move is DenseKind.move:
+        pairs = {"flip": "change_batch", "zoom": "change_batch"}
+    return all(issubclass(_owner(kind, batch), _owner(kind, single)) for single, batch in pairs.items())
+
+
+def _owner(kind: Kind, method: str) -> type:
+    return next(cls for cls in type(kind).__mro__ if method in vars(cls))
 
 
 def _check(flip: Any, scale: Any, colour: Any, compat: Any) -> None:

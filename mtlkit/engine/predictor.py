@@ -52,10 +52,14 @@ class Predictor:
 
     def inputs(self, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
         """Returns image and targets on the device, in the run's precision. Training uses this for its batches, too."""
+        image = batch["image"].to(self.device)
         targets = {name: batch["targets"][name].to(self.device) for name in self.tasks}
+        if "finish" in batch:  # what the loader left to the device: to restore stored values, and to augment
+            moves = tuple(values.to(self.device) for values in batch["moves"]) if "moves" in batch else None
+            image, targets = batch["finish"](image, targets, moves)
         # Class numbers stay whole numbers: cross-entropy and embeddings take no others.
         converted = {name: t.to(self.dtype) if t.is_floating_point() else t for name, t in targets.items()}
-        return self.image(batch["image"]), converted
+        return self.image(image), converted
 
     @torch.no_grad()
     def outputs(self, image: Tensor, sizes: Mapping[str, tuple[int, int] | None]) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ import math
 import numpy as np
 from torch import Tensor
 
+from mtlkit.motion import Motions, spread
 from mtlkit.target import KINDS, DenseKind, Motion
 
 
@@ -42,3 +43,6 @@ class Depth(Positive):
     def zoom(self, values: np.ndarray, motion: Motion) -> np.ndarray:
         """Divides the depth by `scale`: what looks `scale` times larger to the same camera is `scale` times nearer."""
         return values / values.dtype.type(motion.scale)
+
+    def change_batch(self, values: Tensor, motions: Motions) -> Tensor:
+        return values / spread(motions.scale, values)

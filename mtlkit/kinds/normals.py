@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mtlkit.motion import Motions, spread
 from mtlkit.target import KINDS, DenseKind, Motion, found_values
 
 LONGEST, SHORTEST = 1.05, 0.95  # of a unit normal: 8 bits per component give 0.7 % at most, half precision 0.1 %
@@ -75,3 +76,19 @@ class Normals(DenseKind):
         length[length == 0] = 1  # (0, 0, 0), invalid, stays
         turned /= length
         return turned
+
+    def change_batch(self, values: Tensor, motions: Motions) -> Tensor:
+        """Turns the normals of zoomed samples and negates x in mirrored ones, as `zoom` and `flip` do."""
+        x, y, z = values.unbind(1)
+        if motions.compat != "mtan":
+            u, v, w = (spread(part, z) for part in (motions.scale[:, None] * motions.ray).unbind(1))
+            z = w * z + u * x + v * y
+            length = torch.sqrt(x * x + y * y + z * z)
+            # What was not zoomed keeps its bits, and (0, 0, 0), invalid, stays.
+            length = length.masked_fill((length == 0) | (spread(motions.scale, z) == 1), 1)
+            x, y, z = x / length, y / length, z / length
+        return torch.stack([x * spread(1 - 2 * motions.mirrored, x), y, z], 1)
+
+    def move_batch(self, values: Tensor, motions: Motions) -> Tensor:
+        moved = motions.interpolated(values) if motions.compat == "mtan" else motions.nearest(values)
+        return self.change_batch(moved, motions)

@@ -99,6 +99,13 @@ def _batch(history: History) -> int:
     return history.info.get("batch_size") or 0  # a run of an earlier version did not log it
 
 
+#: What `data.augment_on` did, in words. The results are the same up to interpolation, so a reader of figures must know.
+AUGMENTED = {
+    "device": "whole batches on the device (data.augment_on=device)",
+    "loader": "in the loading processes (data.augment_on=loader)",
+}
+
+
 def _costs(history: History) -> str:
     """Says what the run cost and where it ran."""
     info = history.info
@@ -118,6 +125,7 @@ def _costs(history: History) -> str:
         "Processes": str(info.get("processes", "")),
         "Device": str(info.get("device") or ""),
         "Precision": str(info.get("precision") or ""),
+        "Augmentation": AUGMENTED.get(str(info.get("augment_on")), ""),
         "Started": str(info.get("started", "")).replace("T", " "),
         "Command": str(info.get("command") or ""),
         "Commit": _commit(info.get("commit") or {}),

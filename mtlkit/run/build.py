@@ -15,9 +15,9 @@ from mtlkit.balancer import BALANCERS, Balancer
 from mtlkit.config.schema import Config, ModelConfig, SetConfig, TaskConfig, TrainerConfig
 from mtlkit.data.concat import Concat
 from mtlkit.data.dataset import DATASETS, Dataset, Split
-from mtlkit.data.loader import Samples
 from mtlkit.data.order import Mixed, Order, Shuffled
 from mtlkit.data.prepared import Prepared, is_prepared
+from mtlkit.data.samples import Samples
 from mtlkit.engine.checkpointing import checkpoint_activations
 from mtlkit.engine.faster import check_compilable, set_channels_last
 from mtlkit.engine.freeze import check_space, freeze, frozen_space
@@ -117,7 +117,14 @@ def build_samples(config: Config, dataset: Dataset, *, augment: bool = False) ->
         from mtlkit.data.transforms import Augment  # importing albumentations takes seconds
 
         augmentation = Augment(dataset.targets, **vars(data.augmentation))
-    return Samples(dataset, augmentation, config.seed, target_size=data.target_size, skip=data.on_error == "skip")
+    return Samples(
+        dataset,
+        augmentation,
+        config.seed,
+        augment_on=data.augment_on,
+        target_size=data.target_size,
+        skip=data.on_error == "skip",
+    )
 
 
 def build_balancer(config: Config) -> Balancer:

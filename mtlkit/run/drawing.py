@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mtlkit.data.loader import Samples
+from mtlkit.data.samples import Samples
 from mtlkit.engine.evaluation import output_sizes
 from mtlkit.engine.predictor import Predictor
 from mtlkit.legend import Legend

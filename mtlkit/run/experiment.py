@@ -9,7 +9,8 @@ from mtlkit.balancer import Balancer, has_adapters
 from mtlkit.config.composition import compose
 from mtlkit.config.presets import unlike_published
 from mtlkit.config.schema import Config
-from mtlkit.data.loader import Samples, eval_loader, train_loader
+from mtlkit.data.loader import eval_loader, train_loader
+from mtlkit.data.samples import Samples
 from mtlkit.engine.engine import Engine
 from mtlkit.engine.evaluation import evaluate_constants
 from mtlkit.engine.optim import check_optimizer
@@ -30,7 +31,7 @@ from mtlkit.run.cost import about_the_cost
 from mtlkit.run.description import Description
 from mtlkit.run.ending import ended, why_it_ended
 from mtlkit.run.evaluating import evaluate_engine
-from mtlkit.run.facts import about_the_model, facts
+from mtlkit.run.facts import about_the_model, augmented_on, facts
 from mtlkit.run.first_look import FirstLook
 from mtlkit.run.init_from import take_weights
 from mtlkit.run.launcher import about_the_launcher
@@ -155,6 +156,7 @@ class Experiment:
         save = self._saver(engine)
         with ended(engine) as end:
             engine.start(facts(config, parts, engine))
+            engine.note(augmented_on(training))
             # Found before there was a log.
             for incident in (*start.incidents, *about_the_launcher(accelerator), *too_short, *costly):
                 engine.note({"incident": incident})

@@ -7,6 +7,7 @@ import platform
 from mtlkit import distributed
 from mtlkit.balancer import has_adapters
 from mtlkit.config.schema import Config
+from mtlkit.data.samples import Samples
 from mtlkit.engine.averaged import average_in_words
 from mtlkit.engine.engine import Engine, Record
 from mtlkit.engine.evaluation import directions, units
@@ -42,6 +43,20 @@ def facts(config: Config, parts: Parts, engine: Engine) -> Record:
         "computed_by": [key for key, on in _computed_by(config).items() if on],
         **started_by(),
     }
+
+
+def augmented_on(training: Samples) -> Record:
+    """Returns a record with the place where training images are augmented, and why, if it is not the one asked for."""
+    if training.augment is None:
+        return {"augment_on": None}
+    record: Record = {"augment_on": training.augment_on}
+    if only_here := training.only_in_loader:
+        record["incident"] = (
+            "data.augment_on=device: the loading processes augment all the same, because the kinds of the targets "
+            f"{', '.join(only_here)} move single values only. Give such a kind `move_batch`, or `change_batch` if it "
+            "has one value per pixel (docs/how_to/data.md), or set data.augment_on=loader."
+        )
+    return record
 
 
 def _computed_by(config: Config) -> dict[str, bool]:

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mtlkit.data.loader import Samples
 from mtlkit.data.ranges import Gathered, as_record, suspicions
+from mtlkit.data.samples import Samples
 from mtlkit.data.summary import look_at, spread, summarise
 from mtlkit.task import Task
 

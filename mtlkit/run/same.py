@@ -15,7 +15,7 @@ from mtlkit import distributed
 from mtlkit.agreement import Facts, check_agreement
 from mtlkit.config.schema import Config
 from mtlkit.data.dataset import BadSampleError, Dataset, read_sample
-from mtlkit.data.loader import Samples
+from mtlkit.data.samples import Samples
 from mtlkit.registry import ENTRY_POINTS
 from mtlkit.run.facts import PACKAGES
 from mtlkit.run.resume import flat

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from torch.utils.data import DataLoader
 
-from mtlkit.data.loader import Samples
+from mtlkit.data.samples import Samples
 from mtlkit.data.summary import spread
 from mtlkit.engine.engine import Engine
 from mtlkit.engine.shards import is_split

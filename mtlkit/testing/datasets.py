@@ -9,7 +9,7 @@ from typing import Any, cast
 from torch import Tensor
 
 from mtlkit.data.dataset import DATASETS, SPLITS, Dataset, Sample, Split, read_sample
-from mtlkit.data.loader import Samples
+from mtlkit.data.samples import Samples
 from mtlkit.data.summary import spread
 from mtlkit.registry import options_of, suggest
 from mtlkit.testing.promises import chosen, difference, keep

@@ -20,9 +20,9 @@ from scipy.io import savemat
 
 from mtlkit.data.dataset import DATASETS
 from mtlkit.data.files import read_array, read_image_array, read_label_array
-from mtlkit.data.loader import Samples
 from mtlkit.data.pictures import picture_size, read_exact, read_picture
 from mtlkit.data.prepare import prepare_dataset
+from mtlkit.data.samples import Samples
 from mtlkit.datasets.nyuv2.form import read_mat
 from mtlkit.log import read_log, truncate_after
 from mtlkit.report import explain, summary, write_report
