@@ -6,8 +6,10 @@ from typing import Any
 
 from mtlkit.plain_text import short
 from mtlkit.typed import MisfitError, convert
+from mtlkit.waits import TIMES
 
-NUMBERS = ("epoch", "step_time", "monitor", "direction_norm", "left_out")  #: numbers, as all keys with a `/` are
+#: Numbers, as all keys with a `/` are.
+NUMBERS = ("epoch", *TIMES, "monitor", "direction_norm", "left_out")
 #: The other keys that mtlkit reads, with the types of their values.
 FACTS: Mapping[str, Any] = {
     **dict.fromkeys(("incident", "status", "why", "reason", "protocol", "validation", "selection"), str | None),

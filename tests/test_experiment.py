@@ -23,6 +23,7 @@ from mtlkit.run import checkpoint, inference, predicting
 from mtlkit.run.ending import why_it_ended
 from mtlkit.run.experiment import Experiment
 from mtlkit.study.delta_m import figures_of
+from mtlkit.waits import TIMES
 
 TINY = [
     "data.size=[32,32]",
@@ -78,7 +79,7 @@ def test_the_folder_of_a_run(finished):
     assert [r["step"] for r in records if r["split"] == "train"] == [1, 2, 3, 4]
     assert [r["step"] for r in records if r["split"] == "val"] == [0, 2, 4]
     train = next(r for r in records if r["split"] == "train")
-    assert {"epoch", "step_time", "loss/depth", "weight/depth", "grad_norm/depth", "cosine/depth/normals"} < set(train)
+    assert {"epoch", *TIMES, "loss/depth", "weight/depth", "grad_norm/depth", "cosine/depth/normals"} < set(train)
     val = next(r for r in records if r["split"] == "val")
     assert {"segmentation/miou", "depth/abs", "normals/mean", "attributes/f1", "loss/normals"} < set(val)
     constant = next(r for r in records if r["split"] == "val_constant")
@@ -96,7 +97,7 @@ def weights(run, name="last"):
 
 
 def without_times(run):
-    hidden = ("step_time", "started")
+    hidden = (*TIMES, "started")
     return [
         {k: v for k, v in r.items() if k not in hidden}
         for r in log.read_log(run / "metrics.jsonl")

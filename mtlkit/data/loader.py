@@ -196,12 +196,13 @@ def eval_loader(samples: Samples, batch_size: int, *, workers: int = 0, rank: in
 
 
 def micro_batches(batch: dict[str, Any], accumulation: int) -> Iterator[dict[str, Any]]:
-    """Yields the micro-batches of a batch of `train_loader`."""
+    """Yields the micro-batches of a batch of `train_loader`, each with its samples' part of every entry."""
     # One batch per step is loaded and cut here, so that a worker's batch is a whole step and a resume finds its place.
     size = len(batch["image"]) // accumulation
     for start in range(0, size * accumulation, size):
         rows = slice(start, start + size)
-        yield {"image": batch["image"][rows], "targets": {k: t[rows] for k, t in batch["targets"].items()}}
+        targets = {k: t[rows] for k, t in batch["targets"].items()}
+        yield {k: targets if k == "targets" else values[rows] for k, values in batch.items()}
 
 
 def _loader(samples: Samples, workers: int, **options: Any) -> DataLoader:

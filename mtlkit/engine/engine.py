@@ -16,6 +16,7 @@ from mtlkit.engine import averaged, balancer_state, faster, optim, shards, share
 from mtlkit.engine.clock import Clock
 from mtlkit.engine.decoder_gradients import DecoderGradients
 from mtlkit.engine.evaluation import LeftOut, output_sizes
+from mtlkit.engine.feed import feed
 from mtlkit.engine.losses import FirstLosses, Losses, loss_of
 from mtlkit.engine.model import MultiTaskModel, kept_buffers
 from mtlkit.engine.monitor import Monitor
@@ -24,7 +25,6 @@ from mtlkit.engine.predictor import Predictor, dtype_of
 from mtlkit.engine.scalars import mean_scalars
 from mtlkit.network import Features
 from mtlkit.observer import Observer, Observers
-from mtlkit.registry import options_of
 from mtlkit.sample_group import SampleGroup
 from mtlkit.seeding import Turns
 from mtlkit.step import Step, Window
@@ -118,20 +118,26 @@ class Engine:
             save(self.note_evaluation(evaluate()) and self.step > 0)
         self.clock.lap(self.step)  # training begins
         if not self._finished():  # a run that is resumed may be finished already, by its steps or by early stopping
-            for batch in batches:
-                steps = [self.train_step(part) for part in micro_batches(batch, self.config.accumulation)]
-                self.left_out.add(batch)
-                if self._logs(self.step):  # the mean time since the last record: single steps vary
-                    times = {"step_time": self.clock.lap(self.step)}
-                    left_out = self.left_out.report() if "error" in batch else {}
-                    self.observer.step(self._training_record(steps) | times | left_out)
-                self.evaluation_due = self._evaluates()
+            parts = (part for batch in batches for part in micro_batches(batch, self.config.accumulation))
+            steps: list[Step] = []
+            for part in feed(parts, self.predictor, partial(self.clock.waiting, "data_time")):
+                steps.append(self.train_step(part))
+                self.left_out.add(part)
+                if len(steps) < self.config.accumulation:
+                    continue
+                if self._logs(self.step):  # the mean times since the last record: single steps vary
+                    times = self.clock.lap(self.step)
+                    with self.clock.waiting("log_time"):
+                        left_out = self.left_out.report() if "error" in part else {}
+                        self.observer.step(self._training_record(steps) | times | left_out)
+                steps = []
+                due = self.evaluation_due = self._evaluates()
                 with self.clock.paused():
-                    stop(self.step, self.evaluation_due)  # before the evaluation, which can take too long
-                    if self.evaluation_due:
-                        save(self.note_evaluation(evaluate()))
-                    elif self.config.save_every and self.step % self.config.save_every == 0:
-                        save(False)
+                    stop(self.step, due)  # before the evaluation, which can take too long
+                    best = due and self.note_evaluation(evaluate())
+                    if due or (self.config.save_every and self.step % self.config.save_every == 0):
+                        with self.clock.waiting("save_time"):
+                            save(best)
                 if self._finished():
                     return
 
@@ -159,14 +165,8 @@ class Engine:
         return best
 
     def _training_record(self, steps: list[Step]) -> Record:
-        rates = {f"lr/{group['name']}": group["lr"] for group in self.optimizer.param_groups}
-        if "lr" in options_of(type(self.balancer)):
-            rates["lr/balancer"] = steps[-1].rate
-        return (
-            {"step": self.step, "epoch": (self.step - 1) // self.steps_per_epoch, "split": "train"}
-            | mean_scalars(steps)
-            | rates
-        )
+        head = {"step": self.step, "epoch": (self.step - 1) // self.steps_per_epoch, "split": "train"}
+        return head | mean_scalars(steps) | optim.rates(self.optimizer, self.balancer, steps[-1].rate)
 
     def _logs(self, step: int) -> bool:
         return step == 1 or step % self.config.log_every == 0 or step == self.total_steps

@@ -50,9 +50,21 @@ class Predictor:
         """Returns an image (..., C, H, W) in [0, 1] on the device, in the run's precision."""
         return image.to(self.device, self.dtype)
 
+    def on_device(self, batch: Mapping[str, Any], *, non_blocking: bool = False) -> dict[str, Any]:
+        """Returns a batch whose image and targets of tasks are on the device, as they are. The rest stays.
+
+        With `non_blocking`, tensors in pinned memory cross while the caller goes on.
+        """
+        targets = {
+            name: target.to(self.device, non_blocking=non_blocking) if name in self.tasks else target
+            for name, target in batch["targets"].items()
+        }
+        return {**batch, "image": batch["image"].to(self.device, non_blocking=non_blocking), "targets": targets}
+
     def inputs(self, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
         """Returns image and targets on the device, in the run's precision. Training uses this for its batches, too."""
-        targets = {name: batch["targets"][name].to(self.device) for name in self.tasks}
+        batch = self.on_device(batch)
+        targets = {name: batch["targets"][name] for name in self.tasks}
         # Class numbers stay whole numbers: cross-entropy and embeddings take no others.
         converted = {name: t.to(self.dtype) if t.is_floating_point() else t for name, t in targets.items()}
         return self.image(batch["image"]), converted

@@ -27,6 +27,7 @@ from study_lab import write_lab
 
 from mtlkit import log
 from mtlkit.cli.main import main
+from mtlkit.waits import TIMES
 from trust.result import Result
 
 SECONDS = 240  #: a command that takes longer hangs
@@ -301,7 +302,7 @@ def runs(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {"files": names(folder)}
     for path in folder.rglob("metrics.jsonl"):
         records = [record for record in log.read_log(path) if record["split"] != "info"]
-        found[str(path.relative_to(folder))] = [_without(record, "step_time") for record in records]
+        found[str(path.relative_to(folder))] = [_without(record, *TIMES) for record in records]
     for path in folder.rglob("*.safetensors"):
         found[str(path.relative_to(folder))] = safetensors.torch.load_file(path)
     for path in folder.rglob("training.pt"):
@@ -339,8 +340,8 @@ def names(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
-def _without(values: dict[str, Any], key: str) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if name != key}
+def _without(values: dict[str, Any], *keys: str) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name not in keys}
 
 
 def same(one: Any, other: Any) -> bool:
