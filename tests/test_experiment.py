@@ -121,10 +121,12 @@ def test_two_steps_and_two_after_resume_equal_four(compose, balancer):
 def test_a_killed_run_resumes_to_the_same_end(cache, tmp_path, finished):
     """After a kill between two checkpoints, the run repeats the steps since the last one and loses nothing."""
     code = (
-        "import os, sys; from mtlkit.engine import engine; from mtlkit.cli.main import main\n"
+        "import os, sys, threading; from mtlkit.engine import engine; from mtlkit.cli.main import main\n"
         "step = engine.Engine.train_step\n"
         "def train_step(self, batch):\n"
-        "    if self.step == 3: os._exit(9)\n"
+        "    if self.step == 3:\n"
+        "        [one.join() for one in threading.enumerate() if one.name == 'checkpoint']  # that of step 2\n"
+        "        os._exit(9)\n"
         "    return step(self, batch)\n"
         "engine.Engine.train_step = train_step\n"
         "main(sys.argv[1:])\n"
@@ -156,7 +158,7 @@ def test_a_run_killed_at_its_very_start_resumes(compose, tmp_path, monkeypatch, 
     if dead_at == "at step 0":
         monkeypatch.setattr(engine.Engine, "train_step", die)
     else:
-        monkeypatch.setattr(checkpoint, "save_checkpoint", die)
+        monkeypatch.setattr(checkpoint, "write_checkpoint", die)
     with pytest.raises(KeyboardInterrupt):
         compose(*words).run()
     monkeypatch.undo()
@@ -335,7 +337,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_intact(compose, monkeypatch, tmp
     def full(*args, **options):
         raise RuntimeError("PytorchStreamWriter failed writing file: No space left on device")
 
-    monkeypatch.setattr(checkpoint.torch, "save", full)
+    monkeypatch.setattr(torch, "save", full)
     with pytest.raises(OSError, match=r"Could not write the checkpoint .* No space left"):
         compose("trainer.max_steps=4").run(resume=True)
     after = weights(tmp_path / "run")

@@ -14,6 +14,7 @@ import re
 import shutil
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -249,6 +250,7 @@ class Watch:
         self.top, self.number, self.name = os.path.abspath(folder), number, name
         self.lines = open(told, "w", buffering=1)  # noqa: SIM115 (as long as the process)
         self.seen = self.same_name = 0
+        self.lock = threading.RLock()  # checkpoints are written by a thread, and an event may be within another one
 
     def tick(self, what: str, paths: Sequence[object], last: Callable[[], object] = lambda: None) -> None:
         """Counts an event. `last` is what is still done before the process is killed there."""
@@ -256,12 +258,13 @@ class Watch:
         if not any(text == self.top or text.startswith(f"{self.top}{os.sep}") for text in texts):
             return
         event = " ".join([what, *(os.path.relpath(text, self.top) for text in texts)]).replace("\n", " ")
-        self.seen += 1
-        self.same_name += event.replace("checkpoints/", "") == self.name
-        self.lines.write(f"{event}\n")
-        if self.seen == self.number or self.same_name == 2:
-            last()
-            os.kill(os.getpid(), signal.SIGKILL)
+        with self.lock:
+            self.seen += 1
+            self.same_name += event.replace("checkpoints/", "") == self.name
+            self.lines.write(f"{event}\n")
+            if self.seen == self.number or self.same_name == 2:
+                last()
+                os.kill(os.getpid(), signal.SIGKILL)
 
     def hook(self, event: str, args: tuple[Any, ...]) -> None:
         """What Python calls at its audit events."""
@@ -285,11 +288,11 @@ class Watch:
 
     def begin(self) -> None:
         """Watches from here on."""
-        from mtlkit.run import checkpoint
+        from mtlkit.run import snapshot
 
         for what in ("write", "fsync", "ftruncate"):
             setattr(os, what, partial(self.of_number, getattr(os, what), what))
-        for module, function in ((torch, "save"), (checkpoint, "save_model"), (checkpoint, "save_file")):
+        for module, function in ((torch, "save"), (snapshot, "save_model"), (snapshot, "save_file")):
             setattr(module, function, partial(self.saved, getattr(module, function)))
         sys.addaudithook(self.hook)
 
