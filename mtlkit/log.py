@@ -15,6 +15,7 @@ A record is a dictionary with at least `step` and `split`. The splits:
   which a run ended has a `status` (`finished`, `diverged` or `stopped`). With `finished` come `seconds` (of training
   and evaluations, in all parts of a resumed run), `peak_memory` (bytes, or null) and `memory_of` (what they count, see
   `mtlkit.run.memory`), with `stopped` a `reason`: the signal, or Ctrl-C.
+  `profile` says which steps the trace of `trainer.profile` has.
 - `train`: `epoch`, `loss/<task>`, `weight/<task>`, `grad_norm/<task>`, `cosine/<a>/<b>` (each pair once),
   `lr/<group>`, `balancer/...` (the balancer's own figures), and times in seconds per step, each the mean since the
   record before: `step_time` (of training, without evaluations and checkpoints), `data_time` (its part that waited for

@@ -14,7 +14,7 @@ NUMBERS = ("epoch", *TIMES, "monitor", "direction_norm", "left_out")
 FACTS: Mapping[str, Any] = {
     **dict.fromkeys(("incident", "status", "why", "reason", "protocol", "validation", "selection"), str | None),
     **dict.fromkeys(("monitor_of", "decoders", "started", "memory_of"), str | None),
-    **dict.fromkeys(("command", "device", "precision"), str | None),
+    **dict.fromkeys(("command", "device", "precision", "profile"), str | None),
     **dict.fromkeys(("total_steps", "steps_per_epoch", "batch_size", "processes", "peak_memory"), int | None),
     **dict.fromkeys(("best", "best_lost"), bool),
     **dict.fromkeys(("versions", "units"), dict[str, str]),

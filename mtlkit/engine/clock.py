@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from mtlkit.engine.parts import part
 from mtlkit.waits import WAITS
 
 
@@ -51,6 +52,7 @@ class Clock:
         """Counts what happens inside as one of `WAITS`."""
         began = time.perf_counter()
         try:
-            yield
+            with part(key.removesuffix("_time")):
+                yield
         finally:
             self._spent[key] += time.perf_counter() - began

@@ -21,6 +21,7 @@ from mtlkit.engine.losses import FirstLosses, Losses, loss_of
 from mtlkit.engine.model import MultiTaskModel, kept_buffers
 from mtlkit.engine.monitor import Monitor
 from mtlkit.engine.one_pass import Pass
+from mtlkit.engine.parts import named
 from mtlkit.engine.predictor import Predictor, dtype_of
 from mtlkit.engine.scalars import mean_scalars
 from mtlkit.network import Features
@@ -223,6 +224,7 @@ class Engine:
         outputs = model(image, share, output_sizes(self.tasks, targets))
         return outputs, {name: loss_of(task, outputs[name], targets[name]) for name, task in self.tasks.items()}
 
+    @named("optimizer")
     def _update(self, one: Pass, again: Forward) -> None:
         """Moves model and balancer once, by the gradients of the whole accumulation window.
 

@@ -1,6 +1,7 @@
 """Runs an experiment: trains a model as its configuration says and writes a folder."""
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 from mtlkit import distributed
@@ -34,6 +35,7 @@ from mtlkit.run.init_from import take_weights
 from mtlkit.run.launcher import about_the_launcher
 from mtlkit.run.length import check_length
 from mtlkit.run.memory import PeakMemory
+from mtlkit.run.profile import Profile
 from mtlkit.run.same import check_same_data, check_same_run
 from mtlkit.run.saving import Saver, drop_previous, put_in_place
 from mtlkit.run.showing import show
@@ -167,7 +169,9 @@ class Experiment:
                 constants = look.constants(parts.tasks)
                 engine.note_evaluation(evaluate_constants(checks, engine.predictor, constants), "val_constant")
             with in_training(save.now) as stop:
-                engine.fit(batches, lambda: evaluate_engine(engine, checks, phase), save, stop)
+                with Profile(engine, self.folder) as profile:
+                    evaluate = partial(evaluate_engine, engine, checks, phase)
+                    engine.fit(profile.batches(batches), evaluate, save, profile.stop(stop))
                 save.wait()
                 # The pictures and the model after `run` are those of the checkpoint that the results are taken from.
                 phase("Drawing the pictures and the report")
