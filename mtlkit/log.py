@@ -15,10 +15,14 @@ A record is a dictionary with at least `step` and `split`. The splits:
   which a run ended has a `status` (`finished`, `diverged` or `stopped`). With `finished` come `seconds` (of training
   and evaluations, in all parts of a resumed run), `peak_memory` (bytes, or null) and `memory_of` (what they count, see
   `mtlkit.run.memory`), with `stopped` a `reason`: the signal, or Ctrl-C.
+  `profile` says which steps the trace of `trainer.profile` has.
 - `train`: `epoch`, `loss/<task>`, `weight/<task>`, `grad_norm/<task>`, `cosine/<a>/<b>` (each pair once),
-  `lr/<group>`, `balancer/...` (the balancer's own figures), `step_time` (seconds of training per step, the mean since
-  the record before, without evaluations). Instead of `weight/<task>`, elementwise methods have `direction/<task>`, the
-  cosine of the combined gradient with the task's gradient, and `direction_norm`, the length of the combined gradient.
+  `lr/<group>`, `balancer/...` (the balancer's own figures), and times in seconds per step, each the mean since the
+  record before: `step_time` (of training, without evaluations and checkpoints), `data_time` (its part that waited for
+  batches), `log_time` (its part that made and wrote the record before) and `save_time` (of checkpoints, which come on
+  top; the checkpoint of a run's last step is in no record). Instead of `weight/<task>`, elementwise methods have
+  `direction/<task>`, the cosine of the combined gradient with the task's gradient, and `direction_norm`, the length of
+  the combined gradient.
 - `val`: `epoch`, `loss/<task>`, `<task>/<metric>`, and `<task>/<metric>/<class>` for the metrics that have figures of
   single classes (null: the class does not occur). `monitor` is the figure that decides which evaluation is the best
   (lower is better, see `mtlkit.engine.monitor`). The first one is at step 0, untrained. `"best": true` marks an

@@ -6,13 +6,15 @@ from typing import Any
 
 from mtlkit.plain_text import short
 from mtlkit.typed import MisfitError, convert
+from mtlkit.waits import TIMES
 
-NUMBERS = ("epoch", "step_time", "monitor", "direction_norm", "left_out")  #: numbers, as all keys with a `/` are
+#: Numbers, as all keys with a `/` are.
+NUMBERS = ("epoch", *TIMES, "monitor", "direction_norm", "left_out")
 #: The other keys that mtlkit reads, with the types of their values.
 FACTS: Mapping[str, Any] = {
     **dict.fromkeys(("incident", "status", "why", "reason", "protocol", "validation", "selection"), str | None),
     **dict.fromkeys(("monitor_of", "decoders", "started", "memory_of"), str | None),
-    **dict.fromkeys(("command", "device", "precision"), str | None),
+    **dict.fromkeys(("command", "device", "precision", "profile"), str | None),
     **dict.fromkeys(("total_steps", "steps_per_epoch", "batch_size", "processes", "peak_memory"), int | None),
     **dict.fromkeys(("best", "best_lost"), bool),
     **dict.fromkeys(("versions", "units"), dict[str, str]),

@@ -22,14 +22,17 @@ from mtlkit.config.schema import TrainerConfig
 from mtlkit.data.finish import Finish
 from mtlkit.data.transforms import Augment
 from mtlkit.engine.engine import Engine
+from mtlkit.engine.feed import feed
 from mtlkit.engine.losses import NonFiniteError
 from mtlkit.engine.model import MultiTaskModel, build_encoder
+from mtlkit.observer import Observer
 from mtlkit.run import inference, predicting
 from mtlkit.run.build import make_accelerator
 from mtlkit.target import Target, kinds_of
 from mtlkit.testing import check_balancer, check_task
 from mtlkit.testing import processes as testing_processes
 from mtlkit.testing.kit import PROMISES
+from mtlkit.waits import TIMES
 
 OPTIONS = {"stch": {"warmup_epochs": 0}, "adversarial": {"ramp_epochs": 3}, "torchjd": {"weighting": "UPGrad"}}
 PAIRS = [(name, space) for name in BALANCERS.names() for space in BALANCERS.get(name).spaces]
@@ -219,6 +222,64 @@ def test_a_gradient_that_is_not_finite_leaves_the_model_as_it_was():
     assert_equal(before, engine.network.state_dict(), 0, 0)
 
 
+# -- the way of the batches ------------------------------------------------------------------------------------------
+
+
+def test_the_next_batch_is_on_its_way_before_the_present_one_is_used_and_an_error_waits_for_its_turn():
+    events, engine = [], toys.make_engine()
+
+    def loaded():
+        for number in range(3):
+            events.append(f"load {number}")
+            yield toys.make_batch(number)
+        raise ValueError("a.png is damaged")
+
+    batches = feed(loaded(), engine.predictor)
+    for number in range(3):
+        batch = next(batches)
+        events.append(f"use {number}")
+        assert_equal({"image": batch["image"]}, {"image": toys.make_batch(number)["image"]}, 0, 0)
+        assert {target.device.type for target in batch["targets"].values()} == {DEVICE}
+    assert events == ["load 0", "load 1", "use 0", "load 2", "use 1", "use 2"]
+    with pytest.raises(ValueError, match="is damaged"):
+        next(batches)
+
+
+def test_a_fit_is_that_of_the_cpu_and_no_later_batch_matters():
+    """The loader fails at the batch after the last one, which is fetched and not used."""
+
+    class Lines(Observer):
+        def __init__(self):
+            self.found = []
+
+        def step(self, record):
+            self.found.append({key: value for key, value in record.items() if key not in TIMES})
+
+    def loaded():
+        for number in range(3):
+            parts = [toys.make_batch(2 * number + i) for i in range(2)]
+            targets = {key: torch.cat([part["targets"][key] for part in parts]) for key in parts[0]["targets"]}
+            errors = [f"{number}.png is damaged", *[""] * (len(parts[0]["image"]) * 2 - 1)]
+            yield {"image": torch.cat([part["image"] for part in parts]), "targets": targets, "error": errors}
+        raise ValueError("nobody asks for this one")
+
+    def train():
+        engine = toys.make_engine("gradnorm", steps=3, accumulation=2, log_every=1)
+        engine.observer = lines = Lines()
+        engine.fit(loaded(), lambda: {"loss/depth": 1.0}, lambda best: None)
+        return engine.step, lines.found
+
+    with no_device():
+        steps, expected = train()
+    found = train()
+    assert steps == found[0] == 3
+    assert [line["left_out"] for line in expected] == [1, 1, 1]
+    for line, other in zip(found[1], expected, strict=True):
+        assert line.keys() == other.keys()
+        for key, value in other.items():
+            assert line[key] == (pytest.approx(value, rel=NETWORK) if isinstance(value, float) else value), key
+
+
 # -- the contract --------------------------------------------------------------------------------------------------
 
 
@@ -339,7 +400,7 @@ OF_TESTS = {"toy", "toy_late", "toy_map", "toy_vector", "toy_late_map"}
 
 def records(run):
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    found = [{key: value for key, value in line.items() if key != "step_time"} for line in lines]
+    found = [{key: value for key, value in line.items() if key not in TIMES} for line in lines]
     return [line for line in found if line["split"] in ("train", "val", "val_constant")]
 
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from mtlkit.config.schema import TrainerConfig
 from mtlkit.engine.optimizer_state import load_named_state, named_state
-from mtlkit.run import checkpoint, checkpoint_folder, checksums
+from mtlkit.run import checkpoint, checkpoint_folder, checksums, saving
 from mtlkit.testing import toys as kit
 
 FILES = ["balancer.safetensors", "checksums.json", "model.safetensors", "training.pt"]
@@ -112,9 +112,9 @@ def test_the_checkpoint_before_the_last_one_stays_and_stands_for_it_after_a_kill
     assert checkpoint.steps(tmp_path) == {"last": 1}
     checkpoint.save_checkpoint(engine, folder, keep="previous")
     assert checkpoint.steps(tmp_path) == {"last": 3, "previous": 1}
-    checkpoint.put_in_place(folder.with_name("previous"))
+    saving.put_in_place(folder.with_name("previous"))
     assert checkpoint.steps(tmp_path) == {"last": 1, "previous": 1}
-    checkpoint.drop_previous(tmp_path)
+    saving.drop_previous(tmp_path)
     assert files_of(folder.parent) == ["last"]
     assert files_of(folder) == FILES
 
@@ -167,7 +167,7 @@ def test_a_failed_write_keeps_the_older_checkpoint_and_leaves_nothing(toys, tmp_
     def full(*args):
         raise RuntimeError("No space left on device")
 
-    monkeypatch.setattr(checkpoint.torch, "save", full)
+    monkeypatch.setattr(torch, "save", full)
     with pytest.raises(OSError, match=r"Could not write the checkpoint .*last: No space left.*An older one is intact"):
         checkpoint.save_checkpoint(engine, tmp_path / "last")
     assert files_of(tmp_path) == ["last"]

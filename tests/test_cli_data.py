@@ -10,6 +10,7 @@ from layouts import celeba, mnist, nyuv2
 from mtlkit.cli.main import main
 from mtlkit.data.dataset import DATASETS, Dataset, Target
 from mtlkit.datasets import scenes
+from mtlkit.waits import TIMES
 
 
 @pytest.fixture
@@ -217,7 +218,7 @@ def test_training_on_the_prepared_data_is_training_on_the_source(
         options = ["data.dataset_seed=3", "data.batch_size=8", "trainer.max_steps=3", "trainer.log_every=1"]
         assert main(["train", "multimnist", f"data.root={root}", *options, f"output_dir={run}"]) == 0
         lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-        logs.append([{k: v for k, v in r.items() if k != "step_time"} for r in lines if r["split"] != "info"])
+        logs.append([{k: v for k, v in r.items() if k not in TIMES} for r in lines if r["split"] != "info"])
     assert logs[0] == logs[1]
     out = capsys.readouterr().out
     assert "Prepared from multimnist on " in out

@@ -17,6 +17,7 @@ from mtlkit.data.samples import Samples
 from mtlkit.data.summary import look_at
 from mtlkit.run.build import build_dataset, build_order, build_samples
 from mtlkit.run.resume import resumed
+from mtlkit.waits import TIMES
 
 SIZES = {"train": {"rooms": 24, "faces": 8}, "val": {"rooms": 4, "faces": 3}}
 
@@ -225,7 +226,7 @@ def test_a_run_on_both_and_its_resume_in_the_middle_of_a_pass(
     Experiment.compose(mixture, [f"output_dir={whole}"]).run()
     kept = [
         [
-            {k: v for k, v in r.items() if k not in ("step_time", "incident")}
+            {k: v for k, v in r.items() if k not in (*TIMES, "incident")}
             for r in records(folder)
             if r["split"] == "train"
         ]

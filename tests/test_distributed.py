@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import mtlkit
+from mtlkit.waits import TIMES
 
 sys.path.insert(0, str(Path(__file__).parent))
 from distributed_worker import RUNS
@@ -121,7 +122,7 @@ def test_a_whole_run_on_two_processes_is_that_on_one(tmp_path, no_report):
         assert len(one) == len(two) > 8
         for a, b in zip(one[1:], two[1:], strict=True):
             assert a.keys() == b.keys()
-            for key in a.keys() - {"step_time", "peak_memory", "seconds"}:
+            for key in a.keys() - {*TIMES, "peak_memory", "seconds"}:
                 exact = a[key] is None or isinstance(a[key], str | dict)  # None: a class that does not occur
                 same = a[key] if exact else pytest.approx(a[key], rel=NETWORK, abs=NETWORK)
                 assert b[key] == same, (a["step"], key)

@@ -23,6 +23,7 @@ from mtlkit.run import checkpoint, inference, predicting
 from mtlkit.run.ending import why_it_ended
 from mtlkit.run.experiment import Experiment
 from mtlkit.study.delta_m import figures_of
+from mtlkit.waits import TIMES
 
 TINY = [
     "data.size=[32,32]",
@@ -78,7 +79,7 @@ def test_the_folder_of_a_run(finished):
     assert [r["step"] for r in records if r["split"] == "train"] == [1, 2, 3, 4]
     assert [r["step"] for r in records if r["split"] == "val"] == [0, 2, 4]
     train = next(r for r in records if r["split"] == "train")
-    assert {"epoch", "step_time", "loss/depth", "weight/depth", "grad_norm/depth", "cosine/depth/normals"} < set(train)
+    assert {"epoch", *TIMES, "loss/depth", "weight/depth", "grad_norm/depth", "cosine/depth/normals"} < set(train)
     val = next(r for r in records if r["split"] == "val")
     assert {"segmentation/miou", "depth/abs", "normals/mean", "attributes/f1", "loss/normals"} < set(val)
     constant = next(r for r in records if r["split"] == "val_constant")
@@ -96,7 +97,7 @@ def weights(run, name="last"):
 
 
 def without_times(run):
-    hidden = ("step_time", "started")
+    hidden = (*TIMES, "started")
     return [
         {k: v for k, v in r.items() if k not in hidden}
         for r in log.read_log(run / "metrics.jsonl")
@@ -120,10 +121,12 @@ def test_two_steps_and_two_after_resume_equal_four(compose, balancer):
 def test_a_killed_run_resumes_to_the_same_end(cache, tmp_path, finished):
     """After a kill between two checkpoints, the run repeats the steps since the last one and loses nothing."""
     code = (
-        "import os, sys; from mtlkit.engine import engine; from mtlkit.cli.main import main\n"
+        "import os, sys, threading; from mtlkit.engine import engine; from mtlkit.cli.main import main\n"
         "step = engine.Engine.train_step\n"
         "def train_step(self, batch):\n"
-        "    if self.step == 3: os._exit(9)\n"
+        "    if self.step == 3:\n"
+        "        [one.join() for one in threading.enumerate() if one.name == 'checkpoint']  # that of step 2\n"
+        "        os._exit(9)\n"
         "    return step(self, batch)\n"
         "engine.Engine.train_step = train_step\n"
         "main(sys.argv[1:])\n"
@@ -155,7 +158,7 @@ def test_a_run_killed_at_its_very_start_resumes(compose, tmp_path, monkeypatch, 
     if dead_at == "at step 0":
         monkeypatch.setattr(engine.Engine, "train_step", die)
     else:
-        monkeypatch.setattr(checkpoint, "save_checkpoint", die)
+        monkeypatch.setattr(checkpoint, "write_checkpoint", die)
     with pytest.raises(KeyboardInterrupt):
         compose(*words).run()
     monkeypatch.undo()
@@ -334,7 +337,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_intact(compose, monkeypatch, tmp
     def full(*args, **options):
         raise RuntimeError("PytorchStreamWriter failed writing file: No space left on device")
 
-    monkeypatch.setattr(checkpoint.torch, "save", full)
+    monkeypatch.setattr(torch, "save", full)
     with pytest.raises(OSError, match=r"Could not write the checkpoint .* No space left"):
         compose("trainer.max_steps=4").run(resume=True)
     after = weights(tmp_path / "run")

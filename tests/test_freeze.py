@@ -42,13 +42,13 @@ def train(cache, tmp_path):
     def run(*words):
         kept = []
         with pytest.MonkeyPatch.context() as patch:
-            save = checkpoint.save_checkpoint
+            save = checkpoint.write_checkpoint
 
-            def saved(engine, path, **options):
-                save(engine, path, **options)
+            def saved(snapshot, path, **options):
+                save(snapshot, path, **options)
                 kept.append(load_all(path))
 
-            patch.setattr(checkpoint, "save_checkpoint", saved)
+            patch.setattr(checkpoint, "write_checkpoint", saved)
             own = [f"data.root={cache}", f"output_dir={tmp_path / 'run'}"]
             Experiment.compose("scenes", [*TINY, *own, *words]).run()
         records = log.read_log(tmp_path / "run" / "metrics.jsonl")

@@ -14,6 +14,7 @@ from mtlkit.data.dataset import BadSampleError
 from mtlkit.data.files import resize
 from mtlkit.engine.model import build_encoder
 from mtlkit.log import read_log
+from mtlkit.waits import TIMES
 
 YAML = """
 data:
@@ -89,7 +90,7 @@ def test_training_on_prepared_images_is_training_on_the_files(
     for run, root in (("files", "."), ("prepared", "fast")):
         assert main(["train", *words, f"data.root={root}", f"output_dir={run}"]) == 0, capsys.readouterr().err
         log = [record for record in read_log(tmp_path / run / "metrics.jsonl") if record["split"] != "info"]
-        records.append([{key: value for key, value in record.items() if key != "step_time"} for record in log])
+        records.append([{key: value for key, value in record.items() if key not in TIMES} for record in log])
     assert records[0] == records[1]
     assert {record["split"] for record in records[0]} == {"val_constant", "val", "train"}
 

@@ -20,6 +20,7 @@ from mtlkit.metrics import Pooled
 from mtlkit.run.first_look import FirstLook
 from mtlkit.target import Kind, Target
 from mtlkit.task import TASKS, Task
+from mtlkit.waits import TIMES
 
 EXPERIMENT = """
 data: {name: one, batch_size: 4, augment: false}
@@ -157,7 +158,7 @@ def test_unknown_labels_are_as_good_as_missing_ones(experiment: str, tmp_path: P
         run = tmp_path / mode
         assert main(["train", experiment, f"data.mode={mode}", f"output_dir={run}"]) == 0
         records = [r for r in read_log(run / "metrics.jsonl") if r["split"] != "info"]
-        runs.append([{key: value for key, value in r.items() if key != "step_time"} for r in records])
+        runs.append([{key: value for key, value in r.items() if key not in TIMES} for r in records])
     assert runs[0] == runs[1]
     (constant,) = (r for r in runs[0] if r["split"] == "val_constant")
     assert "depth/abs" in constant

@@ -18,6 +18,7 @@ from mtlkit.log import read_log
 from mtlkit.run.build import build_dataset, build_order, build_parts, build_samples
 from mtlkit.run.experiment import Experiment
 from mtlkit.seeding import Turn, Turns
+from mtlkit.waits import TIMES
 
 WORDS = [
     "data.size=[32,32]",
@@ -139,7 +140,7 @@ def run(cache, folder, *words, resume=False):
     words = [*WORDS, f"data.root={cache}", f"output_dir={folder}", "task.attributes.decoder=dropping", *words]
     Experiment.compose("scenes", words).run(resume=resume)
     records = [record for record in read_log(folder / "metrics.jsonl") if record["split"] in ("train", "val")]
-    return [{k: v for k, v in record.items() if not k.startswith(("step_time", "lr/"))} for record in records]
+    return [{k: v for k, v in record.items() if k not in TIMES and not k.startswith("lr/")} for record in records]
 
 
 @pytest.mark.parametrize("words", [[], ["trainer.accumulation=2"]], ids=["whole", "accumulated"])

@@ -24,6 +24,7 @@ from mtlkit.datasets.scenes import Scenes, cache
 from mtlkit.errors import RESUME
 from mtlkit.process import this_process
 from mtlkit.run.progress import progress_of
+from mtlkit.waits import TIMES
 
 # Makes a process signal itself once, within an optimizer step. AT=SIGTERM:2:0 says which signal, step and rank.
 SIGNALLING = """
@@ -65,7 +66,7 @@ def same(first: Path, second: Path) -> bool:
 
 def figures(run: Path) -> list[dict[str, object]]:
     records = [record for record in log.read_log(run / "metrics.jsonl") if record["split"] != "info"]
-    return [{key: value for key, value in record.items() if key != "step_time"} for record in records]
+    return [{key: value for key, value in record.items() if key not in TIMES} for record in records]
 
 
 @pytest.mark.usefixtures("_lab", "no_report")

@@ -212,15 +212,15 @@ def test_only_failures(capsys):
 
 def test_a_full_disk_in_the_middle(capsys, monkeypatch):
     words = ["compare", "lab.yaml", "balancer=uniform,cagrad", "seed=0", "--no-baselines", "output_dir=studies/disk"]
-    save, full = checkpoint.save_checkpoint, []
+    save, full = checkpoint.write_checkpoint, []
 
-    def fails(engine, folder, **options):
+    def fails(snapshot, folder, **options):
         if "uniform" in str(folder) and not full:
             full.append(folder)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
-        save(engine, folder, **options)
+        save(snapshot, folder, **options)
 
-    monkeypatch.setattr(checkpoint, "save_checkpoint", fails)
+    monkeypatch.setattr(checkpoint, "write_checkpoint", fails)
     assert main(words) == 2
     assert "No space left on device" in capsys.readouterr().out
     assert main(words) == 0

@@ -62,6 +62,7 @@ class TrainerConfig:
             never
         trackers: programs that also get the log, such as tensorboard or wandb: docs/reference/configuration.md
         observers: names of observers, which plug-ins register
+        profile: writes profile.json into the run's folder: where the time of three steps goes
         selection: which evaluation gives the results: the best, the last, or the mean of the last ten, as in tables on
             NYUv2
     """
@@ -100,4 +101,5 @@ class TrainerConfig:
     normalize_again: Count | None = None
     trackers: tuple[Tracker, ...] = ()
     observers: tuple[str, ...] = ()
+    profile: bool = False
     selection: Literal["best", "last", "last10"] = "best"

@@ -40,16 +40,19 @@ def eval_loader(samples: Samples, batch_size: int, *, workers: int = 0, rank: in
 
 
 def micro_batches(batch: dict[str, Any], accumulation: int) -> Iterator[dict[str, Any]]:
-    """Yields the micro-batches of a batch of `train_loader`."""
+    """Yields the micro-batches of a batch of `train_loader`, each with its samples' part of every entry."""
     # One batch per step is loaded and cut here, so that a worker's batch is a whole step and a resume finds its place.
     size = len(batch["image"]) // accumulation
     for start in range(0, size * accumulation, size):
         rows = slice(start, start + size)
-        part = {"image": batch["image"][rows], "targets": {k: t[rows] for k, t in batch["targets"].items()}}
-        if "finish" in batch:
-            part["finish"] = batch["finish"]
-        if "moves" in batch:
-            part["moves"] = tuple(values[rows] for values in batch["moves"])
+        part: dict[str, Any] = {}
+        for key, values in batch.items():
+            if key == "targets":
+                part[key] = {name: target[rows] for name, target in values.items()}
+            elif key == "moves":
+                part[key] = tuple(one[rows] for one in values)
+            else:
+                part[key] = values if key == "finish" else values[rows]
         yield part
 
 

@@ -16,16 +16,17 @@ from mtlkit.engine import averaged, balancer_state, faster, optim, shards, share
 from mtlkit.engine.clock import Clock
 from mtlkit.engine.decoder_gradients import DecoderGradients
 from mtlkit.engine.evaluation import LeftOut, output_sizes
+from mtlkit.engine.feed import feed
 from mtlkit.engine.gradient_check import GradientCheck
 from mtlkit.engine.losses import FirstLosses, Losses, loss_of
 from mtlkit.engine.model import MultiTaskModel, kept_buffers
 from mtlkit.engine.monitor import Monitor
 from mtlkit.engine.one_pass import Pass
+from mtlkit.engine.parts import named
 from mtlkit.engine.predictor import Predictor, dtype_of
 from mtlkit.engine.scalars import mean_scalars
 from mtlkit.network import Features
 from mtlkit.observer import Observer, Observers
-from mtlkit.registry import options_of
 from mtlkit.sample_group import SampleGroup
 from mtlkit.seeding import Turns
 from mtlkit.step import Step, Window
@@ -121,22 +122,28 @@ class Engine:
             save(self.note_evaluation(evaluate()) and self.step > 0)
         self.clock.lap(self.step)  # training begins
         if not self._finished():  # a run that is resumed may be finished already, by its steps or by early stopping
-            for batch in batches:
-                steps = [self.train_step(part) for part in micro_batches(batch, self.config.accumulation)]
-                self.left_out.add(batch)
-                if self._logs(self.step):  # the mean time since the last record: single steps vary
-                    times = {"step_time": self.clock.lap(self.step)}
-                    left_out = self.left_out.report() if "error" in batch else {}
-                    self.observer.step(self._training_record(steps) | times | left_out)
-                self.evaluation_due = self._evaluates()
-                if self.evaluation_due:
+            parts = (part for batch in batches for part in micro_batches(batch, self.config.accumulation))
+            steps: list[Step] = []
+            for part in feed(parts, self.predictor, partial(self.clock.waiting, "data_time")):
+                steps.append(self.train_step(part))
+                self.left_out.add(part)
+                if len(steps) < self.config.accumulation:
+                    continue
+                if self._logs(self.step):  # the mean times since the last record: single steps vary
+                    times = self.clock.lap(self.step)
+                    with self.clock.waiting("log_time"):
+                        left_out = self.left_out.report() if "error" in part else {}
+                        self.observer.step(self._training_record(steps) | times | left_out)
+                steps = []
+                due = self.evaluation_due = self._evaluates()
+                if due:
                     self.gradient_check.settle()
                 with self.clock.paused():
-                    stop(self.step, self.evaluation_due)  # before the evaluation, which can take too long
-                    if self.evaluation_due:
-                        save(self.note_evaluation(evaluate()))
-                    elif self.config.save_every and self.step % self.config.save_every == 0:
-                        save(False)
+                    stop(self.step, due)  # before the evaluation, which can take too long
+                    best = due and self.note_evaluation(evaluate())
+                    if due or (self.config.save_every and self.step % self.config.save_every == 0):
+                        with self.clock.waiting("save_time"):
+                            save(best)
                 if self._finished():
                     return
 
@@ -164,14 +171,8 @@ class Engine:
         return best
 
     def _training_record(self, steps: list[Step]) -> Record:
-        rates = {f"lr/{group['name']}": group["lr"] for group in self.optimizer.param_groups}
-        if "lr" in options_of(type(self.balancer)):
-            rates["lr/balancer"] = steps[-1].rate
-        return (
-            {"step": self.step, "epoch": (self.step - 1) // self.steps_per_epoch, "split": "train"}
-            | mean_scalars(steps)
-            | rates
-        )
+        head = {"step": self.step, "epoch": (self.step - 1) // self.steps_per_epoch, "split": "train"}
+        return head | mean_scalars(steps) | optim.rates(self.optimizer, self.balancer, steps[-1].rate)
 
     def _logs(self, step: int) -> bool:
         return step == 1 or step % self.config.log_every == 0 or step == self.total_steps
@@ -228,6 +229,7 @@ class Engine:
         outputs = model(image, share, output_sizes(self.tasks, targets))
         return outputs, {name: loss_of(task, outputs[name], targets[name]) for name, task in self.tasks.items()}
 
+    @named("optimizer")
     def _update(self, one: Pass, again: Forward) -> None:
         """Moves model and balancer once, by the gradients of the whole accumulation window.
 

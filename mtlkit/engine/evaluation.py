@@ -9,6 +9,7 @@ from torch import Tensor
 from torchmetrics import MetricCollection
 
 from mtlkit.distributed import gather
+from mtlkit.engine.feed import feed
 from mtlkit.engine.losses import loss_of
 from mtlkit.engine.predictor import Predictor
 from mtlkit.sample_group import SampleGroup
@@ -32,7 +33,7 @@ def evaluate_model(batches: Iterable[Any], predictor: Predictor) -> dict[str, An
     sums = {name: torch.zeros(2, dtype=torch.float64, device=predictor.device) for name in tasks}
     left_out = LeftOut()
     # No collective of ours in the loop: processes may have different numbers of batches.
-    for batch in batches:
+    for batch in feed(batches, predictor):
         image, targets = predictor.inputs(batch)
         left_out.add(batch)
         outputs = predictor.outputs(image, output_sizes(tasks, targets))
@@ -56,7 +57,7 @@ def evaluate_constants(
     """Returns the metrics of constant predictions over the samples that all processes pass."""
     tasks, device = predictor.tasks, predictor.device
     metrics = {name: tasks[name].metrics().to(device) for name in constants}
-    for batch in batches:
+    for batch in feed(batches, predictor):
         _, targets = predictor.inputs(batch)
         for name, constant in constants.items():
             metrics[name].update(spread_constant(tasks[name], constant.to(device), targets[name]), targets[name])

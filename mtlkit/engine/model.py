@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mtlkit.engine.parts import part
 from mtlkit.engine.shared import call_with_late, check_late, shared_parameters
 from mtlkit.network import ENCODERS, Decoder, Encoder, EncoderInfo, Features
 from mtlkit.registry import options_of, suggest
@@ -68,7 +69,9 @@ class MultiTaskModel(nn.Module):
         # Encoder, balancer and decoders run in one forward call of one module. DDP, FSDP and DeepSpeed prepare the sums
         # of gradients there; a decoder that is called outside would keep its gradients on its own process without a
         # word.
-        features = self.encoder(image.contiguous(memory_format=torch.channels_last) if self.channels_last else image)
+        with part("encoder"):
+            laid = image.contiguous(memory_format=torch.channels_last) if self.channels_last else image
+            features = self.encoder(laid)
         levels = len(features) - self.encoder.info.guides
         # Detached: a gradient through a guide would reach the encoder without passing the balancer.
         features, guides = features[:levels], [guide.detach() for guide in features[levels:]]
@@ -78,16 +81,17 @@ class MultiTaskModel(nn.Module):
         for name, decoder in self.decoders.items():
             given = features if share is None else shared[name]
             arguments: tuple[Any, ...] = (given, guides) if decoder.guided else (given,)
-            if decoder.late:
-                own = {} if late is None else late(name)
-                assert isinstance(self.encoder.late, nn.Module)
-                output = call_with_late(decoder, arguments, self.encoder.late, own)
-            else:
-                output = decoder(*arguments)
-            if decoder.dense:
-                size = (sizes or {}).get(name, image.shape[-2:])
-                if size is not None and output.shape[-2:] != tuple(size):
-                    output = F.interpolate(output, size=size, mode="bilinear", align_corners=False)
+            with part(f"head/{name}"):
+                if decoder.late:
+                    own = {} if late is None else late(name)
+                    assert isinstance(self.encoder.late, nn.Module)
+                    output = call_with_late(decoder, arguments, self.encoder.late, own)
+                else:
+                    output = decoder(*arguments)
+                if decoder.dense:
+                    size = (sizes or {}).get(name, image.shape[-2:])
+                    if size is not None and output.shape[-2:] != tuple(size):
+                        output = F.interpolate(output, size=size, mode="bilinear", align_corners=False)
             outputs[name] = output
         return outputs
 

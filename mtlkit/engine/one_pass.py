@@ -1,7 +1,7 @@
 """One forward and one backward pass of a micro-batch: where the balancer's hooks are called."""
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -11,6 +11,7 @@ from mtlkit import contract
 from mtlkit.balancer import Balancer
 from mtlkit.engine import balancer_state
 from mtlkit.engine.losses import FirstLosses, Losses, LossMeans, Unread
+from mtlkit.engine.parts import named, part
 from mtlkit.engine.shards import Shards
 from mtlkit.engine.shared import Shared, late_parameters
 from mtlkit.engine.space import Space
@@ -73,6 +74,7 @@ class Pass:
     # The tap runs in the middle of a model that users may compile. torch.compile must not trace it: it calls Python
     # code of the balancer from inside the backward pass.
     @torch.compiler.disable
+    @named("tap")
     def tap(self, features: Features) -> dict[str, Features]:
         """Returns the shared features as each task's decoder gets them. Their gradients meet in `combine`."""
         own, names, n = self._balancer, self._balancer.tasks, len(features)
@@ -141,6 +143,7 @@ class Pass:
         scalar: Tensor = Seed.apply(receive, objective, self._device, *anchors)
         return scalar
 
+    @named("backward")
     def backward(self, backward: Callable[[Tensor], None]) -> None:
         """Runs the one backward pass; raises `ValueError` where a needed double backward does not exist."""
         try:
@@ -204,6 +207,7 @@ class Pass:
         factors = self._losses.factors * self.step.coefficients if self._create_graph else self._losses.factors
         return factors.to(self._device) * self.step.seed
 
+    @named("tap")
     def _combine(self, rows: list[Row]) -> list[Tensor | None]:
         """Takes the K task gradients from the tap. Returns a gradient for each of the tap's inputs.
 
@@ -243,5 +247,7 @@ class Pass:
     def _tell(self, name: str, values: list[float]) -> None:
         self.step.found[name] = self.step.losses.detach().new_tensor(values)
 
-    def _hook(self, turn: Turn) -> AbstractContextManager[None]:
-        return self._turns.hook(turn, self._device)
+    @contextmanager
+    def _hook(self, turn: Turn) -> Iterator[None]:
+        with part("balancer"), self._turns.hook(turn, self._device):
+            yield

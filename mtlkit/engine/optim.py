@@ -21,6 +21,7 @@ from mtlkit.engine.model import MultiTaskModel
 from mtlkit.engine.shards import here, mesh_of, whole
 from mtlkit.engine.zero import is_deepspeed
 from mtlkit.network import Encoder
+from mtlkit.registry import options_of
 
 OTHER_WAYS = {"fused", "foreach", "differentiable"}  #: options by which a user says how torch's optimizers work
 
@@ -183,6 +184,12 @@ def set_rates(optimizer: Optimizer, config: TrainerConfig, step: int, total: int
     factor = rate_factor(config, step, total)
     for group in optimizer.param_groups:  # by hand: Accelerate's scheduler moves once per process
         group["lr"] = group["initial_lr"] * factor
+
+
+def rates(optimizer: Optimizer, balancer: Balancer, own: float) -> dict[str, float]:
+    """Returns the learning rates of a step for the log; `own` is that of the balancer's parameters, if it has one."""
+    found = {f"lr/{group['name']}": group["lr"] for group in optimizer.param_groups}
+    return found | ({"lr/balancer": own} if "lr" in options_of(type(balancer)) else {})
 
 
 def balancer_rate(balancer: Balancer, config: TrainerConfig, step: int, total: int) -> float:

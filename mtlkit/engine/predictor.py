@@ -50,13 +50,25 @@ class Predictor:
         """Returns an image (..., C, H, W) in [0, 1] on the device, in the run's precision."""
         return image.to(self.device, self.dtype)
 
+    def on_device(self, batch: Mapping[str, Any], *, non_blocking: bool = False) -> dict[str, Any]:
+        """Returns a batch whose image, targets of tasks and `moves` are on the device, as they are. The rest stays.
+
+        With `non_blocking`, tensors in pinned memory cross while the caller goes on.
+        """
+
+        def sent(tensor: Tensor) -> Tensor:
+            return tensor.to(self.device, non_blocking=non_blocking)
+
+        targets = {name: sent(target) if name in self.tasks else target for name, target in batch["targets"].items()}
+        moves = {"moves": tuple(map(sent, batch["moves"]))} if "moves" in batch else {}
+        return {**batch, "image": sent(batch["image"]), "targets": targets, **moves}
+
     def inputs(self, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
         """Returns image and targets on the device, in the run's precision. Training uses this for its batches, too."""
-        image = batch["image"].to(self.device)
-        targets = {name: batch["targets"][name].to(self.device) for name in self.tasks}
+        batch = self.on_device(batch)
+        image, targets = batch["image"], {name: batch["targets"][name] for name in self.tasks}
         if "finish" in batch:  # what the loader left to the device: to restore stored values, and to augment
-            moves = tuple(values.to(self.device) for values in batch["moves"]) if "moves" in batch else None
-            image, targets = batch["finish"](image, targets, moves)
+            image, targets = batch["finish"](image, targets, batch.get("moves"))
         # Class numbers stay whole numbers: cross-entropy and embeddings take no others.
         converted = {name: t.to(self.dtype) if t.is_floating_point() else t for name, t in targets.items()}
         return self.image(image), converted

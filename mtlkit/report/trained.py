@@ -15,6 +15,7 @@ from mtlkit.report.html import facts
 from mtlkit.report.plot import POINTS, Line, coloured, panel, panels
 from mtlkit.report.table import ARROWS, metric_text
 from mtlkit.report.worked import main_rows
+from mtlkit.waits import in_words, shares
 
 SLIDER = (
     '<p class="smoothing"><label>Smoothing <input id="smoothing" type="range" min="0" max="0.98" step="0.02" value="0">'
@@ -118,6 +119,7 @@ def _costs(history: History) -> str:
         "Steps": f"{history.last_step} of {total}" if total else str(history.last_step),
         "Time": _duration(info.get("seconds")),
         "Median step": f"{1000 * step:.4g} ms" if step else "",
+        "Waiting": f"{in_words(found)} of the time of a step" if (found := shares(history.records)) else "",
         "Samples per second": f"{batch / step:.4g} (batches of {batch})" if step and batch else "",
         "Peak memory": f"{memory / 2**20:,.0f} MiB ({info.get('memory_of', '')})"
         if isinstance(memory, int | float)

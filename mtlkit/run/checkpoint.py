@@ -1,15 +1,14 @@
 """Saves a run, and restores it so that training continues exactly."""
 
+import dataclasses
 import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 from warnings import warn
 
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, load_model, save_file, save_model
-from torch import Tensor
+from safetensors.torch import load_file, load_model
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 
 from mtlkit import distributed
@@ -19,63 +18,65 @@ from mtlkit.engine.engine import Engine
 from mtlkit.engine.model import MultiTaskModel
 from mtlkit.engine.shards import is_split, split_again, whole
 from mtlkit.run import checksums, optimizer_shards, training_state
-from mtlkit.run.checkpoint_folder import remove, replace, with_usual_mode
+from mtlkit.run.checkpoint_folder import replace
+from mtlkit.run.snapshot import BALANCER, TRAINING, WEIGHTS, Snapshot, snapshot_of
 from mtlkit.run_folder import CHECKPOINTS, CONFIG
 
-WEIGHTS, BALANCER, TRAINING = "model.safetensors", "balancer.safetensors", "training.pt"
 LAST, PREVIOUS, BEST = CHECKPOINTS
 #: The folders of a checkpoint. Another than the first is there if the process died while it replaced the first.
 PLACES = {LAST: (LAST, PREVIOUS, f"{LAST}.old"), PREVIOUS: (PREVIOUS,), BEST: (BEST, f"{BEST}.old")}
 # How a user takes another checkpoint: to go on with the training, to use the model, or to start from its weights.
 GO_ON = "mtlkit train '{run}/config.yaml' 'output_dir={run}' --resume-from {name}"
 USE = "--checkpoint {name}"
+FAILURES = (OSError, RuntimeError, SafetensorError)  #: of a write: torch and safetensors do not raise OSError
 INIT = "'model.init_from={run}/checkpoints/{name}'"
 
 
 def save_checkpoint(engine: Engine, folder: Path, *, keep: str = "") -> None:
-    """Writes the folder: `model.safetensors`, `balancer.safetensors`, `training.pt` (optimizers, counters) and sums.
+    """Writes a checkpoint and waits until it is on the disk. `write_checkpoint` says what is written and how.
 
     All processes must call it, and wait for the main one, which writes the files. If the model is split over processes,
-    each of them writes its part of the optimizer's state into the folder `optimizer`. All files get their place under a
-    temporary name, are waited for until they are on the disk, and then replace the old folder. If the process is killed
-    or the machine is lost, a complete checkpoint therefore remains. The old folder stays under the name `keep`, if
-    there is one.
+    each of them writes its part of the optimizer's state into the folder `optimizer`.
 
     Raises:
         OSError: the folder cannot be written. All processes raise it.
     """
-    temporary = folder.with_name(f"{folder.name}.tmp")
     split_again(engine.network)
     engine.gradient_check.settle()  # a run that is about to stop leaves no checkpoint
-    state = training_state.state_of(engine)
-    shards: dict[str, Tensor] = {}
-    if is_split(engine.network):
-        state["optimizer"], shards = optimizer_shards.taken_apart(state["optimizer"])
-    weights = {name: whole(value) for name, value in engine.network.state_dict().items()} if shards else None
+    if not is_split(engine.network):
+        distributed.main_decides(lambda: write_checkpoint(snapshot_of(engine), folder, keep=keep))
+        return
+    temporary, snapshot = temporary_of(folder), snapshot_of(engine)
+    rest, shards = optimizer_shards.taken_apart(snapshot.training["optimizer"])
+    weights = {name: whole(value) for name, value in snapshot.weights.items()}
+    snapshot = dataclasses.replace(snapshot, weights=weights, training={**snapshot.training, "optimizer": rest})
     try:
-        distributed.main_decides(lambda: _write(engine, weights, state, temporary))
+        distributed.main_decides(lambda: snapshot.write(temporary))
         if shards:
             optimizer_shards.save(shards, temporary / optimizer_shards.SHARDS)
         distributed.main_decides(lambda: _put(temporary, folder, keep))
-    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors do not raise OSError
+    except FAILURES as error:
         distributed.main_decides(lambda: shutil.rmtree(temporary, ignore_errors=True))
-        raise OSError(f"Could not write the checkpoint {folder}: {error}. An older one is intact.") from error
+        raise _unwritten(folder, error) from error
 
 
-def _write(engine: Engine, weights: Mapping[str, Tensor] | None, state: Mapping[str, Any], folder: Path) -> None:
-    remove(folder)
-    folder.mkdir(parents=True)
-    # Weights in safetensors, which holds no code and other programs can read; the step in its header, so that a resume
-    # need not load a whole file to see it.
-    step = {"step": str(engine.step)}
-    balancer = {name: value.contiguous() for name, value in engine.balancer.state_dict().items()}
-    model = engine.averaged.model  # it is what was evaluated; weights that only training needs are in TRAINING
-    if weights is None:
-        with_usual_mode(folder / WEIGHTS, lambda path: save_model(model, str(path), metadata=step))
-    else:
-        with_usual_mode(folder / WEIGHTS, lambda path: save_file(dict(weights), path, metadata=step))
-    with_usual_mode(folder / BALANCER, lambda path: save_file(balancer, path))
-    torch.save(state, folder / TRAINING)
+def write_checkpoint(snapshot: Snapshot, folder: Path, *, keep: str = "") -> None:
+    """Writes the folder: `model.safetensors`, `balancer.safetensors`, `training.pt` (optimizers, counters) and sums.
+
+    All files get their place under a temporary name, are waited for until they are on the disk, and then replace the
+    old folder. If the process is killed or the machine is lost, a complete checkpoint therefore remains. The old folder
+    stays under the name `keep`, if there is one. No process waits for another one, so a thread can do it.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    temporary = temporary_of(folder)
+    try:
+        snapshot.write(temporary)
+        _put(temporary, folder, keep)
+    except FAILURES as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise _unwritten(folder, error) from error
 
 
 def _put(temporary: Path, folder: Path, keep: str) -> None:
@@ -83,20 +84,13 @@ def _put(temporary: Path, folder: Path, keep: str) -> None:
     replace(folder, temporary, keep)
 
 
-def put_in_place(source: Path) -> None:
-    """Puts a copy of a checkpoint in the place of the last one, from which a run goes on, unless it is that one."""
-    if source.name in PLACES[LAST] and source.name != PREVIOUS:
-        return
-    temporary = source.with_name(f"{LAST}.tmp")
-    remove(temporary)
-    shutil.copytree(source, temporary)
-    checksums.sync_all(temporary)
-    replace(source.with_name(LAST), temporary)
+def temporary_of(folder: Path) -> Path:
+    """Returns the name under which a checkpoint is written."""
+    return folder.with_name(f"{folder.name}.tmp")
 
 
-def drop_previous(run: Path) -> None:
-    """Removes the checkpoint before the last one. It is for a run in progress only, as it needs room on the disk."""
-    remove(run / "checkpoints" / PREVIOUS)
+def _unwritten(folder: Path, error: Exception) -> OSError:
+    return OSError(f"Could not write the checkpoint {folder}: {error}. An older one is intact.")
 
 
 def find_checkpoint(run: Path, name: str) -> Path:

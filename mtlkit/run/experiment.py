@@ -1,6 +1,6 @@
 """Runs an experiment: trains a model as its configuration says and writes a folder."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -37,7 +37,9 @@ from mtlkit.run.init_from import take_weights
 from mtlkit.run.launcher import about_the_launcher
 from mtlkit.run.length import check_length
 from mtlkit.run.memory import PeakMemory
+from mtlkit.run.profile import Profile
 from mtlkit.run.same import check_same_data, check_same_run
+from mtlkit.run.saving import Saver, drop_previous, put_in_place
 from mtlkit.run.showing import show
 from mtlkit.run.start import Start, open_run
 from mtlkit.run.stop import in_training
@@ -149,12 +151,11 @@ class Experiment:
         def prepare() -> None:
             self._write_description(training, parts.balancer)  # also on a resume: the run's length may have changed
             if start.source:
-                checkpoint.put_in_place(start.source)  # before the log forgets later steps than its own
+                put_in_place(start.source)  # before the log forgets later steps than its own
             engine.observer = Observers([*self._own_observers(engine, start), *observers])
 
         distributed.main_decides(prepare)  # a tracker that cannot start must not leave the other processes waiting
-        save = self._saver(engine)
-        with ended(engine) as end:
+        with ended(engine) as end, Saver(engine, self.folder) as save:
             engine.start(facts(config, parts, engine))
             engine.note(augmented_on(training))
             # Found before there was a log.
@@ -171,8 +172,11 @@ class Experiment:
                 engine.note(look.record())
                 constants = look.constants(parts.tasks)
                 engine.note_evaluation(evaluate_constants(checks, engine.predictor, constants), "val_constant")
-            with in_training(partial(save, False)) as stop:
-                engine.fit(batches, lambda: evaluate_engine(engine, checks, phase), save, stop)
+            with in_training(save.now) as stop:
+                with Profile(engine, self.folder) as profile:
+                    evaluate = partial(evaluate_engine, engine, checks, phase)
+                    engine.fit(profile.batches(batches), evaluate, save, profile.stop(stop))
+                save.wait()
                 # The pictures and the model after `run` are those of the checkpoint that the results are taken from.
                 phase("Drawing the pictures and the report")
                 distributed.main_decides(lambda: self._load_results(engine))
@@ -210,22 +214,13 @@ class Experiment:
         log = JsonLines(self.folder / LOG, begun)
         return [*trackers, log, *own]
 
-    def _saver(self, engine: Engine) -> Callable[[bool], None]:
-        def save(best: bool) -> None:
-            # `best` first: if the process dies in between, the run resumes from the older `last` and comes here again.
-            if best:
-                checkpoint.save_checkpoint(engine, self.folder / "checkpoints" / checkpoint.BEST)
-            checkpoint.save_checkpoint(engine, self.folder / "checkpoints" / checkpoint.LAST, keep=checkpoint.PREVIOUS)
-
-        return save
-
     def _load_results(self, engine: Engine) -> None:
         """Loads the weights that belong to the results. Writes a note to the log if they are not the requested ones."""
         folder, remark = checkpoint.of_results(self.folder, self.config.trainer)
         if remark:
             engine.note({"incident": remark})
         checkpoint.load_weights(engine.averaged.model, engine.balancer, folder)
-        checkpoint.drop_previous(self.folder)
+        drop_previous(self.folder)
 
     def _write_description(self, training: Samples, balancer: Balancer) -> None:
         dataset = training.dataset

@@ -28,6 +28,7 @@ MAY_CHANGE = frozenset(
         "trainer.max_steps",
         "trainer.max_epochs",
         "trainer.log_every",
+        "trainer.profile",
         "trainer.eval_every",
         "trainer.eval_every_epochs",
         "trainer.save_every",

@@ -11,11 +11,12 @@ from mtlkit.registry import suggest
 from mtlkit.run import checkpoint
 from mtlkit.run.checkpoint_folder import check_writable
 from mtlkit.run.init_from import Weights, find_weights
+from mtlkit.run.profile import TRACE
 from mtlkit.run.resume import resumed
 from mtlkit.run_folder import CHECKPOINTS, CONFIG, DATA, DETAILS, LOG
 
 #: What a run writes.
-MADE = (CONFIG, DATA, LOG, DETAILS, "report.html", "pictures.png", "checkpoints", "pictures", "trackers")
+MADE = (CONFIG, DATA, LOG, DETAILS, "report.html", "pictures.png", TRACE, "checkpoints", "pictures", "trackers")
 TAKES_PLACE = "the best evaluation from here on takes its place."
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mtlkit.data.summary import spread
 from mtlkit.engine.evaluation import output_sizes
+from mtlkit.engine.feed import feed
 from mtlkit.engine.losses import loss_of
 from mtlkit.engine.predictor import Predictor
 from mtlkit.report.details import BINS, MOST_CLASSES, Bin, Confusion, Details, Reliability
@@ -51,7 +52,7 @@ def survey(predictor: Predictor, batches: Iterable[Any], indices: Sequence[Seque
     }
     counters = {name: metric.to(predictor.device) for name, metric in counters.items() if metric is not None}
     chances: dict[str, _Bins] = {}
-    for batch, numbers in zip(batches, indices, strict=True):
+    for batch, numbers in zip(feed(batches, predictor), indices, strict=True):
         image, targets = predictor.inputs(batch)
         outputs = predictor.outputs(image, output_sizes(tasks, targets))
         found.samples += len(numbers)

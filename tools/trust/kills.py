@@ -14,6 +14,7 @@ import re
 import shutil
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from study_lab import write_lab
 
 from mtlkit import log
 from mtlkit.cli.main import main
+from mtlkit.waits import TIMES
 from trust.result import Result
 
 SECONDS = 240  #: a command that takes longer hangs
@@ -263,6 +265,7 @@ class Watch:
         self.top, self.number, self.name = os.path.abspath(folder), number, name
         self.lines = open(told, "w", buffering=1)  # noqa: SIM115 (as long as the process)
         self.seen = self.same_name = 0
+        self.lock = threading.RLock()  # checkpoints are written by a thread, and an event may be within another one
 
     def tick(self, what: str, paths: Sequence[object], last: Callable[[], object] = lambda: None) -> None:
         """Counts an event. `last` is what is still done before the process is killed there."""
@@ -270,12 +273,13 @@ class Watch:
         if not any(text == self.top or text.startswith(f"{self.top}{os.sep}") for text in texts):
             return
         event = " ".join([what, *(os.path.relpath(text, self.top) for text in texts)]).replace("\n", " ")
-        self.seen += 1
-        self.same_name += event.replace("checkpoints/", "") == self.name
-        self.lines.write(f"{event}\n")
-        if self.seen == self.number or self.same_name == 2:
-            last()
-            os.kill(os.getpid(), signal.SIGKILL)
+        with self.lock:
+            self.seen += 1
+            self.same_name += event.replace("checkpoints/", "") == self.name
+            self.lines.write(f"{event}\n")
+            if self.seen == self.number or self.same_name == 2:
+                last()
+                os.kill(os.getpid(), signal.SIGKILL)
 
     def hook(self, event: str, args: tuple[Any, ...]) -> None:
         """What Python calls at its audit events."""
@@ -299,11 +303,11 @@ class Watch:
 
     def begin(self) -> None:
         """Watches from here on."""
-        from mtlkit.run import checkpoint
+        from mtlkit.run import snapshot
 
         for what in ("write", "fsync", "ftruncate"):
             setattr(os, what, partial(self.of_number, getattr(os, what), what))
-        for module, function in ((torch, "save"), (checkpoint, "save_model"), (checkpoint, "save_file")):
+        for module, function in ((torch, "save"), (snapshot, "save_model"), (snapshot, "save_file")):
             setattr(module, function, partial(self.saved, getattr(module, function)))
         sys.addaudithook(self.hook)
 
@@ -316,7 +320,7 @@ def runs(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {"files": names(folder)}
     for path in folder.rglob("metrics.jsonl"):
         records = [record for record in log.read_log(path) if record["split"] != "info"]
-        found[str(path.relative_to(folder))] = [_without(record, "step_time") for record in records]
+        found[str(path.relative_to(folder))] = [_without(record, *TIMES) for record in records]
     for path in folder.rglob("*.safetensors"):
         found[str(path.relative_to(folder))] = safetensors.torch.load_file(path)
     for path in folder.rglob("training.pt"):
@@ -354,8 +358,8 @@ def names(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
-def _without(values: dict[str, Any], key: str) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if name != key}
+def _without(values: dict[str, Any], *keys: str) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name not in keys}
 
 
 def same(one: Any, other: Any) -> bool:
