@@ -107,7 +107,7 @@ class LossMeans:
         first_losses: FirstLosses,
         number: int,
         samples: SampleGroup | None = None,
-        rows: int = 1,
+        rows: int | None = None,
     ) -> None:
         self.alike = True
         self.raw: dict[str, float] = {}
@@ -116,7 +116,7 @@ class LossMeans:
         self._scales: list[float] = []
         self._number = number
         self._samples = samples = samples or SampleGroup()
-        if samples.size > 1 and losses:
+        if rows is not None and samples.size > 1 and losses:
             # Who needs to know asks here, where a sum over the processes is read anyway. All numbers are equal if the
             # square of their sum is their number times the sum of their squares.
             like = next(iter(losses.values()))[0].detach().double()
