@@ -89,6 +89,7 @@ def test_after_the_step_only_its_figures_are_left(monkeypatch):
         optimizer.zero_grad()
         del z
         # RotoGrad notes a matrix of this size for each task.
-        kept = [*encoder.parameters(), *heads.parameters(), *balanced.balancer.parameters()]
+        own = balanced.balancer
+        kept = [*encoder.parameters(), *heads.parameters(), *own.parameters(), *own.buffers()]
         assert memory.now < sum(tensor.nbytes for tensor in kept) + 64 * 64 * 4
     assert "weight/a" in balanced.scalars()

@@ -123,7 +123,7 @@ class LossMeans:
         number: int,
         samples: SampleGroup | None = None,
         *,
-        rows: int = 1,
+        rows: int | None = None,
         indicators: Mapping[str, tuple[Tensor, Tensor] | None] | None = None,
         unread: Sequence[Unread] = (),
     ) -> None:
@@ -138,7 +138,7 @@ class LossMeans:
         # The names of tasks are texts, so those of the indicators cannot be taken for them.
         more: dict[Hashable, tuple[Tensor, Tensor]] = {}
         more |= {(name, "indicator"): pair for name, pair in (indicators or {}).items() if pair is not None}
-        if samples.size > 1 and losses:
+        if rows is not None and samples.size > 1 and losses:
             # Who needs to know whether all have the same number asks here, where a sum over processes is read anyway.
             like = next(iter(losses.values()))[0].detach().double()
             more[ROWS] = torch.full_like(like, rows), torch.full_like(like, rows**2)
