@@ -32,7 +32,6 @@ def second_device():
 
 def test_the_counts_of_two_methods_and_their_page(tool, second_device, tmp_path, monkeypatch, capsys):
     counts = tool("count_work")
-    monkeypatch.setattr(counts, "CHANNELS", 8)
     found = {}
     monkeypatch.setattr(
         counts, "page", lambda rows, *rest, make=counts.page: found.update(rows=rows) or make(rows, *rest)

@@ -192,7 +192,7 @@ def gpus_table(nets: Sequence[Net]) -> str:
     lines = [f"| {' | '.join(head)} |", "|" + " --- |" * len(head)]
     for name, space in [("uniform", "features"), *METHODS]:
         sums = sums_of(name, space, RESNET50)
-        times = [f"{1000 * sums.seconds(count, net):.3g} ms" for net in nets for count in GPUS]
+        times = [in_time(sums.seconds(count, net)) for net in nets for count in GPUS]
         cells = [f"`{name}` ({space})", str(len(sums.parts)), in_bytes(sums.bytes), *times]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
@@ -208,6 +208,17 @@ def in_bytes(size: int) -> str:
         if size >= factor:
             return f"{size / factor:.3g} {unit}"
     return f"{size} B"
+
+
+def in_time(seconds: float) -> str:
+    """Returns seconds with a unit.
+
+    >>> in_time(0.00009), in_time(0.0236), in_time(5.26)
+    ('0.09 ms', '24 ms', '5.3 s')
+    """
+    if seconds >= 1:
+        return f"{seconds:.2g} s"
+    return f"{1000 * seconds:.0f} ms" if seconds >= 0.01 else f"{1000 * seconds:.2g} ms"
 
 
 def gpus_panels(nets: Sequence[Net]) -> list[Panel]:
@@ -293,7 +304,8 @@ Why:
 
 
 def on_paper(nets: Sequence[Net]) -> str:
-    told = "; ".join(f"{net.name}" for net in nets)
+    told = "; ".join(net.name for net in nets)
+    shared, last = f"{RESNET50.parameters / 1e6:.1f}", f"{RESNET50.last_layer / 1e6:.2f}"
     return f"""\
 Every sum over p processes of S bytes, with a bandwidth b per GPU and a latency a, takes the smaller of
 
@@ -301,9 +313,9 @@ Every sum over p processes of S bytes, with a bandwidth b per GPU and a latency 
 - tree: 2 S / b + 2 log2(p) a, with the logarithm rounded up
 
 The bytes are formulas in `tools/many_gpus.py`. A test compares them with those that `tools/count_work.py` counts on two
-processes. The model here is a ResNet-50 with {RESNET50.tasks} tasks: {RESNET50.parameters / 1e6:.1f} million shared
-parameters, d = {RESNET50.channels}, a last layer of {RESNET50.last_layer / 1e6:.2f} million weights. The interconnects
-are examples: {told}. `--bandwidth` and `--latency` take yours.
+processes. The model here is a ResNet-50 with {RESNET50.tasks} tasks: {shared} million shared parameters,
+d = {RESNET50.channels}, and {last} million weights in the last layer. The interconnects are examples: {told}.
+`--bandwidth` and `--latency` take yours.
 
 The table has what the balancing adds, if nothing else runs meanwhile: the encoder's backward pass waits for most of
 these sums. The sum of the model's own gradients ({in_bytes(4 * RESNET50.parameters)}), which DDP makes during the

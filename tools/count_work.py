@@ -185,7 +185,7 @@ def measure(rows: Sequence[Row], parts: Sequence[str] = PARTS) -> list[Counts]:
         into = {(part, rank): Path(folder, f"{part}{rank}") for part in parts for rank in range(PROCESSES)}
         shares = {key: rows[key[1] :: PROCESSES] if key[0] == "device" else rows for key in into}
         wait([start(part, shares[part, rank], file, rank, folder) for (part, rank), file in into.items()])
-        found = [Counts(**json.loads(line)) for file in into.values() for line in file.open()]
+        found = [Counts(**json.loads(line)) for file in into.values() for line in file.read_text().splitlines()]
     by_key = joined(found)
     return [by_key[row] for row in rows]
 
