@@ -153,8 +153,7 @@ class Experiment:
         distributed.main_decides(prepare)  # a tracker that cannot start must not leave the other processes waiting
         save = self._saver(engine)
         with ended(engine) as end:
-            engine.start(facts(config, parts, engine))
-            engine.note(augmented_on(training))
+            engine.start(facts(config, parts, engine) | augmented_on(training))
             # Found before there was a log.
             for incident in (*start.incidents, *about_the_launcher(accelerator), *too_short):
                 engine.note({"incident": incident})
