@@ -156,8 +156,7 @@ class Experiment:
 
         distributed.main_decides(prepare)  # a tracker that cannot start must not leave the other processes waiting
         with ended(engine) as end, Saver(engine, self.folder) as save:
-            engine.start(facts(config, parts, engine))
-            engine.note(augmented_on(training))
+            engine.start(facts(config, parts, engine) | augmented_on(training))
             # Found before there was a log.
             for incident in (*start.incidents, *about_the_launcher(accelerator), *too_short, *costly):
                 engine.note({"incident": incident})
