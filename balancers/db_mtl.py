@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from mtlkit.balancer import BALANCERS, Balancer, have_logarithm
+from mtlkit.balancer import BALANCERS, Balancer
 from mtlkit.gradients import inner_products, weighted_sum
+from mtlkit.logarithms import have_logarithm
 from mtlkit.network import EncoderInfo, Features
 from mtlkit.option_checks import check_number
 from mtlkit.state import per_task, stack

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mtlkit.balancer import BALANCERS, LossBalancer, have_logarithm
+from mtlkit.balancer import BALANCERS, LossBalancer
+from mtlkit.logarithms import have_logarithm
 
 
 @BALANCERS.register("gls")

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from mtlkit.balancer import BALANCERS, Balancer, have_logarithm
+from mtlkit.balancer import BALANCERS, Balancer
+from mtlkit.logarithms import have_logarithm
 from mtlkit.option_checks import check_number, check_task_names, check_whole_number
 from mtlkit.state import per_task, stack
 

@@ -214,26 +214,6 @@ def has_adapters(balancer: Balancer | type[Balancer]) -> bool:
     return cls.adapter is not Balancer.adapter or cls.adapters is not Balancer.adapters
 
 
-def have_logarithm(losses: Tensor, tasks: Sequence[str]) -> Tensor:
-    """Returns which losses are positive, (k,). A loss of zero has no logarithm; its task has nothing left to learn.
-
-    Numbers so small that their inverse would not be finite count as zero.
-
-    Raises:
-        ValueError: a loss is negative. The message names its task.
-
-    >>> have_logarithm(torch.tensor([0.5, 0.0]), ("a", "b")).tolist()
-    [True, False]
-    """
-    for task, loss in zip(tasks, losses.tolist(), strict=True):
-        if loss < 0:
-            raise ValueError(
-                f"The loss of task {task!r} is {loss:.4g}, but this balancer takes logarithms of losses and needs all "
-                f"of them >= 0. Add a constant to that loss or choose another balancer."
-            )
-    return losses.detach() >= torch.finfo(losses.dtype).tiny
-
-
 def random_orders(seed: Tensor, number: int, tasks: Sequence[str], names: Sequence[str]) -> Tensor:
     """Returns (k, k - 1): for each task, the rows of the others in a random order, which is new in every step.
 

@@ -10,7 +10,8 @@ from mtlkit.host import Seeds
 from mtlkit.sample_group import SampleGroup
 from mtlkit.seeding import Turn, Turns
 from mtlkit.state import Kept
-from mtlkit.step import Step, TaskGradients, Window
+from mtlkit.step import Step, Window
+from mtlkit.task_gradients import TaskGradients
 
 CPU = torch.device("cpu")
 

@@ -18,7 +18,7 @@ from mtlkit.engine.decoder_gradients import DecoderGradients
 from mtlkit.engine.evaluation import LeftOut, output_sizes
 from mtlkit.engine.feed import feed
 from mtlkit.engine.gradient_check import GradientCheck
-from mtlkit.engine.losses import FirstLosses, Losses, loss_of
+from mtlkit.engine.losses import FirstLosses, Losses, indicators_of, loss_of
 from mtlkit.engine.model import MultiTaskModel, kept_buffers
 from mtlkit.engine.monitor import Monitor
 from mtlkit.engine.one_pass import Pass
@@ -85,9 +85,9 @@ class Engine:
         faster.set_up(model, balancer, config, accelerator)
         # Only the model's optimizer is prepared: two would share one loss scaler, and each would update its scale.
         self.balancer_optimizer = balancer_state.balancer_optimizer(balancer)
-        optimizer = optim.model_optimizer(model, config, accelerator)
-        self.model, self.optimizer = shards.prepare(accelerator, model, optimizer)
-        self.gradient_check = GradientCheck(self.optimizer, type(balancer).__name__)
+        made = optim.model_optimizer(model, config, accelerator)
+        self.model, self.optimizer = shards.prepare(accelerator, model, made)
+        self.gradient_check = GradientCheck(self.optimizer, type(balancer).__name__, accelerator.scaler)
         self.network: MultiTaskModel = accelerator.unwrap_model(self.model)  # for all that must not start DDP's hooks
         # Those that the optimizer moves. From the forward pass on, FSDP may have others in the modules.
         self._decoders = {name: list(decoder.parameters()) for name, decoder in self.network.decoders.items()}
@@ -98,8 +98,7 @@ class Engine:
         self.predictor = Predictor(self.averaged.model, self.tasks, balancer, accelerator.device, config.precision)
         self.prepare = self.predictor.inputs
 
-        self.step, self.clock = 0, Clock()
-        self.evaluation_due = True
+        self.step, self.evaluation_due, self.clock = 0, True, Clock()
         self.monitor = Monitor(self.tasks, config.monitor, config.baseline)
         self.first_losses = FirstLosses(config.normalize_losses, config.normalize_again)
         self.left_out = LeftOut()
@@ -136,8 +135,6 @@ class Engine:
                         self.observer.step(self._training_record(steps) | times | left_out)
                 steps = []
                 due = self.evaluation_due = self._evaluates()
-                if due:
-                    self.gradient_check.settle()
                 with self.clock.paused():
                     stop(self.step, due)  # before the evaluation, which can take too long
                     best = due and self.note_evaluation(evaluate())
@@ -162,6 +159,7 @@ class Engine:
 
     def note_evaluation(self, record: Record, split: str = "val") -> bool:
         """Logs an evaluation. Returns whether it is the best so far; only the split `val` can be."""
+        self.gradient_check.settle()
         record = {"step": self.step, "epoch": self.step // self.steps_per_epoch, "split": split} | record
         best = split == "val" and self.monitor.update(record)
         self.evaluation_due &= split != "val"
@@ -207,11 +205,9 @@ class Engine:
             )
             image, targets = self.prepare(batch)
             self._turns.next(self.step)
-            # Dropout draws the same, whatever the balancer drew before.
-            self._turns.model(self.accelerator.device, self.samples.rank)
+            self._turns.model(self.accelerator.device, self.samples.rank)  # the same dropout for all balancers
             outputs, losses = self._forward(partial(self.model, late=one.late), image, targets, one.tap)
-            wants = "indicators" in self.balancer.needs
-            told = {n: t.indicator(outputs[n], targets[n]) for n, t in self.tasks.items()} if wants else None
+            told = indicators_of(self.tasks, outputs, targets) if "indicators" in self.balancer.needs else None
             one.record(losses, outputs, told, self.gradient_check.take())
 
             # Before the backward pass: with DeepSpeed, the optimizer moves at its end.
@@ -236,13 +232,10 @@ class Engine:
         `one` is its last pass. `again` runs the same micro-batch forward through the model as it is at that time.
         """
         absent = set(self.tasks) - self._window.tasks
-        for name in absent:  # no label anywhere: not even momentum or weight decay may move the decoder
-            for parameter in self._decoders[name]:
-                parameter.grad = None
+        for parameter in (p for name in absent for p in self._decoders[name]):
+            parameter.grad = None  # no label anywhere: not even momentum or weight decay may move the decoder
         if len(absent) < len(self.tasks):  # else no label at all: weight decay alone must not move the encoder
-            norm = optim.clip_gradients(self.accelerator, self.network, self.config)
-            if self.accelerator.scaler is None:  # it skips such a step and lowers its scale: a part of its work
-                self.gradient_check.look(norm, one.step)
+            self.gradient_check.look(optim.clip_gradients(self.accelerator, self.network, self.config), one.step)
             self.optimizer.step()
             if not self.optimizer.step_was_skipped:  # by the loss scaler: then the balancer stays where it is, too
                 self.averaged.update()

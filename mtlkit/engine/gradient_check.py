@@ -19,13 +19,16 @@ class GradientCheck:
     together with the losses of the next step, or by `settle`. With another optimizer, the host asks at once.
     """
 
-    def __init__(self, optimizer: Optimizer, method: str) -> None:
+    def __init__(self, optimizer: Optimizer, method: str, scaler: object = None) -> None:
+        self._scaler = scaler
         self._optimizer: Any = getattr(optimizer, "optimizer", optimizer)  # torch's, behind that of Accelerate
         self._method = method
         self._unread: list[Unread] = []
 
     def look(self, norm: Tensor, step: Step) -> None:
         """Takes the length of the gradient that is about to move the model."""
+        if self._scaler is not None:  # it leaves such a step out and lowers its scale, as a part of its work
+            return
         length = _Length(norm, step, self._method)
         if self._skips_on_the_device(norm):
             self._optimizer.found_inf = (~isfinite(norm)).float()

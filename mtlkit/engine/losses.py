@@ -16,6 +16,7 @@ from mtlkit.task import Task, no_loss
 
 ROWS = ("", "rows")  # no task has this name
 Losses = Mapping[str, tuple[Tensor, Tensor]]  # task -> (sum, count) on this process
+Indicators = Mapping[str, tuple[Tensor, Tensor] | None]  # the same; None: the task has none
 Key = TypeVar("Key", bound=Hashable)
 
 
@@ -52,6 +53,13 @@ def loss_of(task: Task, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]
             f"{what}. This sum has no gradient, so nothing would be learned: leave out `detach`, `item` and `no_grad`."
         )
     return total, count
+
+
+def indicators_of(
+    tasks: Mapping[str, Task], outputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]
+) -> Indicators:
+    """Returns how well each task does on the samples of this process."""
+    return {name: task.indicator(outputs[name], targets[name]) for name, task in tasks.items()}
 
 
 def gradient_error(
@@ -124,7 +132,7 @@ class LossMeans:
         samples: SampleGroup | None = None,
         *,
         rows: int | None = None,
-        indicators: Mapping[str, tuple[Tensor, Tensor] | None] | None = None,
+        indicators: Indicators | None = None,
         unread: Sequence[Unread] = (),
     ) -> None:
         self.alike = True

@@ -10,7 +10,7 @@ from torch import Tensor
 from mtlkit import contract
 from mtlkit.balancer import Balancer
 from mtlkit.engine import balancer_state
-from mtlkit.engine.losses import FirstLosses, Losses, LossMeans, Unread
+from mtlkit.engine.losses import FirstLosses, Indicators, Losses, LossMeans, Unread
 from mtlkit.engine.parts import named, part
 from mtlkit.engine.shards import Shards
 from mtlkit.engine.shared import Shared, late_parameters
@@ -106,7 +106,7 @@ class Pass:
         self,
         losses: Losses,
         outputs: Mapping[str, Tensor],
-        indicators: Mapping[str, tuple[Tensor, Tensor] | None] | None = None,
+        indicators: Indicators | None = None,
         unread: Sequence[Unread] = (),
     ) -> None:
         """Takes this process's (sum, count) of every task and computes the means over all processes.
@@ -166,11 +166,7 @@ class Pass:
         self.aliases, self._late, self._losses.sums, self._losses.anchors = {}, {}, [], []
         self.step.losses = self.step.losses.detach()
 
-    def update_balancer(
-        self,
-        optimizer: torch.optim.Optimizer | None,
-        again: Callable[[], Losses],
-    ) -> None:
+    def update_balancer(self, optimizer: torch.optim.Optimizer | None, again: Callable[[], Losses]) -> None:
         """Moves the balancer once, after the model has moved by the gradients of the whole accumulation window.
 
         This pass is the last one of the window. `optimizer` moves the balancer's own parameters. `again` returns the

@@ -15,7 +15,7 @@ from mtlkit.engine.shared import Shared
 from mtlkit.gradients import Row, at_least_float32, gradients_of, gram_of, weighted_sum
 from mtlkit.network import Features
 from mtlkit.sample_group import SampleGroup, of_all_ranks
-from mtlkit.step import TaskGradients
+from mtlkit.task_gradients import TaskGradients
 
 
 class Space(TaskGradients):

@@ -9,11 +9,12 @@ from torch import Tensor
 
 from mtlkit.balancer import Balancer
 from mtlkit.contract import described
-from mtlkit.engine.losses import Losses, totals_of
+from mtlkit.engine.losses import Indicators, Losses, totals_of
 from mtlkit.gradients import at_least_float32
 from mtlkit.network import Features
 from mtlkit.registry import suggest
 from mtlkit.sample_group import SampleGroup
+from mtlkit.step import Step
 
 LossOf = Tensor | tuple[Tensor, Tensor | float]
 Again = Callable[[], Mapping[str, LossOf]]
@@ -131,9 +132,14 @@ def check_extras(balancer: Balancer, again: Again | None, indicators: Mapping[st
 
 
 def indicator_pairs(
-    indicators: Mapping[str, Any], tasks: Sequence[str], device: torch.device, samples: SampleGroup
-) -> dict[str, tuple[Tensor, Tensor] | None]:
-    """Returns (sum, count) of each task's indicator; None: this loop has none for it, on any process."""
+    indicators: Mapping[str, Any] | None, tasks: Sequence[str], device: torch.device, samples: SampleGroup
+) -> Indicators | None:
+    """Returns (sum, count) of each task's indicator; None: this loop has none for it, on any process, or none at all.
+
+    Raises `ValueError` for an indicator of something that is no task.
+    """
+    if indicators is None:
+        return None
     nothing = torch.zeros((), device=device)
     for name in indicators:
         if name not in tasks:
@@ -149,8 +155,8 @@ def indicator_pairs(
     return given
 
 
-def check_indicators(tasks: Sequence[str], indicators: Sequence[float]) -> None:
-    """Raises `ValueError` if an indicator (the mean over all processes) is not in [0, 1]."""
-    for name, value in zip(tasks, indicators, strict=True):
+def check_indicators(step: Step, told: Mapping[str, Any] | None) -> None:
+    """Raises `ValueError` if one of the indicators of a loop (the mean over all processes) is not in [0, 1]."""
+    for name, value in zip(step.tasks, step.indicators.tolist(), strict=True) if told is not None else ():
         if not 0 <= value <= 1:
             raise ValueError(f"The indicator of task {name!r} is {value:g}. It must be in [0, 1].")

@@ -174,12 +174,9 @@ class Steps:
         heads = parameters_of_heads(pairs, aliases, now.features, self._of_heads, own, weighs)
         pairs, outputs = given.completed(pairs, aliases, "create_graph" in own.needs)
         self._pending, now.again, now.heads, now.features = None, again, heads, []
-        wants = "indicators" in own.needs
-        device = next(iter(outputs.values())).device
-        told = given.indicator_pairs(indicators or {}, own.tasks, device, self._samples) if wants else None
+        told = given.indicator_pairs(indicators, own.tasks, next(iter(outputs.values())).device, self._samples)
         now.one.record(pairs, outputs, told)
-        if wants:
-            given.check_indicators(now.one.step.tasks, now.one.step.indicators.tolist())
+        given.check_indicators(now.one.step, told)
         objective = now.one.objective()
         scalar: Tensor = Seed.apply(lambda _: self._begin(now), objective, objective.device)
         return scalar
