@@ -42,14 +42,14 @@ def gram_of(rows: Sequence[Sequence[Tensor | None]]) -> Tensor:
     for part in zip(*rows, strict=True):
         example = next((g for g in part if g is not None), None)
         if example is not None:
-            zeros = example.new_zeros(1).expand(example.numel())  # one number of memory, whatever the level's size
-            total = total + inner_products([zeros if g is None else g.reshape(-1) for g in part])
+            zeros = example.new_zeros(()).expand(example.shape)  # one number of memory, whatever the level's size
+            total = total + inner_products([zeros if g is None else g for g in part])
     assert isinstance(total, Tensor), "no decoder uses the shared features"
     return total
 
 
 def inner_products(rows: Sequence[Tensor], others: Sequence[Tensor] | None = None) -> Tensor:
-    """Returns (k, l) float64: <rows_i, others_j> of vectors of one length. Without `others`, it takes the rows twice.
+    """Returns (k, l) float64: <rows_i, others_j> of tensors of one shape. Without `others`, it takes the rows twice.
 
     Float32 holds numbers from 1e-38 to 1e38, but not their squares. So every row is first divided by the power of two
     next to its largest entry. This does not round the digits that count. The products get their scale back in float64.
@@ -60,11 +60,14 @@ def inner_products(rows: Sequence[Tensor], others: Sequence[Tensor] | None = Non
     True
     """
     total: Tensor | float = 0.0
+    if rows[0].numel() > BLOCK:
+        rows = [row.reshape(-1) for row in rows]
+        others = others and [row.reshape(-1) for row in others]
     for start in range(0, max(rows[0].numel(), 1), BLOCK):
-        left, left_size = _of_size_one([row[start : start + BLOCK] for row in rows])
+        left, left_size = _of_size_one(_block(rows, start))
         right, right_size = left, left_size  # half the work, and a symmetric result
         if others is not None:
-            right, right_size = _of_size_one([row[start : start + BLOCK] for row in others])
+            right, right_size = _of_size_one(_block(others, start))
         # The product is a matrix product in float32, which is fast on every device; only the K x K result becomes
         # float64.
         total = total + (left @ right.T).double() * left_size[:, None] * right_size
@@ -72,9 +75,13 @@ def inner_products(rows: Sequence[Tensor], others: Sequence[Tensor] | None = Non
     return total
 
 
+def _block(rows: Sequence[Tensor], start: int) -> Sequence[Tensor]:
+    return rows if rows[0].numel() <= BLOCK else [row[start : start + BLOCK] for row in rows]
+
+
 def _of_size_one(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Returns the rows (k, n), divided by powers of two so that the largest entry is about 1, and these powers (k,)."""
-    stacked = torch.stack([at_least_float32(row) for row in rows])
+    stacked = torch.stack([at_least_float32(row) for row in rows]).flatten(1)
     if not stacked.numel():
         return stacked, stacked.new_ones(len(rows), dtype=torch.float64)
     largest = torch.linalg.vector_norm(stacked.detach(), torch.inf, dim=1).double()
@@ -93,8 +100,10 @@ def weighted_sum(gradients: Iterable[Tensor | None], weights: Tensor) -> Tensor 
     for gradient, weight in zip(gradients, weights.tolist(), strict=True):
         if gradient is not None:  # the task uses this level
             first, second = _factors(weight)
-            term = at_least_float32(gradient) * first
-            total = (term if second == 1 else term.mul_(second)) if total is None else total.add_(term, alpha=second)
+            gradient = at_least_float32(gradient)
+            if second != 1:
+                gradient = gradient * second
+            total = gradient * first if total is None else total.add_(gradient, alpha=first)
     return total
 
 

@@ -19,6 +19,8 @@ from mtlkit.options import check_owner
 from mtlkit.task import TASKS, Chances, Task
 from mtlkit.typed import Bound, NonNegative, Positive
 
+SURE = -1e4  #: the logit of a probability that is 0 in float32
+
 
 @TASKS.register("multilabel")
 class Multilabel(Task):
@@ -79,16 +81,18 @@ class Multilabel(Task):
     def loss(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         axes = ("B", self.out_channels)
         check_shapes(f"task {self.name!r}", ("output", output, axes, "float"), ("target", target, axes, "float"))
-        known = ~target.isnan()
-        logits = torch.where(known, at_least_float32(output), 0)
-        target = torch.where(known, target, 0).to(logits.dtype)
+        unknown = target.isnan()
+        # Few operations, because there may be a task for each of a hundred attributes: a label 0 with this logit has a
+        # loss and a gradient of exactly 0, so that the sum needs no second mask.
+        logits = at_least_float32(output).masked_fill(unknown, SURE)
+        target = target.to(logits.dtype).masked_fill(unknown, 0)
         if self.options.loss == "bce":
             weights = self.options.positive_weights
             weight = None if weights is None else logits.new_tensor(weights)
-            losses = F.binary_cross_entropy_with_logits(logits, target, reduction="none", pos_weight=weight)
+            total = F.binary_cross_entropy_with_logits(logits, target, reduction="sum", pos_weight=weight)
         else:
-            losses = self._focal(logits, target)
-        return torch.where(known, losses, 0).sum(), known.sum(dtype=logits.dtype)
+            total = self._focal(logits, target).sum()
+        return total, unknown.numel() - unknown.sum()
 
     def _focal(self, logits: Tensor, target: Tensor) -> Tensor:
         # In logarithms, so that (1 - p_t)^gamma has a finite slope at p_t = 1 for every gamma.

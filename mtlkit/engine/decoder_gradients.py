@@ -3,7 +3,9 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from mtlkit.balancer import Balancer
 from mtlkit.distributed import world_size
@@ -101,10 +103,13 @@ class DecoderGradients:
             )
         # In place, so that no second set of gradients takes memory. Absent tasks have zero gradients and need no
         # weight.
-        for task, weight in zip(step.tasks, () if weights is None else weights, strict=True):
-            for parameter in parameters[task]:
-                if parameter.grad is not None:
-                    parameter.grad.mul_(weight)
+        factors = {} if weights is None else dict(zip(step.tasks, weights.tolist(), strict=True))
+        found = [(p.grad, factor) for task, factor in factors.items() for p in parameters[task] if p.grad is not None]
+        if any(isinstance(gradient, DTensor) for gradient, _ in found):
+            for gradient, factor in found:
+                gradient.mul_(factor)
+        elif found:  # one operation, and not one per parameter
+            torch._foreach_mul_([gradient for gradient, _ in found], [factor for _, factor in found])
 
     def _check_objective(self, step: Step) -> None:
         """Raises `ValueError` where the objective weighs the decoders' gradients although `plain` was chosen."""

@@ -144,7 +144,10 @@ def total_norm(gradients: Sequence[Tensor]) -> Tensor:
     # Torch takes the length of shards on one mesh only. With tensor parallelism, some are split over two dimensions.
     norms = []
     for mesh in dict.fromkeys(mesh_of(gradient) for gradient in gradients):
-        norm = nn.utils.get_total_norm([gradient for gradient in gradients if mesh_of(gradient) == mesh])
+        own = [gradient for gradient in gradients if mesh_of(gradient) == mesh]
+        # Left to itself (None), torch takes one operation per gradient on a CPU, and one for all on a GPU.
+        plain = all(type(gradient) is Tensor and gradient.device.type == "cpu" for gradient in own)
+        norm = nn.utils.get_total_norm(own, foreach=plain or None)
         norms.append(whole(norm))
     return torch.linalg.vector_norm(torch.stack(norms)) if len(norms) > 1 else norms[0]
 

@@ -97,6 +97,5 @@ class LinearDecoder(Decoder):
         found = features[-1]
         if found.ndim == 4:
             # Not `mean`: it would write its gradient once per position, where that of a sum is one number for all.
-            positions = found.flatten(2)
-            found = positions.sum(2) / positions.shape[2]
+            found = found.sum((2, 3)) / (found.shape[2] * found.shape[3])
         return self.linear(self.dropout(found))
