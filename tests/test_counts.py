@@ -47,8 +47,9 @@ def test_the_counts_of_two_methods_and_their_page(tool, second_device, tmp_path,
         assert one.collectives == {"plain loop": 0, "uniform": 1, "mgda": 2}[name]
         assert one.error == ""
     assert by_row["plain loop", 2].reads == 0
-    # The losses with their counts, and whether the gradient is finite.
-    assert by_row["uniform", 2].reads == by_row["uniform", 5].reads == 2
+    # The losses with their counts, and whether the last gradient was finite; the Gram matrix.
+    assert by_row["uniform", 2].reads == by_row["uniform", 5].reads == 1
+    assert by_row["mgda", 2].reads == by_row["mgda", 5].reads == 2
     assert by_row["plain loop", 5].device < by_row["uniform", 5].device < by_row["mgda", 5].device
     assert by_row["uniform", 5].memory <= by_row["mgda", 5].memory
     text = page.read_text()
@@ -58,10 +59,10 @@ def test_the_counts_of_two_methods_and_their_page(tool, second_device, tmp_path,
 
 
 def test_where_reads_and_operations_come_from(second_device):
-    words = [sys.executable, "tools/count_work.py", "--where", "uniform", "--tasks", "3"]
+    words = [sys.executable, "tools/count_work.py", "--where", "mgda", "--tasks", "3"]
     done = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, check=True)
     first, *lines = done.stdout.splitlines()
-    assert first == "uniform features, 3 tasks: 2 reads, 0 sizes"
+    assert first == "mgda features, 3 tasks: 2 reads, 0 sizes"
     assert [line.split()[0] for line in lines[:2]] == ["read", "read"]
     assert all("mtlkit/engine/" in line for line in lines[:2])
     total = int(lines[2].split()[0])
@@ -121,9 +122,12 @@ def test_the_bytes_on_paper_are_those_of_two_processes(tool):
     for one in found:
         assert one.error == ""
         encoder = workload.Blocks(counts.CHANNELS, width=32, depth=2)
-        last = encoder.last_layer.weight.numel()
-        sizes = gpus.Sizes(one.tasks, counts.CHANNELS, sum(p.numel() for p in encoder.parameters()), last)
-        expected = gpus.sums_of(one.name, one.space, sizes)
+        parameters = list(encoder.parameters())
+        fan_in = encoder.last_layer.weight[0].numel()
+        rows = 4 * 2 * 2  # batches of 4 per process; features of 2 x 2
+        numbers = sum(p.numel() for p in parameters)
+        sizes = gpus.Sizes(one.tasks, counts.CHANNELS, numbers, len(parameters), fan_in, rows)
+        expected = gpus.sums_of(one.name, one.space, sizes, processes=2)
         assert (one.sent, one.collectives) == (expected.bytes, len(expected.parts)), one
     with pytest.raises(LookupError, match="nash"):
         gpus.sums_of("nash", "features", gpus.RESNET50)

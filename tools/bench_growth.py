@@ -305,7 +305,7 @@ Why:
 
 def on_paper(nets: Sequence[Net]) -> str:
     told = "; ".join(net.name for net in nets)
-    shared, last = f"{RESNET50.parameters / 1e6:.1f}", f"{RESNET50.last_layer / 1e6:.2f}"
+    shared, last = f"{RESNET50.parameters / 1e6:.1f}", f"{RESNET50.fan_in * RESNET50.channels / 1e6:.2f}"
     return f"""\
 Every sum over p processes of S bytes, with a bandwidth b per GPU and a latency a, takes the smaller of
 

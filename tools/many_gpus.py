@@ -25,20 +25,27 @@ NETS = (Net("fast (50 GB/s, 5 µs)", 50e9, 5e-6), Net("slow (1.25 GB/s, 30 µs)"
 
 @dataclass(frozen=True)
 class Sizes:
-    """A model on paper: tasks, channels of the features, parameters of the encoder and of its last layer.
+    """A model on paper: tasks, channels of the features, and what its encoder has.
 
-    `seconds` is what a step computes on one GPU; two thirds of it are the backward pass.
+    Attributes:
+        tensors: the number of the encoder's parameters (weights, biases), with `parameters` numbers in all.
+        fan_in: the numbers that one output of the last layer depends on; the layer has `fan_in` x `channels` weights.
+        rows: the samples of a process times the positions of its features.
+        seconds: what a step computes on one GPU; two thirds of it are the backward pass.
     """
 
     tasks: int
     channels: int
     parameters: int
-    last_layer: int
+    tensors: int
+    fan_in: int
+    rows: int
     seconds: float = 0.1
 
 
-#: A ResNet-50: 23.5 million parameters, 2048 channels; its last convolution has 512 x 2048.
-RESNET50 = Sizes(40, 2048, 23_500_000, 512 * 2048)
+#: A ResNet-50: 23.5 million parameters in 161 tensors, 2048 channels; its last convolution has 512 x 2048. 32 pictures of
+#: 224 x 224 per GPU.
+RESNET50 = Sizes(40, 2048, 23_500_000, 161, 512, 32 * 49)
 
 
 def all_reduce(size: float, processes: int, net: Net) -> float:
@@ -78,34 +85,42 @@ class Sums:
         return sum(all_reduce(part, processes, net) for part in self.parts)
 
 
-def sums_of(name: str, space: str, s: Sizes) -> Sums:
-    """Returns the sums of a method in its space.
+def sums_of(name: str, space: str, s: Sizes, processes: int = 8) -> Sums:
+    """Returns what each process sends for a method in its space, besides DDP's own sum of gradients.
 
     All methods add up the losses and counts: one sum of 2K numbers (float64).
 
-    - methods of losses: nothing else; one number per task for weights that are learned;
+    - methods of losses: nothing else; one sum of K numbers (float64) for weights that are learned;
     - Gram methods at the features: the K x K products of the gradients (float64). The gradients themselves stay where
       they are: each process has those of its own samples;
-    - `parameters` and `last_layer`: each process has a part of every task's gradient, so all K gradients are added up;
-    - `rotograd`: the K x K products, a d x d matrix per task from which its rotation learns, and one number that says
-      whether all processes take part.
+    - `parameters` and `last_layer`: each process has a part of every task's gradient, so all K gradients are added up.
+      For a layer with less input than weights, its inputs and output gradients are gathered in place of that. A small
+      table says whether all processes can do so;
+    - `rotograd`: two more numbers beside the losses, the K x K products, and a d x d matrix per task from which its
+      rotation learns.
 
     Raises `LookupError` for a method that is not on the page.
 
     >>> [sums_of("mgda", space, RESNET50).bytes // 1000 for space in ("features", "parameters")]  # kB
-    [13, 3760000]
+    [13, 3760001]
     """
-    k = s.tasks
-    losses, gram, learned = (2 * k * DOUBLE,), (k * k * DOUBLE,), (FLOAT,) * k
+    k, c, f = s.tasks, s.channels, s.fan_in
+    losses, gram, learned = (2 * k * DOUBLE,), (k * k * DOUBLE,), (k * DOUBLE,)
+    table: tuple[int, ...] = (2 * DOUBLE,)
+    every = s.rows * processes
+    if every * (f + k * c) <= k * c * f:  # the same question as `Layer.pays` asks
+        last = (*table, (1 + k) * DOUBLE, s.rows * f * FLOAT, s.rows * k * c * FLOAT, *gram)
+    else:
+        last = (*table, k * c * f * FLOAT)
     known = {
         ("uniform", "features"): losses,
         ("uncertainty", "features"): losses + learned,
         ("mgda", "features"): losses + gram,
         ("upgrad", "features"): losses + gram,
-        ("rotograd", "features"): (*losses, *gram, k * s.channels**2 * FLOAT, 8),
-        ("gradnorm", "last_layer"): (*losses, k * s.last_layer * FLOAT, *learned),
-        ("cosreg", "last_layer"): (*losses, k * s.last_layer * FLOAT),
-        ("mgda", "parameters"): (*losses, k * s.parameters * FLOAT),
+        ("rotograd", "features"): (2 * (k + 1) * DOUBLE, *gram, k * c**2 * FLOAT),
+        ("gradnorm", "last_layer"): (*losses, *last, *learned),
+        ("cosreg", "last_layer"): (*losses, *last),
+        ("mgda", "parameters"): (*losses, (1 + s.tensors) * DOUBLE, k * s.parameters * FLOAT),
     }
     if (name, space) not in known:
         names = ", ".join(f"{one} ({place})" for one, place in known)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mtlkit import contract
-from mtlkit.balancer import Balancer
+from mtlkit.balancer import Balancer, has_adapters
 from mtlkit.engine import balancer_state
 from mtlkit.engine.losses import FirstLosses, Indicators, Losses, LossMeans, Unread
 from mtlkit.engine.parts import named, part
@@ -114,7 +114,8 @@ class Pass:
         `indicators` are such pairs, too, for a balancer that needs them. `unread` come to the host with them.
         """
         first, number, samples = self._first_losses, self.step.number, self.step.samples
-        rows = sum(level.numel() // level.shape[1] for level in self._space.levels)
+        # Methods that give each task its own features compare rows of processes, and ask whether these fit together.
+        rows = sum(z.numel() // z.shape[1] for z in self._space.levels) if has_adapters(self._balancer) else None
         self._losses = LossMeans(
             losses, outputs, first, number, samples, rows=rows, indicators=indicators, unread=unread
         )
