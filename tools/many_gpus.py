@@ -43,8 +43,8 @@ class Sizes:
     seconds: float = 0.1
 
 
-#: A ResNet-50: 23.5 million parameters in 161 tensors, 2048 channels; its last convolution has 512 x 2048. 32 pictures of
-#: 224 x 224 per GPU.
+#: A ResNet-50: 23.5 million parameters in 161 tensors, 2048 channels; its last convolution has 512 x 2048. 32 pictures
+#: of 224 x 224 per GPU.
 RESNET50 = Sizes(40, 2048, 23_500_000, 161, 512, 32 * 49)
 
 
