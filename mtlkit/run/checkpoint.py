@@ -42,7 +42,6 @@ def save_checkpoint(engine: Engine, folder: Path, *, keep: str = "") -> None:
         OSError: the folder cannot be written. All processes raise it.
     """
     split_again(engine.network)
-    engine.gradient_check.settle()  # a run that is about to stop leaves no checkpoint
     if not is_split(engine.network):
         distributed.main_decides(lambda: write_checkpoint(snapshot_of(engine), folder, keep=keep))
         return

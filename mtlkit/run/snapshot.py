@@ -56,7 +56,12 @@ class _Weights:
 
 
 def snapshot_of(engine: Engine) -> Snapshot:
-    """Returns the state of an engine, without copying it: it is to be written, or copied, before the next step."""
+    """Returns the state of an engine, without copying it: it is to be written, or copied, before the next step.
+
+    Raises:
+        NonFiniteError: the last gradient was not finite. A run that stops for this reason saves nothing after it.
+    """
+    engine.gradient_check.settle()
     return Snapshot(
         engine.step,
         # The averaged weights, if there are any: they are what was evaluated. `training` has the others.
