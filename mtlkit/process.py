@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Set
 from pathlib import Path
 from typing import Any, Literal
+from weakref import WeakSet
 
 LONGEST = 10_000  #: bytes of a mark that are read; those that mtlkit writes have a few hundred
 #: What a launcher or Ctrl-C sends to a whole group of processes, although it is meant for the main one. Only systems
@@ -21,6 +22,25 @@ FOR_THE_MAIN_ONE = (
     if hasattr(signal, "sigtimedwait")
     else frozenset()
 )
+
+
+_threads: WeakSet[threading.Thread] = WeakSet()  # that must not run while this process is forked
+
+
+def start_before_forks(thread: threading.Thread) -> None:
+    """Starts a thread that `wait_for_threads` waits for."""
+    _threads.add(thread)
+    thread.start()
+
+
+def wait_for_threads() -> None:
+    """Returns when these threads have ended. Whoever forks this process calls it before.
+
+    It is no hook of `os.fork`: Python swallows what a hook raises, also Ctrl-C.
+    """
+    for thread in list(_threads):
+        if thread is not threading.current_thread():
+            thread.join()
 
 
 def this_process() -> dict[str, Any]:

@@ -51,6 +51,9 @@ class Gradients(TaskGradients):
     def local_features(self):
         return [level.detach() for level in self.levels]
 
+    def reaches(self, level):
+        return any(row[level] is not None for row in self.rows)
+
 
 class PlainLoop:
     """Trains copies of an engine's network and balancer.

@@ -121,7 +121,7 @@ def test_copies_have_the_state_and_follow_nothing(toys, name, way):
 
 
 def test_the_state_goes_where_the_module_goes():
-    balanced = mtlkit.Balanced("gradnorm", tasks=("a", "b"))
+    balanced = mtlkit.Balanced("d_grad", tasks=("a", "b"), features=4)
     net = nn.ModuleDict({"balanced": balanced, "encoder": nn.Linear(3, 4)})
     for kind, expected in (
         (torch.float64, torch.float64),
@@ -133,6 +133,8 @@ def test_the_state_goes_where_the_module_goes():
         assert {p.dtype for p in balanced.balancer.parameters()} == {expected}
     net.to("meta")
     assert {p.device.type for p in balanced.balancer.parameters()} == {"meta"}
+    numbers = mtlkit.Balanced("gradnorm", tasks=("a", "b")).to("meta").balancer  # stay on the host
+    assert {p.device.type for p in numbers.parameters()} == {"cpu"}
 
 
 def test_adams_averages_go_along(toys):

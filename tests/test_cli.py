@@ -332,7 +332,7 @@ def test_a_wrong_option_of_a_balancer_is_refused_before_the_data_sets_are_opened
 ):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # where `scenes` would render its frames
     words = ["data.train_size=2", "data.val_size=2", f"output_dir={tmp_path / 'run'}"]
-    assert main(["train", "scenes", "balancer=cagrad", "balancer.c=nan", *words]) == 2
+    assert main(["train", "scenes", "balancer=cagrad", "balancer.c=-1", *words]) == 2
     assert "balancer.c must be a number" in capsys.readouterr().err
     assert not (tmp_path / "cache").exists()
 

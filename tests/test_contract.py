@@ -59,7 +59,6 @@ class Weights(GramBalancer):
         (lambda gram: None, r"a tensor \(3,\), got nothing"),
         (lambda gram: gram.new_ones(2), r"got the shape \(2,\)"),
         (lambda gram: torch.ones(3, dtype=torch.int64), r"floating-point numbers, got torch\.int64"),
-        (lambda gram: torch.ones(3, device="meta"), "on cpu, got one on meta"),
     ],
 )
 def test_weights(toys, give, message):

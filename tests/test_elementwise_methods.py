@@ -457,7 +457,7 @@ def cross_entropy_of(engine, levels, losses, level):
     """Returns the discriminator's mean cross-entropy, computed sample by sample and position by position."""
     balancer, values = engine.balancer, []
     outputs = torch.stack([balancer.output[task] for task in engine.tasks])
-    biases = torch.stack([balancer.output_bias[task] for task in engine.tasks])
+    biases = torch.cat([balancer.output_bias[task] for task in engine.tasks])
     for k, loss in enumerate(losses):
         for sample in gradients(loss, levels, create_graph=True)[level]:
             if sample.eq(0).all():

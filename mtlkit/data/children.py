@@ -9,7 +9,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from mtlkit.process import end_with_parent, for_main_only
+from mtlkit.process import end_with_parent, for_main_only, wait_for_threads
 
 
 class Loader(DataLoader):
@@ -23,6 +23,7 @@ class Loader(DataLoader):
         super().__init__(dataset, **options, worker_init_fn=_begin)
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        wait_for_threads()  # workers are forks: a lock that a thread holds now would stay locked in them
         with for_main_only():  # the workers start here
             return super().__iter__()
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mtlkit.data.blocks import LEVELS, widen
+from mtlkit.data.blocks import widen
 from mtlkit.motion import Motions, Packed, spread
 from mtlkit.target import DenseKind, Kind
 
@@ -46,9 +46,8 @@ class Finish:
         places, numbers, colours = moves
         height, width = image.shape[-2:]
         motions = Motions.of(Packed(places, numbers), (width, height), self.compat)
-        moved = motions.interpolated(image)
-        if levels := LEVELS.get(image.dtype):  # the interpolation is the same in the stored numbers
-            moved = moved.div_(torch.full((), levels, device=moved.device))
+        # Restored before the interpolation: prepared data must train as the files do, to the last bit.
+        moved = motions.interpolated(_restored(image, torch.float32))
         if self.colour:
             moved = coloured(moved, colours)
         return moved, dict(self._moved(targets, motions))

@@ -64,7 +64,9 @@ def check_optimizer(config: TrainerConfig, device: torch.device) -> None:
 
 
 def _can_fuse(accelerator: Accelerator) -> bool:
-    return accelerator.device.type != "cpu" and accelerator.distributed_type.value not in ("FSDP", "DEEPSPEED")
+    # Accelerate sees no skipped step of a fused optimizer: with a loss scaler, that one leaves it out by itself.
+    split = accelerator.distributed_type.value in ("FSDP", "DEEPSPEED")
+    return accelerator.device.type != "cpu" and accelerator.scaler is None and not split
 
 
 def _made(groups: list[dict[str, Any]], config: TrainerConfig, fused: bool = False) -> Optimizer:

@@ -1,21 +1,18 @@
 """Saves the checkpoints of a run while its training goes on."""
 
-import os
 import shutil
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from weakref import WeakSet
 
 from mtlkit import distributed
 from mtlkit.engine.engine import Engine
 from mtlkit.engine.shards import is_split
+from mtlkit.process import start_before_forks
 from mtlkit.run import checkpoint, checksums
 from mtlkit.run.checkpoint_folder import remove, replace
 from mtlkit.run.snapshot import Snapshot, snapshot_of
-
-_threads: WeakSet[threading.Thread] = WeakSet()
 
 
 class Saver:
@@ -69,8 +66,7 @@ class Saver:
         snapshot = snapshot_of(self._engine).copy()
         # Not a daemon: should nobody join it, Python waits for it before it ends.
         self._thread = threading.Thread(target=self._write, args=(snapshot, places), name="checkpoint")
-        _threads.add(self._thread)
-        self._thread.start()
+        start_before_forks(self._thread)
         if first:
             self._join()
 
@@ -117,14 +113,3 @@ def put_in_place(source: Path) -> None:
 def drop_previous(run: Path) -> None:
     """Removes the checkpoint before the last one. It is for a run in progress only, as it needs room on the disk."""
     remove(run / "checkpoints" / checkpoint.PREVIOUS)
-
-
-def _before_fork() -> None:
-    for thread in list(_threads):
-        if thread is not threading.current_thread():
-            thread.join()
-
-
-# Processes that load data are forks of this one. A lock that the thread held in that moment would stay locked in them.
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork)
