@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mtlkit.balancer import BALANCERS, Balancer
-from mtlkit.channels import Arrived, gathered, rows_of, transform, transform_all, unit_gradients, width
+from mtlkit.channels import Arrived, arrived_apart, gathered, rows_of, transform, transform_all, unit_gradients, width
 from mtlkit.gradients import inverse
 from mtlkit.network import EncoderInfo, Features
 from mtlkit.option_checks import check_choice, check_whole_number
@@ -226,13 +226,12 @@ class RotoGrad(Balancer):
 
     def _note_directions(self, step: "Step", norms: Tensor) -> None:
         arrived, self._arrived = self._arrived, None
-        if arrived is None or not step.reaches(self.level):  # no present task uses this level
+        if not step.reaches(self.level):  # no present task uses this level
             return
-        units, count = unit_gradients(
-            step, arrived, self.rotation.names
-        )  # u_{n,k} as (K, d, n), n over samples and positions
+        names, d = self.rotation.names, self.rotation.of(step.tasks[:1]).shape[1]
+        arrived = arrived or arrived_apart(step, self.level, d, names, self.flatten)
+        units, count = unit_gradients(step, arrived, names)  # u_{n,k} as (K, d, n), n over samples and positions
         mean = units.sum(0) / len(step.tasks)  # v_n as (d, n)
-        names = self.rotation.names
         if self.update == "geodesic" and step.alike and 4 * count <= len(mean):
             # The factors of all processes are smaller than their products.
             units, mean = gathered(step, units), gathered(step, mean)

@@ -11,6 +11,7 @@ from mtlkit.balancer import BALANCERS, Balancer
 from mtlkit.balancers.gradnorm import first_losses, refuse_negative_losses, targets
 from mtlkit.channels import (
     Arrived,
+    arrived_apart,
     columns,
     gathered,
     rows_of,
@@ -172,9 +173,10 @@ class RotogradProcrustes(Balancer):
         arrived, self._arrived = self._arrived, None
         z = at_least_float32(columns(step.local_features[self.level], len(self.centre)))
         step.note("sums", step.sum_over_ranks(torch.cat([z.sum(1), z.new_tensor([z.shape[1]])])))
-        if arrived is None or not step.reaches(self.level):  # no present task uses this level
+        if not step.reaches(self.level):  # no present task uses this level
             return
         names = self.rotation.names
+        arrived = arrived or arrived_apart(step, self.level, len(self.centre), names)
         units, count = unit_gradients(step, arrived, names)
         weights = torch.zeros(len(names)).to(shares)
         weights[[names.index(task) for task in step.tasks]] = shares

@@ -181,6 +181,15 @@ def _put(mapped: Tensor, whole: Tensor) -> Tensor:
     return first if d == whole.shape[2] else torch.cat([first, whole[:, :, d:]], dim=2)
 
 
+def arrived_apart(step: Step, level: int, d: int, names: Sequence[str], flatten: bool = False) -> Arrived:
+    """Returns the same where each task's `adapter` was called alone, from the gradients that the step has."""
+    nothing = torch.zeros_like(step.local_features[level])
+    found = {task: row[level] for task, row in zip(step.tasks, step.local_gradients, strict=True)}
+    rows = [nothing if found.get(name) is None else found[name] for name in names]
+    stacked = torch.stack([columns(at_least_float32(row), d, flatten) for row in rows if row is not None])
+    return Arrived(stacked * (step.seed.to(stacked) * step.samples.size), 1)
+
+
 def unit_gradients(step: Step, arrived: Arrived, names: Sequence[str]) -> tuple[Tensor, int]:
     """Returns G_k / |G_k| (K, d, n) for all tasks in the order of the sorted `names`, zeros for absent ones.
 

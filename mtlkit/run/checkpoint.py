@@ -47,7 +47,8 @@ def save_checkpoint(engine: Engine, folder: Path, *, keep: str = "") -> None:
         return
     temporary, snapshot = temporary_of(folder), snapshot_of(engine)
     rest, shards = optimizer_shards.taken_apart(snapshot.training["optimizer"])
-    weights = {name: whole(value) for name, value in snapshot.weights.items()}
+    # Cloned: what was gathered is a part of longer memory, which safetensors refuses to save.
+    weights = {name: whole(value).clone() for name, value in snapshot.weights.items()}
     snapshot = dataclasses.replace(snapshot, weights=weights, training={**snapshot.training, "optimizer": rest})
     try:
         distributed.main_decides(lambda: snapshot.write(temporary))
