@@ -1,6 +1,6 @@
 """Rotograd, the first version: rigid motions in closed form, and GradNorm's weights at the features."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import compress
 from typing import TYPE_CHECKING, Literal
 
@@ -142,6 +142,12 @@ class RotogradProcrustes(Balancer):
         self.offset = Rows(self.tasks, torch.zeros(d))  # c_k - R_k c
         for rotation, remainder in zip(self.rotation.values(), self.remainder.values(), strict=True):
             set_rotation(rotation, remainder, small_rotation(d))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Balancer:
+        super()._apply(fn, recurse)
+        if "centre" in self._buffers:  # it meets features, also where these have as many channels as there are tasks
+            self.centre = fn(self.centre)
+        return self
 
     def operations(self, encoder: EncoderInfo, samples: int) -> dict[str, float]:
         d, n = width(encoder, self.level, self.dim), rows_of(encoder, self.level, samples)

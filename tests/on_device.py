@@ -210,6 +210,13 @@ def test_the_waits_of_other_spaces_do_not_grow_with_the_number_of_tasks(name):
     assert sum(many) <= 4
 
 
+@pytest.mark.parametrize("name", ["rotograd_procrustes", "rotograd", "d_grad"])
+def test_as_many_channels_as_tasks(name):
+    """What a method keeps for channels is on the device, although it has the shape of a number per task."""
+    width = toys.ToyEncoder().info.channels[-1]
+    assert waits(name, "features", width)[1] == 0
+
+
 def test_a_gradient_that_is_not_finite_leaves_the_model_as_it_was():
     engine = toys.make_engine("uniform")
     engine.train_step(toys.make_batch(0))
