@@ -63,7 +63,8 @@ class SampleGroup:
 
     def sum(self, tensor: Tensor) -> Tensor:
         """Returns the sum over the group of a detached copy. Every process must call it, with the same shape."""
-        return self.add(tensor.detach().clone())
+        copy = tensor.detach().clone()
+        return copy if self.size == 1 else self.add(where_processes_meet(copy)).to(tensor.device)
 
     def add(self, tensor: Tensor) -> Tensor:
         """Does the same in place, for tensors that are too large to be copied."""
@@ -74,13 +75,14 @@ class SampleGroup:
 
     def join(self, tensor: Tensor) -> Tensor:
         """Returns the rows of all processes in order of rank. Every process must call it, with the same shape."""
-        tensor = tensor.detach()
+        tensor, home = tensor.detach(), tensor.device
         if self.size > 1:
+            tensor = where_processes_meet(tensor)
             for group in reversed(self._groups):  # the last dimension counts fastest
                 parts = [torch.empty_like(tensor) for _ in range(distributed.get_world_size(group))]
                 distributed.all_gather(parts, tensor.contiguous(), group=group)
                 tensor = torch.cat(parts)
-        return tensor
+        return tensor.to(home)
 
     def texts(self, text: str, device: torch.device) -> list[str]:
         """Returns the texts of all processes in order of rank. Every process must call it."""
@@ -101,8 +103,8 @@ class SampleGroup:
             if gradient.dim():
                 gradient.copy_(self.sum(gradient) / self.size)
         if numbers:  # together: one collective, and not one per task
-            sent = where_processes_meet(torch.stack([number.double() for number in numbers]))
-            for number, mean in zip(numbers, (self.sum(sent) / self.size).to("cpu"), strict=True):
+            means = self.sum(torch.stack([number.double() for number in numbers])) / self.size
+            for number, mean in zip(numbers, means, strict=True):
                 number.copy_(mean)
 
     def average_local_gradients(self, parameters: Iterable[Tensor]) -> None:
