@@ -32,6 +32,14 @@ from count_work import heading
 from growth_plots import Panel
 from many_gpus import NETS, RESNET50, Net, sums_of
 
+GRADNORM = (
+    "the K gradients that enter the last layer, and their products with its inputs, or its K weight gradients where "
+    "these are cheaper"
+)
+PARAMETERS = (
+    "K backward passes through the encoder; weight gradients only of layers where they are cheaper than products of "
+    "inputs"
+)
 #: The methods: name, space, and what grows, in words.
 METHODS = {
     ("uncertainty", "features"): "a method of losses: a few operations on K numbers",
@@ -39,15 +47,9 @@ METHODS = {
     ("upgrad", "features"): "the same, and K quadratic programs in K unknowns, which a processor solves",
     ("rotograd", "features"): "a rotation (d x d) per task: K d^2 operations for each position of the map, and K d^2 "
     "numbers of state",
-    (
-        "gradnorm",
-        "last_layer",
-    ): "the K gradients that enter the last layer, and their products with its inputs, or its K weight gradients where these are cheaper",
+    ("gradnorm", "last_layer"): GRADNORM,
     ("cosreg", "last_layer"): "the same, and a second backward pass through them",
-    (
-        "mgda",
-        "parameters",
-    ): "K backward passes through the encoder; weight gradients only of layers where they are cheaper than products of inputs",
+    ("mgda", "parameters"): PARAMETERS,
 }
 LOOP = "plain loop"
 TIME, MEMORY = 1.5, 2.0  #: above these ratios to plain summing, a method is called impractical
