@@ -87,7 +87,7 @@ class Engine:
         self.balancer_optimizer = balancer_state.balancer_optimizer(balancer)
         made = optim.model_optimizer(model, config, accelerator)
         self.model, self.optimizer = shards.prepare(accelerator, model, made)
-        self.gradient_check = GradientCheck(self.optimizer, type(balancer).__name__, accelerator.scaler)
+        self.gradient_check = GradientCheck(self.optimizer, type(balancer).__name__, accelerator)
         self.network: MultiTaskModel = accelerator.unwrap_model(self.model)  # for all that must not start DDP's hooks
         # Those that the optimizer moves. From the forward pass on, FSDP may have others in the modules.
         self._decoders = {name: list(decoder.parameters()) for name, decoder in self.network.decoders.items()}

@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+from accelerate import Accelerator
 from torch import Tensor, isfinite
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
@@ -19,15 +20,15 @@ class GradientCheck:
     together with the losses of the next step, or by `settle`. With another optimizer, the host asks at once.
     """
 
-    def __init__(self, optimizer: Optimizer, method: str, scaler: object = None) -> None:
-        self._scaler = scaler
+    def __init__(self, optimizer: Optimizer, method: str, accelerator: Accelerator) -> None:
+        self._accelerator = accelerator
         self._optimizer: Any = getattr(optimizer, "optimizer", optimizer)  # torch's, behind that of Accelerate
         self._method = method
         self._unread: list[Unread] = []
 
     def look(self, norm: Tensor, step: Step) -> None:
         """Takes the length of the gradient that is about to move the model."""
-        if self._scaler is not None:  # it leaves such a step out and lowers its scale, as a part of its work
+        if self._accelerator.scaler is not None:  # it leaves such a step out, and lowers its scale
             return
         length = _Length(norm, step, self._method)
         if self._skips_on_the_device(norm):
