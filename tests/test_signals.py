@@ -141,7 +141,9 @@ def alive(process: psutil.Process) -> bool:
 
 @pytest.mark.usefixtures("_lab")
 def test_ctrl_c_is_one_line_also_with_workers(tmp_path):
-    code = "import sys; from mtlkit.cli.main import main; sys.exit(main())"
+    # A shell that starts the tests in the background makes its children ignore Ctrl-C.
+    listen = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    code = f"{listen}from mtlkit.cli.main import main; sys.exit(main())"
     path = tmp_path / "run" / "metrics.jsonl"
     with started(code, "train", "lab.yaml", "data.workers=1", "trainer.max_steps=100000", "output_dir=run") as run:
         wait_until(lambda: path.exists() and '"step": 2,' in path.read_text())
