@@ -169,7 +169,7 @@ def limits(growth: Growth) -> str:
 
 
 def limit(line: Mapping[int, Cost]) -> str:
-    """Returns where along an axis a method is impractical, and by what.
+    """Returns the sizes on an axis at which a method is impractical, and whether time or memory is the reason.
 
     >>> limit({2: Cost(1.1, 1.0), 8: Cost(1.6, 1.0), 32: Cost(3.0, 2.5)})
     'from 8 (time)'

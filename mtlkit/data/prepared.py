@@ -14,11 +14,13 @@ import math
 import os
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from mtlkit.data import files
 from mtlkit.data.blocks import AGAIN, Block, OpenBlock, open_block
@@ -110,18 +112,16 @@ class Prepared(Dataset):
 
     def __getitem__(self, index: int) -> Sample:
         block, row = self._place(index)
-        opened = self._open(block)
-        image = opened.value("image", row)
-        assert image is not None
-        found = ((name, opened.value(f"target.{name}", row)) for name in self.targets)
-        return {"image": image, "targets": {name: value for name, value in found if value is not None}}
+        return self._sample(self._open(block).value, row)
 
     def stored(self, index: int) -> Sample:
         block, row = self._place(index)
-        opened = self._open(block)
-        image = opened.stored("image", row)
+        return self._sample(self._open(block).stored, row)
+
+    def _sample(self, read: Callable[[str, int], Tensor | None], row: int) -> Sample:
+        image = read("image", row)
         assert image is not None
-        found = ((name, opened.stored(f"target.{name}", row)) for name in self.targets)
+        found = ((name, read(f"target.{name}", row)) for name in self.targets)
         return {"image": image, "targets": {name: value for name, value in found if value is not None}}
 
     def __getstate__(self) -> dict[str, Any]:
