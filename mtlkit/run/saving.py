@@ -14,6 +14,8 @@ from mtlkit.run import checkpoint, checksums
 from mtlkit.run.checkpoint_folder import remove, replace
 from mtlkit.run.snapshot import Snapshot, snapshot_of
 
+CHECKPOINT = "mtlkit: checkpoint"  #: the name of the thread that writes
+
 
 class Saver:
     """Saves the checkpoints of a run in the background, one after the other.
@@ -65,7 +67,7 @@ class Saver:
         first = checkpoint.folder_of(self._run, checkpoint.LAST) is None
         snapshot = snapshot_of(self._engine).copy()
         # Not a daemon: should nobody join it, Python waits for it before it ends.
-        self._thread = threading.Thread(target=self._write, args=(snapshot, places), name="checkpoint")
+        self._thread = threading.Thread(target=self._write, args=(snapshot, places), name=CHECKPOINT)
         start_before_forks(self._thread)
         if first:
             self._join()

@@ -6,6 +6,7 @@ import json
 import os
 import resource
 import sys
+import threading
 import time
 import tracemalloc
 from pathlib import Path
@@ -20,6 +21,7 @@ from mtlkit.observer import Observer
 from mtlkit.report import explain, summary, write_report
 from mtlkit.run.experiment import Experiment
 from mtlkit.run.progress import progress_of
+from mtlkit.run.saving import CHECKPOINT
 from trust import kills
 from trust.result import Result
 
@@ -152,13 +154,20 @@ def _wrong(said: str, status: int, place: Path, expected: dict[str, Any]) -> str
 
 
 class Watch(Observer):
-    """Notes time and memory at every hundredth part of a run."""
+    """Notes time, memory and files at every hundredth part of a run.
+
+    It first waits for a checkpoint that is written in the background: its files are opened, renamed and removed
+    meanwhile, so a count of them would depend on the moment.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.process, self.rows = folder, psutil.Process(), []
         self.files: list[tuple[int, int]] = []
 
     def step(self, record: Any) -> None:
+        for thread in threading.enumerate():
+            if thread.name == CHECKPOINT:
+                thread.join()
         self.rows.append((time.process_time(), self.process.memory_info().rss, self.process.num_fds()))
         self.files.append((sum(1 for _ in self.folder.rglob("*")), self.process.num_threads()))
 
@@ -190,8 +199,10 @@ def long_run(folder: Path, seed: int, count: int) -> Result:
         )
         if memory[1] > memory[0] + SLACK / MIB:
             result.fault(f"memory grew from {memory[0]:.0f} to {memory[1]:.0f} MiB")
-        if len({row[2] for row in first}) and max(row[2] for row in last) > max(row[2] for row in first):
+        if max(row[2] for row in last) > max(row[2] for row in first):
             result.fault("open files became more")
+        if max(count for _, count in files[-quarter:]) > max(count for _, count in files[:quarter]):
+            result.fault("threads became more")
         if files[-1][0] > files[0][0] + 4:  # `previous` or `best` may come later
             result.fault(f"files became more: {files[0][0]} and then {files[-1][0]}")
         result.outcomes["steps"] += count
