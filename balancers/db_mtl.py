@@ -71,10 +71,11 @@ class DBMTL(Balancer):
     def combine(self, step: "Step") -> Features:
         positive = have_logarithm(step.losses, step.tasks)  # refuses negative losses
         step.decoder_weights = torch.where(positive, 1 / step.losses.detach(), 0.0)
-        gradients = step.jacobian * step.decoder_weights.to(step.jacobian)[:, None]
+        gradients = step.jacobian
+        gradients = gradients * step.decoder_weights.to(gradients)[:, None]
         before = stack(self.average, step.tasks)
         beta = self.beta / (step.number + 1) ** self.decay
-        average = beta * before + (1 - beta) * gradients
+        average = before.to(gradients).lerp(gradients, 1 - beta)  # one pass through memory, where all the time goes
         for k, task in enumerate(step.tasks):
             step.add_change(self.average[task], average[k] - before[k])
         norms = inner_products(average.unbind()).diagonal().sqrt().to("cpu")

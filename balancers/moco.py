@@ -108,12 +108,12 @@ class MoCo(Balancer):
             factors = torch.where(step.norms > 0, step.losses.detach().abs() / step.norms, 0.0)
             gradients = gradients * factors.to(gradients)[:, None]
             decay = (step.number + 1) ** 0.5
-            trackers = before + self.beta / decay * (gradients - before)
+            trackers = before.to(gradients).lerp(gradients, self.beta / decay)
             gram = inner_products(trackers.unbind()).to("cpu")
             weights = self.moved_as_published(project_to_simplex(old), gram, decay)
         else:
-            started = before.any(dim=1, keepdim=True)
-            trackers = torch.where(started, before + self.beta * (gradients - before), gradients)
+            share = torch.where(before.any(dim=1, keepdim=True), self.beta, 1.0).to(gradients)
+            trackers = before.to(gradients).lerp(gradients, share)  # one pass through memory, where all the time goes
             weights = self.moved(project_to_simplex(old), inner_products(trackers.unbind()).to("cpu"))
         for k, task in enumerate(step.tasks):
             step.extras[f"weight/{task}"] = weights[k]

@@ -1,13 +1,14 @@
 """Arithmetic on the gradients of K tasks: derivatives, inner products and weighted sums, for numbers of any size."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 Row = list[Tensor | None]  # a task's gradient at the features, one tensor per level; None: the task does not use it
-BLOCK = 2**18  # numbers of a row that are handled at a time: 1 MB in float32
+Rows = Sequence[Tensor]
+BLOCK = 2**21  # numbers of all rows together that are handled at a time: 8 MB in float32
 
 
 def gradients_of(loss: Tensor, inputs: Sequence[Tensor]) -> list[Tensor]:
@@ -48,7 +49,7 @@ def gram_of(rows: Sequence[Sequence[Tensor | None]]) -> Tensor:
     return total
 
 
-def inner_products(rows: Sequence[Tensor], others: Sequence[Tensor] | None = None) -> Tensor:
+def inner_products(rows: Rows, others: Rows | None = None) -> Tensor:
     """Returns (k, l) float64: <rows_i, others_j> of tensors of one shape. Without `others`, it takes the rows twice.
 
     Float32 holds numbers from 1e-38 to 1e38, but not their squares. So every row is first divided by the power of two
@@ -60,14 +61,11 @@ def inner_products(rows: Sequence[Tensor], others: Sequence[Tensor] | None = Non
     True
     """
     total: Tensor | float = 0.0
-    if rows[0].numel() > BLOCK:
-        rows = [row.reshape(-1) for row in rows]
-        others = others and [row.reshape(-1) for row in others]
-    for start in range(0, max(rows[0].numel(), 1), BLOCK):
-        left, left_size = _of_size_one(_block(rows, start))
+    for left_part, right_part in _blocks(rows, others):
+        left, left_size = _of_size_one(left_part)
         right, right_size = left, left_size  # half the work, and a symmetric result
-        if others is not None:
-            right, right_size = _of_size_one(_block(others, start))
+        if right_part is not None:
+            right, right_size = _of_size_one(right_part)
         # The product is a matrix product in float32, which is fast on every device; only the K x K result becomes
         # float64.
         total = total + (left @ right.T).double() * left_size[:, None] * right_size
@@ -75,8 +73,27 @@ def inner_products(rows: Sequence[Tensor], others: Sequence[Tensor] | None = Non
     return total
 
 
-def _block(rows: Sequence[Tensor], start: int) -> Sequence[Tensor]:
-    return rows if rows[0].numel() <= BLOCK else [row[start : start + BLOCK] for row in rows]
+def _blocks(rows: Rows, others: Rows | None) -> Iterator[tuple[Rows, Rows | None]]:
+    """Yields the same columns of both, some at a time."""
+    length, block = rows[0].numel(), max(1, BLOCK // len(rows))
+    if length <= block:
+        yield rows, others
+        return
+    flat, other = [row.reshape(-1) for row in rows], others and [row.reshape(-1) for row in others]
+    for start in range(0, length, block):
+        columns = slice(start, start + block)
+        yield [row[columns] for row in flat], other and [row[columns] for row in other]
+
+
+def largest(values: Tensor, dim: int | tuple[int, ...] = ()) -> Tensor:
+    """Returns the largest absolute values along some axes, or of all numbers. NaN where there is one.
+
+    On a CPU, it is ten times as fast as torch's norm of the order infinity.
+
+    >>> largest(torch.tensor([[1.0, -3.0], [2.0, 0.5]]), 1).tolist()
+    [3.0, 2.0]
+    """
+    return torch.maximum(values.amax(dim), values.amin(dim).neg())
 
 
 def _of_size_one(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -84,10 +101,10 @@ def _of_size_one(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     stacked = torch.stack([at_least_float32(row) for row in rows]).flatten(1)
     if not stacked.numel():
         return stacked, stacked.new_ones(len(rows), dtype=torch.float64)
-    largest = torch.linalg.vector_norm(stacked.detach(), torch.inf, dim=1).double()
+    top = largest(stacked.detach(), 1).double()
     # A power of two and not the length: the division then changes only exponents. Clamped, so that float32 can hold the
     # inverse, too; a row of zeros, whose logarithm is -inf, gets the smallest power.
-    size = torch.exp2(largest.log2().floor().clamp(-126, 126))
+    size = torch.exp2(top.log2().floor().clamp(-126, 126))
     return stacked.mul_((1 / size).to(stacked.dtype)[:, None]), size
 
 

@@ -122,10 +122,11 @@ def test_a_killed_run_resumes_to_the_same_end(cache, tmp_path, finished):
     """After a kill between two checkpoints, the run repeats the steps since the last one and loses nothing."""
     code = (
         "import os, sys, threading; from mtlkit.engine import engine; from mtlkit.cli.main import main\n"
+        "from mtlkit.run.saving import CHECKPOINT\n"
         "step = engine.Engine.train_step\n"
         "def train_step(self, batch):\n"
         "    if self.step == 3:\n"
-        "        [one.join() for one in threading.enumerate() if one.name == 'checkpoint']  # that of step 2\n"
+        "        [one.join() for one in threading.enumerate() if one.name == CHECKPOINT]  # that of step 2\n"
         "        os._exit(9)\n"
         "    return step(self, batch)\n"
         "engine.Engine.train_step = train_step\n"

@@ -35,7 +35,8 @@ class EncoderGraph:
 
     def __init__(self, levels: Sequence[Tensor], parameters: Sequence[Tensor]) -> None:
         edges = {i: get_gradient_edge(level) for i, level in enumerate(levels) if level.requires_grad}
-        self._leaves = {get_gradient_edge(parameter).node: i for i, parameter in enumerate(parameters)}
+        self._nodes = [get_gradient_edge(parameter).node for parameter in parameters]
+        self._leaves = {node: i for i, node in enumerate(self._nodes)}
         self.roots = edges
         self._needed = _leading_to([edge.node for edge in edges.values()], self._leaves)
         self._readers: dict[Node, list[tuple[Node, int]]] = {node: [] for node in self._needed}
@@ -54,7 +55,7 @@ class EncoderGraph:
         The parameter may be cast or transposed on the way, as under autocast and in `nn.Linear`. None: there are
         several readers or none, or the parameter itself is one of the levels.
         """
-        node = next(node for node, i in self._leaves.items() if i == parameter)
+        node = self._nodes[parameter]
         levels = {edge.node for edge in self.roots.values()}
         while True:
             readers = self._readers.get(node, [])

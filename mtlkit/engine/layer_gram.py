@@ -30,7 +30,7 @@ from torch.autograd.graph import GradientEdge, Node
 from torch.nn import functional as F
 
 from mtlkit.engine.encoder_graph import EncoderGraph
-from mtlkit.gradients import at_least_float32
+from mtlkit.gradients import at_least_float32, largest
 from mtlkit.sample_group import SampleGroup
 
 
@@ -182,9 +182,8 @@ def products_of(layer: Layer, gradients: Tensor, samples: SampleGroup) -> tuple[
     """
     x = layer.input()
     # Float32 does not hold the squares of all its numbers. Powers of two change only exponents.
-    largest = [torch.linalg.vector_norm(x.detach(), torch.inf).view(1)]
-    largest.append(torch.linalg.vector_norm(gradients.detach(), torch.inf, dim=(0, 2)))
-    sizes = torch.exp2(samples.join(torch.cat(largest).double()[None]).amax(0).log2().floor().clamp(-126, 126))
+    top = torch.cat([largest(x.detach()).view(1), largest(gradients.detach(), (0, 2))]).double()
+    sizes = torch.exp2(samples.join(top[None]).amax(0).log2().floor().clamp(-126, 126))
     kernel = layer.kernel(x * (1 / sizes[0]).to(x.dtype), samples)
     d = gradients.mul_((1 / sizes[1:]).to(gradients.dtype)[:, None])
     carried = (kernel @ samples.join(d).flatten(1)).view_as(d)
