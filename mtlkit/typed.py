@@ -36,11 +36,12 @@ class Bound:
 
     def __str__(self) -> str:
         low = f"{'>' if self.open else '>='} {self.low:g}"
-        return low + (f" and {'<' if self.open_high else '<='} {self.high:g}" if self.high < math.inf else "")
+        return low + (f" and {'<' if self.open_high else '<='} {self.high:.10g}" if self.high < math.inf else "")
 
 
 Count = Annotated[int, Bound(1)]
 Natural = Annotated[int, Bound(0)]
+Seed = Annotated[int, Bound(0, 2**32 - 1)]  # what NumPy's generators take
 Positive = Annotated[float, Bound(0, open=True)]
 NonNegative = Annotated[float, Bound(0)]
 Share = Annotated[float, Bound(0, 1)]

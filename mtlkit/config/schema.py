@@ -11,7 +11,7 @@ from typing import Any, Literal, cast
 from mtlkit.config.schema_data import Augmentation, DataConfig, SetConfig
 from mtlkit.config.schema_trainer import TrainerConfig
 from mtlkit.files import write_whole
-from mtlkit.typed import Count, Natural, ShareBelowOne
+from mtlkit.typed import Count, Seed, ShareBelowOne
 
 __all__ = [
     "Augmentation",
@@ -166,7 +166,7 @@ class Config:
 
     experiment: str
     output_dir: str
-    seed: Natural = 0
+    seed: Seed = 0
     deterministic: bool = False
     plugins: tuple[str, ...] = ()
     protocol: Literal["strict", "published"] = "strict"
