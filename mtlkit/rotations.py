@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-BLOCK = 2**18  # numbers of one matrix that fit into the cache of a CPU beside others: 1 MB in float32
+BLOCK = 2**18  # numbers that a CPU handles at a time, so that they stay in its cache: 1 MB in float32
 Factors = tuple[Tensor, Tensor]  # two matrices, or two for each task, that stand for their product
 # left (K, d, n) and right (d, n) for the matrices left_k right^T; without a right, the left (K, d, d) is the product
 Pair = tuple[Tensor, Tensor | None]
