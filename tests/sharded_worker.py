@@ -270,6 +270,7 @@ def main():
     import toys
 
     warnings.simplefilter("error")
+    warnings.filterwarnings("ignore", "TypedStorage is deprecated", UserWarning)  # torch 2.10 about its own code
     torch.set_num_threads(1)
     toys.make_engine()  # joins the processes
     world, rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
