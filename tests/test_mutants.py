@@ -105,6 +105,8 @@ def test_a_fault_that_is_noticed_and_one_that_is_not(tmp_path):
     (tmp_path / "tests/toys.py").write_text("")
     test = "from mtlkit.code import f\n\ndef test_f():\n    assert f(1, 2) == 4\n"
     (tmp_path / "tests/test_code.py").write_text(test)
+    # As ours does. What is frozen is not among the objects that the collector names.
+    (tmp_path / "tests/conftest.py").write_text("import gc\n\ndef pytest_collection_finish():\n    gc.freeze()\n")
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST")} | {"PYTHONPATH": str(tmp_path)}
     command = [sys.executable, str(tmp_path / "tools/mutants.py")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path)

@@ -446,10 +446,12 @@ class Server(Forks):
         self.items = {item.nodeid: item for item in session.items}
         parts = Path(self.file).with_suffix("").parts
         importlib.import_module(".".join(parts if parts[0] == "mtlkit" else ("mtlkit", *parts)))
+        gc.unfreeze()  # the tests' conftest freezes what is imported, and `get_objects` leaves out what is frozen
         self.functions = defaultdict(list)
         for found in gc.get_objects():
-            if isinstance(found, FunctionType) and found.__code__.co_filename == str(ROOT / self.file):
+            if type(found) is FunctionType and found.__code__.co_filename == str(ROOT / self.file):
                 self.functions[found.__code__.co_qualname, found.__code__.co_firstlineno].append(found)
+        assert self.functions, f"no function of {self.file} is in memory, so that no fault would be put in"
         gc.freeze()  # forks share memory as long as nobody touches it
         self.run(self)
         return True
