@@ -22,7 +22,7 @@ def test_inputs_without_influence_get_zeros_when_a_gradient_is_carried_back():
 
 @pytest.mark.parametrize("block", [1, 2, 3, 100])
 def test_blocks_add_up(block, monkeypatch):
-    monkeypatch.setattr(gradients, "BLOCK", block)
+    monkeypatch.setattr(gradients, "BLOCK", 2 * block)  # of both rows
     rows = [torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0]), torch.tensor([1.0, 0.0, -1.0, 0.0, 2.0])]
     assert inner_products(rows).tolist() == [[55.0, 8.0], [8.0, 6.0]]
     assert inner_products(rows, [torch.ones(5)]).tolist() == [[15.0], [2.0]]
