@@ -21,6 +21,12 @@ def start() -> None:
     PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available())
 
 
+def leave() -> None:
+    """Leaves the processes that `start` joined. Afterwards, none of torch's threads for messages is left."""
+    if world_size() > 1:
+        distributed.destroy_process_group()
+
+
 def world_size() -> int:
     """Returns the number of processes."""
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1

@@ -8,6 +8,7 @@ any other error. `MTLKIT_DEBUG=1` shows every traceback.
 """
 
 import argparse
+import atexit
 import importlib.metadata
 import os
 import sys
@@ -55,6 +56,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Stopped as stopped:
         result.status = RESUME
         _complain(f"{stopped} The same command goes on (`mtlkit train` with --resume).")
+    if result.status == 0 and "torch" in sys.modules:
+        from mtlkit import distributed
+
+        # While Python ends: a thread of torch that still lives then can abort the process of a run that is finished.
+        # Not after an error: other processes may be in the middle of a message.
+        atexit.register(distributed.leave)
     return result.status
 
 
